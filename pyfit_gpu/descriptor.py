@@ -1,0 +1,205 @@
+"""Local structure parameters: the environment of each atom as numbers that rotation and permutation leave alone.
+
+    fc(r)     = (r - rc)^4 / (d^4 + (r - rc)^4)  for r < rc, else 0
+    f_n(r)    = exp(-((r - r0_n) / sigma)^2) fc(r)
+    G^ab_ln   = (2 - delta_ab) / N_n  sum_{j of a} sum_{k of b} f_n(r_ij) f_n(r_ik) P_l(cos theta_jik)
+
+for pairs a <= b of elements, then l, then n: S (S + 1) / 2 blocks of n_l n_r0 values. The double sum is never
+done: by the addition theorem (harmonics.py) it is a product of two sums over neighbours, so an atom with K
+neighbours costs O(K). Family of descriptors: Pun, Batra, Ramprasad, Mishin, Nat. Commun. 10, 2339 (2019); the
+blocks per pair of elements are this project's generalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.harmonics import angular_rows, n_rows, pair_weights
+from pyfit_gpu.neighbors import Neighbors
+
+GI_MODES = {
+    0: "G + shift, N = 16",
+    1: "ln(G + shift), N = r0^2",
+    3: "G + shift, N = r0^2, cutoff 1.5 rc",
+    4: "ln(G + shift), N = r0^2, cutoff 1.5 rc",
+    5: "asinh(G), N = r0^2",
+}
+_LOG_MODES = (1, 4)
+_LONG_MODES = (3, 4)
+
+# Atoms with similar neighbour counts are evaluated together. On a CPU 512 atoms keep the rows in cache; on a GPU
+# launches dominate small chunks. Pairs bound the memory where atoms have many neighbours.
+_CHUNK_CPU = (512, 65_536)  # atoms, pairs
+_CHUNK_GPU = (32_768, 2_000_000)  # the first number estimated, not measured
+
+
+@dataclass(frozen=True)
+class LocalStructureParameters:
+    """The settings that decide a network's inputs, and the evaluation."""
+
+    elements: tuple[str, ...]  # chemical symbols in the order that numbers the species
+    gi_mode: int  # one of GI_MODES
+    shift: float  # added to G in modes 0, 1, 3 and 4
+    cutoff: float  # rc, Å
+    cutoff_width: float  # d, Å
+    gaussian_width: float  # sigma, Å
+    legendre_orders: tuple[int, ...]
+    gaussian_centers: tuple[float, ...]  # r0, Å
+
+    def __post_init__(self) -> None:
+        if self.gi_mode not in GI_MODES:
+            known = "; ".join(f"{mode}: {meaning}" for mode, meaning in GI_MODES.items())
+            raise InputError(f"gi_mode: expected one of ({known}), got {self.gi_mode}")
+        if not self.elements or len(set(self.elements)) != len(self.elements):
+            raise InputError(f"elements: expected different symbols, got {self.elements}")
+        if self.gi_mode in _LOG_MODES and len(self.elements) > 1:
+            raise InputError(
+                f"gi_mode: expected 5 for {len(self.elements)} elements, got {self.gi_mode}: blocks of two "
+                "elements can be negative, and this mode takes a logarithm"
+            )
+        for name in ("cutoff", "cutoff_width", "gaussian_width"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected a length above 0 Å, got {getattr(self, name)}")
+        if not self.legendre_orders or min(self.legendre_orders) < 0:
+            raise InputError(f"legendre_orders: expected whole numbers >= 0, got {self.legendre_orders}")
+        if not self.gaussian_centers or (self.gi_mode != 0 and min(self.gaussian_centers) <= 0):
+            raise InputError(f"gaussian_centers: expected lengths above 0 Å, got {self.gaussian_centers}")
+
+    @property
+    def n_elements(self) -> int:
+        return len(self.elements)
+
+    @property
+    def n_features(self) -> int:
+        n_blocks = self.n_elements * (self.n_elements + 1) // 2
+        return n_blocks * len(self.legendre_orders) * len(self.gaussian_centers)
+
+    @property
+    def neighbor_cutoff(self) -> float:
+        """Å; modes 3 and 4 look 1.5 times as far as the bond-order formulas of the same potential."""
+        return 1.5 * self.cutoff if self.gi_mode in _LONG_MODES else self.cutoff
+
+    def identity(self) -> dict[str, object]:
+        """The settings that decide the inputs, by name: two sets with equal identities can serve one network."""
+        return {
+            "elements": list(self.elements),
+            "gi_mode": self.gi_mode,
+            "shift": None if self.gi_mode == 5 else self.shift,
+            "cutoff": self.cutoff,
+            "cutoff_width": self.cutoff_width,
+            "gaussian_width": self.gaussian_width,
+            "legendre_orders": list(self.legendre_orders),
+            "gaussian_centers": list(self.gaussian_centers),
+        }
+
+    def __call__(
+        self, neighbors: Neighbors, species: Tensor, where: Callable[[int], str] = "atom {} of the batch".format
+    ) -> Tensor:
+        """The network inputs of every atom.
+
+        Args:
+            neighbors: of all atoms of a batch, found with `neighbor_cutoff`.
+            species: (n_atoms,) int64, index into `elements`.
+            where: names an atom, counted from 0, in an error.
+
+        Returns:
+            (n_atoms, n_features), dtype and device of the neighbour vectors.
+
+        Raises:
+            InputError: the logarithm of a value that is not positive (mode 1 with shift 0 and an atom alone).
+        """
+        return self.transform(self.raw(neighbors, species), where)
+
+    def raw(self, neighbors: Neighbors, species: Tensor) -> Tensor:
+        """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
+        vectors = neighbors.vectors
+        n_atoms, n_pairs = len(neighbors.counts), len(neighbors.index)
+        raw = vectors.new_zeros(n_atoms, self.n_features)
+        # One more pair at the cutoff, where fc is exactly zero, fills the chunks: it needs no mask.
+        dummy = vectors.new_tensor([[0.0, 0.0, self.neighbor_cutoff]])
+        components = torch.cat((vectors, dummy)).T.contiguous()  # (3, n_pairs + 1)
+        kinds = None
+        if self.n_elements > 1:
+            kinds = torch.cat((species[neighbors.index], species.new_zeros(1)))
+        weights = pair_weights(self.legendre_orders, device=vectors.device, dtype=vectors.dtype)
+        first = torch.cumsum(neighbors.counts, 0) - neighbors.counts
+        for atoms, width in _chunks(neighbors.counts):
+            rank = torch.arange(width, device=vectors.device)
+            inside = rank < neighbors.counts[atoms, None]
+            pairs = torch.where(inside, first[atoms, None] + rank, n_pairs)  # (n, K)
+            raw[atoms] = self._chunk(components, kinds, pairs, weights)
+        return raw
+
+    def _chunk(self, components: Tensor, kinds: Tensor | None, pairs: Tensor, weights: Tensor) -> Tensor:
+        """(n, n_features): G of n atoms with K neighbours each, `pairs` (n, K)."""
+        n, width = pairs.shape
+        flat = pairs.reshape(-1)
+        x, y, z = (component[flat] for component in components)
+        distance = (x * x + y * y + z * z).sqrt_()
+        inverse = distance.reciprocal()
+        angular = components.new_empty(n_rows(self.legendre_orders), n * width)
+        angular_rows(x * inverse, y * inverse, z * inverse, self.legendre_orders, out=angular)
+        angular = angular.view(-1, n, width).permute(1, 2, 0)  # (n, K, n_angular)
+        radial = self._radial(distance)  # (n_r0, n K)
+        if kinds is None:
+            sums = torch.bmm(radial.view(-1, n, width).permute(1, 0, 2), angular)[:, None]
+        else:
+            of_kind = torch.arange(self.n_elements, device=flat.device)[:, None] == kinds[flat]
+            radial = (radial[None] * of_kind[:, None]).view(-1, n, width).permute(1, 0, 2)
+            sums = torch.bmm(radial, angular).view(n, self.n_elements, len(self.gaussian_centers), -1)
+        # sums: (n, S, n_r0, n_angular)
+        blocks = []
+        for a, b in combinations_with_replacement(range(self.n_elements), 2):
+            product = torch.matmul(sums[:, a] * sums[:, b], weights)  # (n, n_r0, n_l)
+            blocks.append(product if a == b else 2 * product)
+        blocks_first = torch.stack(blocks, dim=1) / self._norm(components)[:, None]
+        return blocks_first.transpose(2, 3).reshape(n, -1)
+
+    def _radial(self, distance: Tensor) -> Tensor:
+        centers = distance.new_tensor(self.gaussian_centers)[:, None]
+        beyond = (distance - self.neighbor_cutoff).clamp_(max=0.0).pow_(4)
+        cutoff = beyond / (self.cutoff_width**4 + beyond)
+        radial = distance - centers  # (n_r0, n_pairs)
+        radial.div_(self.gaussian_width).square_().neg_().exp_()
+        return radial.mul_(cutoff)
+
+    def _norm(self, like: Tensor) -> Tensor:
+        """(n_r0,) N_n of the table in docs/theory.md."""
+        centers = like.new_tensor(self.gaussian_centers)
+        return torch.full_like(centers, 16.0) if self.gi_mode == 0 else centers.square()
+
+    def transform(self, raw: Tensor, where: Callable[[int], str]) -> Tensor:
+        """G to the network's input, as the mode says."""
+        if self.gi_mode == 5:
+            return torch.asinh(raw)
+        shifted = raw + self.shift
+        if self.gi_mode not in _LOG_MODES:
+            return shifted
+        if shifted.numel() and bool(shifted.min() <= 0):
+            atom, feature = divmod(int(shifted.argmin()), shifted.shape[1])
+            raise InputError(
+                f"{where(atom)}: feature {feature + 1}: the logarithm of G + shift needs a number above 0, got "
+                f"{float(shifted[atom, feature]):.3g} (gi_mode {self.gi_mode}, shift {self.shift}; an atom without "
+                "neighbours has G = 0)"
+            )
+        return shifted.log()
+
+
+def _chunks(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Atoms in chunks of similar neighbour count, and the largest count of each; atoms without any are left out."""
+    max_atoms, max_pairs = _CHUNK_CPU if counts.device.type == "cpu" else _CHUNK_GPU
+    ordered, order = torch.sort(counts, stable=True)
+    sizes = ordered.cpu()
+    start = int(torch.searchsorted(sizes, 0, right=True))
+    while start < len(sizes):
+        stop = min(start + max_atoms, len(sizes))
+        fits = max(1, max_pairs // int(sizes[stop - 1]))
+        stop = min(stop, start + fits)
+        yield order[start:stop], int(sizes[stop - 1])
+        start = stop

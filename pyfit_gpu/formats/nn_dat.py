@@ -1,0 +1,259 @@
+"""Classic potential files, `.nn.dat` (docs/formats/nn_dat.md)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pyfit_gpu.descriptor import LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import atomic_text
+from pyfit_gpu.networks import ElementNetworks, count_parameters
+from pyfit_gpu.potential import N_BOND_ORDER_PARAMETERS, Potential
+
+N_HEADER_LINES = 8  # for one element; one more per further element
+
+_OLDER_HEADER = (
+    "this looks like an older header without the lines of Legendre orders and bond-order parameters (orders fixed at "
+    "0 1 2 4 6, normalisation 16 in mode 1), which this program does not read: write those lines into it"
+)
+
+
+def load_potential(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    seed: int | None = None,
+) -> Potential:
+    """Read a .nn.dat file. A header that asks for random weights gets them, drawn with `seed`; the file stays.
+
+    Raises:
+        InputError: with file, line, what was expected and what was found.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: expected a potential (.nn.dat), found binary data") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot read the potential: {error.strerror}") from error
+    return parse_potential(lines, name, seed=seed).to(device, dtype)
+
+
+def parse_potential(lines: Sequence[str], name: str, *, seed: int | None = None) -> Potential:
+    """The potential in the lines of a file called `name`; float64, on the CPU."""
+    reader = _Reader(lines, name)
+    try:
+        draft, layer_sizes, randomize = _header(reader)
+    except InputError as error:
+        # The descriptor's own checks do not know the file.
+        raise error if str(error).startswith(name) else InputError(f"{name}: {error}") from error
+    if randomize:
+        # The numbers that may follow are the classic program's last draw: not read, not needed.
+        return draft.randomized(seed)
+    n_elements = draft.descriptor.n_elements
+    values = reader.values(n_elements * count_parameters(layer_sizes), layer_sizes)
+    networks = ElementNetworks.from_flat(
+        torch.from_numpy(values)[None], layer_sizes, n_elements=n_elements, activation=draft.networks.activation
+    )
+    return replace(draft, networks=networks)
+
+
+class _Reader:
+    """Lines with their numbers, empty ones skipped."""
+
+    def __init__(self, lines: Sequence[str], name: str) -> None:
+        self.name = name
+        self.numbered: Iterator[tuple[int, str]] = iter(
+            [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        )
+        self.number = 0
+        self.text = ""
+
+    def error(self, expected: str, found: str | None = None) -> InputError:
+        shown = self.text.strip()[:80] if found is None else found
+        return InputError(f"{self.name}, line {self.number}: expected {expected}, found '{shown}'")
+
+    def cells(self, expected: str) -> list[str]:
+        try:
+            self.number, self.text = next(self.numbered)
+        except StopIteration:
+            raise InputError(f"{self.name}: expected {expected}, found the end of the file") from None
+        if "\0" in self.text:
+            raise InputError(f"{self.name}: expected a potential (.nn.dat), found binary data")
+        return self.text.split()
+
+    def number_at(self, cells: Sequence[str], place: int, expected: str) -> float:
+        try:
+            value = float(cells[place])
+        except (ValueError, IndexError):
+            raise self.error(expected) from None
+        if not math.isfinite(value) or "_" in cells[place]:
+            raise self.error(expected)
+        return value
+
+    def integer_at(self, cells: Sequence[str], place: int, expected: str) -> int:
+        value = self.number_at(cells, place, expected)
+        if value != int(value):
+            raise self.error(expected)
+        return int(value)
+
+    def counted(self, expected: str) -> list[float]:
+        """A line `n v_1 .. v_n`."""
+        cells = self.cells(expected)
+        count = self.integer_at(cells, 0, expected)
+        if count < 1:
+            raise self.error(expected)
+        return [self.number_at(cells, 1 + k, f"{expected}: {count} numbers after the first") for k in range(count)]
+
+    def values(self, count: int, layer_sizes: Sequence[int]) -> np.ndarray:
+        sizes = " ".join(str(size) for size in layer_sizes)
+        expected = f"{count} weights and biases for the layers {sizes}"
+        values = np.empty(count)
+        for k in range(count):
+            try:
+                self.number, self.text = next(self.numbered)
+            except StopIteration:
+                raise InputError(f"{self.name}: expected {expected}, found {k}") from None
+            values[k] = self.number_at(self.text.split(), 0, "a weight or bias, one number")
+        extra = next(self.numbered, None)
+        if extra is not None:
+            self.number, self.text = extra
+            raise self.error(f"{expected} and no more")
+        return values
+
+
+def _header(reader: _Reader) -> tuple[Potential, tuple[int, ...], bool]:
+    """A draft without weights, the layer sizes, and whether weights are to be drawn."""
+    mode_line = "gi_mode, shift and activation"
+    cells = reader.cells(mode_line)
+    gi_mode = reader.integer_at(cells, 0, mode_line)
+    shift = reader.number_at(cells, 1, mode_line)
+    activation = reader.integer_at(cells, 2, mode_line)
+    n_elements = reader.integer_at(reader.cells("the number of elements"), 0, "the number of elements")
+    if n_elements < 1:
+        raise reader.error("a number of elements above 0")
+    elements, masses, shifts = zip(*(_element(reader) for _ in range(n_elements)), strict=True)
+
+    lengths = "randomize, max_random, rc, d and sigma"
+    cells = reader.cells(lengths)
+    randomize = reader.integer_at(cells, 0, lengths)
+    max_random, cutoff, cutoff_width, gaussian_width = (reader.number_at(cells, k, lengths) for k in (1, 2, 3, 4))
+    if randomize not in (0, 1):
+        raise reader.error("randomize 0 or 1")
+
+    orders = _legendre_orders(reader)
+    centers = tuple(reader.counted("Gaussian centres r0: their number, then each"))
+    use_baseline, baseline = _baseline(reader)
+    descriptor = LocalStructureParameters(
+        elements=elements,
+        gi_mode=gi_mode,
+        shift=shift,
+        cutoff=cutoff,
+        cutoff_width=cutoff_width,
+        gaussian_width=gaussian_width,
+        legendre_orders=orders,
+        gaussian_centers=centers,
+    )
+    layer_sizes = _layer_sizes(reader, descriptor)
+    empty = torch.empty(1, n_elements * count_parameters(layer_sizes), dtype=torch.float64)
+    draft = Potential(
+        descriptor=descriptor,
+        networks=ElementNetworks.from_flat(empty, layer_sizes, n_elements=n_elements, activation=activation),
+        masses=masses,
+        max_random=max_random,
+        use_baseline=use_baseline,
+        bond_order_parameters=baseline,
+        energy_shift=None if None in shifts else shifts,
+    )
+    return draft, layer_sizes, randomize == 1
+
+
+def _element(reader: _Reader) -> tuple[str, float, float | None]:
+    """Symbol, mass and, where the comment says it, energy shift."""
+    from ase.data import atomic_numbers
+
+    expected = "an element symbol and its mass"
+    cells = reader.cells(expected)
+    symbol = cells[0].strip("'\"")
+    if symbol not in atomic_numbers:
+        raise reader.error("an element symbol and its mass")
+    mass = reader.number_at(cells, 1, expected)
+    shift = None
+    if "e_shift" in cells:
+        shift = reader.number_at(cells, cells.index("e_shift") + 1, "a number after e_shift")
+    return symbol, mass, shift
+
+
+def _legendre_orders(reader: _Reader) -> tuple[int, ...]:
+    values = reader.counted("Legendre orders: their number, then each")
+    if any(value != int(value) for value in values):
+        # The older header has the Gaussian centres here, in Å.
+        raise reader.error("Legendre orders, whole numbers", f"{reader.text.strip()[:60]}'; {_OLDER_HEADER}; 'r0")
+    return tuple(int(value) for value in values)
+
+
+def _baseline(reader: _Reader) -> tuple[bool, tuple[float, ...]]:
+    expected = f"the baseline flag and {N_BOND_ORDER_PARAMETERS} bond-order parameters"
+    cells = reader.cells(expected)
+    flag = reader.integer_at(cells, 0, expected)
+    if flag not in (0, 1):
+        raise reader.error(f"baseline flag 0 or 1 ({_OLDER_HEADER})")
+    return flag == 1, tuple(reader.number_at(cells, 1 + k, expected) for k in range(N_BOND_ORDER_PARAMETERS))
+
+
+def _layer_sizes(reader: _Reader, descriptor: LocalStructureParameters) -> tuple[int, ...]:
+    expected = "layer sizes: their number, then each"
+    values = reader.counted(expected)
+    if len(values) < 2 or any(value != int(value) or value < 1 for value in values):
+        raise reader.error(f"{expected}, at least two whole numbers above 0")
+    sizes = tuple(int(value) for value in values)
+    if sizes[0] != descriptor.n_features:
+        raise reader.error(
+            f"{descriptor.n_features} inputs as the first layer ({descriptor.n_elements} element(s), "
+            f"{len(descriptor.legendre_orders)} Legendre orders, {len(descriptor.gaussian_centers)} Gaussian centres)"
+        )
+    if sizes[-1] not in (1, N_BOND_ORDER_PARAMETERS):
+        raise reader.error(f"1 output (energy) or {N_BOND_ORDER_PARAMETERS} (bond-order parameters) as the last layer")
+    return sizes
+
+
+def header_lines(potential: Potential) -> list[str]:
+    """The header, without weights. Comments stand on the first four lines only: the classic program needs that."""
+    descriptor = potential.descriptor
+    number = "{:.17g}".format
+    lines = [
+        f" {descriptor.gi_mode} {number(descriptor.shift)} {potential.networks.activation}"
+        " - Gi version, reference Gi and type of logistic function.",
+        f" {descriptor.n_elements} - number of chemical species in the system.",
+    ]
+    shifts = potential.energy_shift or (None,) * descriptor.n_elements
+    for symbol, mass, shift in zip(descriptor.elements, potential.masses, shifts, strict=True):
+        comment = "" if shift is None else f" - e_shift {number(shift)}"
+        lines.append(f" {symbol} {number(mass)}{comment}")
+    lengths = (potential.max_random, descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width)
+    lines.append(" 0 " + " ".join(map(number, lengths)))
+    lines.append(" ".join(map(str, ("", len(descriptor.legendre_orders), *descriptor.legendre_orders))))
+    lines.append(f" {len(descriptor.gaussian_centers)} " + " ".join(map(number, descriptor.gaussian_centers)))
+    lines.append(f" {int(potential.use_baseline)} " + " ".join(map(number, potential.bond_order_parameters)))
+    sizes = potential.networks.layer_sizes
+    lines.append(" ".join(map(str, ("", len(sizes), *sizes))))
+    return lines
+
+
+def save_potential(potential: Potential, path: str | os.PathLike[str], *, member: int = 0) -> None:
+    """Write a .nn.dat file with 17 significant digits: float64 weights survive the round trip bit for bit.
+
+    Written to a temporary file and renamed, so that a killed process leaves the old file or none.
+    """
+    values = potential.networks.flat()[member].detach().to("cpu", torch.float64).tolist()
+    with atomic_text(path) as file:
+        file.write("\n".join(header_lines(potential)) + "\n")
+        file.writelines(f" {value: .16e}   0.0000\n" for value in values)

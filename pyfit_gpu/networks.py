@@ -1,0 +1,154 @@
+"""Fully connected networks, one per element and member, as stacked weights evaluated in batched products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+
+ACTIVATIONS = {0: "1 / (1 + exp(-x))", 1: "1 / (1 + exp(-x)) - 1/2"}
+
+
+@dataclass(frozen=True, eq=False)
+class ElementNetworks:
+    """K members x S elements x layers. Hidden layers have the activation, the output layer is linear."""
+
+    weights: tuple[Tensor, ...]  # per layer (K, S, n_in, n_out)
+    biases: tuple[Tensor, ...]  # per layer (K, S, n_out)
+    activation: int  # one of ACTIVATIONS
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            known = "; ".join(f"{number}: {formula}" for number, formula in ACTIVATIONS.items())
+            raise InputError(f"activation: expected one of ({known}), got {self.activation}")
+
+    @property
+    def n_members(self) -> int:
+        return self.weights[0].shape[0]
+
+    @property
+    def n_elements(self) -> int:
+        return self.weights[0].shape[1]
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Inputs, hidden layers, outputs."""
+        return (self.weights[0].shape[2], *(weight.shape[3] for weight in self.weights))
+
+    @property
+    def n_parameters(self) -> int:
+        """Of one member."""
+        return sum(tensor[0].numel() for tensor in (*self.weights, *self.biases))
+
+    @classmethod
+    def from_flat(
+        cls, flat: Tensor, layer_sizes: Sequence[int], *, n_elements: int, activation: int
+    ) -> ElementNetworks:
+        """Networks whose tensors are views of `flat` (K, n_parameters), in the order of the .nn.dat format.
+
+        That is per element, per layer: weights leaving input 1, input 2, .., then biases.
+        """
+        n_members = flat.shape[0]
+        by_element = flat.view(n_members, n_elements, -1)
+        weights, biases, start = [], [], 0
+        for n_in, n_out in pairwise(layer_sizes):
+            weight = by_element[..., start : start + n_in * n_out]
+            start += n_in * n_out
+            weights.append(weight.unflatten(-1, (n_in, n_out)))
+            biases.append(by_element[..., start : start + n_out])
+            start += n_out
+        return cls(tuple(weights), tuple(biases), activation)
+
+    def flat(self) -> Tensor:
+        """(K, n_parameters), a copy in the order of `from_flat`."""
+        layers = zip(self.weights, self.biases, strict=True)
+        parts = [part for weight, bias in layers for part in (weight.flatten(2), bias)]
+        return torch.cat(parts, dim=2).flatten(1)
+
+    @classmethod
+    def random(
+        cls,
+        layer_sizes: Sequence[int],
+        max_random: float,
+        seed: int | None,
+        *,
+        n_elements: int,
+        activation: int,
+    ) -> ElementNetworks:
+        """One member, weights and biases uniform in +-max_random, the same on every machine for one seed."""
+        count = n_elements * count_parameters(layer_sizes)
+        values = np.random.default_rng(seed).uniform(-max_random, max_random, (1, count))
+        return cls.from_flat(torch.from_numpy(values), layer_sizes, n_elements=n_elements, activation=activation)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ElementNetworks:
+        return replace(
+            self,
+            weights=tuple(weight.to(device, dtype or weight.dtype) for weight in self.weights),
+            biases=tuple(bias.to(device, dtype or bias.dtype) for bias in self.biases),
+        )
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Outputs of every member for atoms arranged by element.
+
+        Args:
+            inputs: (S, M, n_in), the atoms of each element, padded to M.
+
+        Returns:
+            (K, S, M, n_out); what stands in padded places means nothing.
+        """
+        n_members, n_elements = self.n_members, self.n_elements
+        hidden = inputs if n_members == 1 else inputs.repeat(n_members, 1, 1)
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            # (K S, M, n_in) x (K S, n_in, n_out): one batched product for all members and elements.
+            hidden = torch.baddbmm(bias.flatten(0, 1)[:, None], hidden, weight.flatten(0, 1))
+            if layer < last:
+                hidden = torch.sigmoid(hidden)
+                if self.activation == 1:
+                    hidden = hidden - 0.5
+        return hidden.unflatten(0, (n_members, n_elements))
+
+
+def count_parameters(layer_sizes: Sequence[int]) -> int:
+    """Weights and biases of one network."""
+    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(layer_sizes))
+
+
+@dataclass(frozen=True, eq=False)
+class ElementLayout:
+    """Where each atom stands when atoms are arranged by element. With one element nothing moves."""
+
+    atom: Tensor | None  # (S, M) int64, atom at each place, 0 where padded; None: one element
+    place: Tensor | None  # (n_atoms,) int64, flat place of each atom
+
+    @classmethod
+    def of(cls, species: Tensor, n_elements: int) -> ElementLayout:
+        """For `species` (n_atoms,) int64."""
+        if n_elements == 1:
+            return cls(None, None)
+        counts = torch.bincount(species, minlength=n_elements)
+        largest = max(1, int(counts.max())) if len(species) else 1
+        order = torch.argsort(species, stable=True)
+        kind = species[order]
+        first = torch.cumsum(counts, 0) - counts
+        sorted_place = kind * largest + torch.arange(len(order), device=species.device) - first[kind]
+        place = torch.empty_like(order)
+        place[order] = sorted_place
+        atom = torch.zeros(n_elements * largest, dtype=torch.int64, device=species.device)
+        atom[sorted_place] = order
+        return cls(atom.view(n_elements, largest), place)
+
+    def arrange(self, per_atom: Tensor) -> Tensor:
+        """(n_atoms, F) to (S, M, F)."""
+        return per_atom[None] if self.atom is None else per_atom[self.atom]
+
+    def restore(self, arranged: Tensor) -> Tensor:
+        """(K, S, M, n_out) to (K, n_atoms, n_out)."""
+        flat = arranged.flatten(1, 2)
+        return flat if self.place is None else flat[:, self.place]

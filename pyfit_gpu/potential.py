@@ -1,0 +1,163 @@
+"""A potential: descriptor, networks and energy scale, and what it says about structures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
+from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
+from torch import Tensor
+
+from pyfit_gpu.descriptor import LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.neighbors import find_neighbors
+from pyfit_gpu.networks import ElementLayout, ElementNetworks
+from pyfit_gpu.structures import Structures, size_batches
+
+N_BOND_ORDER_PARAMETERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Potential:
+    """Descriptor and networks with what else a .nn.dat file holds. `fit` changes the networks' weights in place."""
+
+    descriptor: LocalStructureParameters
+    networks: ElementNetworks
+    masses: tuple[float, ...]  # u, per element
+    max_random: float  # half-width of the interval of random weights
+    use_baseline: bool  # whether network outputs are added to the bond-order parameters
+    bond_order_parameters: tuple[float, ...]  # A, alpha, B, beta, h, sigma, a, lambda
+    energy_shift: tuple[float, ...] | None = None  # eV per atom of each element; None: not known
+
+    @property
+    def is_physically_informed(self) -> bool:
+        return self.networks.layer_sizes[-1] == N_BOND_ORDER_PARAMETERS
+
+    @property
+    def device(self) -> torch.device:
+        return self.networks.weights[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.networks.weights[0].dtype
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Potential:
+        return replace(self, networks=self.networks.to(device, dtype))
+
+    def randomized(self, seed: int | None, max_random: float | None = None) -> Potential:
+        """The same potential with weights and biases drawn uniformly from +-max_random (the header's, if None)."""
+        networks = ElementNetworks.random(
+            self.networks.layer_sizes,
+            self.max_random if max_random is None else max_random,
+            seed,
+            n_elements=self.descriptor.n_elements,
+            activation=self.networks.activation,
+        )
+        return replace(self, networks=networks.to(self.device, self.dtype))
+
+    def require_straight(self, purpose: str) -> None:
+        """Refuse what has no energies yet: physically informed networks."""
+        if self.is_physically_informed:
+            raise InputError(
+                f"{purpose}: expected a straight network with 1 output, got a physically informed one with "
+                f"{N_BOND_ORDER_PARAMETERS} outputs (bond-order parameters), whose energies are not supported yet"
+            )
+
+    def species_index(self, structures: Structures) -> Tensor:
+        """(n_atoms,) int64, index into the descriptor's elements.
+
+        Raises:
+            InputError: an element that the potential lacks, or atoms without an element for several elements.
+        """
+        elements = self.descriptor.elements
+        numbers = structures.flatten(structures.atomic_numbers)
+        table = torch.full((len(CHEMICAL_SYMBOLS),), -1, dtype=torch.int64)
+        if len(elements) == 1:
+            table[0] = 0  # a file without symbols means the potential's only element
+        for species, symbol in enumerate(elements):
+            table[ATOMIC_NUMBERS[symbol]] = species
+        index = table.to(numbers.device)[numbers]
+        if bool((index < 0).any()):
+            atom = int((index < 0).nonzero()[0])
+            number = int(numbers[atom])
+            expected = f"expected an element of the potential ({', '.join(elements)})"
+            found = f"found {CHEMICAL_SYMBOLS[number]}" if number else "the file names no element"
+            raise InputError(f"{structures.describe_atom(atom)}: {expected}, {found}")
+        return index
+
+
+@torch.no_grad()
+def featurize(structures: Structures, potential: Potential, *, backend: str = "auto") -> Tensor:
+    """The raw network inputs of every atom, atoms in file order: (n_atoms, n_features).
+
+    Computed in the dtype and on the device of the structures, in batches of similar size.
+
+    Raises:
+        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
+    """
+    descriptor = potential.descriptor
+    features = structures.positions.new_empty(structures.n_atoms, descriptor.n_features)
+    for batch, atoms in _batches(structures):
+        neighbors = find_neighbors(batch, descriptor.neighbor_cutoff, backend=backend)
+        features[atoms] = descriptor(neighbors, potential.species_index(batch), batch.describe_atom)
+    return features
+
+
+def _batches(structures: Structures, max_atoms: int = 200_000) -> Iterator[tuple[Structures, Tensor]]:
+    """Batches of similar size with the numbers of their atoms in the whole."""
+    sizes = torch.tensor(structures.sizes)
+    first = torch.cumsum(sizes, 0) - sizes
+    for rows in size_batches(structures.sizes, max_atoms):
+        numbers = torch.cat([torch.arange(first[row], first[row] + sizes[row]) for row in rows])
+        yield structures.select(rows), numbers.to(structures.positions.device)
+
+
+def network_outputs(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
+    """(K, n_atoms, n_out): the networks' bare outputs, each atom by its own element's network."""
+    layout = ElementLayout.of(species, potential.descriptor.n_elements)
+    return layout.restore(potential.networks(layout.arrange(features)))
+
+
+def local_parameters(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
+    """(K, n_atoms, 8): bond-order parameters of a physically informed network, baseline added where it has one."""
+    outputs = network_outputs(potential, features, species)
+    if potential.use_baseline:
+        outputs = outputs + outputs.new_tensor(potential.bond_order_parameters)
+    return outputs
+
+
+def sum_over_atoms(atomic: Tensor, sizes: Tensor) -> Tensor:
+    """(K, n_atoms) to (K, B): the sum of each structure's atoms, always in the same order.
+
+    Args:
+        atomic: values per atom, one structure after the other.
+        sizes: (B,) int64, atoms of each structure.
+    """
+    return torch.segment_reduce(atomic.T.contiguous(), "sum", lengths=sizes, axis=0, unsafe=True).T
+
+
+@torch.no_grad()
+def predict_energies(potential: Potential, features: Tensor, species: Tensor, sizes: Tensor) -> Tensor:
+    """(K, B) eV: energies of structures on the network's own scale, from features of their atoms.
+
+    Raises:
+        InputError: a physically informed potential.
+    """
+    potential.require_straight("energies")
+    outputs = network_outputs(potential, features, species)
+    return sum_over_atoms(outputs[..., 0], sizes)
+
+
+def evaluate(potential: Potential, structures: Structures, *, backend: str = "auto") -> Tensor:
+    """(B,) eV: energies of structures on the network's own scale (E_used, without the energy shift taken off).
+
+    Raises:
+        InputError: as `featurize`, and a physically informed potential.
+    """
+    potential.require_straight("evaluate")
+    features = featurize(structures, potential, backend=backend)
+    species = potential.species_index(structures)
+    sizes = torch.tensor(structures.sizes, device=features.device)
+    return predict_energies(potential, features, species, sizes)[0]

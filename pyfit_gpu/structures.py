@@ -1,0 +1,213 @@
+"""Atomic structures: `Frame`, one as read from a file, and `Structures`, a padded batch on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One structure on the host, as a file gives it. Labels a file does not give are None, never zero."""
+
+    positions: FloatArray  # (n, 3) Å
+    cell: FloatArray  # (3, 3) Å, rows are the vectors; zero rows where there is none
+    pbc: NDArray[np.bool_]  # (3,)
+    atomic_numbers: NDArray[np.int64]  # (n,); 0: the file names no element
+    group: str
+    source: str  # where it was read, for messages: "si.dat, structure 3 (line 21)"
+    energy: float | None = None  # eV, whole structure, the file's own scale
+    forces: FloatArray | None = None  # (n, 3) eV/Å
+    stress: FloatArray | None = None  # (6,) eV/Å^3, ASE's sign and order xx yy zz yz xz xy
+    weight: float = 1.0
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """A padded batch of structures on one device. Labels that are not known are NaN, never zero.
+
+    The element is kept as an atomic number: the species index of an element belongs to a potential, whose
+    order of elements gives it (`LocalStructureParameters.species_index`).
+    """
+
+    positions: Tensor  # (B, A, 3) Å, zero where padded
+    cell: Tensor  # (B, 3, 3) Å, rows are the vectors
+    pbc: Tensor  # (B, 3) bool
+    atomic_numbers: Tensor  # (B, A) int64; 0 where the file names no element, -1 where padded
+    sizes: tuple[int, ...]  # atoms of each structure
+    groups: tuple[str, ...]
+    sources: tuple[str, ...]  # file and place of each structure, for messages
+    energy: Tensor  # (B,) eV, the file's own scale
+    forces: Tensor  # (B, A, 3) eV/Å
+    stress: Tensor  # (B, 6) eV/Å^3, ASE's sign and order
+    weight: Tensor  # (B,)
+
+    @classmethod
+    def from_frames(
+        cls,
+        frames: Sequence[Frame],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Structures:
+        """Pad the frames to their largest and move them to a device.
+
+        Raises:
+            InputError: no frame, a cell that is singular in its periodic directions, a number that is not finite.
+        """
+        if not frames:
+            raise InputError("a batch needs at least one structure, got none")
+        for frame in frames:
+            check_frame(frame)
+        n_structures, n_padded = len(frames), max(frame.n_atoms for frame in frames)
+        positions = np.zeros((n_structures, n_padded, 3))
+        atomic_numbers = np.full((n_structures, n_padded), -1, dtype=np.int64)
+        forces = np.full((n_structures, n_padded, 3), np.nan)
+        stress = np.full((n_structures, 6), np.nan)
+        for row, frame in enumerate(frames):
+            positions[row, : frame.n_atoms] = frame.positions
+            atomic_numbers[row, : frame.n_atoms] = frame.atomic_numbers
+            if frame.forces is not None:
+                forces[row, : frame.n_atoms] = frame.forces
+            if frame.stress is not None:
+                stress[row] = frame.stress
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+        return cls(
+            positions=tensor(positions),
+            cell=tensor(np.stack([frame.cell for frame in frames])),
+            pbc=torch.from_numpy(np.stack([frame.pbc for frame in frames])).to(device),
+            atomic_numbers=torch.from_numpy(atomic_numbers).to(device),
+            sizes=tuple(frame.n_atoms for frame in frames),
+            groups=tuple(frame.group for frame in frames),
+            sources=tuple(frame.source for frame in frames),
+            energy=tensor(np.array([np.nan if frame.energy is None else frame.energy for frame in frames])),
+            forces=tensor(forces),
+            stress=tensor(stress),
+            weight=tensor(np.array([frame.weight for frame in frames])),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def n_atoms(self) -> int:
+        """Atoms of all structures, padding not counted."""
+        return sum(self.sizes)
+
+    @property
+    def atom_mask(self) -> Tensor:
+        """(B, A) bool, False where padded."""
+        return self.atomic_numbers >= 0
+
+    @property
+    def volume(self) -> Tensor:
+        """(B,) Å^3, |det(cell)|; zero for a structure without a full cell."""
+        return torch.linalg.det(self.cell).abs()
+
+    def describe_atom(self, atom: int) -> str:
+        """Where an atom of the batch, counted from 0 without padding, was read."""
+        offsets = np.cumsum((0, *self.sizes))
+        row = int(np.searchsorted(offsets, atom, side="right")) - 1
+        return f"{self.sources[row]}, atom {atom - offsets[row] + 1}"
+
+    def flatten(self, per_atom: Tensor) -> Tensor:
+        """(B, A, ...) to (n_atoms, ...): the atoms one structure after the other, without padding."""
+        return per_atom[self.atom_mask]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Structures:
+        dtype = dtype or self.positions.dtype
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def select(self, rows: Sequence[int]) -> Structures:
+        """The named structures in the given order, padded to the largest of them."""
+        rows = list(rows)
+        n_padded = max(self.sizes[row] for row in rows)
+        index = torch.tensor(rows, device=self.positions.device)
+        return Structures(
+            positions=self.positions[index, :n_padded],
+            cell=self.cell[index],
+            pbc=self.pbc[index],
+            atomic_numbers=self.atomic_numbers[index, :n_padded],
+            sizes=tuple(self.sizes[row] for row in rows),
+            groups=tuple(self.groups[row] for row in rows),
+            sources=tuple(self.sources[row] for row in rows),
+            energy=self.energy[index],
+            forces=self.forces[index, :n_padded],
+            stress=self.stress[index],
+            weight=self.weight[index],
+        )
+
+
+def size_batches(sizes: Sequence[int], max_atoms: int = 20_000) -> Iterator[list[int]]:
+    """Rows of structures of similar size, smallest first: padded, a batch has at most `max_atoms` atoms.
+
+    A single structure larger than that is a batch of its own. Rows of equal size keep their order.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if batch and (len(batch) + 1) * sizes[row] > max_atoms:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
+    """(3, 3) cell whose non-periodic rows are unit vectors orthogonal to the other rows.
+
+    Only periodic rows repeat anything, so the others may be anything that keeps the cell invertible.
+    """
+    completed = np.array(cell, dtype=np.float64)
+    for row in np.flatnonzero(~pbc):
+        completed[row] = 0.0
+    for row in np.flatnonzero(~pbc):
+        # The last right singular vector is orthogonal to every row: the rank is below 3 while a row is zero.
+        completed[row] = np.linalg.svd(completed)[2][-1]
+    return completed
+
+
+def check_frame(frame: Frame) -> None:
+    """Refuse what cannot be computed with: no atoms, numbers that are not finite, a singular cell."""
+    if frame.n_atoms == 0:
+        raise InputError(f"{frame.source}: expected at least one atom, found none")
+    labels = {
+        "positions": frame.positions,
+        "cell": frame.cell,
+        "energy": frame.energy,
+        "forces": frame.forces,
+        "stress": frame.stress,
+        "weight": frame.weight,
+    }
+    for name, value in labels.items():
+        if value is not None and not np.isfinite(value).all():
+            raise InputError(f"{frame.source}: {name}: expected finite numbers, found NaN or infinity")
+    if frame.weight < 0:
+        raise InputError(f"{frame.source}: weight: expected a number >= 0, found {frame.weight}")
+    completed = complete_cell(frame.cell, frame.pbc)
+    lengths = np.linalg.norm(completed, axis=1)
+    if np.any(lengths == 0) or abs(np.linalg.det(completed / lengths[:, None])) < 1e-6:
+        raise InputError(
+            f"{frame.source}: the cell is singular: its periodic vectors {frame.cell.tolist()} span no volume"
+        )
