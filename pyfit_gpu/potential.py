@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
@@ -107,10 +108,9 @@ def featurize(structures: Structures, potential: Potential, *, backend: str = "a
 
 def _batches(structures: Structures, max_atoms: int = 200_000) -> Iterator[tuple[Structures, Tensor]]:
     """Batches of similar size with the numbers of their atoms in the whole."""
-    sizes = torch.tensor(structures.sizes)
-    first = torch.cumsum(sizes, 0) - sizes
+    first = (0, *accumulate(structures.sizes))
     for rows in size_batches(structures.sizes, max_atoms):
-        numbers = torch.cat([torch.arange(first[row], first[row] + sizes[row]) for row in rows])
+        numbers = torch.cat([torch.arange(first[row], first[row + 1]) for row in rows])
         yield structures.select(rows), numbers.to(structures.positions.device)
 
 

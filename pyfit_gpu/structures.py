@@ -132,12 +132,17 @@ class Structures:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Structures:
         dtype = dtype or self.positions.dtype
-        moved = {
-            name: value.to(device, dtype if value.is_floating_point() else value.dtype)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+        return replace(
+            self,
+            positions=self.positions.to(device, dtype),
+            cell=self.cell.to(device, dtype),
+            pbc=self.pbc.to(device),
+            atomic_numbers=self.atomic_numbers.to(device),
+            energy=self.energy.to(device, dtype),
+            forces=self.forces.to(device, dtype),
+            stress=self.stress.to(device, dtype),
+            weight=self.weight.to(device, dtype),
+        )
 
     def select(self, rows: Sequence[int]) -> Structures:
         """The named structures in the given order, padded to the largest of them."""
@@ -209,5 +214,5 @@ def check_frame(frame: Frame) -> None:
     lengths = np.linalg.norm(completed, axis=1)
     if np.any(lengths == 0) or abs(np.linalg.det(completed / lengths[:, None])) < 1e-6:
         raise InputError(
-            f"{frame.source}: the cell is singular: its periodic vectors {frame.cell.tolist()} span no volume"
+            f"{frame.source}: the cell is singular: the periodic vectors of {frame.cell.tolist()} are flat"
         )
