@@ -100,7 +100,7 @@ def _check_distances(structures: Structures, neighbors: Neighbors) -> None:
     pair = int(squares.argmin())
     first, second = int(neighbors.centers[pair]), int(neighbors.index[pair])
     raise InputError(
-        f"{structures.describe_atom(first)}, and {structures.describe_atom(second)}, or images of them, are at one place: "
+        f"{structures.describe_atom(first)} and {structures.describe_atom(second)} (or images) are at one place: "
         f"expected a distance of at least {MINIMUM_DISTANCE} Å, found {float(squares[pair]) ** 0.5:.3g} Å"
     )
 

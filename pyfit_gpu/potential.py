@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -89,7 +89,47 @@ class Potential:
         return index
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureBatch:
+    """Structures of similar size, padded, with the features of their atoms."""
+
+    rows: list[int]  # places of the structures in the whole
+    atoms: Tensor  # (n,) int64, numbers of the atoms in the whole, without padding
+    structures: Structures
+    species: Tensor  # (n,) int64
+    features: Tensor  # (n, n_features)
+
+
 @torch.no_grad()
+def feature_batches(
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    backend: str = "auto",
+    max_atoms: int = 50_000,
+) -> Iterator[FeatureBatch]:
+    """Featurise many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
+
+    Args:
+        sizes: atoms of each structure.
+        take: gives the batch of the named structures.
+        max_atoms: padded atoms of a batch.
+
+    Raises:
+        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
+    """
+    descriptor = potential.descriptor
+    first = (0, *accumulate(sizes))
+    for rows in size_batches(sizes, max_atoms):
+        structures = take(rows)
+        atoms = torch.cat([torch.arange(first[row], first[row + 1]) for row in rows])
+        species = potential.species_index(structures)
+        neighbors = find_neighbors(structures, descriptor.neighbor_cutoff, backend=backend)
+        features = descriptor(neighbors, species, structures.describe_atom)
+        yield FeatureBatch(rows, atoms.to(features.device), structures, species, features)
+
+
 def featurize(structures: Structures, potential: Potential, *, backend: str = "auto") -> Tensor:
     """The raw network inputs of every atom, atoms in file order: (n_atoms, n_features).
 
@@ -98,20 +138,10 @@ def featurize(structures: Structures, potential: Potential, *, backend: str = "a
     Raises:
         InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
     """
-    descriptor = potential.descriptor
-    features = structures.positions.new_empty(structures.n_atoms, descriptor.n_features)
-    for batch, atoms in _batches(structures):
-        neighbors = find_neighbors(batch, descriptor.neighbor_cutoff, backend=backend)
-        features[atoms] = descriptor(neighbors, potential.species_index(batch), batch.describe_atom)
+    features = structures.positions.new_empty(structures.n_atoms, potential.descriptor.n_features)
+    for batch in feature_batches(structures.sizes, structures.select, potential, backend=backend):
+        features[batch.atoms] = batch.features
     return features
-
-
-def _batches(structures: Structures, max_atoms: int = 200_000) -> Iterator[tuple[Structures, Tensor]]:
-    """Batches of similar size with the numbers of their atoms in the whole."""
-    first = (0, *accumulate(structures.sizes))
-    for rows in size_batches(structures.sizes, max_atoms):
-        numbers = torch.cat([torch.arange(first[row], first[row + 1]) for row in rows])
-        yield structures.select(rows), numbers.to(structures.positions.device)
 
 
 def network_outputs(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
@@ -151,13 +181,19 @@ def predict_energies(potential: Potential, features: Tensor, species: Tensor, si
 
 
 def evaluate(potential: Potential, structures: Structures, *, backend: str = "auto") -> Tensor:
-    """(B,) eV: energies of structures on the network's own scale (E_used, without the energy shift taken off).
+    """(B,) eV: energies of structures on the network's own scale, from which the energy shift is not taken off.
 
     Raises:
         InputError: as `featurize`, and a physically informed potential.
     """
     potential.require_straight("evaluate")
-    features = featurize(structures, potential, backend=backend)
-    species = potential.species_index(structures)
-    sizes = torch.tensor(structures.sizes, device=features.device)
-    return predict_energies(potential, features, species, sizes)[0]
+    energies = structures.energy.new_empty(len(structures))
+    for batch in feature_batches(structures.sizes, structures.select, potential, backend=backend):
+        energies[batch.rows] = batch_energies(potential, batch)
+    return energies
+
+
+def batch_energies(potential: Potential, batch: FeatureBatch) -> Tensor:
+    """(B,) eV of the first member, on the network's own scale."""
+    sizes = torch.tensor(batch.structures.sizes, device=batch.features.device)
+    return predict_energies(potential, batch.features, batch.species, sizes)[0]

@@ -135,7 +135,7 @@ def _format_of(head: bytes) -> str | None:
         return "traj"
     if head.startswith(b"SQLite format 3\0"):
         return "db"
-    count, comment = (head.split(b"\n", 2) + [b""])[:2]
+    count, comment = [*head.split(b"\n", 2), b""][:2]
     if count.strip().isdigit() and (b"Lattice=" in comment or b"Properties=" in comment):
         return "extxyz"
     return None

@@ -253,6 +253,11 @@ def _parse_rows(rows: list[list[str]]) -> FloatArray | None:
     return values
 
 
+def group_in_text(group: str, has_energy: bool) -> str:
+    """The classic formats say that a structure has no energy by its group's name."""
+    return group if has_energy or group.startswith(NO_ENERGY_PREFIX) else f"{NO_ENERGY_PREFIX}_{group}"
+
+
 def write_dft_text(file: TextIO, frames: Iterable[Frame]) -> None:
     """Write frames in the classic form, 17 significant digits; a structure without an energy becomes NO_DFT.
 
@@ -262,9 +267,7 @@ def write_dft_text(file: TextIO, frames: Iterable[Frame]) -> None:
     for frame in frames:
         if not frame.pbc.all():
             raise InputError(f"{frame.source}: the classic text holds periodic structures only, pbc is {frame.pbc}")
-        group = frame.group
-        if frame.energy is None and not group.startswith(NO_ENERGY_PREFIX):
-            group = f"{NO_ENERGY_PREFIX}_{group}"
+        group = group_in_text(frame.group, frame.energy is not None)
         weight = "" if frame.weight == 1.0 else f" weight={frame.weight!r}"
         file.write(f"{group}{weight}\n1.0\n")
         for vector in frame.cell:

@@ -50,11 +50,8 @@ def load_potential(
 def parse_potential(lines: Sequence[str], name: str, *, seed: int | None = None) -> Potential:
     """The potential in the lines of a file called `name`; float64, on the CPU."""
     reader = _Reader(lines, name)
-    try:
-        draft, layer_sizes, randomize = _header(reader)
-    except InputError as error:
-        # The descriptor's own checks do not know the file.
-        raise error if str(error).startswith(name) else InputError(f"{name}: {error}") from error
+    draft, randomize = _header(reader)
+    layer_sizes = draft.networks.layer_sizes
     if randomize:
         # The numbers that may follow are the classic program's last draw: not read, not needed.
         return draft.randomized(seed)
@@ -64,6 +61,11 @@ def parse_potential(lines: Sequence[str], name: str, *, seed: int | None = None)
         torch.from_numpy(values)[None], layer_sizes, n_elements=n_elements, activation=draft.networks.activation
     )
     return replace(draft, networks=networks)
+
+
+def parse_header(lines: Sequence[str], name: str) -> Potential:
+    """A potential whose weights are not set, from the header alone."""
+    return _header(_Reader(lines, name))[0]
 
 
 class _Reader:
@@ -130,8 +132,18 @@ class _Reader:
         return values
 
 
-def _header(reader: _Reader) -> tuple[Potential, tuple[int, ...], bool]:
-    """A draft without weights, the layer sizes, and whether weights are to be drawn."""
+def _header(reader: _Reader) -> tuple[Potential, bool]:
+    """A draft without weights, and whether weights are to be drawn."""
+    try:
+        return _read_header(reader)
+    except InputError as error:
+        if str(error).startswith(reader.name):
+            raise
+        # The descriptor's own checks do not know the file.
+        raise InputError(f"{reader.name}: {error}") from error
+
+
+def _read_header(reader: _Reader) -> tuple[Potential, bool]:
     mode_line = "gi_mode, shift and activation"
     cells = reader.cells(mode_line)
     gi_mode = reader.integer_at(cells, 0, mode_line)
@@ -173,7 +185,7 @@ def _header(reader: _Reader) -> tuple[Potential, tuple[int, ...], bool]:
         bond_order_parameters=baseline,
         energy_shift=None if None in shifts else shifts,
     )
-    return draft, layer_sizes, randomize == 1
+    return draft, randomize == 1
 
 
 def _element(reader: _Reader) -> tuple[str, float, float | None]:
@@ -228,7 +240,7 @@ def _layer_sizes(reader: _Reader, descriptor: LocalStructureParameters) -> tuple
 def header_lines(potential: Potential) -> list[str]:
     """The header, without weights. Comments stand on the first four lines only: the classic program needs that."""
     descriptor = potential.descriptor
-    number = "{:.17g}".format
+    number = repr  # the shortest digits that come back bit for bit
     lines = [
         f" {descriptor.gi_mode} {number(descriptor.shift)} {potential.networks.activation}"
         " - Gi version, reference Gi and type of logistic function.",

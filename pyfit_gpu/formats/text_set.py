@@ -1,0 +1,237 @@
+"""The classic training set as text (docs/formats/text_training_set.md): seven digits, no positions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.dft_text import NO_ENERGY_PREFIX, group_in_text
+from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, parse_header
+from pyfit_gpu.training_set import TrainingSet
+
+_COLUMNS = "ATOM-ID GROUP-NAME GROUP_ID STRUCTURE_ID STRUCTURE_Natom STRUCTURE_E_DFT STRUCTURE_Vol"
+
+
+def write_text_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> None:
+    """Write the classic text; energies are E_used, structures without one get a NO_DFT group and the energy 0.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    elements = training_set.descriptor.elements
+    energy = training_set.energy_used.cpu().double().numpy()
+    known = ~np.isnan(energy)
+    groups = [group_in_text(g, k) for g, k in zip(training_set.groups, known.tolist(), strict=True)]
+    group_ids = {group: number for number, group in enumerate(dict.fromkeys(groups), 1)}
+    sizes = training_set.sizes.tolist()
+    volumes = training_set.volume_per_atom.cpu().double().tolist()
+    features = training_set.features.cpu().double().numpy()
+    species = training_set.species.tolist()
+    row_format = "Gi  " + " ".join(["%.6E"] * features.shape[1]) + "\n"
+    header = _header_with_shift(training_set)
+    with atomic_text(path) as file:
+        file.writelines(f" # {line.strip()}\n" for line in header)
+        file.write(" # 1 - Potential Type\n")
+        file.write(f" # {len(training_set)} - Number of Structures\n")
+        file.write(f" # {training_set.n_atoms} - Number of Atoms\n")
+        file.write(f" # {_COLUMNS}\n")
+        atom = 0
+        for structure, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+            used = energy[structure] if known[structure] else 0.0
+            line = f"{group} {group_ids[group]} {structure} {size} {used:.6E} {volumes[structure]:.6E}"
+            for _ in range(size):
+                element = f" {elements[species[atom]]}" if len(elements) > 1 else ""
+                file.write(f"ATOM-{atom} {line}{element}\n")
+                file.write(row_format % tuple(features[atom].tolist()))
+                atom += 1
+
+
+def _header_with_shift(training_set: TrainingSet) -> list[str]:
+    """The potential's header with the set's own energy shift in the species lines, so that it comes back."""
+    lines = list(training_set.potential_header)
+    shifts = training_set.energy_shift
+    for species in range(training_set.descriptor.n_elements):
+        cells = lines[2 + species].split()
+        comment = "" if shifts is None else f" - e_shift {shifts[species]!r}"
+        lines[2 + species] = f"{cells[0]} {cells[1]}{comment}"
+    return lines
+
+
+@dataclass
+class _Lines:
+    """Lines of the file with their numbers, empty ones skipped."""
+
+    name: str
+    numbered: Iterator[tuple[int, str]]
+    number: int = 0
+    text: str = ""
+
+    def next(self, expected: str) -> str:
+        item = next(self.numbered, None)
+        if item is None:
+            raise InputError(f"{self.name}: expected {expected}, found the end of the file")
+        self.number, self.text = item
+        if "\0" in self.text:
+            raise InputError(f"{self.name}: expected a text training set, found binary data")
+        return self.text
+
+    def fail(self, expected: str) -> NoReturn:
+        shown = self.text.strip()[:80]
+        raise InputError(f"{self.name}, line {self.number}: expected {expected}, found '{shown}'")
+
+    def comment(self, expected: str) -> str:
+        text = self.next(expected).strip()
+        if not text.startswith("#"):
+            self.fail(f"a header line that begins with # ({expected})")
+        return text[1:].strip()
+
+    def count(self, expected: str) -> int:
+        cells = self.comment(expected).split()
+        if not cells or not cells[0].isdigit():
+            self.fail(expected)
+        return int(cells[0])
+
+
+def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
+    """Read a classic text set. Its energies are E_used; the shift is known only if the species line says it.
+
+    Raises:
+        InputError: with file, line, what was expected and what was found.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            numbered = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
+            return _read(_Lines(name, numbered))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: expected a text training set, found binary data") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot read the training set: {error.strerror}") from error
+
+
+def _read(lines: _Lines) -> TrainingSet:
+    header = [lines.comment("the potential's header") for _ in range(2)]
+    first = header[1].split()
+    n_elements = int(first[0]) if first and first[0].isdigit() else 1
+    header += [lines.comment("the potential's header") for _ in range(N_HEADER_LINES - 3 + n_elements)]
+    draft = parse_header(header, f"{lines.name} (header)")
+    if lines.count("1, the potential type of a straight network") != 1:
+        lines.fail("1, the potential type of a straight network")
+    n_structures = lines.count("the number of structures")
+    n_atoms = lines.count("the number of atoms")
+    lines.comment("the names of the columns")
+    if n_structures < 1 or n_atoms < n_structures:
+        lines.fail("at least one structure with at least one atom")
+
+    descriptor = draft.descriptor
+    table = _Table(lines, n_atoms, descriptor.n_features, descriptor.elements)
+    table.read()
+    if len(table.sizes) != n_structures:
+        raise InputError(f"{lines.name}: expected {n_structures} structures, found {len(table.sizes)}")
+    sizes = torch.tensor(table.sizes)
+    energy = torch.tensor(table.energies, dtype=torch.float64)
+    species = torch.tensor(table.species)
+    if draft.energy_shift is not None:
+        # Stored apart: what the file gives is E_used, what the set keeps is the energy without the shift.
+        owner = torch.repeat_interleave(sizes)
+        shift_of_atom = torch.tensor(draft.energy_shift, dtype=torch.float64)[species]
+        energy = energy - torch.zeros_like(energy).index_add_(0, owner, shift_of_atom)
+    unknown = torch.full((n_structures,), float("nan"), dtype=torch.float64)
+    return TrainingSet(
+        descriptor=descriptor,
+        energy_shift=draft.energy_shift,
+        potential_header=tuple(header),
+        groups=tuple(table.groups),
+        features=torch.from_numpy(table.features),
+        species=species,
+        positions=unknown.new_full((n_atoms, 3), float("nan")),
+        forces=unknown.new_full((n_atoms, 3), float("nan")),
+        sizes=sizes,
+        energy=energy,
+        volume=torch.tensor(table.volumes, dtype=torch.float64) * sizes,
+        weight=torch.ones_like(unknown),
+        cell=unknown.new_full((n_structures, 3, 3), float("nan")),
+        pbc=torch.ones(n_structures, 3, dtype=torch.bool),
+        stress=unknown.new_full((n_structures, 6), float("nan")),
+    )
+
+
+class _Table:
+    """The two lines of every atom, checked against one another."""
+
+    def __init__(self, lines: _Lines, n_atoms: int, n_features: int, elements: Sequence[str]) -> None:
+        self.lines = lines
+        self.n_features = n_features
+        self.elements = elements
+        self.features = np.empty((n_atoms, n_features))
+        self.species = [0] * n_atoms
+        self.groups: list[str] = []
+        self.sizes: list[int] = []
+        self.energies: list[float] = []
+        self.volumes: list[float] = []
+        self.left = 0  # atoms of the last structure that are still to come
+        self.repeated: list[str] = []  # the cells that all atoms of a structure share
+
+    def read(self) -> None:
+        for atom in range(len(self.features)):
+            self._atom_line(atom)
+            self._feature_line(atom)
+        if self.left:
+            self.lines.fail(f"{self.left} more atoms of structure {len(self.sizes) - 1}")
+        rest = next(self.lines.numbered, None)
+        if rest is not None:
+            self.lines.number, self.lines.text = rest
+            self.lines.fail(f"{len(self.features)} atoms and no more")
+
+    def _atom_line(self, atom: int) -> None:
+        lines = self.lines
+        cells = lines.next(f"the line ATOM-{atom}").split()
+        n_cells = 8 if len(self.elements) > 1 else 7
+        if len(cells) not in (7, 8) or len(cells) < n_cells or cells[0] != f"ATOM-{atom}":
+            lines.fail(f"ATOM-{atom} and {n_cells - 1} more cells: {_COLUMNS}")
+        if n_cells == 8:
+            if cells[7] not in self.elements:
+                lines.fail(f"an element of the potential ({', '.join(self.elements)})")
+            self.species[atom] = self.elements.index(cells[7])
+        if self.left:
+            if cells[1:7] != self.repeated:
+                lines.fail(f"the same cells for all atoms of structure {len(self.sizes) - 1}")
+        else:
+            self._new_structure(cells)
+        self.left -= 1
+
+    def _new_structure(self, cells: list[str]) -> None:
+        lines = self.lines
+        structure = len(self.sizes)
+        if cells[3] != str(structure) or not cells[4].isdigit() or int(cells[4]) < 1:
+            lines.fail(f"structure number {structure} and its number of atoms")
+        energy, volume = self._numbers(cells[5:7], "the structure's energy and volume per atom")
+        self.groups.append(cells[1])
+        self.sizes.append(int(cells[4]))
+        self.energies.append(np.nan if cells[1].startswith(NO_ENERGY_PREFIX) else energy)
+        self.volumes.append(volume)
+        self.left = self.sizes[-1]
+        self.repeated = cells[1:7]
+
+    def _feature_line(self, atom: int) -> None:
+        cells = self.lines.next(f"the line Gi of atom {atom}").split()
+        if len(cells) != self.n_features + 1 or cells[0] != "Gi":
+            self.lines.fail(f"Gi and {self.n_features} network inputs")
+        self.features[atom] = self._numbers(cells[1:], f"{self.n_features} network inputs")
+
+    def _numbers(self, cells: list[str], expected: str) -> list[float]:
+        try:
+            values = list(map(float, cells))
+        except ValueError:
+            self.lines.fail(expected)
+        # A sum is finite only if all of its terms are.
+        if not np.isfinite(sum(values)):
+            self.lines.fail(f"{expected}, finite numbers")
+        return values

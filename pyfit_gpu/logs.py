@@ -1,0 +1,130 @@
+"""Observers of a fit that write the classic program's files, each row as soon as it is known."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from pathlib import Path
+from typing import TextIO
+
+from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.progress import Progress
+from pyfit_gpu.training import Row
+
+
+class _RowFile:
+    """A file that is written anew at the start and flushed after every row."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: TextIO | None = None
+
+    def begin(self) -> None:
+        self.close()
+        try:
+            self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
+
+    def write(self, text: str) -> None:
+        assert self._file is not None, "begin() comes first"
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class LossLog(_RowFile):
+    """`%06i %.10E`: step and loss in eV/atom, for every row."""
+
+    def see(self, row: Row) -> None:
+        self.write(f"{row.step:06d} {row.loss:.10E}\n")
+
+
+class ValidationLog(_RowFile):
+    """`%06i %.10E`: step and validation loss in eV/atom, for the rows that compute it."""
+
+    def see(self, row: Row) -> None:
+        if row.validation is not None:
+            self.write(f"{row.step:06d} {row.validation:.10E}\n")
+
+
+class EnergyVolumeLog(_RowFile):
+    """Volumes per atom of the training structures, then their predicted energies per atom every `interval` rows."""
+
+    def __init__(self, path: str | Path, volume_per_atom: Tensor, interval: int) -> None:
+        super().__init__(path)
+        self.volume_per_atom = volume_per_atom
+        self.interval = interval
+
+    def begin(self) -> None:
+        super().begin()
+        self.write("training_index " + " ".join(f"{value:.6E}" for value in self.volume_per_atom.tolist()) + "\n")
+
+    def see(self, row: Row) -> None:
+        if row.step % self.interval == 0:
+            energies = " ".join(f"{value:.6E}" for value in row.energies_per_atom().tolist())
+            self.write(f"{row.step:06d} {energies}\n")
+
+
+class Backups:
+    """The potential every `interval` rows, as `nn_bk_00025.nn.dat`."""
+
+    def __init__(self, folder: str | Path, interval: int) -> None:
+        self.folder = Path(folder)
+        self.interval = interval
+
+    def begin(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot make the backup folder: {error.strerror}") from error
+
+    def see(self, row: Row) -> None:
+        if row.step % self.interval == 0:
+            save_potential(row.potential, self.folder / f"nn_bk_{row.step:05d}.nn.dat")
+
+
+class GpuLog(_RowFile):
+    """What nvidia-smi says of utilisation and memory, every 50 rows."""
+
+    INTERVAL = 50
+    QUERY = "index,utilization.gpu,memory.used,memory.total"
+
+    def begin(self) -> None:
+        super().begin()
+        self.write(f"step,{self.QUERY}\n")
+
+    def see(self, row: Row) -> None:
+        if row.step % self.INTERVAL:
+            return
+        command = ["nvidia-smi", f"--query-gpu={self.QUERY}", "--format=csv,noheader"]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            answer = f"no reading: {error}\n"
+        self.write("".join(f"{row.step:06d},{line}\n" for line in answer.splitlines()))
+
+
+class ProgressRows:
+    """Feeds a progress display with the loss of every row."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def begin(self) -> None:
+        self.progress.restart()
+
+    def see(self, row: Row) -> None:
+        validation = "" if row.validation is None else f", validation {row.validation:.3e}"
+        loss = row.loss if math.isfinite(row.loss) else float("nan")
+        self.progress.update(row.step, f"loss {loss:.3e}{validation} eV/atom")

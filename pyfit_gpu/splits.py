@@ -1,0 +1,77 @@
+"""Which structures train and which validate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyfit_gpu.errors import InputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of structures in a training set, in the order in which they train."""
+
+    train: list[int]
+    validation: list[int]
+    seed: int  # the one drawn, where 0 asked for a random one
+    groups_without_validation: tuple[str, ...]
+
+
+def classic_split(
+    groups: Sequence[str],
+    volume_per_atom: NDArray[np.float64],
+    eligible: NDArray[np.bool_],
+    train_fraction: float,
+    seed: int,
+) -> Split:
+    """The classic program's split: per group, the extremes in volume always train, of the others a share is drawn.
+
+    Args:
+        groups: (B,) names.
+        volume_per_atom: (B,) Å^3.
+        eligible: (B,) the structures that take part, those with an energy.
+        train_fraction: share of each group that trains; 1.0: all, nothing validates.
+        seed: of NumPy's RandomState, one generator for all groups in the order of their names; 0: a random seed.
+
+    Raises:
+        InputError: a train_fraction outside 0 .. 1, a seed that NumPy does not take, or nothing eligible.
+    """
+    if not 0.0 <= train_fraction <= 1.0:
+        raise InputError(f"train_fraction: expected a number from 0 to 1, got {train_fraction}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: expected a whole number from 0 to {2**32 - 1}, got {seed}")
+    if not eligible.any():
+        raise InputError("the training set holds no structure with an energy: there is nothing to train on")
+    if seed == 0:
+        seed = int(np.random.SeedSequence().generate_state(1)[0]) or 1
+    members: dict[str, list[int]] = {}
+    for row in np.flatnonzero(eligible).tolist():
+        members.setdefault(groups[row], []).append(row)
+
+    # The legacy generator on purpose: its draws are the classic program's.
+    generator = np.random.RandomState(seed)
+    train: list[int] = []
+    validation: list[int] = []
+    lacking = []
+    for name in sorted(members):
+        rows = sorted(members[name], key=lambda row: volume_per_atom[row])
+        if train_fraction == 1.0:
+            train += rows
+            continue
+        n = len(rows)
+        train += [rows[0], rows[-1]] if n > 1 else rows
+        inner = rows[1:-1]
+        drawn: list[int] = []
+        if inner:
+            count = max(0, min(round((train_fraction - 2 / n) * n), n - 2))
+            drawn = generator.choice(n - 2, count, replace=False).tolist()
+        train += [inner[k] for k in drawn]
+        left = sorted(set(range(len(inner))) - set(drawn))
+        validation += [inner[k] for k in left]
+        if not left:
+            lacking.append(name)
+    return Split(train, validation, seed, tuple(lacking))

@@ -1,0 +1,274 @@
+"""Training sets on disk: one HDF5 file, or the shards of a job array joined by a JSON manifest.
+
+The format is specified in docs/formats/training_set.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from pyfit_gpu._version import __version__
+from pyfit_gpu.descriptor import LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import atomic_path, atomic_text
+from pyfit_gpu.training_set import TrainingSet, interleave
+
+FORMAT_NAME = "pyfit-gpu training set"
+MANIFEST_NAME = "pyfit-gpu training set manifest"
+FORMAT_VERSION = 1
+
+# dataset: (field of TrainingSet, dtype on disk)
+DATASETS = {
+    "atoms/features": ("features", "<f8"),
+    "atoms/species": ("species", "<i4"),
+    "atoms/positions": ("positions", "<f8"),
+    "atoms/forces": ("forces", "<f8"),
+    "structures/n_atoms": ("sizes", "<i8"),
+    "structures/energy": ("energy", "<f8"),
+    "structures/volume": ("volume", "<f8"),
+    "structures/weight": ("weight", "<f8"),
+    "structures/cell": ("cell", "<f8"),
+    "structures/pbc": ("pbc", "|u1"),
+    "structures/stress": ("stress", "<f8"),
+}
+GROUP_INDEX = "structures/group"
+
+
+def _arrays(training_set: TrainingSet) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Datasets by name, in the order in which they are hashed, and the table of group names."""
+    names = sorted(set(training_set.groups))
+    number = {name: k for k, name in enumerate(names)}
+    arrays = {
+        dataset: np.ascontiguousarray(getattr(training_set, field).cpu().numpy(), dtype=dtype)
+        for dataset, (field, dtype) in DATASETS.items()
+    }
+    arrays[GROUP_INDEX] = np.array([number[group] for group in training_set.groups], dtype="<i4")
+    return arrays, names
+
+
+def _settings(training_set: TrainingSet) -> dict[str, Any]:
+    return {**training_set.descriptor.identity(), "shift": training_set.descriptor.shift}
+
+
+def _content_hash(attributes: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the attributes that change numbers, then name, shape and bytes of every dataset by name."""
+    digest = hashlib.sha256()
+    for name in ("settings", "energy_shift", "groups", "potential_header"):
+        digest.update(attributes[name].encode())
+        digest.update(b"\0")
+    for name in sorted(arrays):
+        digest.update(f"{name}{arrays[name].shape}".encode())
+        digest.update(arrays[name].view(np.uint8).data if arrays[name].size else b"")
+    return digest.hexdigest()
+
+
+def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *, shard: Shard | None = None) -> str:
+    """Write the HDF5 form and return its content hash.
+
+    Written to a temporary file, synced and renamed: a killed process leaves the old file or none.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    arrays, names = _arrays(training_set)
+    attributes = {
+        "format": FORMAT_NAME,
+        "settings": json.dumps(_settings(training_set), sort_keys=True),
+        "energy_shift": json.dumps(training_set.energy_shift),
+        "groups": json.dumps(names),
+        "potential_header": "\n".join(training_set.potential_header),
+        "created_by": f"pyfit-gpu {__version__}",
+    }
+    attributes["content_hash"] = _content_hash(attributes, arrays)
+    with atomic_path(path) as temporary:
+        try:
+            with h5py.File(temporary, "w", track_order=False) as file:
+                for name, array in arrays.items():
+                    file.create_dataset(name, data=array, track_times=False)
+                file.attrs.update(attributes)
+                file.attrs["version"] = FORMAT_VERSION
+                if shard is not None:
+                    file.attrs["shard"] = json.dumps(shard.describe())
+        except RuntimeError as error:
+            # HDF5 reports a full disk on closing as a RuntimeError.
+            raise OSError(0, str(error)) from error
+    return attributes["content_hash"]
+
+
+def _descriptor(settings: dict[str, Any]) -> LocalStructureParameters:
+    lists = ("elements", "legendre_orders", "gaussian_centers")
+    values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in settings.items()}
+    return LocalStructureParameters(**values)
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{name}: cannot read the training set: {reason}") from error
+
+
+def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
+    """The set and the file's attributes; every byte is checked against the content hash.
+
+    Raises:
+        InputError: not a training set, damaged, or of another format version.
+    """
+    with _reading(name), h5py.File(name, "r") as file:
+        attributes = dict(file.attrs)
+        if attributes.get("format") != FORMAT_NAME:
+            raise InputError(f"{name}: expected format '{FORMAT_NAME}', found {attributes.get('format')!r}")
+        if attributes.get("version") != FORMAT_VERSION:
+            raise InputError(
+                f"{name}: expected format version {FORMAT_VERSION}, found {attributes.get('version')} "
+                f"(written by {attributes.get('created_by')})"
+            )
+        arrays = {}
+        for dataset in (*DATASETS, GROUP_INDEX):
+            if dataset not in file:
+                raise InputError(f"{name}: damaged: the dataset {dataset} is missing")
+            arrays[dataset] = file[dataset][...]
+    if _content_hash(attributes, arrays) != attributes.get("content_hash"):
+        raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
+    shift = json.loads(attributes["energy_shift"])
+    names = json.loads(attributes["groups"])
+    tensors = {}
+    for dataset, (field, _) in DATASETS.items():
+        tensor = torch.from_numpy(arrays[dataset])
+        tensors[field] = {"species": tensor.long, "pbc": tensor.bool}.get(field, lambda tensor=tensor: tensor)()
+    training_set = TrainingSet(
+        descriptor=_descriptor(json.loads(attributes["settings"])),
+        energy_shift=None if shift is None else tuple(shift),
+        potential_header=tuple(attributes["potential_header"].split("\n")),
+        groups=tuple(names[k] for k in arrays[GROUP_INDEX]),
+        **tensors,
+    )
+    return training_set, attributes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count` of a set: the structures whose number in the files, mod count, is index."""
+
+    index: int
+    count: int
+    n_structures: int  # of the whole, all shards together
+    inputs: str  # hash of everything that must be the same for all shards: inputs, potential, e_shift
+
+    def __post_init__(self) -> None:
+        if not (self.count >= 1 and 0 <= self.index < self.count):
+            raise InputError(f"shard: expected I/N with 0 <= I < N, got {self.index}/{self.count}")
+
+    def describe(self) -> dict[str, Any]:
+        return {"index": self.index, "count": self.count, "n_structures": self.n_structures, "inputs": self.inputs}
+
+
+def shard_path(path: str | os.PathLike[str], index: int, count: int) -> Path:
+    """`set.h5` as `set.0-of-4.h5`."""
+    whole = Path(path)
+    return whole.with_name(f"{whole.stem}.{index}-of-{count}{whole.suffix}")
+
+
+def manifest_path(path: str | os.PathLike[str]) -> Path:
+    """`set.h5` as `set.json`."""
+    return Path(path).with_suffix(".json")
+
+
+def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: Shard) -> tuple[Path, list[int]]:
+    """Write one shard of the set `path` and bring the manifest up to date.
+
+    Returns:
+        The shard's file, and the shards that are still missing.
+
+    Raises:
+        InputError: a shard of other inputs is already there, or a file cannot be written.
+    """
+    target = shard_path(path, shard.index, shard.count)
+    content_hash = save_training_set(training_set, target, shard=shard)
+    manifest = manifest_path(path)
+    with _locked(manifest):
+        known: dict[str, Any] = {}
+        if manifest.exists():
+            earlier = _read_manifest(manifest)
+            # Another job array with the same name replaces the manifest: its shards are other files.
+            if (earlier["count"], earlier["inputs"]) == (shard.count, shard.inputs):
+                known = earlier["shards"]
+        known[str(shard.index)] = {"file": target.name, "content_hash": content_hash, "n_structures": len(training_set)}
+        content = {
+            "format": MANIFEST_NAME,
+            "version": FORMAT_VERSION,
+            "count": shard.count,
+            "n_structures": shard.n_structures,
+            "inputs": shard.inputs,
+            "shards": dict(sorted(known.items(), key=lambda item: int(item[0]))),
+        }
+        with atomic_text(manifest) as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+    return target, [index for index in range(shard.count) if str(index) not in known]
+
+
+@contextlib.contextmanager
+def _locked(manifest: Path) -> Iterator[None]:
+    """One process at a time. The lock file stays: removing it would let two processes lock two files."""
+    with open(manifest.with_name(f".{manifest.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: expected a training set manifest, found no valid JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != MANIFEST_NAME:
+        raise InputError(f"{path}: expected a training set manifest ('format': '{MANIFEST_NAME}'), found other JSON")
+    if content.get("version") != FORMAT_VERSION:
+        raise InputError(f"{path}: expected manifest version {FORMAT_VERSION}, found {content.get('version')}")
+    missing = {"count", "n_structures", "inputs", "shards"} - content.keys()
+    if missing:
+        raise InputError(f"{path}: damaged: {', '.join(sorted(missing))} missing")
+    return content
+
+
+def load_manifest(path: Path) -> TrainingSet:
+    """All shards as one set, in file order.
+
+    Raises:
+        InputError: a shard is missing (named), damaged, or not the one that the manifest names.
+    """
+    manifest = _read_manifest(path)
+    parts = []
+    for index in range(manifest["count"]):
+        entry = manifest["shards"].get(str(index))
+        if entry is None:
+            stem = path.with_suffix("").name
+            raise InputError(
+                f"{path}: shard {index} of {manifest['count']} is missing ({stem}.{index}-of-{manifest['count']}.h5): "
+                "its job has not finished"
+            )
+        file = path.with_name(entry["file"])
+        if not file.exists():
+            raise InputError(f"{path}: shard {index} of {manifest['count']} is missing: {file} does not exist")
+        part, attributes = load_hdf5(str(file))
+        if attributes["content_hash"] != entry["content_hash"]:
+            raise InputError(f"{path}: shard {index}: {file} is not the file that the manifest names (other content)")
+        parts.append(part)
+    whole = interleave(parts)
+    if len(whole) != manifest["n_structures"]:
+        raise InputError(f"{path}: expected {manifest['n_structures']} structures, the shards hold {len(whole)}")
+    return whole

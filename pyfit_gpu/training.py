@@ -1,0 +1,271 @@
+"""Training: full-batch LBFGS on the loss of one set, with observers that write logs and backups as it goes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.networks import ElementNetworks
+from pyfit_gpu.objective import EnergyObjective, l2_penalty
+from pyfit_gpu.potential import Potential
+from pyfit_gpu.training_set import TrainingSet, require_same_inputs
+
+LineSearch = Literal["strong-wolfe", "none"]
+MAX_RESTARTS = 3
+RESTART_MAX_RANDOM = 0.5
+
+_log = logging.getLogger("pyfit_gpu")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to train. The classic program: no line search, learning rate 0.05."""
+
+    steps: int = 100
+    line_search: LineSearch = "strong-wolfe"
+    learning_rate: float = 1.0  # first trial step of the line search, or the step length without one
+    max_iterations: int = 10  # LBFGS iterations inside one step
+    history_size: int = 100
+    l2: float = 0.0  # eV/atom, prefactor of the weights' norms
+    error_restart_level: float = 0.0  # eV/atom; a loss above it draws new weights; 0: never
+    validation_interval: int = 1  # steps; 0: never
+    seed: int | None = None  # of the weights drawn at a restart
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "validation_interval"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
+        for name in ("max_iterations", "history_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected a whole number above 0, got {getattr(self, name)}")
+        for name in ("l2", "error_restart_level"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
+        if self.line_search not in ("strong-wolfe", "none"):
+            raise InputError(f"line_search: expected strong-wolfe or none, got {self.line_search!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """The state after `step` steps."""
+
+    step: int
+    loss: float  # eV/atom, on the training structures, without the L2 term
+    validation: float | None  # eV/atom, where this step computes it
+    potential: Potential
+    energies_per_atom: Callable[[], Tensor]  # (B,) eV/atom of the training structures, computed when called
+
+
+class Observer(Protocol):
+    """Sees every row as soon as it is known."""
+
+    def begin(self) -> None:
+        """Row 0 comes next: at the start, and again when training restarts with new weights."""
+
+    def see(self, row: Row) -> None: ...
+
+
+@dataclass
+class History:
+    """What a fit did: one entry per step, and row 0 before the first."""
+
+    loss: list[float] = field(default_factory=list)  # eV/atom
+    validation: dict[int, float] = field(default_factory=dict)  # step: eV/atom
+    n_restarts: int = 0
+    n_evaluations: int = 0  # of loss and gradient
+    interrupted: bool = False
+    gave_up: bool = False  # the loss was above error_restart_level once more than MAX_RESTARTS allow
+
+
+class TrainingFailure(RuntimeError):
+    """The loss is no longer a number; the potential keeps the last weights for which it was."""
+
+
+class _Closure:
+    """Loss and gradient at the current weights; a second call at the same weights costs nothing."""
+
+    def __init__(self, objective: EnergyObjective, networks: ElementNetworks, l2: float) -> None:
+        self.objective = objective
+        self.shape = networks
+        self.l2 = l2
+        self.weights = networks.flat().requires_grad_(True)
+        self.n_evaluations = 0
+        self._known_at: Tensor | None = None
+        self._loss = math.nan
+        self._optimised = math.nan
+
+    def networks(self) -> ElementNetworks:
+        return ElementNetworks.from_flat(
+            self.weights,
+            self.shape.layer_sizes,
+            n_elements=self.shape.n_elements,
+            activation=self.shape.activation,
+        )
+
+    def evaluate(self) -> float:
+        """The loss; the gradient of loss and penalty is left in the weights."""
+        if self._known_at is None or not torch.equal(self._known_at, self.weights):
+            networks = self.networks()
+            loss = self.objective.loss(networks).sum()
+            optimised = loss + self.l2 * l2_penalty(networks).sum() if self.l2 else loss
+            (self.weights.grad,) = torch.autograd.grad(optimised, self.weights)
+            self._loss, self._optimised = torch.stack((loss, optimised)).tolist()
+            self._known_at = self.weights.detach().clone()
+            self.n_evaluations += 1
+        return self._loss
+
+    def optimised(self) -> float:
+        self.evaluate()
+        return self._optimised
+
+    def optimizer(self, settings: FitSettings) -> torch.optim.LBFGS:
+        return torch.optim.LBFGS(
+            [self.weights],
+            lr=settings.learning_rate,
+            max_iter=settings.max_iterations,
+            history_size=settings.history_size,
+            line_search_fn="strong_wolfe" if settings.line_search == "strong-wolfe" else None,
+        )
+
+
+def fit(
+    potential: Potential,
+    train: TrainingSet,
+    validation: TrainingSet | None = None,
+    *,
+    steps: int | None = None,
+    settings: FitSettings | None = None,
+    observers: Sequence[Observer] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> History:
+    """Train the networks' weights in place, in the dtype and on the device of the training set.
+
+    Args:
+        potential: its weights are the start and receive the result.
+        train: structures that all have an energy.
+        validation: structures that all have an energy; None or empty: no validation.
+        steps: overrides `settings.steps`; 0 evaluates and changes nothing.
+        observers: are told about every row as soon as it is known.
+        should_stop: asked after every step.
+
+    Raises:
+        InputError: a set made with other descriptor settings (named), or a physically informed potential.
+        TrainingFailure: the loss is no longer a number.
+    """
+    settings = settings or FitSettings()
+    if steps is not None:
+        settings = replace(settings, steps=steps)
+    potential.require_straight("train")
+    require_same_inputs(potential.descriptor, train.descriptor, "the training set is not this potential's")
+    if validation is not None and len(validation):
+        require_same_inputs(potential.descriptor, validation.descriptor, "the validation set is not this potential's")
+    run = _Run(potential, train, validation, settings, observers)
+    with torch.enable_grad():
+        return run.until_done(should_stop)
+
+
+class _Run:
+    def __init__(
+        self,
+        potential: Potential,
+        train: TrainingSet,
+        validation: TrainingSet | None,
+        settings: FitSettings,
+        observers: Sequence[Observer],
+    ) -> None:
+        self.potential = potential
+        self.settings = settings
+        self.observers = observers
+        self.objective = EnergyObjective(train)
+        self.validation = EnergyObjective(validation) if validation is not None and len(validation) else None
+        self.history = History()
+        like = train.features
+        self.closure = _Closure(self.objective, potential.networks.to(like.device, like.dtype), settings.l2)
+        self.optimizer = self.closure.optimizer(settings)
+
+    def until_done(self, should_stop: Callable[[], bool]) -> History:
+        self._begin()
+        step = 0
+        while True:
+            loss = self.closure.evaluate()
+            if self._too_large(loss):
+                if self.history.n_restarts == MAX_RESTARTS:
+                    self.history.gave_up = True
+                    self._record(step, loss)
+                    break
+                self._restart(step, loss)
+                step = 0
+                continue
+            if not math.isfinite(loss):
+                raise TrainingFailure(
+                    f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try a "
+                    "smaller learning_rate, strong-wolfe as line_search, or an error_restart_level"
+                )
+            self._record(step, loss)
+            if step == self.settings.steps:
+                break
+            if should_stop():
+                self.history.interrupted = True
+                break
+            self.optimizer.step(self.closure.optimised)  # type: ignore[arg-type]
+            step += 1
+        self.history.n_evaluations = self.closure.n_evaluations
+        return self.history
+
+    def _begin(self) -> None:
+        self.history.loss.clear()
+        self.history.validation.clear()
+        for observer in self.observers:
+            observer.begin()
+
+    def _too_large(self, loss: float) -> bool:
+        level = self.settings.error_restart_level
+        return level > 0 and not loss <= level  # NaN is too large as well
+
+    def _restart(self, step: int, loss: float) -> None:
+        self.history.n_restarts += 1
+        _log.warning(
+            "step %d: the loss %.6g eV/atom is above error_restart_level %g: restart %d of %d with new weights",
+            step,
+            loss,
+            self.settings.error_restart_level,
+            self.history.n_restarts,
+            MAX_RESTARTS,
+        )
+        seed = None if self.settings.seed is None else self.settings.seed + self.history.n_restarts
+        drawn = self.potential.randomized(seed, RESTART_MAX_RANDOM).networks.flat()
+        with torch.no_grad():
+            self.closure.weights.copy_(drawn)
+        self.optimizer = self.closure.optimizer(self.settings)
+        self._begin()
+
+    @torch.no_grad()
+    def _record(self, step: int, loss: float) -> None:
+        self.history.loss.append(loss)
+        networks = self.closure.networks()
+        if step or self.history.n_restarts:
+            self._write_back(networks)
+        validation = None
+        interval = self.settings.validation_interval
+        if self.validation is not None and interval and step % interval == 0:
+            validation = float(self.validation.loss(networks))
+            self.history.validation[step] = validation
+        row = Row(step, loss, validation, self.potential, lambda: self.objective.energies_per_atom(networks)[0])
+        for observer in self.observers:
+            observer.see(row)
+
+    def _write_back(self, networks: ElementNetworks) -> None:
+        """The result goes into the potential's own tensors; before the first step there is none."""
+        for mine, new in zip(self.potential.networks.weights, networks.weights, strict=True):
+            mine.copy_(new)
+        for mine, new in zip(self.potential.networks.biases, networks.biases, strict=True):
+            mine.copy_(new)

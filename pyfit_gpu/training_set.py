@@ -1,0 +1,226 @@
+"""Features and labels of structures: what a network is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyfit_gpu.descriptor import LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import header_lines
+from pyfit_gpu.potential import Potential, feature_batches
+from pyfit_gpu.splits import Split, classic_split
+from pyfit_gpu.structures import Structures
+
+ATOM_FIELDS = ("features", "species", "positions", "forces")
+STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stress")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Flat atoms, one structure after the other, in file order. What is not known is NaN, never zero."""
+
+    descriptor: LocalStructureParameters
+    energy_shift: tuple[float, ...] | None  # eV per atom of each element; None: already in `energy`
+    potential_header: tuple[str, ...]  # .nn.dat header of the potential the set was made with
+    groups: tuple[str, ...]  # (B,)
+    features: Tensor  # (n_atoms, n_features)
+    species: Tensor  # (n_atoms,) int64, index into the descriptor's elements
+    positions: Tensor  # (n_atoms, 3) Å
+    forces: Tensor  # (n_atoms, 3) eV/Å
+    sizes: Tensor  # (B,) int64, atoms of each structure
+    energy: Tensor  # (B,) eV, the file's own scale
+    volume: Tensor  # (B,) Å^3, zero for a structure without a full cell
+    weight: Tensor  # (B,)
+    cell: Tensor  # (B, 3, 3) Å, rows are the vectors
+    pbc: Tensor  # (B, 3) bool
+    stress: Tensor  # (B, 6) eV/Å^3, ASE's sign and order
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.species)
+
+    @property
+    def has_energy(self) -> Tensor:
+        """(B,) bool."""
+        return ~torch.isnan(self.energy)
+
+    @property
+    def volume_per_atom(self) -> Tensor:
+        """(B,) Å^3."""
+        return self.volume / self.sizes
+
+    @property
+    def energy_used(self) -> Tensor:
+        """(B,) eV, the networks' scale: energy plus the energy shift of each atom."""
+        if self.energy_shift is None or not any(self.energy_shift):
+            return self.energy
+        counts = torch.stack([self.count_species(species) for species in range(self.descriptor.n_elements)], dim=1)
+        return self.energy + counts.to(self.energy.dtype) @ self.energy.new_tensor(self.energy_shift)
+
+    def count_species(self, species: int) -> Tensor:
+        """(B,) int64, atoms of one element in each structure."""
+        structure = torch.repeat_interleave(self.sizes)
+        return torch.bincount(structure[self.species == species], minlength=len(self))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TrainingSet:
+        """Floating-point tensors in the given dtype, all on the given device."""
+        moved: dict[str, Tensor] = {}
+        for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS):
+            value: Tensor = getattr(self, name)
+            moved[name] = value.to(device, dtype if dtype and value.is_floating_point() else value.dtype)
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+    def select(self, rows: Sequence[int] | Tensor) -> TrainingSet:
+        """The named structures in the given order."""
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.sizes.device)
+        ends = torch.cumsum(self.sizes, 0)
+        sizes = self.sizes[index]
+        owner = torch.repeat_interleave(sizes)
+        first = torch.cumsum(sizes, 0) - sizes
+        atoms = (ends - self.sizes)[index][owner] + torch.arange(len(owner), device=owner.device) - first[owner]
+        taken: dict[str, Tensor] = {name: getattr(self, name)[atoms] for name in ATOM_FIELDS}
+        taken |= {name: getattr(self, name)[index] for name in STRUCTURE_FIELDS}
+        groups = tuple(self.groups[row] for row in index.tolist())
+        return replace(self, groups=groups, **taken)  # type: ignore[arg-type]
+
+    def plan_split(self, train_fraction: float = 0.9, seed: int = 2) -> Split:
+        """Which structures train and which validate, by the classic rule; those without an energy do neither.
+
+        Raises:
+            InputError: a train_fraction outside 0 .. 1, or no structure with an energy.
+        """
+        return classic_split(
+            self.groups,
+            self.volume_per_atom.cpu().double().numpy(),
+            self.has_energy.cpu().numpy(),
+            train_fraction,
+            seed,
+        )
+
+    def split(self, train_fraction: float = 0.9, seed: int = 2) -> tuple[TrainingSet, TrainingSet]:
+        """Training and validation sets, see `plan_split`."""
+        plan = self.plan_split(train_fraction, seed)
+        return self.select(plan.train), self.select(plan.validation)
+
+
+def require_same_inputs(expected: LocalStructureParameters, found: LocalStructureParameters, where: str) -> None:
+    """Refuse to mix sets and potentials whose settings give other network inputs.
+
+    Raises:
+        InputError: with the name of the differing setting and both values.
+    """
+    theirs = found.identity()
+    for name, value in expected.identity().items():
+        if theirs[name] != value:
+            raise InputError(f"{where}: {name}: expected {value}, found {theirs[name]}")
+
+
+def assemble(
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    e_shift: float | None = 0.0,
+    backend: str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> TrainingSet:
+    """A training set from structures that `take` gives in batches; see `build_training_set`.
+
+    Args:
+        sizes: atoms of each structure.
+        take: gives the batch of the named structures.
+        progress: called with the number of atoms done so far.
+    """
+    parts: dict[str, Tensor] = {}
+    groups = [""] * len(sizes)
+    done = 0
+    for batch in feature_batches(sizes, take, potential, backend=backend):
+        structures = batch.structures
+        atom_values = {
+            "features": batch.features,
+            "species": batch.species,
+            "positions": structures.flatten(structures.positions),
+            "forces": structures.flatten(structures.forces),
+        }
+        structure_values = {
+            "sizes": torch.tensor(structures.sizes, device=batch.features.device),
+            "energy": structures.energy,
+            "volume": structures.volume,
+            "weight": structures.weight,
+            "cell": structures.cell,
+            "pbc": structures.pbc,
+            "stress": structures.stress,
+        }
+        rows = torch.tensor(batch.rows, device=batch.features.device)
+        _place(parts, atom_values, batch.atoms, sum(sizes))
+        _place(parts, structure_values, rows, len(sizes))
+        for row, group in zip(batch.rows, structures.groups, strict=True):
+            groups[row] = group
+        done += structures.n_atoms
+        if progress:
+            progress(done)
+    return TrainingSet(
+        descriptor=potential.descriptor,
+        energy_shift=None if e_shift is None else (e_shift,) * potential.descriptor.n_elements,
+        potential_header=tuple(header_lines(potential)),
+        groups=tuple(groups),
+        **parts,
+    )
+
+
+def _place(parts: dict[str, Tensor], values: dict[str, Tensor], index: Tensor, total: int) -> None:
+    for name, value in values.items():
+        if name not in parts:
+            parts[name] = value.new_empty(total, *value.shape[1:])
+        parts[name][index] = value
+
+
+def build_training_set(
+    structures: Structures, potential: Potential, *, e_shift: float = 0.0, backend: str = "auto"
+) -> TrainingSet:
+    """Features and labels of every structure, in file order, on the structures' device.
+
+    Args:
+        structures: a batch; those without an energy are kept, and neither trained on nor scored.
+        potential: gives the descriptor.
+        e_shift: eV per atom, added to the energies when they are used: E_used = E_file + n_atoms * e_shift.
+
+    Raises:
+        InputError: as `featurize`.
+    """
+    return assemble(structures.sizes, structures.select, potential, e_shift=e_shift, backend=backend)
+
+
+def concatenate(sets: Sequence[TrainingSet]) -> TrainingSet:
+    """One set after the other.
+
+    Raises:
+        InputError: other descriptor settings or another energy shift, with the name of the setting.
+    """
+    first = sets[0]
+    for other in sets[1:]:
+        require_same_inputs(first.descriptor, other.descriptor, "the training sets differ")
+        if first.energy_shift != other.energy_shift:
+            raise InputError(
+                f"the training sets differ: e_shift: expected {first.energy_shift}, found {other.energy_shift}"
+            )
+    joined: dict[str, Tensor] = {
+        name: torch.cat([getattr(part, name) for part in sets]) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)
+    }
+    groups = tuple(group for part in sets for group in part.groups)
+    return replace(first, groups=groups, **joined)  # type: ignore[arg-type]
+
+
+def interleave(shards: Sequence[TrainingSet]) -> TrainingSet:
+    """Shards back in file order: structure i of the whole is structure i // N of shard i mod N."""
+    whole = concatenate(shards)
+    starts = np.cumsum([0, *(len(shard) for shard in shards)])
+    return whole.select([int(starts[i % len(shards)]) + i // len(shards) for i in range(len(whole))])

@@ -1,0 +1,99 @@
+"""Fixtures that several test modules share: where the data lie, and small structures made on the spot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.data import atomic_numbers
+
+from pyfit_gpu.structures import Frame
+
+TESTS = Path(__file__).parent
+MakeFrame = Callable[..., Frame]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tests are small: threads would only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def own_data() -> Path:
+    """Structures, potentials and their reference values, committed with the tests."""
+    return TESTS / "data" / "own"
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The optional folder of reference data: beside the checkout, or where PYFIT_SHARED says."""
+    folder = Path(os.environ.get("PYFIT_SHARED") or TESTS.parent.parent / "shared") / "reference"
+    if not folder.is_dir():
+        pytest.skip(f"the optional folder of reference data is not here ({folder}); PYFIT_SHARED may name another")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_frame() -> MakeFrame:
+    """A frame from plain lists; a cell and pbc left out mean a molecule in vacuum."""
+
+    def make(
+        positions: Sequence[Sequence[float]] | np.ndarray,
+        cell: Sequence[Sequence[float]] | np.ndarray | None = None,
+        *,
+        pbc: Sequence[bool] | None = None,
+        symbols: Sequence[str] | None = None,
+        source: str = "made.dat, structure 1 (line 1)",
+        **labels: object,
+    ) -> Frame:
+        positions = np.array(positions, dtype=np.float64).reshape(-1, 3)
+        periodic = cell is not None
+        symbols = ["Si"] * len(positions) if symbols is None else symbols
+        return Frame(
+            positions=positions,
+            cell=np.array(cell, dtype=np.float64) if periodic else np.zeros((3, 3)),
+            pbc=np.array([periodic] * 3 if pbc is None else pbc, dtype=np.bool_),
+            atomic_numbers=np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int64),
+            group="made",
+            source=source,
+            **labels,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_frame(make_frame: MakeFrame) -> MakeFrame:
+    """A random structure in a random, skewed cell with no two atoms or images closer than 1.2 Å."""
+
+    def make(
+        seed: int,
+        n_atoms: int,
+        *,
+        length: float = 5.5,
+        skew: float = 0.5,
+        elements: Sequence[str] = ("Si",),
+        scatter: int = 0,
+        **keywords: object,
+    ) -> Frame:
+        rng = np.random.default_rng(seed)
+        while True:
+            cell = length * (np.eye(3) + skew * rng.uniform(-1, 1, (3, 3)))
+            fractional = rng.uniform(0, 1, (n_atoms, 3))
+            difference = fractional[:, None] - fractional[None] + 0.0
+            images = np.array(np.meshgrid(*[range(-3, 4)] * 3)).reshape(3, -1).T  # the nearest are among these
+            distances = np.linalg.norm((difference[:, :, None] + images) @ cell, axis=3)
+            distances[np.arange(n_atoms), np.arange(n_atoms), len(images) // 2] = np.inf
+            if distances.min() > 1.2 and abs(np.linalg.det(cell)) > 10.0:
+                break
+        # `scatter` moves each atom by whole cell vectors: the same crystal, atoms far outside the cell.
+        fractional = fractional + rng.integers(-scatter, scatter + 1, (n_atoms, 3))
+        symbols = [elements[k % len(elements)] for k in rng.permutation(n_atoms)]
+        return make_frame(fractional @ cell, cell, symbols=symbols, **keywords)
+
+    return make
