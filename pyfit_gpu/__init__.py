@@ -1,1 +1,74 @@
-"""pyfit-gpu"""
+"""Neural-network interatomic potentials from DFT data, as batched tensors on one device.
+
+The public names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pyfit_gpu._version import __version__
+
+if TYPE_CHECKING:
+    from pyfit_gpu.descriptor import LocalStructureParameters
+    from pyfit_gpu.errors import InputError
+    from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+    from pyfit_gpu.loading import load_structures, load_training_set
+    from pyfit_gpu.neighbors import Neighbors, find_neighbors
+    from pyfit_gpu.potential import Potential, evaluate, featurize
+    from pyfit_gpu.store import save_training_set
+    from pyfit_gpu.structures import Structures
+    from pyfit_gpu.training import FitSettings, fit
+    from pyfit_gpu.training_set import TrainingSet, build_training_set
+
+_HOMES = {
+    "FitSettings": "training",
+    "InputError": "errors",
+    "LocalStructureParameters": "descriptor",
+    "Neighbors": "neighbors",
+    "Potential": "potential",
+    "Structures": "structures",
+    "TrainingSet": "training_set",
+    "build_training_set": "training_set",
+    "evaluate": "potential",
+    "featurize": "potential",
+    "find_neighbors": "neighbors",
+    "fit": "training",
+    "load_potential": "formats.nn_dat",
+    "load_structures": "loading",
+    "load_training_set": "loading",
+    "save_potential": "formats.nn_dat",
+    "save_training_set": "store",
+}
+
+__all__ = [
+    "FitSettings",
+    "InputError",
+    "LocalStructureParameters",
+    "Neighbors",
+    "Potential",
+    "Structures",
+    "TrainingSet",
+    "__version__",
+    "build_training_set",
+    "evaluate",
+    "featurize",
+    "find_neighbors",
+    "fit",
+    "load_potential",
+    "load_structures",
+    "load_training_set",
+    "save_potential",
+    "save_training_set",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"pyfit_gpu.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,7 +22,10 @@ N_BOND_ORDER_PARAMETERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Potential:
-    """Descriptor and networks with what else a .nn.dat file holds. `fit` changes the networks' weights in place."""
+    """Descriptor and networks with what else a .nn.dat file holds.
+
+    Only `fit` changes anything, in place: the networks' weights, and the energy shift to that of the training set.
+    """
 
     descriptor: LocalStructureParameters
     networks: ElementNetworks
@@ -30,7 +33,7 @@ class Potential:
     max_random: float  # half-width of the interval of random weights
     use_baseline: bool  # whether network outputs are added to the bond-order parameters
     bond_order_parameters: tuple[float, ...]  # A, alpha, B, beta, h, sigma, a, lambda
-    energy_shift: tuple[float, ...] | None = None  # eV per atom of each element; None: not known
+    energy_shift: Tensor  # (S,) float64 on the CPU, eV per atom of each element; NaN: not known
 
     @property
     def is_physically_informed(self) -> bool:
@@ -45,7 +48,7 @@ class Potential:
         return self.networks.weights[0].dtype
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Potential:
-        return replace(self, networks=self.networks.to(device, dtype))
+        return replace(self, networks=self.networks.to(device, dtype), energy_shift=self.energy_shift.clone())
 
     def randomized(self, seed: int | None, max_random: float | None = None) -> Potential:
         """The same potential with weights and biases drawn uniformly from +-max_random (the header's, if None)."""
@@ -56,7 +59,7 @@ class Potential:
             n_elements=self.descriptor.n_elements,
             activation=self.networks.activation,
         )
-        return replace(self, networks=networks.to(self.device, self.dtype))
+        return replace(self, networks=networks.to(self.device, self.dtype), energy_shift=self.energy_shift.clone())
 
     def require_straight(self, purpose: str) -> None:
         """Refuse what has no energies yet: physically informed networks."""

@@ -149,6 +149,8 @@ def fit(
 ) -> History:
     """Train the networks' weights in place, in the dtype and on the device of the training set.
 
+    The potential takes over the set's energy shift (unknown, if the set does not know it).
+
     Args:
         potential: its weights are the start and receive the result.
         train: structures that all have an energy.
@@ -168,6 +170,8 @@ def fit(
     require_same_inputs(potential.descriptor, train.descriptor, "the training set is not this potential's")
     if validation is not None and len(validation):
         require_same_inputs(potential.descriptor, validation.descriptor, "the validation set is not this potential's")
+    shift = train.energy_shift or (math.nan,) * potential.descriptor.n_elements
+    potential.energy_shift.copy_(torch.tensor(shift, dtype=torch.float64))
     run = _Run(potential, train, validation, settings, observers)
     with torch.enable_grad():
         return run.until_done(should_stop)
@@ -216,7 +220,7 @@ class _Run:
             if should_stop():
                 self.history.interrupted = True
                 break
-            self.optimizer.step(self.closure.optimised)  # type: ignore[arg-type]
+            self.optimizer.step(self.closure.optimised)
             step += 1
         self.history.n_evaluations = self.closure.n_evaluations
         return self.history

@@ -85,7 +85,7 @@ def random_frame(make_frame: MakeFrame) -> MakeFrame:
         while True:
             cell = length * (np.eye(3) + skew * rng.uniform(-1, 1, (3, 3)))
             fractional = rng.uniform(0, 1, (n_atoms, 3))
-            difference = fractional[:, None] - fractional[None] + 0.0
+            difference = fractional[:, None] - fractional[None]
             images = np.array(np.meshgrid(*[range(-3, 4)] * 3)).reshape(3, -1).T  # the nearest are among these
             distances = np.linalg.norm((difference[:, :, None] + images) @ cell, axis=3)
             distances[np.arange(n_atoms), np.arange(n_atoms), len(images) // 2] = np.inf

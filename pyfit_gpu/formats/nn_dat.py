@@ -183,13 +183,13 @@ def _read_header(reader: _Reader) -> tuple[Potential, bool]:
         max_random=max_random,
         use_baseline=use_baseline,
         bond_order_parameters=baseline,
-        energy_shift=None if None in shifts else shifts,
+        energy_shift=torch.tensor(shifts, dtype=torch.float64),
     )
     return draft, randomize == 1
 
 
-def _element(reader: _Reader) -> tuple[str, float, float | None]:
-    """Symbol, mass and, where the comment says it, energy shift."""
+def _element(reader: _Reader) -> tuple[str, float, float]:
+    """Symbol, mass and the energy shift, NaN where no comment says it."""
     from ase.data import atomic_numbers
 
     expected = "an element symbol and its mass"
@@ -198,7 +198,7 @@ def _element(reader: _Reader) -> tuple[str, float, float | None]:
     if symbol not in atomic_numbers:
         raise reader.error("an element symbol and its mass")
     mass = reader.number_at(cells, 1, expected)
-    shift = None
+    shift = math.nan
     if "e_shift" in cells:
         shift = reader.number_at(cells, cells.index("e_shift") + 1, "a number after e_shift")
     return symbol, mass, shift
@@ -246,9 +246,9 @@ def header_lines(potential: Potential) -> list[str]:
         " - Gi version, reference Gi and type of logistic function.",
         f" {descriptor.n_elements} - number of chemical species in the system.",
     ]
-    shifts = potential.energy_shift or (None,) * descriptor.n_elements
+    shifts = potential.energy_shift.tolist()
     for symbol, mass, shift in zip(descriptor.elements, potential.masses, shifts, strict=True):
-        comment = "" if shift is None else f" - e_shift {number(shift)}"
+        comment = "" if math.isnan(shift) else f" - e_shift {number(shift)}"
         lines.append(f" {symbol} {number(mass)}{comment}")
     lengths = (potential.max_random, descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width)
     lines.append(" 0 " + " ".join(map(number, lengths)))

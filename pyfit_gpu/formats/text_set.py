@@ -138,15 +138,15 @@ def _read(lines: _Lines) -> TrainingSet:
     sizes = torch.tensor(table.sizes)
     energy = torch.tensor(table.energies, dtype=torch.float64)
     species = torch.tensor(table.species)
-    if draft.energy_shift is not None:
+    shift_known = not bool(draft.energy_shift.isnan().any())
+    if shift_known:
         # Stored apart: what the file gives is E_used, what the set keeps is the energy without the shift.
         owner = torch.repeat_interleave(sizes)
-        shift_of_atom = torch.tensor(draft.energy_shift, dtype=torch.float64)[species]
-        energy = energy - torch.zeros_like(energy).index_add_(0, owner, shift_of_atom)
+        energy = energy - torch.zeros_like(energy).index_add_(0, owner, draft.energy_shift[species])
     unknown = torch.full((n_structures,), float("nan"), dtype=torch.float64)
     return TrainingSet(
         descriptor=descriptor,
-        energy_shift=draft.energy_shift,
+        energy_shift=tuple(draft.energy_shift.tolist()) if shift_known else None,
         potential_header=tuple(header),
         groups=tuple(table.groups),
         features=torch.from_numpy(table.features),

@@ -143,12 +143,18 @@ def test_group_of_a_file_whose_name_begins_with_a_dot_or_has_blanks(tmp_path: Pa
     assert read(xyz(tmp_path / "my run.xyz", LATTICE))[0].group == "my_run"
 
 
-@pytest.mark.parametrize("name", ["set@2.xyz", "postgres.xyz", "si.dat", "noextension"])
+@pytest.mark.parametrize("name", ["postgres.xyz", "si.dat", "noextension"])
 def test_names_that_mean_more_to_ase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    xyz(Path(name), f"{LATTICE} energy=-3")
+    xyz(Path(name), "energy=-3" if name.startswith("postgres") else f"{LATTICE} energy=-3")
     frames = list(read_ase_frames(name))
     assert (frames[0].energy, frames[0].source) == (-3.0, f"{name}, structure 1")
+
+
+def test_at_sign_in_a_name_is_no_index(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "set.traj", [dimer(), dimer()])
+    os.rename(tmp_path / "set.traj", tmp_path / "set@1.traj")
+    assert len(read(tmp_path / "set@1.traj")) == 2
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (9,)])

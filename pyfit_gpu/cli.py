@@ -1,0 +1,360 @@
+"""The command line. It only translates: options to keywords, exceptions to messages and exit statuses.
+
+Heavy modules are imported when a verb runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pyfit_gpu._version import __version__
+from pyfit_gpu.interrupts import STATUS_SIGINT, STATUS_SIGTERM, Terminated, raise_on_sigterm
+
+STATUS_FAILED = 1
+STATUS_USAGE = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line with the nearest known option; options are never guessed from their beginning."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(STATUS_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
+        options, rest = self.parse_known_args(words)
+        if rest:
+            self.refuse_unknown(rest[0])
+        return options
+
+    def refuse_unknown(self, word: str) -> NoReturn:
+        name = word.split("=")[0]
+        if not name.startswith("-"):
+            self.error(f"unexpected argument {word!r}")
+        nearest = difflib.get_close_matches(name, list(self._option_string_actions), n=1, cutoff=0.4)
+        self.error(f"unknown option {name}{f' (did you mean {nearest[0]}?)' if nearest else ''}")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text}")
+    return value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I = 0 .. N-1, got {text}")
+    return int(index), int(count)
+
+
+def _common(verb: argparse.ArgumentParser, *, outputs: bool = True) -> None:
+    device = verb.add_mutually_exclusive_group()
+    device.add_argument("--device", default="auto", help="cpu, cuda:N, or auto: a GPU if there is one (default)")
+    device.add_argument("--gpu-affinity", type=_whole, metavar="N", help="the same as --device cuda:N")
+    device.add_argument("--force-cpu", action="store_true", help="the same as --device cpu")
+    verb.add_argument("--n-threads", type=_whole, default=0, metavar="N", help="CPU threads; 0: torch's choice")
+    verb.add_argument("--dtype", default="float64", choices=("float64", "float32"), help="precision (float64)")
+    if outputs:
+        verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+        verb.add_argument("--unique", action="store_true", help="number outputs: set.00000.h5, the first free one")
+    verb.add_argument("--quiet", action="store_true", help="only warnings and errors")
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(prog="pyfit-gpu", description="Neural-network interatomic potentials from DFT data.")
+    parser.add_argument("--version", action="version", version=f"pyfit-gpu {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_prepare(verbs)
+    _add_train(verbs)
+    _add_evaluate(verbs)
+    verb = verbs.add_parser("info", help="what a file is, in a few lines")
+    verb.add_argument("file", metavar="FILE")
+    verb = verbs.add_parser("convert", help="between the classic and the new formats")
+    verb.add_argument("source", metavar="IN")
+    verb.add_argument("target", metavar="OUT", help=".h5, .extxyz, .nn.dat, or else the classic text")
+    _common(verb)
+    verbs.add_parser("run", help="the classic program's job: same keys, same files (-h WORD narrows its help)")
+    return parser
+
+
+def _add_prepare(verbs: Any) -> None:
+    verb = verbs.add_parser("prepare", help="DFT files to an HDF5 training set")
+    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
+    verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
+    verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
+    verb.add_argument("--e-shift", type=float, metavar="X", help="eV per atom added to the energies (0)")
+    verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
+    verb.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
+    )
+    _common(verb)
+
+
+def _add_train(verbs: Any) -> None:
+    verb = verbs.add_parser("train", help="a training set to a fitted potential")
+    add = verb.add_argument
+    add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
+    add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to start from; never changed")
+    add("--out", required=True, metavar="NN_OUT", help="potential to write")
+    add("--steps", type=_whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
+    add("--train-fraction", type=float, default=0.9, metavar="F", help="share of each group that trains (0.9)")
+    add("--seed", type=_whole, default=2, help="of the split (2); 0: a random one")
+    add("--weight-seed", type=_whole, help="of random weights (the same as --seed)")
+    add("--randomize", action="store_true", help="start from random weights")
+    add("--line-search", default="strong-wolfe", choices=("strong-wolfe", "none"), help="(strong-wolfe)")
+    add("--learning-rate", type=float, metavar="R", help="LBFGS step (1; without line search 0.05)")
+    add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
+    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    add("--l2", type=float, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
+    add(
+        "--error-restart-level",
+        type=float,
+        default=0.0,
+        metavar="E",
+        help="a loss above it draws new weights (0: never)",
+    )
+    add("--validation-interval", type=_whole, default=1, metavar="N", help="steps between validations (1; 0: never)")
+    add("--loss-log", metavar="FILE", help="(NN_OUT's stem + .loss.txt; '' for none)")
+    add("--validation-log", metavar="FILE", help="(NN_OUT's stem + .validation.txt; '' for none)")
+    add("--energy-volume-log", default="", metavar="FILE", help="predicted energies of the training structures (none)")
+    add("--energy-volume-interval", type=_whole, default=1, metavar="N", help="steps between its rows (1)")
+    add("--backup-dir", metavar="DIR", help="folder of network backups (NN_OUT's stem + .backup; '' for none)")
+    add("--backup-interval", type=_whole, default=25, metavar="N", help="steps between backups (25; 0: never)")
+    _common(verb)
+
+
+def _add_evaluate(verbs: Any) -> None:
+    verb = verbs.add_parser("evaluate", help="energies of structures, errors, plots")
+    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
+    verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat)")
+    verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
+    verb.add_argument("--e-shift", type=float, metavar="X", help="eV per atom (the potential's own)")
+    verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
+    _common(verb)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    raise_on_sigterm()
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return STATUS_SIGINT
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return STATUS_SIGTERM
+    except BrokenPipeError:
+        # The reader of our output has gone (| head): nothing more to say, and no second error on closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STATUS_FAILED
+
+
+def _dispatch(words: list[str]) -> int:
+    # A first word that is an option means the classic job, but for --help, --version and a lone -h.
+    bare = bool(words) and words[0].startswith("-") and words[0] not in ("--help", "--version") and words != ["-h"]
+    if bare or words[:1] == ["run"]:
+        return _guarded(lambda: _run_classic(words if bare else words[1:]))
+    if not words:
+        _build_parser().print_help()
+        return STATUS_USAGE
+    parser = _build_parser()
+    options, rest = parser.parse_known_args(words)
+    if rest:
+        verbs = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+        verbs[options.verb].refuse_unknown(rest[0])  # type: ignore[index]
+    return _guarded(lambda: _VERBS[options.verb](options))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """What the user can mend becomes a message and status 2; a defect of the program keeps its traceback."""
+    from pyfit_gpu.errors import InputError
+
+    try:
+        return work()
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"pyfit-gpu: error: {line}", file=sys.stderr)
+        return STATUS_USAGE
+    except MemoryError:
+        print("pyfit-gpu: error: out of memory", file=sys.stderr)
+        return STATUS_FAILED
+    except RuntimeError as error:
+        from pyfit_gpu.training import TrainingFailure
+
+        if not isinstance(error, TrainingFailure):
+            raise
+        print(f"pyfit-gpu: error: {error}", file=sys.stderr)
+        return STATUS_FAILED
+
+
+def _start_messages(quiet: bool) -> None:
+    log = logging.getLogger("pyfit_gpu")
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    plain = logging.StreamHandler(sys.stdout)
+    plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
+    warnings = logging.StreamHandler(sys.stderr)
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    log.addHandler(plain)
+    log.addHandler(warnings)
+
+
+def _setup(options: argparse.Namespace) -> Any:
+    from pyfit_gpu.devices import select_device, select_dtype, set_threads
+    from pyfit_gpu.jobs import Setup
+
+    _start_messages(options.quiet)
+    set_threads(options.n_threads)
+    if options.force_cpu:
+        request = "cpu"
+    elif options.gpu_affinity is not None:
+        request = f"cuda:{options.gpu_affinity}"
+    else:
+        request = options.device
+    return Setup(
+        device=select_device(request),
+        dtype=select_dtype(options.dtype),
+        overwrite=options.overwrite,
+        unique=options.unique,
+        quiet=options.quiet,
+    )
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from pyfit_gpu import verbs
+    from pyfit_gpu.errors import InputError
+
+    if options.append and (options.shard or options.unique or options.overwrite):
+        raise InputError("--append: expected without --shard, --unique and --overwrite")
+    verbs.prepare(
+        options.dft_files,
+        potential=options.potential,
+        out=options.out,
+        setup=_setup(options),
+        e_shift=options.e_shift,
+        append=options.append,
+        shard=options.shard,
+    )
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from pyfit_gpu import verbs
+    from pyfit_gpu.jobs import TrainingOutputs, beside
+    from pyfit_gpu.training import FitSettings
+
+    def default(name: str | None, ending: str) -> str:
+        return beside(options.out, ending) if name is None else name
+
+    outputs = TrainingOutputs(
+        network=options.out,
+        loss_log=default(options.loss_log, ".loss.txt"),
+        validation_log=default(options.validation_log, ".validation.txt"),
+        energy_volume_log=options.energy_volume_log,
+        energy_volume_interval=options.energy_volume_interval,
+        backup_dir=default(options.backup_dir, ".backup"),
+        backup_interval=options.backup_interval,
+    )
+    settings = FitSettings(
+        steps=options.steps,
+        line_search=options.line_search,
+        learning_rate=options.learning_rate or (0.05 if options.line_search == "none" else 1.0),
+        max_iterations=options.max_iterations,
+        history_size=options.history_size,
+        l2=options.l2,
+        error_restart_level=options.error_restart_level,
+        validation_interval=options.validation_interval,
+    )
+    return verbs.train(
+        options.training_set,
+        potential=options.potential,
+        outputs=outputs,
+        settings=settings,
+        setup=_setup(options),
+        train_fraction=options.train_fraction,
+        seed=options.seed,
+        weight_seed=options.weight_seed,
+        randomize=options.randomize,
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pyfit_gpu import verbs
+
+    verbs.evaluate(
+        options.dft_files,
+        potential=options.potential,
+        out=options.out,
+        setup=_setup(options),
+        e_shift=options.e_shift,
+        plots=options.plots,
+    )
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from pyfit_gpu.identify import info
+
+    print(info(options.file))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from pyfit_gpu import verbs
+
+    verbs.convert(options.source, options.target, setup=_setup(options))
+    return 0
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+    "info": _info,
+    "convert": _convert,
+}
+
+
+def _run_classic(words: list[str]) -> int:
+    from pyfit_gpu.classic_options import classic_help, parse_classic
+
+    help_word = _help_request(words)
+    if help_word is not None:
+        print(classic_help(help_word))
+        return 0
+    config, options = parse_classic(words, _Parser)
+    from pyfit_gpu.classic import run_classic
+    from pyfit_gpu.devices import select_dtype, set_threads
+
+    _start_messages(options.quiet)
+    set_threads(config.thread_count)
+    return run_classic(config, gpu_given=options.gpu_given, dtype=select_dtype(options.dtype), quiet=options.quiet)
+
+
+def _help_request(words: list[str]) -> str | None:
+    """`run -h`, `run --help` and `-h WORD`: the word, or an empty one; None: no help asked for."""
+    for place, word in enumerate(words):
+        if word in ("-h", "--help"):
+            return words[place + 1] if len(words) > place + 1 else ""
+    return None

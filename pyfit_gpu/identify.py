@@ -1,0 +1,210 @@
+"""What a file is, and a few lines about it."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from pyfit_gpu.descriptor import GI_MODES, LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.ase_files import looks_like_ase
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.loading import HDF5_MAGIC, load_training_set, read_frames, read_head
+from pyfit_gpu.networks import ACTIVATIONS
+
+_LOG_ROW = re.compile(r"\s*\d+ +[-+\dnia][-+.\deEnaif]*\s*")
+
+
+class FileKind(enum.Enum):
+    POTENTIAL = "potential (.nn.dat)"
+    TRAINING_SET = "training set (HDF5)"
+    MANIFEST = "training set in shards (manifest)"
+    TEXT_SET = "training set (classic text)"
+    DFT_TEXT = "structures with energies (classic text)"
+    ASE = "structures (read by ASE)"
+    CLASSIC_CONFIG = "classic configuration"
+    ENERGY_VOLUME_LOG = "energy-volume log"
+    ERROR_LOG = "loss or validation log"
+    ENERGY_TABLE = "table of energies (evaluate)"
+
+
+def identify(path: str | os.PathLike[str]) -> FileKind:
+    """The kind of a file by its first bytes.
+
+    Raises:
+        InputError: unreadable, empty, or none of the kinds.
+    """
+    name = os.fspath(path)
+    head = read_head(path, 65_536)
+    if head.startswith(HDF5_MAGIC):
+        return FileKind.TRAINING_SET
+    if looks_like_ase(path):
+        return FileKind.ASE
+    text = head.decode("utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "\0" in text or not lines:
+        raise InputError(f"{name}: expected one of our or the classic files, found binary data")
+    if lines[0].startswith(("{", "//", "/*")):
+        is_manifest = '"format": "pyfit-gpu training set manifest"' in text
+        return FileKind.MANIFEST if is_manifest else FileKind.CLASSIC_CONFIG
+    if lines[0].startswith("#"):
+        return FileKind.TEXT_SET
+    if lines[0].startswith("training_index"):
+        return FileKind.ENERGY_VOLUME_LOG
+    if lines[0].startswith("index,group,"):
+        return FileKind.ENERGY_TABLE
+    if _LOG_ROW.fullmatch(lines[0]) and len(lines[0].split()) == 2:
+        return FileKind.ERROR_LOG
+    if _looks_like_potential(lines):
+        return FileKind.POTENTIAL
+    return FileKind.DFT_TEXT
+
+
+def _looks_like_potential(lines: list[str]) -> bool:
+    """Line 1: gi_mode, shift, activation; line 2: the number of elements; line 3: symbol and mass."""
+    number = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
+    patterns = (rf"\d+ +{number} +\d+\b.*", r"\d+\b.*", rf"['\"]?[A-Z][a-z]?['\"]?\s+{number}.*")
+    return len(lines) >= 3 and all(re.match(pattern, line) for pattern, line in zip(patterns, lines[:3], strict=True))
+
+
+def info(path: str | os.PathLike[str]) -> str:
+    """What a file is, in a few lines. The file is read whole, so that a damaged one is noticed.
+
+    Raises:
+        InputError: unreadable, damaged, or of no known kind.
+    """
+    kind = identify(path)
+    describe = {
+        FileKind.POTENTIAL: _potential,
+        FileKind.TRAINING_SET: _training_set,
+        FileKind.MANIFEST: _training_set,
+        FileKind.TEXT_SET: _training_set,
+        FileKind.DFT_TEXT: _structures,
+        FileKind.ASE: _structures,
+        FileKind.CLASSIC_CONFIG: _configuration,
+        FileKind.ENERGY_VOLUME_LOG: _energy_volume,
+        FileKind.ERROR_LOG: _error_log,
+        FileKind.ENERGY_TABLE: _energy_table,
+    }[kind]
+    return "\n".join([f"{os.fspath(path)}: {kind.value}", *(f"  {line}" for line in describe(Path(path)))])
+
+
+def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
+    centers = " ".join(f"{center:g}" for center in descriptor.gaussian_centers)
+    return [
+        f"elements      {' '.join(descriptor.elements)}",
+        f"inputs        {descriptor.n_features}, gi_mode {descriptor.gi_mode} ({GI_MODES[descriptor.gi_mode]}), "
+        f"shift {descriptor.shift:g}",
+        f"cutoff        {descriptor.cutoff:g} Å, width {descriptor.cutoff_width:g} Å",
+        f"orders        {' '.join(map(str, descriptor.legendre_orders))}",
+        f"Gaussians     centres {centers} Å, width {descriptor.gaussian_width:g} Å",
+    ]
+
+
+def _potential(path: Path) -> list[str]:
+    potential = load_potential(path, seed=0)
+    networks = potential.networks
+    shifts = potential.energy_shift.tolist()
+    known = "unknown" if np.isnan(shifts).any() else " ".join(f"{shift:g}" for shift in shifts) + " eV/atom"
+    randomize = "; random weights are drawn on loading" if _asks_for_random(path) else ""
+    layers = "-".join(map(str, networks.layer_sizes))
+    kind = "physically informed (8 bond-order parameters)" if potential.is_physically_informed else "straight"
+    return [
+        f"network       {kind}, {layers}, {networks.n_parameters} parameters{randomize}",
+        f"activation    {networks.activation} ({ACTIVATIONS[networks.activation]})",
+        f"e_shift       {known}",
+        *_descriptor_lines(potential.descriptor),
+    ]
+
+
+def _asks_for_random(path: Path) -> bool:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    n_elements = int(lines[1].split()[0])
+    return lines[2 + n_elements].split()[0] == "1"
+
+
+def _training_set(path: Path) -> list[str]:
+    training_set = load_training_set(path)
+    groups = Counter(training_set.groups)
+    n_energies = int(training_set.has_energy.sum())
+    n_forces = int((~training_set.forces.isnan()).any(dim=1).sum())
+    n_stress = int((~training_set.stress.isnan()).all(dim=1).sum())
+    shifts = training_set.energy_shift
+    lines = [
+        f"structures    {len(training_set)}, {n_energies} with an energy, {n_stress} with a stress",
+        f"atoms         {training_set.n_atoms}, {n_forces} with forces",
+        f"groups        {len(groups)}: {_most_common(groups)}",
+        f"e_shift       {'unknown' if shifts is None else ' '.join(f'{shift:g}' for shift in shifts) + ' eV/atom'}",
+    ]
+    if n_energies:
+        used = (training_set.energy_used / training_set.sizes)[training_set.has_energy]
+        lines.append(f"energies      {float(used.min()):.6g} to {float(used.max()):.6g} eV/atom, e_shift added")
+    return lines + _descriptor_lines(training_set.descriptor)
+
+
+def _most_common(groups: Counter[str]) -> str:
+    shown = ", ".join(f"{name} ({count})" for name, count in groups.most_common(6))
+    return shown + (", ..." if len(groups) > 6 else "")
+
+
+def _structures(path: Path) -> list[str]:
+    groups: Counter[str] = Counter()
+    elements: set[int] = set()
+    n_atoms, n_energies, n_forces, largest = 0, 0, 0, 0
+    for frame in read_frames(path):
+        groups[frame.group] += 1
+        elements |= set(frame.atomic_numbers.tolist())
+        n_atoms += frame.n_atoms
+        largest = max(largest, frame.n_atoms)
+        n_energies += frame.energy is not None
+        n_forces += frame.forces is not None
+    from ase.data import chemical_symbols
+
+    named = " ".join(chemical_symbols[number] for number in sorted(elements - {0}))
+    return [
+        f"structures    {groups.total()}, {n_energies} with an energy, {n_forces} with forces",
+        f"atoms         {n_atoms}, at most {largest} in a structure",
+        f"elements      {named or 'not named in the file'}",
+        f"groups        {len(groups)}: {_most_common(groups)}",
+    ]
+
+
+def _configuration(path: Path) -> list[str]:
+    from pyfit_gpu.config import load_classic_config
+
+    config = load_classic_config(path)
+    tasks = [name for name in ("generate_training_set", "run_training") if getattr(config, name)]
+    changed = {name: value for name, value in config if value != type(config).model_fields[name].default}
+    return [
+        f"tasks         {', '.join(tasks) or 'none'}",
+        *(f"{name} = {value!r}" for name, value in changed.items() if name not in tasks),
+    ]
+
+
+def _energy_volume(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    steps = [line.split()[0] for line in lines[1:]]
+    saved = f"{len(steps)} saved, {steps[0]} to {steps[-1]}" if steps else "none saved"
+    return [f"structures    {len(lines[0].split()) - 1}", f"steps         {saved}"]
+
+
+def _error_log(path: Path) -> list[str]:
+    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        errors = [(float(row[1]), int(row[0])) for row in rows]
+    except (ValueError, IndexError):
+        raise InputError(f"{path}: expected rows of a step and an error, found something else") from None
+    best, step = min(errors)
+    return [
+        f"rows          {len(errors)}, steps {errors[0][1]} to {errors[-1][1]}",
+        f"error         {errors[0][0]:.6g} to {errors[-1][0]:.6g} eV/atom, least {best:.6g} at step {step}",
+    ]
+
+
+def _energy_table(path: Path) -> list[str]:
+    return [f"structures    {len(path.read_text(encoding='utf-8').splitlines()) - 1}"]

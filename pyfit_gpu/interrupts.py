@@ -1,0 +1,59 @@
+"""Signals: training finishes its step and saves everything, other work stops and leaves no half-written file."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+STATUS_SIGINT = 130
+STATUS_SIGTERM = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM, the counterpart of KeyboardInterrupt."""
+
+
+def raise_on_sigterm() -> None:
+    """Turn SIGTERM into an exception, so that temporary files are removed on the way out."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+class StopRequest:
+    """Remembers the first signal; the second takes effect at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def status(self) -> int:
+        """Exit status that says how the process ended."""
+        return {None: 0, signal.SIGINT: STATUS_SIGINT}.get(self.signal, STATUS_SIGTERM)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """SIGINT and SIGTERM are noted, not acted on, until the block ends."""
+    request = StopRequest()
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        request.signal = signal.Signals(number)
+        for name, action in earlier.items():
+            signal.signal(name, action)
+
+    for number in earlier:
+        signal.signal(number, handler)
+    try:
+        yield request
+    finally:
+        for number, action in earlier.items():
+            signal.signal(number, action)

@@ -1,0 +1,279 @@
+"""What the verbs of the command line and the classic job have in common: reading inputs, running a fit, outputs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pyfit_gpu.devices import describe_device
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import check_output, check_writable, unique_path
+from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.interrupts import stop_on_signals
+from pyfit_gpu.loading import read_frames
+from pyfit_gpu.logs import Backups, EnergyVolumeLog, GpuLog, LossLog, ProgressRows, ValidationLog
+from pyfit_gpu.potential import Potential
+from pyfit_gpu.progress import Progress
+from pyfit_gpu.splits import Split
+from pyfit_gpu.structures import Frame, Structures
+from pyfit_gpu.training import FitSettings, History, Observer, TrainingFailure, fit
+from pyfit_gpu.training_set import TrainingSet, assemble
+
+log = logging.getLogger("pyfit_gpu")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how to compute, common to all verbs."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float64
+    overwrite: bool = False
+    unique: bool = False
+    quiet: bool = False
+
+    def output(self, path: str) -> str:
+        """The name to write to, after the checks that come before any work.
+
+        Raises:
+            InputError: the file exists and must not be replaced, or could not be written.
+        """
+        if self.unique:
+            return str(unique_path(path))
+        check_output(path, overwrite=self.overwrite)
+        return path
+
+
+def read_all_frames(paths: Sequence[str]) -> list[Frame]:
+    started = time.monotonic()
+    frames = [frame for path in paths for frame in read_frames(path)]
+    n_atoms = sum(frame.n_atoms for frame in frames)
+    n_known = sum(frame.energy is not None for frame in frames)
+    log.info(
+        "read %d structures, %d atoms, %d with an energy (%.2f s)",
+        len(frames),
+        n_atoms,
+        n_known,
+        time.monotonic() - started,
+    )
+    return frames
+
+
+def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]], Structures]:
+    """Takes rows of frames to a batch on the device."""
+
+    def take(rows: list[int]) -> Structures:
+        return Structures.from_frames([frames[row] for row in rows], device=setup.device, dtype=setup.dtype)
+
+    return take
+
+
+def featurize_frames(
+    frames: Sequence[Frame], potential: Potential, setup: Setup, *, e_shift: float | None
+) -> TrainingSet:
+    """A training set on the CPU, with progress and a closing line."""
+    started = time.monotonic()
+    n_atoms = sum(frame.n_atoms for frame in frames)
+    with closing(Progress("features", n_atoms, "atoms", quiet=setup.quiet)) as progress:
+        training_set = assemble(
+            [frame.n_atoms for frame in frames],
+            frame_batches(frames, setup),
+            potential,
+            e_shift=e_shift,
+            progress=progress.update,
+        ).to("cpu", torch.float64)
+    seconds = time.monotonic() - started
+    log.info(
+        "computed %d features of %d atoms on %s in %.2f s (%.0f atoms/s)",
+        potential.descriptor.n_features,
+        n_atoms,
+        describe_device(setup.device),
+        seconds,
+        n_atoms / max(seconds, 1e-9),
+    )
+    return training_set
+
+
+@dataclass(frozen=True)
+class TrainingOutputs:
+    """Files that a fit writes; an empty name or an interval of 0 switches one off."""
+
+    network: str
+    loss_log: str = ""
+    validation_log: str = ""
+    energy_volume_log: str = ""
+    energy_volume_interval: int = 0
+    backup_dir: str = ""
+    backup_interval: int = 0
+    gpu_log: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("energy_volume_interval", "backup_interval"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
+
+    def numbered(self) -> TrainingOutputs:
+        """Every output under the first free number."""
+
+        def numbered(path: str) -> str:
+            return str(unique_path(path)) if path else ""
+
+        return replace(
+            self,
+            network=numbered(self.network),
+            loss_log=numbered(self.loss_log),
+            validation_log=numbered(self.validation_log),
+            energy_volume_log=numbered(self.energy_volume_log),
+            backup_dir=numbered(self.backup_dir),
+            gpu_log=numbered(self.gpu_log),
+        )
+
+    def faults(self, *, overwrite: bool) -> list[str]:
+        """Everything that would keep these outputs from being written. Logs are always written anew."""
+        found = []
+
+        logs = (self.loss_log, self.validation_log, self.energy_volume_log, self.gpu_log)
+        checks: list[Callable[[], None]] = [partial(check_output, self.network, overwrite=overwrite)]
+        checks += [partial(check_writable, path) for path in logs if path]
+        if self.backup_dir and self.backup_interval:
+            checks.append(partial(self._check_backups, overwrite))
+        for check in checks:
+            try:
+                check()
+            except InputError as error:
+                found.append(str(error))
+        return found
+
+    def _check_backups(self, overwrite: bool) -> None:
+        folder = Path(self.backup_dir)
+        if not folder.exists():
+            check_writable(folder)
+        elif not folder.is_dir():
+            raise InputError(f"{folder}: expected a folder for network backups, found a file")
+        elif any(folder.iterdir()) and not overwrite:
+            raise InputError(
+                f"{folder}: the backup folder is not empty (give --overwrite to replace what it holds, --unique to "
+                "number it)"
+            )
+
+    def observers(self, train: TrainingSet) -> list[Observer]:
+        chosen: list[Observer] = []
+        if self.loss_log:
+            chosen.append(LossLog(self.loss_log))
+        if self.validation_log:
+            chosen.append(ValidationLog(self.validation_log))
+        if self.energy_volume_log and self.energy_volume_interval:
+            chosen.append(EnergyVolumeLog(self.energy_volume_log, train.volume_per_atom, self.energy_volume_interval))
+        if self.backup_dir and self.backup_interval:
+            chosen.append(Backups(self.backup_dir, self.backup_interval))
+        if self.gpu_log:
+            chosen.append(GpuLog(self.gpu_log))
+        return chosen
+
+
+def run_fit(
+    potential: Potential,
+    training_set: TrainingSet,
+    split: Split,
+    settings: FitSettings,
+    outputs: TrainingOutputs,
+    setup: Setup,
+) -> int:
+    """Train and write every output, also when a signal ends it early or the loss is lost.
+
+    Returns:
+        Exit status: 0, or what a signal asks for.
+
+    Raises:
+        TrainingFailure: the loss is no longer a number; outputs hold the last good weights.
+    """
+    train = training_set.select(split.train).to(setup.device, setup.dtype)
+    validation = training_set.select(split.validation).to(setup.device, setup.dtype)
+    _announce(potential, train, validation, settings, split, setup)
+    if not split.validation and outputs.validation_log:
+        log.info("nothing validates: no validation log is written")
+        outputs = replace(outputs, validation_log="")
+    observers = outputs.observers(train)
+    with ExitStack() as stack:
+        for observer in observers:
+            if hasattr(observer, "close"):
+                stack.callback(observer.close)
+        progress = stack.enter_context(closing(Progress("training", settings.steps, "steps", quiet=setup.quiet)))
+        with stop_on_signals() as stop:
+            started = time.monotonic()
+            failure = None
+            try:
+                history = fit(
+                    potential,
+                    train,
+                    validation,
+                    settings=settings,
+                    observers=[*observers, ProgressRows(progress)],
+                    should_stop=lambda: bool(stop),
+                )
+            except TrainingFailure as error:
+                failure = error
+            save_potential(potential, outputs.network)
+    if failure is not None:
+        raise failure
+    _summarize(history, outputs, time.monotonic() - started)
+    return stop.status
+
+
+def _announce(
+    potential: Potential,
+    train: TrainingSet,
+    validation: TrainingSet,
+    settings: FitSettings,
+    split: Split,
+    setup: Setup,
+) -> None:
+    sizes = "-".join(str(size) for size in potential.networks.layer_sizes)
+    log.info("network %s (%d parameters), %s, %s", sizes, potential.networks.n_parameters, setup.dtype, setup.device)
+    log.info(
+        "%d structures train (%d atoms), %d validate (%d atoms), split seed %d",
+        len(train),
+        train.n_atoms,
+        len(validation),
+        validation.n_atoms,
+        split.seed,
+    )
+    log.info("LBFGS, line search %s, %d steps of up to %d iterations",
+             settings.line_search, settings.steps, settings.max_iterations)  # fmt: skip
+
+
+def _summarize(history: History, outputs: TrainingOutputs, seconds: float) -> None:
+    steps = len(history.loss) - 1
+    end = "interrupted" if history.interrupted else "gave up" if history.gave_up else "done"
+    validation = ""
+    if history.validation:
+        step, value = max(history.validation.items())
+        validation = f", validation {value:.6e} (step {step})"
+    log.info(
+        "%s after %d steps: loss %.6e eV/atom (start %.6e)%s, %d evaluations in %.2f s",
+        end,
+        steps,
+        history.loss[-1],
+        history.loss[0],
+        validation,
+        history.n_evaluations,
+        seconds,
+    )
+    if history.gave_up:
+        log.warning("the loss was above error_restart_level after every restart: the last network is written")
+    log.info("wrote %s", outputs.network)
+
+
+def beside(path: str, ending: str) -> str:
+    """`out/si.trained.nn.dat` with `.loss.txt` as `out/si.trained.loss.txt`."""
+    target = Path(path)
+    name = target.name.removesuffix(".nn.dat")
+    stem = name if name != target.name else target.stem
+    return str(target.with_name(stem + ending))

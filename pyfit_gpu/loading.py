@@ -1,0 +1,84 @@
+"""Opening files by what they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames
+from pyfit_gpu.formats.dft_text import read_dft_text
+from pyfit_gpu.formats.text_set import read_text_set
+from pyfit_gpu.store import load_hdf5, load_manifest
+from pyfit_gpu.structures import Frame, Structures
+from pyfit_gpu.training_set import TrainingSet
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def read_head(path: str | os.PathLike[str], length: int = 4096) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        InputError: it cannot be read, or is empty.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(length)
+    except OSError as error:
+        raise InputError(f"{name}: cannot read: {error.strerror}") from error
+    if not head:
+        raise InputError(f"{name}: the file is empty")
+    return head
+
+
+def read_frames(path: str | os.PathLike[str]) -> Iterator[Frame]:
+    """Structures of one file, the classic text or anything that ASE reads, one by one in file order.
+
+    Raises:
+        InputError: with file, place, what was expected and what was found.
+    """
+    head = read_head(path)
+    if looks_like_ase(path):
+        return read_ase_frames(path)
+    if head.startswith(HDF5_MAGIC):
+        raise InputError(f"{os.fspath(path)}: expected structures, found an HDF5 file")
+    return read_dft_text(path)
+
+
+def load_structures(
+    *paths: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+) -> Structures:
+    """Structures of one or several files as one batch, padded to the largest.
+
+    Raises:
+        InputError: as `read_frames` and `Structures.from_frames`.
+    """
+    frames = [frame for path in paths for frame in read_frames(path)]
+    return Structures.from_frames(frames, device=device, dtype=dtype)
+
+
+def load_training_set(
+    path: str | os.PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+) -> TrainingSet:
+    """Read a training set: HDF5, the manifest of a sharded one, or the classic text.
+
+    Raises:
+        InputError: not a training set, damaged, of another format version, or a shard missing (named).
+    """
+    head = read_head(path)
+    if head.startswith(HDF5_MAGIC):
+        loaded = load_hdf5(os.fspath(path))[0]
+    elif head.lstrip().startswith(b"{"):
+        loaded = load_manifest(Path(path))
+    elif head.lstrip().startswith(b"#"):
+        loaded = read_text_set(path)
+    else:
+        raise InputError(
+            f"{os.fspath(path)}: expected a training set (HDF5, shard manifest or classic text), found another file"
+        )
+    return loaded.to(device, dtype)

@@ -1,0 +1,288 @@
+"""The verbs of the command line as functions: an option is a keyword."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import atomic_text, check_writable
+from pyfit_gpu.formats.ase_files import write_extxyz
+from pyfit_gpu.formats.dft_text import write_dft_text
+from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+from pyfit_gpu.formats.text_set import write_text_set
+from pyfit_gpu.identify import FileKind, identify
+from pyfit_gpu.jobs import (
+    Setup,
+    TrainingOutputs,
+    featurize_frames,
+    frame_batches,
+    read_all_frames,
+    run_fit,
+)
+from pyfit_gpu.loading import load_training_set, read_frames
+from pyfit_gpu.potential import Potential, batch_energies, feature_batches
+from pyfit_gpu.report import EnergyTable, error_report, plot_energy_volume, plot_parity, save_csv
+from pyfit_gpu.store import Shard, manifest_path, save_shard, save_training_set, shard_path
+from pyfit_gpu.structures import Frame
+from pyfit_gpu.training import FitSettings
+from pyfit_gpu.training_set import TrainingSet, concatenate, require_same_inputs
+
+log = logging.getLogger("pyfit_gpu")
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+def prepare(
+    dft_files: Sequence[str],
+    *,
+    potential: str,
+    out: str,
+    setup: Setup,
+    e_shift: float | None = None,
+    append: bool = False,
+    shard: tuple[int, int] | None = None,
+) -> None:
+    """DFT files to an HDF5 training set.
+
+    Args:
+        dft_files: structures, any format that `load_structures` reads.
+        potential: .nn.dat file whose header gives the descriptor.
+        out: the set, `.h5`.
+        e_shift: eV per atom; None: that of the set that is appended to, else 0.
+        append: add to an existing set; what it holds is not computed again.
+        shard: (I, N): only the structures whose number mod N is I, into a file of their own.
+    """
+    if Path(out).suffix not in HDF5_SUFFIXES:
+        raise InputError(f"{out}: expected a name that ends in {' or '.join(HDF5_SUFFIXES)} (convert writes text sets)")
+    if shard is not None:
+        _prepare_shard(dft_files, potential, out, setup, e_shift or 0.0, shard)
+        return
+    existing = None
+    if append:
+        existing = load_training_set(out)
+        check_writable(out)
+        e_shift = _appended_shift(existing, e_shift, out)
+    else:
+        out = setup.output(out)
+    model = load_potential(potential)
+    if existing is not None:
+        require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
+    training_set = featurize_frames(read_all_frames(dft_files), model, setup, e_shift=e_shift or 0.0)
+    if existing is not None:
+        training_set = concatenate([existing, training_set])
+    save_training_set(training_set, out)
+    log.info("wrote %s: %s", out, describe_set(training_set))
+
+
+def _appended_shift(existing: TrainingSet, e_shift: float | None, out: str) -> float:
+    if existing.energy_shift is None or len(set(existing.energy_shift)) != 1:
+        raise InputError(f"{out}: cannot append: its energy shift is {existing.energy_shift}, expected one number")
+    own = existing.energy_shift[0]
+    if e_shift is not None and e_shift != own:
+        raise InputError(f"{out}: cannot append: e_shift: expected {own} (the set's), got {e_shift}")
+    return own
+
+
+def _prepare_shard(
+    dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: float, shard: tuple[int, int]
+) -> None:
+    index, count = shard
+    inputs = _hash_inputs(dft_files, potential, e_shift)
+    setup = replace(setup, unique=False)
+    setup.output(str(shard_path(out, index, count)))
+    model = load_potential(potential)
+    frames = read_all_frames(dft_files)
+    if count > len(frames):
+        raise InputError(f"shard: expected at most {len(frames)} shards, one structure each, got {count}")
+    described = Shard(index, count, len(frames), inputs)
+    training_set = featurize_frames(frames[index::count], model, setup, e_shift=e_shift)
+    target, missing = save_shard(training_set, out, described)
+    log.info("wrote %s: %s", target, describe_set(training_set))
+    still = f"shards {', '.join(map(str, missing))} are missing" if missing else "all shards are there"
+    log.info("%s: %s", manifest_path(out), still)
+
+
+def _hash_inputs(dft_files: Sequence[str], potential: str, e_shift: float) -> str:
+    """Equal for the shards of one set, whatever the machine: contents and energy shift, not names."""
+    digest = hashlib.sha256(repr(e_shift).encode())
+    for path in (*dft_files, potential):
+        try:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{path}: cannot read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def describe_set(training_set: TrainingSet) -> str:
+    n_energies = int(training_set.has_energy.sum())
+    return (
+        f"{len(training_set)} structures ({n_energies} with an energy) in {len(set(training_set.groups))} groups, "
+        f"{training_set.n_atoms} atoms x {training_set.features.shape[1]} features, {describe_shift(training_set)}"
+    )
+
+
+def describe_shift(training_set: TrainingSet) -> str:
+    shifts = training_set.energy_shift
+    return "e_shift unknown" if shifts is None else "e_shift " + " ".join(f"{shift:g}" for shift in shifts)
+
+
+def train(
+    training_set: str,
+    *,
+    potential: str,
+    outputs: TrainingOutputs,
+    settings: FitSettings,
+    setup: Setup,
+    train_fraction: float = 0.9,
+    seed: int = 2,
+    weight_seed: int | None = None,
+    randomize: bool = False,
+) -> int:
+    """Fit a potential to a training set; returns the exit status.
+
+    Args:
+        training_set: HDF5, shard manifest or classic text.
+        potential: start weights, or a header that asks for random ones.
+        train_fraction: share of each group that trains.
+        seed: of the split; 0 draws one.
+        weight_seed: of random weights; None: the split's.
+        randomize: start from random weights whatever the file holds.
+    """
+    if setup.unique:
+        outputs = outputs.numbered()
+    faults = outputs.faults(overwrite=setup.overwrite)
+    if faults:
+        raise InputError("\n".join(faults))
+    whole = load_training_set(training_set)
+    split = whole.plan_split(train_fraction, seed)
+    weight_seed = split.seed if weight_seed is None else weight_seed
+    model = load_potential(potential, seed=weight_seed)
+    model.require_straight("train")
+    require_same_inputs(model.descriptor, whole.descriptor, f"{training_set} was not made for {potential}")
+    if randomize:
+        model = model.randomized(weight_seed)
+    log.info("%s: %s", training_set, describe_set(whole))
+    if split.groups_without_validation and train_fraction < 1.0:
+        log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
+    settings = replace(settings, seed=weight_seed)
+    return run_fit(model, whole, split, settings, outputs, setup)
+
+
+def evaluate(
+    dft_files: Sequence[str],
+    *,
+    potential: str,
+    out: str,
+    setup: Setup,
+    e_shift: float | None = None,
+    plots: str = "",
+) -> None:
+    """Energies of structures, a table of errors, and plots.
+
+    Args:
+        out: `.csv`: a row per structure, on the network's scale; `.extxyz`: structures with energies on the DFT scale.
+        e_shift: eV per atom; None: the potential's own, or 0 with a note if it does not know it.
+        plots: folder for parity.png and energy_volume.png; empty: none.
+    """
+    suffix = Path(out).suffix
+    if suffix not in (".csv", ".extxyz"):
+        raise InputError(f"{out}: expected a name that ends in .csv or .extxyz")
+    out = setup.output(out)
+    if plots and Path(plots).exists() and not Path(plots).is_dir():
+        raise InputError(f"{plots}: expected a folder for plots, found a file")
+    model = load_potential(potential)
+    model.require_straight("evaluate")
+    shift = _evaluation_shift(model, e_shift)
+    frames = read_all_frames(dft_files)
+    energies = _predict(frames, model, setup)
+    table = energy_table(frames, energies, shift)
+    if suffix == ".csv":
+        save_csv(table, out)
+    else:
+        with atomic_text(out) as file:
+            write_extxyz(file, _predicted_frames(frames, energies, shift))
+    print(error_report(table, [frame.source for frame in frames]))
+    log.info("wrote %s", out)
+    if plots:
+        Path(plots).mkdir(parents=True, exist_ok=True)
+        plot_parity(table, Path(plots) / "parity.png")
+        plot_energy_volume(table, Path(plots) / "energy_volume.png")
+        log.info("wrote %s and %s", Path(plots) / "parity.png", Path(plots) / "energy_volume.png")
+
+
+def _evaluation_shift(model: Potential, e_shift: float | None) -> np.ndarray:
+    """(S,) eV per atom of each element."""
+    if e_shift is not None:
+        return np.full(model.descriptor.n_elements, e_shift)
+    known = model.energy_shift.numpy()
+    if np.isnan(known).any():
+        log.warning("the potential does not say its e_shift: 0.0 is taken (give --e-shift)")
+        return np.zeros(model.descriptor.n_elements)
+    return known
+
+
+def _predict(frames: Sequence[Frame], model: Potential, setup: Setup) -> np.ndarray:
+    """(B,) eV, the network's own scale."""
+    model = model.to(setup.device, setup.dtype)
+    energies = np.empty(len(frames))
+    for batch in feature_batches([frame.n_atoms for frame in frames], frame_batches(frames, setup), model):
+        energies[batch.rows] = batch_energies(model, batch).double().cpu().numpy()
+    return energies
+
+
+def energy_table(frames: Sequence[Frame], energies: np.ndarray, shift: np.ndarray) -> EnergyTable:
+    """Predicted `energies` (B,) eV against the frames' own plus the shift (S,) eV per atom."""
+    n_atoms = np.array([frame.n_atoms for frame in frames])
+    reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
+    volume = np.array([abs(np.linalg.det(frame.cell)) for frame in frames])
+    return EnergyTable(
+        groups=tuple(frame.group for frame in frames),
+        n_atoms=n_atoms,
+        volume_per_atom=volume / n_atoms,
+        energy_per_atom=energies / n_atoms,
+        reference_energy_per_atom=(reference + n_atoms * shift[0]) / n_atoms,
+    )
+
+
+def _predicted_frames(frames: Sequence[Frame], energies: np.ndarray, shift: np.ndarray) -> list[Frame]:
+    return [
+        replace(frame, energy=float(energy) - frame.n_atoms * float(shift[0]), forces=None, stress=None)
+        for frame, energy in zip(frames, energies, strict=True)
+    ]
+
+
+def convert(source: str, target: str, *, setup: Setup) -> None:
+    """Between the classic and the new formats of sets, structures and potentials; the ending of `target` decides."""
+    kind = identify(source)
+    ending = Path(target).suffix
+    target = setup.output(target)
+    if kind in (FileKind.TRAINING_SET, FileKind.MANIFEST, FileKind.TEXT_SET):
+        training_set = load_training_set(source)
+        if ending in HDF5_SUFFIXES:
+            save_training_set(training_set, target)
+        else:
+            write_text_set(training_set, target)
+    elif kind in (FileKind.DFT_TEXT, FileKind.ASE):
+        frames = list(read_frames(source))
+        with atomic_text(target) as file:
+            if ending in (".extxyz", ".xyz"):
+                write_extxyz(file, frames)
+            elif ending in (".dat", ".txt", ".poscar"):
+                write_dft_text(file, frames)
+            else:
+                raise InputError(f"{target}: expected .extxyz, or .dat, .txt or .poscar for the classic text")
+    elif kind is FileKind.POTENTIAL:
+        if not target.endswith(".dat"):
+            raise InputError(f"{target}: expected a potential's name to end in .nn.dat")
+        save_potential(load_potential(source), target)
+    else:
+        raise InputError(f"{source}: expected a training set, structures or a potential, found a {kind.value}")
+    log.info("wrote %s (from a %s)", target, kind.value)

@@ -1,0 +1,155 @@
+"""Every fault of a POSCAR text gives the file, the line, the structure, what was expected and what was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.dft_text import read_dft_text
+from pyfit_gpu.structures import Frame, Structures
+
+Read = Callable[[str | bytes], list[Frame]]
+
+GOOD = """\
+Si_B1
+1.0
+4.0 0.0 0.0
+0.5 4.0 0.0
+0.0 0.0 5.0
+2
+cartesian
+0.0 0.0 0.0
+1.5 1.0 1.25
+-10.5
+"""
+BAD = GOOD.replace("Si_B1", "Si_B2")  # the second structure, lines 11 to 20, where the tests put their faults
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """All structures of a file with the given content."""
+
+    def read(content: str | bytes) -> list[Frame]:
+        path = tmp_path / "si.dat"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return list(read_dft_text(path))
+
+    return read
+
+
+def with_line(number: int, text: str) -> str:
+    """GOOD and BAD, one line of them replaced; text may hold several lines or none."""
+    lines = (GOOD + BAD).splitlines(keepends=True)
+    lines[number - 1] = text and text + "\n"
+    return "".join(lines)
+
+
+def test_line_numbers_count_empty_lines(read: Read) -> None:
+    content = "\n\n" + GOOD + "\n\n" + BAD.replace("1.25", "oops")
+    with pytest.raises(InputError, match=r"si\.dat, line 23, structure 2 \(Si_B2\)"):
+        read(content)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n \n"])
+def test_nothing_in_it(read: Read, content: str) -> None:
+    with pytest.raises(InputError, match=r"si\.dat: expected at least one structure"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [bytes(range(256)), b"\0" * 100, b"\x89HDF\r\n\x1a\n" + b"\0\1" * 99, GOOD.encode("utf-16"), b"label\n1.0\n\0\0\n"],
+)
+@pytest.mark.parametrize("before", ["", GOOD])
+def test_binary_data(read: Read, content: bytes, before: str) -> None:
+    with pytest.raises(InputError, match=r"si\.dat.*expected text, found binary data"):
+        read(before.encode() + content)
+
+
+@pytest.mark.parametrize("last", range(11, 20))
+def test_truncated_last_structure(read: Read, last: int) -> None:
+    content = "".join((GOOD + BAD).splitlines(keepends=True)[:last])
+    assert len(read(GOOD)) == 1
+    for text in (content, content.rstrip("\n")):
+        with pytest.raises(InputError, match=rf"si\.dat, line {last}, structure 2 \(Si_B2\).*end of the file"):
+            read(text)
+
+
+NOT_NUMBERS = ["x", "1_0", "nan", "NaN", "inf", "-Infinity", "1e400", "1,5", "0x10", "1.0D+00", "--1"]
+
+
+@pytest.mark.parametrize("cell", NOT_NUMBERS)
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (12, "{}"),
+        (13, "{} 0 0"),
+        (15, "0 0 {}"),
+        (18, "0 {} 0"),
+        (19, "1 1 1 Si 0 {} 0"),
+        (19, "1 1 1 0 0 {}"),
+        (20, "{}"),
+    ],
+)
+def test_not_a_number(read: Read, line: int, text: str, cell: str) -> None:
+    found = text.format(cell)
+    with pytest.raises(
+        InputError, match=rf"si\.dat, line {line}, structure 2 \(Si_B2\): expected .*found '{re.escape(found)}'"
+    ):
+        read(with_line(line, found))
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "reported", "message"),
+    [
+        (12, "0.0", 12, "scale factor"),
+        (12, "1.0 2.0", 12, "scale factor.*found '1.0 2.0'"),
+        (13, "4 0", 13, "three numbers.*found '4 0'"),
+        (14, "4 0 0 0", 14, "three numbers.*found '4 0 0 0'"),
+        (12, "-100\n1 0 0\n0 1 0\n1 1 0", 15, "span a volume"),
+        (16, "3", 20, "found '-10.5'"),  # one too many: the energy stands where an atom should
+        (16, "1", 19, "energy.*number of atoms.*found '1.5 1.0 1.25'"),
+        (16, "0", 16, "number of atoms.*found '0'"),
+        (16, "-2", 16, "number of atoms.*found '-2'"),
+        (16, "2.0", 16, "number of atoms.*found '2.0'"),
+        (16, "2_0", 16, "found '2_0'"),
+        (16, "Si Xx\n1 1", 16, "element.*found 'Si Xx'"),
+        (16, "X\n2", 16, "element.*found 'X'"),
+        (16, "Si C\n2", 17, "2 numbers of atoms.*found '2'"),
+        (16, "Si C\n1 1 1", 17, "2 numbers of atoms.*found '1 1 1'"),
+        (16, "Si C\n1 x", 17, "number of atoms.*found '1 x'"),
+        (16, "1000000000000000", 20, "1000000000000000 lines.*end of the file"),
+        (17, "x", 17, r"cartesian.*direct.*found 'x'"),
+        (17, "", 17, r"cartesian.*direct.*found '0.0 0.0 0.0'"),
+        (17, "selective\nx", 18, r"cartesian.*direct.*found 'x'"),
+        (17, "selective\ndirect", 19, "T or F.*found '0.0 0.0 0.0'"),
+        (18, "0 0", 18, "x y z.*found '0 0'"),
+        (18, "0 0 0 0", 18, "element symbol.*found '0 0 0 0'"),
+        (18, "0 0 0 1 2", 18, "x y z.*found '0 0 0 1 2'"),
+        (18, "0 0 0 T T T", 18, "x y z.*found '0 0 0 T T T'"),
+        (18, "0 0 0 Si 1 2", 18, "x y z.*found '0 0 0 Si 1 2'"),
+        (18, "0 0 0 Si 1 2 3 4", 18, "x y z.*found '0 0 0 Si 1 2 3 4'"),
+        (18, "0 0 0 si", 18, "element symbol.*found '0 0 0 si'"),
+        (18, "0 0 0 X", 18, "element symbol.*found '0 0 0 X'"),
+        (18, "\n0 0 0", 18, "x y z.*found an empty line"),
+        (16, "Si\n2\nc\n0 0 0 Si\n1 1 1 C\n-1\n", 20, "Si.*found '1 1 1 C'"),
+        (20, "-10.5 eV", 20, "energy.*found '-10.5 eV'"),
+        (11, "Si_B2 weight=x", 11, "weight=.*found 'Si_B2 weight=x'"),
+        (11, "Si_B2 weight=", 11, "weight=.*found"),
+        (11, "Si_B2 weight=-1", 11, "weight=.*found"),
+        (11, "Si_B2 weight=nan", 11, "weight=.*found"),
+    ],
+)
+def test_refused(read: Read, line: int, text: str, reported: int, message: str) -> None:
+    with pytest.raises(InputError, match=rf"si\.dat, line {reported}, structure 2 \(Si_B2\): expected .*{message}"):
+        read(with_line(line, text))
+
+
+def test_singular_cell(read: Read) -> None:
+    frames = read(with_line(15, "4.5 4.0 0.0"))
+    with pytest.raises(InputError, match=r"si\.dat, structure 2 \(line 11\).*cell is singular"):
+        Structures.from_frames(frames)
