@@ -266,6 +266,8 @@ def _summarize(history: History, outputs: TrainingOutputs, seconds: float) -> No
         history.n_evaluations,
         seconds,
     )
+    if history.loss[-1] > history.loss[0]:
+        log.warning("the loss is larger than at the start: training diverged (try a smaller learning rate)")
     if history.gave_up:
         log.warning("the loss was above error_restart_level after every restart: the last network is written")
     log.info("wrote %s", outputs.network)

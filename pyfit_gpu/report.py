@@ -96,30 +96,47 @@ def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:
     upper.set_ylabel("network energy (eV/atom)")
     lower.set_ylabel("error (meV/atom)")
     lower.set_xlabel("reference energy (eV/atom)")
-    _legend(upper, table)
+    _legend(upper)
     _save(figure, path)
 
 
 def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None:
-    """Energy against volume per atom, reference as points and network as lines, per group, as PNG."""
+    """Energy against volume per atom, reference as points and network as lines, per group, as PNG.
+
+    Lines are drawn for groups in which the volume tells the structures apart (crystals under strain); the view is
+    theirs, and structures outside of it are counted in the title. Other groups are shown as pale points.
+    """
     figure = _figure(6.4, 4.8)
     axes = figure.subplots()
-    everything = np.ones(len(table.groups), dtype=bool)
-    for name, rows in _by_group(table, everything):
+    groups = _by_group(table, np.ones(len(table.groups), dtype=bool))
+    curves = {name for name, rows in groups if _is_curve(table.volume_per_atom[rows])}
+    for name, rows in groups:
         order = rows[np.argsort(table.volume_per_atom[rows], kind="stable")]
-        (line,) = axes.plot(table.volume_per_atom[order], table.energy_per_atom[order], linewidth=1)
-        axes.scatter(
-            table.volume_per_atom[order],
-            table.reference_energy_per_atom[order],
-            s=12,
-            color=line.get_color(),
-            label=name,
-        )
+        volume, reference = table.volume_per_atom[order], table.reference_energy_per_atom[order]
+        if name in curves:
+            (line,) = axes.plot(volume, table.energy_per_atom[order], linewidth=1)
+            axes.scatter(volume, reference, s=12, color=line.get_color(), label=name)
+        else:
+            axes.scatter(volume, reference, s=4, color="0.8", zorder=0)
+    shown = [row for name, rows in groups if name in curves or not curves for row in rows]
+    n_outside = 0
+    for values, limit in ((table.volume_per_atom, axes.set_xlim), (table.energy_per_atom, axes.set_ylim)):
+        low, high = values[shown].min(), values[shown].max()
+        margin = 0.05 * (high - low) or 1.0
+        limit(low - margin, high + margin)
+        n_outside = max(n_outside, int(((values < low - margin) | (values > high + margin)).sum()))
+    outside = f"; {n_outside} structures lie outside" if n_outside else ""
+    axes.set_title(f"reference: points, network: lines{outside}", fontsize=10)
     axes.set_xlabel("volume (Å³/atom)")
     axes.set_ylabel("energy (eV/atom)")
-    axes.set_title("reference: points, network: lines", fontsize=10)
-    _legend(axes, table)
+    _legend(axes)
     _save(figure, path)
+
+
+def _is_curve(volumes: FloatArray) -> bool:
+    """At least three structures whose volumes all differ by more than half a percent."""
+    ordered = np.sort(volumes)
+    return len(ordered) >= 3 and bool(np.all(np.diff(ordered) > 0.005 * ordered[:-1]))
 
 
 def _by_group(table: EnergyTable, chosen: NDArray[np.bool_]) -> list[tuple[str, NDArray[np.int64]]]:
@@ -137,8 +154,8 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     return figure
 
 
-def _legend(axes, table: EnergyTable) -> None:  # type: ignore[no-untyped-def]
-    if 1 < len(set(table.groups)) <= 16:
+def _legend(axes) -> None:  # type: ignore[no-untyped-def]
+    if 1 <= len(axes.get_legend_handles_labels()[1]) <= 20:
         axes.legend(fontsize=7, ncols=2)
 
 

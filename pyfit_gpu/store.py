@@ -129,7 +129,7 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
         InputError: not a training set, damaged, or of another format version.
     """
     with _reading(name), h5py.File(name, "r") as file:
-        attributes = dict(file.attrs)
+        attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in file.attrs.items()}
         if attributes.get("format") != FORMAT_NAME:
             raise InputError(f"{name}: expected format '{FORMAT_NAME}', found {attributes.get('format')!r}")
         if attributes.get("version") != FORMAT_VERSION:
@@ -142,22 +142,46 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
             if dataset not in file:
                 raise InputError(f"{name}: damaged: the dataset {dataset} is missing")
             arrays[dataset] = file[dataset][...]
-    if _content_hash(attributes, arrays) != attributes.get("content_hash"):
-        raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
+    try:
+        if _content_hash(attributes, arrays) != attributes["content_hash"]:
+            raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
+        return _from_arrays(arrays, attributes), attributes
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        # An attribute is missing, is no JSON or of another type: whatever it is, the file is not what it says.
+        raise InputError(f"{name}: damaged: an attribute or dataset is not as specified: {error!r}") from error
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> TrainingSet:
+    """Check what the specification says about types and shapes, then put the set together."""
+    descriptor = _descriptor(json.loads(attributes["settings"]))
+    n_structures, n_atoms = len(arrays["structures/n_atoms"]), int(arrays["structures/n_atoms"].sum())
+    shapes: dict[str, tuple[int, ...]] = {"features": (descriptor.n_features,), "positions": (3,), "forces": (3,)}
+    shapes |= {"cell": (3, 3), "pbc": (3,), "stress": (6,)}
+    for dataset, array in arrays.items():
+        field, dtype = DATASETS.get(dataset, ("group", "<i4"))
+        expected = (n_atoms if dataset.startswith("atoms/") else n_structures, *shapes.get(field, ()))
+        if array.shape != expected or array.dtype != np.dtype(dtype):
+            raise InputError(f"{dataset}: expected {expected} {dtype}, found {array.shape} {array.dtype.str}")
     shift = json.loads(attributes["energy_shift"])
+    if shift is not None and len(shift) != descriptor.n_elements:
+        raise InputError(f"energy_shift: expected {descriptor.n_elements} numbers, found {shift}")
     names = json.loads(attributes["groups"])
     tensors = {}
     for dataset, (field, _) in DATASETS.items():
         tensor = torch.from_numpy(arrays[dataset])
         tensors[field] = {"species": tensor.long, "pbc": tensor.bool}.get(field, lambda tensor=tensor: tensor)()
-    training_set = TrainingSet(
-        descriptor=_descriptor(json.loads(attributes["settings"])),
+    for dataset, count in ((GROUP_INDEX, len(names)), ("atoms/species", descriptor.n_elements)):
+        if np.any(arrays[dataset] < 0) or np.any(arrays[dataset] >= count):
+            raise InputError(f"{dataset}: expected numbers from 0 to {count - 1}")
+    return TrainingSet(
+        descriptor=descriptor,
         energy_shift=None if shift is None else tuple(shift),
         potential_header=tuple(attributes["potential_header"].split("\n")),
         groups=tuple(names[k] for k in arrays[GROUP_INDEX]),
         **tensors,
     )
-    return training_set, attributes
 
 
 @dataclass(frozen=True)
@@ -195,7 +219,7 @@ def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: S
         The shard's file, and the shards that are still missing.
 
     Raises:
-        InputError: a shard of other inputs is already there, or a file cannot be written.
+        InputError: a file cannot be written.
     """
     target = shard_path(path, shard.index, shard.count)
     content_hash = save_training_set(training_set, target, shard=shard)
@@ -239,9 +263,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected a training set manifest ('format': '{MANIFEST_NAME}'), found other JSON")
     if content.get("version") != FORMAT_VERSION:
         raise InputError(f"{path}: expected manifest version {FORMAT_VERSION}, found {content.get('version')}")
-    missing = {"count", "n_structures", "inputs", "shards"} - content.keys()
-    if missing:
-        raise InputError(f"{path}: damaged: {', '.join(sorted(missing))} missing")
+    types = {"count": int, "n_structures": int, "inputs": str, "shards": dict}
+    for key, kind in types.items():
+        if not isinstance(content.get(key), kind):
+            raise InputError(f"{path}: damaged: {key}: expected {kind.__name__}, found {content.get(key)!r}")
+    for index, entry in content["shards"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+            raise InputError(f"{path}: damaged: shard {index}: expected an object with a file name, found {entry!r}")
     return content
 
 
@@ -265,7 +293,8 @@ def load_manifest(path: Path) -> TrainingSet:
         if not file.exists():
             raise InputError(f"{path}: shard {index} of {manifest['count']} is missing: {file} does not exist")
         part, attributes = load_hdf5(str(file))
-        if attributes["content_hash"] != entry["content_hash"]:
+        expected = Shard(index, manifest["count"], manifest["n_structures"], manifest["inputs"]).describe()
+        if attributes["content_hash"] != entry.get("content_hash") or attributes.get("shard") != json.dumps(expected):
             raise InputError(f"{path}: shard {index}: {file} is not the file that the manifest names (other content)")
         parts.append(part)
     whole = interleave(parts)

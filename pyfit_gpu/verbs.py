@@ -95,7 +95,8 @@ def _prepare_shard(
 ) -> None:
     index, count = shard
     inputs = _hash_inputs(dft_files, potential, e_shift)
-    setup = replace(setup, unique=False)
+    if setup.unique:
+        raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
     setup.output(str(shard_path(out, index, count)))
     model = load_potential(potential)
     frames = read_all_frames(dft_files)

@@ -25,7 +25,7 @@ def read_dft_text(path: str | os.PathLike[str]) -> Iterator[Frame]:
         InputError: with file, line, structure, what was expected and what was found.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             reader = _Reader(os.fspath(path), file)
             while (frame := reader.next_frame()) is not None:
                 yield frame

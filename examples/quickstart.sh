@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# From DFT data to a trained silicon potential: installs the package into an environment of its own, then prepares,
+# trains and evaluates. Results go to quickstart_output (or the folder given as the first argument).
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=${1:-$root/quickstart_output}
+environment=$root/.venv
+
+if [ ! -x "$environment/bin/pyfit-gpu" ]; then
+  echo "installing into $environment ..."
+  python3 -m venv "$environment"
+  "$environment/bin/pip" install --quiet --disable-pip-version-check --constraint "$root/constraints.txt" "$root"
+fi
+export PATH=$environment/bin:$PATH
+mkdir -p "$out"
+data=$root/examples/data
+
+pyfit-gpu prepare "$data/si_dft.extxyz" --potential "$data/si.start.nn.dat" --e-shift 107 \
+  --out "$out/si.h5" --overwrite
+pyfit-gpu train "$out/si.h5" --potential "$data/si.start.nn.dat" --out "$out/si.nn.dat" \
+  --steps 300 --l2 1e-4 --overwrite
+pyfit-gpu evaluate "$data/si_dft.extxyz" --potential "$out/si.nn.dat" --out "$out/si.csv" \
+  --plots "$out" --overwrite
+
+echo
+echo "Done. In $out:"
+echo "  si.h5                          training set"
+echo "  si.nn.dat                      trained potential"
+echo "  si.loss.txt, si.validation.txt errors while it trained (eV/atom)"
+echo "  si.csv                         energies of every structure"
+echo "  parity.png, energy_volume.png  plots"

@@ -1,0 +1,162 @@
+"""Every fault of a potential file gives the file, the line, what was expected and what was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.potential import Potential
+
+Load = Callable[[str | bytes], Potential]
+
+# 2 inputs, 2 hidden, 1 output: lines 1 to 8, then 9 values on lines 9 to 17.
+HEADER = """\
+ 1 0.5 1
+ 1
+ Si 28.0855
+ 0 0.25 4.5 1.0 0.8
+ 2 0 3
+ 1 2.5
+ 0 9.6 4.7 4.3 1.45 0.12 0.8 0.9 0.85
+ 3 2 2 1
+"""
+VALUES = "".join(f" {k / 8} 0.0000\n" for k in range(9))
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """The potential of a file with the given content."""
+
+    def load(content: str | bytes) -> Potential:
+        path = tmp_path / "si.nn.dat"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return load_potential(path)
+
+    return load
+
+
+def with_line(number: int, text: str) -> str:
+    lines = (HEADER + VALUES).splitlines(keepends=True)
+    lines[number - 1] = text and text + "\n"
+    return "".join(lines)
+
+
+def test_the_file_without_faults(load: Load) -> None:
+    assert load(HEADER + VALUES).networks.layer_sizes == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (1, "2 0.5 1", "expected .*0: .*1: .*3: .*4: .*5: .*2"),  # a mode we do not have: the others are listed
+        (1, "1.5 0.5 1", "gi_mode.*found '1.5 0.5 1'"),
+        (1, "1 x 1", "shift.*found '1 x 1'"),
+        (1, "1 nan 1", "shift.*found '1 nan 1'"),
+        (1, "1 0.5", "activation.*found '1 0.5'"),
+        (1, "1 0.5 2", r"activation.*expected .*0: .*1: .*2"),
+        (2, "0", "number of elements.*found '0'"),
+        (2, "x", "number of elements.*found 'x'"),
+        (3, "Xx 28.0855", "element symbol.*found 'Xx 28.0855'"),
+        (3, "X 28.0855", "element symbol.*found 'X 28.0855'"),
+        (3, "Si", "mass.*found 'Si'"),
+        (3, "Si heavy", "mass.*found 'Si heavy'"),
+        (3, "Si 28.0855 - e_shift", "e_shift.*found"),
+        (3, "Si 28.0855 - e_shift high", "e_shift.*found"),
+        (4, "0 0.25 4.5 1.0", "sigma.*found '0 0.25 4.5 1.0'"),
+        (4, "2 0.25 4.5 1.0 0.8", "randomize.*found '2 0.25 4.5 1.0 0.8'"),
+        (4, "1 -0.25 4.5 1.0 0.8", "max_random.*-0.25"),
+        (4, "0 0.25 -4.5 1.0 0.8", "cutoff.*-4.5"),
+        (4, "0 0.25 4.5 0.0 0.8", "cutoff_width.*0.0"),
+        (4, "0 0.25 4.5 1.0 inf", "sigma.*found '0 0.25 4.5 1.0 inf'"),
+        (5, "3 0 3", "Legendre orders.*3 numbers.*found '3 0 3'"),
+        (5, "2 0 -3", "orders.*-3"),
+        (5, "0", "Legendre orders.*found '0'"),
+        (6, "2 2.5", "r0.*2 numbers.*found '2 2.5'"),
+        (6, "1 -2.5", "centers.*-2.5"),
+        (6, "1 2_5", "r0.*found '1 2_5'"),
+        (7, "0 9.6 4.7 4.3 1.45 0.12 0.8 0.9", "8 bond-order parameters.*found '0 9.6"),
+        (7, "2 9.6 4.7 4.3 1.45 0.12 0.8 0.9 0.85", "baseline flag.*found '2 9.6"),
+        (8, "3 4 2 1", "2 inputs.*found '3 4 2 1'"),
+        (8, "3 2 2 3", "1 output.*8.*found '3 2 2 3'"),
+        (8, "4 2 2 1", "layer sizes.*4 numbers.*found '4 2 2 1'"),
+        (8, "1 2", "layer sizes.*at least two.*found '1 2'"),
+        (8, "3 2 0 1", "layer sizes.*found '3 2 0 1'"),
+        (8, "3 2 2.5 1", "layer sizes.*found '3 2 2.5 1'"),
+        (12, "nan 0.0000", "weight or bias.*found 'nan 0.0000'"),
+        (12, "inf 0.0000", "weight or bias.*found 'inf 0.0000'"),
+        (12, "1_0 0.0000", "weight or bias.*found '1_0 0.0000'"),
+        (12, "0.5 x", "found '0.5 x'"),
+        (12, "0.5 0.6 0.7", "found '0.5 0.6 0.7'"),  # one value per line, the second cell is reserved
+        (17, "x 0.0000", "weight or bias.*found 'x 0.0000'"),
+    ],
+)
+def test_refused(load: Load, line: int, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"si\.nn\.dat, line {line}: .*{message}"):
+        load(with_line(line, text))
+
+
+def test_two_elements_and_a_logarithm(load: Load) -> None:
+    content = HEADER.replace(" 1\n Si 28.0855", " 2\n Si 28.0855\n C 12.011") + VALUES
+    with pytest.raises(InputError, match=r"si\.nn\.dat, line 1: .*expected 5 for 2 elements, got 1"):
+        load(content)
+
+
+def test_one_element_twice(load: Load) -> None:
+    content = HEADER.replace(" 1 0.5 1\n 1\n", " 5 0.5 1\n 2\n Si 28.0855\n") + VALUES
+    with pytest.raises(InputError, match=r"si\.nn\.dat, line \d: .*elements: .*different"):
+        load(content)
+
+
+@pytest.mark.parametrize("count", [0, 1, 8])
+def test_too_few_weights(load: Load, count: int) -> None:
+    content = HEADER + "".join(VALUES.splitlines(keepends=True)[:count])
+    with pytest.raises(InputError, match=rf"si\.nn\.dat.*expected 9 weights.*layers 2 2 1.*found {count}\b"):
+        load(content)
+
+
+def test_too_many_weights(load: Load) -> None:
+    with pytest.raises(InputError, match=r"si\.nn\.dat, line 18: expected 9 weights.*no more, found '7.5"):
+        load(HEADER + VALUES + " 7.5 0.0000\n")
+
+
+def test_layers_beyond_any_memory(load: Load) -> None:
+    with pytest.raises(InputError, match=r"si\.nn\.dat.*expected \d+ weights.*found 9"):
+        load(with_line(8, "3 2 1000000000000000 1"))
+
+
+@pytest.mark.parametrize("n_lines", range(1, 8))
+def test_truncated_header(load: Load, n_lines: int) -> None:
+    with pytest.raises(InputError, match=r"si\.nn\.dat.*expected .*end of the file"):
+        load("".join(HEADER.splitlines(keepends=True)[:n_lines]))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_empty(load: Load, content: str) -> None:
+    with pytest.raises(InputError, match=r"si\.nn\.dat: expected .*end of the file"):
+        load(content)
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"\0" * 64, b"\x89HDF\r\n\x1a\n" + b"\0\1" * 99])
+def test_binary(load: Load, content: bytes) -> None:
+    with pytest.raises(InputError, match=r"si\.nn\.dat: expected a potential.*binary"):
+        load(content)
+
+
+def test_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.nn.dat", tmp_path):
+        with pytest.raises(InputError, match=f"{re.escape(str(path))}: cannot read"):
+            load_potential(path)
+
+
+@pytest.mark.parametrize("centers", ["4 1.5 2.0 2.5 3.5", "4 2 3 4 5", "4 2.0 3.0 4.0 5.0"])
+def test_older_header_is_recognised(load: Load, centers: str) -> None:
+    """Without the lines of Legendre orders and bond-order parameters: orders 0 1 2 4 6, N = 16 in mode 1."""
+    lines = HEADER.splitlines()
+    older = "\n".join([*lines[:4], f" {centers}", " 3 20 2 1", ""]) + "0.5 0.0000\n" * 45
+    with pytest.raises(InputError, match=r"si\.nn\.dat, line \d+: .*older header.*0 1 2 4 6.*16"):
+        load(older)
