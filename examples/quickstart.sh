@@ -4,7 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-$root/quickstart_output}
-environment=$root/.venv
+environment=${PYFIT_GPU_ENVIRONMENT:-$root/.venv}
 
 if [ ! -x "$environment/bin/pyfit-gpu" ]; then
   echo "installing into $environment ..."
@@ -18,7 +18,7 @@ data=$root/examples/data
 pyfit-gpu prepare "$data/si_dft.extxyz" --potential "$data/si.start.nn.dat" --e-shift 107 \
   --out "$out/si.h5" --overwrite
 pyfit-gpu train "$out/si.h5" --potential "$data/si.start.nn.dat" --out "$out/si.nn.dat" \
-  --steps 300 --l2 1e-4 --overwrite
+  --steps 300 --l2 1e-4 --n-threads 1 --overwrite
 pyfit-gpu evaluate "$data/si_dft.extxyz" --potential "$out/si.nn.dat" --out "$out/si.csv" \
   --plots "$out" --overwrite
 

@@ -14,7 +14,7 @@ import torch
 from pyfit_gpu.config import ClassicConfig
 from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_output, check_writable, unique_path
+from pyfit_gpu.files import check_output, check_writable, free_number, numbered_path
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.jobs import Setup, TrainingOutputs, featurize_frames, read_all_frames, run_fit
@@ -44,15 +44,16 @@ def run_classic(
     """
     outputs = _outputs(config)
     set_out = config.training_set_output_file
+    log_path = config.log_path
+    _refuse_faults(config, outputs)
     if config.unique:
-        outputs = outputs.numbered()
-        set_out = str(unique_path(set_out)) if config.generate_training_set and set_out else set_out
-    _refuse_faults(config, outputs, set_out)
-    if config.log_path:
-        log_file = _LogFile(unique_path(config.log_path) if config.unique else Path(config.log_path))
-    else:
-        log_file = _LogFile(None)
-    with closing(log_file):
+        # One number for all outputs of a run; the log, which is written from the start, claims it.
+        names = [*(outputs.paths() if config.run_training else ()), log_path, set_out]
+        number = free_number([name for name in names if name], claim=log_path)
+        outputs = outputs.numbered(number)
+        set_out = str(numbered_path(set_out, number)) if set_out else ""
+        log_path = str(numbered_path(log_path, number)) if log_path else ""
+    with closing(_LogFile(log_path)):
         setup = Setup(_device(config, gpu_given), dtype, config.overwrite, config.unique, quiet)
         return _run(config, setup, outputs, set_out)
 
@@ -60,9 +61,9 @@ def run_classic(
 class _LogFile:
     """Messages with the time, written anew and flushed line by line."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: str) -> None:
         self.handler: logging.Handler | None = None
-        if path is not None:
+        if path:
             self.handler = logging.FileHandler(path, mode="w", encoding="utf-8")
             self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             log.addHandler(self.handler)
@@ -98,9 +99,10 @@ def _settings(config: ClassicConfig) -> FitSettings:
     )
 
 
-def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs, set_out: str) -> None:
+def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
     """Everything that can be known from names alone, in one message."""
     faults = []
+    may_replace = config.overwrite or config.unique  # numbered outputs replace nothing
 
     def require(key: str, purpose: str) -> None:
         if not getattr(config, key):
@@ -117,8 +119,8 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs, set_out: str
     if config.generate_training_set:
         for key in ("dft_input_file", "neural_network_in", "training_set_output_file"):
             require(key, "generate a training set")
-        if set_out:
-            collect(lambda: check_output(set_out, overwrite=config.overwrite))
+        if config.training_set_output_file:
+            collect(lambda: check_output(config.training_set_output_file, overwrite=may_replace))
         _require_file(config.dft_input_file, "dft_input_file", faults)
     if config.run_training:
         for key in ("neural_network_in", "neural_network_out"):
@@ -133,7 +135,7 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs, set_out: str
             require("training_set_in", "train")
             _require_file(config.training_set_in, "training_set_in", faults)
         if outputs.network:
-            faults += outputs.faults(overwrite=config.overwrite)
+            faults += outputs.faults(overwrite=may_replace)
     _require_file(config.neural_network_in, "neural_network_in", faults)
     if config.log_path:
         collect(lambda: check_writable(config.log_path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -57,6 +58,13 @@ def _whole(text: str) -> int:
     return value
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
+    return value
+
+
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -99,7 +107,7 @@ def _add_prepare(verbs: Any) -> None:
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
     verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
-    verb.add_argument("--e-shift", type=float, metavar="X", help="eV per atom added to the energies (0)")
+    verb.add_argument("--e-shift", type=_finite, metavar="X", help="eV per atom added to the energies (0)")
     verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
     verb.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
@@ -145,7 +153,7 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat)")
     verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
-    verb.add_argument("--e-shift", type=float, metavar="X", help="eV per atom (the potential's own)")
+    verb.add_argument("--e-shift", type=_finite, metavar="X", help="eV per atom (the potential's own)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
     _common(verb)
 
@@ -279,7 +287,7 @@ def _train(options: argparse.Namespace) -> int:
     settings = FitSettings(
         steps=options.steps,
         line_search=options.line_search,
-        learning_rate=options.learning_rate or (0.05 if options.line_search == "none" else 1.0),
+        learning_rate=options.learning_rate,
         max_iterations=options.max_iterations,
         history_size=options.history_size,
         l2=options.l2,

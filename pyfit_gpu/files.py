@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -82,12 +82,37 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise InputError(f"{os.fspath(path)}: exists already (give --overwrite to replace it, --unique to number it)")
 
 
-def unique_path(path: str | os.PathLike[str]) -> Path:
-    """`loss.txt` as `loss.00000.txt`: a number before the first dot's ending, the first that is free."""
+def numbered_path(path: str | os.PathLike[str], number: int) -> Path:
+    """`loss.txt` as `loss.00000.txt`: the number stands before the first dot."""
     given = Path(path)
     stem, dot, ending = given.name.partition(".")
+    return given.with_name(f"{stem}.{number:05d}{dot}{ending}")
+
+
+def free_number(paths: Sequence[str | os.PathLike[str]], claim: str | os.PathLike[str] = "") -> int:
+    """The first number under which none of the paths exists.
+
+    Args:
+        claim: one of the paths, created empty under the number: of two tasks that start at once only one gets it.
+
+    Raises:
+        InputError: the claimed file cannot be created, or all numbers are taken.
+    """
     for number in range(100_000):
-        candidate = given.with_name(f"{stem}.{number:05d}{dot}{ending}")
-        if not candidate.exists():
-            return candidate
-    raise InputError(f"{given}: all numbers from 00000 to 99999 are taken")
+        if any(numbered_path(path, number).exists() for path in paths):
+            continue
+        if not claim:
+            return number
+        try:
+            with open(numbered_path(claim, number), "x"):
+                return number
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{numbered_path(claim, number)}: cannot write: {error.strerror}") from error
+    raise InputError(f"{paths[0]}: all numbers from 00000 to 99999 are taken")
+
+
+def unique_path(path: str | os.PathLike[str]) -> Path:
+    """The path under its first free number."""
+    return numbered_path(path, free_number([path]))

@@ -14,7 +14,7 @@ import torch
 
 from pyfit_gpu.devices import describe_device
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_output, check_writable, unique_path
+from pyfit_gpu.files import check_output, check_writable, numbered_path, unique_path
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.interrupts import stop_on_signals
 from pyfit_gpu.loading import read_frames
@@ -119,20 +119,26 @@ class TrainingOutputs:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
 
-    def numbered(self) -> TrainingOutputs:
-        """Every output under the first free number."""
+    def paths(self) -> list[str]:
+        """Every output that is written."""
+        backups = self.backup_dir if self.backup_interval else ""
+        logs = (self.loss_log, self.validation_log, self.energy_volume_log, self.gpu_log)
+        return [path for path in (self.network, *logs, backups) if path]
 
-        def numbered(path: str) -> str:
-            return str(unique_path(path)) if path else ""
+    def numbered(self, number: int) -> TrainingOutputs:
+        """Every output under the same number."""
+
+        def with_number(path: str) -> str:
+            return str(numbered_path(path, number)) if path else ""
 
         return replace(
             self,
-            network=numbered(self.network),
-            loss_log=numbered(self.loss_log),
-            validation_log=numbered(self.validation_log),
-            energy_volume_log=numbered(self.energy_volume_log),
-            backup_dir=numbered(self.backup_dir),
-            gpu_log=numbered(self.gpu_log),
+            network=with_number(self.network),
+            loss_log=with_number(self.loss_log),
+            validation_log=with_number(self.validation_log),
+            energy_volume_log=with_number(self.energy_volume_log),
+            backup_dir=with_number(self.backup_dir),
+            gpu_log=with_number(self.gpu_log),
         )
 
     def faults(self, *, overwrite: bool) -> list[str]:

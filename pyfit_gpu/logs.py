@@ -84,8 +84,11 @@ class Backups:
         self.interval = interval
 
     def begin(self) -> None:
+        """Make the folder; backups of an earlier run or attempt go, or they would mix with the new ones."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for earlier in self.folder.glob("nn_bk_*.nn.dat"):
+                earlier.unlink()
         except OSError as error:
             raise InputError(f"{self.folder}: cannot make the backup folder: {error.strerror}") from error
 

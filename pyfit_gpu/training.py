@@ -30,7 +30,7 @@ class FitSettings:
 
     steps: int = 100
     line_search: LineSearch = "strong-wolfe"
-    learning_rate: float = 1.0  # first trial step of the line search, or the step length without one
+    learning_rate: float | None = None  # first trial step of the line search (1), or without one the step (0.05)
     max_iterations: int = 10  # LBFGS iterations inside one step
     history_size: int = 100
     l2: float = 0.0  # eV/atom, prefactor of the weights' norms
@@ -48,10 +48,17 @@ class FitSettings:
         for name in ("l2", "error_restart_level"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
         if self.line_search not in ("strong-wolfe", "none"):
             raise InputError(f"line_search: expected strong-wolfe or none, got {self.line_search!r}")
+        if not (math.isfinite(self.step_length) and self.step_length > 0):
+            raise InputError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
+
+    @property
+    def step_length(self) -> float:
+        """The learning rate, or the line search's default."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1.0 if self.line_search == "strong-wolfe" else 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +137,7 @@ class _Closure:
     def optimizer(self, settings: FitSettings) -> torch.optim.LBFGS:
         return torch.optim.LBFGS(
             [self.weights],
-            lr=settings.learning_rate,
+            lr=settings.step_length,
             max_iter=settings.max_iterations,
             history_size=settings.history_size,
             line_search_fn="strong_wolfe" if settings.line_search == "strong-wolfe" else None,

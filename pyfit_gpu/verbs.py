@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_text, check_writable
+from pyfit_gpu.files import atomic_text, check_writable, free_number
 from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_text import write_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
@@ -157,9 +157,7 @@ def train(
         weight_seed: of random weights; None: the split's.
         randomize: start from random weights whatever the file holds.
     """
-    if setup.unique:
-        outputs = outputs.numbered()
-    faults = outputs.faults(overwrite=setup.overwrite)
+    faults = outputs.faults(overwrite=setup.overwrite or setup.unique)
     if faults:
         raise InputError("\n".join(faults))
     whole = load_training_set(training_set)
@@ -174,6 +172,8 @@ def train(
     if split.groups_without_validation and train_fraction < 1.0:
         log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
     settings = replace(settings, seed=weight_seed)
+    if setup.unique:
+        outputs = outputs.numbered(free_number(outputs.paths(), claim=outputs.loss_log))
     return run_fit(model, whole, split, settings, outputs, setup)
 
 

@@ -181,5 +181,9 @@ def test_size_batches() -> None:
         assert padded <= 10 or len(batch) == 1
 
 
+def test_size_batches_count_the_structure_that_is_added() -> None:
+    assert list(size_batches([3, 3, 3, 3], max_atoms=10)) == [[0, 1, 2], [3]]
+
+
 def test_size_batches_of_nothing() -> None:
     assert list(size_batches([])) == []

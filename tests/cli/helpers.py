@@ -86,16 +86,17 @@ def snapshot(folder: Path | str = ".") -> dict[str, bytes | None]:
     """Every name below a folder, hidden ones too, with its content; None for folders."""
     root = Path(folder)
     return {
-        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
-        for path in sorted(root.rglob("*"))
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))
     }
 
 
 def assert_same_files(found: dict[str, bytes | None], expected: dict[str, bytes | None]) -> None:
-    """Without printing whole files where they differ."""
-    assert sorted(found) == sorted(expected)
-    changed = [name for name in found if found[name] != expected[name]]
-    assert not changed
+    """With a message that names the files and spares their contents."""
+    __tracebackhide__ = True
+    more, fewer = found.keys() - expected.keys(), expected.keys() - found.keys()
+    changed = {name for name in found.keys() & expected.keys() if found[name] != expected[name]}
+    if more or fewer or changed:
+        pytest.fail(f"new: {sorted(more)}, gone: {sorted(fewer)}, changed: {sorted(changed)}")
 
 
 def names(folder: Path | str = ".") -> set[str]:
@@ -121,9 +122,7 @@ def poscar_blocks(path: Path | str = OWN / "structures.poscar.dat") -> list[list
 
 def write_poscar(path: str, blocks: Sequence[Sequence[str]], groups: Sequence[str] | None = None) -> str:
     """Write structures, under other groups if they are given (taken in turn)."""
-    labelled = [
-        block if groups is None else [groups[k % len(groups)], *block[1:]] for k, block in enumerate(blocks)
-    ]
+    labelled = [block if groups is None else [groups[k % len(groups)], *block[1:]] for k, block in enumerate(blocks)]
     Path(path).write_text("".join("\n".join(block) + "\n" for block in labelled))
     return path
 

@@ -1,0 +1,403 @@
+"""`prepare`: DFT files to a training set, in one go, by appending, and in shards."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import ase.io
+import h5py
+import numpy as np
+import pytest
+import torch
+from cli.helpers import (
+    N_ATOMS,
+    N_STRUCTURES,
+    OWN,
+    call,
+    done,
+    launching,
+    names,
+    new_names,
+    poscar_blocks,
+    refused,
+    set_up,
+    snapshot,
+    wait_until,
+    weights,
+    with_header,
+    write_poscar,
+)
+
+import pyfit_gpu as pf
+from pyfit_gpu.training_set import ATOM_FIELDS, STRUCTURE_FIELDS, TrainingSet
+
+POTENTIAL = ("--potential", "si.nn.dat")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(tmp_path, monkeypatch)
+
+
+def prepare(*words: object, files: tuple[str, ...] = ("si.poscar.dat",), out: str = "si.h5") -> None:
+    done("prepare", *files, *POTENTIAL, "--out", out, *words)
+
+
+def assert_equal_sets(found: TrainingSet, expected: TrainingSet) -> None:
+    """To the bit, unknown numbers included."""
+    assert found.groups == expected.groups
+    assert found.energy_shift == expected.energy_shift
+    assert found.descriptor.identity() == expected.descriptor.identity()
+    for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS):
+        mine, other = getattr(found, name), getattr(expected, name)
+        assert mine.dtype == other.dtype, name
+        assert mine.numpy().tobytes() == other.numpy().tobytes(), name
+
+
+def content_hash(path: str) -> str:
+    with h5py.File(path) as file:
+        return str(file.attrs["content_hash"])
+
+
+@pytest.fixture
+def two_files() -> tuple[str, str]:
+    """The same structures as in si.poscar.dat, in two files."""
+    blocks = poscar_blocks("si.poscar.dat")
+    return write_poscar("a.dat", blocks[:20]), write_poscar("b.dat", blocks[20:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one set
+
+
+def test_equals_the_python_interface() -> None:
+    before = names()
+    prepare("--e-shift", "0.25")
+    assert new_names(before) == {"si.h5"}
+    structures, potential = pf.load_structures("si.poscar.dat"), pf.load_potential("si.nn.dat")
+    expected = pf.build_training_set(structures, potential, e_shift=0.25)
+    assert_equal_sets(pf.load_training_set("si.h5"), expected)
+
+
+@pytest.mark.parametrize("case", ["nn_mode0", "nn_mode1", "nn_wide", "pinn_mode1", "pinn_mode3", "pinn_mode4"])
+def test_features_are_those_of_the_reference_program(case: str) -> None:
+    """Physically informed potentials too: only their energies are left to a later version."""
+    words = ("prepare", OWN / "structures.poscar.dat", "--potential", OWN / f"{case}.nn.dat", "--out", "set.h5")
+    done(*words)
+    features = pf.load_training_set("set.h5").features.numpy()
+    expected = np.load(OWN / f"{case}.npz")["lsp"]
+    assert features.shape == expected.shape
+    assert np.max(np.abs(features - expected) / np.maximum(1, np.abs(expected))) < 1e-11
+
+
+def test_what_is_said() -> None:
+    result = done("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--e-shift", "0.25")
+    wrote = next(line for line in result.out.splitlines() if line.startswith("wrote si.h5"))
+    for text in (f"{N_STRUCTURES} structures", "2 groups", f"{N_ATOMS} atoms", "40 features", "e_shift 0.25"):
+        assert text in wrote
+
+
+def file_energies() -> np.ndarray:
+    return np.array([float(block[-1]) for block in poscar_blocks("si.poscar.dat")])
+
+
+@pytest.mark.parametrize(("words", "shift"), [((), 0.0), (("--e-shift", "-1.5"), -1.5), (("--e-shift=106",), 106.0)])
+def test_energy_shift_stands_apart_from_the_energies(words: tuple[str, ...], shift: float) -> None:
+    prepare(*words)
+    training_set = pf.load_training_set("si.h5")
+    assert training_set.energy_shift == (shift,)
+    assert np.array_equal(training_set.energy.numpy(), file_energies())
+    used = file_energies() + training_set.sizes.numpy() * shift
+    assert np.allclose(training_set.energy_used.numpy(), used, rtol=1e-15, atol=1e-12)
+
+
+def test_several_files_in_their_order(two_files: tuple[str, str]) -> None:
+    prepare()
+    prepare(files=two_files, out="both.h5")
+    prepare(files=two_files[::-1], out="turned.h5")
+    assert Path("both.h5").read_bytes() == Path("si.h5").read_bytes()
+    turned = pf.load_training_set("turned.h5")
+    assert turned.energy.tolist() == [*file_energies()[20:], *file_energies()[:20]]
+
+
+def test_no_dft_structures_are_kept_without_an_energy() -> None:
+    write_poscar("some.dat", poscar_blocks()[:6], ["NO_DFT_a", "b", "c"])
+    prepare(files=("some.dat",))
+    training_set = pf.load_training_set("si.h5")
+    assert torch.isnan(training_set.energy).tolist() == [True, False, False] * 2
+    assert training_set.groups == ("NO_DFT_a", "b", "c") * 2
+
+
+def test_files_that_ase_reads() -> None:
+    """Groups from `group` or `config_type`, else the file's stem; weights; what has no energy stays."""
+    frames = ase.io.read(OWN / "mode5_silicon.extxyz", index=":")
+    assert len(frames) == 5
+    for frame in frames:
+        frame.info.clear()
+    for number, frame in enumerate(frames[:4]):
+        frame.info["REF"] = number
+    frames[0].info["group"] = "named"
+    frames[1].info["config_type"] = "typed"
+    frames[2].info["weight"] = 2.5
+    ase.io.write("many.extxyz", frames)
+    text = Path("many.extxyz").read_text().replace("REF=", "energy=-10")
+    Path("many.extxyz").write_text(text)
+    words = ("prepare", "many.extxyz", "--potential", OWN / "mode5_silicon.nn.dat", "--out", "si.h5")
+    done(*words)
+    training_set = pf.load_training_set("si.h5")
+    assert training_set.groups == ("named", "typed", "many", "many", "many")
+    assert training_set.weight.tolist() == [1, 1, 2.5, 1, 1]
+    assert training_set.energy[:4].tolist() == [-100, -101, -102, -103]
+    assert torch.isnan(training_set.energy[4])
+
+
+def test_same_command_same_bytes() -> None:
+    prepare()
+    first = Path("si.h5").read_bytes()
+    prepare("--overwrite")
+    assert Path("si.h5").read_bytes() == first
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# outputs that exist
+
+
+def test_an_existing_set_is_not_replaced() -> None:
+    Path("si.h5").write_text("something precious")
+    words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5")
+    refused(*words, match=r"si\.h5.*exists.*--overwrite")
+
+
+def test_overwrite() -> None:
+    Path("si.h5").write_text("something old")
+    prepare("--overwrite")
+    assert len(pf.load_training_set("si.h5")) == N_STRUCTURES
+
+
+def test_unique() -> None:
+    before = names()
+    Path("my.si.h5").write_text("something precious")
+    for number in range(2):
+        prepare("--unique", out="my.si.h5")
+        assert new_names(before) == {"my.si.h5", *(f"my.{k:05d}.si.h5" for k in range(number + 1))}
+    assert Path("my.si.h5").read_text() == "something precious"
+    assert Path("my.00000.si.h5").read_bytes() == Path("my.00001.si.h5").read_bytes()
+
+
+@pytest.mark.parametrize("out", ["si.dat", "si", "si.json"])
+def test_a_set_needs_a_name_that_says_hdf5(out: str) -> None:
+    refused("prepare", "si.poscar.dat", *POTENTIAL, "--out", out, match=r"\.h5")
+
+
+def test_the_other_hdf5_ending() -> None:
+    prepare(out="si.hdf5")
+    assert len(pf.load_training_set("si.hdf5")) == N_STRUCTURES
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# append
+
+
+def test_append_gives_the_set_of_all_files(two_files: tuple[str, str]) -> None:
+    prepare("--e-shift", "0.5", files=two_files, out="both.h5")
+    prepare("--e-shift", "0.5", files=two_files[:1])
+    before = names()
+    prepare("--append", files=two_files[1:])
+    assert new_names(before) == set()
+    assert content_hash("si.h5") == content_hash("both.h5")
+    assert_equal_sets(pf.load_training_set("si.h5"), pf.load_training_set("both.h5"))
+
+
+def test_append_does_not_compute_what_is_there_again(two_files: tuple[str, str]) -> None:
+    """Features that no structure has would not survive that."""
+    prepare(files=two_files[:1])
+    fresh = pf.load_training_set("si.h5")
+    pf.save_training_set(replace(fresh, features=fresh.features + 1.0), "si.h5")
+    result = done("prepare", "b.dat", *POTENTIAL, "--out", "si.h5", "--append")
+    appended = pf.load_training_set("si.h5")
+    assert torch.equal(appended.features[: fresh.n_atoms], fresh.features + 1.0)
+    prepare(files=two_files[1:], out="b.h5")
+    assert torch.equal(appended.features[fresh.n_atoms :], pf.load_training_set("b.h5").features)
+    assert f"read {N_STRUCTURES - 20} structures" in result.out
+
+
+def test_append_twice(two_files: tuple[str, str]) -> None:
+    blocks = poscar_blocks("si.poscar.dat")
+    prepare(files=(write_poscar("first.dat", blocks[:5]),))
+    for part in (blocks[5:9], blocks[9:]):
+        prepare("--append", files=(write_poscar("next.dat", part),))
+    prepare(out="whole.h5")
+    assert Path("si.h5").read_bytes() == Path("whole.h5").read_bytes()
+
+
+def test_append_takes_the_shift_of_the_set(two_files: tuple[str, str]) -> None:
+    prepare("--e-shift", "0.5", files=two_files[:1])
+    prepare("--append", "--e-shift", "0.5", files=two_files[1:])
+    assert pf.load_training_set("si.h5").energy_shift == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "match"),
+    [
+        ({}, ("--e-shift", "0.6"), r"(?s)e_shift.*0\.5.*0\.6"),
+        ({}, ("--e-shift", "0"), r"(?s)e_shift.*0\.5.*0"),
+        ({4: " 0 1.0 4.6 1.0 1.0"}, (), r"(rc|cutoff)\b.*4\.5.*4\.6|(rc|cutoff)\b.*4\.6.*4\.5"),
+        ({3: " C 12.011"}, (), r"elements.*(Si.*C|C.*Si)"),
+    ],
+)
+def test_append_refuses_another_scale_or_potential(
+    two_files: tuple[str, str], changes: dict[int, str], words: tuple[str, ...], match: str
+) -> None:
+    prepare("--e-shift", "0.5", files=two_files[:1])
+    with_header("other.nn.dat", changes)
+    refused("prepare", "b.dat", "--potential", "other.nn.dat", "--out", "si.h5", "--append", *words, match=match)
+
+
+def test_append_needs_a_set() -> None:
+    refused("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--append", match=r"si\.h5")
+    Path("si.h5").write_text("not a set")
+    refused("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--append", match=r"si\.h5")
+
+
+@pytest.mark.parametrize("words", [("--shard", "0/2"), ("--unique",), ("--overwrite",)])
+def test_append_and_what_does_not_go_with_it(words: tuple[str, ...]) -> None:
+    prepare()
+    refused("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--append", *words, match="--append")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# shards
+
+
+@pytest.fixture
+def whole() -> str:
+    prepare("--e-shift", "0.5", out="whole.h5")
+    return "whole.h5"
+
+
+def shard(index: int, count: int, *words: object) -> None:
+    prepare("--e-shift", "0.5", "--shard", f"{index}/{count}", *words)
+
+
+@pytest.mark.parametrize("order", [(0,), (1, 0), (2, 0, 1), (4, 3, 2, 1, 0)], ids=len)
+def test_shards_read_as_one_set_in_file_order(whole: str, order: tuple[int, ...]) -> None:
+    before = names()
+    count = len(order)
+    for index in order:
+        shard(index, count)
+    made = {name for name in new_names(before) if not name.startswith(".")}
+    assert made == {"si.json", *(f"si.{index}-of-{count}.h5" for index in range(count))}
+    assert_equal_sets(pf.load_training_set("si.json"), pf.load_training_set(whole))
+    done("convert", "si.json", "joined.h5")
+    assert content_hash("joined.h5") == content_hash(whole)
+
+
+def test_a_shard_holds_every_nth_structure(whole: str) -> None:
+    shard(1, 3)
+    part, everything = pf.load_training_set("si.1-of-3.h5"), pf.load_training_set(whole)
+    assert_equal_sets(part, everything.select(range(1, N_STRUCTURES, 3)))
+
+
+def test_train_and_info_take_the_manifest(whole: str) -> None:
+    for index in range(3):
+        shard(index, 3)
+    for name in ("si.json", whole):
+        words = ("--out", f"{name}.nn.dat", "--steps", "2", "--train-fraction", "0.7")
+        done("train", name, *POTENTIAL, *words)
+    assert weights("si.json.nn.dat") == weights(f"{whole}.nn.dat")
+    assert Path("si.json.loss.txt").read_bytes() == Path(f"{whole}.loss.txt").read_bytes()
+    one, other = done("info", "si.json").out, done("info", whole).out
+    assert one.splitlines()[1:] == other.splitlines()[1:]
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_missing_shard_is_named(missing: int) -> None:
+    for index in {0, 1, 2} - {missing}:
+        shard(index, 3)
+    for words in (("info", "si.json"), ("train", "si.json", *POTENTIAL, "--out", "out.nn.dat")):
+        refused(*words, match=rf"si\.json.*shard {missing}\b.*missing.*si\.{missing}-of-3\.h5")
+    refused("convert", "si.json", "all.h5", match=rf"shard {missing}\b.*missing")
+    shard(missing, 3)
+    assert str(N_STRUCTURES) in done("info", "si.json").out
+
+
+def test_what_is_still_missing_is_said() -> None:
+    words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--shard")
+    assert re.search(r"si\.json.*\b0, 2\b.*missing", done(*words, "1/3").out)
+    assert re.search(r"si\.json.*\b2\b.*missing", done(*words, "0/3").out)
+    assert "missing" not in done(*words, "2/3").out
+
+
+def test_a_shard_that_was_moved_or_changed_is_named() -> None:
+    for index in range(2):
+        shard(index, 2)
+    original = Path("si.1-of-2.h5").read_bytes()
+    shutil.copy("si.0-of-2.h5", "si.1-of-2.h5")
+    refused("info", "si.json", match=r"shard 1\b.*si\.1-of-2\.h5")
+    Path("si.1-of-2.h5").unlink()
+    refused("info", "si.json", match=r"shard 1\b.*si\.1-of-2\.h5")
+    Path("si.1-of-2.h5").write_bytes(original[:-100])
+    refused("info", "si.json", match=r"si\.1-of-2\.h5")
+    Path("si.1-of-2.h5").write_bytes(original)
+    done("info", "si.json")
+
+
+def test_an_existing_shard_is_not_replaced() -> None:
+    shard(0, 2)
+    refused("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--shard", "0/2", match="exists.*--overwrite")
+    shard(0, 2, "--overwrite")
+    shard(1, 2)
+    done("info", "si.json")
+
+
+def test_shards_of_other_inputs_do_not_mix() -> None:
+    """The same names, but another energy shift: the manifest belongs to the later run."""
+    shard(0, 2)
+    prepare("--e-shift", "0.7", "--shard", "1/2")
+    refused("info", "si.json", match=r"shard 0\b.*missing")
+    assert json.loads(Path("si.json").read_text())["shards"].keys() == {"1"}
+
+
+def test_more_shards_than_structures() -> None:
+    words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5")
+    refused(*words, "--shard", f"0/{N_STRUCTURES + 1}", match=f"shard.*{N_STRUCTURES}")
+
+
+def test_unique_shards_are_refused_or_numbered() -> None:
+    """Silently replacing or refusing what --unique was to protect would be wrong."""
+    shard(0, 2)
+    before = snapshot()
+    result = call("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--shard", "0/2", "--unique")
+    after = snapshot()
+    assert {name: after[name] for name in before} == before
+    if result.status == 0:
+        assert len(after) > len(before)
+    else:
+        assert result.status == 2
+        assert "--unique" in result.err.replace("--unique to number it", "")
+
+
+def test_the_manifest_is_rewritten_under_a_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A process that finishes its shard waits for the one that holds the lock."""
+    shard(0, 2)
+    manifest = Path("si.json").read_bytes()
+    lock = Path(".si.json.lock")
+    assert lock.exists()
+    with launching(tmp_path_factory.mktemp("processes")) as launcher:
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--e-shift", "0.5", "--shard", "1/2")
+            process = launcher.start(*words)
+            wait_until(Path("si.1-of-2.h5").exists)
+            time.sleep(0.3)
+            assert not process.ended
+            assert Path("si.json").read_bytes() == manifest
+        assert process.wait().status == 0
+    assert json.loads(Path("si.json").read_text())["shards"].keys() == {"0", "1"}
+    assert lock.exists()
