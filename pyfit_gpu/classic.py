@@ -43,7 +43,7 @@ def run_classic(
         InputError: everything that is wrong with keys and files, before any work is done.
     """
     outputs = _outputs(config)
-    set_out = config.training_set_output_file
+    set_out = config.training_set_output_file if config.generate_training_set else ""
     log_path = config.log_path
     _refuse_faults(config, outputs)
     if config.unique:

@@ -12,11 +12,13 @@ blocks per pair of elements are this project's generalisation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
@@ -56,20 +58,25 @@ class LocalStructureParameters:
         if self.gi_mode not in GI_MODES:
             known = "; ".join(f"{mode}: {meaning}" for mode, meaning in GI_MODES.items())
             raise InputError(f"gi_mode: expected one of ({known}), got {self.gi_mode}")
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise InputError(f"elements: expected different symbols, got {self.elements}")
+        unknown = [symbol for symbol in self.elements if ATOMIC_NUMBERS.get(symbol, 0) == 0]
+        if not self.elements or len(set(self.elements)) != len(self.elements) or unknown:
+            raise InputError(f"elements: expected different chemical symbols, got {self.elements}")
         if self.gi_mode in _LOG_MODES and len(self.elements) > 1:
             raise InputError(
                 f"gi_mode: expected 5 for {len(self.elements)} elements, got {self.gi_mode}: blocks of two "
                 "elements can be negative, and this mode takes a logarithm"
             )
         for name in ("cutoff", "cutoff_width", "gaussian_width"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}: expected a length above 0 Å, got {getattr(self, name)}")
-        if not self.legendre_orders or min(self.legendre_orders) < 0:
+        if not math.isfinite(self.shift):
+            raise InputError(f"shift: expected a finite number, got {self.shift}")
+        if not self.legendre_orders or any(order != int(order) or order < 0 for order in self.legendre_orders):
             raise InputError(f"legendre_orders: expected whole numbers >= 0, got {self.legendre_orders}")
-        if not self.gaussian_centers or (self.gi_mode != 0 and min(self.gaussian_centers) <= 0):
-            raise InputError(f"gaussian_centers: expected lengths above 0 Å, got {self.gaussian_centers}")
+        # In mode 0 the centres do not divide anything.
+        least = -math.inf if self.gi_mode == 0 else 0.0
+        if not self.gaussian_centers or not all(least < center < math.inf for center in self.gaussian_centers):
+            raise InputError(f"gaussian_centers: expected lengths above {least} Å, got {self.gaussian_centers}")
 
     @property
     def n_elements(self) -> int:

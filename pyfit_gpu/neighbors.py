@@ -137,6 +137,7 @@ class _Images:
     points: Tensor  # (n_images, 3) Å, the structures one after the other
     structure: Tensor  # (n_images,) int64
     atom: Tensor  # (n_images,) int64, number in the batch
+    is_home: Tensor  # (n_images,) bool, the atom itself and no image of it
     origin: Tensor  # (n_atoms, 3) Å, the atoms themselves, moved into the cell
     owner: Tensor  # (n_atoms,) int64, structure of each atom
 
@@ -176,17 +177,17 @@ def _images(structures: Structures, cutoff: float) -> _Images:
     slack = 1e-6  # a candidate too many is dropped by its distance; one too few would be lost
     near = (moved >= -reach[row] - slack) & (moved <= 1 + reach[row] + slack) | ~structures.pbc[row]
     chosen = near.all(dim=1)
-    atom, row = atom[chosen], row[chosen]
-    points = origin[atom] + torch.einsum("na,nab->nb", translation[chosen].to(dtype), cell[row])
-    return _Images(points, row, atom, origin, owner)
+    atom, row, translation = atom[chosen], row[chosen], translation[chosen]
+    points = origin[atom] + torch.einsum("na,nab->nb", translation.to(dtype), cell[row])
+    return _Images(points, row, atom, (translation == 0).all(dim=1), origin, owner)
 
 
 def _keep_pairs(images: _Images, centers: Tensor, image: Tensor, cutoff: float) -> Pairs:
-    """Candidates to pairs: drop what is beyond the cutoff and each atom's distance to itself."""
+    """Candidates to pairs: drop what is beyond the cutoff, and each atom itself."""
     vectors = images.points[image] - images.origin[centers]
     squares = vectors.square().sum(dim=1)
     index = images.atom[image]
-    itself = (index == centers) & (squares < MINIMUM_DISTANCE**2)
+    itself = (index == centers) & images.is_home[image]
     keep = (squares < cutoff**2) & ~itself
     return centers[keep], index[keep], vectors[keep]
 

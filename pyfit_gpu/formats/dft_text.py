@@ -83,7 +83,7 @@ class _Reader:
         cell = np.array([self._numbers(3, "a cell vector of three numbers") for _ in range(3)])
         scale_factor = self._scale_factor(scale, cell)
         cell *= scale_factor
-        symbols = self._composition()
+        composition = self._composition()
         text = self.line("'direct' or 'cartesian'")
         selective = text.strip()[:1] in ("s", "S")
         if selective:
@@ -91,7 +91,7 @@ class _Reader:
         letter = text.strip()[:1]
         if letter not in ("c", "C", "k", "K", "d", "D"):
             self.fail("a line that begins with c or k (cartesian) or d (direct)", text)
-        positions, numbers, forces = self._atoms(symbols, selective)
+        positions, numbers, forces = self._atoms(composition, selective)
         energy = self._energy()
         self.n_read += 1
         return Frame(
@@ -146,12 +146,12 @@ class _Reader:
             self.fail("cell vectors that span a volume", "a singular cell")
         return float((-scale / volume) ** (1 / 3))
 
-    def _composition(self) -> list[str]:
-        """One symbol per atom; empty strings where the file gives only the number of atoms."""
+    def _composition(self) -> list[tuple[str, int]]:
+        """Symbols and how many atoms of each; the symbol is empty where the file gives only a number."""
         text = self.line("the number of atoms")
         cells = text.split()
         if len(cells) == 1 and _parse_count(cells[0]) is not None:
-            return [""] * self._count(cells[0], text)
+            return [("", self._count(cells[0], text))]
         if not cells or _parse_number(cells[0]) is not None:
             self.fail("the number of atoms, one whole number above 0, or a line of element symbols", text)
         symbols = [self._symbol(cell.split("_")[0].split("/")[0], text) for cell in cells]
@@ -159,8 +159,7 @@ class _Reader:
         counts = text.split()
         if len(counts) != len(symbols):
             self.fail(f"{len(symbols)} numbers of atoms, one per element", text)
-        pairs = zip(symbols, counts, strict=True)
-        return [symbol for symbol, count in pairs for _ in range(self._count(count, text))]
+        return [(symbol, self._count(count, text)) for symbol, count in zip(symbols, counts, strict=True)]
 
     def _count(self, cell: str, text: str) -> int:
         count = _parse_count(cell)
@@ -170,19 +169,22 @@ class _Reader:
 
     def _symbol(self, cell: str, text: str, line_number: int | None = None) -> str:
         symbol = cell.strip("'\"")
-        if symbol not in ATOMIC_NUMBERS:
+        if ATOMIC_NUMBERS.get(symbol, 0) == 0:
             self.fail("an element symbol", text, line_number)
         return symbol
 
-    def _atoms(self, symbols: list[str], selective: bool) -> tuple[FloatArray, np.ndarray, FloatArray | None]:
-        n_atoms = len(symbols)
+    def _atoms(
+        self, composition: list[tuple[str, int]], selective: bool
+    ) -> tuple[FloatArray, np.ndarray, FloatArray | None]:
+        n_atoms = sum(count for _, count in composition)
         lines = list(islice(self.file, n_atoms))
         first = self.line_number + 1
         self.line_number += len(lines)
         if len(lines) < n_atoms:
             self.fail_at_end(f"{n_atoms} lines of coordinates")
         rows = [line.split() for line in lines]
-        named: list[str] = symbols
+        symbols = [symbol for symbol, count in composition for _ in range(count)]
+        named = symbols
         forces: FloatArray | None = None
         coordinates = None
         if not selective and all(len(row) == 3 for row in rows):
@@ -224,7 +226,7 @@ class _Reader:
         cells = text.split()
         if len(cells) != 1:
             self.fail(expected, text)
-        if self.group.startswith(NO_ENERGY_PREFIX):
+        if is_unlabelled(self.group):
             return None
         return self._number(cells[0], expected, text)
 
@@ -255,7 +257,12 @@ def _parse_rows(rows: list[list[str]]) -> FloatArray | None:
 
 def group_in_text(group: str, has_energy: bool) -> str:
     """The classic formats say that a structure has no energy by its group's name."""
-    return group if has_energy or group.startswith(NO_ENERGY_PREFIX) else f"{NO_ENERGY_PREFIX}_{group}"
+    return group if has_energy or is_unlabelled(group) else f"{NO_ENERGY_PREFIX}_{group}"
+
+
+def is_unlabelled(group: str) -> bool:
+    """Whether the classic formats take structures of this group for predictions only."""
+    return group.startswith(NO_ENERGY_PREFIX)
 
 
 def write_dft_text(file: TextIO, frames: Iterable[Frame]) -> None:
@@ -267,8 +274,13 @@ def write_dft_text(file: TextIO, frames: Iterable[Frame]) -> None:
     for frame in frames:
         if not frame.pbc.all():
             raise InputError(f"{frame.source}: the classic text holds periodic structures only, pbc is {frame.pbc}")
+        if frame.group.split() != [frame.group] or (frame.energy is not None and is_unlabelled(frame.group)):
+            raise InputError(
+                f"{frame.source}: group: expected one word, not {NO_ENERGY_PREFIX}... for a structure with an energy, "
+                f"found '{frame.group}'"
+            )
         group = group_in_text(frame.group, frame.energy is not None)
-        weight = "" if frame.weight == 1.0 else f" weight={frame.weight!r}"
+        weight = "" if frame.weight == 1.0 else f" weight={float(frame.weight)!r}"
         file.write(f"{group}{weight}\n1.0\n")
         for vector in frame.cell:
             file.write(" ".join(f"{value:.17g}" for value in vector) + "\n")

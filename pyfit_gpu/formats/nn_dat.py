@@ -6,9 +6,11 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
 
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
@@ -52,14 +54,16 @@ def parse_potential(lines: Sequence[str], name: str, *, seed: int | None = None)
     reader = _Reader(lines, name)
     draft, randomize = _header(reader)
     layer_sizes = draft.networks.layer_sizes
+    n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
     if randomize:
         # The numbers that may follow are the classic program's last draw: not read, not needed.
-        return draft.randomized(seed)
-    n_elements = draft.descriptor.n_elements
-    values = reader.values(n_elements * count_parameters(layer_sizes), layer_sizes)
-    networks = ElementNetworks.from_flat(
-        torch.from_numpy(values)[None], layer_sizes, n_elements=n_elements, activation=draft.networks.activation
-    )
+        networks = ElementNetworks.random(
+            layer_sizes, draft.max_random, seed, n_elements=n_elements, activation=activation
+        )
+    else:
+        values = reader.values(n_elements * count_parameters(layer_sizes), layer_sizes)
+        flat = torch.from_numpy(values)[None]
+        networks = ElementNetworks.from_flat(flat, layer_sizes, n_elements=n_elements, activation=activation)
     return replace(draft, networks=networks)
 
 
@@ -78,18 +82,21 @@ class _Reader:
         )
         self.number = 0
         self.text = ""
+        self.line_of: dict[str, int] = {}  # settings by name
 
     def error(self, expected: str, found: str | None = None) -> InputError:
         shown = self.text.strip()[:80] if found is None else found
         return InputError(f"{self.name}, line {self.number}: expected {expected}, found '{shown}'")
 
-    def cells(self, expected: str) -> list[str]:
+    def cells(self, expected: str, *settings: str) -> list[str]:
+        """The next line's cells; remembers that it is the line of these settings."""
         try:
             self.number, self.text = next(self.numbered)
         except StopIteration:
             raise InputError(f"{self.name}: expected {expected}, found the end of the file") from None
         if "\0" in self.text:
             raise InputError(f"{self.name}: expected a potential (.nn.dat), found binary data")
+        self.line_of |= dict.fromkeys(settings, self.number)
         return self.text.split()
 
     def number_at(self, cells: Sequence[str], place: int, expected: str) -> float:
@@ -107,9 +114,9 @@ class _Reader:
             raise self.error(expected)
         return int(value)
 
-    def counted(self, expected: str) -> list[float]:
+    def counted(self, expected: str, *settings: str) -> list[float]:
         """A line `n v_1 .. v_n`."""
-        cells = self.cells(expected)
+        cells = self.cells(expected, *settings)
         count = self.integer_at(cells, 0, expected)
         if count < 1:
             raise self.error(expected)
@@ -118,18 +125,22 @@ class _Reader:
     def values(self, count: int, layer_sizes: Sequence[int]) -> np.ndarray:
         sizes = " ".join(str(size) for size in layer_sizes)
         expected = f"{count} weights and biases for the layers {sizes}"
-        values = np.empty(count)
-        for k in range(count):
-            try:
-                self.number, self.text = next(self.numbered)
-            except StopIteration:
-                raise InputError(f"{self.name}: expected {expected}, found {k}") from None
-            values[k] = self.number_at(self.text.split(), 0, "a weight or bias, one number")
+        values = []
+        for item in islice(self.numbered, count):
+            self.number, self.text = item
+            cells = self.text.split()
+            values.append(self.number_at(cells, 0, "a weight or bias, one number"))
+            if len(cells) > 1:
+                self.number_at(cells, 1, "a number, the reserved second cell")
+            if len(cells) > 2:
+                raise self.error("a weight or bias and one reserved cell")
+        if len(values) < count:
+            raise InputError(f"{self.name}: expected {expected}, found {len(values)}")
         extra = next(self.numbered, None)
         if extra is not None:
             self.number, self.text = extra
             raise self.error(f"{expected} and no more")
-        return values
+        return np.array(values)
 
 
 def _header(reader: _Reader) -> tuple[Potential, bool]:
@@ -139,13 +150,15 @@ def _header(reader: _Reader) -> tuple[Potential, bool]:
     except InputError as error:
         if str(error).startswith(reader.name):
             raise
-        # The descriptor's own checks do not know the file.
-        raise InputError(f"{reader.name}: {error}") from error
+        # The checks of descriptor and networks begin with the setting's name and do not know the file.
+        line = reader.line_of.get(str(error).split(":")[0])
+        where = reader.name if line is None else f"{reader.name}, line {line}"
+        raise InputError(f"{where}: {error}") from error
 
 
 def _read_header(reader: _Reader) -> tuple[Potential, bool]:
     mode_line = "gi_mode, shift and activation"
-    cells = reader.cells(mode_line)
+    cells = reader.cells(mode_line, "gi_mode", "shift", "activation")
     gi_mode = reader.integer_at(cells, 0, mode_line)
     shift = reader.number_at(cells, 1, mode_line)
     activation = reader.integer_at(cells, 2, mode_line)
@@ -155,14 +168,16 @@ def _read_header(reader: _Reader) -> tuple[Potential, bool]:
     elements, masses, shifts = zip(*(_element(reader) for _ in range(n_elements)), strict=True)
 
     lengths = "randomize, max_random, rc, d and sigma"
-    cells = reader.cells(lengths)
+    cells = reader.cells(lengths, "cutoff", "cutoff_width", "gaussian_width")
     randomize = reader.integer_at(cells, 0, lengths)
     max_random, cutoff, cutoff_width, gaussian_width = (reader.number_at(cells, k, lengths) for k in (1, 2, 3, 4))
     if randomize not in (0, 1):
         raise reader.error("randomize 0 or 1")
+    if max_random < 0:
+        raise reader.error("max_random: a number >= 0")
 
     orders = _legendre_orders(reader)
-    centers = tuple(reader.counted("Gaussian centres r0: their number, then each"))
+    centers = tuple(reader.counted("Gaussian centres r0: their number, then each", "gaussian_centers"))
     use_baseline, baseline = _baseline(reader)
     descriptor = LocalStructureParameters(
         elements=elements,
@@ -175,7 +190,8 @@ def _read_header(reader: _Reader) -> tuple[Potential, bool]:
         gaussian_centers=centers,
     )
     layer_sizes = _layer_sizes(reader, descriptor)
-    empty = torch.empty(1, n_elements * count_parameters(layer_sizes), dtype=torch.float64)
+    # Only shapes so far: a tensor on the meta device takes no memory, whatever the header asks for.
+    empty = torch.empty(1, n_elements * count_parameters(layer_sizes), dtype=torch.float64, device="meta")
     draft = Potential(
         descriptor=descriptor,
         networks=ElementNetworks.from_flat(empty, layer_sizes, n_elements=n_elements, activation=activation),
@@ -190,12 +206,10 @@ def _read_header(reader: _Reader) -> tuple[Potential, bool]:
 
 def _element(reader: _Reader) -> tuple[str, float, float]:
     """Symbol, mass and the energy shift, NaN where no comment says it."""
-    from ase.data import atomic_numbers
-
     expected = "an element symbol and its mass"
-    cells = reader.cells(expected)
+    cells = reader.cells(expected, "elements")
     symbol = cells[0].strip("'\"")
-    if symbol not in atomic_numbers:
+    if ATOMIC_NUMBERS.get(symbol, 0) == 0:
         raise reader.error("an element symbol and its mass")
     mass = reader.number_at(cells, 1, expected)
     shift = math.nan
@@ -205,7 +219,7 @@ def _element(reader: _Reader) -> tuple[str, float, float]:
 
 
 def _legendre_orders(reader: _Reader) -> tuple[int, ...]:
-    values = reader.counted("Legendre orders: their number, then each")
+    values = reader.counted("Legendre orders: their number, then each", "legendre_orders")
     if any(value != int(value) for value in values):
         # The older header has the Gaussian centres here, in Å.
         raise reader.error("Legendre orders, whole numbers", f"{reader.text.strip()[:60]}'; {_OLDER_HEADER}; 'r0")
@@ -215,6 +229,8 @@ def _legendre_orders(reader: _Reader) -> tuple[int, ...]:
 def _baseline(reader: _Reader) -> tuple[bool, tuple[float, ...]]:
     expected = f"the baseline flag and {N_BOND_ORDER_PARAMETERS} bond-order parameters"
     cells = reader.cells(expected)
+    if len(cells) <= 2:  # a weight where this line should be
+        raise reader.error(f"{expected} ({_OLDER_HEADER})")
     flag = reader.integer_at(cells, 0, expected)
     if flag not in (0, 1):
         raise reader.error(f"baseline flag 0 or 1 ({_OLDER_HEADER})")

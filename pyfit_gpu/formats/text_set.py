@@ -12,7 +12,7 @@ import torch
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
-from pyfit_gpu.formats.dft_text import NO_ENERGY_PREFIX, group_in_text
+from pyfit_gpu.formats.dft_text import group_in_text, is_unlabelled
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, parse_header
 from pyfit_gpu.training_set import TrainingSet
 
@@ -215,7 +215,7 @@ class _Table:
         energy, volume = self._numbers(cells[5:7], "the structure's energy and volume per atom")
         self.groups.append(cells[1])
         self.sizes.append(int(cells[4]))
-        self.energies.append(np.nan if cells[1].startswith(NO_ENERGY_PREFIX) else energy)
+        self.energies.append(np.nan if is_unlabelled(cells[1]) else energy)
         self.volumes.append(volume)
         self.left = self.sizes[-1]
         self.repeated = cells[1:7]
