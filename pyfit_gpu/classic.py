@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from pyfit_gpu.config import ClassicConfig
 from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_output, check_writable, free_number, numbered_path
+from pyfit_gpu.files import check_distinct, check_output, check_writable, free_number, numbered_path
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.jobs import Setup, TrainingOutputs, featurize_frames, read_all_frames, run_fit
@@ -46,26 +47,43 @@ def run_classic(
     set_out = config.training_set_output_file if config.generate_training_set else ""
     log_path = config.log_path
     _refuse_faults(config, outputs)
+    early = _hold_messages()
+    try:
+        setup = Setup(_device(config, gpu_given), dtype, config.overwrite, config.unique, quiet)
+        inputs = _read_inputs(config)
+    finally:
+        log.removeHandler(early)
     if config.unique:
-        # One number for all outputs of a run; the log, which is written from the start, claims it.
+        # One number for all outputs of a run.
         names = [*(outputs.paths() if config.run_training else ()), log_path, set_out]
-        number = free_number([name for name in names if name], claim=log_path)
+        number = free_number([name for name in names if name])
         outputs = outputs.numbered(number)
         set_out = str(numbered_path(set_out, number)) if set_out else ""
         log_path = str(numbered_path(log_path, number)) if log_path else ""
-    with closing(_LogFile(log_path)):
-        setup = Setup(_device(config, gpu_given), dtype, config.overwrite, config.unique, quiet)
-        return _run(config, setup, outputs, set_out)
+    with closing(_LogFile(log_path, early)):
+        return _work(config, inputs, setup, outputs, set_out)
+
+
+def _hold_messages() -> MemoryHandler:
+    """Keeps what is said before the log file may be written: until all inputs are known to be good."""
+    handler = MemoryHandler(capacity=1_000_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    log.addHandler(handler)
+    return handler
 
 
 class _LogFile:
-    """Messages with the time, written anew and flushed line by line."""
+    """Messages with the time, the earlier ones first; written anew and flushed line by line."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, early: MemoryHandler) -> None:
         self.handler: logging.Handler | None = None
         if path:
-            self.handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+            try:
+                self.handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+            except OSError as error:
+                raise InputError(f"{path}: cannot write the log: {error.strerror}") from error
             self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            early.setTarget(self.handler)
+            early.flush()
             log.addHandler(self.handler)
 
     def close(self) -> None:
@@ -114,6 +132,7 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
         except InputError as error:
             faults.append(str(error))
 
+    inputs = {key: getattr(config, key) for key in ("dft_input_file", "training_set_in", "neural_network_in")}
     if not (config.generate_training_set or config.run_training):
         faults.append("nothing to do: neither generate_training_set nor run_training is set")
     if config.generate_training_set:
@@ -135,10 +154,12 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
             require("training_set_in", "train")
             _require_file(config.training_set_in, "training_set_in", faults)
         if outputs.network:
-            faults += outputs.faults(overwrite=may_replace)
+            faults += outputs.faults(inputs, overwrite=may_replace)
     _require_file(config.neural_network_in, "neural_network_in", faults)
     if config.log_path:
+        others = {**inputs, "training set": config.training_set_output_file, **outputs.files()}
         collect(lambda: check_writable(config.log_path))
+        collect(lambda: check_distinct({"log": config.log_path}, others))
     if faults:
         raise InputError("\n".join(faults))
 
@@ -161,7 +182,22 @@ def _device(config: ClassicConfig, gpu_given: bool) -> torch.device:
     return select_device("cpu")
 
 
-def _run(config: ClassicConfig, setup: Setup, outputs: TrainingOutputs, set_out: str) -> int:
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run reads, known to fit together."""
+
+    potential: Potential
+    weight_seed: int
+    frames: list[Frame] | None  # to make a training set from
+    training_set: TrainingSet | None  # given
+
+
+def _read_inputs(config: ClassicConfig) -> _Inputs:
+    """Read everything before any work.
+
+    Raises:
+        InputError: a file that is not what its key says, inputs that do not fit, a group too small to validate.
+    """
     weight_seed = int(np.random.SeedSequence().generate_state(1)[0])
     potential = load_potential(config.neural_network_in, seed=weight_seed)
     if config.run_training:
@@ -170,17 +206,23 @@ def _run(config: ClassicConfig, setup: Setup, outputs: TrainingOutputs, set_out:
         frames = read_all_frames([config.dft_input_file])
         if config.run_training:
             _check_groups(_split_frames(frames, config), config)
-        training_set = featurize_frames(frames, potential, setup, e_shift=config.e_shift)
+        return _Inputs(potential, weight_seed, frames, None)
+    training_set = load_training_set(config.training_set_in)
+    log.info("%s: %s", config.training_set_in, describe_set(training_set))
+    where = f"{config.training_set_in} was not made for {config.neural_network_in}"
+    require_same_inputs(potential.descriptor, training_set.descriptor, where)
+    _check_groups(training_set.plan_split(config.validation_ratio, config.validation_split_seed), config)
+    return _Inputs(potential, weight_seed, None, training_set)
+
+
+def _work(config: ClassicConfig, inputs: _Inputs, setup: Setup, outputs: TrainingOutputs, set_out: str) -> int:
+    training_set = inputs.training_set
+    if inputs.frames is not None:
+        training_set = featurize_frames(inputs.frames, inputs.potential, setup, e_shift=config.e_shift)
         _write_set(training_set, set_out)
-    else:
-        training_set = load_training_set(config.training_set_in)
-        log.info("%s: %s", config.training_set_in, describe_set(training_set))
-        where = f"{config.training_set_in} was not made for {config.neural_network_in}"
-        require_same_inputs(potential.descriptor, training_set.descriptor, where)
-        _check_groups(training_set.plan_split(config.validation_ratio, config.validation_split_seed), config)
-    if not config.run_training:
+    if not config.run_training or training_set is None:
         return 0
-    return _train(config, potential, training_set, weight_seed, outputs, setup)
+    return _train(config, inputs.potential, training_set, inputs.weight_seed, outputs, setup)
 
 
 def _train(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +44,15 @@ def option_names(key: str) -> tuple[str, ...]:
     return named if plain in named else (*named, plain)
 
 
-def _truth(text: str) -> bool:
-    words = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return words[text.lower()]
+def _value(key: str, text: str) -> Any:
+    """The text of an option as its key's type; what does not fit stays text, and the configuration refuses it."""
+    kind = type(ClassicConfig.model_fields[key].default)
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
 
 
 def _build(parser: Any) -> None:
@@ -59,9 +62,9 @@ def _build(parser: Any) -> None:
     for key, field in ClassicConfig.model_fields.items():
         if isinstance(field.default, bool):
             # A flag needs no value, and `--flag=false` takes back what the file says.
-            parser.add_argument(*option_names(key), dest=key, nargs="?", const=True, type=_truth, default=None)
+            parser.add_argument(*option_names(key), dest=key, nargs="?", const="true", default=None)
         else:
-            parser.add_argument(*option_names(key), dest=key, type=type(field.default), default=None)
+            parser.add_argument(*option_names(key), dest=key, default=None)
 
 
 def parse_classic(words: list[str], parser_class: Any) -> tuple[ClassicConfig, ClassicOptions]:
@@ -79,8 +82,8 @@ def parse_classic(words: list[str], parser_class: Any) -> tuple[ClassicConfig, C
     )
     values = read_config_file(path) if path is not None else {}
     gpu_in_file = "gpu_affinity" in values and values["gpu_affinity"] != 0
-    values |= {key: value for key, value in options.items() if value is not None}
-    config = make_classic_config(values, path or "command line")
+    given = {key: _value(key, text) for key, text in options.items() if text is not None}
+    config = make_classic_config(values, path or "configuration", given)
     return config, ClassicOptions(beyond.gpu_given or gpu_in_file, beyond.dtype, beyond.quiet)
 
 

@@ -10,11 +10,13 @@ import difflib
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pyfit_gpu._version import __version__
+from pyfit_gpu.files import release_claims
 from pyfit_gpu.interrupts import STATUS_SIGINT, STATUS_SIGTERM, Terminated, raise_on_sigterm
 
 STATUS_FAILED = 1
@@ -33,6 +35,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(STATUS_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
     def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
+        """Unknown options first: a misspelt option explains why a required one is missing."""
+        for word in words:
+            if re.match(r"--?[A-Za-z]", word) and word.split("=")[0] not in self._option_string_actions:
+                # A short option may have its value attached, as in -n4.
+                if word[:2] in self._option_string_actions and not word.startswith("--"):
+                    continue
+                self.refuse_unknown(word)
         options, rest = self.parse_known_args(words)
         if rest:
             self.refuse_unknown(rest[0])
@@ -52,16 +61,18 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text}")
-    return value
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
+    return int(text)
 
 
 def _finite(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
     return value
 
 
@@ -122,15 +133,15 @@ def _add_train(verbs: Any) -> None:
     add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to start from; never changed")
     add("--out", required=True, metavar="NN_OUT", help="potential to write")
     add("--steps", type=_whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
-    add("--train-fraction", type=float, default=0.9, metavar="F", help="share of each group that trains (0.9)")
+    add("--train-fraction", type=_finite, default=0.9, metavar="F", help="share of each group that trains (0.9)")
     add("--seed", type=_whole, default=2, help="of the split (2); 0: a random one")
     add("--weight-seed", type=_whole, help="of random weights (the same as --seed)")
     add("--randomize", action="store_true", help="start from random weights")
     add("--line-search", default="strong-wolfe", choices=("strong-wolfe", "none"), help="(strong-wolfe)")
-    add("--learning-rate", type=float, metavar="R", help="LBFGS step (1; without line search 0.05)")
+    add("--learning-rate", type=_finite, metavar="R", help="LBFGS step (1; without line search 0.05)")
     add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
     add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
-    add("--l2", type=float, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
+    add("--l2", type=_finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
     add(
         "--error-restart-level",
         type=float,
@@ -174,6 +185,8 @@ def main(words: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (| head): nothing more to say, and no second error on closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_FAILED
+    finally:
+        release_claims()
 
 
 def _dispatch(words: list[str]) -> int:
@@ -185,11 +198,12 @@ def _dispatch(words: list[str]) -> int:
         _build_parser().print_help()
         return STATUS_USAGE
     parser = _build_parser()
-    options, rest = parser.parse_known_args(words)
-    if rest:
-        verbs = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-        verbs[options.verb].refuse_unknown(rest[0])  # type: ignore[index]
-    return _guarded(lambda: _VERBS[options.verb](options))
+    verbs: dict[str, _Parser] = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr, assignment]
+    if words[0] not in verbs:
+        # --help and --version; of anything else argparse says what it expected
+        parser.parse_args(words)
+    options = verbs[words[0]].parse_strictly(words[1:])
+    return _guarded(lambda: _VERBS[words[0]](options))
 
 
 def _guarded(work: Callable[[], int]) -> int:

@@ -85,16 +85,44 @@ def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def make_classic_config(values: dict[str, Any], where: str) -> ClassicConfig:
-    """Check all values at once; whole numbers are fine where the key takes any number."""
-    values = {
-        key: float(value) if isinstance(value, int) and not isinstance(value, bool) and _takes_float(key) else value
-        for key, value in values.items()
-    }
+def make_classic_config(
+    values: dict[str, Any], where: str, command_line: dict[str, Any] | None = None
+) -> ClassicConfig:
+    """Check all values at once, those of a file and those that the command line puts on top of them.
+
+    Whole numbers are fine where a key takes any number.
+
+    Raises:
+        InputError: every unknown key and wrong value, a line each, with where it comes from.
+    """
+    command_line = command_line or {}
+    sources = {where: values, "command line": command_line}
+    faults = [fault for source, given in sources.items() for fault in _faults(_numbers(given), source)]
+    if faults:
+        raise InputError("\n".join(faults))
+    return ClassicConfig.model_validate(_numbers({**values, **command_line}))
+
+
+def _faults(values: dict[str, Any], where: str) -> list[str]:
     try:
-        return ClassicConfig.model_validate(values)
+        ClassicConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(f"{where}: {_fault(fault)}" for fault in error.errors())) from error
+        return [f"{where}: {_fault(fault)}" for fault in error.errors()]
+    return []
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """Whole numbers as float for the keys that hold one; what is too large for it stays, and is refused."""
+    return {key: _as_float(value) if _takes_float(key) else value for key, value in values.items()}
+
+
+def _as_float(value: Any) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return value
 
 
 def _takes_float(key: str) -> bool:

@@ -39,6 +39,7 @@ _LONG_MODES = (3, 4)
 # launches dominate small chunks. Pairs bound the memory where atoms have many neighbours.
 _CHUNK_CPU = (512, 65_536)  # atoms, pairs
 _CHUNK_GPU = (32_768, 2_000_000)  # the first number estimated, not measured
+_WIDTH_STEP = 2  # neighbour counts are padded to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -199,14 +200,20 @@ class LocalStructureParameters:
 
 
 def _chunks(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Atoms in chunks of similar neighbour count, and the largest count of each; atoms without any are left out."""
+    """Atoms in chunks of one padded width, and that width; atoms without neighbours are left out.
+
+    The width of an atom depends on its own count alone, so its features have the same bits whatever other atoms are
+    computed with it: in one file or in shards.
+    """
     max_atoms, max_pairs = _CHUNK_CPU if counts.device.type == "cpu" else _CHUNK_GPU
-    ordered, order = torch.sort(counts, stable=True)
-    sizes = ordered.cpu()
-    start = int(torch.searchsorted(sizes, 0, right=True))
-    while start < len(sizes):
-        stop = min(start + max_atoms, len(sizes))
-        fits = max(1, max_pairs // int(sizes[stop - 1]))
-        stop = min(stop, start + fits)
-        yield order[start:stop], int(sizes[stop - 1])
+    widths = (counts + _WIDTH_STEP - 1) // _WIDTH_STEP * _WIDTH_STEP
+    ordered, order = torch.sort(widths, stable=True)
+    distinct, n_atoms = (tensor.tolist() for tensor in torch.unique_consecutive(ordered, return_counts=True))
+    start = 0
+    for width, number in zip(distinct, n_atoms, strict=True):
+        stop = start + number
+        if width > 0:
+            step = max(1, min(max_atoms, max_pairs // width))
+            for first in range(start, stop, step):
+                yield order[first : min(first + step, stop)], width
         start = stop

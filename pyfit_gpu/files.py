@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -47,6 +48,22 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
         yield file
 
 
+def reserve(path: Path, size: int) -> None:
+    """Make sure that a file of `size` bytes fits, before anything is written.
+
+    Raises:
+        OSError: it does not.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot say
+                raise
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -82,6 +99,21 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise InputError(f"{os.fspath(path)}: exists already (give --overwrite to replace it, --unique to number it)")
 
 
+def check_distinct(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+    """Refuse outputs that would be written over one another or over an input; names by what they are for.
+
+    Raises:
+        InputError: with both purposes and the file.
+    """
+    taken = {os.path.realpath(path): purpose for purpose, path in inputs.items() if path}
+    for purpose, path in outputs.items():
+        if not path:
+            continue
+        other = taken.setdefault(os.path.realpath(path), purpose)
+        if other != purpose:
+            raise InputError(f"{purpose}: {path} is the {other} as well: expected another name")
+
+
 def numbered_path(path: str | os.PathLike[str], number: int) -> Path:
     """`loss.txt` as `loss.00000.txt`: the number stands before the first dot."""
     given = Path(path)
@@ -89,28 +121,41 @@ def numbered_path(path: str | os.PathLike[str], number: int) -> Path:
     return given.with_name(f"{stem}.{number:05d}{dot}{ending}")
 
 
-def free_number(paths: Sequence[str | os.PathLike[str]], claim: str | os.PathLike[str] = "") -> int:
-    """The first number under which none of the paths exists.
+_claims: list[Path] = []
 
-    Args:
-        claim: one of the paths, created empty under the number: of two tasks that start at once only one gets it.
+
+def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
+    """The first number under which none of the paths exists, claimed against tasks that start at the same time.
+
+    The claim is a hidden file beside the first path; `release_claims` removes it when the outputs are there.
 
     Raises:
-        InputError: the claimed file cannot be created, or all numbers are taken.
+        InputError: the folder cannot be written, or all numbers are taken.
     """
+    for path in paths:
+        check_writable(path)
     for number in range(100_000):
-        if any(numbered_path(path, number).exists() for path in paths):
+        numbered = [numbered_path(path, number) for path in paths]
+        if any(path.exists() for path in numbered):
             continue
-        if not claim:
-            return number
+        claim = numbered[0].with_name(f".{numbered[0].name}.claim")
         try:
-            with open(numbered_path(claim, number), "x"):
-                return number
+            claim.touch(exist_ok=False)
         except FileExistsError:
             continue
         except OSError as error:
-            raise InputError(f"{numbered_path(claim, number)}: cannot write: {error.strerror}") from error
-    raise InputError(f"{paths[0]}: all numbers from 00000 to 99999 are taken")
+            raise InputError(f"{numbered[0]}: cannot write: {error.strerror}") from error
+        _claims.append(claim)
+        # Who held the claim before may have finished between the look and the claim.
+        if not any(path.exists() for path in numbered):
+            return number
+    raise InputError(f"{os.fspath(paths[0])}: all numbers from 00000 to 99999 are taken")
+
+
+def release_claims() -> None:
+    """Give back the numbers that `free_number` claimed: their files are there, or never will be."""
+    while _claims:
+        _claims.pop().unlink(missing_ok=True)
 
 
 def unique_path(path: str | os.PathLike[str]) -> Path:

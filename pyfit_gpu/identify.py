@@ -16,6 +16,7 @@ from pyfit_gpu.formats.ase_files import looks_like_ase
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.loading import HDF5_MAGIC, load_training_set, read_frames, read_head
 from pyfit_gpu.networks import ACTIVATIONS
+from pyfit_gpu.store import MANIFEST_NAME
 
 _LOG_ROW = re.compile(r"\s*\d+ +[-+\dnia][-+.\deEnaif]*\s*")
 
@@ -50,8 +51,7 @@ def identify(path: str | os.PathLike[str]) -> FileKind:
     if "\0" in text or not lines:
         raise InputError(f"{name}: expected one of our or the classic files, found binary data")
     if lines[0].startswith(("{", "//", "/*")):
-        is_manifest = '"format": "pyfit-gpu training set manifest"' in text
-        return FileKind.MANIFEST if is_manifest else FileKind.CLASSIC_CONFIG
+        return FileKind.MANIFEST if f'"{MANIFEST_NAME}"' in text else FileKind.CLASSIC_CONFIG
     if lines[0].startswith("#"):
         return FileKind.TEXT_SET
     if lines[0].startswith("training_index"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ import torch
 
 from pyfit_gpu.devices import describe_device
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_output, check_writable, numbered_path, unique_path
+from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path, unique_path
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.interrupts import stop_on_signals
 from pyfit_gpu.loading import read_frames
@@ -39,15 +40,16 @@ class Setup:
     unique: bool = False
     quiet: bool = False
 
-    def output(self, path: str) -> str:
+    def output(self, path: str, inputs: Sequence[str] = ()) -> str:
         """The name to write to, after the checks that come before any work.
 
         Raises:
-            InputError: the file exists and must not be replaced, or could not be written.
+            InputError: the file exists and must not be replaced, is an input, or could not be written.
         """
         if self.unique:
-            return str(unique_path(path))
+            path = str(unique_path(path))
         check_output(path, overwrite=self.overwrite)
+        check_distinct({"output": path}, {f"input {name}": name for name in inputs})
         return path
 
 
@@ -70,7 +72,7 @@ def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]]
     """Takes rows of frames to a batch on the device."""
 
     def take(rows: list[int]) -> Structures:
-        return Structures.from_frames([frames[row] for row in rows], device=setup.device, dtype=setup.dtype)
+        return Structures.from_frames([frames[row] for row in rows], device=setup.device)
 
     return take
 
@@ -87,6 +89,7 @@ def featurize_frames(
             frame_batches(frames, setup),
             potential,
             e_shift=e_shift,
+            dtype=setup.dtype,
             progress=progress.update,
         ).to("cpu", torch.float64)
     seconds = time.monotonic() - started
@@ -119,11 +122,20 @@ class TrainingOutputs:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
 
+    def files(self) -> dict[str, str]:
+        """Names of the files by what they are; empty where switched off."""
+        return {
+            "network to write": self.network,
+            "loss log": self.loss_log,
+            "validation log": self.validation_log,
+            "energy-volume log": self.energy_volume_log,
+            "GPU log": self.gpu_log,
+        }
+
     def paths(self) -> list[str]:
         """Every output that is written."""
         backups = self.backup_dir if self.backup_interval else ""
-        logs = (self.loss_log, self.validation_log, self.energy_volume_log, self.gpu_log)
-        return [path for path in (self.network, *logs, backups) if path]
+        return [path for path in (*self.files().values(), backups) if path]
 
     def numbered(self, number: int) -> TrainingOutputs:
         """Every output under the same number."""
@@ -141,15 +153,22 @@ class TrainingOutputs:
             gpu_log=with_number(self.gpu_log),
         )
 
-    def faults(self, *, overwrite: bool) -> list[str]:
-        """Everything that would keep these outputs from being written. Logs are always written anew."""
-        found = []
+    def faults(self, inputs: Mapping[str, str], *, overwrite: bool) -> list[str]:
+        """Everything that would keep these outputs from being written.
 
-        logs = (self.loss_log, self.validation_log, self.energy_volume_log, self.gpu_log)
+        Logs are always written anew, so they must not be an input; the network may be, where it may be replaced.
+
+        Args:
+            inputs: files that the run reads, by what they are.
+        """
+        found = []
+        logs = self.files()
+        del logs["network to write"]
         checks: list[Callable[[], None]] = [partial(check_output, self.network, overwrite=overwrite)]
-        checks += [partial(check_writable, path) for path in logs if path]
+        checks += [partial(check_writable, path) for path in logs.values() if path]
+        checks.append(partial(check_distinct, logs, {"network to write": self.network, **inputs}))
         if self.backup_dir and self.backup_interval:
-            checks.append(partial(self._check_backups, overwrite))
+            checks.append(partial(self._check_backups, inputs, overwrite))
         for check in checks:
             try:
                 check()
@@ -157,7 +176,7 @@ class TrainingOutputs:
                 found.append(str(error))
         return found
 
-    def _check_backups(self, overwrite: bool) -> None:
+    def _check_backups(self, inputs: Mapping[str, str], overwrite: bool) -> None:
         folder = Path(self.backup_dir)
         if not folder.exists():
             check_writable(folder)
@@ -168,6 +187,12 @@ class TrainingOutputs:
                 f"{folder}: the backup folder is not empty (give --overwrite to replace what it holds, --unique to "
                 "number it)"
             )
+        for purpose, path in inputs.items():
+            if path and os.path.realpath(os.path.dirname(path) or ".") == os.path.realpath(folder):
+                raise InputError(
+                    f"{path}: the {purpose} lies in the backup folder {folder}, whose backups would be replaced: "
+                    "expected a copy of it elsewhere, or another backup folder"
+                )
 
     def observers(self, train: TrainingSet) -> list[Observer]:
         chosen: list[Observer] = []
@@ -203,7 +228,7 @@ def run_fit(
     train = training_set.select(split.train).to(setup.device, setup.dtype)
     validation = training_set.select(split.validation).to(setup.device, setup.dtype)
     _announce(potential, train, validation, settings, split, setup)
-    if not split.validation and outputs.validation_log:
+    if outputs.validation_log and not (split.validation and settings.validation_interval):
         log.info("nothing validates: no validation log is written")
         outputs = replace(outputs, validation_log="")
     observers = outputs.observers(train)
@@ -212,21 +237,24 @@ def run_fit(
             if hasattr(observer, "close"):
                 stack.callback(observer.close)
         progress = stack.enter_context(closing(Progress("training", settings.steps, "steps", quiet=setup.quiet)))
+        rows = ProgressRows(progress)
         with stop_on_signals() as stop:
             started = time.monotonic()
-            failure = None
+            failure: TrainingFailure | InputError | None = None
             try:
                 history = fit(
                     potential,
                     train,
                     validation,
                     settings=settings,
-                    observers=[*observers, ProgressRows(progress)],
+                    observers=[rows, *observers],
                     should_stop=lambda: bool(stop),
                 )
-            except TrainingFailure as error:
+            except (TrainingFailure, InputError) as error:
                 failure = error
-            save_potential(potential, outputs.network)
+            # A log without room, say, does not lose what was trained so far; before the first step nothing was.
+            if rows.trained or not isinstance(failure, InputError):
+                save_potential(potential, outputs.network)
     if failure is not None:
         raise failure
     _summarize(history, outputs, time.monotonic() - started)

@@ -38,9 +38,12 @@ class _RowFile:
             raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
 
 
 class LossLog(_RowFile):
@@ -123,11 +126,13 @@ class ProgressRows:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.trained = False  # whether any step was taken
 
     def begin(self) -> None:
         self.progress.restart()
 
     def see(self, row: Row) -> None:
+        self.trained = self.trained or row.step > 0
         validation = "" if row.validation is None else f", validation {row.validation:.3e}"
         loss = row.loss if math.isfinite(row.loss) else float("nan")
         self.progress.update(row.step, f"loss {loss:.3e}{validation} eV/atom")

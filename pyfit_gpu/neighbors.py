@@ -8,7 +8,7 @@ from the spacing of the lattice planes (docs/theory.md, "Neighbours"), so skewed
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ class Neighbors:
     def centers(self) -> Tensor:
         """(n_pairs,) int64, the central atom of each pair."""
         return torch.repeat_interleave(self.counts)
+
+    def to(self, dtype: torch.dtype) -> Neighbors:
+        """The same with vectors in another precision: they lose fewer digits than positions would."""
+        return replace(self, vectors=self.vectors.to(dtype))
 
     @property
     def distances(self) -> Tensor:

@@ -33,7 +33,8 @@ class EnergyObjective:
         self.features = self.layout.arrange(training_set.features)
         self.sizes = training_set.sizes
         self.per_atom = 1.0 / training_set.sizes.to(dtype)
-        self.target = training_set.energy_used.to(dtype) * self.per_atom  # (B,) eV/atom
+        # Added up in float64: total energies of hundreds of eV cost float32 its digits.
+        self.target = (training_set.energy_used / training_set.sizes).to(dtype)  # (B,) eV/atom
         total = training_set.weight.sum()
         if not bool(total > 0):
             raise InputError("training needs at least one structure with a weight above 0")
@@ -45,10 +46,10 @@ class EnergyObjective:
         return sum_over_atoms(outputs, self.sizes) * self.per_atom
 
     def loss(self, networks: ElementNetworks) -> Tensor:
-        """(K,) eV/atom. At an exact fit, value and gradient are zero."""
+        """(K,) eV/atom. At an exact fit, value and gradient are zero; what is not a number stays so."""
         square = ((self.energies_per_atom(networks) - self.target).square() * self.share).sum(dim=1)
-        positive = square > 0
-        return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+        exact = square == 0
+        return torch.where(exact, 0.0, torch.where(exact, 1.0, square).sqrt())
 
 
 def l2_penalty(networks: ElementNetworks) -> Tensor:

@@ -110,6 +110,7 @@ def feature_batches(
     potential: Potential,
     *,
     backend: str = "auto",
+    dtype: torch.dtype | None = None,
     max_atoms: int = 50_000,
 ) -> Iterator[FeatureBatch]:
     """Featurise many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
@@ -117,6 +118,7 @@ def feature_batches(
     Args:
         sizes: atoms of each structure.
         take: gives the batch of the named structures.
+        dtype: of the features; None: that of the positions. Neighbours are found in the positions' precision.
         max_atoms: padded atoms of a batch.
 
     Raises:
@@ -129,7 +131,7 @@ def feature_batches(
         atoms = torch.cat([torch.arange(first[row], first[row + 1]) for row in rows])
         species = potential.species_index(structures)
         neighbors = find_neighbors(structures, descriptor.neighbor_cutoff, backend=backend)
-        features = descriptor(neighbors, species, structures.describe_atom)
+        features = descriptor(neighbors.to(dtype or neighbors.vectors.dtype), species, structures.describe_atom)
         yield FeatureBatch(rows, atoms.to(features.device), structures, species, features)
 
 
@@ -190,7 +192,7 @@ def evaluate(potential: Potential, structures: Structures, *, backend: str = "au
         InputError: as `featurize`, and a physically informed potential.
     """
     potential.require_straight("evaluate")
-    energies = structures.energy.new_empty(len(structures))
+    energies = structures.positions.new_empty(len(structures))
     for batch in feature_batches(structures.sizes, structures.select, potential, backend=backend):
         energies[batch.rows] = batch_energies(potential, batch)
     return energies

@@ -6,6 +6,7 @@ The format is specified in docs/formats/training_set.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,7 @@ import torch
 from pyfit_gpu._version import __version__
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_path, atomic_text
+from pyfit_gpu.files import atomic_path, atomic_text, reserve
 from pyfit_gpu.training_set import TrainingSet, interleave
 
 FORMAT_NAME = "pyfit-gpu training set"
@@ -93,6 +94,8 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *
     }
     attributes["content_hash"] = _content_hash(attributes, arrays)
     with atomic_path(path) as temporary:
+        # HDF5 does not survive a disk that fills up while it writes: it must be known to fit before.
+        reserve(temporary, sum(array.nbytes for array in arrays.values()) + sum(map(len, attributes.values())) + 65_536)
         try:
             with h5py.File(temporary, "w", track_order=False) as file:
                 for name, array in arrays.items():
@@ -101,9 +104,8 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *
                 file.attrs["version"] = FORMAT_VERSION
                 if shard is not None:
                     file.attrs["shard"] = json.dumps(shard.describe())
-        except RuntimeError as error:
-            # HDF5 reports a full disk on closing as a RuntimeError.
-            raise OSError(0, str(error)) from error
+        except RuntimeError as error:  # HDF5 fails to close a file
+            raise OSError(errno.EIO, str(error)) from error
     return attributes["content_hash"]
 
 
@@ -130,6 +132,11 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
     """
     with _reading(name), h5py.File(name, "r") as file:
         attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in file.attrs.items()}
+        found = (attributes.get("format"), attributes.get("version"))
+        if not (isinstance(found[0], str) and isinstance(found[1], int | np.integer)):
+            raise InputError(
+                f"{name}: expected format '{FORMAT_NAME}' and its version, found {found[0]!r}, {found[1]!r}"
+            )
         if attributes.get("format") != FORMAT_NAME:
             raise InputError(f"{name}: expected format '{FORMAT_NAME}', found {attributes.get('format')!r}")
         if attributes.get("version") != FORMAT_VERSION:
@@ -139,7 +146,7 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
             )
         arrays = {}
         for dataset in (*DATASETS, GROUP_INDEX):
-            if dataset not in file:
+            if not isinstance(file.get(dataset), h5py.Dataset):
                 raise InputError(f"{name}: damaged: the dataset {dataset} is missing")
             arrays[dataset] = file[dataset][...]
     try:
@@ -284,10 +291,10 @@ def load_manifest(path: Path) -> TrainingSet:
     for index in range(manifest["count"]):
         entry = manifest["shards"].get(str(index))
         if entry is None:
-            stem = path.with_suffix("").name
+            suffix = next((Path(other["file"]).suffix for other in manifest["shards"].values()), ".h5")
+            missing = shard_path(path.with_suffix(suffix), index, manifest["count"]).name
             raise InputError(
-                f"{path}: shard {index} of {manifest['count']} is missing ({stem}.{index}-of-{manifest['count']}.h5): "
-                "its job has not finished"
+                f"{path}: shard {index} of {manifest['count']} is missing ({missing}): its job has not finished"
             )
         file = path.with_name(entry["file"])
         if not file.exists():

@@ -37,7 +37,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Structures:
-    """A padded batch of structures on one device. Labels that are not known are NaN, never zero.
+    """A padded batch of structures on one device. Labels are float64; those not known are NaN, never zero.
 
     The element is kept as an atomic number: the species index of an element belongs to a potential, whose
     order of elements gives it (`LocalStructureParameters.species_index`).
@@ -63,7 +63,7 @@ class Structures:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> Structures:
-        """Pad the frames to their largest and move them to a device.
+        """Pad the frames to their largest and move them to a device; `dtype` is that of positions and cells.
 
         Raises:
             InputError: no frame, a cell that is singular in its periodic directions, a number that is not finite.
@@ -85,12 +85,12 @@ class Structures:
             if frame.stress is not None:
                 stress[row] = frame.stress
 
-        def tensor(array: np.ndarray) -> Tensor:
+        def tensor(array: np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.from_numpy(array).to(device=device, dtype=dtype)
 
         return cls(
-            positions=tensor(positions),
-            cell=tensor(np.stack([frame.cell for frame in frames])),
+            positions=tensor(positions, dtype),
+            cell=tensor(np.stack([frame.cell for frame in frames]), dtype),
             pbc=torch.from_numpy(np.stack([frame.pbc for frame in frames])).to(device),
             atomic_numbers=torch.from_numpy(atomic_numbers).to(device),
             sizes=tuple(frame.n_atoms for frame in frames),
@@ -138,10 +138,10 @@ class Structures:
             cell=self.cell.to(device, dtype),
             pbc=self.pbc.to(device),
             atomic_numbers=self.atomic_numbers.to(device),
-            energy=self.energy.to(device, dtype),
-            forces=self.forces.to(device, dtype),
-            stress=self.stress.to(device, dtype),
-            weight=self.weight.to(device, dtype),
+            energy=self.energy.to(device),
+            forces=self.forces.to(device),
+            stress=self.stress.to(device),
+            weight=self.weight.to(device),
         )
 
     def select(self, rows: Sequence[int]) -> Structures:

@@ -240,7 +240,8 @@ class _Run:
 
     def _too_large(self, loss: float) -> bool:
         level = self.settings.error_restart_level
-        return level > 0 and not loss <= level  # NaN is too large as well
+        # NaN is too large as well; without steps there is nothing to start again.
+        return self.settings.steps > 0 and level > 0 and not loss <= level
 
     def _restart(self, step: int, loss: float) -> None:
         self.history.n_restarts += 1
@@ -263,7 +264,7 @@ class _Run:
     def _record(self, step: int, loss: float) -> None:
         self.history.loss.append(loss)
         networks = self.closure.networks()
-        if step or self.history.n_restarts:
+        if (step or self.history.n_restarts) and math.isfinite(loss):
             self._write_back(networks)
         validation = None
         interval = self.settings.validation_interval

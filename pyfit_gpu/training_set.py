@@ -71,11 +71,9 @@ class TrainingSet:
         return torch.bincount(structure[self.species == species], minlength=len(self))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TrainingSet:
-        """Floating-point tensors in the given dtype, all on the given device."""
-        moved: dict[str, Tensor] = {}
-        for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS):
-            value: Tensor = getattr(self, name)
-            moved[name] = value.to(device, dtype if dtype and value.is_floating_point() else value.dtype)
+        """All tensors on the given device, the features in the given dtype; labels keep their float64."""
+        moved: dict[str, Tensor] = {name: getattr(self, name).to(device) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)}
+        moved["features"] = moved["features"].to(dtype or self.features.dtype)
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def select(self, rows: Sequence[int] | Tensor) -> TrainingSet:
@@ -130,6 +128,7 @@ def assemble(
     *,
     e_shift: float | None = 0.0,
     backend: str = "auto",
+    dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TrainingSet:
     """A training set from structures that `take` gives in batches; see `build_training_set`.
@@ -137,12 +136,13 @@ def assemble(
     Args:
         sizes: atoms of each structure.
         take: gives the batch of the named structures.
+        dtype: of the features; None: that of the positions.
         progress: called with the number of atoms done so far.
     """
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
-    for batch in feature_batches(sizes, take, potential, backend=backend):
+    for batch in feature_batches(sizes, take, potential, backend=backend, dtype=dtype):
         structures = batch.structures
         atom_values = {
             "features": batch.features,

@@ -70,7 +70,7 @@ def prepare(
         check_writable(out)
         e_shift = _appended_shift(existing, e_shift, out)
     else:
-        out = setup.output(out)
+        out = setup.output(out, [*dft_files, potential])
     model = load_potential(potential)
     if existing is not None:
         require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
@@ -97,7 +97,7 @@ def _prepare_shard(
     inputs = _hash_inputs(dft_files, potential, e_shift)
     if setup.unique:
         raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
-    setup.output(str(shard_path(out, index, count)))
+    setup.output(str(shard_path(out, index, count)), [*dft_files, potential])
     model = load_potential(potential)
     frames = read_all_frames(dft_files)
     if count > len(frames):
@@ -157,7 +157,8 @@ def train(
         weight_seed: of random weights; None: the split's.
         randomize: start from random weights whatever the file holds.
     """
-    faults = outputs.faults(overwrite=setup.overwrite or setup.unique)
+    inputs = {"training set": training_set, "potential": potential}
+    faults = outputs.faults(inputs, overwrite=setup.overwrite or setup.unique)
     if faults:
         raise InputError("\n".join(faults))
     whole = load_training_set(training_set)
@@ -173,7 +174,7 @@ def train(
         log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
     settings = replace(settings, seed=weight_seed)
     if setup.unique:
-        outputs = outputs.numbered(free_number(outputs.paths(), claim=outputs.loss_log))
+        outputs = outputs.numbered(free_number(outputs.paths()))
     return run_fit(model, whole, split, settings, outputs, setup)
 
 
@@ -196,9 +197,8 @@ def evaluate(
     suffix = Path(out).suffix
     if suffix not in (".csv", ".extxyz"):
         raise InputError(f"{out}: expected a name that ends in .csv or .extxyz")
-    out = setup.output(out)
-    if plots and Path(plots).exists() and not Path(plots).is_dir():
-        raise InputError(f"{plots}: expected a folder for plots, found a file")
+    out = setup.output(out, [*dft_files, potential])
+    plot_paths = _plot_paths(plots, setup) if plots else None
     model = load_potential(potential)
     model.require_straight("evaluate")
     shift = _evaluation_shift(model, e_shift)
@@ -212,11 +212,22 @@ def evaluate(
             write_extxyz(file, _predicted_frames(frames, energies, shift))
     print(error_report(table, [frame.source for frame in frames]))
     log.info("wrote %s", out)
-    if plots:
-        Path(plots).mkdir(parents=True, exist_ok=True)
-        plot_parity(table, Path(plots) / "parity.png")
-        plot_energy_volume(table, Path(plots) / "energy_volume.png")
-        log.info("wrote %s and %s", Path(plots) / "parity.png", Path(plots) / "energy_volume.png")
+    if plot_paths:
+        Path(plots).mkdir(exist_ok=True)
+        plot_parity(table, plot_paths[0])
+        plot_energy_volume(table, plot_paths[1])
+        log.info("wrote %s and %s", *plot_paths)
+
+
+def _plot_paths(folder: str, setup: Setup) -> tuple[str, str]:
+    """Names of both plots in a folder that exists or can be made."""
+    parity, energy_volume = str(Path(folder) / "parity.png"), str(Path(folder) / "energy_volume.png")
+    if not Path(folder).exists():
+        check_writable(folder)
+        return parity, energy_volume
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: expected a folder for plots, found a file")
+    return setup.output(parity), setup.output(energy_volume)
 
 
 def _evaluation_shift(model: Potential, e_shift: float | None) -> np.ndarray:
@@ -234,7 +245,9 @@ def _predict(frames: Sequence[Frame], model: Potential, setup: Setup) -> np.ndar
     """(B,) eV, the network's own scale."""
     model = model.to(setup.device, setup.dtype)
     energies = np.empty(len(frames))
-    for batch in feature_batches([frame.n_atoms for frame in frames], frame_batches(frames, setup), model):
+    for batch in feature_batches(
+        [frame.n_atoms for frame in frames], frame_batches(frames, setup), model, dtype=setup.dtype
+    ):
         energies[batch.rows] = batch_energies(model, batch).double().cpu().numpy()
     return energies
 
@@ -264,11 +277,13 @@ def convert(source: str, target: str, *, setup: Setup) -> None:
     """Between the classic and the new formats of sets, structures and potentials; the ending of `target` decides."""
     kind = identify(source)
     ending = Path(target).suffix
-    target = setup.output(target)
+    target = setup.output(target, [source])
     if kind in (FileKind.TRAINING_SET, FileKind.MANIFEST, FileKind.TEXT_SET):
         training_set = load_training_set(source)
         if ending in HDF5_SUFFIXES:
             save_training_set(training_set, target)
+        elif ending in (".extxyz", ".xyz", ".json", ".csv") or target.endswith(".nn.dat"):
+            raise InputError(f"{target}: expected .h5, .hdf5 or the name of a text training set, such as set.dat")
         else:
             write_text_set(training_set, target)
     elif kind in (FileKind.DFT_TEXT, FileKind.ASE):

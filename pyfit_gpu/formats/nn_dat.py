@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -19,6 +19,8 @@ from pyfit_gpu.networks import ElementNetworks, count_parameters
 from pyfit_gpu.potential import N_BOND_ORDER_PARAMETERS, Potential
 
 N_HEADER_LINES = 8  # for one element; one more per further element
+
+_MAX_PARAMETERS = 10**12  # beyond any memory, and a typing error
 
 _OLDER_HEADER = (
     "this looks like an older header without the lines of Legendre orders and bond-order parameters (orders fixed at "
@@ -46,12 +48,10 @@ def load_potential(
         raise InputError(f"{name}: expected a potential (.nn.dat), found binary data") from error
     except OSError as error:
         raise InputError(f"{name}: cannot read the potential: {error.strerror}") from error
-    return parse_potential(lines, name, seed=seed).to(device, dtype)
+    return _parse_potential(_Reader(enumerate(lines, 1), name), seed).to(device, dtype)
 
 
-def parse_potential(lines: Sequence[str], name: str, *, seed: int | None = None) -> Potential:
-    """The potential in the lines of a file called `name`; float64, on the CPU."""
-    reader = _Reader(lines, name)
+def _parse_potential(reader: _Reader, seed: int | None) -> Potential:
     draft, randomize = _header(reader)
     layer_sizes = draft.networks.layer_sizes
     n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
@@ -67,19 +67,17 @@ def parse_potential(lines: Sequence[str], name: str, *, seed: int | None = None)
     return replace(draft, networks=networks)
 
 
-def parse_header(lines: Sequence[str], name: str) -> Potential:
-    """A potential whose weights are not set, from the header alone."""
-    return _header(_Reader(lines, name))[0]
+def parse_header(numbered: Iterable[tuple[int, str]], name: str) -> Potential:
+    """A potential without weights, from the header's lines, given with their numbers in a file called `name`."""
+    return _header(_Reader(numbered, name))[0]
 
 
 class _Reader:
     """Lines with their numbers, empty ones skipped."""
 
-    def __init__(self, lines: Sequence[str], name: str) -> None:
+    def __init__(self, numbered: Iterable[tuple[int, str]], name: str) -> None:
         self.name = name
-        self.numbered: Iterator[tuple[int, str]] = iter(
-            [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        )
+        self.numbered = ((number, line) for number, line in numbered if line.strip())
         self.number = 0
         self.text = ""
         self.line_of: dict[str, int] = {}  # settings by name
@@ -190,8 +188,12 @@ def _read_header(reader: _Reader) -> tuple[Potential, bool]:
         gaussian_centers=centers,
     )
     layer_sizes = _layer_sizes(reader, descriptor)
+    count = n_elements * count_parameters(layer_sizes)
+    if count > _MAX_PARAMETERS:
+        left = sum(1 for _ in reader.numbered)
+        raise InputError(f"{reader.name}: expected {count} weights and biases for such layers, found {left}")
     # Only shapes so far: a tensor on the meta device takes no memory, whatever the header asks for.
-    empty = torch.empty(1, n_elements * count_parameters(layer_sizes), dtype=torch.float64, device="meta")
+    empty = torch.empty(1, count, dtype=torch.float64, device="meta")
     draft = Potential(
         descriptor=descriptor,
         networks=ElementNetworks.from_flat(empty, layer_sizes, n_elements=n_elements, activation=activation),
@@ -256,7 +258,10 @@ def _layer_sizes(reader: _Reader, descriptor: LocalStructureParameters) -> tuple
 def header_lines(potential: Potential) -> list[str]:
     """The header, without weights. Comments stand on the first four lines only: the classic program needs that."""
     descriptor = potential.descriptor
-    number = repr  # the shortest digits that come back bit for bit
+
+    def number(value: float) -> str:
+        return repr(float(value))  # the shortest digits that come back bit for bit
+
     lines = [
         f" {descriptor.gi_mode} {number(descriptor.shift)} {potential.networks.activation}"
         " - Gi version, reference Gi and type of logistic function.",

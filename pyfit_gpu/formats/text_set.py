@@ -28,6 +28,9 @@ def write_text_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> N
     elements = training_set.descriptor.elements
     energy = training_set.energy_used.cpu().double().numpy()
     known = ~np.isnan(energy)
+    for group in training_set.groups:
+        if group.split() != [group]:
+            raise InputError(f"{os.fspath(path)}: group: expected one word, found '{group}'")
     groups = [group_in_text(g, k) for g, k in zip(training_set.groups, known.tolist(), strict=True)]
     group_ids = {group: number for number, group in enumerate(dict.fromkeys(groups), 1)}
     sizes = training_set.sizes.tolist()
@@ -92,11 +95,19 @@ class _Lines:
             self.fail(f"a header line that begins with # ({expected})")
         return text[1:].strip()
 
+    def numbered_comment(self, expected: str) -> tuple[int, str]:
+        text = self.comment(expected)
+        return self.number, text
+
     def count(self, expected: str) -> int:
         cells = self.comment(expected).split()
-        if not cells or not cells[0].isdigit():
+        if not cells or not _is_count(cells[0]):
             self.fail(expected)
         return int(cells[0])
+
+
+def _is_count(cell: str) -> bool:
+    return cell.isascii() and cell.isdigit()
 
 
 def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
@@ -117,11 +128,12 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
 
 
 def _read(lines: _Lines) -> TrainingSet:
-    header = [lines.comment("the potential's header") for _ in range(2)]
-    first = header[1].split()
-    n_elements = int(first[0]) if first and first[0].isdigit() else 1
-    header += [lines.comment("the potential's header") for _ in range(N_HEADER_LINES - 3 + n_elements)]
-    draft = parse_header(header, f"{lines.name} (header)")
+    numbered = [lines.numbered_comment("the potential's header") for _ in range(2)]
+    first = numbered[1][1].split()
+    n_elements = int(first[0]) if first and _is_count(first[0]) else 1
+    numbered += [lines.numbered_comment("the potential's header") for _ in range(N_HEADER_LINES - 3 + n_elements)]
+    header = [text for _, text in numbered]
+    draft = parse_header(numbered, lines.name)
     if lines.count("1, the potential type of a straight network") != 1:
         lines.fail("1, the potential type of a straight network")
     n_structures = lines.count("the number of structures")
@@ -210,7 +222,7 @@ class _Table:
     def _new_structure(self, cells: list[str]) -> None:
         lines = self.lines
         structure = len(self.sizes)
-        if cells[3] != str(structure) or not cells[4].isdigit() or int(cells[4]) < 1:
+        if cells[3] != str(structure) or not _is_count(cells[4]) or int(cells[4]) < 1:
             lines.fail(f"structure number {structure} and its number of atoms")
         energy, volume = self._numbers(cells[5:7], "the structure's energy and volume per atom")
         self.groups.append(cells[1])
@@ -230,6 +242,8 @@ class _Table:
         try:
             values = list(map(float, cells))
         except ValueError:
+            self.lines.fail(expected)
+        if "_" in self.lines.text and any("_" in cell for cell in cells):  # Python's own digits, not the format's
             self.lines.fail(expected)
         # A sum is finite only if all of its terms are.
         if not np.isfinite(sum(values)):
