@@ -81,15 +81,19 @@ def _umask() -> int:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse an output that could not be written, before any work is done."""
     target = Path(path)
+    _check_folder(target)
+    if target.exists() and not target.is_file():
+        raise InputError(f"{target}: cannot write: it is not a plain file")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise InputError(f"{target}: cannot write: the file is read-only")
+
+
+def _check_folder(target: Path) -> None:
     folder = target.parent
     if not folder.is_dir():
         raise InputError(f"{target}: cannot write: the folder {folder} does not exist")
-    if target.exists() and not target.is_file():
-        raise InputError(f"{target}: cannot write: it is not a plain file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{target}: cannot write: no permission in the folder {folder}")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise InputError(f"{target}: cannot write: the file is read-only")
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -133,7 +137,7 @@ def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
         InputError: the folder cannot be written, or all numbers are taken.
     """
     for path in paths:
-        check_writable(path)
+        _check_folder(Path(path))
     for number in range(100_000):
         numbered = [numbered_path(path, number) for path in paths]
         if any(path.exists() for path in numbered):

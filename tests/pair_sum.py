@@ -58,9 +58,7 @@ def neighbor_vectors(
     """
     positions = np.asarray(positions, dtype=np.float64)
     lattice = np.asarray(cell, dtype=np.float64)[np.asarray(pbc, dtype=bool)]  # (p, 3) periodic cell vectors only
-    dual = np.linalg.pinv(
-        lattice
-    )  # (3, p): columns g_a; the inverse of the cell if all three directions are periodic
+    dual = np.linalg.pinv(lattice)  # (3, p): columns g_a; the inverse of the cell if all three directions are periodic
     reach = cutoff * np.linalg.norm(dual, axis=0)  # (p,) cutoff / h_a
     neighbors = []
     for i in range(len(positions)):

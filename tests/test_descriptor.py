@@ -254,3 +254,9 @@ BAD = [
 def test_fields_are_checked(name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"{name}: expected.*got"):
         replace(SETTINGS, gi_mode=3, **{name: value})
+
+
+def test_centers_need_not_be_positive_where_they_divide_nothing(random_frame: MakeFrame) -> None:
+    settings = replace(SETTINGS, gi_mode=0, gaussian_centers=(0.0, 2.0))
+    frame = random_frame(1, 3)
+    assert_close(features(settings, frame), expected_features(settings, frame))

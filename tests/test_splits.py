@@ -57,10 +57,9 @@ def random_case(case: int) -> tuple[list[str], list[float], list[bool], float, i
     names = [f"{'bAaB_9'[k % 6]}{rng.integers(100)}" for k in range(rng.integers(1, 8))]
     groups = [name for name in names for _ in range(rng.integers(1, 31))]
     groups = [groups[k] for k in rng.permutation(len(groups))]
-    if case % 3:
-        volumes = rng.uniform(10, 30, len(groups))
-    else:
-        volumes = rng.integers(10, 15, len(groups)).astype(float)  # a lot of ties
+    volumes = rng.uniform(10, 30, len(groups))
+    if case % 3 == 0:
+        volumes = volumes.round(-1)  # a lot of ties
     known = rng.random(len(groups)) < rng.choice([0.6, 1.0])
     known[rng.integers(len(groups))] = True
     ratio = float(rng.choice([0.0, 0.5, 0.7, 0.9, 0.95, 1.0, rng.random(), rng.random()]))

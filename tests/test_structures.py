@@ -82,25 +82,29 @@ def test_select_equals_a_batch_of_the_same_frames(frames: list[Frame], rows: lis
             assert getattr(selected, name) == value
 
 
-def test_dtype_and_device(frames: list[Frame]) -> None:
+def test_dtype_is_that_of_positions_and_cells(frames: list[Frame]) -> None:
+    """Labels stay float64: total energies of many atoms have more digits than float32 holds."""
     batch = Structures.from_frames(frames, dtype=torch.float32, device="meta")
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     assert {value.device.type for value in tensors.values()} == {"meta"}
     kinds = {name: value.dtype for name, value in tensors.items()}
     assert kinds.pop("pbc") == torch.bool
     assert kinds.pop("atomic_numbers") == torch.int64
-    assert set(kinds.values()) == {torch.float32}
+    assert kinds.pop("positions") == kinds.pop("cell") == torch.float32
+    assert set(kinds) == {"energy", "forces", "stress", "weight"}
+    assert set(kinds.values()) == {torch.float64}
 
 
-def test_to_changes_floats_only(frames: list[Frame]) -> None:
+def test_to_changes_positions_and_cells_only(frames: list[Frame]) -> None:
     batch = Structures.from_frames(frames)
     single = batch.to("cpu", torch.float32)
-    assert single.energy.dtype == single.cell.dtype == torch.float32
+    assert single.positions.dtype == single.cell.dtype == torch.float32
+    assert single.energy.dtype == single.forces.dtype == torch.float64
     assert single.atomic_numbers.dtype == torch.int64
     assert single.pbc.dtype == torch.bool
     assert batch.positions.dtype == torch.float64
     moved = single.to("meta")
-    assert moved.positions.device.type == moved.pbc.device.type == "meta"
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
     assert moved.positions.dtype == torch.float32
 
 

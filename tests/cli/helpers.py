@@ -157,7 +157,7 @@ def fresh_potential(target: str, layers: str = "3 40 5 1", **changes: str) -> st
 def log_rows(path: str) -> list[tuple[int, float]]:
     """Rows of a loss or validation log; every one must look as the format says."""
     text = Path(path).read_text()
-    assert re.fullmatch(r"(\d{6,} \d\.\d{10}E[+-]\d\d\n)*", text), text
+    assert re.fullmatch(r"(\d{6,} \d\.\d{10}E[+-]\d\d+\n)*", text), text
     return [(int(step), float(value)) for step, value in (line.split() for line in text.splitlines())]
 
 
@@ -187,6 +187,7 @@ import torch
 import pyfit_gpu.verbs, pyfit_gpu.classic
 from pyfit_gpu.cli import main
 torch.set_num_threads(1)
+torch.optim.LBFGS([torch.zeros(1, requires_grad=True)])  # imports much when it is first made
 
 def kill_at(point, when, number):
     real = getattr(os, point)
@@ -207,7 +208,12 @@ def child(request):
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
     if request["kill_at"]:
         kill_at(*request["kill_at"])
-    sys.exit(main(request["words"]))
+    status = main(request["words"])
+    if request["to_the_end"]:
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 print("ready", flush=True)
 for line in iter(sys.stdin.readline, ""):
@@ -280,12 +286,14 @@ class Launcher:
         *words: object,
         file_size: int = 0,
         kill_at: tuple[str, str, int] | None = None,
+        to_the_end: bool = False,
     ) -> Running:
         """Start a command in the current folder.
 
         Args:
             file_size: limit on the size of files, as if the disk were full; 0: none.
             kill_at: (function of os, "before" or "after", signal): the process sends itself that signal there.
+            to_the_end: with all that Python does when a process ends, which takes torch most of a second.
         """
         self.count += 1
         out, err = self.folder / f"{self.count}.out", self.folder / f"{self.count}.err"
@@ -296,6 +304,7 @@ class Launcher:
             "err": str(err),
             "file_size": file_size,
             "kill_at": kill_at,
+            "to_the_end": to_the_end,
         }
         return Running(self, int(self.ask(request, 60)), out, err)
 

@@ -10,7 +10,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import ase.io
 import h5py
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from cli.helpers import (
     N_ATOMS,
     N_STRUCTURES,
     OWN,
-    call,
     done,
     launching,
     names,
@@ -27,7 +25,6 @@ from cli.helpers import (
     poscar_blocks,
     refused,
     set_up,
-    snapshot,
     wait_until,
     weights,
     with_header,
@@ -134,27 +131,32 @@ def test_no_dft_structures_are_kept_without_an_energy() -> None:
     assert training_set.groups == ("NO_DFT_a", "b", "c") * 2
 
 
+EXTXYZ = """\
+1
+Lattice="3 0 0 0 3 0 0 0 {length}" Properties=species:S:1:pos:R:3 {info} pbc="T T T"
+Si 0.1 0.2 0.3
+"""
+
+
 def test_files_that_ase_reads() -> None:
     """Groups from `group` or `config_type`, else the file's stem; weights; what has no energy stays."""
-    frames = ase.io.read(OWN / "mode5_silicon.extxyz", index=":")
-    assert len(frames) == 5
-    for frame in frames:
-        frame.info.clear()
-    for number, frame in enumerate(frames[:4]):
-        frame.info["REF"] = number
-    frames[0].info["group"] = "named"
-    frames[1].info["config_type"] = "typed"
-    frames[2].info["weight"] = 2.5
-    ase.io.write("many.extxyz", frames)
-    text = Path("many.extxyz").read_text().replace("REF=", "energy=-10")
+    infos = ("group=named energy=-100", "config_type=typed energy=-101", "weight=2.5 energy=-102", "")
+    text = "".join(EXTXYZ.format(length=4 + k, info=info) for k, info in enumerate(infos))
     Path("many.extxyz").write_text(text)
-    words = ("prepare", "many.extxyz", "--potential", OWN / "mode5_silicon.nn.dat", "--out", "si.h5")
-    done(*words)
+    prepare(files=("many.extxyz",))
     training_set = pf.load_training_set("si.h5")
-    assert training_set.groups == ("named", "typed", "many", "many", "many")
-    assert training_set.weight.tolist() == [1, 1, 2.5, 1, 1]
-    assert training_set.energy[:4].tolist() == [-100, -101, -102, -103]
-    assert torch.isnan(training_set.energy[4])
+    assert training_set.groups == ("named", "typed", "many", "many")
+    assert training_set.weight.tolist() == [1, 1, 2.5, 1]
+    assert training_set.energy[:3].tolist() == [-100, -101, -102]
+    assert torch.isnan(training_set.energy).tolist() == [False, False, False, True]
+    assert training_set.volume.tolist() == pytest.approx([36, 45, 54, 63])
+
+
+def test_files_of_both_kinds_in_one_set() -> None:
+    Path("one.extxyz").write_text(EXTXYZ.format(length=4, info="energy=-100"))
+    prepare(files=("one.extxyz", "si.poscar.dat"))
+    training_set = pf.load_training_set("si.h5")
+    assert training_set.groups == ("one", *("even", "odd") * 17)
 
 
 def test_same_command_same_bytes() -> None:
@@ -256,7 +258,8 @@ def test_append_refuses_another_scale_or_potential(
 ) -> None:
     prepare("--e-shift", "0.5", files=two_files[:1])
     with_header("other.nn.dat", changes)
-    refused("prepare", "b.dat", "--potential", "other.nn.dat", "--out", "si.h5", "--append", *words, match=match)
+    words = ("prepare", "b.dat", "--potential", "other.nn.dat", "--out", "si.h5", "--append", *words)
+    assert "computed" not in refused(*words, match=match).out  # before any work
 
 
 def test_append_needs_a_set() -> None:
@@ -369,18 +372,9 @@ def test_more_shards_than_structures() -> None:
     refused(*words, "--shard", f"0/{N_STRUCTURES + 1}", match=f"shard.*{N_STRUCTURES}")
 
 
-def test_unique_shards_are_refused_or_numbered() -> None:
-    """Silently replacing or refusing what --unique was to protect would be wrong."""
-    shard(0, 2)
-    before = snapshot()
-    result = call("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--shard", "0/2", "--unique")
-    after = snapshot()
-    assert {name: after[name] for name in before} == before
-    if result.status == 0:
-        assert len(after) > len(before)
-    else:
-        assert result.status == 2
-        assert "--unique" in result.err.replace("--unique to number it", "")
+def test_shards_are_not_numbered() -> None:
+    """The shards of one set must agree on its name."""
+    refused("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--shard", "0/2", "--unique", match="--unique")
 
 
 def test_the_manifest_is_rewritten_under_a_lock(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -73,9 +73,7 @@ def assert_same(got: Frame, expected: Frame) -> None:
 # --- what a structure carries
 
 
-@pytest.mark.parametrize(
-    "name", ["a.extxyz", "a.xyz", "a.extxyz.gz", "a.xyz.bz2", "a.xyz.xz", "a.traj", "a.db"]
-)
+@pytest.mark.parametrize("name", ["a.extxyz", "a.xyz", "a.extxyz.gz", "a.xyz.bz2", "a.xyz.xz", "a.traj", "a.db"])
 def test_labels_come_from_every_format(tmp_path: Path, name: str) -> None:
     stress = np.array([1.0, 2.0, 3.0, 0.4, 0.5, 0.6])
     images = [dimer(energy=-1.5, free_energy=-1.25, forces=FORCES, stress=stress), dimer()]

@@ -129,8 +129,10 @@ def test_negative_scale_is_the_volume(read: Read) -> None:
 def test_vasp_5(read: Read) -> None:
     (frame,) = read(structure("0 0 0\n0 0 1\n0 0 2", count="C  Si\n 2 1"))
     assert frame.atomic_numbers.tolist() == [6, 6, 14]
-    (one,) = read(structure("0 0 0\n0 0 1", count="Si\n2"))
+    atoms = "0 0 0 1 2 3\n0 0 1 Si 1 2 3"  # what the atoms' own lines leave out, the header says
+    (one,) = read(structure(atoms, count="Si\n2"))
     assert one.atomic_numbers.tolist() == [14, 14]
+    assert one.forces is not None
 
 
 def test_selective_dynamics(read: Read) -> None:

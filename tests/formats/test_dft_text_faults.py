@@ -70,9 +70,11 @@ def test_binary_data(read: Read, content: bytes, before: str) -> None:
         read(before.encode() + content)
 
 
+@pytest.mark.parametrize("symbol", ["", " Si"])
 @pytest.mark.parametrize("last", range(11, 20))
-def test_truncated_last_structure(read: Read, last: int) -> None:
-    content = "".join((GOOD + BAD).splitlines(keepends=True)[:last])
+def test_truncated_last_structure(read: Read, last: int, symbol: str) -> None:
+    whole = GOOD + BAD.replace("0.0 0.0 0.0\n1.5", f"0.0 0.0 0.0{symbol}\n1.5")
+    content = "".join(whole.splitlines(keepends=True)[:last])
     assert len(read(GOOD)) == 1
     for text in (content, content.rstrip("\n")):
         with pytest.raises(InputError, match=rf"si\.dat, line {last}, structure 2 \(Si_B2\).*end of the file"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,16 @@ def test_awkward_numbers_survive(load: Load, tmp_path: Path) -> None:
     potential = load(header.replace(" 0.5 ", " 0.1 ") + "".join(f"{float(x)!r} 0.0\n" for x in values))
     assert potential.networks.flat().numpy().tobytes() == np.array(values).tobytes()
     save_potential(potential, tmp_path / "copy.nn.dat")
+    assert_same(load_potential(tmp_path / "copy.nn.dat"), potential)
+
+
+def test_settings_made_with_numpy_are_written_as_numbers(load: Load, tmp_path: Path) -> None:
+    """np.linspace is the natural way to make Gaussian centres, and its numbers print as np.float64(2.5)."""
+    potential = load(HEADER + VALUES)
+    settings = {name: np.float64(getattr(potential.descriptor, name)) for name in ("shift", "cutoff", "gaussian_width")}
+    settings |= {"gaussian_centers": tuple(np.array([2.5])), "legendre_orders": tuple(np.array([0, 3]))}
+    changes = {"descriptor": replace(potential.descriptor, **settings), "masses": (np.float64(28.0855),)}
+    save_potential(replace(potential, **changes), tmp_path / "copy.nn.dat")
     assert_same(load_potential(tmp_path / "copy.nn.dat"), potential)
 
 
@@ -229,7 +240,7 @@ def test_dtype_and_member(load: Load, tmp_path: Path) -> None:
     assert potential.dtype == torch.float32
     flat = torch.arange(18.0).view(2, 9)
     networks = type(potential.networks).from_flat(flat, (2, 2, 1), n_elements=1, activation=1)
-    save_potential(Potential(**{**vars(potential), "networks": networks}), tmp_path / "one.nn.dat", member=1)
+    save_potential(replace(potential, networks=networks), tmp_path / "one.nn.dat", member=1)
     assert load_potential(tmp_path / "one.nn.dat").networks.flat().tolist() == [list(map(float, range(9, 18)))]
 
 

@@ -124,9 +124,10 @@ def test_too_many_weights(load: Load) -> None:
         load(HEADER + VALUES + " 7.5 0.0000\n")
 
 
-def test_layers_beyond_any_memory(load: Load) -> None:
+@pytest.mark.parametrize("size", ["1000000000000000", "10000000000000000000000000"])
+def test_layers_beyond_any_memory(load: Load, size: str) -> None:
     with pytest.raises(InputError, match=r"si\.nn\.dat.*expected \d+ weights.*found 9"):
-        load(with_line(8, "3 2 1000000000000000 1"))
+        load(with_line(8, f"3 2 {size} 1"))
 
 
 @pytest.mark.parametrize("n_lines", range(1, 8))
