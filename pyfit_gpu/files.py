@@ -20,7 +20,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: the file cannot be written (folder missing, no permission, disk full, not a plain file).
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays a link
     temporary = None
     try:
         check_writable(target)

@@ -190,10 +190,16 @@ def evaluate(potential: Potential, structures: Structures, *, backend: str = "au
 
     Raises:
         InputError: as `featurize`, and a physically informed potential.
+        ValueError: structures and potential on different devices.
     """
     potential.require_straight("evaluate")
-    energies = structures.positions.new_empty(len(structures))
-    for batch in feature_batches(structures.sizes, structures.select, potential, backend=backend):
+    if structures.positions.device != potential.device:
+        raise ValueError(
+            f"evaluate: structures are on {structures.positions.device}, the potential is on {potential.device}"
+        )
+    energies = torch.empty(len(structures), dtype=potential.dtype, device=potential.device)
+    batches = feature_batches(structures.sizes, structures.select, potential, backend=backend, dtype=potential.dtype)
+    for batch in batches:
         energies[batch.rows] = batch_energies(potential, batch)
     return energies
 

@@ -42,7 +42,7 @@ def load_potential(
     """
     name = os.fspath(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: expected a potential (.nn.dat), found binary data") from error

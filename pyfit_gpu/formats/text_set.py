@@ -118,7 +118,7 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
     """
     name = os.fspath(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             numbered = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
             return _read(_Lines(name, numbered))
     except UnicodeDecodeError as error:
