@@ -157,9 +157,15 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
             faults += outputs.faults(inputs, overwrite=may_replace)
     _require_file(config.neural_network_in, "neural_network_in", faults)
     if config.log_path:
-        others = {**inputs, "training set": config.training_set_output_file, **outputs.files()}
         collect(lambda: check_writable(config.log_path))
-        collect(lambda: check_distinct({"log": config.log_path}, others))
+    generated = {"training set to write": config.training_set_output_file if config.generate_training_set else ""}
+    if config.generate_training_set:
+        # What both tasks share is written and read; nothing else may be both.
+        inputs["training_set_in"] = ""
+    collect(lambda: check_distinct(generated, inputs))
+    trained = outputs.files() if config.run_training else {}
+    collect(lambda: check_distinct({**generated, "log": config.log_path, **trained}, {}))
+    collect(lambda: check_distinct({"log": config.log_path}, inputs))
     if faults:
         raise InputError("\n".join(faults))
 
@@ -238,7 +244,8 @@ def _train(
         log.info("validation_split_seed 0: drew %d", split.seed)
     if config.randomize:
         potential = potential.randomized(weight_seed)
-        log.info("weights drawn from +-%g with seed %d", potential.max_random, weight_seed)
+    log.info("random weights, where they are asked for, are drawn from +-%g with seed %d",
+             potential.max_random, weight_seed)  # fmt: skip
     if config.validation_ratio == 1.0:
         log.info("validation_ratio 1.0: every structure trains, there is no validation set and no validation log")
     settings = replace(_settings(config), seed=weight_seed)

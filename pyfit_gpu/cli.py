@@ -13,11 +13,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from pyfit_gpu._version import __version__
 from pyfit_gpu.files import release_claims
-from pyfit_gpu.interrupts import STATUS_SIGINT, STATUS_SIGTERM, Terminated, raise_on_sigterm
+from pyfit_gpu.interrupts import (
+    STATUS_SIGINT,
+    STATUS_SIGTERM,
+    Terminated,
+    signals_are_exceptions,
+    signals_end_the_process,
+)
 
 STATUS_FAILED = 1
 STATUS_USAGE = 2
@@ -30,6 +36,8 @@ class _Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(*args, **kwargs)
+        # argparse takes -1e-3 for an option; no option of ours begins with a digit.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
     def error(self, message: str) -> NoReturn:
         self.exit(STATUS_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -172,7 +180,11 @@ def _add_evaluate(verbs: Any) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if words is None else words)
-    raise_on_sigterm()
+    with signals_end_the_process():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
@@ -220,22 +232,34 @@ def _guarded(work: Callable[[], int]) -> int:
         print("pyfit-gpu: error: out of memory", file=sys.stderr)
         return STATUS_FAILED
     except RuntimeError as error:
+        import torch
+
         from pyfit_gpu.training import TrainingFailure
 
-        if not isinstance(error, TrainingFailure):
+        if not isinstance(error, TrainingFailure | torch.OutOfMemoryError):
             raise
         print(f"pyfit-gpu: error: {error}", file=sys.stderr)
         return STATUS_FAILED
 
 
+class _Stream(logging.StreamHandler[TextIO]):
+    """A reader that has gone (`| head`) ends its stream, not the work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
+
 def _start_messages(quiet: bool) -> None:
+    """Begin the work proper: everything heavy is imported, so signals may be exceptions from here on."""
+    signals_are_exceptions()
     log = logging.getLogger("pyfit_gpu")
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO)
-    plain = logging.StreamHandler(sys.stdout)
+    plain = _Stream(sys.stdout)
     plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
-    warnings = logging.StreamHandler(sys.stderr)
+    warnings = _Stream(sys.stderr)
     warnings.setLevel(logging.WARNING)
     warnings.setFormatter(logging.Formatter("warning: %(message)s"))
     log.addHandler(plain)

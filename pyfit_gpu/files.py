@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,20 +48,27 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
         yield file
 
 
-def reserve(path: Path, size: int) -> None:
-    """Make sure that a file of `size` bytes fits, before anything is written.
+@contextlib.contextmanager
+def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
+    """One process at a time changes this file, which exists, by renaming a new one over it.
 
     Raises:
-        OSError: it does not.
+        InputError: the file cannot be opened or locked.
     """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with open(path, "r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot say
-                raise
+    try:
+        while True:
+            file = open(path, "r+b")  # noqa: SIM115 - closed below, whatever happens
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # While we waited, the file may have been replaced: then the lock is on one that is gone.
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                break
+            file.close()
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot lock: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        file.close()
 
 
 def _sync(path: Path) -> None:
@@ -131,7 +138,7 @@ _claims: list[Path] = []
 def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
     """The first number under which none of the paths exists, claimed against tasks that start at the same time.
 
-    The claim is a hidden file beside the first path; `release_claims` removes it when the outputs are there.
+    Claims are hidden files beside the paths; `release_claims` removes it when the outputs are there.
 
     Raises:
         InputError: the folder cannot be written, or all numbers are taken.
@@ -140,20 +147,22 @@ def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
         _check_folder(Path(path))
     for number in range(100_000):
         numbered = [numbered_path(path, number) for path in paths]
-        if any(path.exists() for path in numbered):
-            continue
-        claim = numbered[0].with_name(f".{numbered[0].name}.claim")
-        try:
-            claim.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise InputError(f"{numbered[0]}: cannot write: {error.strerror}") from error
-        _claims.append(claim)
-        # Who held the claim before may have finished between the look and the claim.
-        if not any(path.exists() for path in numbered):
+        # Claim first, look then: who held a claim before may just have finished.
+        if all(_claim(path) for path in numbered) and not any(path.exists() for path in numbered):
             return number
     raise InputError(f"{os.fspath(paths[0])}: all numbers from 00000 to 99999 are taken")
+
+
+def _claim(path: Path) -> bool:
+    claim = path.with_name(f".{path.name}.claim")
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        return claim in _claims
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror}") from error
+    _claims.append(claim)
+    return True
 
 
 def release_claims() -> None:

@@ -68,7 +68,7 @@ def identify(path: str | os.PathLike[str]) -> FileKind:
 def _looks_like_potential(lines: list[str]) -> bool:
     """Line 1: gi_mode, shift, activation; line 2: the number of elements; line 3: symbol and mass."""
     number = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
-    patterns = (rf"\d+ +{number} +\d+\b.*", r"\d+\b.*", rf"['\"]?[A-Z][a-z]?['\"]?\s+{number}.*")
+    patterns = (rf"\d+\s+{number}\s+\d+\b.*", r"\d+\b.*", rf"['\"]?[A-Z][a-z]?['\"]?\s+{number}.*")
     return len(lines) >= 3 and all(re.match(pattern, line) for pattern, line in zip(patterns, lines[:3], strict=True))
 
 

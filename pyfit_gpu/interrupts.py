@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -15,12 +16,34 @@ class Terminated(BaseException):
     """SIGTERM, the counterpart of KeyboardInterrupt."""
 
 
-def raise_on_sigterm() -> None:
-    """Turn SIGTERM into an exception, so that temporary files are removed on the way out."""
+@contextlib.contextmanager
+def signals_end_the_process() -> Iterator[None]:
+    """SIGINT and SIGTERM end the process at once, with the status that says so, until `signals_are_exceptions`.
+
+    An exception in the middle of an import comes out as something else. On leaving, handlers are as before.
+    """
+    statuses = {signal.SIGINT: STATUS_SIGINT, signal.SIGTERM: STATUS_SIGTERM}
+    earlier = {number: signal.getsignal(number) for number in statuses}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        os._exit(statuses[signal.Signals(number)])
+
+    for number in statuses:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, action in earlier.items():
+            signal.signal(number, action)
+
+
+def signals_are_exceptions() -> None:
+    """KeyboardInterrupt and Terminated, so that temporary files are removed on the way out."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, handler)
 
 

@@ -240,7 +240,6 @@ def run_fit(
         rows = ProgressRows(progress)
         with stop_on_signals() as stop:
             started = time.monotonic()
-            failure: TrainingFailure | InputError | None = None
             try:
                 history = fit(
                     potential,
@@ -250,13 +249,12 @@ def run_fit(
                     observers=[rows, *observers],
                     should_stop=lambda: bool(stop),
                 )
-            except (TrainingFailure, InputError) as error:
-                failure = error
-            # A log without room, say, does not lose what was trained so far; before the first step nothing was.
-            if rows.trained or not isinstance(failure, InputError):
-                save_potential(potential, outputs.network)
-    if failure is not None:
-        raise failure
+            except BaseException as error:
+                # Whatever ends it (a log without room, a second signal) does not lose what was trained so far.
+                if rows.trained or isinstance(error, TrainingFailure):
+                    save_potential(potential, outputs.network)
+                raise
+            save_potential(potential, outputs.network)
     _summarize(history, outputs, time.monotonic() - started)
     return stop.status
 

@@ -236,8 +236,12 @@ def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
 
 
 def _most_neighbors(structures: Structures, cutoff: float) -> int:
-    """A first guess of the largest neighbour count: the densest cell, twice over."""
-    volume = structures.volume.clamp(min=1.0)
+    """A first guess of the largest neighbour count: the densest cell, twice over.
+
+    torch-cluster takes memory for so many of every atom; a structure without a cell has no density to go by.
+    """
+    volume = structures.volume
     sizes = torch.tensor(structures.sizes, device=volume.device)
-    densest = float((sizes / volume).max())
-    return int(2 * densest * 4.19 * cutoff**3) + 32
+    periodic = structures.pbc.all(dim=1)
+    density = torch.where(periodic, sizes / torch.where(periodic, volume, 1.0), 0.0)
+    return int(2 * float(density.max()) * 4.19 * cutoff**3) + 64

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 
+Seed = int | tuple[int, ...] | None  # None: a random one
+
 ACTIVATIONS = {0: "1 / (1 + exp(-x))", 1: "1 / (1 + exp(-x)) - 1/2"}
 
 
@@ -76,7 +78,7 @@ class ElementNetworks:
         cls,
         layer_sizes: Sequence[int],
         max_random: float,
-        seed: int | None,
+        seed: Seed,
         *,
         n_elements: int,
         activation: int,

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.neighbors import find_neighbors
-from pyfit_gpu.networks import ElementLayout, ElementNetworks
+from pyfit_gpu.networks import ElementLayout, ElementNetworks, Seed
 from pyfit_gpu.structures import Structures, size_batches
 
 N_BOND_ORDER_PARAMETERS = 8
@@ -50,7 +50,7 @@ class Potential:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Potential:
         return replace(self, networks=self.networks.to(device, dtype), energy_shift=self.energy_shift.clone())
 
-    def randomized(self, seed: int | None, max_random: float | None = None) -> Potential:
+    def randomized(self, seed: Seed, max_random: float | None = None) -> Potential:
         """The same potential with weights and biases drawn uniformly from +-max_random (the header's, if None)."""
         networks = ElementNetworks.random(
             self.networks.layer_sizes,

@@ -48,6 +48,8 @@ def classic_split(
         raise InputError("the training set holds no structure with an energy: there is nothing to train on")
     if seed == 0:
         seed = int(np.random.SeedSequence().generate_state(1)[0]) or 1
+    # As many digits as a text set holds: equal volumes differ in their last bits from one file or device to another.
+    volumes = [float(f"{volume:.6E}") for volume in volume_per_atom.tolist()]
     members: dict[str, list[int]] = {}
     for row in np.flatnonzero(eligible).tolist():
         members.setdefault(groups[row], []).append(row)
@@ -58,7 +60,7 @@ def classic_split(
     validation: list[int] = []
     lacking = []
     for name in sorted(members):
-        rows = sorted(members[name], key=lambda row: volume_per_atom[row])
+        rows = sorted(members[name], key=lambda row: volumes[row])
         if train_fraction == 1.0:
             train += rows
             continue

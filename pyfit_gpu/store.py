@@ -6,9 +6,9 @@ The format is specified in docs/formats/training_set.md.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ import torch
 from pyfit_gpu._version import __version__
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_path, atomic_text, reserve
+from pyfit_gpu.files import atomic_path, atomic_text
 from pyfit_gpu.training_set import TrainingSet, interleave
 
 FORMAT_NAME = "pyfit-gpu training set"
@@ -93,19 +93,19 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *
         "created_by": f"pyfit-gpu {__version__}",
     }
     attributes["content_hash"] = _content_hash(attributes, arrays)
+    # HDF5 does not survive a disk that fills up while it writes, so it writes to memory. The newer file version has
+    # checksums over HDF5's own structures, and fixed-length strings stay out of its heap, which has none.
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("v110", "v110")) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, track_times=False)
+        for name, text in attributes.items():
+            file.attrs[name] = np.bytes_(text.encode())
+        file.attrs["version"] = FORMAT_VERSION
+        if shard is not None:
+            file.attrs["shard"] = np.bytes_(json.dumps(shard.describe()).encode())
     with atomic_path(path) as temporary:
-        # HDF5 does not survive a disk that fills up while it writes: it must be known to fit before.
-        reserve(temporary, sum(array.nbytes for array in arrays.values()) + sum(map(len, attributes.values())) + 65_536)
-        try:
-            with h5py.File(temporary, "w", track_order=False) as file:
-                for name, array in arrays.items():
-                    file.create_dataset(name, data=array, track_times=False)
-                file.attrs.update(attributes)
-                file.attrs["version"] = FORMAT_VERSION
-                if shard is not None:
-                    file.attrs["shard"] = json.dumps(shard.describe())
-        except RuntimeError as error:  # HDF5 fails to close a file
-            raise OSError(errno.EIO, str(error)) from error
+        temporary.write_bytes(image.getbuffer())
     return attributes["content_hash"]
 
 
@@ -230,7 +230,47 @@ def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: S
     """
     target = shard_path(path, shard.index, shard.count)
     content_hash = save_training_set(training_set, target, shard=shard)
-    manifest = manifest_path(path)
+    return target, _register(path, shard, content_hash, len(training_set))
+
+
+def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) -> list[int] | None:
+    """Look before the work whether this shard is there already, from a task that was killed before it said so.
+
+    Returns:
+        The shards that are still missing, if this one is there; it is then in the manifest. None: it is to be made.
+
+    Raises:
+        InputError: a manifest of other inputs, or a file that is not this shard, is in the way.
+    """
+    target, manifest = shard_path(path, shard.index, shard.count), manifest_path(path)
+    if overwrite:
+        return None
+    if manifest.exists():
+        earlier = _read_manifest(manifest)
+        if (earlier["count"], earlier["inputs"]) != (shard.count, shard.inputs):
+            raise InputError(
+                f"{manifest}: belongs to other inputs or to {earlier['count']} shards: expected another name for the "
+                "set, or --overwrite to replace it"
+            )
+    if not target.exists():
+        return None
+    part, attributes = load_hdf5(str(target))
+    if _shard_of(attributes) != shard.describe():
+        raise InputError(f"{target}: exists already and is not shard {shard.index} of these inputs (--overwrite)")
+    return _register(path, shard, attributes["content_hash"], len(part))
+
+
+def _shard_of(attributes: Mapping[str, Any]) -> Any:
+    """What a file says of itself as a shard; None if nothing, or nothing that can be read."""
+    try:
+        return json.loads(attributes["shard"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _register(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_structures: int) -> list[int]:
+    """Bring the manifest up to date; returns the shards that are still missing."""
+    target, manifest = shard_path(path, shard.index, shard.count), manifest_path(path)
     with _locked(manifest):
         known: dict[str, Any] = {}
         if manifest.exists():
@@ -238,7 +278,7 @@ def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: S
             # Another job array with the same name replaces the manifest: its shards are other files.
             if (earlier["count"], earlier["inputs"]) == (shard.count, shard.inputs):
                 known = earlier["shards"]
-        known[str(shard.index)] = {"file": target.name, "content_hash": content_hash, "n_structures": len(training_set)}
+        known[str(shard.index)] = {"file": target.name, "content_hash": content_hash, "n_structures": n_structures}
         content = {
             "format": MANIFEST_NAME,
             "version": FORMAT_VERSION,
@@ -250,14 +290,19 @@ def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: S
         with atomic_text(manifest) as file:
             json.dump(content, file, indent=1)
             file.write("\n")
-    return target, [index for index in range(shard.count) if str(index) not in known]
+    return [index for index in range(shard.count) if str(index) not in known]
 
 
 @contextlib.contextmanager
 def _locked(manifest: Path) -> Iterator[None]:
     """One process at a time. The lock file stays: removing it would let two processes lock two files."""
-    with open(manifest.with_name(f".{manifest.name}.lock"), "w") as lock:
+    name = manifest.with_name(f".{manifest.name}.lock")
+    try:
+        lock = open(name, "w")  # noqa: SIM115 - closed below
         fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise InputError(f"{name}: cannot lock the manifest: {error.strerror}") from error
+    with lock:
         yield
 
 
@@ -301,7 +346,7 @@ def load_manifest(path: Path) -> TrainingSet:
             raise InputError(f"{path}: shard {index} of {manifest['count']} is missing: {file} does not exist")
         part, attributes = load_hdf5(str(file))
         expected = Shard(index, manifest["count"], manifest["n_structures"], manifest["inputs"]).describe()
-        if attributes["content_hash"] != entry.get("content_hash") or attributes.get("shard") != json.dumps(expected):
+        if attributes["content_hash"] != entry.get("content_hash") or _shard_of(attributes) != expected:
             raise InputError(f"{path}: shard {index}: {file} is not the file that the manifest names (other content)")
         parts.append(part)
     whole = interleave(parts)

@@ -197,7 +197,9 @@ class _Run:
         self.settings = settings
         self.observers = observers
         self.objective = EnergyObjective(train)
-        self.validation = EnergyObjective(validation) if validation is not None and len(validation) else None
+        # Structures of weight 0 have no say; a set of nothing else says nothing.
+        scored = validation is not None and len(validation) > 0 and bool(validation.weight.sum() > 0)
+        self.validation = EnergyObjective(validation) if validation is not None and scored else None
         self.history = History()
         like = train.features
         self.closure = _Closure(self.objective, potential.networks.to(like.device, like.dtype), settings.l2)
@@ -253,7 +255,8 @@ class _Run:
             self.history.n_restarts,
             MAX_RESTARTS,
         )
-        seed = None if self.settings.seed is None else self.settings.seed + self.history.n_restarts
+        # A pair, not a sum: neighbouring seeds of a job array must not draw one another's weights.
+        seed = None if self.settings.seed is None else (self.settings.seed, self.history.n_restarts)
         drawn = self.potential.randomized(seed, RESTART_MAX_RANDOM).networks.flat()
         with torch.no_grad():
             self.closure.weights.copy_(drawn)

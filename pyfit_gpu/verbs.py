@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_text, check_writable, free_number
+from pyfit_gpu.files import atomic_text, check_writable, exclusive, free_number
 from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_text import write_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
@@ -29,7 +30,7 @@ from pyfit_gpu.jobs import (
 from pyfit_gpu.loading import load_training_set, read_frames
 from pyfit_gpu.potential import Potential, batch_energies, feature_batches
 from pyfit_gpu.report import EnergyTable, error_report, plot_energy_volume, plot_parity, save_csv
-from pyfit_gpu.store import Shard, manifest_path, save_shard, save_training_set, shard_path
+from pyfit_gpu.store import Shard, known_shard, manifest_path, save_shard, save_training_set, shard_path
 from pyfit_gpu.structures import Frame
 from pyfit_gpu.training import FitSettings
 from pyfit_gpu.training_set import TrainingSet, concatenate, require_same_inputs
@@ -64,19 +65,25 @@ def prepare(
     if shard is not None:
         _prepare_shard(dft_files, potential, out, setup, e_shift or 0.0, shard)
         return
-    existing = None
     if append:
-        existing = load_training_set(out)
-        check_writable(out)
-        e_shift = _appended_shift(existing, e_shift, out)
-    else:
-        out = setup.output(out, [*dft_files, potential])
+        with exclusive(out):
+            _append(dft_files, potential, out, setup, e_shift)
+        return
+    out = setup.output(out, [*dft_files, potential])
     model = load_potential(potential)
-    if existing is not None:
-        require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
     training_set = featurize_frames(read_all_frames(dft_files), model, setup, e_shift=e_shift or 0.0)
-    if existing is not None:
-        training_set = concatenate([existing, training_set])
+    save_training_set(training_set, out)
+    log.info("wrote %s: %s", out, describe_set(training_set))
+
+
+def _append(dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: float | None) -> None:
+    existing = load_training_set(out)
+    check_writable(out)
+    e_shift = _appended_shift(existing, e_shift, out)
+    model = load_potential(potential)
+    require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
+    added = featurize_frames(read_all_frames(dft_files), model, setup, e_shift=e_shift)
+    training_set = concatenate([existing, added])
     save_training_set(training_set, out)
     log.info("wrote %s: %s", out, describe_set(training_set))
 
@@ -97,15 +104,20 @@ def _prepare_shard(
     inputs = _hash_inputs(dft_files, potential, e_shift)
     if setup.unique:
         raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
-    setup.output(str(shard_path(out, index, count)), [*dft_files, potential])
+    target = shard_path(out, index, count)
+    replace(setup, overwrite=True).output(str(target), [*dft_files, potential])
     model = load_potential(potential)
     frames = read_all_frames(dft_files)
     if count > len(frames):
         raise InputError(f"shard: expected at most {len(frames)} shards, one structure each, got {count}")
     described = Shard(index, count, len(frames), inputs)
-    training_set = featurize_frames(frames[index::count], model, setup, e_shift=e_shift)
-    target, missing = save_shard(training_set, out, described)
-    log.info("wrote %s: %s", target, describe_set(training_set))
+    missing = known_shard(out, described, overwrite=setup.overwrite)
+    if missing is not None:
+        log.info("%s is there already, of the same inputs: it is not computed again", target)
+    else:
+        training_set = featurize_frames(frames[index::count], model, setup, e_shift=e_shift)
+        target, missing = save_shard(training_set, out, described)
+        log.info("wrote %s: %s", target, describe_set(training_set))
     still = f"shards {', '.join(map(str, missing))} are missing" if missing else "all shards are there"
     log.info("%s: %s", manifest_path(out), still)
 
@@ -204,19 +216,19 @@ def evaluate(
     shift = _evaluation_shift(model, e_shift)
     frames = read_all_frames(dft_files)
     energies = _predict(frames, model, setup)
-    table = energy_table(frames, energies, shift)
+    shifts = np.array([_frame_shift(frame, model, shift) for frame in frames])
+    table = energy_table(frames, energies, shifts)
     if suffix == ".csv":
         save_csv(table, out)
     else:
         with atomic_text(out) as file:
-            write_extxyz(file, _predicted_frames(frames, energies, shift))
-    print(error_report(table, [frame.source for frame in frames]))
-    log.info("wrote %s", out)
+            write_extxyz(file, _predicted_frames(frames, energies, shifts))
     if plot_paths:
         Path(plots).mkdir(exist_ok=True)
         plot_parity(table, plot_paths[0])
         plot_energy_volume(table, plot_paths[1])
-        log.info("wrote %s and %s", *plot_paths)
+    print(error_report(table, [frame.source for frame in frames]))
+    log.info("wrote %s", ", ".join((out, *(plot_paths or ()))))
 
 
 def _plot_paths(folder: str, setup: Setup) -> tuple[str, str]:
@@ -252,8 +264,16 @@ def _predict(frames: Sequence[Frame], model: Potential, setup: Setup) -> np.ndar
     return energies
 
 
-def energy_table(frames: Sequence[Frame], energies: np.ndarray, shift: np.ndarray) -> EnergyTable:
-    """Predicted `energies` (B,) eV against the frames' own plus the shift (S,) eV per atom."""
+def _frame_shift(frame: Frame, model: Potential, shift: np.ndarray) -> float:
+    """eV, the energy shifts (S,) of the frame's atoms."""
+    if model.descriptor.n_elements == 1:
+        return frame.n_atoms * float(shift[0])
+    numbers = [ATOMIC_NUMBERS[symbol] for symbol in model.descriptor.elements]
+    return float(sum(np.count_nonzero(frame.atomic_numbers == n) * s for n, s in zip(numbers, shift, strict=True)))
+
+
+def energy_table(frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray) -> EnergyTable:
+    """Predicted `energies` (B,) eV against the frames' own plus the `shifts` (B,) eV."""
     n_atoms = np.array([frame.n_atoms for frame in frames])
     reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
     volume = np.array([abs(np.linalg.det(frame.cell)) for frame in frames])
@@ -262,14 +282,14 @@ def energy_table(frames: Sequence[Frame], energies: np.ndarray, shift: np.ndarra
         n_atoms=n_atoms,
         volume_per_atom=volume / n_atoms,
         energy_per_atom=energies / n_atoms,
-        reference_energy_per_atom=(reference + n_atoms * shift[0]) / n_atoms,
+        reference_energy_per_atom=(reference + shifts) / n_atoms,
     )
 
 
-def _predicted_frames(frames: Sequence[Frame], energies: np.ndarray, shift: np.ndarray) -> list[Frame]:
+def _predicted_frames(frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray) -> list[Frame]:
     return [
-        replace(frame, energy=float(energy) - frame.n_atoms * float(shift[0]), forces=None, stress=None)
-        for frame, energy in zip(frames, energies, strict=True)
+        replace(frame, energy=float(energy), forces=None, stress=None)
+        for frame, energy in zip(frames, energies - shifts, strict=True)
     ]
 
 

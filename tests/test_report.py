@@ -150,6 +150,7 @@ class TestPlots:
         assert 0.005 < (image < 0.9).any(axis=2).mean() < 0.5
         coloured = np.ptp(image, axis=2) > 0.3
         assert coloured.sum() > 100
+        assert coloured[: len(image) // 2].sum() > 50  # in the upper panel as well, where there are two
 
     def test_it_shows_the_numbers(self, plot: Plot, table: EnergyTable, tmp_path: Path) -> None:
         plot(table, tmp_path / "one.png")

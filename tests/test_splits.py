@@ -18,7 +18,11 @@ from pyfit_gpu.splits import Split, classic_split
 def reference_split(
     groups: Sequence[str], volumes: Sequence[float], known: Sequence[bool], ratio: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Training rows in their order and validation rows, as the rule is written, one group at a time."""
+    """Training rows in their order and validation rows, as the rule is written, one group at a time.
+
+    Volumes count with the seven digits of the classic text set, so that equal ones tie.
+    """
+    volumes = [float("%.6E" % volume) for volume in volumes]  # noqa: UP031 - as the format says
     generator = np.random.RandomState(seed)
     train: list[int] = []
     validation: list[int] = []
@@ -144,6 +148,16 @@ def test_ties_are_in_file_order() -> None:
     found = split(["g"] * 6, [2.0, 1.0, 1.0, 3.0, 3.0, 2.0], 1.0, 2)
     assert found.train == [1, 2, 0, 5, 3, 4]
     assert split(["g"] * 6, [2.0, 1.0, 1.0, 3.0, 3.0, 2.0], 0.0, 2).train == [1, 4]
+
+
+def test_volumes_that_differ_in_their_last_bits_tie() -> None:
+    """The same structures from another file, or computed on another device, are split in the same way."""
+    volumes = np.repeat([20.41, 15.07, 18.33], 4)
+    noise = 1 + 1e-15 * np.random.default_rng(0).integers(-4, 5, 12)
+    assert len(set((volumes * noise).tolist())) > 3
+    expected = split(["g"] * 12, volumes.tolist(), 0.6, 2)
+    assert expected.train[:2] == [4, 3]
+    assert split(["g"] * 12, (volumes * noise).tolist(), 0.6, 2) == expected
 
 
 def test_share_zero_and_one() -> None:

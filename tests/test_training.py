@@ -23,7 +23,7 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
-from pyfit_gpu.interrupts import Terminated, raise_on_sigterm, stop_on_signals
+from pyfit_gpu.interrupts import Terminated, signals_are_exceptions, signals_end_the_process, stop_on_signals
 from pyfit_gpu.jobs import Setup, TrainingOutputs, run_fit
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.splits import Split
@@ -365,6 +365,12 @@ class TestStopping:
         assert (history.interrupted, len(recorder.rows), stop.status) == (True, 3, status)
         assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
 
+    def test_without_a_signal_the_handlers_come_back(self) -> None:
+        before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
+        with stop_on_signals():
+            assert signal.getsignal(signal.SIGTERM) != before[1]
+        assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
+
     def test_the_second_signal_takes_effect_at_once(self) -> None:
         before = signal.getsignal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:  # noqa: PT012
@@ -374,15 +380,30 @@ class TestStopping:
             pytest.fail("the second signal was swallowed")
         assert signal.getsignal(signal.SIGINT) == before
 
-    def test_sigterm_as_an_exception(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
+    def test_signals_as_exceptions(self) -> None:
+        before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
         try:
-            raise_on_sigterm()
+            signals_are_exceptions()
             with pytest.raises(Terminated):
                 os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for name, action in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+                signal.signal(name, action)
         assert not issubclass(Terminated, Exception)  # nothing that catches errors may swallow it
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_signals_that_end_the_process(
+        self, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+    ) -> None:
+        before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
+        ended: list[int] = []
+        monkeypatch.setattr(os, "_exit", ended.append)
+        with signals_end_the_process():
+            os.kill(os.getpid(), number)
+        assert ended == [status]
+        assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 class TestRestart:
@@ -404,7 +425,8 @@ class TestRestart:
         assert len(caplog.records) == 3
         assert "restart 3 of 3" in caplog.text
 
-    def test_each_restart_draws_other_weights(self) -> None:
+    @pytest.mark.parametrize("seed", [None, 1])
+    def test_each_restart_draws_other_weights(self, seed: int | None) -> None:
         """Row 0 of each attempt is above the level already."""
         seen: list[float] = []
 
@@ -415,7 +437,7 @@ class TestRestart:
         handler = Losses()
         logging.getLogger("pyfit_gpu").addHandler(handler)
         try:
-            fit(make_potential(), make_set(), settings=FitSettings(error_restart_level=1e-9))
+            fit(make_potential(), make_set(), settings=FitSettings(error_restart_level=1e-9, seed=seed))
         finally:
             logging.getLogger("pyfit_gpu").removeHandler(handler)
         assert len(set(seen)) == 3

@@ -111,6 +111,25 @@ class TestBuild:
         alone = [featurize(Structures.from_frames([frame]), potential) for frame in frames]
         torch.testing.assert_close(whole.features, torch.cat(alone), rtol=1e-12, atol=1e-12)
 
+    @pytest.mark.parametrize("name", ["nn_mode1", "nn_wide"])
+    def test_the_same_bits_alone_and_together(self, own_data: Path, name: str) -> None:
+        """Shards, appending and batches must not show in the numbers: a set is the same however it was computed."""
+        frames = list(read_dft_text(own_data / "structures.poscar.dat"))
+        strained = [
+            replace(frame, positions=frame.positions * factor, cell=frame.cell * factor)
+            for factor in np.linspace(1.0, 1.08, 9)
+            for frame in frames
+        ]
+        potential = load_potential(own_data / f"{name}.nn.dat")
+        structures = Structures.from_frames(strained)
+        together = featurize(structures, potential).split(structures.sizes)
+        different = [
+            row
+            for row, features in enumerate(together)
+            if not torch.equal(featurize(structures.select([row]), potential), features)
+        ]
+        assert different == []
+
     def test_against_the_pair_sum(self, own_data: Path) -> None:
         """Structures and labels of a file, read and computed by the tests' own code."""
         path = own_data / "nn_mode1.nn.dat"

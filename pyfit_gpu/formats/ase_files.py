@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.dft_text import is_unlabelled
 from pyfit_gpu.formats.vasp_check import check_outcar, check_vasprun
 from pyfit_gpu.structures import FloatArray, Frame
 
@@ -31,6 +32,7 @@ _HEAD_BYTES = 4096
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # as in ASE
 _SUFFIXES = {".xyz", ".extxyz", ".xml", ".db", ".traj", ".cif"}
 _OUTCAR_START = re.compile(rb"\s*vasp\.\d")
+_JSON_DATABASE = re.compile(rb"""\s*\{\s*"\d+"\s*:\s*\{""")
 _PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)[a-z_][a-z0-9_.+-]*", re.IGNORECASE)
 
 
@@ -135,6 +137,8 @@ def _format_of(head: bytes) -> str | None:
         return "traj"
     if head.startswith(b"SQLite format 3\0"):
         return "db"
+    if _JSON_DATABASE.match(head):
+        return "json"
     count, comment = [*head.split(b"\n", 2), b""][:2]
     if count.strip().isdigit() and (b"Lattice=" in comment or b"Properties=" in comment):
         return "extxyz"
@@ -215,12 +219,15 @@ def _frame(atoms: Atoms, path: str, source: str) -> Frame:
     numbers = np.array(atoms.numbers, dtype=np.int64)
     if numbers.min() < 0 or numbers.max() > 118:
         raise InputError(f"{source}: atomic numbers must be 0 to 118, got {numbers.min()} to {numbers.max()}")
+    group = _group(info, path)
+    if is_unlabelled(group):  # as in the classic text: for predictions only
+        energy = None
     return Frame(
         positions=_finite(atoms.positions, (n, 3), "positions", source),
         cell=_finite(atoms.cell.array, (3, 3), "cell", source),
         pbc=np.array(atoms.pbc, dtype=np.bool_),
         atomic_numbers=numbers,
-        group=_group(info, path),
+        group=group,
         source=source,
         energy=None if energy is None else float(_finite(np.squeeze(energy), (), "energy", source)),
         forces=None if forces is None else _finite(forces, (n, 3), "forces", source),

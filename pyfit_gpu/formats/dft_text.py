@@ -163,7 +163,7 @@ class _Reader:
 
     def _count(self, cell: str, text: str) -> int:
         count = _parse_count(cell)
-        if count is None or count < 1:
+        if count is None or not 1 <= count < 2**63:
             self.fail("a number of atoms, a whole number above 0", text)
         return count
 

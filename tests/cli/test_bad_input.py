@@ -19,6 +19,7 @@ from cli.helpers import (
     assert_same_files,
     call,
     done,
+    fresh_potential,
     launching,
     names,
     poscar_blocks,
@@ -312,6 +313,13 @@ HEADER_FAULTS = {
 def test_headers(training_set: None, fault: str) -> None:
     with_header("bad.nn.dat", HEADER_FAULTS[fault])
     refused_by_all(TAKES_A_POTENTIAL, r"bad\.nn\.dat")
+
+
+@pytest.mark.parametrize("n_inputs", [39, 41, 80])
+def test_inputs_that_do_not_fit_the_header(training_set: None, n_inputs: int) -> None:
+    """Also where no weights are there to be counted."""
+    fresh_potential("bad.nn.dat", f"3 {n_inputs} 5 1")
+    refused_by_all(READS_A_POTENTIAL, rf"bad\.nn\.dat, line 8\b.*40 inputs.*{n_inputs}")
 
 
 @pytest.mark.parametrize("sizes", [" 4 40 16 17 1", " 4 40 15 16 1", " 3 40 16 1", " 5 40 16 16 16 1"])
