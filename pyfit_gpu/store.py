@@ -121,7 +121,7 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except (OSError, KeyError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"{name}: cannot read the training set: {reason}") from error
+        raise InputError(f"{name}: cannot read the training set, it may be damaged: {reason}") from error
 
 
 def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
@@ -130,7 +130,8 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
     Raises:
         InputError: not a training set, damaged, or of another format version.
     """
-    with _reading(name), h5py.File(name, "r") as file:
+    # No lock: a file under its final name never changes, and shared file systems often cannot lock.
+    with _reading(name), h5py.File(name, "r", locking=False) as file:
         attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in file.attrs.items()}
         found = (attributes.get("format"), attributes.get("version"))
         if not (isinstance(found[0], str) and isinstance(found[1], int | np.integer)):
@@ -254,9 +255,15 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
             )
     if not target.exists():
         return None
-    part, attributes = load_hdf5(str(target))
+    in_the_way = (
+        f"{target}: exists already and is not shard {shard.index} of these inputs (give --overwrite to replace it)"
+    )
+    try:
+        part, attributes = load_hdf5(str(target))
+    except InputError as error:
+        raise InputError(in_the_way) from error
     if _shard_of(attributes) != shard.describe():
-        raise InputError(f"{target}: exists already and is not shard {shard.index} of these inputs (--overwrite)")
+        raise InputError(in_the_way)
     return _register(path, shard, attributes["content_hash"], len(part))
 
 

@@ -14,6 +14,13 @@ from pyfit_gpu.errors import InputError
 
 FloatArray = NDArray[np.float64]
 
+NO_ENERGY_PREFIX = "NO_DFT"
+
+
+def is_unlabelled(group: str) -> bool:
+    """Whether the classic formats take structures of this group for predictions only."""
+    return group.startswith(NO_ENERGY_PREFIX)
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:

@@ -21,9 +21,8 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.dft_text import is_unlabelled
 from pyfit_gpu.formats.vasp_check import check_outcar, check_vasprun
-from pyfit_gpu.structures import FloatArray, Frame
+from pyfit_gpu.structures import FloatArray, Frame, is_unlabelled
 
 if TYPE_CHECKING:
     from ase import Atoms

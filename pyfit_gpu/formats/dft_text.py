@@ -13,9 +13,7 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures import FloatArray, Frame
-
-NO_ENERGY_PREFIX = "NO_DFT"
+from pyfit_gpu.structures import NO_ENERGY_PREFIX, FloatArray, Frame, is_unlabelled
 
 
 def read_dft_text(path: str | os.PathLike[str]) -> Iterator[Frame]:
@@ -258,11 +256,6 @@ def _parse_rows(rows: list[list[str]]) -> FloatArray | None:
 def group_in_text(group: str, has_energy: bool) -> str:
     """The classic formats say that a structure has no energy by its group's name."""
     return group if has_energy or is_unlabelled(group) else f"{NO_ENERGY_PREFIX}_{group}"
-
-
-def is_unlabelled(group: str) -> bool:
-    """Whether the classic formats take structures of this group for predictions only."""
-    return group.startswith(NO_ENERGY_PREFIX)
 
 
 def write_dft_text(file: TextIO, frames: Iterable[Frame]) -> None:

@@ -12,8 +12,9 @@ import torch
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
-from pyfit_gpu.formats.dft_text import group_in_text, is_unlabelled
+from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, parse_header
+from pyfit_gpu.structures import is_unlabelled
 from pyfit_gpu.training_set import TrainingSet
 
 _COLUMNS = "ATOM-ID GROUP-NAME GROUP_ID STRUCTURE_ID STRUCTURE_Natom STRUCTURE_E_DFT STRUCTURE_Vol"

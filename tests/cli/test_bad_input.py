@@ -403,7 +403,7 @@ def delete_features(file: h5py.File) -> None:
 
 
 def change_settings(file: h5py.File) -> None:
-    file.attrs["settings"] = file.attrs["settings"].replace("4.5", "4.6")
+    file.attrs["settings"] = file.attrs["settings"].replace(b"4.5", b"4.6")
 
 
 def delete_hash(file: h5py.File) -> None:
@@ -552,12 +552,20 @@ def test_a_folder_in_place_of_the_output(training_set: None, command: str) -> No
     refused(*words, match=r"new\..*not a plain file|new\..*exists")
 
 
-@pytest.mark.parametrize("command", WRITES)
+@pytest.mark.parametrize("command", [command for command in WRITES if command != "shard"])
 def test_an_output_that_exists(training_set: None, command: str) -> None:
     words = words_of(command, "new")
     target = next(word for word in words if word.startswith("new."))
-    Path(target if command != "shard" else "new.0-of-2.h5").write_text("something precious")
+    Path(target).write_text("something precious")
     refused(*words, match=r"new\..*exists.*--overwrite")
+
+
+@pytest.mark.parametrize("content", ["", "set.h5"], ids=["no set", "another set"])
+def test_a_file_in_place_of_a_shard(training_set: None, content: str) -> None:
+    """Only the same shard of the same inputs may be there already."""
+    Path("new.0-of-2.h5").write_bytes(Path(content).read_bytes() if content else b"something precious")
+    refused(*words_of("shard", "new"), match=r"new\.0-of-2\.h5")
+    done(*words_of("shard", "new"), "--overwrite")
 
 
 @pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")

@@ -146,7 +146,11 @@ def test_a_second_signal_ends_it_at_once(training_set: None, launcher: Launcher)
     time.sleep(0.3)
     assert not process.ended
     process.send(signal.SIGINT)
-    assert process.wait().status == 130
+    result = process.wait()
+    assert result.status == 130
+    assert "Traceback" not in result.said
+    assert [step for step, _ in log_rows("out.loss.txt")] == [0]
+    assert not [name for name in names() if name.endswith(".partial")]
 
 
 def test_kill_while_training_leaves_inputs_and_the_old_network(training_set: None, launcher: Launcher) -> None:
@@ -315,14 +319,14 @@ def test_a_killed_shard_is_missing(launcher: Launcher) -> None:
 
 
 def test_a_shard_killed_before_the_manifest(launcher: Launcher) -> None:
-    """The shard's file is there, whole, but not in the manifest: missing all the same until it is done again."""
+    """The shard's file is there, whole, but not in the manifest: the task that is submitted again sees to that."""
     words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "set.h5", "--shard")
     done(*words, "0/2")
     manifest = Path("set.json").read_bytes()
     assert launcher.start(*words, "1/2", kill_at=("replace", "after", signal.SIGKILL)).wait().status == -signal.SIGKILL
     assert Path("set.json").read_bytes() == manifest
     done("info", "set.1-of-2.h5")
-    done(*words, "1/2", "--overwrite")
+    assert "computed 40 features" not in done(*words, "1/2").out
     assert "34" in done("info", "set.json").out
 
 

@@ -6,6 +6,8 @@ import fcntl
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +61,7 @@ def assert_equal_sets(found: TrainingSet, expected: TrainingSet) -> None:
 
 def content_hash(path: str) -> str:
     with h5py.File(path) as file:
-        return str(file.attrs["content_hash"])
+        return bytes(file.attrs["content_hash"]).decode()
 
 
 @pytest.fixture
@@ -351,18 +353,34 @@ def test_a_shard_that_was_moved_or_changed_is_named() -> None:
     done("info", "si.json")
 
 
-def test_an_existing_shard_is_not_replaced() -> None:
-    shard(0, 2)
-    refused("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--shard", "0/2", match="exists.*--overwrite")
-    shard(0, 2, "--overwrite")
+def test_an_existing_shard_is_not_computed_again() -> None:
+    """A task that was killed between its shard and the manifest is submitted again."""
+    words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--e-shift", "0.5", "--shard", "0/2")
+    done(*words)
+    content = Path("si.0-of-2.h5").read_bytes()
+    Path("si.json").unlink()
+    said = done(*words).out
+    assert "there already" in said
+    assert "computed 40" not in said
+    assert Path("si.0-of-2.h5").read_bytes() == content
     shard(1, 2)
     done("info", "si.json")
+    assert "computed 40" in done(*words, "--overwrite").out
+
+
+def test_a_shard_of_other_inputs_is_not_replaced() -> None:
+    shard(0, 2)
+    Path("si.json").unlink()
+    words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--e-shift", "0.7", "--shard", "0/2")
+    refused(*words, match="exists.*--overwrite")
 
 
 def test_shards_of_other_inputs_do_not_mix() -> None:
-    """The same names, but another energy shift: the manifest belongs to the later run."""
+    """The same names, but another energy shift: refused, or with --overwrite the manifest belongs to the later run."""
     shard(0, 2)
-    prepare("--e-shift", "0.7", "--shard", "1/2")
+    words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--e-shift", "0.7", "--shard", "1/2")
+    refused(*words, match=r"si\.json.*other inputs.*--overwrite")
+    done(*words, "--overwrite")
     refused("info", "si.json", match=r"shard 0\b.*missing")
     assert json.loads(Path("si.json").read_text())["shards"].keys() == {"1"}
 
@@ -395,3 +413,12 @@ def test_the_manifest_is_rewritten_under_a_lock(tmp_path_factory: pytest.TempPat
         assert process.wait().status == 0
     assert json.loads(Path("si.json").read_text())["shards"].keys() == {"0", "1"}
     assert lock.exists()
+
+
+def test_two_that_append_at_once(tmp_path: Path) -> None:
+    """Neither takes the other's structures away."""
+    prepare()
+    command = [sys.executable, "-m", "pyfit_gpu", "prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5", "--append"]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert len(pf.load_training_set("si.h5")) == 3 * N_STRUCTURES
