@@ -227,7 +227,8 @@ def evaluate(
         Path(plots).mkdir(exist_ok=True)
         plot_parity(table, plot_paths[0])
         plot_energy_volume(table, plot_paths[1])
-    print(error_report(table, [frame.source for frame in frames]))
+    if not setup.quiet:
+        print(error_report(table, [frame.source for frame in frames]))
     log.info("wrote %s", ", ".join((out, *(plot_paths or ()))))
 
 
