@@ -104,7 +104,8 @@ def _common(verb: argparse.ArgumentParser, *, outputs: bool = True) -> None:
     verb.add_argument("--quiet", action="store_true", help="only warnings and errors")
 
 
-def _build_parser() -> _Parser:
+def _build_parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """The whole, and the parser of each verb."""
     parser = _Parser(prog="pyfit-gpu", description="Neural-network interatomic potentials from DFT data.")
     parser.add_argument("--version", action="version", version=f"pyfit-gpu {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -118,7 +119,7 @@ def _build_parser() -> _Parser:
     verb.add_argument("target", metavar="OUT", help=".h5, .extxyz, .nn.dat, or else the classic text")
     _common(verb)
     verbs.add_parser("run", help="the classic program's job: same keys, same files (-h WORD narrows its help)")
-    return parser
+    return parser, verbs.choices
 
 
 def _add_prepare(verbs: Any) -> None:
@@ -206,11 +207,10 @@ def _dispatch(words: list[str]) -> int:
     bare = bool(words) and words[0].startswith("-") and words[0] not in ("--help", "--version") and words != ["-h"]
     if bare or words[:1] == ["run"]:
         return _guarded(lambda: _run_classic(words if bare else words[1:]))
+    parser, verbs = _build_parser()
     if not words:
-        _build_parser().print_help()
+        parser.print_help()
         return STATUS_USAGE
-    parser = _build_parser()
-    verbs: dict[str, _Parser] = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr, assignment]
     if words[0] not in verbs:
         # --help and --version; of anything else argparse says what it expected
         parser.parse_args(words)
