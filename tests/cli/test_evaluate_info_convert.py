@@ -11,6 +11,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from cli.helpers import (
     N_ATOMS,
     N_STRUCTURES,
@@ -540,3 +541,23 @@ def test_a_manifest_becomes_one_file() -> None:
     convert("si.json", "joined.dat")
     convert("whole.h5", "whole.dat")
     assert Path("joined.dat").read_bytes() == Path("whole.dat").read_bytes()
+
+
+def test_each_element_has_its_own_shift() -> None:
+    """E_used = E_file + the shift of each atom's element: in the table, and taken off again in the structures."""
+    text = (OWN / "two_elements.nn.dat").read_text()
+    text = text.replace(" Si 28.0855", " Si 28.0855 - e_shift 100").replace(" C 12.011", " C 12.011 - e_shift 200")
+    Path("sic.nn.dat").write_text(text)
+    frames = ase.io.read(OWN / "two_elements.extxyz", index=":")
+    atoms = next(a for a in frames if set(a.symbols) == {"Si", "C"})
+    n_silicon, n_carbon = (int(np.sum(atoms.symbols == symbol)) for symbol in ("Si", "C"))
+    atoms.calc = SinglePointCalculator(atoms, energy=-7.0)
+    ase.io.write("sic.extxyz", atoms)
+    done("evaluate", "sic.extxyz", "--potential", "sic.nn.dat", "--out", "out.csv")
+    done("evaluate", "sic.extxyz", "--potential", "sic.nn.dat", "--out", "out.extxyz")
+    shift = 100 * n_silicon + 200 * n_carbon
+    with open("out.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["reference_energy_per_atom"]) * len(atoms) == pytest.approx(-7.0 + shift, abs=1e-9)
+    on_dft_scale = ase.io.read("out.extxyz").get_potential_energy()
+    assert on_dft_scale == pytest.approx(float(row["energy_per_atom"]) * len(atoms) - shift, abs=1e-9)
