@@ -254,7 +254,7 @@ def _train(
 
 def _split_frames(frames: list[Frame], config: ClassicConfig) -> Split:
     """The split as far as group sizes decide it, before the features are computed."""
-    volumes = np.array([abs(np.linalg.det(frame.cell)) / frame.n_atoms for frame in frames])
+    volumes = np.array([frame.volume / frame.n_atoms for frame in frames])
     eligible = np.array([frame.energy is not None for frame in frames])
     groups = [frame.group for frame in frames]
     return classic_split(groups, volumes, eligible, config.validation_ratio, config.validation_split_seed)

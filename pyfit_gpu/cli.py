@@ -289,10 +289,7 @@ def _setup(options: argparse.Namespace) -> Any:
 
 def _prepare(options: argparse.Namespace) -> int:
     from pyfit_gpu import verbs
-    from pyfit_gpu.errors import InputError
 
-    if options.append and (options.shard or options.unique or options.overwrite):
-        raise InputError("--append: expected without --shard, --unique and --overwrite")
     verbs.prepare(
         options.dft_files,
         potential=options.potential,

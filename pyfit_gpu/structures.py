@@ -41,6 +41,11 @@ class Frame:
     def n_atoms(self) -> int:
         return len(self.positions)
 
+    @property
+    def volume(self) -> float:
+        """Å^3, |det(cell)|; zero for a structure without a full cell."""
+        return float(abs(np.linalg.det(self.cell)))
+
 
 @dataclass(frozen=True, eq=False)
 class Structures:

@@ -60,6 +60,10 @@ def prepare(
         append: add to an existing set; what it holds is not computed again.
         shard: (I, N): only the structures whose number mod N is I, into a file of their own.
     """
+    if append and (shard is not None or setup.unique or setup.overwrite):
+        raise InputError("--append: expected without --shard, --unique and --overwrite")
+    if shard is not None and setup.unique:
+        raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
     if Path(out).suffix not in HDF5_SUFFIXES:
         raise InputError(f"{out}: expected a name that ends in {' or '.join(HDF5_SUFFIXES)} (convert writes text sets)")
     if shard is not None:
@@ -102,8 +106,6 @@ def _prepare_shard(
 ) -> None:
     index, count = shard
     inputs = _hash_inputs(dft_files, potential, e_shift)
-    if setup.unique:
-        raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
     target = shard_path(out, index, count)
     replace(setup, overwrite=True).output(str(target), [*dft_files, potential])
     model = load_potential(potential)
@@ -277,7 +279,7 @@ def energy_table(frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarr
     """Predicted `energies` (B,) eV against the frames' own plus the `shifts` (B,) eV."""
     n_atoms = np.array([frame.n_atoms for frame in frames])
     reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
-    volume = np.array([abs(np.linalg.det(frame.cell)) for frame in frames])
+    volume = np.array([frame.volume for frame in frames])
     return EnergyTable(
         groups=tuple(frame.group for frame in frames),
         n_atoms=n_atoms,
