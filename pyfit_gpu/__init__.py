@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
     from pyfit_gpu.loading import load_structures, load_training_set
     from pyfit_gpu.neighbors import Neighbors, find_neighbors
-    from pyfit_gpu.potential import Potential, evaluate, featurize
+    from pyfit_gpu.potential import Potential, featurize
+    from pyfit_gpu.prediction import Prediction, evaluate, predict
     from pyfit_gpu.store import save_training_set
     from pyfit_gpu.structures import Structures
     from pyfit_gpu.training import FitSettings, fit
@@ -28,16 +29,18 @@ _HOMES = {
     "LocalStructureParameters": "descriptor",
     "Neighbors": "neighbors",
     "Potential": "potential",
+    "Prediction": "prediction",
     "Structures": "structures",
     "TrainingSet": "training_set",
     "build_training_set": "training_set",
-    "evaluate": "potential",
+    "evaluate": "prediction",
     "featurize": "potential",
     "find_neighbors": "neighbors",
     "fit": "training",
     "load_potential": "formats.nn_dat",
     "load_structures": "loading",
     "load_training_set": "loading",
+    "predict": "prediction",
     "save_potential": "formats.nn_dat",
     "save_training_set": "store",
 }
@@ -48,6 +51,7 @@ __all__ = [
     "LocalStructureParameters",
     "Neighbors",
     "Potential",
+    "Prediction",
     "Structures",
     "TrainingSet",
     "__version__",
@@ -59,6 +63,7 @@ __all__ = [
     "load_potential",
     "load_structures",
     "load_training_set",
+    "predict",
     "save_potential",
     "save_training_set",
 ]

@@ -6,8 +6,8 @@
 
 for pairs a <= b of elements, then l, then n: S (S + 1) / 2 blocks of n_l n_r0 values. The double sum is never
 done: by the addition theorem (harmonics.py) it is a product of two sums over neighbours, so an atom with K
-neighbours costs O(K). Family of descriptors: Pun, Batra, Ramprasad, Mishin, Nat. Commun. 10, 2339 (2019); the
-blocks per pair of elements are this project's generalisation.
+neighbours costs O(K), and so do the derivatives (expansion.py). Family of descriptors: Pun, Batra, Ramprasad,
+Mishin, Nat. Commun. 10, 2339 (2019); the blocks per pair of elements are this project's generalisation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.harmonics import angular_rows, n_rows, pair_weights
+from pyfit_gpu.expansion import Basis, Chunk
 from pyfit_gpu.neighbors import Neighbors
 
 GI_MODES = {
@@ -128,62 +127,39 @@ class LocalStructureParameters:
 
     def raw(self, neighbors: Neighbors, species: Tensor) -> Tensor:
         """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
-        vectors = neighbors.vectors
-        n_atoms, n_pairs = len(neighbors.counts), len(neighbors.index)
-        raw = vectors.new_zeros(n_atoms, self.n_features)
-        # One more pair at the cutoff, where fc is exactly zero, fills the chunks: it needs no mask.
+        raw = neighbors.vectors.new_zeros(len(neighbors.counts), self.n_features)
+        for chunk in self.chunks(neighbors, species):
+            raw[chunk.atoms] = chunk.raw()
+        return raw
+
+    def chunks(self, neighbors: Neighbors, species: Tensor) -> Iterator[Chunk]:
+        """All atoms in chunks: G and its derivatives, computed when asked for."""
+        vectors, counts = neighbors.vectors, neighbors.counts
+        n_pairs = len(neighbors.index)
         dummy = vectors.new_tensor([[0.0, 0.0, self.neighbor_cutoff]])
         components = torch.cat((vectors, dummy)).T.contiguous()  # (3, n_pairs + 1)
         kinds = None
         if self.n_elements > 1:
             kinds = torch.cat((species[neighbors.index], species.new_zeros(1)))
-        weights = pair_weights(self.legendre_orders, device=vectors.device, dtype=vectors.dtype)
-        first = torch.cumsum(neighbors.counts, 0) - neighbors.counts
-        for atoms, width in _chunks(neighbors.counts):
+        basis = self._basis(vectors)
+        first = torch.cumsum(counts, 0) - counts
+        for atoms, width in _chunks(counts):
             rank = torch.arange(width, device=vectors.device)
-            inside = rank < neighbors.counts[atoms, None]
-            pairs = torch.where(inside, first[atoms, None] + rank, n_pairs)  # (n, K)
-            raw[atoms] = self._chunk(components, kinds, pairs, weights)
-        return raw
+            inside = rank < counts[atoms, None]
+            pairs = torch.where(inside, first[atoms, None] + rank, n_pairs)
+            yield Chunk(basis, atoms, pairs, components, kinds)
 
-    def _chunk(self, components: Tensor, kinds: Tensor | None, pairs: Tensor, weights: Tensor) -> Tensor:
-        """(n, n_features): G of n atoms with K neighbours each, `pairs` (n, K)."""
-        n, width = pairs.shape
-        flat = pairs.reshape(-1)
-        x, y, z = (component[flat] for component in components)
-        distance = (x * x + y * y + z * z).sqrt_()
-        inverse = distance.reciprocal()
-        angular = components.new_empty(n_rows(self.legendre_orders), n * width)
-        angular_rows(x * inverse, y * inverse, z * inverse, self.legendre_orders, out=angular)
-        angular = angular.view(-1, n, width).permute(1, 2, 0)  # (n, K, n_angular)
-        radial = self._radial(distance)  # (n_r0, n K)
-        if kinds is None:
-            sums = torch.bmm(radial.view(-1, n, width).permute(1, 0, 2), angular)[:, None]
-        else:
-            of_kind = torch.arange(self.n_elements, device=flat.device)[:, None] == kinds[flat]
-            radial = (radial[None] * of_kind[:, None]).view(-1, n, width).permute(1, 0, 2)
-            sums = torch.bmm(radial, angular).view(n, self.n_elements, len(self.gaussian_centers), -1)
-        # sums: (n, S, n_r0, n_angular)
-        blocks = []
-        for a, b in combinations_with_replacement(range(self.n_elements), 2):
-            product = torch.matmul(sums[:, a] * sums[:, b], weights)  # (n, n_r0, n_l)
-            blocks.append(product if a == b else 2 * product)
-        blocks_first = torch.stack(blocks, dim=1) / self._norm(components)[:, None]
-        return blocks_first.transpose(2, 3).reshape(n, -1)
-
-    def _radial(self, distance: Tensor) -> Tensor:
-        centers = distance.new_tensor(self.gaussian_centers)[:, None]
-        # Squares, not pow: its last bit depends on where in the array a number stands.
-        beyond = (distance - self.neighbor_cutoff).clamp_(max=0.0).square_().square_()
-        cutoff = beyond / (self.cutoff_width**4 + beyond)
-        radial = distance - centers  # (n_r0, n_pairs)
-        radial.div_(self.gaussian_width).square_().neg_().exp_()
-        return radial.mul_(cutoff)
-
-    def _norm(self, like: Tensor) -> Tensor:
-        """(n_r0,) N_n of the table in docs/theory.md."""
-        centers = like.new_tensor(self.gaussian_centers)
-        return torch.full_like(centers, 16.0) if self.gi_mode == 0 else centers.square()
+    def _basis(self, like: Tensor) -> Basis:
+        return Basis.of(
+            cutoff=self.neighbor_cutoff,
+            cutoff_width=self.cutoff_width,
+            gaussian_width=self.gaussian_width,
+            legendre_orders=self.legendre_orders,
+            gaussian_centers=self.gaussian_centers,
+            norm=[16.0 if self.gi_mode == 0 else center**2 for center in self.gaussian_centers],
+            n_elements=self.n_elements,
+            like=like,
+        )
 
     def transform(self, raw: Tensor, where: Callable[[int], str]) -> Tensor:
         """G to the network's input, as the mode says."""
@@ -201,9 +177,15 @@ class LocalStructureParameters:
             )
         return shifted.log()
 
+    def transform_slope(self, raw: Tensor) -> Tensor:
+        """Derivative of `transform`, of the same shape as `raw`."""
+        if self.gi_mode == 5:
+            return (raw.square() + 1).rsqrt()
+        return (raw + self.shift).reciprocal() if self.gi_mode in _LOG_MODES else torch.ones_like(raw)
+
 
 def _chunks(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Atoms in chunks of one padded width, and that width; atoms without neighbours are left out.
+    """Atoms in chunks of one padded width, and that width, which is not zero for an atom without neighbours.
 
     The width of an atom depends on its own count alone, so its features have the same bits whatever other atoms are
     computed with it: in one file or in shards.
@@ -211,14 +193,13 @@ def _chunks(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
     on_cpu = counts.device.type == "cpu"
     max_atoms, max_pairs = _CHUNK_CPU if on_cpu else _CHUNK_GPU
     step = _WIDTH_STEP_CPU if on_cpu else _WIDTH_STEP_GPU
-    widths = (counts + step - 1) // step * step
+    widths = ((counts + step - 1) // step * step).clamp(min=step)
     ordered, order = torch.sort(widths, stable=True)
     distinct, n_atoms = (tensor.tolist() for tensor in torch.unique_consecutive(ordered, return_counts=True))
     start = 0
     for width, number in zip(distinct, n_atoms, strict=True):
         stop = start + number
-        if width > 0:
-            size = max(1, min(max_atoms, max_pairs // width))
-            for first in range(start, stop, size):
-                yield order[first : min(first + size, stop)], width
+        size = max(1, min(max_atoms, max_pairs // width))
+        for first in range(start, stop, size):
+            yield order[first : min(first + size, stop)], width
         start = stop

@@ -104,17 +104,48 @@ class ElementNetworks:
         Returns:
             (K, S, M, n_out); what stands in padded places means nothing.
         """
-        n_members, n_elements = self.n_members, self.n_elements
-        hidden = inputs if n_members == 1 else inputs.repeat(n_members, 1, 1)
+        hidden = self._repeated(inputs)
         last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            # (K S, M, n_in) x (K S, n_in, n_out): one batched product for all members and elements.
-            hidden = torch.baddbmm(bias.flatten(0, 1)[:, None], hidden, weight.flatten(0, 1))
+        for layer in range(last + 1):
+            hidden = self._layer(layer, hidden)
             if layer < last:
-                hidden = torch.sigmoid(hidden)
-                if self.activation == 1:
-                    hidden = hidden - 0.5
-        return hidden.unflatten(0, (n_members, n_elements))
+                hidden = self._activated(torch.sigmoid(hidden))
+        return hidden.unflatten(0, (self.n_members, self.n_elements))
+
+    def with_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The single output and its gradient by the inputs, both differentiable by weights.
+
+        Args:
+            inputs: (S, M, n_in), as for a call.
+
+        Returns:
+            (K, S, M) and (K, S, M, n_in).
+        """
+        hidden = self._repeated(inputs)
+        last = len(self.weights) - 1
+        slopes = []
+        for layer in range(last):
+            sigmoid = torch.sigmoid(self._layer(layer, hidden))
+            slopes.append(sigmoid * (1 - sigmoid))
+            hidden = self._activated(sigmoid)
+        output = self._layer(last, hidden).squeeze(-1)
+        gradient = self.weights[last].flatten(0, 1).transpose(1, 2).expand(-1, inputs.shape[1], -1)
+        for layer in reversed(range(last)):
+            gradient = torch.bmm(gradient * slopes[layer], self.weights[layer].flatten(0, 1).transpose(1, 2))
+        members = (self.n_members, self.n_elements)
+        return output.unflatten(0, members), gradient.unflatten(0, members)
+
+    def _repeated(self, inputs: Tensor) -> Tensor:
+        """(K S, M, n_in)."""
+        return inputs if self.n_members == 1 else inputs.repeat(self.n_members, 1, 1)
+
+    def _layer(self, layer: int, hidden: Tensor) -> Tensor:
+        # (K S, M, n_in) x (K S, n_in, n_out): one batched product for all members and elements.
+        bias = self.biases[layer].flatten(0, 1)[:, None]
+        return torch.baddbmm(bias, hidden, self.weights[layer].flatten(0, 1))
+
+    def _activated(self, sigmoid: Tensor) -> Tensor:
+        return sigmoid - 0.5 if self.activation == 1 else sigmoid
 
 
 def count_parameters(layer_sizes: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.neighbors import find_neighbors
+from pyfit_gpu.neighbors import Neighbors, find_neighbors
 from pyfit_gpu.networks import ElementLayout, ElementNetworks, Seed
 from pyfit_gpu.structures import Structures, size_batches
 
@@ -93,18 +93,27 @@ class Potential:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureBatch:
-    """Structures of similar size, padded, with the features of their atoms."""
+class Batch:
+    """Structures of similar size, padded, with the neighbours of their atoms."""
 
-    rows: list[int]  # places of the structures in the whole
+    rows: Tensor  # (B,) int64, places of the structures in the whole
     atoms: Tensor  # (n,) int64, numbers of the atoms in the whole, without padding
     structures: Structures
     species: Tensor  # (n,) int64
-    features: Tensor  # (n, n_features)
+    neighbors: Neighbors
+
+    @property
+    def sizes(self) -> Tensor:
+        """(B,) int64, atoms of each structure."""
+        return torch.tensor(self.structures.sizes, device=self.rows.device)
+
+    def features(self, descriptor: LocalStructureParameters) -> Tensor:
+        """(n, n_features)."""
+        return descriptor(self.neighbors, self.species, self.structures.describe_atom)
 
 
 @torch.no_grad()
-def feature_batches(
+def batches(
     sizes: Sequence[int],
     take: Callable[[list[int]], Structures],
     potential: Potential,
@@ -112,27 +121,28 @@ def feature_batches(
     backend: str = "auto",
     dtype: torch.dtype | None = None,
     max_atoms: int = 50_000,
-) -> Iterator[FeatureBatch]:
-    """Featurise many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
+) -> Iterator[Batch]:
+    """Many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
 
     Args:
         sizes: atoms of each structure.
         take: gives the batch of the named structures.
-        dtype: of the features; None: that of the positions. Neighbours are found in the positions' precision.
+        dtype: of the neighbour vectors; None: that of the positions. Neighbours are found in the positions' precision.
         max_atoms: padded atoms of a batch.
 
     Raises:
-        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
+        InputError: an element that the potential lacks, two atoms at one place.
     """
-    descriptor = potential.descriptor
     first = (0, *accumulate(sizes))
     for rows in size_batches(sizes, max_atoms):
         structures = take(rows)
+        device = structures.positions.device
         atoms = torch.cat([torch.arange(first[row], first[row + 1]) for row in rows])
         species = potential.species_index(structures)
-        neighbors = find_neighbors(structures, descriptor.neighbor_cutoff, backend=backend)
-        features = descriptor(neighbors.to(dtype or neighbors.vectors.dtype), species, structures.describe_atom)
-        yield FeatureBatch(rows, atoms.to(features.device), structures, species, features)
+        neighbors = find_neighbors(structures, potential.descriptor.neighbor_cutoff, backend=backend)
+        if dtype is not None:
+            neighbors = neighbors.to(dtype)
+        yield Batch(torch.tensor(rows, device=device), atoms.to(device), structures, species, neighbors)
 
 
 def featurize(structures: Structures, potential: Potential, *, backend: str = "auto") -> Tensor:
@@ -144,8 +154,8 @@ def featurize(structures: Structures, potential: Potential, *, backend: str = "a
         InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
     """
     features = structures.positions.new_empty(structures.n_atoms, potential.descriptor.n_features)
-    for batch in feature_batches(structures.sizes, structures.select, potential, backend=backend):
-        features[batch.atoms] = batch.features
+    for batch in batches(structures.sizes, structures.select, potential, backend=backend):
+        features[batch.atoms] = batch.features(potential.descriptor)
     return features
 
 
@@ -183,28 +193,3 @@ def predict_energies(potential: Potential, features: Tensor, species: Tensor, si
     potential.require_straight("energies")
     outputs = network_outputs(potential, features, species)
     return sum_over_atoms(outputs[..., 0], sizes)
-
-
-def evaluate(potential: Potential, structures: Structures, *, backend: str = "auto") -> Tensor:
-    """(B,) eV: energies of structures on the network's own scale, from which the energy shift is not taken off.
-
-    Raises:
-        InputError: as `featurize`, and a physically informed potential.
-        ValueError: structures and potential on different devices.
-    """
-    potential.require_straight("evaluate")
-    if structures.positions.device != potential.device:
-        raise ValueError(
-            f"evaluate: structures are on {structures.positions.device}, the potential is on {potential.device}"
-        )
-    energies = torch.empty(len(structures), dtype=potential.dtype, device=potential.device)
-    batches = feature_batches(structures.sizes, structures.select, potential, backend=backend, dtype=potential.dtype)
-    for batch in batches:
-        energies[batch.rows] = batch_energies(potential, batch)
-    return energies
-
-
-def batch_energies(potential: Potential, batch: FeatureBatch) -> Tensor:
-    """(B,) eV of the first member, on the network's own scale."""
-    sizes = torch.tensor(batch.structures.sizes, device=batch.features.device)
-    return predict_energies(potential, batch.features, batch.species, sizes)[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import header_lines
-from pyfit_gpu.potential import Potential, feature_batches
+from pyfit_gpu.potential import Potential, batches
 from pyfit_gpu.splits import Split, classic_split
 from pyfit_gpu.structures import Structures
 
@@ -142,16 +142,16 @@ def assemble(
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
-    for batch in feature_batches(sizes, take, potential, backend=backend, dtype=dtype):
+    for batch in batches(sizes, take, potential, backend=backend, dtype=dtype):
         structures = batch.structures
         atom_values = {
-            "features": batch.features,
+            "features": batch.features(potential.descriptor),
             "species": batch.species,
             "positions": structures.flatten(structures.positions),
             "forces": structures.flatten(structures.forces),
         }
         structure_values = {
-            "sizes": torch.tensor(structures.sizes, device=batch.features.device),
+            "sizes": batch.sizes,
             "energy": structures.energy,
             "volume": structures.volume,
             "weight": structures.weight,
@@ -159,10 +159,9 @@ def assemble(
             "pbc": structures.pbc,
             "stress": structures.stress,
         }
-        rows = torch.tensor(batch.rows, device=batch.features.device)
         _place(parts, atom_values, batch.atoms, sum(sizes))
-        _place(parts, structure_values, rows, len(sizes))
-        for row, group in zip(batch.rows, structures.groups, strict=True):
+        _place(parts, structure_values, batch.rows, len(sizes))
+        for row, group in zip(batch.rows.tolist(), structures.groups, strict=True):
             groups[row] = group
         done += structures.n_atoms
         if progress:

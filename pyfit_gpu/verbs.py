@@ -28,7 +28,8 @@ from pyfit_gpu.jobs import (
     run_fit,
 )
 from pyfit_gpu.loading import load_training_set, read_frames
-from pyfit_gpu.potential import Potential, batch_energies, feature_batches
+from pyfit_gpu.potential import Potential, batches
+from pyfit_gpu.prediction import predict_batch
 from pyfit_gpu.report import EnergyTable, error_report, plot_energy_volume, plot_parity, save_csv
 from pyfit_gpu.store import Shard, known_shard, manifest_path, save_shard, save_training_set, shard_path
 from pyfit_gpu.structures import Frame
@@ -260,10 +261,11 @@ def _predict(frames: Sequence[Frame], model: Potential, setup: Setup) -> np.ndar
     """(B,) eV, the network's own scale."""
     model = model.to(setup.device, setup.dtype)
     energies = np.empty(len(frames))
-    for batch in feature_batches(
-        [frame.n_atoms for frame in frames], frame_batches(frames, setup), model, dtype=setup.dtype
-    ):
-        energies[batch.rows] = batch_energies(model, batch).double().cpu().numpy()
+    sizes = [frame.n_atoms for frame in frames]
+    for batch in batches(sizes, frame_batches(frames, setup), model, dtype=setup.dtype):
+        energies[batch.rows.cpu().numpy()] = (
+            predict_batch(model, batch, derivatives=False).energy.double().cpu().numpy()
+        )
     return energies
 
 

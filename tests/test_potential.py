@@ -16,14 +16,14 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.networks import ElementNetworks
 from pyfit_gpu.potential import (
     Potential,
-    evaluate,
-    feature_batches,
+    batches,
     featurize,
     local_parameters,
     network_outputs,
     predict_energies,
     sum_over_atoms,
 )
+from pyfit_gpu.prediction import evaluate
 from pyfit_gpu.structures import Frame, Structures
 
 MakeFrame = Callable[..., Frame]
@@ -115,8 +115,8 @@ def test_batches_of_any_size(make_potential: MakePotential, frames: list[Frame],
     alone = torch.cat([featurize(Structures.from_frames([frame]), potential) for frame in frames])
     assert close(featurize(structures, potential), alone, 1e-13)
     features = torch.full_like(alone, torch.nan)
-    for batch in feature_batches(structures.sizes, structures.select, potential, max_atoms=max_atoms):
-        features[batch.atoms] = batch.features
+    for batch in batches(structures.sizes, structures.select, potential, max_atoms=max_atoms):
+        features[batch.atoms] = batch.features(potential.descriptor)
     assert close(features, alone, 1e-13)
 
 
