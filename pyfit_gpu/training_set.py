@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
 from pyfit_gpu.descriptor import LocalStructureParameters
@@ -53,6 +54,18 @@ class TrainingSet:
         return ~torch.isnan(self.energy)
 
     @property
+    def has_forces(self) -> Tensor:
+        """(B,) bool, whether the forces on all atoms are known."""
+        unknown = torch.isnan(self.forces).any(dim=1)
+        structure = torch.repeat_interleave(self.sizes)
+        return torch.bincount(structure[unknown], minlength=len(self)) == 0
+
+    @property
+    def has_stress(self) -> Tensor:
+        """(B,) bool; a structure without a full cell has none."""
+        return ~torch.isnan(self.stress).any(dim=1) & (self.volume > 0)
+
+    @property
     def volume_per_atom(self) -> Tensor:
         """(B,) Å^3."""
         return self.volume / self.sizes
@@ -88,6 +101,34 @@ class TrainingSet:
         taken |= {name: getattr(self, name)[index] for name in STRUCTURE_FIELDS}
         groups = tuple(self.groups[row] for row in index.tolist())
         return replace(self, groups=groups, **taken)  # type: ignore[arg-type]
+
+    def structures(self) -> Structures:
+        """The whole set as one padded batch, in the precision of its positions."""
+        sizes = self.sizes.tolist()
+        numbers = torch.tensor(
+            [ATOMIC_NUMBERS[symbol] for symbol in self.descriptor.elements], device=self.sizes.device
+        )
+        mask = torch.arange(max(sizes), device=self.sizes.device) < self.sizes[:, None]
+        shape = tuple(mask.shape)
+        positions = self.positions.new_zeros(*shape, 3)
+        positions[mask] = self.positions
+        forces = self.forces.new_full((*shape, 3), torch.nan)
+        forces[mask] = self.forces
+        atomic_numbers = torch.full(shape, -1, dtype=torch.int64, device=self.sizes.device)
+        atomic_numbers[mask] = numbers[self.species]
+        return Structures(
+            positions=positions,
+            cell=self.cell,
+            pbc=self.pbc,
+            atomic_numbers=atomic_numbers,
+            sizes=tuple(sizes),
+            groups=self.groups,
+            sources=tuple(f"training set, a structure of group {group}" for group in self.groups),
+            energy=self.energy,
+            forces=forces,
+            stress=self.stress,
+            weight=self.weight,
+        )
 
     def plan_split(self, train_fraction: float = 0.9, seed: int = 2) -> Split:
         """Which structures train and which validate, by the classic rule; those without an energy do neither.
