@@ -150,6 +150,8 @@ def _add_train(verbs: Any) -> None:
     add("--learning-rate", type=_finite, metavar="R", help="LBFGS step (1; without line search 0.05)")
     add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
     add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
+    add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
     add("--l2", type=_finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
     add(
         "--error-restart-level",
@@ -326,6 +328,8 @@ def _train(options: argparse.Namespace) -> int:
         max_iterations=options.max_iterations,
         history_size=options.history_size,
         l2=options.l2,
+        force_weight=options.force_weight,
+        stress_weight=options.stress_weight,
         error_restart_level=options.error_restart_level,
         validation_interval=options.validation_interval,
     )
