@@ -127,7 +127,12 @@ def _add_prepare(verbs: Any) -> None:
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
     verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
-    verb.add_argument("--e-shift", type=_finite, metavar="X", help="eV per atom added to the energies (0)")
+    verb.add_argument(
+        "--e-shift",
+        metavar="X",
+        help="eV per atom added to the energies (0): one number, Si=X,C=Y, fit (least squares over the structures) or "
+        "isolated (from structures of one isolated atom)",
+    )
     verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
     verb.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
@@ -173,7 +178,7 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat)")
     verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
-    verb.add_argument("--e-shift", type=_finite, metavar="X", help="eV per atom (the potential's own)")
+    verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
     _common(verb)
 
@@ -287,6 +292,12 @@ def _setup(options: argparse.Namespace) -> Any:
     )
 
 
+def _e_shift(text: str | None) -> Any:
+    from pyfit_gpu.energy_shift import parse_shift
+
+    return None if text is None else parse_shift(text)
+
+
 def _prepare(options: argparse.Namespace) -> int:
     from pyfit_gpu import verbs
 
@@ -295,7 +306,7 @@ def _prepare(options: argparse.Namespace) -> int:
         potential=options.potential,
         out=options.out,
         setup=_setup(options),
-        e_shift=options.e_shift,
+        e_shift=_e_shift(options.e_shift),
         append=options.append,
         shard=options.shard,
     )
@@ -350,7 +361,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         potential=options.potential,
         out=options.out,
         setup=_setup(options),
-        e_shift=options.e_shift,
+        e_shift=_e_shift(options.e_shift),
         plots=options.plots,
     )
     return 0
