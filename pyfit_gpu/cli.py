@@ -91,16 +91,19 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _common(verb: argparse.ArgumentParser, *, outputs: bool = True) -> None:
+def _common(verb: argparse.ArgumentParser) -> None:
     device = verb.add_mutually_exclusive_group()
     device.add_argument("--device", default="auto", help="cpu, cuda:N, or auto: a GPU if there is one (default)")
     device.add_argument("--gpu-affinity", type=_whole, metavar="N", help="the same as --device cuda:N")
     device.add_argument("--force-cpu", action="store_true", help="the same as --device cpu")
     verb.add_argument("--n-threads", type=_whole, default=0, metavar="N", help="CPU threads; 0: torch's choice")
     verb.add_argument("--dtype", default="float64", choices=("float64", "float32"), help="precision (float64)")
-    if outputs:
-        verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-        verb.add_argument("--unique", action="store_true", help="number outputs: set.00000.h5, the first free one")
+    _outputs(verb)
+
+
+def _outputs(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    verb.add_argument("--unique", action="store_true", help="number outputs: set.00000.h5, the first free one")
     verb.add_argument("--quiet", action="store_true", help="only warnings and errors")
 
 
@@ -109,6 +112,7 @@ def _build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(prog="pyfit-gpu", description="Neural-network interatomic potentials from DFT data.")
     parser.add_argument("--version", action="version", version=f"pyfit-gpu {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_new(verbs)
     _add_prepare(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
@@ -120,6 +124,28 @@ def _build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     _common(verb)
     verbs.add_parser("run", help="the classic program's job: same keys, same files (-h WORD narrows its help)")
     return parser, verbs.choices
+
+
+def _add_new(verbs: Any) -> None:
+    verb = verbs.add_parser("new", help="a fresh potential: a header that asks for random weights")
+    add = verb.add_argument
+    add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
+    add("--cutoff", type=_finite, required=True, metavar="R", help="rc, Å")
+    add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
+    add("--gi-mode", type=_whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
+    add("--shift", type=_finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
+    add("--cutoff-width", type=_finite, default=1.0, metavar="D", help="d, Å (1.0)")
+    add("--gaussian-width", type=_finite, default=1.0, metavar="S", help="sigma, Å (1.0)")
+    add("--legendre-orders", type=_whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
+    add(
+        "--n-centers", type=_whole, metavar="N", help="Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff (8)"
+    )
+    add("--gaussian-centers", type=_finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
+    add("--hidden", type=_whole, nargs="+", default=(16, 16), metavar="N", help="neurons of the hidden layers (16 16)")
+    add("--activation", type=_whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
+    add("--max-random", type=_finite, default=0.3, metavar="W", help="weights are drawn from -W to W (0.3)")
+    _outputs(verb)
+    verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")
 
 
 def _add_prepare(verbs: Any) -> None:
@@ -292,6 +318,18 @@ def _setup(options: argparse.Namespace) -> Any:
     )
 
 
+_NEW = ("gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "n_centers", "gaussian_centers",
+        "hidden", "activation", "max_random")  # fmt: skip
+
+
+def _new(options: argparse.Namespace) -> int:
+    from pyfit_gpu import verbs
+
+    settings = {name: getattr(options, name) for name in _NEW}
+    verbs.new(options.elements, cutoff=options.cutoff, out=options.out, setup=_setup(options), **settings)
+    return 0
+
+
 def _e_shift(text: str | None) -> Any:
     from pyfit_gpu.energy_shift import parse_shift
 
@@ -382,6 +420,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "new": _new,
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable, exclusive, free_number
 from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_text import write_dft_text
-from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+from pyfit_gpu.formats.nn_dat import load_potential, save_draft, save_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.identify import FileKind, identify
 from pyfit_gpu.jobs import (
@@ -35,6 +36,7 @@ from pyfit_gpu.jobs import (
     run_fit,
 )
 from pyfit_gpu.loading import load_training_set, read_frames
+from pyfit_gpu.new_potential import new_potential
 from pyfit_gpu.potential import Potential, batch_energies, feature_batches
 from pyfit_gpu.report import EnergyTable, error_report, plot_energy_volume, plot_parity, save_csv
 from pyfit_gpu.store import Shard, known_shard, manifest_path, save_shard, save_training_set, shard_path
@@ -45,6 +47,25 @@ from pyfit_gpu.training_set import TrainingSet, concatenate, require_same_inputs
 log = logging.getLogger("pyfit_gpu")
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **settings: Any) -> None:
+    """A fresh potential file whose header asks for random weights.
+
+    Args:
+        elements: chemical symbols.
+        cutoff: Å.
+        out: `.nn.dat` file to write.
+        settings: the others of `new_potential`.
+    """
+    if not out.endswith(".dat"):
+        raise InputError(f"{out}: expected a potential's name to end in .nn.dat")
+    draft = new_potential(elements, cutoff, **settings)
+    out = setup.output(out)
+    save_draft(draft, out)
+    sizes = "-".join(map(str, draft.networks.layer_sizes))
+    centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
+    log.info("wrote %s: network %s, Gaussian centres %s Å, weights are drawn on loading", out, sizes, centers)
 
 
 def prepare(
