@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from pyfit_gpu.devices import describe_device
+from pyfit_gpu.energy_shift import EnergyShift
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path, unique_path
 from pyfit_gpu.formats.nn_dat import save_potential
@@ -78,7 +79,7 @@ def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]]
 
 
 def featurize_frames(
-    frames: Sequence[Frame], potential: Potential, setup: Setup, *, e_shift: float | None
+    frames: Sequence[Frame], potential: Potential, setup: Setup, *, e_shift: EnergyShift | None
 ) -> TrainingSet:
     """A training set on the CPU, with progress and a closing line."""
     started = time.monotonic()

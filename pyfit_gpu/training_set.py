@@ -11,6 +11,7 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
 from pyfit_gpu.descriptor import LocalStructureParameters
+from pyfit_gpu.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.potential import Potential, batches
@@ -167,7 +168,7 @@ def assemble(
     take: Callable[[list[int]], Structures],
     potential: Potential,
     *,
-    e_shift: float | None = 0.0,
+    e_shift: EnergyShift | None = 0.0,
     backend: str = "auto",
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
@@ -180,6 +181,7 @@ def assemble(
         dtype: of the features; None: that of the positions.
         progress: called with the number of atoms done so far.
     """
+    energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
@@ -209,7 +211,7 @@ def assemble(
             progress(done)
     return TrainingSet(
         descriptor=potential.descriptor,
-        energy_shift=None if e_shift is None else (e_shift,) * potential.descriptor.n_elements,
+        energy_shift=energy_shift,
         potential_header=tuple(header_lines(potential)),
         groups=tuple(groups),
         **parts,
@@ -224,17 +226,18 @@ def _place(parts: dict[str, Tensor], values: dict[str, Tensor], index: Tensor, t
 
 
 def build_training_set(
-    structures: Structures, potential: Potential, *, e_shift: float = 0.0, backend: str = "auto"
+    structures: Structures, potential: Potential, *, e_shift: EnergyShift = 0.0, backend: str = "auto"
 ) -> TrainingSet:
     """Features and labels of every structure, in file order, on the structures' device.
 
     Args:
         structures: a batch; those without an energy are kept, and neither trained on nor scored.
         potential: gives the descriptor.
-        e_shift: eV per atom, added to the energies when they are used: E_used = E_file + n_atoms * e_shift.
+        e_shift: eV per atom, added to the energies when they are used: E_used = E_file + n_atoms * e_shift. One
+            number, one per element in the potential's order, or by name: {"Si": 107.1, "C": 154.9}.
 
     Raises:
-        InputError: as `featurize`.
+        InputError: as `featurize`, and shifts that are not those of the elements.
     """
     return assemble(structures.sizes, structures.select, potential, e_shift=e_shift, backend=backend)
 
