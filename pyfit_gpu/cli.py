@@ -202,11 +202,12 @@ def _add_train(verbs: Any) -> None:
 
 
 def _add_evaluate(verbs: Any) -> None:
-    verb = verbs.add_parser("evaluate", help="energies of structures, errors, plots")
+    verb = verbs.add_parser("evaluate", help="energies, forces and stress of structures, errors, plots")
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat)")
     verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
     verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
+    verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
     _common(verb)
 
@@ -396,14 +397,15 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from pyfit_gpu import verbs
+    from pyfit_gpu.evaluation import evaluate
 
-    verbs.evaluate(
+    evaluate(
         options.dft_files,
         potential=options.potential,
         out=options.out,
         setup=_setup(options),
         e_shift=_e_shift(options.e_shift),
+        forces=options.forces,
         plots=options.plots,
     )
     return 0

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pyfit_gpu.energy_shift import (
     METHODS,
-    EnergyShift,
     ShiftRequest,
-    count_elements,
     find_shift,
     shift_of_elements,
 )
@@ -31,15 +26,12 @@ from pyfit_gpu.jobs import (
     Setup,
     TrainingOutputs,
     featurize_frames,
-    frame_batches,
     read_all_frames,
     run_fit,
 )
 from pyfit_gpu.loading import load_training_set, read_frames
 from pyfit_gpu.new_potential import new_potential
-from pyfit_gpu.potential import Potential, batches
-from pyfit_gpu.prediction import predict_batch
-from pyfit_gpu.report import EnergyTable, error_report, plot_energy_volume, plot_parity, save_csv
+from pyfit_gpu.potential import Potential
 from pyfit_gpu.store import Shard, known_shard, manifest_path, save_shard, save_training_set, shard_path
 from pyfit_gpu.structures import Frame
 from pyfit_gpu.training import FitSettings
@@ -243,104 +235,6 @@ def train(
     if setup.unique:
         outputs = outputs.numbered(free_number(outputs.paths()))
     return run_fit(model, whole, split, settings, outputs, setup)
-
-
-def evaluate(
-    dft_files: Sequence[str],
-    *,
-    potential: str,
-    out: str,
-    setup: Setup,
-    e_shift: EnergyShift | None = None,
-    plots: str = "",
-) -> None:
-    """Energies of structures, a table of errors, and plots.
-
-    Args:
-        out: `.csv`: a row per structure, on the network's scale; `.extxyz`: structures with energies on the DFT scale.
-        e_shift: eV per atom, one number or one per element; None: the potential's own, or 0 with a note if it does
-            not know it.
-        plots: folder for parity.png and energy_volume.png; empty: none.
-    """
-    suffix = Path(out).suffix
-    if suffix not in (".csv", ".extxyz"):
-        raise InputError(f"{out}: expected a name that ends in .csv or .extxyz")
-    out = setup.output(out, [*dft_files, potential])
-    plot_paths = _plot_paths(plots, setup) if plots else None
-    model = load_potential(potential)
-    model.require_straight("evaluate")
-    shift = _evaluation_shift(model, e_shift)
-    frames = read_all_frames(dft_files)
-    energies = _predict(frames, model, setup)
-    shifts = count_elements(frames, model.descriptor.elements) @ shift
-    table = energy_table(frames, energies, shifts)
-    if suffix == ".csv":
-        save_csv(table, out)
-    else:
-        with atomic_text(out) as file:
-            write_extxyz(file, _predicted_frames(frames, energies, shifts))
-    if plot_paths:
-        Path(plots).mkdir(exist_ok=True)
-        plot_parity(table, plot_paths[0])
-        plot_energy_volume(table, plot_paths[1])
-    if not setup.quiet:
-        print(error_report(table, [frame.source for frame in frames]))
-    log.info("wrote %s", ", ".join((out, *(plot_paths or ()))))
-
-
-def _plot_paths(folder: str, setup: Setup) -> tuple[str, str]:
-    """Names of both plots in a folder that exists or can be made."""
-    parity, energy_volume = str(Path(folder) / "parity.png"), str(Path(folder) / "energy_volume.png")
-    if not Path(folder).exists():
-        check_writable(folder)
-        return parity, energy_volume
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: expected a folder for plots, found a file")
-    return setup.output(parity), setup.output(energy_volume)
-
-
-def _evaluation_shift(model: Potential, e_shift: EnergyShift | None) -> np.ndarray:
-    """(S,) eV per atom of each element."""
-    if e_shift is not None:
-        return np.array(shift_of_elements(e_shift, model.descriptor.elements))
-    known = model.energy_shift.numpy()
-    if np.isnan(known).any():
-        log.warning("the potential does not say its e_shift: 0.0 is taken (give --e-shift)")
-        return np.zeros(model.descriptor.n_elements)
-    return known
-
-
-def _predict(frames: Sequence[Frame], model: Potential, setup: Setup) -> np.ndarray:
-    """(B,) eV, the network's own scale."""
-    model = model.to(setup.device, setup.dtype)
-    energies = np.empty(len(frames))
-    sizes = [frame.n_atoms for frame in frames]
-    for batch in batches(sizes, frame_batches(frames, setup), model, dtype=setup.dtype):
-        energies[batch.rows.cpu().numpy()] = (
-            predict_batch(model, batch, derivatives=False).energy.double().cpu().numpy()
-        )
-    return energies
-
-
-def energy_table(frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray) -> EnergyTable:
-    """Predicted `energies` (B,) eV against the frames' own plus the `shifts` (B,) eV."""
-    n_atoms = np.array([frame.n_atoms for frame in frames])
-    reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
-    volume = np.array([frame.volume for frame in frames])
-    return EnergyTable(
-        groups=tuple(frame.group for frame in frames),
-        n_atoms=n_atoms,
-        volume_per_atom=volume / n_atoms,
-        energy_per_atom=energies / n_atoms,
-        reference_energy_per_atom=(reference + shifts) / n_atoms,
-    )
-
-
-def _predicted_frames(frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray) -> list[Frame]:
-    return [
-        replace(frame, energy=float(energy), forces=None, stress=None)
-        for frame, energy in zip(frames, energies - shifts, strict=True)
-    ]
 
 
 def convert(source: str, target: str, *, setup: Setup) -> None:
