@@ -17,13 +17,14 @@ from element_order import block_order, reorder_atoms, reorder_elements
 from sample_sets import arrays_of, assert_same_set, make_descriptor, make_potential
 from torch import Tensor
 
+from pyfit_gpu import evaluate, featurize
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.neighbors import find_neighbors
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.potential import Potential, evaluate, featurize
+from pyfit_gpu.potential import Potential
 from pyfit_gpu.store import save_training_set
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training import fit
