@@ -187,7 +187,7 @@ def isolated_shift(frames: Sequence[Frame], elements: Sequence[str], cutoff: flo
         energy, row = min(isolated)
         shifts.append(0.0 - energy)
         several = f"the lowest of {len(isolated)}: " if len(isolated) > 1 else ""
-        described.append(f"{energy!r} eV ({several}{frames[row].source})")
+        described.append(f"{float(energy)!r} eV ({several}{frames[row].source})")
     if faults:
         raise InputError(
             "e_shift isolated: expected for each element a structure of one atom with an energy and no neighbour "
