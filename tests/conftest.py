@@ -31,6 +31,12 @@ def own_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def example_data() -> Path:
+    """Silicon with energies, forces and stress, and a potential to start from, as the examples use them."""
+    return TESTS.parent / "examples" / "data"
+
+
+@pytest.fixture(scope="session")
 def reference_data() -> Path:
     """The optional folder of reference data: beside the checkout, or where PYFIT_SHARED says."""
     folder = Path(os.environ.get("PYFIT_SHARED") or TESTS.parent.parent / "shared") / "reference"
