@@ -91,16 +91,19 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _common(verb: argparse.ArgumentParser, *, outputs: bool = True) -> None:
+def _common(verb: argparse.ArgumentParser) -> None:
     device = verb.add_mutually_exclusive_group()
     device.add_argument("--device", default="auto", help="cpu, cuda:N, or auto: a GPU if there is one (default)")
     device.add_argument("--gpu-affinity", type=_whole, metavar="N", help="the same as --device cuda:N")
     device.add_argument("--force-cpu", action="store_true", help="the same as --device cpu")
     verb.add_argument("--n-threads", type=_whole, default=0, metavar="N", help="CPU threads; 0: torch's choice")
     verb.add_argument("--dtype", default="float64", choices=("float64", "float32"), help="precision (float64)")
-    if outputs:
-        verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-        verb.add_argument("--unique", action="store_true", help="number outputs: set.00000.h5, the first free one")
+    _outputs(verb)
+
+
+def _outputs(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    verb.add_argument("--unique", action="store_true", help="number outputs: set.00000.h5, the first free one")
     verb.add_argument("--quiet", action="store_true", help="only warnings and errors")
 
 
@@ -109,6 +112,7 @@ def _build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(prog="pyfit-gpu", description="Neural-network interatomic potentials from DFT data.")
     parser.add_argument("--version", action="version", version=f"pyfit-gpu {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_new(verbs)
     _add_prepare(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
@@ -122,12 +126,39 @@ def _build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     return parser, verbs.choices
 
 
+def _add_new(verbs: Any) -> None:
+    verb = verbs.add_parser("new", help="a fresh potential: a header that asks for random weights")
+    add = verb.add_argument
+    add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
+    add("--cutoff", type=_finite, required=True, metavar="R", help="rc, Å")
+    add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
+    add("--gi-mode", type=_whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
+    add("--shift", type=_finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
+    add("--cutoff-width", type=_finite, default=1.0, metavar="D", help="d, Å (1.0)")
+    add("--gaussian-width", type=_finite, default=1.0, metavar="S", help="sigma, Å (1.0)")
+    add("--legendre-orders", type=_whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
+    add(
+        "--n-centers", type=_whole, metavar="N", help="Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff (8)"
+    )
+    add("--gaussian-centers", type=_finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
+    add("--hidden", type=_whole, nargs="+", default=(16, 16), metavar="N", help="neurons of the hidden layers (16 16)")
+    add("--activation", type=_whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
+    add("--max-random", type=_finite, default=0.3, metavar="W", help="weights are drawn from -W to W (0.3)")
+    _outputs(verb)
+    verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")
+
+
 def _add_prepare(verbs: Any) -> None:
     verb = verbs.add_parser("prepare", help="DFT files to an HDF5 training set")
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
     verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
-    verb.add_argument("--e-shift", type=_finite, metavar="X", help="eV per atom added to the energies (0)")
+    verb.add_argument(
+        "--e-shift",
+        metavar="X",
+        help="eV per atom added to the energies (0): one number, Si=X,C=Y, fit (least squares over the structures) or "
+        "isolated (from structures of one isolated atom)",
+    )
     verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
     verb.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
@@ -150,6 +181,8 @@ def _add_train(verbs: Any) -> None:
     add("--learning-rate", type=_finite, metavar="R", help="LBFGS step (1; without line search 0.05)")
     add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
     add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
+    add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
     add("--l2", type=_finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
     add(
         "--error-restart-level",
@@ -169,11 +202,12 @@ def _add_train(verbs: Any) -> None:
 
 
 def _add_evaluate(verbs: Any) -> None:
-    verb = verbs.add_parser("evaluate", help="energies of structures, errors, plots")
+    verb = verbs.add_parser("evaluate", help="energies, forces and stress of structures, errors, plots")
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat)")
     verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
-    verb.add_argument("--e-shift", type=_finite, metavar="X", help="eV per atom (the potential's own)")
+    verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
+    verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
     _common(verb)
 
@@ -287,6 +321,24 @@ def _setup(options: argparse.Namespace) -> Any:
     )
 
 
+_NEW = ("gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "n_centers", "gaussian_centers",
+        "hidden", "activation", "max_random")  # fmt: skip
+
+
+def _new(options: argparse.Namespace) -> int:
+    from pyfit_gpu import verbs
+
+    settings = {name: getattr(options, name) for name in _NEW}
+    verbs.new(options.elements, cutoff=options.cutoff, out=options.out, setup=_setup(options), **settings)
+    return 0
+
+
+def _e_shift(text: str | None) -> Any:
+    from pyfit_gpu.energy_shift import parse_shift
+
+    return None if text is None else parse_shift(text)
+
+
 def _prepare(options: argparse.Namespace) -> int:
     from pyfit_gpu import verbs
 
@@ -295,7 +347,7 @@ def _prepare(options: argparse.Namespace) -> int:
         potential=options.potential,
         out=options.out,
         setup=_setup(options),
-        e_shift=options.e_shift,
+        e_shift=_e_shift(options.e_shift),
         append=options.append,
         shard=options.shard,
     )
@@ -326,6 +378,8 @@ def _train(options: argparse.Namespace) -> int:
         max_iterations=options.max_iterations,
         history_size=options.history_size,
         l2=options.l2,
+        force_weight=options.force_weight,
+        stress_weight=options.stress_weight,
         error_restart_level=options.error_restart_level,
         validation_interval=options.validation_interval,
     )
@@ -343,14 +397,15 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from pyfit_gpu import verbs
+    from pyfit_gpu.evaluation import evaluate
 
-    verbs.evaluate(
+    evaluate(
         options.dft_files,
         potential=options.potential,
         out=options.out,
         setup=_setup(options),
-        e_shift=options.e_shift,
+        e_shift=_e_shift(options.e_shift),
+        forces=options.forces,
         plots=options.plots,
     )
     return 0
@@ -371,6 +426,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "new": _new,
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,

@@ -61,8 +61,12 @@ class LocalStructureParameters:
             known = "; ".join(f"{mode}: {meaning}" for mode, meaning in GI_MODES.items())
             raise InputError(f"gi_mode: expected one of ({known}), got {self.gi_mode}")
         unknown = [symbol for symbol in self.elements if ATOMIC_NUMBERS.get(symbol, 0) == 0]
-        if not self.elements or len(set(self.elements)) != len(self.elements) or unknown:
-            raise InputError(f"elements: expected different chemical symbols, got {self.elements}")
+        twice = sorted({symbol for symbol in self.elements if self.elements.count(symbol) > 1})
+        if not self.elements or twice or unknown:
+            faults = [f"{symbol} is no element" for symbol in unknown]
+            faults += [f"{symbol} is there twice" for symbol in twice]
+            why = f": {', '.join(faults)}" if faults else ""
+            raise InputError(f"elements: expected different chemical symbols, got {self.elements}{why}")
         if self.gi_mode in _LOG_MODES and len(self.elements) > 1:
             raise InputError(
                 f"gi_mode: expected 5 for {len(self.elements)} elements, got {self.gi_mode}: blocks of two "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -53,3 +57,26 @@ def set_threads(count: int) -> None:
     """CPU threads of torch; 0 leaves torch's own choice."""
     if count:
         torch.set_num_threads(count)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that this process may use on a device: of a job's memory limit, where the system sets one.
+
+    The whole and not what is free at the moment, so that the same command does the same every time.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()])
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Memory limits of the control groups that the process is in (version 2), from the innermost outwards."""
+    root = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        folder = root / own.removeprefix("0::").strip("/")
+        for group in (folder, *folder.parents):
+            if not group.is_relative_to(root):
+                return
+            with contextlib.suppress(OSError, ValueError):  # no limit: the file is missing, or says "max"
+                yield int((group / "memory.max").read_text())

@@ -85,6 +85,10 @@ class Chunk:
         self._components = components
         self._kinds = kinds
 
+    def fresh(self) -> Chunk:
+        """The same without what was computed from it."""
+        return Chunk(self.basis, self.atoms, self.pairs, self._components, self._kinds)
+
     @property
     def vectors(self) -> Tensor:
         """(n, 3, K) Å."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from pyfit_gpu.devices import describe_device
+from pyfit_gpu.energy_shift import EnergyShift
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path, unique_path
 from pyfit_gpu.formats.nn_dat import save_potential
@@ -24,7 +25,7 @@ from pyfit_gpu.potential import Potential
 from pyfit_gpu.progress import Progress
 from pyfit_gpu.splits import Split
 from pyfit_gpu.structures import Frame, Structures
-from pyfit_gpu.training import FitSettings, History, Observer, TrainingFailure, fit
+from pyfit_gpu.training import FitSettings, History, LabelErrors, Observer, TrainingFailure, fit
 from pyfit_gpu.training_set import TrainingSet, assemble
 
 log = logging.getLogger("pyfit_gpu")
@@ -78,7 +79,7 @@ def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]]
 
 
 def featurize_frames(
-    frames: Sequence[Frame], potential: Potential, setup: Setup, *, e_shift: float | None
+    frames: Sequence[Frame], potential: Potential, setup: Setup, *, e_shift: EnergyShift | None
 ) -> TrainingSet:
     """A training set on the CPU, with progress and a closing line."""
     started = time.monotonic()
@@ -277,8 +278,16 @@ def _announce(
         validation.n_atoms,
         split.seed,
     )
+    log.info("labels: %s train, %s validate", _count_labels(train), _count_labels(validation))
+    if settings.force_weight or settings.stress_weight:
+        log.info("weights: energy 1, force %g Å^2, stress %g", settings.force_weight, settings.stress_weight)
     log.info("LBFGS, line search %s, %d steps of up to %d iterations",
              settings.line_search, settings.steps, settings.max_iterations)  # fmt: skip
+
+
+def _count_labels(part: TrainingSet) -> str:
+    counts = (part.has_energy.sum(), part.has_forces.sum(), part.has_stress.sum())
+    return "{} energies, {} structures with forces, {} with stress".format(*map(int, counts))
 
 
 def _summarize(history: History, outputs: TrainingOutputs, seconds: float) -> None:
@@ -298,11 +307,27 @@ def _summarize(history: History, outputs: TrainingOutputs, seconds: float) -> No
         history.n_evaluations,
         seconds,
     )
+    for name, errors in (("training", history.errors[-1]), ("validation", _last(history.validation_errors))):
+        if errors is not None and (errors.forces is not None or errors.stress is not None):
+            log.info("%s RMSE: %s", name, describe_errors(errors))
     if history.loss[-1] > history.loss[0]:
         log.warning("the loss is larger than at the start: training diverged (try a smaller learning rate)")
     if history.gave_up:
         log.warning("the loss was above error_restart_level after every restart: the last network is written")
     log.info("wrote %s", outputs.network)
+
+
+def _last(by_step: Mapping[int, LabelErrors]) -> LabelErrors | None:
+    return by_step[max(by_step)] if by_step else None
+
+
+def describe_errors(errors: LabelErrors) -> str:
+    parts = [f"energy {1000 * errors.energy:.3f} meV/atom"]
+    if errors.forces is not None:
+        parts.append(f"forces {errors.forces:.4f} eV/Å")
+    if errors.stress is not None:
+        parts.append(f"stress {errors.stress:.3e} eV/Å^3")
+    return ", ".join(parts)
 
 
 def beside(path: str, ending: str) -> str:

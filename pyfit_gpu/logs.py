@@ -12,7 +12,7 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.progress import Progress
-from pyfit_gpu.training import Row
+from pyfit_gpu.training import LabelErrors, Row
 
 
 class _RowFile:
@@ -47,18 +47,29 @@ class _RowFile:
 
 
 class LossLog(_RowFile):
-    """`%06i %.10E`: step and loss in eV/atom, for every row."""
+    """`%06i %.10E`: step and loss in eV/atom, for every row; then the errors of the labels, see `_label_columns`."""
 
     def see(self, row: Row) -> None:
-        self.write(f"{row.step:06d} {row.loss:.10E}\n")
+        self.write(f"{row.step:06d} {row.loss:.10E}{_label_columns(row.errors)}\n")
 
 
 class ValidationLog(_RowFile):
-    """`%06i %.10E`: step and validation loss in eV/atom, for the rows that compute it."""
+    """The same of the validation structures, for the rows that compute it."""
 
     def see(self, row: Row) -> None:
         if row.validation is not None:
-            self.write(f"{row.step:06d} {row.validation:.10E}\n")
+            self.write(f"{row.step:06d} {row.validation:.10E}{_label_columns(row.validation_errors)}\n")
+
+
+def _label_columns(errors: LabelErrors | None) -> str:
+    """RMSE of energy (eV/atom), forces (eV/Å) and stress (eV/Å^3), nan for what takes no part.
+
+    Nothing where only energies train: their error is the loss, and the classic program's log has two columns.
+    """
+    if errors is None or (errors.forces is None and errors.stress is None):
+        return ""
+    values = (errors.energy, errors.forces, errors.stress)
+    return "".join(f" {math.nan if value is None else value:.10E}" for value in values)
 
 
 class EnergyVolumeLog(_RowFile):
@@ -135,4 +146,6 @@ class ProgressRows:
         self.trained = self.trained or row.step > 0
         validation = "" if row.validation is None else f", validation {row.validation:.3e}"
         loss = row.loss if math.isfinite(row.loss) else float("nan")
-        self.progress.update(row.step, f"loss {loss:.3e}{validation} eV/atom")
+        forces = row.errors.forces if row.errors else None
+        of_forces = "" if forces is None else f", forces {forces:.3g} eV/Å"
+        self.progress.update(row.step, f"loss {loss:.3e}{validation} eV/atom{of_forces}")

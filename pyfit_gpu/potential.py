@@ -75,21 +75,32 @@ class Potential:
         Raises:
             InputError: an element that the potential lacks, or atoms without an element for several elements.
         """
-        elements = self.descriptor.elements
         numbers = structures.flatten(structures.atomic_numbers)
-        table = torch.full((len(CHEMICAL_SYMBOLS),), -1, dtype=torch.int64)
-        if len(elements) == 1:
-            table[0] = 0  # a file without symbols means the potential's only element
-        for species, symbol in enumerate(elements):
-            table[ATOMIC_NUMBERS[symbol]] = species
-        index = table.to(numbers.device)[numbers]
-        if bool((index < 0).any()):
-            atom = int((index < 0).nonzero()[0])
-            number = int(numbers[atom])
-            expected = f"expected an element of the potential ({', '.join(elements)})"
-            found = f"found {CHEMICAL_SYMBOLS[number]}" if number else "the file names no element"
-            raise InputError(f"{structures.describe_atom(atom)}: {expected}, {found}")
-        return index
+        return index_elements(numbers, self.descriptor.elements, structures.describe_atom)
+
+
+def index_elements(numbers: Tensor, elements: Sequence[str], where: Callable[[int], str]) -> Tensor:
+    """(n_atoms,) int64, index into `elements` of atomic numbers (n_atoms,).
+
+    Args:
+        where: names an atom, counted from 0, in an error.
+
+    Raises:
+        InputError: an element that is not one of them, or atoms without an element for several elements.
+    """
+    table = torch.full((len(CHEMICAL_SYMBOLS),), -1, dtype=torch.int64)
+    if len(elements) == 1:
+        table[0] = 0  # a file without symbols means the potential's only element
+    for species, symbol in enumerate(elements):
+        table[ATOMIC_NUMBERS[symbol]] = species
+    index = table.to(numbers.device)[numbers]
+    if bool((index < 0).any()):
+        atom = int((index < 0).nonzero()[0])
+        number = int(numbers[atom])
+        expected = f"expected an element of the potential ({', '.join(elements)})"
+        found = f"found {CHEMICAL_SYMBOLS[number]}" if number else "the file names no element"
+        raise InputError(f"{where(atom)}: {expected}, {found}")
+    return index
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyfit_gpu.expansion import Chunk
 from pyfit_gpu.forces import PairSums
 from pyfit_gpu.networks import ElementLayout
-from pyfit_gpu.potential import Batch, Potential, batches, sum_over_atoms
+from pyfit_gpu.potential import Batch, Potential, batches, network_outputs, sum_over_atoms
 from pyfit_gpu.structures import Structures
 
 
@@ -33,6 +33,10 @@ class Prediction:
             like.new_empty(n_atoms, 3) if derivatives else None,
             like.new_empty(n_structures, 6) if derivatives else None,
         )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Prediction:
+        tensors = (self.energy, self.atomic_energies, self.forces, self.stress)
+        return Prediction(*(None if tensor is None else tensor.to(device, dtype) for tensor in tensors))  # type: ignore[arg-type]
 
     def put(self, part: Prediction, rows: Tensor, atoms: Tensor) -> None:
         """Fill in what was found for some structures and their atoms."""
@@ -77,22 +81,21 @@ def evaluate(potential: Potential, structures: Structures, *, backend: str = "au
 @torch.no_grad()
 def predict_batch(potential: Potential, batch: Batch, *, derivatives: bool = True) -> Prediction:
     """The same for one batch, whose neighbours have the potential's dtype and device."""
-    networks = _ChunkNetworks(potential, batch)
-    chunks = potential.descriptor.chunks(batch.neighbors, batch.species)
-    forces, stress = None, None
-    if derivatives:
-        forces, virials = PairSums(batch.neighbors, batch.sizes)(networks.with_derivatives(chunks))
-        assert virials is not None
-        volume = batch.structures.volume.to(virials.dtype)[:, None]
-        stress = torch.where(volume > 0, virials / volume.where(volume > 0, 1.0), torch.nan)
-    else:
-        networks.energies(chunks)
-    energy = sum_over_atoms(networks.atomic_energies[None], batch.sizes)[0]
-    return Prediction(energy, networks.atomic_energies, forces, stress)
+    if not derivatives:
+        features = batch.features(potential.descriptor)
+        atomic = network_outputs(potential, features, batch.species)[0, :, 0]
+        return Prediction(sum_over_atoms(atomic[None], batch.sizes)[0], atomic, None, None)
+    walk = _ChunkWalk(potential, batch)
+    forces, virials = PairSums(batch.neighbors, batch.sizes)(walk.derivatives())
+    assert virials is not None
+    volume = batch.structures.volume.to(virials.dtype)[:, None]
+    stress = torch.where(volume > 0, virials / volume.where(volume > 0, 1.0), torch.nan)
+    energy = sum_over_atoms(walk.atomic_energies[None], batch.sizes)[0]
+    return Prediction(energy, walk.atomic_energies, forces, stress)
 
 
-class _ChunkNetworks:
-    """Networks on chunk after chunk: the rows of a chunk are still in cache when its derivatives are due."""
+class _ChunkWalk:
+    """Networks and derivatives chunk after chunk: what a chunk computed for its features is then still at hand."""
 
     def __init__(self, potential: Potential, batch: Batch) -> None:
         self.descriptor = potential.descriptor
@@ -100,26 +103,15 @@ class _ChunkNetworks:
         self.batch = batch
         self.atomic_energies = potential.networks.weights[0].new_empty(len(batch.species))
 
-    def energies(self, chunks: Iterator[Chunk]) -> None:
-        for chunk in chunks:
-            features = self.descriptor.transform(chunk.raw(), self._where(chunk))
-            layout = self._layout(chunk)
-            outputs = self.networks(layout.arrange(features))
-            self.atomic_energies[chunk.atoms] = layout.restore(outputs)[0, :, 0]
-
-    def with_derivatives(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every chunk with dE/dv of its pairs."""
-        for chunk in chunks:
+    def derivatives(self) -> Iterator[tuple[Chunk, Tensor]]:
+        """Every chunk with dE/dv of its pairs (n, 3, K); its atoms' energies are filled in."""
+        for chunk in self.descriptor.chunks(self.batch.neighbors, self.batch.species):
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
-            layout = self._layout(chunk)
+            layout = ElementLayout.of(self.batch.species[chunk.atoms], self.descriptor.n_elements)
             outputs, gradient = self.networks.with_gradient(layout.arrange(features))
             self.atomic_energies[chunk.atoms] = layout.restore(outputs[..., None])[0, :, 0]
-            of_features = layout.restore(gradient)[0]
-            yield chunk, chunk.pull_back(of_features * self.descriptor.transform_slope(raw))
-
-    def _layout(self, chunk: Chunk) -> ElementLayout:
-        return ElementLayout.of(self.batch.species[chunk.atoms], self.descriptor.n_elements)
+            yield chunk, chunk.pull_back(layout.restore(gradient)[0] * self.descriptor.transform_slope(raw))
 
     def _where(self, chunk: Chunk) -> Callable[[int], str]:
         return lambda number: self.batch.structures.describe_atom(int(chunk.atoms[number]))

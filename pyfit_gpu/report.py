@@ -58,23 +58,57 @@ def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -
     n_unknown = int((~known).sum())
     lines = []
     if known.any():
-        names = sorted({group for group, is_known in zip(table.groups, known, strict=True) if is_known})
-        group_of = np.array(table.groups)
-        width = max(len("group"), *(len(name) for name in names))
-        lines.append(f"{'group':<{width}} {'structures':>10} {'RMSE':>10} {'MAE':>10} {'largest':>10}   meV/atom")
-        chosen = [(name, known & (group_of == name)) for name in names]
-        for name, rows in [*chosen, ("all", known)]:
-            error = 1000 * table.error[rows]
-            rmse = float(np.sqrt(np.mean(error**2)))
-            mae, largest = float(np.mean(np.abs(error))), float(np.max(np.abs(error)))
-            lines.append(f"{name:<{width}} {len(error):>10} {rmse:>10.3f} {mae:>10.3f} {largest:>10.3f}")
+        errors = [1000 * table.error[row : row + 1] if is_known else _NONE for row, is_known in enumerate(known)]
+        lines += _error_table(table.groups, errors, "meV/atom", 3)
         lines += ["", "worst structures (predicted - reference, meV/atom):"]
+        width = _name_width(table.groups, known)
         order = np.argsort(-np.abs(np.where(known, table.error, 0.0)), kind="stable")
         for row in order[: min(n_worst, int(known.sum()))]:
             lines.append(f"{1000 * table.error[row]:>10.3f}  {table.groups[row]:<{width}}  {sources[row]}")
     if n_unknown:
         lines.append(f"{n_unknown} of {len(known)} structures have no reference energy")
     return "\n".join(lines)
+
+
+def component_report(label: str, unit: str, groups: Sequence[str], errors: Sequence[FloatArray]) -> str:
+    """The same table for a label with components, forces or stress.
+
+    Args:
+        groups: (B,)
+        errors: per structure its components' errors, in `unit`; empty where there is no reference.
+    """
+    n_unknown = sum(len(error) == 0 for error in errors)
+    lines = ["", f"{label}:"]
+    if n_unknown < len(errors):
+        lines += _error_table(groups, errors, f"{unit}, per component", 4)
+    if n_unknown:
+        lines.append(f"{n_unknown} of {len(errors)} structures have no reference {label}")
+    return "\n".join(lines)
+
+
+_NONE = np.empty(0)
+
+
+def _name_width(groups: Sequence[str], known: Sequence[bool] | NDArray[np.bool_]) -> int:
+    return max(len("group"), *(len(name) for name, is_known in zip(groups, known, strict=True) if is_known))
+
+
+def _error_table(groups: Sequence[str], errors: Sequence[FloatArray], unit: str, digits: int) -> list[str]:
+    """A line per group that has errors, and one for all."""
+    known = [len(error) > 0 for error in errors]
+    width = _name_width(groups, known)
+    lines = [f"{'group':<{width}} {'structures':>10} {'RMSE':>10} {'MAE':>10} {'largest':>10}   {unit}"]
+    by_group: dict[str, list[FloatArray]] = {}
+    for name, error, is_known in zip(groups, errors, known, strict=True):
+        if is_known:
+            by_group.setdefault(name, []).append(error)
+    every = [error for error in errors if len(error)]
+    for name, members in [*sorted(by_group.items()), ("all", every)]:
+        error = np.concatenate(members)
+        rmse, mae, largest = np.sqrt(np.mean(error**2)), np.mean(np.abs(error)), np.max(np.abs(error))
+        columns = " ".join(f"{value:>10.{digits}f}" for value in (rmse, mae, largest))
+        lines.append(f"{name:<{width}} {len(members):>10} {columns}")
+    return lines
 
 
 def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:

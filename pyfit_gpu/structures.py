@@ -134,9 +134,7 @@ class Structures:
 
     def describe_atom(self, atom: int) -> str:
         """Where an atom of the batch, counted from 0 without padding, was read."""
-        offsets = np.cumsum((0, *self.sizes))
-        row = int(np.searchsorted(offsets, atom, side="right")) - 1
-        return f"{self.sources[row]}, atom {atom - offsets[row] + 1}"
+        return describe_atom(self.sizes, self.sources, atom)
 
     def flatten(self, per_atom: Tensor) -> Tensor:
         """(B, A, ...) to (n_atoms, ...): the atoms one structure after the other, without padding."""
@@ -174,6 +172,13 @@ class Structures:
             stress=self.stress[index],
             weight=self.weight[index],
         )
+
+
+def describe_atom(sizes: Sequence[int], sources: Sequence[str], atom: int) -> str:
+    """Where an atom was read, counted from 0 over structures of these sizes and sources."""
+    offsets = np.cumsum((0, *sizes))
+    row = int(np.searchsorted(offsets, atom, side="right")) - 1
+    return f"{sources[row]}, atom {atom - offsets[row] + 1}"
 
 
 def size_batches(sizes: Sequence[int], max_atoms: int = 20_000) -> Iterator[list[int]]:

@@ -11,15 +11,17 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from pyfit_gpu.devices import total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import EnergyObjective, l2_penalty
+from pyfit_gpu.objective import Errors, LossWeights, Objective, l2_penalty
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 
 LineSearch = Literal["strong-wolfe", "none"]
 MAX_RESTARTS = 3
 RESTART_MAX_RANDOM = 0.5
+KEPT_MEMORY = 0.5  # of a device's memory, at most, holds derivatives of features for force training
 
 _log = logging.getLogger("pyfit_gpu")
 
@@ -34,6 +36,8 @@ class FitSettings:
     max_iterations: int = 10  # LBFGS iterations inside one step
     history_size: int = 100
     l2: float = 0.0  # eV/atom, prefactor of the weights' norms
+    force_weight: float = 0.0  # Å^2, of the squared error of the forces beside that of the energies per atom
+    stress_weight: float = 0.0  # of the squared error of the virials per atom
     error_restart_level: float = 0.0  # eV/atom; a loss above it draws new weights; 0: never
     validation_interval: int = 1  # steps; 0: never
     seed: int | None = None  # of the weights drawn at a restart
@@ -52,6 +56,11 @@ class FitSettings:
             raise InputError(f"line_search: expected strong-wolfe or none, got {self.line_search!r}")
         if not (math.isfinite(self.step_length) and self.step_length > 0):
             raise InputError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
+        _ = self.loss_weights  # checks them
+
+    @property
+    def loss_weights(self) -> LossWeights:
+        return LossWeights(self.force_weight, self.stress_weight)
 
     @property
     def step_length(self) -> float:
@@ -61,15 +70,32 @@ class FitSettings:
         return 1.0 if self.line_search == "strong-wolfe" else 0.05
 
 
+@dataclass(frozen=True)
+class LabelErrors:
+    """Root-mean-square errors of the labels that take part in the loss."""
+
+    energy: float  # eV/atom
+    forces: float | None = None  # eV/Å, per component
+    stress: float | None = None  # eV/Å^3, per component
+
+    @classmethod
+    def of(cls, errors: Errors) -> LabelErrors:
+        """Of the first member."""
+        values = (errors.energy, errors.forces, errors.stress)
+        return cls(*(None if value is None else float(value[0]) for value in values))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """The state after `step` steps."""
 
     step: int
     loss: float  # eV/atom, on the training structures, without the L2 term
-    validation: float | None  # eV/atom, where this step computes it
+    validation: float | None  # eV/atom, the same on the validation structures, where this step computes it
     potential: Potential
     energies_per_atom: Callable[[], Tensor]  # (B,) eV/atom of the training structures, computed when called
+    errors: LabelErrors | None = None  # of the training structures
+    validation_errors: LabelErrors | None = None  # of the validation structures, where this step computes them
 
 
 class Observer(Protocol):
@@ -87,6 +113,8 @@ class History:
 
     loss: list[float] = field(default_factory=list)  # eV/atom
     validation: dict[int, float] = field(default_factory=dict)  # step: eV/atom
+    errors: list[LabelErrors] = field(default_factory=list)
+    validation_errors: dict[int, LabelErrors] = field(default_factory=dict)
     n_restarts: int = 0
     n_evaluations: int = 0  # of loss and gradient
     interrupted: bool = False
@@ -100,7 +128,7 @@ class TrainingFailure(RuntimeError):
 class _Closure:
     """Loss and gradient at the current weights; a second call at the same weights costs nothing."""
 
-    def __init__(self, objective: EnergyObjective, networks: ElementNetworks, l2: float) -> None:
+    def __init__(self, objective: Objective, networks: ElementNetworks, l2: float) -> None:
         self.objective = objective
         self.shape = networks
         self.l2 = l2
@@ -109,6 +137,7 @@ class _Closure:
         self._known_at: Tensor | None = None
         self._loss = math.nan
         self._optimised = math.nan
+        self.errors = LabelErrors(math.nan)  # of the last evaluation
 
     def networks(self) -> ElementNetworks:
         return ElementNetworks.from_flat(
@@ -122,10 +151,12 @@ class _Closure:
         """The loss; the gradient of loss and penalty is left in the weights."""
         if self._known_at is None or not torch.equal(self._known_at, self.weights):
             networks = self.networks()
-            loss = self.objective.loss(networks).sum()
+            errors = self.objective.errors(networks)
+            loss = errors.loss.sum()
             optimised = loss + self.l2 * l2_penalty(networks).sum() if self.l2 else loss
             (self.weights.grad,) = torch.autograd.grad(optimised, self.weights)
             self._loss, self._optimised = torch.stack((loss, optimised)).tolist()
+            self.errors = LabelErrors.of(errors)
             self._known_at = self.weights.detach().clone()
             self.n_evaluations += 1
         return self._loss
@@ -160,14 +191,15 @@ def fit(
 
     Args:
         potential: its weights are the start and receive the result.
-        train: structures that all have an energy.
+        train: structures that all have an energy; forces and stress count, where known, with the settings' weights.
         validation: structures that all have an energy; None or empty: no validation.
         steps: overrides `settings.steps`; 0 evaluates and changes nothing.
         observers: are told about every row as soon as it is known.
         should_stop: asked after every step.
 
     Raises:
-        InputError: a set made with other descriptor settings (named), or a physically informed potential.
+        InputError: a set made with other descriptor settings (named), a physically informed potential, or a weight
+            for a label that no structure has.
         TrainingFailure: the loss is no longer a number.
     """
     settings = settings or FitSettings()
@@ -177,11 +209,20 @@ def fit(
     require_same_inputs(potential.descriptor, train.descriptor, "the training set is not this potential's")
     if validation is not None and len(validation):
         require_same_inputs(potential.descriptor, validation.descriptor, "the validation set is not this potential's")
+    _require_labels(train, settings)
     shift = train.energy_shift or (math.nan,) * potential.descriptor.n_elements
     potential.energy_shift.copy_(torch.tensor(shift, dtype=torch.float64))
     run = _Run(potential, train, validation, settings, observers)
     with torch.enable_grad():
         return run.until_done(should_stop)
+
+
+def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
+    for name, known in (("force", train.has_forces), ("stress", train.has_stress)):
+        weight = getattr(settings, f"{name}_weight")
+        if weight > 0 and not bool((known & (train.weight > 0)).any()):
+            label = {"force": "forces", "stress": "a stress"}[name]
+            raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}")
 
 
 class _Run:
@@ -196,10 +237,14 @@ class _Run:
         self.potential = potential
         self.settings = settings
         self.observers = observers
-        self.objective = EnergyObjective(train)
+        weights = settings.loss_weights
+        memory = KEPT_MEMORY * total_memory(train.features.device)
+        self.objective = Objective(train, weights, memory=memory)
         # Structures of weight 0 have no say; a set of nothing else says nothing.
         scored = validation is not None and len(validation) > 0 and bool(validation.weight.sum() > 0)
-        self.validation = EnergyObjective(validation) if validation is not None and scored else None
+        self.validation = None
+        if validation is not None and scored:
+            self.validation = Objective(validation, weights, memory=memory - self.objective.kept_bytes)
         self.history = History()
         like = train.features
         self.closure = _Closure(self.objective, potential.networks.to(like.device, like.dtype), settings.l2)
@@ -237,6 +282,8 @@ class _Run:
     def _begin(self) -> None:
         self.history.loss.clear()
         self.history.validation.clear()
+        self.history.errors.clear()
+        self.history.validation_errors.clear()
         for observer in self.observers:
             observer.begin()
 
@@ -269,12 +316,22 @@ class _Run:
         networks = self.closure.networks()
         if (step or self.history.n_restarts) and math.isfinite(loss):
             self._write_back(networks)
-        validation = None
+        validation, validation_errors = None, None
         interval = self.settings.validation_interval
         if self.validation is not None and interval and step % interval == 0:
-            validation = float(self.validation.loss(networks))
-            self.history.validation[step] = validation
-        row = Row(step, loss, validation, self.potential, lambda: self.objective.energies_per_atom(networks)[0])
+            found = self.validation.errors(networks)
+            validation, validation_errors = float(found.loss), LabelErrors.of(found)
+            self.history.validation[step], self.history.validation_errors[step] = validation, validation_errors
+        row = Row(
+            step=step,
+            loss=loss,
+            validation=validation,
+            errors=self.closure.errors,
+            validation_errors=validation_errors,
+            potential=self.potential,
+            energies_per_atom=lambda: self.objective.energies_per_atom(networks)[0],
+        )
+        self.history.errors.append(self.closure.errors)
         for observer in self.observers:
             observer.see(row)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
 from pyfit_gpu.descriptor import LocalStructureParameters
+from pyfit_gpu.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.potential import Potential, batches
@@ -53,6 +55,18 @@ class TrainingSet:
         return ~torch.isnan(self.energy)
 
     @property
+    def has_forces(self) -> Tensor:
+        """(B,) bool, whether the forces on all atoms are known."""
+        unknown = torch.isnan(self.forces).any(dim=1)
+        structure = torch.repeat_interleave(self.sizes)
+        return torch.bincount(structure[unknown], minlength=len(self)) == 0
+
+    @property
+    def has_stress(self) -> Tensor:
+        """(B,) bool; a structure without a full cell has none."""
+        return ~torch.isnan(self.stress).any(dim=1) & (self.volume > 0)
+
+    @property
     def volume_per_atom(self) -> Tensor:
         """(B,) Å^3."""
         return self.volume / self.sizes
@@ -88,6 +102,34 @@ class TrainingSet:
         taken |= {name: getattr(self, name)[index] for name in STRUCTURE_FIELDS}
         groups = tuple(self.groups[row] for row in index.tolist())
         return replace(self, groups=groups, **taken)  # type: ignore[arg-type]
+
+    def structures(self) -> Structures:
+        """The whole set as one padded batch, in the precision of its positions."""
+        sizes = self.sizes.tolist()
+        numbers = torch.tensor(
+            [ATOMIC_NUMBERS[symbol] for symbol in self.descriptor.elements], device=self.sizes.device
+        )
+        mask = torch.arange(max(sizes), device=self.sizes.device) < self.sizes[:, None]
+        shape = tuple(mask.shape)
+        positions = self.positions.new_zeros(*shape, 3)
+        positions[mask] = self.positions
+        forces = self.forces.new_full((*shape, 3), torch.nan)
+        forces[mask] = self.forces
+        atomic_numbers = torch.full(shape, -1, dtype=torch.int64, device=self.sizes.device)
+        atomic_numbers[mask] = numbers[self.species]
+        return Structures(
+            positions=positions,
+            cell=self.cell,
+            pbc=self.pbc,
+            atomic_numbers=atomic_numbers,
+            sizes=tuple(sizes),
+            groups=self.groups,
+            sources=tuple(f"training set, a structure of group {group}" for group in self.groups),
+            energy=self.energy,
+            forces=forces,
+            stress=self.stress,
+            weight=self.weight,
+        )
 
     def plan_split(self, train_fraction: float = 0.9, seed: int = 2) -> Split:
         """Which structures train and which validate, by the classic rule; those without an energy do neither.
@@ -126,7 +168,7 @@ def assemble(
     take: Callable[[list[int]], Structures],
     potential: Potential,
     *,
-    e_shift: float | None = 0.0,
+    e_shift: EnergyShift | None = 0.0,
     backend: str = "auto",
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
@@ -139,6 +181,7 @@ def assemble(
         dtype: of the features; None: that of the positions.
         progress: called with the number of atoms done so far.
     """
+    energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
@@ -168,7 +211,7 @@ def assemble(
             progress(done)
     return TrainingSet(
         descriptor=potential.descriptor,
-        energy_shift=None if e_shift is None else (e_shift,) * potential.descriptor.n_elements,
+        energy_shift=energy_shift,
         potential_header=tuple(header_lines(potential)),
         groups=tuple(groups),
         **parts,
@@ -183,17 +226,18 @@ def _place(parts: dict[str, Tensor], values: dict[str, Tensor], index: Tensor, t
 
 
 def build_training_set(
-    structures: Structures, potential: Potential, *, e_shift: float = 0.0, backend: str = "auto"
+    structures: Structures, potential: Potential, *, e_shift: EnergyShift = 0.0, backend: str = "auto"
 ) -> TrainingSet:
     """Features and labels of every structure, in file order, on the structures' device.
 
     Args:
         structures: a batch; those without an energy are kept, and neither trained on nor scored.
         potential: gives the descriptor.
-        e_shift: eV per atom, added to the energies when they are used: E_used = E_file + n_atoms * e_shift.
+        e_shift: eV per atom, added to the energies when they are used: E_used = E_file + n_atoms * e_shift. One
+            number, one per element in the potential's order, or by name: {"Si": 107.1, "C": 154.9}.
 
     Raises:
-        InputError: as `featurize`.
+        InputError: as `featurize`, and shifts that are not those of the elements.
     """
     return assemble(structures.sizes, structures.select, potential, e_shift=e_shift, backend=backend)
 

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from ase.data import atomic_numbers as ATOMIC_NUMBERS
-
+from pyfit_gpu.energy_shift import (
+    METHODS,
+    ShiftRequest,
+    find_shift,
+    shift_of_elements,
+)
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable, exclusive, free_number
 from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_text import write_dft_text
-from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+from pyfit_gpu.formats.nn_dat import load_potential, save_draft, save_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.identify import FileKind, identify
 from pyfit_gpu.jobs import (
     Setup,
     TrainingOutputs,
     featurize_frames,
-    frame_batches,
     read_all_frames,
     run_fit,
 )
 from pyfit_gpu.loading import load_training_set, read_frames
-from pyfit_gpu.potential import Potential, batches
-from pyfit_gpu.prediction import predict_batch
-from pyfit_gpu.report import EnergyTable, error_report, plot_energy_volume, plot_parity, save_csv
+from pyfit_gpu.new_potential import new_potential
+from pyfit_gpu.potential import Potential
 from pyfit_gpu.store import Shard, known_shard, manifest_path, save_shard, save_training_set, shard_path
 from pyfit_gpu.structures import Frame
 from pyfit_gpu.training import FitSettings
@@ -41,13 +42,32 @@ log = logging.getLogger("pyfit_gpu")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
+def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **settings: Any) -> None:
+    """A fresh potential file whose header asks for random weights.
+
+    Args:
+        elements: chemical symbols.
+        cutoff: Å.
+        out: `.nn.dat` file to write.
+        settings: the others of `new_potential`.
+    """
+    if not out.endswith(".dat"):
+        raise InputError(f"{out}: expected a potential's name to end in .nn.dat")
+    draft = new_potential(elements, cutoff, **settings)
+    out = setup.output(out)
+    save_draft(draft, out)
+    sizes = "-".join(map(str, draft.networks.layer_sizes))
+    centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
+    log.info("wrote %s: network %s, Gaussian centres %s Å, weights are drawn on loading", out, sizes, centers)
+
+
 def prepare(
     dft_files: Sequence[str],
     *,
     potential: str,
     out: str,
     setup: Setup,
-    e_shift: float | None = None,
+    e_shift: ShiftRequest | None = None,
     append: bool = False,
     shard: tuple[int, int] | None = None,
 ) -> None:
@@ -57,7 +77,8 @@ def prepare(
         dft_files: structures, any format that `load_structures` reads.
         potential: .nn.dat file whose header gives the descriptor.
         out: the set, `.h5`.
-        e_shift: eV per atom; None: that of the set that is appended to, else 0.
+        e_shift: eV per atom, one number or one per element; "fit" or "isolated": found from the structures, all of
+            them also where `shard` takes a part; None: that of the set that is appended to, else 0.
         append: add to an existing set; what it holds is not computed again.
         shard: (I, N): only the structures whose number mod N is I, into a file of their own.
     """
@@ -67,8 +88,13 @@ def prepare(
         raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
     if Path(out).suffix not in HDF5_SUFFIXES:
         raise InputError(f"{out}: expected a name that ends in {' or '.join(HDF5_SUFFIXES)} (convert writes text sets)")
+    if append and isinstance(e_shift, str) and e_shift in METHODS:
+        raise InputError(
+            f"--e-shift {e_shift}: expected without --append: a set has one energy shift, and what it holds was "
+            "prepared with its own"
+        )
     if shard is not None:
-        _prepare_shard(dft_files, potential, out, setup, e_shift or 0.0, shard)
+        _prepare_shard(dft_files, potential, out, setup, e_shift, shard)
         return
     if append:
         with exclusive(out):
@@ -76,58 +102,76 @@ def prepare(
         return
     out = setup.output(out, [*dft_files, potential])
     model = load_potential(potential)
-    training_set = featurize_frames(read_all_frames(dft_files), model, setup, e_shift=e_shift or 0.0)
+    frames, shifts = _frames_and_shifts(dft_files, model, e_shift)
+    training_set = featurize_frames(frames, model, setup, e_shift=shifts)
     save_training_set(training_set, out)
     log.info("wrote %s: %s", out, describe_set(training_set))
 
 
-def _append(dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: float | None) -> None:
+def _frames_and_shifts(
+    dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None
+) -> tuple[list[Frame], tuple[float, ...]]:
+    """All structures of the files, and the energy shift of each element: the same whatever shard is computed."""
+    if not isinstance(e_shift, str):  # what is wrong with numbers shows before anything is read
+        e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
+    frames = read_all_frames(dft_files)
+    return frames, find_shift(e_shift, frames, model.descriptor)
+
+
+def _append(dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: ShiftRequest | None) -> None:
     existing = load_training_set(out)
     check_writable(out)
-    e_shift = _appended_shift(existing, e_shift, out)
+    shifts = _appended_shift(existing, e_shift, out)
     model = load_potential(potential)
     require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
-    added = featurize_frames(read_all_frames(dft_files), model, setup, e_shift=e_shift)
+    added = featurize_frames(read_all_frames(dft_files), model, setup, e_shift=shifts)
     training_set = concatenate([existing, added])
     save_training_set(training_set, out)
     log.info("wrote %s: %s", out, describe_set(training_set))
 
 
-def _appended_shift(existing: TrainingSet, e_shift: float | None, out: str) -> float:
-    if existing.energy_shift is None or len(set(existing.energy_shift)) != 1:
-        raise InputError(f"{out}: cannot append: its energy shift is {existing.energy_shift}, expected one number")
-    own = existing.energy_shift[0]
-    if e_shift is not None and e_shift != own:
-        raise InputError(f"{out}: cannot append: e_shift: expected {own} (the set's), got {e_shift}")
+def _appended_shift(existing: TrainingSet, e_shift: ShiftRequest | None, out: str) -> tuple[float, ...]:
+    """(S,) eV: the set's own, which numbers that are given must equal."""
+    own, elements = existing.energy_shift, existing.descriptor.elements
+    if own is None:
+        raise InputError(f"{out}: cannot append: e_shift: expected a set that knows its own, found it unknown")
+    given = own if e_shift is None else shift_of_elements(e_shift, elements)
+    if given != own:
+        expected, got = (", ".join(f"{a} {b}" for a, b in zip(elements, x, strict=True)) for x in (own, given))
+        raise InputError(f"{out}: cannot append: e_shift: expected {expected} (the set's), got {got}")
     return own
 
 
 def _prepare_shard(
-    dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: float, shard: tuple[int, int]
+    dft_files: Sequence[str],
+    potential: str,
+    out: str,
+    setup: Setup,
+    e_shift: ShiftRequest | None,
+    shard: tuple[int, int],
 ) -> None:
     index, count = shard
-    inputs = _hash_inputs(dft_files, potential, e_shift)
     target = shard_path(out, index, count)
     replace(setup, overwrite=True).output(str(target), [*dft_files, potential])
     model = load_potential(potential)
-    frames = read_all_frames(dft_files)
+    frames, shifts = _frames_and_shifts(dft_files, model, e_shift)
     if count > len(frames):
         raise InputError(f"shard: expected at most {len(frames)} shards, one structure each, got {count}")
-    described = Shard(index, count, len(frames), inputs)
+    described = Shard(index, count, len(frames), _hash_inputs(dft_files, potential, shifts))
     missing = known_shard(out, described, overwrite=setup.overwrite)
     if missing is not None:
         log.info("%s is there already, of the same inputs: it is not computed again", target)
     else:
-        training_set = featurize_frames(frames[index::count], model, setup, e_shift=e_shift)
+        training_set = featurize_frames(frames[index::count], model, setup, e_shift=shifts)
         target, missing = save_shard(training_set, out, described)
         log.info("wrote %s: %s", target, describe_set(training_set))
     still = f"shards {', '.join(map(str, missing))} are missing" if missing else "all shards are there"
     log.info("%s: %s", manifest_path(out), still)
 
 
-def _hash_inputs(dft_files: Sequence[str], potential: str, e_shift: float) -> str:
-    """Equal for the shards of one set, whatever the machine: contents and energy shift, not names."""
-    digest = hashlib.sha256(repr(e_shift).encode())
+def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, ...]) -> str:
+    """Equal for the shards of one set, whatever the machine: contents and energy shifts, not names."""
+    digest = hashlib.sha256(repr(shifts).encode())
     for path in (*dft_files, potential):
         try:
             with open(path, "rb") as file:
@@ -191,111 +235,6 @@ def train(
     if setup.unique:
         outputs = outputs.numbered(free_number(outputs.paths()))
     return run_fit(model, whole, split, settings, outputs, setup)
-
-
-def evaluate(
-    dft_files: Sequence[str],
-    *,
-    potential: str,
-    out: str,
-    setup: Setup,
-    e_shift: float | None = None,
-    plots: str = "",
-) -> None:
-    """Energies of structures, a table of errors, and plots.
-
-    Args:
-        out: `.csv`: a row per structure, on the network's scale; `.extxyz`: structures with energies on the DFT scale.
-        e_shift: eV per atom; None: the potential's own, or 0 with a note if it does not know it.
-        plots: folder for parity.png and energy_volume.png; empty: none.
-    """
-    suffix = Path(out).suffix
-    if suffix not in (".csv", ".extxyz"):
-        raise InputError(f"{out}: expected a name that ends in .csv or .extxyz")
-    out = setup.output(out, [*dft_files, potential])
-    plot_paths = _plot_paths(plots, setup) if plots else None
-    model = load_potential(potential)
-    model.require_straight("evaluate")
-    shift = _evaluation_shift(model, e_shift)
-    frames = read_all_frames(dft_files)
-    energies = _predict(frames, model, setup)
-    shifts = np.array([_frame_shift(frame, model, shift) for frame in frames])
-    table = energy_table(frames, energies, shifts)
-    if suffix == ".csv":
-        save_csv(table, out)
-    else:
-        with atomic_text(out) as file:
-            write_extxyz(file, _predicted_frames(frames, energies, shifts))
-    if plot_paths:
-        Path(plots).mkdir(exist_ok=True)
-        plot_parity(table, plot_paths[0])
-        plot_energy_volume(table, plot_paths[1])
-    if not setup.quiet:
-        print(error_report(table, [frame.source for frame in frames]))
-    log.info("wrote %s", ", ".join((out, *(plot_paths or ()))))
-
-
-def _plot_paths(folder: str, setup: Setup) -> tuple[str, str]:
-    """Names of both plots in a folder that exists or can be made."""
-    parity, energy_volume = str(Path(folder) / "parity.png"), str(Path(folder) / "energy_volume.png")
-    if not Path(folder).exists():
-        check_writable(folder)
-        return parity, energy_volume
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: expected a folder for plots, found a file")
-    return setup.output(parity), setup.output(energy_volume)
-
-
-def _evaluation_shift(model: Potential, e_shift: float | None) -> np.ndarray:
-    """(S,) eV per atom of each element."""
-    if e_shift is not None:
-        return np.full(model.descriptor.n_elements, e_shift)
-    known = model.energy_shift.numpy()
-    if np.isnan(known).any():
-        log.warning("the potential does not say its e_shift: 0.0 is taken (give --e-shift)")
-        return np.zeros(model.descriptor.n_elements)
-    return known
-
-
-def _predict(frames: Sequence[Frame], model: Potential, setup: Setup) -> np.ndarray:
-    """(B,) eV, the network's own scale."""
-    model = model.to(setup.device, setup.dtype)
-    energies = np.empty(len(frames))
-    sizes = [frame.n_atoms for frame in frames]
-    for batch in batches(sizes, frame_batches(frames, setup), model, dtype=setup.dtype):
-        energies[batch.rows.cpu().numpy()] = (
-            predict_batch(model, batch, derivatives=False).energy.double().cpu().numpy()
-        )
-    return energies
-
-
-def _frame_shift(frame: Frame, model: Potential, shift: np.ndarray) -> float:
-    """eV, the energy shifts (S,) of the frame's atoms."""
-    if model.descriptor.n_elements == 1:
-        return frame.n_atoms * float(shift[0])
-    numbers = [ATOMIC_NUMBERS[symbol] for symbol in model.descriptor.elements]
-    return float(sum(np.count_nonzero(frame.atomic_numbers == n) * s for n, s in zip(numbers, shift, strict=True)))
-
-
-def energy_table(frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray) -> EnergyTable:
-    """Predicted `energies` (B,) eV against the frames' own plus the `shifts` (B,) eV."""
-    n_atoms = np.array([frame.n_atoms for frame in frames])
-    reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
-    volume = np.array([frame.volume for frame in frames])
-    return EnergyTable(
-        groups=tuple(frame.group for frame in frames),
-        n_atoms=n_atoms,
-        volume_per_atom=volume / n_atoms,
-        energy_per_atom=energies / n_atoms,
-        reference_energy_per_atom=(reference + shifts) / n_atoms,
-    )
-
-
-def _predicted_frames(frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray) -> list[Frame]:
-    return [
-        replace(frame, energy=float(energy), forces=None, stress=None)
-        for frame, energy in zip(frames, energies - shifts, strict=True)
-    ]
 
 
 def convert(source: str, target: str, *, setup: Setup) -> None:

@@ -175,6 +175,33 @@ def read_nn_dat(path: str | Path) -> dict[str, Any]:
     max_random, rc, d, sigma (Å), legendre_orders, r0 (n_r0,) Å, baseline (bool), baseline_parameters (8,), layer_sizes,
     and layers: per element (header order) the list of (weight (n_out, n_in), bias (n_out,)) per layer.
     """
+    nn, rows = _read_header(path)
+    n_elements, sizes = len(nn["symbols"]), nn["layer_sizes"]
+    values = iter([float(cells[0]) for cells in rows])
+    nn["layers"] = []
+    for _ in range(n_elements):
+        layers = []
+        for n_in, n_out in itertools.pairwise(sizes):
+            weight, bias = np.empty((n_out, n_in)), np.empty(n_out)
+            for leaving in range(n_in):
+                for arriving in range(n_out):
+                    weight[arriving, leaving] = next(values)
+            for arriving in range(n_out):
+                bias[arriving] = next(values)
+            layers.append((weight, bias))
+        nn["layers"].append(layers)
+    if next(values, None) is not None:
+        raise ValueError(f"{path}: more values than the layer sizes {sizes} ask for")
+    return nn
+
+
+def read_nn_dat_header(path: str | Path) -> dict[str, Any]:
+    """As `read_nn_dat`, of a file that may hold no weights; without layers."""
+    return _read_header(path)[0]
+
+
+def _read_header(path: str | Path) -> tuple[dict[str, Any], Any]:
+    """The header's settings and an iterator over the lines that follow."""
     lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     rows = iter(lines)
     nn: dict[str, Any] = {}
@@ -197,24 +224,8 @@ def read_nn_dat(path: str | Path) -> dict[str, Any]:
     nn["baseline"] = bool(int(cells[0]))
     nn["baseline_parameters"] = np.array([float(cell) for cell in cells[1:9]])
     cells = next(rows)
-    nn["layer_sizes"] = sizes = [int(cell) for cell in cells[1 : 1 + int(cells[0])]]
-
-    values = iter([float(cells[0]) for cells in rows])
-    nn["layers"] = []
-    for _ in range(n_elements):
-        layers = []
-        for n_in, n_out in itertools.pairwise(sizes):
-            weight, bias = np.empty((n_out, n_in)), np.empty(n_out)
-            for leaving in range(n_in):
-                for arriving in range(n_out):
-                    weight[arriving, leaving] = next(values)
-            for arriving in range(n_out):
-                bias[arriving] = next(values)
-            layers.append((weight, bias))
-        nn["layers"].append(layers)
-    if next(values, None) is not None:
-        raise ValueError(f"{path}: more values than the layer sizes {sizes} ask for")
-    return nn
+    nn["layer_sizes"] = [int(cell) for cell in cells[1 : 1 + int(cells[0])]]
+    return nn, rows
 
 
 def read_poscar_dat(path: str | Path, symbol: str = "Si") -> list[Structure]:

@@ -1,4 +1,4 @@
-"""Stacked networks against a loop over atoms, the order of the .nn.dat file, and the layout by element."""
+"""Stacked networks against a loop over atoms, their gradients, the order of the .nn.dat file, the layout by element."""
 
 from __future__ import annotations
 
@@ -110,6 +110,44 @@ def test_gradients_reach_the_flat_vector() -> None:
         return ElementNetworks.from_flat(flat, SIZES, n_elements=2, activation=1)(inputs)
 
     assert torch.autograd.gradcheck(outputs, (flat,))
+
+
+ONE_OUTPUT = [(5, 4, 3, 1), (5, 6, 1), (5, 1)]
+
+
+@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize(("n_members", "n_elements"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize("sizes", ONE_OUTPUT, ids=str)
+def test_gradient_by_the_inputs(n_members: int, n_elements: int, activation: int, sizes: tuple[int, ...]) -> None:
+    """Against autograd of a call, values and, for training on forces, derivatives by the weights."""
+    _, flat = random_networks(n_members, n_elements, activation, sizes)
+    numbers = torch.tensor(flat, requires_grad=True)
+    networks = ElementNetworks.from_flat(numbers, sizes, n_elements=n_elements, activation=activation)
+    rng = np.random.default_rng(2)
+    inputs = torch.tensor(rng.normal(size=(n_elements, 6, 5)))
+    output, gradient = networks.with_gradient(inputs)
+    assert output.shape == (n_members, n_elements, 6)
+    assert gradient.shape == (n_members, n_elements, 6, 5)
+
+    # One member at a time: all members share the inputs, and autograd would sum over them.
+    each = inputs.clone().requires_grad_()
+    called = networks(each)[..., 0]
+    torch.testing.assert_close(output, called, rtol=1e-14, atol=1e-14)
+    by_member = [torch.autograd.grad(called[k].sum(), each, create_graph=True)[0] for k in range(n_members)]
+    expected = torch.stack(by_member)
+    torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=1e-14)
+
+    for_output, for_gradient = (torch.tensor(rng.normal(size=tuple(t.shape))) for t in (output, gradient))
+    found = torch.autograd.grad((output * for_output).sum() + (gradient * for_gradient).sum(), numbers)[0]
+    value = (called * for_output).sum() + (expected * for_gradient).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(value, numbers)[0], rtol=1e-12, atol=1e-13)
+
+
+def test_gradient_keeps_dtype_and_device() -> None:
+    """Tensors on the meta device refuse to meet any of the host."""
+    networks = random_networks(2, 2, sizes=(5, 4, 1))[0].to("meta", torch.float32)
+    for tensor in networks.with_gradient(torch.empty(2, 6, 5, device="meta")):
+        assert (tensor.dtype, tensor.device.type) == (torch.float32, "meta")
 
 
 def test_random_weights() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import EnergyObjective, l2_penalty
+from pyfit_gpu.objective import Objective, l2_penalty
 from pyfit_gpu.potential import predict_energies
 from pyfit_gpu.training_set import TrainingSet
 
@@ -76,7 +76,7 @@ class TestLoss:
         shift = (1.5, -0.5, 0.25)[: len(elements)]
         training_set = make_set([3, 1, 4, 2, 5, 1], elements, weight=weight, energy_shift=shift)
         networks, _ = random_networks(training_set, activation=activation)
-        objective = EnergyObjective(training_set)
+        objective = Objective(training_set)
         assert float(objective.loss(networks)) == pytest.approx(expected_loss(networks, training_set), rel=1e-13)
         energies = expected_energies(networks, training_set) / training_set.sizes.numpy()
         np.testing.assert_allclose(objective.energies_per_atom(networks)[0], energies, rtol=1e-12, atol=1e-13)
@@ -84,22 +84,22 @@ class TestLoss:
     def test_weights_are_relative(self) -> None:
         training_set = make_set()
         networks, _ = random_networks(training_set)
-        loss = EnergyObjective(training_set).loss(networks)
+        loss = Objective(training_set).loss(networks)
         for factor in (1e-3, 4.0):
             scaled = replace(training_set, weight=training_set.weight * factor)
-            torch.testing.assert_close(EnergyObjective(scaled).loss(networks), loss, rtol=1e-14, atol=0)
+            torch.testing.assert_close(Objective(scaled).loss(networks), loss, rtol=1e-14, atol=0)
 
     def test_a_weight_counts_like_copies(self) -> None:
         training_set = make_set([2, 1, 3], weight=[1.0, 3.0, 0.0])
         copies = replace(training_set, weight=torch.ones(3, dtype=torch.float64)).select([0, 1, 1, 1])
         networks, _ = random_networks(training_set)
-        expected = EnergyObjective(copies).loss(networks)
-        torch.testing.assert_close(EnergyObjective(training_set).loss(networks), expected, rtol=1e-13, atol=0)
+        expected = Objective(copies).loss(networks)
+        torch.testing.assert_close(Objective(training_set).loss(networks), expected, rtol=1e-13, atol=0)
 
     def test_members_are_evaluated_apart(self) -> None:
         training_set = make_set([3, 1, 4, 2], ("Si", "C"))
         networks, _ = random_networks(training_set, n_members=3)
-        losses = EnergyObjective(training_set).loss(networks)
+        losses = Objective(training_set).loss(networks)
         assert losses.shape == (3,)
         expected = [expected_loss(networks, training_set, member) for member in range(3)]
         np.testing.assert_allclose(losses, expected, rtol=1e-13)
@@ -107,7 +107,7 @@ class TestLoss:
     def test_single_precision(self) -> None:
         training_set = make_set([3, 1, 4, 2], ("Si", "C"))
         networks, _ = random_networks(training_set)
-        single = EnergyObjective(training_set.to("cpu", torch.float32)).loss(networks.to("cpu", torch.float32))
+        single = Objective(training_set.to("cpu", torch.float32)).loss(networks.to("cpu", torch.float32))
         assert single.dtype == torch.float32
         assert float(single) == pytest.approx(expected_loss(networks, training_set), rel=1e-5)
 
@@ -116,7 +116,7 @@ class TestLoss:
         sizes = [64, 200, 216]
         energy = [n * (-107.3 - 0.001 * k) for k, n in enumerate(sizes)]
         training_set = make_set(sizes, energy=energy, energy_shift=(107.0,))
-        target = EnergyObjective(training_set.to("cpu", torch.float32)).target
+        target = Objective(training_set.to("cpu", torch.float32)).target
         np.testing.assert_allclose(target, [-0.3, -0.301, -0.302], rtol=5e-7)
 
     @pytest.mark.parametrize("bad", [NAN, float("inf")])
@@ -125,9 +125,9 @@ class TestLoss:
         training_set = make_set()
         networks, flat = random_networks(training_set)
         flat[0, -1] = bad  # the bias of the output: every energy is NaN or infinite
-        assert not torch.isfinite(EnergyObjective(training_set).loss(networks)).any()
+        assert not torch.isfinite(Objective(training_set).loss(networks)).any()
         flat[0, 0] = NAN
-        assert not torch.isfinite(EnergyObjective(training_set).loss(networks)).any()
+        assert not torch.isfinite(Objective(training_set).loss(networks)).any()
 
 
 class TestExactFit:
@@ -137,7 +137,7 @@ class TestExactFit:
         networks, flat = random_networks(training_set)
         flat.zero_()
         flat.requires_grad_(True)
-        loss = EnergyObjective(training_set).loss(networks_of(flat, networks))
+        loss = Objective(training_set).loss(networks_of(flat, networks))
         (gradient,) = torch.autograd.grad(loss.sum(), flat)
         assert loss.item() == 0.0
         assert torch.equal(gradient, torch.zeros_like(flat))
@@ -146,7 +146,7 @@ class TestExactFit:
         training_set = make_set([2, 1, 3], ("Si", "C"))
         potential = make_potential(("Si", "C"))
         energy = predict_energies(potential, training_set.features, training_set.species, training_set.sizes)[0]
-        fitted = EnergyObjective(replace(training_set, energy=energy))
+        fitted = Objective(replace(training_set, energy=energy))
         flat = potential.networks.flat().requires_grad_(True)
         loss = fitted.loss(networks_of(flat, potential.networks))
         (gradient,) = torch.autograd.grad(loss.sum(), flat)
@@ -159,7 +159,7 @@ class TestExactFit:
         networks, flat = random_networks(training_set, n_members=2)
         flat[0] = 0.0
         flat.requires_grad_(True)
-        loss = EnergyObjective(training_set).loss(networks_of(flat, networks))
+        loss = Objective(training_set).loss(networks_of(flat, networks))
         (gradient,) = torch.autograd.grad(loss.sum(), flat)
         assert loss[0].item() == 0.0
         assert torch.equal(gradient[0], torch.zeros_like(gradient[0]))
@@ -174,7 +174,7 @@ class TestGradient:
         """By the NumPy loss, so that an error in the forward pass cannot hide in both."""
         training_set = make_set([3, 1, 4, 2], elements, weight=[1.0, 2.0, 0.5, 1.0])
         networks, flat = random_networks(training_set)
-        objective = EnergyObjective(training_set)
+        objective = Objective(training_set)
         leaf = flat.clone().requires_grad_(True)
         made = networks_of(leaf, networks)
         (gradient,) = torch.autograd.grad((objective.loss(made) + l2 * l2_penalty(made)).sum(), leaf)
@@ -194,7 +194,7 @@ class TestGradient:
     def test_gradcheck(self) -> None:
         training_set = make_set([3, 1, 2], ("Si", "C"))
         networks, flat = random_networks(training_set, n_members=2)
-        objective = EnergyObjective(training_set)
+        objective = Objective(training_set)
 
         def optimised(flat: Tensor) -> Tensor:
             made = networks_of(flat, networks)
@@ -255,7 +255,7 @@ class TestNoLeaks:
             moved = flat.clone()
             moved[0, half:] = value
             moved.requires_grad_(True)
-            loss = EnergyObjective(only_silicon).loss(networks_of(moved, networks))
+            loss = Objective(only_silicon).loss(networks_of(moved, networks))
             (gradient,) = torch.autograd.grad(loss.sum(), moved)
             assert torch.equal(gradient[0, half:], torch.zeros(half, dtype=torch.float64))
             results.append((loss.item(), gradient[0, :half].tolist()))
@@ -266,11 +266,11 @@ class TestNoLeaks:
         training_set = make_set([3, 1, 4, 2], ("Si", "C"), seed=2)
         assert torch.bincount(training_set.species).unique().numel() == 2
         networks, _ = random_networks(training_set)
-        before = EnergyObjective(training_set).energies_per_atom(networks)[0]
+        before = Objective(training_set).energies_per_atom(networks)[0]
         for atom in range(training_set.n_atoms):
             features = training_set.features.clone()
             features[atom] += 1.0
-            after = EnergyObjective(replace(training_set, features=features)).energies_per_atom(networks)[0]
+            after = Objective(replace(training_set, features=features)).energies_per_atom(networks)[0]
             owner = int(torch.repeat_interleave(training_set.sizes)[atom])
             assert (after != before).nonzero().flatten().tolist() == [owner]
 
@@ -280,8 +280,8 @@ class TestNoLeaks:
         networks, flat = random_networks(training_set)
         moved = flat.clone()
         moved[0, flat.shape[1] // 2 :] += 1.0  # carbon's
-        before = EnergyObjective(training_set).energies_per_atom(networks)[0]
-        after = EnergyObjective(training_set).energies_per_atom(networks_of(moved, networks))[0]
+        before = Objective(training_set).energies_per_atom(networks)[0]
+        after = Objective(training_set).energies_per_atom(networks_of(moved, networks))[0]
         has_carbon = training_set.count_species(1) > 0
         assert has_carbon.tolist() == [True, False, True, False]
         assert torch.equal(after != before, has_carbon)
@@ -290,12 +290,12 @@ class TestNoLeaks:
 class TestRefusals:
     def test_unknown_energy(self) -> None:
         with pytest.raises(InputError, match="all have an energy"):
-            EnergyObjective(make_set([1, 2], energy=[-1.0, NAN]))
+            Objective(make_set([1, 2], energy=[-1.0, NAN]))
 
     def test_no_structure(self) -> None:
         with pytest.raises(InputError, match="all have an energy"):
-            EnergyObjective(make_set().select([]))
+            Objective(make_set().select([]))
 
     def test_no_weight(self) -> None:
         with pytest.raises(InputError, match="a weight above 0"):
-            EnergyObjective(make_set([1, 2], weight=[0.0, 0.0]))
+            Objective(make_set([1, 2], weight=[0.0, 0.0]))

@@ -1,4 +1,4 @@
-"""Features, bond-order parameters and energies against printed output of the older programs and a NumPy pair sum."""
+"""Features, bond-order parameters, energies, forces and stress against older programs' output and a NumPy pair sum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.potential import Potential, featurize, local_parameters
-from pyfit_gpu.prediction import evaluate
+from pyfit_gpu.prediction import evaluate, predict
 from pyfit_gpu.structures import Frame, Structures
 
 TOLERANCE = 1e-11  # of features relative to max(1, |G|), of energies in eV/atom: all printed with 17 digits
@@ -90,6 +90,22 @@ def test_straight_network(case: Callable[[str, str], Case], folder: str, name: s
     energies = energy_per_atom(potential, structures)
     assert energies.shape == values["energy_per_atom"].shape
     assert np.max(np.abs(energies.numpy() - values["energy_per_atom"])) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", OWN_EXTXYZ)
+def test_forces_and_stress(case: Callable[[str, str], Case], name: str) -> None:
+    """Against fourth-order central differences of the pair sum's energies, good to about 1e-10."""
+    structures, potential, values = case("own_data", name)
+    rows = values["force_structures"].tolist()
+    found = predict(potential, structures.select(rows))
+    assert found.forces is not None
+    assert found.stress is not None
+    assert found.forces.shape == values["forces"].shape
+    assert found.stress.shape == values["stress"].shape
+    assert np.max(np.abs(found.forces.numpy() - values["forces"])) < 1e-8
+    assert np.max(np.abs(found.stress.numpy() - values["stress"])) < 1e-8
+    energies = found.energy / torch.tensor([structures.sizes[row] for row in rows])
+    assert np.max(np.abs(energies.numpy() - values["energy_per_atom"][rows])) < TOLERANCE
 
 
 INFORMED = [("own_data", name) for name in OWN_INFORMED] + [("reference_data", name) for name in PROGRAM_INFORMED]

@@ -255,8 +255,12 @@ def _layer_sizes(reader: _Reader, descriptor: LocalStructureParameters) -> tuple
     return sizes
 
 
-def header_lines(potential: Potential) -> list[str]:
-    """The header, without weights. Comments stand on the first four lines only: the classic program needs that."""
+def header_lines(potential: Potential, *, randomize: bool = False) -> list[str]:
+    """The header, without weights. Comments stand on the first four lines only: the classic program needs that.
+
+    Args:
+        randomize: ask for random weights on loading.
+    """
     descriptor = potential.descriptor
 
     def number(value: float) -> str:
@@ -272,7 +276,7 @@ def header_lines(potential: Potential) -> list[str]:
         comment = "" if math.isnan(shift) else f" - e_shift {number(shift)}"
         lines.append(f" {symbol} {number(mass)}{comment}")
     lengths = (potential.max_random, descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width)
-    lines.append(" 0 " + " ".join(map(number, lengths)))
+    lines.append(f" {int(randomize)} " + " ".join(map(number, lengths)))
     lines.append(" ".join(map(str, ("", len(descriptor.legendre_orders), *descriptor.legendre_orders))))
     lines.append(f" {len(descriptor.gaussian_centers)} " + " ".join(map(number, descriptor.gaussian_centers)))
     lines.append(f" {int(potential.use_baseline)} " + " ".join(map(number, potential.bond_order_parameters)))
@@ -290,3 +294,9 @@ def save_potential(potential: Potential, path: str | os.PathLike[str], *, member
     with atomic_text(path) as file:
         file.write("\n".join(header_lines(potential)) + "\n")
         file.writelines(f" {value: .16e}   0.0000\n" for value in values)
+
+
+def save_draft(potential: Potential, path: str | os.PathLike[str]) -> None:
+    """Write the header alone, which asks for random weights: `load_potential` draws them."""
+    with atomic_text(path) as file:
+        file.write("\n".join(header_lines(potential, randomize=True)) + "\n")

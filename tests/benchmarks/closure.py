@@ -14,7 +14,7 @@ import torch
 
 import pyfit_gpu as pf
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import EnergyObjective
+from pyfit_gpu.objective import Objective
 
 HEADER = pf.LocalStructureParameters(
     elements=("Si",),
@@ -42,7 +42,7 @@ class Sparse:
     """The package's own objective."""
 
     def __init__(self, training_set: pf.TrainingSet) -> None:
-        self.objective = EnergyObjective(training_set)
+        self.objective = Objective(training_set)
 
     def __call__(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         loss = self.objective.loss(ElementNetworks.from_flat(flat, LAYERS, n_elements=1, activation=1)).sum()

@@ -106,6 +106,7 @@ COMMON = ["--device", "--gpu-affinity", "--force-cpu", "--n-threads", "--dtype",
 @pytest.mark.parametrize(
     ("verb", "options"),
     [
+        ("new", ["--elements", "--cutoff", "--out", "--hidden", "--overwrite", "--unique", "--quiet"]),
         ("prepare", ["--potential", "--out", "--e-shift", "--append", "--shard", *COMMON]),
         ("train", ["--potential", "--out", "--steps", "--train-fraction", "--seed", "--randomize", *COMMON]),
         ("evaluate", ["--potential", "--out", "--e-shift", *COMMON]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import re
@@ -12,10 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import ase.io
 import h5py
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from cli.helpers import (
     N_ATOMS,
     N_STRUCTURES,
@@ -422,3 +426,187 @@ def test_two_that_append_at_once(tmp_path: Path) -> None:
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert len(pf.load_training_set("si.h5")) == 3 * N_STRUCTURES
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# energy shifts of several elements
+
+SIC = ("--potential", "sic.nn.dat", "--out", "sic.h5")
+
+
+@pytest.fixture
+def sic() -> list[Atoms]:
+    """Structures of silicon, of carbon and of both in sic.extxyz, isolated atoms at its end, and a potential."""
+    shutil.copy(OWN / "two_elements.nn.dat", "sic.nn.dat")
+    rng = np.random.default_rng(0)
+    frames = ase.io.read(OWN / "two_elements.extxyz", index=":")
+    frames += [Atoms("Si", cell=[3, 3, 3], pbc=True), Atoms("C", cell=[2.5] * 3, pbc=True)]
+    frames += [Atoms("Si", cell=[9, 9, 9], pbc=True), Atoms("C")]
+    for atoms in frames:
+        energy = -107.1 * np.sum(atoms.symbols == "Si") - 154.9 * np.sum(atoms.symbols == "C") + rng.normal()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    ase.io.write("sic.extxyz", frames)
+    return ase.io.read("sic.extxyz", index=":")
+
+
+def counts_and_energies(frames: list[Atoms]) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.array([[np.sum(atoms.symbols == symbol) for symbol in ("Si", "C")] for atoms in frames])
+    return counts, np.array([atoms.get_potential_energy() for atoms in frames])
+
+
+def least_squares(frames: list[Atoms]) -> np.ndarray:
+    """By the normal equations."""
+    counts, energies = counts_and_energies(frames)
+    x = counts / counts.sum(axis=1, keepdims=True)
+    return np.linalg.solve(x.T @ x, -x.T @ (energies / counts.sum(axis=1)))
+
+
+@pytest.mark.parametrize(
+    ("words", "shifts"),
+    [
+        ((), (0.0, 0.0)),
+        (("--e-shift", "2"), (2.0, 2.0)),
+        (("--e-shift", "Si=107.1,C=154.9"), (107.1, 154.9)),
+        (("--e-shift=C=-1e-3,Si=0",), (0.0, -1e-3)),
+    ],
+    ids=str,
+)
+def test_shifts_given(sic: list[Atoms], words: tuple[str, ...], shifts: tuple[float, ...]) -> None:
+    said = done("prepare", "sic.extxyz", *SIC, *words).out
+    assert "e_shift " + " ".join(f"{shift:g}" for shift in shifts) in said
+    training_set = pf.load_training_set("sic.h5")
+    assert training_set.energy_shift == shifts
+    counts, energies = counts_and_energies(sic)
+    assert np.array_equal(training_set.energy.numpy(), energies)
+    assert np.allclose(training_set.energy_used.numpy(), energies + counts @ np.array(shifts), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("Si=107.1", r"e_shift: .*\(Si, C\) once: C is missing"),
+        ("Si=107.1,C=154.9,Ge=1", r"e_shift: .*\(Si, C\) once: Ge is not one of them"),
+        ("Si=107.1,C=154.9,C=1", r"--e-shift: .*C twice"),
+        ("Si=107.1,C=", r"--e-shift: expected .*got 'Si=107.1,C='"),
+        ("107.1,154.9", r"--e-shift: expected .*got '107.1,154.9'"),
+        ("fitted", r"--e-shift: expected .*fit or isolated, got 'fitted'"),
+    ],
+)
+def test_shifts_that_are_refused(sic: list[Atoms], text: str, match: str) -> None:
+    words = ("sic.extxyz", "--potential", "sic.nn.dat", "--e-shift", text)
+    assert "read" not in refused("prepare", *words, "--out", "sic.h5", match=match).out  # before any work
+    refused("prepare", *words, "--out", "sic.h5", "--shard", "0/2", match=match)
+    refused("evaluate", *words, "--out", "sic.csv", match=match)
+
+
+def test_shifts_by_least_squares(sic: list[Atoms]) -> None:
+    said = done("prepare", "sic.extxyz", *SIC, "--e-shift", "fit").out
+    expected = np.round(least_squares(sic), 6)
+    assert pf.load_training_set("sic.h5").energy_shift == tuple(expected)
+    assert f"energy per atom of Si {-expected[0]:.6f} eV, C {-expected[1]:.6f} eV" in said
+
+
+def test_shifts_of_isolated_atoms(sic: list[Atoms]) -> None:
+    said = done("prepare", "sic.extxyz", *SIC, "--e-shift", "isolated").out
+    energies = [float(atoms.get_potential_energy()) for atoms in sic[-2:]]
+    assert pf.load_training_set("sic.h5").energy_shift == tuple(-energy for energy in energies)
+    assert f"Si {energies[0]!r} eV (sic.extxyz, structure {len(sic) - 1}" in said
+
+
+def test_no_isolated_atom(sic: list[Atoms]) -> None:
+    ase.io.write("some.extxyz", sic[:-1])
+    refused(
+        "prepare", "some.extxyz", *SIC, "--e-shift", "isolated", match="isolated.*within 4.2 Å; C: found none, but 1"
+    )
+
+
+def test_a_least_squares_without_an_answer(sic: list[Atoms]) -> None:
+    """It goes on, and says which elements it could not tell apart."""
+    ase.io.write("mixed.extxyz", [atoms for atoms in sic if set(atoms.symbols) == {"Si", "C"}][:1])
+    result = done("prepare", "mixed.extxyz", *SIC, "--e-shift", "fit")
+    assert re.search("warning: .*do not determine the energies of Si and C apart", result.err)
+
+
+def test_no_energies_to_fit_to() -> None:
+    write_poscar("none.dat", poscar_blocks()[:3], ["NO_DFT"])
+    words = ("prepare", "none.dat", *POTENTIAL, "--out", "si.h5", "--e-shift", "fit")
+    refused(*words, match="e_shift fit: expected structures with an energy, found none among 3")
+
+
+@pytest.mark.parametrize("method", ["fit", "isolated"])
+def test_shards_have_the_shifts_of_the_whole(sic: list[Atoms], method: str) -> None:
+    done("prepare", "sic.extxyz", "--potential", "sic.nn.dat", "--out", "whole.h5", "--e-shift", method)
+    for index in (2, 0, 1):
+        done("prepare", "sic.extxyz", *SIC, "--e-shift", method, "--shard", f"{index}/3")
+    assert_equal_sets(pf.load_training_set("sic.json"), pf.load_training_set("whole.h5"))
+
+
+def test_shards_of_the_same_shifts_said_differently(sic: list[Atoms]) -> None:
+    done("prepare", "sic.extxyz", *SIC, "--e-shift", "2", "--shard", "0/2")
+    refused("prepare", "sic.extxyz", *SIC, "--e-shift", "Si=2,C=3", "--shard", "1/2", match=r"sic\.json.*other inputs")
+    done("prepare", "sic.extxyz", *SIC, "--e-shift", "C=2,Si=2", "--shard", "1/2")
+    assert pf.load_training_set("sic.json").energy_shift == (2.0, 2.0)
+
+
+def test_append_to_a_set_with_different_shifts(sic: list[Atoms]) -> None:
+    ase.io.write("a.extxyz", sic[:3])
+    ase.io.write("b.extxyz", sic[3:])
+    done("prepare", "a.extxyz", "b.extxyz", "--potential", "sic.nn.dat", "--out", "both.h5", "--e-shift=Si=1.5,C=2")
+    for words in ((), ("--e-shift", "C=2,Si=1.5")):
+        done("prepare", "a.extxyz", *SIC, "--e-shift", "Si=1.5,C=2", "--overwrite")
+        done("prepare", "b.extxyz", *SIC, "--append", *words)
+        assert content_hash("sic.h5") == content_hash("both.h5")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (
+            "Si=1.5,C=2.5",
+            r"sic\.h5: cannot append: e_shift: expected Si 1\.5, C 2\.0 \(the set's\), got Si 1\.5, C 2\.5",
+        ),
+        ("1.5", r"e_shift: expected Si 1\.5, C 2\.0 \(the set's\), got Si 1\.5, C 1\.5"),
+        ("Si=1.5", r"e_shift: .*C is missing"),
+        ("fit", r"--e-shift fit: expected without --append: .*one energy shift"),
+        ("isolated", r"--e-shift isolated: expected without --append"),
+    ],
+)
+def test_append_with_other_shifts(sic: list[Atoms], text: str, match: str) -> None:
+    done("prepare", "sic.extxyz", *SIC, "--e-shift", "Si=1.5,C=2")
+    result = refused("prepare", "sic.extxyz", *SIC, "--append", "--e-shift", text, match=match)
+    assert "read" not in result.out  # before any work
+
+
+def test_append_to_a_set_that_does_not_know_its_shift(sic: list[Atoms]) -> None:
+    done("prepare", "sic.extxyz", *SIC)
+    pf.save_training_set(replace(pf.load_training_set("sic.h5"), energy_shift=None), "sic.h5")
+    for words in ((), ("--e-shift", "0")):
+        refused("prepare", "sic.extxyz", *SIC, "--append", *words, match=r"sic\.h5: cannot append: e_shift: .*unknown")
+
+
+def test_an_element_that_the_potential_lacks(sic: list[Atoms]) -> None:
+    sic[2].symbols[0] = "Ge"
+    ase.io.write("ge.extxyz", sic)
+    for words in ((), ("--e-shift", "fit"), ("--e-shift", "isolated")):
+        refused("prepare", "ge.extxyz", *SIC, *words, match=r"ge\.extxyz, structure 3.*, atom 1: .*\(Si, C\), found Ge")
+
+
+def test_shifts_go_with_the_potential(sic: list[Atoms]) -> None:
+    """prepare, train, evaluate: on the network's scale each atom has the shift of its element."""
+    done("prepare", "sic.extxyz", *SIC, "--e-shift", "fit")
+    done("train", "sic.h5", "--potential", "sic.nn.dat", "--out", "out.nn.dat", "--steps", "1")
+    shifts = np.round(least_squares(sic), 6)
+    assert pf.load_potential("out.nn.dat").energy_shift.tolist() == shifts.tolist()
+    counts, energies = counts_and_energies(sic)
+    for words, expected in (((), shifts), (("--e-shift", "C=3,Si=2"), [2.0, 3.0]), (("--e-shift", "2"), [2.0, 2.0])):
+        done("evaluate", "sic.extxyz", "--potential", "out.nn.dat", "--out", "out.csv", "--overwrite", *words)
+        with open("out.csv") as file:
+            found = [float(row["reference_energy_per_atom"]) for row in csv.DictReader(file)]
+        assert np.allclose(found, (energies + counts @ expected) / counts.sum(axis=1), rtol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["fit", "isolated"])
+def test_evaluate_finds_no_shifts(sic: list[Atoms], method: str) -> None:
+    """They belong to what a potential was trained with."""
+    words = ("evaluate", "sic.extxyz", "--potential", "sic.nn.dat", "--out", "out.csv", "--e-shift", method)
+    refused(*words, match=rf"e_shift: .*got '{method}' \(only prepare finds")
