@@ -5,9 +5,9 @@ Energies are on the scale of the DFT data: E = E_nn - sum over atoms of their el
 
 from __future__ import annotations
 
-import logging
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from torch import Tensor
 
 from pyfit_gpu.devices import select_device
+from pyfit_gpu.energy_shift import EnergyShift, evaluation_shift
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.potential import Batch, Potential
@@ -26,8 +27,6 @@ from pyfit_gpu.verlet import VerletList
 
 _DERIVATIVES = {"forces", "stress"}
 _FLAT = 1e-6  # volume of a cell whose vectors have length 1, below which it has none
-
-_log = logging.getLogger("pyfit_gpu")
 
 
 class PyfitCalculator(Calculator):
@@ -43,7 +42,7 @@ class PyfitCalculator(Calculator):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
         skin: float = 0.5,
-        e_shift: float | Mapping[str, float] | None = None,
+        e_shift: EnergyShift | None = None,
     ) -> None:
         """
         Args:
@@ -62,8 +61,10 @@ class PyfitCalculator(Calculator):
             device = "auto" if device is None else device
         potential.require_straight("PyfitCalculator")
         device = potential.device if device is None else select_device(str(device))
-        self.potential = potential.to(device, dtype)
-        self.energy_shift = energy_shift(potential, e_shift).to(device)  # (S,) eV
+        # A copy: `fit` changes weights in place, which ASE's cache of results would not notice.
+        self.potential = copy.deepcopy(potential).to(device, dtype)
+        shift = evaluation_shift(potential, e_shift)
+        self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
         self.neighbor_list = VerletList(potential.descriptor.neighbor_cutoff, skin)
         super().__init__()
 
@@ -117,30 +118,6 @@ class PyfitCalculator(Calculator):
 
     def _get_name(self) -> str:
         return "pyfit"
-
-
-def energy_shift(potential: Potential, e_shift: float | Mapping[str, float] | None) -> Tensor:
-    """(S,) float64 on the CPU, eV per atom of each element: the one given, else the potential's, else 0.
-
-    Raises:
-        InputError: an element missing or too many, a number that is not finite.
-    """
-    elements = potential.descriptor.elements
-    if e_shift is None:
-        known = potential.energy_shift
-        if bool(known.isnan().any()):
-            _log.warning("the potential does not say its e_shift: 0.0 is taken (give e_shift)")
-            return torch.zeros_like(known)
-        return known.clone()
-    if isinstance(e_shift, Mapping):
-        if set(e_shift) != set(elements):
-            raise InputError(f"e_shift: expected a number for each of {', '.join(elements)}, got {dict(e_shift)}")
-        shift = [float(e_shift[symbol]) for symbol in elements]
-    else:
-        shift = [float(e_shift)] * len(elements)
-    if not np.isfinite(shift).all():
-        raise InputError(f"e_shift: expected finite numbers, got {e_shift}")
-    return torch.tensor(shift, dtype=torch.float64)
 
 
 def _frame(atoms: Atoms, potential: Potential) -> Frame:

@@ -132,12 +132,31 @@ def test_single_precision_is_close_to_double(silicon: Potential) -> None:
     assert 0 < abs(coarse.get_potential_energy() - fine.get_potential_energy()) < 1e-4
 
 
-def test_a_path_and_its_default_device(silicon: Potential) -> None:
-    assert PyfitCalculator(str(SILICON), device="cpu").potential.device.type == "cpu"
-    calculator = PyfitCalculator(SILICON)
-    assert calculator.potential.device == pyfit_gpu.devices.select_device("auto")
+@pytest.mark.parametrize(
+    ("source", "device", "asked"),
+    [("path", None, ["auto"]), ("path", "cpu", ["cpu"]), ("potential", None, []), ("potential", "cpu", ["cpu"])],
+)
+def test_device(
+    silicon: Potential, monkeypatch: pytest.MonkeyPatch, source: str, device: str | None, asked: list[str]
+) -> None:
+    """None is the device of a potential that has one, and the best there is for a file."""
+    requests = []
+    monkeypatch.setattr(module, "select_device", lambda request: requests.append(request) or torch.device("cpu"))
+    calculator = PyfitCalculator(str(SILICON) if source == "path" else silicon, device=device)
+    assert requests == asked
+    assert calculator.potential.device == torch.device("cpu")
     atoms = crystal(silicon, rattle=0.1)
     assert calculator.get_potential_energy(atoms) == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+
+
+def test_later_changes_of_the_weights_are_not_seen(silicon: Potential) -> None:
+    potential = copy.deepcopy(silicon)
+    atoms = crystal(potential, rattle=0.1)
+    energy = atoms.get_potential_energy()
+    potential.networks.weights[0].mul_(1.1)
+    assert crystal(potential, rattle=0.1).get_potential_energy() != pytest.approx(energy, abs=1e-3)
+    atoms.calc.reset()
+    assert atoms.get_potential_energy() == energy
 
 
 def test_wrapping_and_order_do_not_matter(silicon: Potential) -> None:
@@ -162,7 +181,7 @@ def test_unknown_shift_means_zero_with_one_warning(
         calculator = PyfitCalculator(unknown)
         energies = [calculator.get_potential_energy(as_atoms(random_frame(seed, 5))) for seed in range(3)]
     assert [record.getMessage() for record in caplog.records] == [
-        "the potential does not say its e_shift: 0.0 is taken (give e_shift)"
+        "the potential does not say its e_shift: 0.0 is taken (give e_shift, --e-shift)"
     ]
     known = PyfitCalculator(silicon)
     for seed, energy in enumerate(energies):
@@ -181,9 +200,9 @@ def test_given_shift_replaces_the_potentials(silicon: Potential, caplog: pytest.
 @pytest.mark.parametrize(
     ("e_shift", "message"),
     [
-        (float("nan"), "expected finite numbers, got nan"),
-        ({}, r"expected a number for each of Si, got \{\}"),
-        ({"Si": 1.0, "C": 2.0}, "expected a number for each of Si, got .*C"),
+        (float("nan"), "expected finite numbers, got"),
+        ({}, "expected every element .* Si is missing"),
+        ({"Si": 1.0, "C": 2.0}, "expected every element .* C is not one of them"),
     ],
 )
 def test_faulty_shift(silicon: Potential, e_shift: object, message: str) -> None:
