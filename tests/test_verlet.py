@@ -129,6 +129,20 @@ def test_searches_only_when_an_atom_has_moved_further_than_half_the_skin(
     assert list_.n_searches == 4
 
 
+@pytest.mark.parametrize("step", [0.03, 0.07, 0.199])
+def test_two_atoms_that_approach_each_other(make_frame: MakeFrame, searches: list[float], step: float) -> None:
+    """The worst case: a pair from beyond the skin comes within the cutoff twice as fast as either atom moves."""
+    list_ = VerletList(CUTOFF, 0.4)
+    found = []
+    for way in np.arange(0.0, 0.7, step):
+        structures = batch_of(make_frame([[way, 0, 0], [CUTOFF + 0.6 - way, 0, 0]]))
+        assert_equal_up_to_order(list_(structures), find_neighbors(structures, CUTOFF))
+        found.append(int(list_(structures).counts.sum()))
+    assert found[0] == 0
+    assert found[-1] == 2
+    assert len(searches) < 2 * len(found)
+
+
 def test_changes_of_the_system_end_the_list(random_frame: MakeFrame, searches: list[float]) -> None:
     """The first search of a cell is without the skin: it may never come again."""
     list_ = VerletList(CUTOFF, 0.5)
@@ -163,8 +177,9 @@ def test_a_cell_that_changes_at_every_step_never_pays_for_the_skin(
     assert searches == [CUTOFF] * 4
 
 
-def test_other_precision_ends_the_list(random_frame: MakeFrame) -> None:
-    list_, structures = VerletList(CUTOFF, 0.5), batch_of(random_frame(1, 6))
+def test_other_precision_ends_the_list(make_frame: MakeFrame) -> None:
+    """All numbers are exact in both: nothing else tells them apart."""
+    list_, structures = VerletList(CUTOFF, 0.5), batch_of(make_frame([[0, 0, 0], [1.5, 2, 0.5]], 5.5 * np.eye(3)))
     for dtype in (torch.float64, torch.float64, torch.float32, torch.float32, torch.float32):
         assert list_(structures.to("cpu", dtype)).vectors.dtype == dtype
 
