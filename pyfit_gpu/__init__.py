@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyfit_gpu._version import __version__
 
 if TYPE_CHECKING:
+    from pyfit_gpu.calculator import PyfitCalculator
     from pyfit_gpu.descriptor import LocalStructureParameters
     from pyfit_gpu.errors import InputError
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
@@ -30,6 +31,7 @@ _HOMES = {
     "Neighbors": "neighbors",
     "Potential": "potential",
     "Prediction": "prediction",
+    "PyfitCalculator": "calculator",
     "Structures": "structures",
     "TrainingSet": "training_set",
     "build_training_set": "training_set",
@@ -52,6 +54,7 @@ __all__ = [
     "Neighbors",
     "Potential",
     "Prediction",
+    "PyfitCalculator",
     "Structures",
     "TrainingSet",
     "__version__",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.neighbors import find_neighbors
-from pyfit_gpu.potential import index_elements
+from pyfit_gpu.potential import Potential, index_elements
 from pyfit_gpu.structures import FloatArray, Frame, Structures, describe_atom
 
 log = logging.getLogger("pyfit_gpu")
@@ -85,6 +85,21 @@ def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[f
     if not np.isfinite(values).all():
         raise InputError(f"e_shift: expected finite numbers, got {values.tolist()}")
     return tuple(np.broadcast_to(values, len(elements)).tolist())
+
+
+def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple[float, ...]:
+    """(S,) eV per atom, to take off a potential's energies: what is given, or its own, or 0 with a warning.
+
+    Raises:
+        InputError: as `shift_of_elements`.
+    """
+    if e_shift is not None:
+        return shift_of_elements(e_shift, potential.descriptor.elements)
+    own = tuple(potential.energy_shift.tolist())
+    if any(math.isnan(shift) for shift in own):
+        log.warning("the potential does not say its e_shift: 0.0 is taken (give e_shift, --e-shift)")
+        return (0.0,) * len(own)
+    return own
 
 
 def find_shift(

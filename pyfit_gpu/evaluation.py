@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ase.units import GPa
 
-from pyfit_gpu.energy_shift import EnergyShift, count_elements, shift_of_elements
+from pyfit_gpu.energy_shift import EnergyShift, count_elements, evaluation_shift
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.ase_files import write_extxyz
@@ -53,7 +53,7 @@ def evaluate(
     plot_paths = _plot_paths(plots, setup) if plots else None
     model = load_potential(potential)
     model.require_straight("evaluate")
-    shift = _evaluation_shift(model, e_shift)
+    shift = evaluation_shift(model, e_shift)
     frames = read_all_frames(dft_files)
     found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz")
     shifts = count_elements(frames, model.descriptor.elements) @ shift
@@ -86,17 +86,6 @@ def _plot_paths(folder: str, setup: Setup) -> tuple[str, str]:
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: expected a folder for plots, found a file")
     return setup.output(parity), setup.output(energy_volume)
-
-
-def _evaluation_shift(model: Potential, e_shift: EnergyShift | None) -> np.ndarray:
-    """(S,) eV per atom of each element."""
-    if e_shift is not None:
-        return np.array(shift_of_elements(e_shift, model.descriptor.elements))
-    known = model.energy_shift.numpy()
-    if np.isnan(known).any():
-        log.warning("the potential does not say its e_shift: 0.0 is taken (give --e-shift)")
-        return np.zeros(model.descriptor.n_elements)
-    return known
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,7 @@ def find_neighbors(structures: Structures, cutoff: float, *, backend: str = "aut
         index=index[order],
         vectors=vectors[order],
     )
-    _check_distances(structures, neighbors)
+    check_distances(structures, neighbors)
     return neighbors
 
 
@@ -95,7 +95,7 @@ def _choose_backend(structures: Structures, backend: str) -> str:
     return "torch" if max(structures.sizes) <= _MAX_ATOMS_QUADRATIC else "vesin"
 
 
-def _check_distances(structures: Structures, neighbors: Neighbors) -> None:
+def check_distances(structures: Structures, neighbors: Neighbors) -> None:
     if len(neighbors.index) == 0:
         return
     squares = neighbors.vectors.square().sum(dim=1)

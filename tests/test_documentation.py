@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+SHORT_FORM = {"md_silicon.py": ["--steps", "20", "--device", "cpu"], "elastic_constants.py": ["--device", "cpu"]}
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 documents = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -39,10 +40,38 @@ def test_python_in_documents_runs(code, workplace):
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_examples_run(script, workplace, capsys):
+def test_examples_run(script, workplace, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(script), *SHORT_FORM.get(script.name, [])])
     assert len(script.read_text(encoding="utf-8").splitlines()) < 60
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out
+
+
+def test_elastic_constants_of_the_examples_potential(capsys, monkeypatch):
+    """Measured at room temperature: 5.43 Å, 166, 64 and 80 GPa (C44 unclamped)."""
+    monkeypatch.setattr(sys, "argv", ["elastic_constants.py", "--device", "cpu"])
+    runpy.run_path(str(EXAMPLES / "elastic_constants.py"), run_name="__main__")
+    found = dict(re.findall(r"^(.+?)  +([\d.-]+) (?:GPa|Å)$", capsys.readouterr().out, re.MULTILINE))
+    assert list(found) == ["lattice constant", "C11", "C12", "C44", "C44, atoms clamped", "bulk modulus"]
+    constant, c11, c12, c44, clamped, bulk_modulus = map(float, found.values())
+    assert 5.40 < constant < 5.55
+    assert 110 < c11 < 200
+    assert 40 < c12 < 90
+    assert 40 < c44 < 110
+    assert c44 < clamped
+    assert abs(bulk_modulus - (c11 + 2 * c12) / 3) < 0.2
+
+
+@pytest.mark.parametrize("options", [[], ["--thermostat"]])
+def test_molecular_dynamics_prints_temperature_and_energy(options, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["md_silicon.py", "--steps", "20", "--device", "cpu", *options])
+    runpy.run_path(str(EXAMPLES / "md_silicon.py"), run_name="__main__")
+    rows = [[float(cell) for cell in line.split()] for line in capsys.readouterr().out.splitlines()[1:]]
+    times, temperatures, *_, totals = zip(*rows, strict=True)
+    assert times == tuple(range(21))
+    assert 50 < min(temperatures) <= max(temperatures) < 900
+    spread = max(totals) - min(totals)
+    assert spread > 1e-3 if options else spread < 1e-4
 
 
 def test_quickstart_ends_with_errors_and_files(tmp_path):

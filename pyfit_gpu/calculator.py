@@ -1,0 +1,146 @@
+"""A potential as a calculator of ASE, for molecular dynamics, relaxations and everything else that ASE does.
+
+Energies are on the scale of the DFT data: E = E_nn - sum over atoms of their element's energy shift.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from torch import Tensor
+
+from pyfit_gpu.devices import select_device
+from pyfit_gpu.energy_shift import EnergyShift, evaluation_shift
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.potential import Batch, Potential
+from pyfit_gpu.prediction import predict_batch
+from pyfit_gpu.structures import FloatArray, Frame, Structures
+from pyfit_gpu.verlet import VerletList
+
+_DERIVATIVES = {"forces", "stress"}
+_FLAT = 1e-6  # volume of a cell whose vectors have length 1, below which it has none
+
+
+class PyfitCalculator(Calculator):
+    """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a potential's first member."""
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        potential: Potential | str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
+        skin: float = 0.5,
+        e_shift: EnergyShift | None = None,
+    ) -> None:
+        """
+        Args:
+            potential: what to compute with, or its .nn.dat file. Later changes of the weights are not seen.
+            device: "cpu", "cuda:N" or "auto"; None: the potential's own, and "auto" for a file.
+            dtype: of features and networks. Positions, neighbours and results are float64.
+            skin: Å, see `VerletList`; 0: neighbours are searched at every calculation.
+            e_shift: eV per atom, one number or one for each element; None: the potential's own, or 0 with a warning
+                if it does not know it.
+
+        Raises:
+            InputError: a physically informed potential, a file that is none, an unknown device, a faulty number.
+        """
+        if not isinstance(potential, Potential):
+            potential = load_potential(potential)
+            device = "auto" if device is None else device
+        potential.require_straight("PyfitCalculator")
+        device = potential.device if device is None else select_device(str(device))
+        # A copy: `fit` changes weights in place, which ASE's cache of results would not notice.
+        self.potential = copy.deepcopy(potential).to(device, dtype)
+        shift = evaluation_shift(potential, e_shift)
+        self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
+        self.neighbor_list = VerletList(potential.descriptor.neighbor_cutoff, skin)
+        super().__init__()
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill `results`, with forces and stress only where one of them is asked for. ASE calls this."""
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise InputError("calculate: expected an Atoms object, got None")
+        has_volume = _has_volume(self.atoms)
+        if "stress" in properties and not has_volume:
+            raise PropertyNotImplementedError(
+                f"stress: expected a cell of 3 independent vectors, got {self.atoms.cell.tolist()}"
+            )
+        batch = self._batch(self.atoms)
+        derivatives = not _DERIVATIVES.isdisjoint(properties)
+        prediction = predict_batch(self.potential, batch, derivatives=derivatives)
+        shifts = self.energy_shift[batch.species]
+        energy = float(prediction.energy.double() - shifts.sum())
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": _array(prediction.atomic_energies.double() - shifts),
+        }
+        if prediction.forces is not None and prediction.stress is not None:
+            self.results["forces"] = _array(prediction.forces)
+            if has_volume:
+                self.results["stress"] = _array(prediction.stress[0])
+
+    def _batch(self, atoms: Atoms) -> Batch:
+        device = self.potential.device
+        structures = Structures.from_frames([_frame(atoms, self.potential)], device=device)
+        species = self.potential.species_index(structures)
+        return Batch(
+            rows=torch.zeros(1, dtype=torch.int64, device=device),
+            atoms=torch.arange(len(species), device=device),
+            structures=structures,
+            species=species,
+            neighbors=self.neighbor_list(structures).to(self.potential.dtype),
+        )
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Refuses: ASE would keep a setting that nothing reads."""
+        if settings:
+            raise InputError(f"PyfitCalculator: expected settings when it is made, got set({', '.join(settings)})")
+        return {}
+
+    def _get_name(self) -> str:
+        return "pyfit"
+
+
+def _frame(atoms: Atoms, potential: Potential) -> Frame:
+    source = "Atoms, counted from 1"
+    ghosts = np.flatnonzero(atoms.numbers == 0)
+    if len(ghosts):
+        # In a file without symbols 0 stands for a potential's only element; in ASE it is X, which is none.
+        elements = ", ".join(potential.descriptor.elements)
+        raise InputError(f"{source}, atom {ghosts[0] + 1}: expected an element of the potential ({elements}), found X")
+    return Frame(
+        positions=atoms.positions,
+        cell=atoms.cell.array,
+        pbc=atoms.pbc,
+        atomic_numbers=atoms.numbers.astype(np.int64),
+        group="",
+        source=source,
+    )
+
+
+def _has_volume(atoms: Atoms) -> bool:
+    lengths = atoms.cell.lengths()
+    return bool(lengths.all() and abs(np.linalg.det(atoms.cell.array / lengths[:, None])) > _FLAT)
+
+
+def _array(values: Tensor) -> FloatArray:
+    return values.double().cpu().numpy()

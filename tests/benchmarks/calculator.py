@@ -1,0 +1,164 @@
+"""The ASE calculator on silicon: which skin pays in molecular dynamics, and where the time of an evaluation goes.
+
+    python tests/benchmarks/calculator.py skin [--threads 1]
+    python tests/benchmarks/calculator.py profile [--threads 1]
+
+`skin`: constant-energy dynamics at about 300 K with 1 fs, 64 and 1,000 atoms, all skins in turn in one process.
+`profile`: 1,000 atoms, a new structure at every evaluation; energy alone against energy, forces and stress, in turn;
+then the second with a clock around the parts, each without what it calls of the others.
+"""
+
+import argparse
+import contextlib
+import functools
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms, units
+from ase.build import bulk
+from ase.md.verlet import VelocityVerlet
+
+import pyfit_gpu as pf
+from pyfit_gpu import calculator, expansion, forces, networks, verlet
+
+POTENTIAL = Path(__file__).parents[1] / "data" / "si_small.nn.dat"
+SKINS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)  # Å
+
+
+def crystal(repeat: int, skin: float, temperature: float = 600.0) -> Atoms:
+    """Half of the kinetic energy of the start becomes potential energy."""
+    atoms = bulk("Si", "diamond", a=5.479, cubic=True) * ((repeat,) * 3)
+    atoms.calc = pf.PyfitCalculator(POTENTIAL, device="cpu", skin=skin)
+    width = np.sqrt(atoms.get_masses()[:, None] * units.kB * temperature)
+    momenta = np.random.default_rng(1).normal(size=(len(atoms), 3)) * width
+    atoms.set_momenta(momenta - momenta.mean(axis=0))
+    return atoms
+
+
+def measure_skins(rounds: int) -> None:
+    for repeat, settling, steps in ((2, 200, 100), (5, 100, 20)):
+        systems = {skin: crystal(repeat, skin) for skin in SKINS}
+        dynamics = {skin: VelocityVerlet(atoms, units.fs) for skin, atoms in systems.items()}
+        for run in dynamics.values():
+            run.run(settling)
+        before = {skin: atoms.calc.neighbor_list.n_searches for skin, atoms in systems.items()}
+        times = defaultdict(list)
+        # In turn, so that a drift of the machine's speed meets all of them.
+        for _ in range(rounds):
+            for skin, run in dynamics.items():
+                started = time.perf_counter()
+                run.run(steps)
+                times[skin].append((time.perf_counter() - started) / steps)
+        print(f"{repeat**3 * 8} atoms, {rounds} x {steps} steps, {systems[0.0].get_temperature():.0f} K at the end")
+        for skin, atoms in systems.items():
+            searches = 1000 * (atoms.calc.neighbor_list.n_searches - before[skin]) / (rounds * steps)
+            ratio = statistics.median(now / off for now, off in zip(times[skin], times[0.0], strict=True))
+            low, middle = min(times[skin]), statistics.median(times[skin])
+            print(
+                f"  skin {skin:3.1f} Å: min {1000 * low:6.2f}, median {1000 * middle:6.2f} ms/step, median ratio to "
+                f"none {ratio:.3f}, {searches:6.1f} searches in 1,000 steps"
+            )
+
+
+class Clock:
+    """Seconds in each part, without those in other parts that it calls."""
+
+    def __init__(self) -> None:
+        self.seconds = defaultdict(float)
+        self.parts = ["the rest"]
+        self.since = time.perf_counter()
+
+    def turn(self) -> None:
+        now = time.perf_counter()
+        self.seconds[self.parts[-1]] += now - self.since
+        self.since = now
+
+    def watch(self, stack: contextlib.ExitStack, owner: object, name: str, part: str) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def timed(*arguments, **keywords):
+            self.turn()
+            self.parts.append(part)
+            try:
+                return original(*arguments, **keywords)
+            finally:
+                self.turn()
+                self.parts.pop()
+
+        setattr(owner, name, timed)
+        stack.callback(setattr, owner, name, original)
+
+
+PARTS = [
+    (verlet.VerletList, "__call__", "neighbours"),
+    (expansion.Chunk, "raw", "features"),
+    (pf.LocalStructureParameters, "transform", "features"),
+    (pf.LocalStructureParameters, "transform_slope", "pull back"),
+    (expansion.Chunk, "pull_back", "pull back"),
+    (networks.ElementNetworks, "with_gradient", "network"),
+    (forces.PairSums, "__init__", "chunks and scatter"),
+    (forces.PairSums, "__call__", "chunks and scatter"),
+    (calculator.PyfitCalculator, "_batch", "atoms to tensors"),
+    (calculator.PyfitCalculator, "calculate", "calculator"),
+]
+
+
+def measure_profile(rounds: int, skin: float) -> None:
+    atoms = crystal(5, skin)
+    atoms.rattle(0.1, seed=1)
+    start, rng = atoms.positions.copy(), np.random.default_rng(1)
+
+    def evaluate(get) -> float:
+        atoms.positions = start + rng.normal(0, 0.01, start.shape)
+        started = time.perf_counter()
+        get()
+        return time.perf_counter() - started
+
+    for get in (atoms.get_potential_energy, atoms.get_forces) * 3:
+        evaluate(get)
+    pairs = [(evaluate(atoms.get_potential_energy), evaluate(atoms.get_forces)) for _ in range(rounds)]
+    assert set(atoms.calc.results) >= {"energy", "forces", "stress"}
+    energy, all_three = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    for name, seconds, column in (("energy", energy, 0), ("energy, forces, stress", all_three, 1)):
+        least = min(pair[column] for pair in pairs)
+        print(
+            f"{name:<24}median {1000 * seconds:6.2f} ms, min {1000 * least:6.2f} ms, "
+            f"{len(atoms) / seconds:8.0f} atoms/s, {len(atoms) / least:8.0f} at best"
+        )
+    print(f"ratio                   {ratio:.2f}")
+    with contextlib.ExitStack() as stack:
+        clock = Clock()
+        for owner, name, part in PARTS:
+            clock.watch(stack, owner, name, part)
+        clock.seconds.clear()
+        for _ in range(rounds):
+            evaluate(atoms.get_forces)
+        clock.turn()
+    total = sum(clock.seconds.values())
+    for part, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1]):
+        print(f"  {part:<22}{1000 * seconds / rounds:6.2f} ms {100 * seconds / total:5.1f} %")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("skin", "profile"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--skin", type=float, default=0.5, help="Å, of the profile")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {options.threads} thread(s)")
+    if options.what == "skin":
+        measure_skins(options.rounds)
+    else:
+        measure_profile(options.rounds, options.skin)
+
+
+if __name__ == "__main__":
+    main()
