@@ -670,7 +670,7 @@ class TestForces:
         assert (kept[1] == Objective(validation, BOTH.loss_weights).kept_bytes) == (share > 2)
 
     def test_a_restart_forgets_the_errors(self, train: TrainingSet, validation: TrainingSet) -> None:
-        """In the first attempt the inputs are lost after two steps; what stays is of the second."""
+        """In the first attempt the inputs are lost after two steps; what stays is of the second, which is shorter."""
         shared, original = train.features, train.features.clone()
 
         class Spoil(Recorder):
@@ -685,9 +685,14 @@ class TestForces:
 
         recorder = Spoil()
         settings = replace(BOTH, error_restart_level=1e9, seed=1)
-        history = fit(make_potential(), train, validation, settings=settings, observers=[recorder])
-        assert [len(rows) for rows in recorder.attempts] == [3, 5]
-        assert (history.n_restarts, history.gave_up) == (1, False)
+
+        def should_stop() -> bool:
+            return [len(rows) for rows in recorder.attempts] == [3, 2]
+
+        potential = make_potential()
+        history = fit(potential, train, validation, settings=settings, observers=[recorder], should_stop=should_stop)
+        assert (history.n_restarts, history.interrupted) == (1, True)
+        assert list(history.validation_errors) == [0, 1]
         assert history.errors == [row.errors for row in recorder.rows]
         assert list(history.validation_errors.values()) == [row.validation_errors for row in recorder.rows]
 
