@@ -555,6 +555,18 @@ class TestMissingLabels:
         assert more == pytest.approx(fewer, rel=1e-13)
         torch.testing.assert_close(with_it, gradient, rtol=1e-11, atol=1e-13)
 
+    @pytest.mark.parametrize("weights", [LossWeights(force=1.0), LossWeights(stress=1.0)], ids=["forces", "stress"])
+    def test_labels_of_weight_0_are_none(self, mixed_frames: MakeFrames, weights: LossWeights) -> None:
+        """Their error is not known, and nothing is computed or kept for them."""
+        frames = mixed_frames()
+        others = [replace(frame, forces=None, stress=None) for frame in frames[1:]]
+        training_set = set_of([replace(frames[0], weight=0.0), *others], ("Si",))
+        objective = Objective(training_set, weights)
+        networks, _ = random_networks(training_set)
+        errors = objective.errors(networks)
+        assert (errors.forces, errors.stress, objective.kept_bytes) == (None, None, 0)
+        assert torch.equal(errors.loss, Objective(training_set).loss(networks))
+
     def test_a_weight_counts_like_copies(self, mixed_frames: MakeFrames, elements: tuple[str, ...]) -> None:
         frames = mixed_frames(elements)
         heavy = [frames[0], replace(frames[3], weight=3.0), frames[6]]

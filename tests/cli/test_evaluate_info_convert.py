@@ -286,7 +286,7 @@ def labelled(example_data: Path) -> list[Frame]:
     frames[4] = replace(frames[4], forces=None, stress=None)
     frames[5] = replace(frames[5], stress=None)
     molecule = replace(frames[7], cell=np.zeros((3, 3)), pbc=np.zeros(3, dtype=bool), group="molecule")
-    frames.insert(3, replace(molecule, stress=None))
+    frames.insert(3, molecule)  # with a stress that its file claims and nothing can be compared with
     write_extxyz("dft.extxyz", frames)
     fit_header = (example_data / "si.start.nn.dat").read_text()
     Path("start.nn.dat").write_text(fit_header)
@@ -364,7 +364,7 @@ def test_printed_tables_of_forces_and_stress(labelled: list[Frame], words: tuple
             None if frame.forces is None else f - frame.forces for f, frame in zip(forces, labelled, strict=True)
         ],
         "stress": [
-            None if frame.stress is None else (s - frame.stress) * 160.21766208
+            None if frame.stress is None or frame.group == "molecule" else (s - frame.stress) * 160.21766208
             for s, frame in zip(stress, labelled, strict=True)
         ],
     }
