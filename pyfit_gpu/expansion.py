@@ -33,6 +33,9 @@ class Basis:
     centers: Tensor  # (n_r0, 1) Å
     norm: Tensor  # (n_r0,) N_n
     weights: Tensor  # (n_angular, n_l) w_lm, zero where the row is of another order
+    first: Tensor  # (n_blocks,) int64, the elements a and b of each block of features
+    second: Tensor  # (n_blocks,) int64
+    block: Tensor  # (S, S) int64, the block of two elements in either order
 
     @classmethod
     def of(
@@ -47,6 +50,9 @@ class Basis:
         n_elements: int,
         like: Tensor,
     ) -> Basis:
+        first, second = torch.triu_indices(n_elements, n_elements, device=like.device)
+        block = first.new_empty(n_elements, n_elements)
+        block[first, second] = block[second, first] = torch.arange(len(first), device=like.device)
         return cls(
             cutoff=cutoff,
             cutoff_width=cutoff_width,
@@ -56,6 +62,9 @@ class Basis:
             centers=like.new_tensor(gaussian_centers)[:, None],
             norm=like.new_tensor(norm),
             weights=pair_weights(legendre_orders, device=like.device, dtype=like.dtype),
+            first=first,
+            second=second,
+            block=block,
         )
 
     @property
@@ -63,9 +72,8 @@ class Basis:
         return len(self.norm)
 
     @property
-    def blocks(self) -> list[tuple[int, int]]:
-        """Pairs of elements in the order of the features."""
-        return list(combinations_with_replacement(range(self.n_elements), 2))
+    def n_blocks(self) -> int:
+        return len(self.first)
 
 
 class Chunk:
@@ -166,29 +174,23 @@ class Chunk:
 
     def raw(self) -> Tensor:
         """(n, n_features): G."""
-        return self._invariants([self._sums[:, a] * self._sums[:, b] for a, b in self.basis.blocks])
+        first, second = self.basis.first, self.basis.second
+        return self._invariants(self._sums[:, first] * self._sums[:, second])
 
-    def _invariants(self, products: list[Tensor]) -> Tensor:
-        """(n, n_features) from the products A^a A^b of each block, (n, n_r0, n_angular)."""
+    def _invariants(self, products: Tensor) -> Tensor:
+        """(n, n_features) from the products A^a A^b, (n, n_blocks, n_r0, n_angular)."""
         basis = self.basis
-        blocks = [
-            torch.matmul(product, basis.weights if a == b else 2 * basis.weights)
-            for product, (a, b) in zip(products, basis.blocks, strict=True)
-        ]  # (n, n_r0, n_l) each
-        blocks_first = torch.stack(blocks, dim=1) / basis.norm[:, None]
-        return blocks_first.transpose(2, 3).reshape(len(self.atoms), -1)
+        copies = (1 + (basis.first != basis.second).to(products.dtype))[:, None, None]
+        blocks = torch.matmul(products, basis.weights) * copies / basis.norm[:, None]
+        return blocks.transpose(2, 3).reshape(len(self.atoms), -1)
 
     def pull_back(self, grad: Tensor) -> Tensor:
         """(n, 3, K) eV/Å: dE/dv of every pair's vector v, for `grad` = dE/dG (n, n_features)."""
         basis, sums = self.basis, self._sums
         n, width = self.pairs.shape
-        by_block = grad.view(n, len(basis.blocks), len(basis.legendre_orders), basis.n_centers) / basis.norm
-        spread = torch.matmul(by_block.transpose(2, 3), 2 * basis.weights.T)  # (n, blocks, n_r0, n_angular)
-        of_sums = torch.zeros_like(sums)  # dE/dA
-        for number, (a, b) in enumerate(basis.blocks):
-            of_sums[:, a] += spread[:, number] * sums[:, b]
-            if a != b:
-                of_sums[:, b] += spread[:, number] * sums[:, a]
+        by_block = grad.view(n, basis.n_blocks, len(basis.legendre_orders), basis.n_centers) / basis.norm
+        spread = torch.matmul(by_block.transpose(2, 3), 2 * basis.weights.T)  # (n, n_blocks, n_r0, n_angular)
+        of_sums = (spread[:, basis.block] * sums[:, None]).sum(dim=2)  # dE/dA
         of_sums = of_sums.flatten(1, 2)  # (n, S n_r0, n_angular)
         of_radial = torch.bmm(of_sums, self._angular.permute(1, 0, 2)).unflatten(1, (basis.n_elements, -1))
         if self._of_kind is None:
@@ -216,9 +218,8 @@ class Chunk:
         radial = self._by_kind(self._radial_derivative * along.view(self.pairs.shape))
         sums = torch.bmm(radial, self._angular.permute(1, 2, 0))
         sums = sums.baddbmm_(self._radial_by_kind, angular.permute(1, 2, 0)).view_as(self._sums)
-        return self._invariants(
-            [sums[:, a] * self._sums[:, b] + self._sums[:, a] * sums[:, b] for a, b in self.basis.blocks]
-        )
+        first, second = self.basis.first, self.basis.second
+        return self._invariants(sums[:, first] * self._sums[:, second] + self._sums[:, first] * sums[:, second])
 
     @cached_property
     def _angular_derivatives(self) -> Tensor:
@@ -237,8 +238,8 @@ class Chunk:
         angular = [self._angular, *((of_unit[k] - outward * unit[k]) * inverse for k in range(3))]
         slopes = [(self._radial_derivative * unit[k]).permute(1, 0, 2)[:, None] for k in range(3)]
         radial = self._radial.permute(1, 0, 2)[:, None]  # (n, 1, n_r0, K)
-        result = sums.new_zeros(n, len(basis.blocks), len(basis.legendre_orders), basis.n_centers, 3, width)
-        for number, (a, b) in enumerate(basis.blocks):
+        result = sums.new_zeros(n, basis.n_blocks, len(basis.legendre_orders), basis.n_centers, 3, width)
+        for number, (a, b) in enumerate(combinations_with_replacement(range(basis.n_elements), 2)):
             # A neighbour of element a moves A^a, which G^ab multiplies with A^b, and the other way round.
             for moved, other in ((a, b),) if a == b else ((a, b), (b, a)):
                 # (n, n_l, n_r0, n_angular): 2 w A / N

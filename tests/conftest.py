@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,12 @@ def one_thread() -> None:
 def own_data() -> Path:
     """Structures, potentials and their reference values, committed with the tests."""
     return TESTS / "data" / "own"
+
+
+@pytest.fixture(scope="session")
+def example_data() -> Path:
+    """Silicon with energies, forces and stress, and a potential to start from, as the examples use them."""
+    return TESTS.parent / "examples" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -95,5 +102,41 @@ def random_frame(make_frame: MakeFrame) -> MakeFrame:
         fractional = fractional + rng.integers(-scatter, scatter + 1, (n_atoms, 3))
         symbols = [elements[k % len(elements)] for k in rng.permutation(n_atoms)]
         return make_frame(fractional @ cell, cell, symbols=symbols, **keywords)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mixed_frames(make_frame: MakeFrame, random_frame: MakeFrame) -> Callable[..., list[Frame]]:
+    """Structures of unequal sizes and kinds: crystals, a cell with one atom, a molecule, lone atoms, a slab.
+
+    All have random labels, also a stress where there is no cell to have one.
+    """
+
+    def make(elements: Sequence[str] = ("Si",), seed: int = 0) -> list[Frame]:
+        rng = np.random.default_rng(seed)
+        of = {"elements": elements}
+        bent = [[0.0, 0.1, 0.0], [1.9, 0.0, 0.3], [0.4, 2.1, 0.2], [2.4, 2.2, 1.3]]
+        symbols = [elements[k % len(elements)] for k in range(4)]
+        frames = [
+            random_frame(seed + 1, 5, **of),
+            random_frame(seed + 2, 1, length=2.6, skew=0.3, **of),
+            make_frame(bent, symbols=symbols),
+            random_frame(seed + 3, 7, scatter=2, **of),
+            make_frame([[0.3, 0.2, 0.1]], symbols=symbols[-1:]),
+            make_frame([[0.3, 0.2, 0.1]], 12.0 * np.eye(3), symbols=symbols[-1:]),
+            random_frame(seed + 4, 3, length=4.0, **of),
+            random_frame(seed + 5, 2, pbc=[True, True, False], **of),
+        ]
+        return [
+            replace(
+                frame,
+                source=f"made.dat, structure {k + 1}",
+                energy=float(frame.n_atoms * rng.normal(-0.3, 0.1)),
+                forces=rng.normal(size=(frame.n_atoms, 3)),
+                stress=0.05 * rng.normal(size=6),
+            )
+            for k, frame in enumerate(frames)
+        ]
 
     return make

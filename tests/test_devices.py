@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from pyfit_gpu.devices import describe_device, select_device, select_dtype, set_threads
+from pyfit_gpu.devices import describe_device, select_device, select_dtype, set_threads, total_memory
 from pyfit_gpu.errors import InputError
 
 
@@ -100,6 +104,83 @@ def test_threads() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+class TestTotalMemory:
+    """The machine has 1000 pages of 4096 bytes; control groups may give a job less."""
+
+    MACHINE = 4_096_000
+
+    @pytest.fixture(autouse=True)
+    def tree(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder that stands for the root of the file system."""
+        monkeypatch.setattr("pyfit_gpu.devices.Path", lambda name: tmp_path / name.removeprefix("/"))
+        pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+        monkeypatch.setattr("pyfit_gpu.devices.os", SimpleNamespace(sysconf=pages.__getitem__))
+        (tmp_path / "proc" / "self").mkdir(parents=True)
+        return tmp_path
+
+    def limits(self, tree: Path, own: str, **limits: str) -> int:
+        """Memory with a process in the group `own` and these contents of memory.max; `root` is the outermost group."""
+        (tree / "proc/self/cgroup").write_text(own)
+        for name, limit in limits.items():
+            folder = tree / "sys/fs/cgroup" / name.replace("_", "/").removeprefix("root")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "memory.max").write_text(f"{limit}\n")
+        return total_memory(torch.device("cpu"))
+
+    def test_without_control_groups(self) -> None:
+        assert total_memory(torch.device("cpu")) == self.MACHINE
+
+    @pytest.mark.parametrize(
+        ("limits", "expected"),
+        [
+            ({"slurm_job7_step0": "1000000"}, 1_000_000),
+            ({"slurm_job7_step0": "max", "slurm_job7": "2000000"}, 2_000_000),
+            ({"slurm_job7_step0": "3000000", "slurm_job7": "2000000", "slurm": "max"}, 2_000_000),
+            ({"slurm_job7_step0": "1000000", "slurm_job7": "2000000"}, 1_000_000),
+            ({"slurm": "500000"}, 500_000),
+            ({"root": "400000"}, 400_000),
+            ({"slurm_job7_step0": "max"}, MACHINE),
+            ({"slurm_job7_step0": "9000000000"}, MACHINE),
+            ({"slurm_job7_step1": "1000", "slurm_job8": "1000", "other": "1000"}, MACHINE),
+            ({"slurm_job7_step0": "", "slurm_job7": "2000000"}, 2_000_000),
+        ],
+        ids=str,
+    )
+    def test_the_smallest_limit_of_all_groups_around_it(
+        self, tree: Path, limits: dict[str, str], expected: int
+    ) -> None:
+        assert self.limits(tree, "0::/slurm/job7/step0\n", **limits) == expected
+
+    def test_a_process_in_the_outermost_group(self, tree: Path) -> None:
+        """As in a container."""
+        assert self.limits(tree, "0::/\n", root="300000", slurm="1000") == 300_000
+
+    def test_nothing_above_the_control_groups_is_read(self, tree: Path) -> None:
+        (tree / "sys/fs/cgroup/a").mkdir(parents=True)
+        for folder in ("sys/fs", "sys"):
+            (tree / folder / "memory.max").write_text("1000\n")
+        assert self.limits(tree, "0::/a\n") == self.MACHINE
+
+    def test_version_1_says_nothing(self, tree: Path) -> None:
+        assert self.limits(tree, "12:memory:/slurm\n3:cpu:/slurm\n", slurm="1000") == self.MACHINE
+
+    def test_version_2_among_the_lines_of_version_1(self, tree: Path) -> None:
+        assert self.limits(tree, "12:memory:/other\n0::/slurm\n", slurm="200000", other="1000") == 200_000
+
+    def test_of_a_gpu(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its own, whatever the host has."""
+        properties = {0: SimpleNamespace(total_memory=8 * 2**30), 1: SimpleNamespace(total_memory=80 * 2**30)}
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties[device.index])
+        assert total_memory(torch.device("cuda", 1)) == 80 * 2**30
+
+
+def test_the_memory_of_this_machine() -> None:
+    memory = total_memory(torch.device("cpu"))
+    assert type(memory) is int
+    assert 2**27 < memory <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert total_memory(torch.device("cpu")) == memory
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

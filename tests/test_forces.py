@@ -40,6 +40,7 @@ def make_potential(
     *,
     activation: int = 1,
     shift: float = 0.5,
+    legendre_orders: tuple[int, ...] = (0, 1, 2, 4),
     n_outputs: int = 1,
     n_members: int = 1,
 ) -> Potential:
@@ -51,7 +52,7 @@ def make_potential(
         cutoff=CUTOFF / 1.5 if gi_mode in (3, 4) else CUTOFF,
         cutoff_width=1.0,
         gaussian_width=0.8,
-        legendre_orders=(0, 1, 2, 4),
+        legendre_orders=legendre_orders,
         gaussian_centers=(1.6, 2.4, 3.1),
     )
     sizes = (descriptor.n_features, 5, 4, n_outputs)
@@ -448,6 +449,18 @@ def test_energies_need_no_derivatives(mixed: list[Frame], elements: tuple[str, .
     assert_close(torch.stack([part.sum() for part in both.atomic_energies.split(sizes.tolist())]), both.energy)
 
 
+def test_energies_alone_are_not_paid_for_with_derivatives(mixed: list[Frame], monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = make_potential(SI_C)
+
+    def fail(*arguments: object) -> None:
+        raise AssertionError("derivatives were not asked for")
+
+    monkeypatch.setattr(Chunk, "pull_back", fail)
+    predicted(potential, *mixed, derivatives=False)
+    with pytest.raises(AssertionError, match="not asked for"):
+        predicted(potential, *mixed)
+
+
 def test_first_of_several_members(mixed: list[Frame]) -> None:
     several, first = make_potential(SI_C, n_members=3), make_potential(SI_C)
     assert torch.equal(several.networks.flat()[:1], first.networks.flat())
@@ -493,12 +506,14 @@ def test_physically_informed_potentials_are_refused(mixed: list[Frame], derivati
 
 
 @pytest.mark.parametrize("derivatives", [True, False])
-def test_errors_name_the_atom(random_frame: MakeFrame, make_frame: MakeFrame, derivatives: bool) -> None:
+def test_errors_name_the_atom(
+    random_frame: MakeFrame, make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch, derivatives: bool
+) -> None:
     """Atoms of a chunk are not those of the batch: the message must say which one it was in the file."""
+    monkeypatch.setattr(descriptor_module, "_CHUNK_CPU", (2, 65_536))
     bad = make_frame([[0, 0, 0], [0, 0, 2.3], [30, 0, 0]], source="b.dat, structure 9 (line 70)")
     frames = [random_frame(1, 2), bad, random_frame(2, 6)]
-    potential = make_potential(gi_mode=1, shift=0.0)
-    potential = replace(potential, descriptor=replace(potential.descriptor, legendre_orders=(0,)))
+    potential = make_potential(gi_mode=1, shift=0.0, legendre_orders=(0,))  # G of order 0 is above 0 beside others
     with pytest.raises(InputError, match=r"b\.dat, structure 9 \(line 70\), atom 3: .*logarithm"):
         predicted(potential, *frames, derivatives=derivatives)
     with pytest.raises(InputError, match=r"atom 2: expected an element of the potential \(Si\), found C"):

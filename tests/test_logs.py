@@ -8,6 +8,7 @@ import os
 import re
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,24 @@ from sample_sets import make_potential, make_set
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.logs import Backups, EnergyVolumeLog, GpuLog, LossLog, ProgressRows, ValidationLog
 from pyfit_gpu.progress import Progress
-from pyfit_gpu.training import FitSettings, Row, fit
+from pyfit_gpu.structures import Frame, Structures
+from pyfit_gpu.training import FitSettings, LabelErrors, Row, fit
+from pyfit_gpu.training_set import build_training_set
 
 Write = Callable[..., str]
 
 
 def row(step: int, loss: float = 0.5, validation: float | None = None, energies: tuple[float, ...] = ()) -> Row:
     return Row(step, loss, validation, make_potential(), lambda: torch.tensor(energies, dtype=torch.float64))
+
+
+def row_with(errors: LabelErrors | None, validation: LabelErrors | None = None, step: int = 7) -> Row:
+    """With the errors of labels; the losses are 0.5 and 0.25."""
+    return replace(row(step, 0.5, None if validation is None else 0.25), errors=errors, validation_errors=validation)
+
+
+def lower_nan(path: Path) -> str:
+    return path.read_text().replace(" NAN", " nan")
 
 
 class TestFormats:
@@ -90,6 +102,62 @@ class TestFormats:
         log.close()
         log.close()
         assert len(path.read_text().splitlines()) == len(first.splitlines()) + 1
+
+
+class TestLabelColumns:
+    """Where forces or stress take part: step, loss, energy, forces, stress."""
+
+    CASES = (
+        (LabelErrors(0.125, 1.5, 0.0009765625), " 1.2500000000E-01 1.5000000000E+00 9.7656250000E-04"),
+        (LabelErrors(0.125, 1.5, None), " 1.2500000000E-01 1.5000000000E+00 nan"),
+        (LabelErrors(0.125, None, 0.5), " 1.2500000000E-01 nan 5.0000000000E-01"),
+        (LabelErrors(0.125, 0.0, 0.0), " 1.2500000000E-01 0.0000000000E+00 0.0000000000E+00"),
+        (LabelErrors(0.125), ""),
+        (None, ""),
+    )
+
+    @pytest.mark.parametrize(("errors", "columns"), CASES)
+    def test_loss(self, errors: LabelErrors | None, columns: str, tmp_path: Path) -> None:
+        log = LossLog(tmp_path / "loss.txt")
+        log.begin()
+        log.see(row_with(errors, LabelErrors(9.0, 9.0, 9.0)))
+        log.close()
+        assert lower_nan(tmp_path / "loss.txt") == f"000007 5.0000000000E-01{columns}\n"
+
+    @pytest.mark.parametrize(("errors", "columns"), CASES[:-1])
+    def test_validation(self, errors: LabelErrors, columns: str, tmp_path: Path) -> None:
+        log = ValidationLog(tmp_path / "validation.txt")
+        log.begin()
+        log.see(row_with(LabelErrors(9.0, 9.0, 9.0), errors))
+        log.see(row_with(LabelErrors(9.0, 9.0, 9.0), None))
+        log.close()
+        assert lower_nan(tmp_path / "validation.txt") == f"000007 2.5000000000E-01{columns}\n"
+
+    @pytest.mark.xfail(strict=True, reason="the format E writes NAN")
+    def test_nan_as_documented(self, tmp_path: Path) -> None:
+        log = LossLog(tmp_path / "loss.txt")
+        log.begin()
+        log.see(row_with(LabelErrors(0.125, 1.5, None)))
+        log.close()
+        assert (tmp_path / "loss.txt").read_text().split()[-1] == "nan"
+
+    def test_of_a_fit(self, mixed_frames: Callable[..., list[Frame]], tmp_path: Path) -> None:
+        """Every row in both logs, with the numbers of the history; the validation structures have no forces."""
+        train = build_training_set(Structures.from_frames(mixed_frames()), make_potential())
+        validation = replace(train, forces=torch.full_like(train.forces, torch.nan))
+        logs = [LossLog(tmp_path / "loss.txt"), ValidationLog(tmp_path / "validation.txt")]
+        settings = FitSettings(steps=3, force_weight=0.1, validation_interval=2)
+        history = fit(make_potential(), train, validation, settings=settings, observers=logs)
+        for log in logs:
+            log.close()
+        expected = [
+            f"{step:06d} {loss:.10E} {errors.energy:.10E} {errors.forces:.10E} nan"
+            for step, (loss, errors) in enumerate(zip(history.loss, history.errors, strict=True))
+        ]
+        assert len(expected) == 4
+        assert lower_nan(tmp_path / "loss.txt").splitlines() == expected
+        expected = [f"{step:06d} {history.validation[step]:.10E}" for step in (0, 2)]
+        assert (tmp_path / "validation.txt").read_text().splitlines() == expected
 
 
 class TestAsTheRunGoes:
@@ -384,3 +452,11 @@ class TestProgress:
             "training: 1/2 steps, loss 2.500e-01, validation 2.500e-01 eV/atom, 0.25 steps/s, 0:04, 0:04 left",
             "training: 2/2 steps, loss 1.667e-01 eV/atom, 0.333 steps/s, 0:06",
         ]
+
+    def test_rows_of_a_fit_with_forces(self, clock: Clock) -> None:
+        stream = io.StringIO()
+        display = ProgressRows(Progress("training", 10, "steps", stream=stream, line_interval=1.0))
+        clock.now += 2.0
+        display.see(row_with(LabelErrors(0.125, 1.2345, None), LabelErrors(9.0, 9.0, 9.0), step=5))
+        (line,) = stream.getvalue().splitlines()
+        assert "loss 5.000e-01, validation 2.500e-01 eV/atom, forces 1.23 eV/Å" in line

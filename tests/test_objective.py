@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pair_sum
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import Objective, l2_penalty
+from pyfit_gpu.objective import LossWeights, Objective, l2_penalty
 from pyfit_gpu.potential import predict_energies
-from pyfit_gpu.training_set import TrainingSet
+from pyfit_gpu.prediction import predict
+from pyfit_gpu.structures import Frame, Structures
+from pyfit_gpu.training_set import TrainingSet, build_training_set
+
+MakeFrames = Callable[..., list[Frame]]
 
 ELEMENTS = [("Si",), ("Si", "C"), ("Si", "C", "Ge")]
 
@@ -299,3 +304,365 @@ class TestRefusals:
     def test_no_weight(self) -> None:
         with pytest.raises(InputError, match="a weight above 0"):
             Objective(make_set([1, 2], weight=[0.0, 0.0]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# forces and stress
+
+SHIFT = {"Si": 1.5, "C": -0.5}  # eV per atom
+WEIGHTS = {"forces": (0.3, 0.0), "stress": (0.0, 0.7), "both": (0.3, 0.7)}  # of forces in Å^2, of stress
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of one member, by the formulas, structure after structure."""
+
+    loss: float
+    energy: float
+    forces: float
+    stress: float
+
+
+def expected_errors(frames: Sequence[Frame], networks: ElementNetworks, weights: tuple[float, float]) -> list[Expected]:
+    """Loss and errors of every member. What a frame does not know is left out of the sums, and so is its stress where
+    it has no full cell.
+    """
+    found = []
+    structures = Structures.from_frames(frames)
+    flat = networks.flat().detach()
+    for member in range(len(flat)):
+        elements = ("Si", "C")[: networks.n_elements]
+        potential = replace(make_potential(elements), networks=networks_of(flat[member : member + 1], networks))
+        predicted = predict(potential, structures)
+        energies, stress = predicted.energy.numpy(), predicted.stress.numpy()
+        forces = np.split(predicted.forces.numpy(), np.cumsum(structures.sizes)[:-1])
+        square = dict.fromkeys(("energy", "forces", "virial", "stress"), 0.0)
+        norm = dict.fromkeys(("energy", "forces", "stress"), 0.0)
+        for row, frame in enumerate(frames):
+            w, n, volume = frame.weight, frame.n_atoms, abs(np.linalg.det(frame.cell))
+            shift = sum(SHIFT["C" if number == 6 else "Si"] for number in frame.atomic_numbers)
+            square["energy"] += w * ((energies[row] - frame.energy - shift) / n) ** 2
+            norm["energy"] += w
+            if frame.forces is not None:
+                for found_force, force in zip(forces[row], frame.forces, strict=True):
+                    square["forces"] += w * ((found_force - force) ** 2).sum()
+                norm["forces"] += 3 * w * n
+            if frame.stress is not None and volume > 0:
+                error = stress[row] - frame.stress
+                square["virial"] += w * ((volume / n * error) ** 2).sum()
+                square["stress"] += w * (error**2).sum()
+                norm["stress"] += 6 * w
+        e2 = square["energy"] / norm["energy"]
+        f2 = square["forces"] / norm["forces"] if norm["forces"] else 0.0
+        v2 = square["virial"] / norm["stress"] if norm["stress"] else 0.0
+        s2 = square["stress"] / norm["stress"] if norm["stress"] else 0.0
+        loss = np.sqrt(e2 + weights[0] * f2 + weights[1] * v2)
+        found.append(Expected(float(loss), *map(float, np.sqrt((e2, f2, s2)))))
+    return found
+
+
+def incomplete(frames: Sequence[Frame]) -> list[Frame]:
+    """Unequal weights, one of them 0; forces and stress missing on different structures."""
+    weight = (1.0, 0.5, 2.0, 1.5, 1.0, 3.0, 0.0, 0.7)
+    frames = [replace(frame, weight=w) for frame, w in zip(frames, weight, strict=True)]
+    for row in (1, 3):
+        frames[row] = replace(frames[row], forces=None)
+    for row in (0, 3):
+        frames[row] = replace(frames[row], stress=None)
+    return frames
+
+
+def set_of(frames: Sequence[Frame], elements: tuple[str, ...]) -> TrainingSet:
+    shift = {element: SHIFT[element] for element in elements}
+    return build_training_set(Structures.from_frames(frames), make_potential(elements), e_shift=shift)
+
+
+def memory_of(training_set: TrainingSet, memory: str) -> float:
+    """Bytes that hold all derivatives, half of them, or none."""
+    whole = Objective(training_set, LossWeights(1.0, 1.0)).kept_bytes
+    assert whole > 0
+    return {"kept": whole, "partly": whole // 2, "recomputed": 0}[memory]
+
+
+def gradient_of(objective: Objective, flat: Tensor, like: ElementNetworks) -> Tensor:
+    leaf = flat.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(objective.loss(networks_of(leaf, like)).sum(), leaf)
+    return gradient
+
+
+@pytest.fixture(params=ELEMENTS[:2], ids="-".join)
+def elements(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return request.param
+
+
+@pytest.fixture
+def frames(mixed_frames: MakeFrames, elements: tuple[str, ...]) -> list[Frame]:
+    return incomplete(mixed_frames(elements))
+
+
+class TestForcesAndStress:
+    @pytest.mark.parametrize("weights", WEIGHTS)
+    @pytest.mark.parametrize("n_members", [1, 3])
+    @pytest.mark.parametrize("memory", ["kept", "partly", "recomputed"])
+    def test_against_numpy(
+        self, frames: list[Frame], elements: tuple[str, ...], weights: str, n_members: int, memory: str
+    ) -> None:
+        training_set = set_of(frames, elements)
+        networks, _ = random_networks(training_set, n_members=n_members)
+        objective = Objective(training_set, LossWeights(*WEIGHTS[weights]), memory=memory_of(training_set, memory))
+        assert (objective.kept_bytes > 0) == (memory != "recomputed")
+        errors = objective.errors(networks)
+        expected = expected_errors(frames, networks, WEIGHTS[weights])
+        assert errors.loss.shape == (n_members,)
+        np.testing.assert_allclose(errors.loss, [one.loss for one in expected], rtol=1e-12)
+        np.testing.assert_allclose(objective.loss(networks), errors.loss, rtol=0)
+        np.testing.assert_allclose(errors.energy, [one.energy for one in expected], rtol=1e-12)
+        for name, part in (("forces", errors.forces), ("stress", errors.stress)):
+            assert (part is not None) == (weights in (name, "both"))
+            if part is not None:
+                np.testing.assert_allclose(part, [getattr(one, name) for one in expected], rtol=1e-12)
+
+    def test_every_term_counts(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
+        """What the comparison above compares are not numbers too small to matter."""
+        networks, _ = random_networks(set_of(frames, elements))
+        (one,) = expected_errors(frames, networks, (0.0, 0.0))
+        (with_forces,) = expected_errors(frames, networks, WEIGHTS["forces"])
+        (both,) = expected_errors(frames, networks, WEIGHTS["both"])
+        assert one.loss * 1.01 < with_forces.loss < both.loss / 1.01
+
+    @pytest.mark.parametrize("memory", ["kept", "recomputed"])
+    @pytest.mark.parametrize("n_members", [1, 3])
+    def test_gradient_against_differences(
+        self, frames: list[Frame], elements: tuple[str, ...], n_members: int, memory: str
+    ) -> None:
+        """Of the NumPy loss, along random directions in the weights in which nothing cancels, to fourth order."""
+        training_set = set_of(frames, elements)
+        networks, flat = random_networks(training_set, n_members=n_members)
+        weights = WEIGHTS["both"]
+        objective = Objective(training_set, LossWeights(*weights), memory=memory_of(training_set, memory))
+        gradient = gradient_of(objective, flat, networks)
+        rng = np.random.default_rng(3)
+        step = 1e-3
+        for _ in range(3):
+            direction = torch.from_numpy(rng.uniform(size=tuple(flat.shape))) * gradient.sign()
+            losses = {
+                k: np.array(
+                    [
+                        one.loss
+                        for one in expected_errors(frames, networks_of(flat + k * step * direction, networks), weights)
+                    ]
+                )
+                for k in (-2, -1, 1, 2)
+            }
+            difference = (8 * (losses[1] - losses[-1]) - (losses[2] - losses[-2])) / (12 * step)
+            np.testing.assert_allclose((gradient * direction).sum(dim=1), difference, rtol=1e-8)
+
+    def test_members_do_not_mix(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
+        """The gradient of one member's loss is that of this member alone, kept or not."""
+        training_set = set_of(frames, elements)
+        networks, flat = random_networks(training_set, n_members=3)
+        for memory in ("kept", "recomputed"):
+            n_bytes = memory_of(training_set, memory)
+            objective = Objective(training_set, LossWeights(*WEIGHTS["both"]), memory=n_bytes)
+            together = gradient_of(objective, flat, networks)
+            alone = torch.cat([gradient_of(objective, flat[k : k + 1], networks) for k in range(3)])
+            torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
+
+    def test_weights_of_zero_are_the_classic_loss(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
+        """Bit for bit, with all their labels and without any."""
+        training_set = set_of(frames, elements)
+        bare = set_of([replace(frame, forces=None, stress=None) for frame in frames], elements)
+        networks, flat = random_networks(training_set, n_members=2)
+        classic = Objective(bare)
+        objective = Objective(training_set, LossWeights(0.0, 0.0))
+        errors = objective.errors(networks)
+        assert torch.equal(errors.loss, classic.loss(networks))
+        assert torch.equal(errors.energy, errors.loss)
+        assert (errors.forces, errors.stress, objective.kept_bytes) == (None, None, 0)
+        assert torch.equal(gradient_of(objective, flat, networks), gradient_of(classic, flat, networks))
+
+    def test_single_precision(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
+        training_set = set_of(frames, elements)
+        networks, flat = random_networks(training_set)
+        expected = Objective(training_set, LossWeights(*WEIGHTS["both"]))
+        objective = Objective(training_set.to("cpu", torch.float32), LossWeights(*WEIGHTS["both"]))
+        errors, wanted = objective.errors(networks.to("cpu", torch.float32)), expected.errors(networks)
+        for name in ("loss", "energy", "forces", "stress"):
+            found = getattr(errors, name)
+            assert found.dtype == torch.float32
+            assert float(found) == pytest.approx(float(getattr(wanted, name)), rel=1e-4), name
+        gradient = gradient_of(objective, flat.float(), networks)
+        assert gradient.dtype == torch.float32
+        exact = gradient_of(expected, flat, networks)
+        torch.testing.assert_close(gradient.double(), exact, rtol=0, atol=1e-4 * float(exact.abs().max()))
+
+
+class TestMissingLabels:
+    def errors_and_gradient(
+        self, frames: Sequence[Frame], elements: tuple[str, ...], weights: LossWeights, memory: float
+    ) -> tuple[dict[str, float | None], Tensor]:
+        training_set = set_of(frames, elements)
+        networks, flat = random_networks(training_set)
+        objective = Objective(training_set, weights, memory=memory)
+        errors = objective.errors(networks)
+        values = {name: getattr(errors, name) for name in ("loss", "energy", "forces", "stress")}
+        gradient = gradient_of(objective, flat, networks)
+        return {name: None if value is None else float(value) for name, value in values.items()}, gradient
+
+    @pytest.mark.parametrize("memory", [float("inf"), 0.0])
+    def test_no_nan_leaks(self, frames: list[Frame], elements: tuple[str, ...], memory: float) -> None:
+        """Not from unknown forces or stress, not from a molecule's stress, not into the gradient."""
+        for weights in WEIGHTS.values():
+            values, gradient = self.errors_and_gradient(frames, elements, LossWeights(*weights), memory)
+            assert all(np.isfinite(value) for value in values.values() if value is not None)
+            assert torch.isfinite(gradient).all()
+            assert bool(gradient.any())
+
+    def test_half_known_forces_are_not_known(self, mixed_frames: MakeFrames) -> None:
+        """A structure whose forces are not known on all atoms counts as one without forces."""
+        frames = mixed_frames()
+        whole = set_of(frames, ("Si",))
+        forces = whole.forces.clone()
+        forces[2, 1] = NAN  # an atom of structure 0
+        half = replace(whole, forces=forces)
+        assert half.has_forces.tolist() == [False] + [True] * 7
+        none = set_of([replace(frames[0], forces=None), *frames[1:]], ("Si",))
+        networks, flat = random_networks(whole)
+        found, expected = (Objective(one, LossWeights(0.3)) for one in (half, none))
+        assert torch.equal(found.loss(networks), expected.loss(networks))
+        assert torch.equal(gradient_of(found, flat, networks), gradient_of(expected, flat, networks))
+
+    @pytest.mark.parametrize("weights", WEIGHTS)
+    def test_a_structure_without_them_adds_nothing(
+        self, mixed_frames: MakeFrames, elements: tuple[str, ...], weights: str
+    ) -> None:
+        """Neither to the forces nor to the stress: their errors stay as they were, that of the energies does not."""
+        frames = mixed_frames(elements)
+        bare = replace(frames[3], forces=None, stress=None, weight=5.0)
+        fewer, _ = self.errors_and_gradient(frames[4:], elements, LossWeights(*WEIGHTS[weights]), np.inf)
+        more, _ = self.errors_and_gradient([bare, *frames[4:]], elements, LossWeights(*WEIGHTS[weights]), np.inf)
+        for name in ("forces", "stress"):
+            if weights in (name, "both"):
+                assert more[name] == pytest.approx(fewer[name], rel=1e-13)
+        assert more["energy"] != pytest.approx(fewer["energy"], rel=1e-3)
+
+    def test_a_structure_of_weight_0_adds_nothing(self, mixed_frames: MakeFrames, elements: tuple[str, ...]) -> None:
+        frames = mixed_frames(elements)
+        mad = replace(frames[3], energy=1e3, forces=1e6 * frames[3].forces, stress=np.full(6, 1e6), weight=0.0)
+        weights = LossWeights(*WEIGHTS["both"])
+        fewer, gradient = self.errors_and_gradient(frames[4:], elements, weights, np.inf)
+        more, with_it = self.errors_and_gradient([mad, *frames[4:]], elements, weights, np.inf)
+        assert more == pytest.approx(fewer, rel=1e-13)
+        torch.testing.assert_close(with_it, gradient, rtol=1e-11, atol=1e-13)
+
+    def test_a_weight_counts_like_copies(self, mixed_frames: MakeFrames, elements: tuple[str, ...]) -> None:
+        frames = mixed_frames(elements)
+        heavy = [frames[0], replace(frames[3], weight=3.0), frames[6]]
+        copies = [frames[0], frames[3], frames[3], frames[3], frames[6]]
+        weights = LossWeights(*WEIGHTS["both"])
+        found, gradient = self.errors_and_gradient(heavy, elements, weights, np.inf)
+        expected, of_copies = self.errors_and_gradient(copies, elements, weights, np.inf)
+        assert found == pytest.approx(expected, rel=1e-13)
+        torch.testing.assert_close(gradient, of_copies, rtol=1e-11, atol=1e-13)
+
+    def test_the_stress_of_a_molecule_is_none(self, mixed_frames: MakeFrames) -> None:
+        """Whatever its file says."""
+        frames = mixed_frames()
+        assert frames[2].stress is not None
+        found, _ = self.errors_and_gradient(frames, ("Si",), LossWeights(0.0, 1.0), np.inf)
+        frames[2], frames[4] = replace(frames[2], stress=None), replace(frames[4], stress=None)
+        expected, _ = self.errors_and_gradient(frames, ("Si",), LossWeights(0.0, 1.0), np.inf)
+        assert found == expected
+
+    @pytest.mark.parametrize("label", ["forces", "stress"])
+    def test_what_no_structure_has_changes_nothing(self, mixed_frames: MakeFrames, label: str) -> None:
+        """A weight for it, as a validation set may meet."""
+        frames = [replace(frame, **{label: None}) for frame in mixed_frames()]
+        other = {"forces": LossWeights(0.0, 0.7), "stress": LossWeights(0.3, 0.0)}[label]
+        found, gradient = self.errors_and_gradient(frames, ("Si",), LossWeights(0.3, 0.7), np.inf)
+        expected, of_other = self.errors_and_gradient(frames, ("Si",), other, np.inf)
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-13)
+        torch.testing.assert_close(gradient, of_other, rtol=1e-11, atol=1e-13)
+
+    @pytest.mark.xfail(strict=True, reason="an error that is not known is given as 0")
+    @pytest.mark.parametrize("label", ["forces", "stress"])
+    def test_what_no_structure_has_takes_no_part(self, mixed_frames: MakeFrames, label: str) -> None:
+        """Its error is not known, not 0: logs would show a perfect fit."""
+        frames = [replace(frame, **{label: None}) for frame in mixed_frames()]
+        found, _ = self.errors_and_gradient(frames, ("Si",), LossWeights(0.3, 0.7), np.inf)
+        assert found[label] is None
+
+    def test_nothing_but_energies(self, mixed_frames: MakeFrames) -> None:
+        """Weights for what no structure has leave the classic loss, bit for bit."""
+        frames = [replace(frame, forces=None, stress=None) for frame in mixed_frames()]
+        found, gradient = self.errors_and_gradient(frames, ("Si",), LossWeights(0.3, 0.7), np.inf)
+        expected, classic = self.errors_and_gradient(frames, ("Si",), LossWeights(), np.inf)
+        assert found == expected
+        assert (found["forces"], found["stress"]) == (None, None)
+        assert torch.equal(gradient, classic)
+
+
+class TestExactFitOfForces:
+    @pytest.mark.parametrize("memory", [float("inf"), 0.0])
+    def test_loss_and_gradient_are_zero(
+        self, mixed_frames: MakeFrames, elements: tuple[str, ...], memory: float
+    ) -> None:
+        """A network of zeros and labels of zero, all of them known."""
+        frames = [
+            replace(frame, energy=0.0, forces=0.0 * frame.forces, stress=np.zeros(6))
+            for frame in mixed_frames(elements)
+        ]
+        training_set = replace(set_of(frames, elements), energy_shift=None)
+        networks, flat = random_networks(training_set, n_members=2)
+        flat[0] = 0.0
+        flat.requires_grad_(True)
+        objective = Objective(training_set, LossWeights(1.0, 1.0), memory=memory)
+        errors = objective.errors(networks_of(flat, networks))
+        (gradient,) = torch.autograd.grad(errors.loss.sum(), flat)
+        for part in (errors.loss, errors.energy, errors.forces, errors.stress):
+            assert part is not None
+            assert part[0].item() == 0.0
+            assert part[1].item() > 0.0
+        assert torch.equal(gradient[0], torch.zeros_like(gradient[0]))
+        assert torch.isfinite(gradient).all()
+        assert bool(gradient[1].any())
+
+    @pytest.mark.parametrize("memory", [float("inf"), 0.0])
+    def test_labels_of_the_network_itself(
+        self, mixed_frames: MakeFrames, elements: tuple[str, ...], memory: float
+    ) -> None:
+        frames = mixed_frames(elements)
+        structures = Structures.from_frames(frames)
+        potential = make_potential(elements)
+        found = predict(potential, structures)
+        training_set = replace(
+            set_of(frames, elements),
+            energy_shift=None,
+            energy=found.energy,
+            forces=found.forces,
+            stress=found.stress,
+        )
+        assert training_set.has_stress.sum() == len(frames) - 2
+        flat = potential.networks.flat()
+        objective = Objective(training_set, LossWeights(1.0, 1.0), memory=memory)
+        assert float(objective.loss(potential.networks)) < 1e-14
+        assert torch.isfinite(gradient_of(objective, flat, potential.networks)).all()
+        scale = Objective(training_set, LossWeights(1.0, 1.0)).loss(networks_of(0 * flat, potential.networks))
+        assert float(scale) > 0.05
+
+
+class TestLossWeights:
+    @pytest.mark.parametrize("name", ["force", "stress"])
+    @pytest.mark.parametrize("value", [-1e-3, NAN, float("inf"), -float("inf")])
+    def test_refused(self, name: str, value: float) -> None:
+        with pytest.raises(InputError, match=rf"{name}_weight: expected a number >= 0, got {value}"):
+            LossWeights(**{name: value})
+
+    def test_a_set_without_positions(self, mixed_frames: MakeFrames) -> None:
+        training_set = set_of(mixed_frames(), ("Si",))
+        blind = replace(training_set, positions=torch.full_like(training_set.positions, NAN))
+        for weights in (LossWeights(force=1.0), LossWeights(stress=1.0)):
+            with pytest.raises(InputError, match="needs positions"):
+                Objective(blind, weights)
+        networks, _ = random_networks(training_set)
+        assert torch.equal(Objective(blind).loss(networks), Objective(training_set).loss(networks))

@@ -15,7 +15,7 @@ import pytest
 from sample_sets import NAN
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.report import EnergyTable, error_report, plot_energy_volume, plot_parity, save_csv
+from pyfit_gpu.report import EnergyTable, component_report, error_report, plot_energy_volume, plot_parity, save_csv
 
 Plot = Callable[[EnergyTable, Path], None]
 
@@ -104,6 +104,50 @@ class TestErrors:
 
     def test_everything_known(self, sources: list[str]) -> None:
         assert "no reference" not in error_report(make_table(GROUPS), sources)
+
+
+class TestComponents:
+    """Forces and stress: as many errors per structure as it has components."""
+
+    NAMES = ("b", "a", "b", "long_name_of_a_group", "a", "NO_DFT_x")
+
+    @pytest.fixture
+    def errors(self) -> list[np.ndarray]:
+        rng = np.random.default_rng(2)
+        return [rng.normal(0.0, 0.3, 3 * n) for n in (4, 1, 2, 5, 0, 0)]
+
+    def test_each_group_and_all(self, errors: list[np.ndarray]) -> None:
+        """Every component counts alike, whatever structure it is of; what is not known counts nowhere."""
+        text = component_report("forces", "eV/Å", self.NAMES, errors)
+        lines = text.splitlines()
+        assert lines[:2] == ["", "forces:"]
+        assert re.fullmatch(r"group +structures +RMSE +MAE +largest +eV/Å, per component", lines[2])
+        rows = {line.split()[0]: line.split()[1:] for line in lines[3:7]}
+        members = {"a": [1], "b": [0, 2], "long_name_of_a_group": [3], "all": [0, 1, 2, 3]}
+        assert list(rows) == list(members)
+        for name, (count, rmse, mae, largest) in rows.items():
+            chosen = np.concatenate([errors[k] for k in members[name]])
+            assert int(count) == len(members[name])
+            assert float(rmse) == pytest.approx(np.sqrt((chosen**2).mean()), abs=6e-5)
+            assert float(mae) == pytest.approx(np.abs(chosen).mean(), abs=6e-5)
+            assert float(largest) == pytest.approx(np.abs(chosen).max(), abs=6e-5)
+        assert lines[7:] == ["2 of 6 structures have no reference forces"]
+
+    def test_columns_line_up(self, errors: list[np.ndarray]) -> None:
+        lines = component_report("stress", "GPa", self.NAMES, errors).splitlines()
+        numbers = re.compile(r" +(\d+) +(\S+) +(\S+) +(\S+)$")
+        ends = {tuple(numbers.search(line).end(k) for k in (1, 2, 3, 4)) for line in lines[3:7]}
+        assert len(ends) == 1
+        assert lines[2][: ends.pop()[3]].endswith("largest")
+
+    def test_nothing_known(self) -> None:
+        text = component_report("stress", "GPa", self.NAMES, [np.empty(0)] * 6)
+        assert text == "\nstress:\n6 of 6 structures have no reference stress"
+
+    def test_everything_known(self, errors: list[np.ndarray]) -> None:
+        text = component_report("forces", "eV/Å", self.NAMES[:4], errors[:4])
+        assert "no reference" not in text
+        assert len(text.splitlines()) == 7
 
 
 class TestCsv:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.interrupts import Terminated, signals_are_exceptions, signals_end_the_process, stop_on_signals
 from pyfit_gpu.jobs import Setup, TrainingOutputs, run_fit
+from pyfit_gpu.loading import read_frames
+from pyfit_gpu.objective import LossWeights, Objective
 from pyfit_gpu.potential import Potential
+from pyfit_gpu.prediction import predict
 from pyfit_gpu.splits import Split
-from pyfit_gpu.structures import Structures
-from pyfit_gpu.training import FitSettings, History, Row, TrainingFailure, fit
+from pyfit_gpu.structures import Frame, Structures
+from pyfit_gpu.training import KEPT_MEMORY, FitSettings, History, LabelErrors, Row, TrainingFailure, fit
 from pyfit_gpu.training_set import TrainingSet, build_training_set
 
 CLASSIC = FitSettings(steps=5, line_search="none", learning_rate=0.05, max_iterations=10)
@@ -536,6 +541,203 @@ class TestFailure:
             fit(potential, make_set(), steps=3)
 
 
+MakeFrames = Callable[..., list[Frame]]
+BOTH = FitSettings(steps=4, force_weight=0.5, stress_weight=0.5)
+
+
+def taught_set(frames: list[Frame], elements: tuple[str, ...] = ("Si",)) -> TrainingSet:
+    """Structures with the labels that another network of the same shape gives them."""
+    structures = Structures.from_frames(frames)
+    labels = predict(make_potential(elements, seed=8, max_random=1.5), structures)
+    training_set = build_training_set(structures, make_potential(elements))
+    return replace(training_set, energy=labels.energy, forces=labels.forces, stress=labels.stress)
+
+
+def errors_of(potential: Potential, training_set: TrainingSet, settings: FitSettings) -> LabelErrors:
+    return LabelErrors.of(Objective(training_set, settings.loss_weights).errors(potential.networks))
+
+
+class TestForces:
+    @pytest.fixture
+    def train(self, mixed_frames: MakeFrames) -> TrainingSet:
+        return taught_set([*mixed_frames(seed=10), *mixed_frames(seed=20)])
+
+    @pytest.fixture
+    def validation(self, mixed_frames: MakeFrames) -> TrainingSet:
+        return taught_set(mixed_frames(seed=30))
+
+    def test_labels_of_a_network_are_recovered(self, train: TrainingSet, validation: TrainingSet) -> None:
+        settings = replace(BOTH, steps=30)
+        history = fit(make_potential(), train, validation, settings=settings)
+        first, last = history.errors[0], history.errors[-1]
+        for name in ("energy", "forces", "stress"):
+            assert getattr(last, name) < getattr(first, name) / 20, name
+        first, last = history.validation_errors[0], history.validation_errors[30]
+        assert last.forces < first.forces / 5
+
+    def test_a_weight_lowers_its_error(self, train: TrainingSet) -> None:
+        """The same start and steps: each label's error is smaller where it takes part."""
+        found = {}
+        for name, weights in {"none": {}, "forces": {"force_weight": 1.0}, "stress": {"stress_weight": 10.0}}.items():
+            potential = make_potential()
+            fit(potential, train, settings=FitSettings(steps=15, **weights))
+            found[name] = errors_of(potential, train, BOTH)
+        assert found["forces"].forces < 0.5 * found["none"].forces
+        assert found["stress"].stress < 0.5 * found["none"].stress
+
+    def test_history(self, train: TrainingSet, validation: TrainingSet) -> None:
+        """An entry per row: the errors that the weights of that row have."""
+        recorder = Recorder()
+        settings = replace(BOTH, validation_interval=3)
+        history = fit(make_potential(), train, validation, settings=settings, observers=[recorder])
+        assert len(history.errors) == len(history.loss) == 5
+        assert list(history.validation_errors) == list(history.validation) == [0, 3]
+        for row, weights in zip(recorder.rows, recorder.weights[0], strict=True):
+            potential = start_at(make_potential(), weights)
+            assert row.errors == history.errors[row.step] == errors_of(potential, train, settings)
+            assert row.validation_errors == history.validation_errors.get(row.step)
+            if row.validation_errors is not None:
+                assert row.validation_errors == errors_of(potential, validation, settings)
+                loss = Objective(validation, settings.loss_weights).loss(potential.networks)
+                assert row.validation == float(loss)
+        assert len({errors.forces for errors in history.errors}) == 5
+
+    @pytest.mark.parametrize(
+        ("weights", "known"),
+        [({}, ()), ({"force_weight": 0.5}, ("forces",)), ({"stress_weight": 0.5}, ("stress",))],
+        ids=["energies", "forces", "stress"],
+    )
+    def test_errors_of_what_takes_part(
+        self, train: TrainingSet, validation: TrainingSet, weights: dict[str, float], known: tuple[str, ...]
+    ) -> None:
+        """The others are not known. Where only energies train, their error is the loss."""
+        history = fit(make_potential(), train, validation, settings=FitSettings(steps=1, **weights))
+        for errors in (*history.errors, *history.validation_errors.values()):
+            for name in ("forces", "stress"):
+                assert (getattr(errors, name) is not None) == (name in known)
+        if not known:
+            assert [errors.energy for errors in history.errors] == history.loss
+            found = {step: errors.energy for step, errors in history.validation_errors.items()}
+            assert found == history.validation
+
+    def test_without_weights_labels_do_not_count(self, train: TrainingSet) -> None:
+        """Bit for bit: neither forces and stress nor positions are looked at."""
+        results = []
+        nan = {name: torch.full_like(getattr(train, name), NAN) for name in ("positions", "forces", "stress")}
+        for one in (train, replace(train, **nan)):
+            potential = make_potential()
+            history = fit(potential, one, steps=4)
+            results.append((history.loss, weights_of(potential)))
+        assert results[0] == results[1]
+
+    def test_same_bits_twice(self, mixed_frames: MakeFrames) -> None:
+        elements = ("Si", "C")
+        results = []
+        for _ in range(2):
+            potential = make_potential(elements)
+            train, validation = (taught_set(mixed_frames(elements, seed), elements) for seed in (10, 20))
+            history = fit(potential, train, validation, settings=BOTH)
+            results.append((vars(history), weights_of(potential)))
+        assert results[0] == results[1]
+
+    def test_memory_changes_only_the_rounding(self, train: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+        losses = []
+        for memory in (0, 2**40):
+            monkeypatch.setattr("pyfit_gpu.training.total_memory", lambda device, memory=memory: memory)
+            losses.append(fit(make_potential(), train, settings=BOTH).loss)
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9, atol=0)
+
+    @pytest.mark.parametrize("share", [0.4, 0.9, 1.2, 2.5])
+    def test_training_and_validation_share_the_memory(
+        self, train: TrainingSet, validation: TrainingSet, share: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Training first; together never more than may be kept."""
+        whole = Objective(train, BOTH.loss_weights).kept_bytes
+        may_be_kept = share * whole
+        kept = []
+
+        class Spy(Objective):
+            def __init__(self, training_set: TrainingSet, weights: LossWeights, *, memory: float) -> None:
+                super().__init__(training_set, weights, memory=memory)
+                kept.append(self.kept_bytes)
+
+        monkeypatch.setattr("pyfit_gpu.training.total_memory", lambda device: may_be_kept / KEPT_MEMORY)
+        monkeypatch.setattr("pyfit_gpu.training.Objective", Spy)
+        fit(make_potential(), train, validation, settings=replace(BOTH, steps=0))
+        assert len(kept) == 2
+        assert sum(kept) <= may_be_kept
+        assert (kept[0] == whole) == (share >= 1)
+        assert (kept[1] == Objective(validation, BOTH.loss_weights).kept_bytes) == (share > 2)
+
+    def test_a_restart_forgets_the_errors(self, train: TrainingSet, validation: TrainingSet) -> None:
+        settings = replace(BOTH, error_restart_level=1e-9, seed=1)
+        history = fit(make_potential(), train, validation, settings=settings)
+        assert history.gave_up
+        assert (len(history.loss), len(history.errors), list(history.validation_errors)) == (1, 1, [0])
+
+    def test_validation_without_forces(self, train: TrainingSet, validation: TrainingSet) -> None:
+        bare = replace(validation, forces=torch.full_like(validation.forces, NAN))
+        history = fit(make_potential(), train, bare, settings=FitSettings(steps=1, force_weight=0.5))
+        assert history.errors[1].forces is not None
+        assert history.validation_errors[1] == LabelErrors(history.validation[1])
+
+    def test_single_precision(self, train: TrainingSet) -> None:
+        double, single = make_potential(), make_potential()
+        expected = fit(double, train, settings=replace(BOTH, steps=2))
+        found = fit(single, train.to("cpu", torch.float32), settings=replace(BOTH, steps=2))
+        assert found.loss != expected.loss
+        np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-3)
+        flat = single.networks.flat()
+        assert torch.equal(flat, flat.float().double())
+
+    def test_labels_that_no_structure_has(self, train: TrainingSet) -> None:
+        """A structure of weight 0 has no say either."""
+        n = len(train)
+        for name, label in (("force", "forces"), ("stress", "stress")):
+            known = getattr(train, label)
+            without = replace(train, **{label: torch.full_like(known, NAN)})
+            only_the_first = getattr(train.select([0]), label)
+            partly = torch.full_like(known, NAN)
+            partly[: len(only_the_first)] = only_the_first
+            weight = torch.ones(n, dtype=torch.float64)
+            weight[0] = 0.0
+            silent = replace(train, **{label: partly}, weight=weight)
+            for one in (without, silent):
+                potential, recorder = make_potential(), Recorder()
+                with pytest.raises(InputError, match=rf"{name}_weight: expected 0, got 0.5: no training structure has"):
+                    fit(potential, one, settings=FitSettings(**{f"{name}_weight": 0.5}), observers=[recorder])
+                assert not recorder.attempts
+            settings = FitSettings(steps=0, **{f"{name}_weight": 0.5})
+            fit(make_potential(), replace(silent, weight=torch.ones_like(weight)), settings=settings)
+
+    def test_a_text_set(self, train: TrainingSet, tmp_path: Path) -> None:
+        """It holds neither forces nor positions."""
+        write_text_set(train, tmp_path / "set.dat")
+        text = read_text_set(tmp_path / "set.dat")
+        with pytest.raises(InputError, match=r"force_weight: .* no training structure has forces"):
+            fit(make_potential(), text, settings=FitSettings(force_weight=0.5))
+        blind = replace(train, positions=text.positions)
+        with pytest.raises(InputError, match=r"needs positions.*an HDF5 set made by `prepare` does"):
+            fit(make_potential(), blind, settings=FitSettings(force_weight=0.5))
+        assert len(fit(make_potential(), text, steps=1).loss) == 2
+
+    def test_silicon(self, example_data: Path) -> None:
+        """Density-functional labels that were not trained on: the forces at least twice as good, the energies not
+        half as much worse again. With other start weights the forces were better by 2.1 to 2.5, the energies too.
+        """
+        path = example_data / "si.start.nn.dat"
+        structures = Structures.from_frames(list(read_frames(str(example_data / "si_dft.extxyz"))))
+        whole = build_training_set(structures, load_potential(path, seed=1), e_shift=107.0)
+        train, validation = whole.split(0.9, 2)
+        errors = []
+        for force_weight in (0.0, 0.2):
+            potential = load_potential(path, seed=1)
+            fit(potential, train, settings=FitSettings(steps=40, force_weight=force_weight))
+            errors.append(errors_of(potential, validation, FitSettings(force_weight=1.0)))
+        assert errors[1].forces < 0.5 * errors[0].forces
+        assert errors[1].energy < 1.5 * errors[0].energy
+
+
 OTHER_SETTINGS = {
     "elements": ("Ge",),
     "gi_mode": 3,
@@ -610,6 +812,11 @@ class TestRefusals:
             ("l2", NAN),
             ("error_restart_level", -1.0),
             ("error_restart_level", math.inf),
+            ("force_weight", -1e-3),
+            ("force_weight", NAN),
+            ("force_weight", math.inf),
+            ("stress_weight", -1.0),
+            ("stress_weight", NAN),
             ("learning_rate", 0.0),
             ("learning_rate", -0.05),
             ("learning_rate", NAN),

@@ -219,6 +219,79 @@ class TestEnergyUsed:
             start += size
 
 
+class TestLabels:
+    def test_forces_are_known_on_all_atoms_or_not(self) -> None:
+        """With one component of one atom unknown a structure counts as one without forces; zero is known."""
+        whole = make_set([2, 1, 3, 2])
+        forces = whole.forces.clone()
+        forces[1, 2] = NAN  # structure 0
+        forces[2] = NAN  # structure 1, all of it
+        forces[6:] = 0.0  # structure 3
+        marked = replace(whole, forces=forces)
+        assert marked.has_forces.tolist() == [False, False, True, True]
+        assert whole.has_forces.tolist() == [True] * 4
+        assert replace(whole, forces=torch.full_like(forces, NAN)).has_forces.tolist() == [False] * 4
+        assert marked.select([3, 0, 2]).has_forces.tolist() == [True, False, True]
+
+    def test_stress_needs_a_cell_and_all_components(self) -> None:
+        whole = make_set([2, 1, 3, 2, 1])
+        stress, volume = whole.stress.clone(), whole.volume.clone()
+        stress[0, 5] = NAN
+        stress[1] = NAN
+        stress[2] = 0.0
+        volume[3] = 0.0
+        marked = replace(whole, stress=stress, volume=volume)
+        assert marked.has_stress.tolist() == [False, False, True, False, True]
+        assert marked.select([2, 1]).has_stress.tolist() == [True, False]
+
+    def test_of_no_structure(self) -> None:
+        nothing = make_set().select([])
+        assert nothing.has_forces.tolist() == nothing.has_stress.tolist() == []
+
+    def test_of_frames(self, mixed_frames: Callable[..., list[Frame]]) -> None:
+        frames = mixed_frames()
+        frames[0] = replace(frames[0], forces=None)
+        frames[3] = replace(frames[3], stress=None)
+        whole = build_training_set(Structures.from_frames(frames), make_potential())
+        assert whole.has_forces.tolist() == [False, *[True] * 7]
+        assert whole.has_stress.tolist() == [True, True, False, False, False, True, True, True]
+
+
+class TestStructures:
+    @pytest.mark.parametrize("elements", [("Si",), ("C", "Si")], ids="-".join)
+    def test_round_trip(self, mixed_frames: Callable[..., list[Frame]], elements: tuple[str, ...]) -> None:
+        """Everything but the names of the files comes back, bit for bit; the same features are computed from it."""
+        frames = mixed_frames(elements)
+        frames[0] = replace(frames[0], forces=None, energy=None, weight=0.5)
+        frames[3] = replace(frames[3], stress=None, group="other")
+        structures = Structures.from_frames(frames)
+        potential = make_potential(elements)
+        whole = build_training_set(structures, potential)
+        back = whole.structures()
+        for name, value in vars(structures).items():
+            found = getattr(back, name)
+            if name == "sources":
+                assert [text.endswith(group) for text, group in zip(found, back.groups, strict=True)] == [True] * 8
+            elif isinstance(value, torch.Tensor):
+                assert found.dtype == value.dtype, name
+                known = structures.atom_mask if name == "forces" else slice(None)  # padding holds nothing
+                np.testing.assert_array_equal(found[known], value[known], err_msg=name)
+            else:
+                assert found == value, name
+        assert_same_set(build_training_set(back, potential), whole)
+
+    def test_of_some_rows(self, mixed_frames: Callable[..., list[Frame]]) -> None:
+        """Padded to the largest of them."""
+        structures = Structures.from_frames(mixed_frames())
+        whole = build_training_set(structures, make_potential())
+        back = whole.select([7, 0, 4]).structures()
+        expected = structures.select([7, 0, 4])
+        assert back.sizes == expected.sizes == (2, 5, 1)
+        assert torch.equal(back.positions, expected.positions)
+        assert torch.equal(back.atomic_numbers, expected.atomic_numbers)
+        assert torch.equal(back.cell, expected.cell)
+
+
 class TestSelect:
     def test_any_rows_in_any_order(self) -> None:
         whole = make_set([2, 1, 3, 4, 2, 1], ("Si", "C"), energy=[-1.0, NAN, -2.0, -3.0, 0.0, -1.0])

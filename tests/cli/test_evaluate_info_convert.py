@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -30,6 +31,8 @@ from cli.helpers import (
 )
 
 import pyfit_gpu as pf
+from pyfit_gpu.formats.ase_files import read_ase_frames, write_extxyz
+from pyfit_gpu.structures import Frame
 
 COLUMNS = ["index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom"]
 
@@ -269,6 +272,152 @@ def test_plots_that_exist_are_not_replaced() -> None:
 def test_plots_into_a_file(plots: str) -> None:
     words = ("evaluate", "si.poscar.dat", "--potential", "si.nn.dat", "--out", "out.csv", "--plots", plots)
     refused(*words, match=r"si\.nn\.dat")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# forces and stress
+
+
+@pytest.fixture
+def labelled(example_data: Path) -> list[Frame]:
+    """dft.extxyz: structures with forces and stress, less some of them, and a molecule; the potential: dft.nn.dat."""
+    frames = list(read_ase_frames(example_data / "si_dft.extxyz"))[::12]
+    frames[2] = replace(frames[2], forces=None)
+    frames[4] = replace(frames[4], forces=None, stress=None)
+    frames[5] = replace(frames[5], stress=None)
+    molecule = replace(frames[7], cell=np.zeros((3, 3)), pbc=np.zeros(3, dtype=bool), group="molecule")
+    frames.insert(3, replace(molecule, stress=None))
+    write_extxyz("dft.extxyz", frames)
+    fit_header = (example_data / "si.start.nn.dat").read_text()
+    Path("start.nn.dat").write_text(fit_header)
+    pf.save_potential(pf.load_potential("start.nn.dat", seed=4), "dft.nn.dat")
+    return frames
+
+
+def predicted() -> tuple[list[np.ndarray], np.ndarray]:
+    """Forces of each structure and the stress, by the Python interface."""
+    structures = pf.load_structures("dft.extxyz")
+    found = pf.predict(pf.load_potential("dft.nn.dat"), structures)
+    return np.split(found.forces.numpy(), np.cumsum(structures.sizes)[:-1]), found.stress.numpy()
+
+
+def evaluate_dft(*words: object, out: str) -> str:
+    return done("evaluate", "dft.extxyz", "--potential", "dft.nn.dat", "--out", out, "--e-shift", "107", *words).said
+
+
+def test_extxyz_has_forces_and_stress(labelled: list[Frame]) -> None:
+    """As predicted and not as read; ASE reads them. A molecule has no stress."""
+    evaluate_dft(out="out.extxyz")
+    atoms = ase.io.read("out.extxyz", index=":")
+    forces, stress = predicted()
+    assert len(atoms) == len(labelled)
+    for row, (found, frame) in enumerate(zip(atoms, labelled, strict=True)):
+        assert np.allclose(found.get_forces(), forces[row], rtol=0, atol=1e-12 * max(1.0, np.abs(forces[row]).max()))
+        if frame.group == "molecule":
+            assert "stress" not in found.calc.results
+            assert np.isnan(stress[row]).all()
+            assert not found.pbc.any()
+        else:
+            assert np.allclose(found.get_stress(), stress[row], rtol=0, atol=1e-12)
+    assert sum("stress" in found.calc.results for found in atoms) == len(labelled) - 1
+    labels = [(found.get_forces(), frame.forces) for found, frame in zip(atoms, labelled, strict=True)]
+    assert max(np.abs(found - of_file).max() for found, of_file in labels if of_file is not None) > 0.1
+
+
+def test_two_extxyz_files_are_the_same_bytes(labelled: list[Frame]) -> None:
+    evaluate_dft(out="a.extxyz")
+    evaluate_dft(out="b.extxyz")
+    assert Path("a.extxyz").read_bytes() == Path("b.extxyz").read_bytes()
+
+
+def test_what_the_extxyz_says_is_a_fit_without_error(labelled: list[Frame]) -> None:
+    """Energies, forces and stress come back on the scale that they were written on."""
+    evaluate_dft(out="out.extxyz")
+    words = ("--potential", "dft.nn.dat", "--e-shift", "107")
+    said = done("evaluate", "out.extxyz", *words, "--out", "again.csv", "--forces").said
+    for label in ("forces", "stress"):
+        assert component_rows(said, label)["all"][1:] == [0.0, 0.0, 0.0]
+    assert component_rows(said, "forces")["all"][0] == len(labelled)
+    assert component_rows(said, "stress")["all"][0] == len(labelled) - 1
+    errors = column("energy_per_atom", "again.csv") - column("reference_energy_per_atom", "again.csv")
+    assert np.abs(errors).max() < 1e-12
+
+
+UNITS = {"forces": "eV/Å", "stress": "GPa"}
+
+
+def component_rows(said: str, label: str) -> dict[str, list[float]]:
+    """Numbers of the printed table of forces or stress by their first word."""
+    header, *lines = said.split(f"\n{label}:\n", 1)[1].split("\n\n")[0].splitlines()
+    assert header.endswith(f"{UNITS[label]}, per component")
+    numbers = [line.split() for line in lines if re.search(r"\d$", line)]
+    return {cells[0]: [float(cell) for cell in cells[1:]] for cells in numbers}
+
+
+@pytest.mark.parametrize("words", [("out.extxyz",), ("out.csv", "--forces"), ("out.extxyz", "--forces")], ids=str)
+def test_printed_tables_of_forces_and_stress(labelled: list[Frame], words: tuple[str, ...]) -> None:
+    """Number, RMSE, MAE and largest error over the components, of each group and of all, over what has a reference."""
+    said = evaluate_dft(*words[1:], out=words[0])
+    forces, stress = predicted()
+    known = {
+        "forces": [
+            None if frame.forces is None else f - frame.forces for f, frame in zip(forces, labelled, strict=True)
+        ],
+        "stress": [
+            None if frame.stress is None else (s - frame.stress) * 160.21766208
+            for s, frame in zip(stress, labelled, strict=True)
+        ],
+    }
+    for label, errors in known.items():
+        rows = component_rows(said, label)
+        by_group = {
+            name: [
+                error for error, frame in zip(errors, labelled, strict=True) if error is not None and frame.group in of
+            ]
+            for name in rows
+            for of in [{name} if name != "all" else {frame.group for frame in labelled}]
+        }
+        scored = {frame.group for error, frame in zip(errors, labelled, strict=True) if error is not None}
+        assert list(rows) == [*sorted(scored), "all"]
+        assert len(scored) > 5
+        for name, members in by_group.items():
+            error = np.concatenate([one.ravel() for one in members])
+            expected = [len(members), np.sqrt(np.mean(error**2)), np.mean(np.abs(error)), np.abs(error).max()]
+            assert rows[name] == pytest.approx(expected, rel=1e-6, abs=6e-5), (label, name)
+        n_unknown = sum(error is None for error in errors)
+        assert n_unknown == {"forces": 2, "stress": 3}[label]
+        assert f"\n{n_unknown} of {len(labelled)} structures have no reference {label}\n" in said + "\n"
+    assert "molecule" in component_rows(said, "forces")
+    assert "molecule" not in component_rows(said, "stress")
+
+
+def test_a_table_of_energies_alone(labelled: list[Frame]) -> None:
+    """Unless forces are asked for, a .csv is quick: none are computed; the energies are the same."""
+    said = evaluate_dft(out="a.csv")
+    assert "meV/atom" in said
+    assert "forces" not in said
+    assert "stress" not in said
+    evaluate_dft("--forces", out="b.csv")
+    names = ("energy_per_atom", "reference_energy_per_atom", "volume_per_atom")
+    for name in names:
+        assert np.allclose(column(name, "a.csv"), column(name, "b.csv"), rtol=1e-12, atol=1e-12)
+
+
+def test_no_reference_forces() -> None:
+    """The classic text has none: that is said, and there is no table."""
+    said = evaluate("--forces", "--e-shift", "106")
+    for label in ("forces", "stress"):
+        assert f"{label}:\n{N_STRUCTURES} of {N_STRUCTURES} structures have no reference {label}\n" in said
+    assert "per component" not in said
+
+
+def test_forces_in_single_precision_are_close(labelled: list[Frame]) -> None:
+    evaluate_dft("--dtype", "float32", out="out.extxyz")
+    forces, stress = predicted()
+    for row, found in enumerate(ase.io.read("out.extxyz", index=":")):
+        assert np.allclose(found.get_forces(), forces[row], rtol=0, atol=1e-3)
+        if "stress" in found.calc.results:
+            assert np.allclose(found.get_stress(), stress[row], rtol=0, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

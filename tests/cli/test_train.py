@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from cli.helpers import (
 )
 
 import pyfit_gpu as pf
+from pyfit_gpu.formats.ase_files import read_ase_frames, write_extxyz
 from pyfit_gpu.formats.text_set import write_text_set
 
 SHIFT = 106.0  # eV per atom: brings the energies near to what the network says
@@ -496,3 +498,139 @@ def test_torch_keeps_its_settings() -> None:
     grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     train()
     assert (torch.is_grad_enabled(), torch.get_default_dtype()) == (grad, dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# forces and stress
+
+
+@pytest.fixture
+def dft(example_data: Path) -> None:
+    """19 structures with forces and stress, less some of both, and a lone atom, as silicon.h5."""
+    frames = list(read_ase_frames(example_data / "si_dft.extxyz"))[::10]
+    frames[1] = replace(frames[1], forces=None)
+    frames[2] = replace(frames[2], forces=None)
+    frames[3] = replace(frames[3], stress=None)
+    write_extxyz("silicon.extxyz", frames)
+    shutil.copy(example_data / "si.start.nn.dat", "start.nn.dat")
+    words = ("--potential", "start.nn.dat", "--out", "silicon.h5", "--e-shift", "107", "--quiet")
+    done("prepare", "silicon.extxyz", *words)
+
+
+TRAIN_DFT = ("train", "silicon.h5", "--potential", "start.nn.dat", "--out", "out.nn.dat")
+
+
+def label_rows(path: str) -> list[list[float]]:
+    """Rows with the errors of energy, forces and stress."""
+    text = Path(path).read_text()
+    number = r"(\d\.\d{10}E[+-]\d\d|nan|NAN)"
+    assert re.fullmatch(rf"(\d{{6}}( {number}){{4}}\n)*", text), text
+    return [[float(cell) for cell in line.split()] for line in text.splitlines()]
+
+
+def parts_of_the_split() -> list[pf.TrainingSet]:
+    return list(pf.load_training_set("silicon.h5").split(0.6, 2))
+
+
+def errors_of_the_network(part: pf.TrainingSet, path: str = "out.nn.dat") -> tuple[float, float, float]:
+    """RMSE of energy (eV/atom), forces and stress, by the Python interface."""
+    found = pf.predict(pf.load_potential(path), part.structures())
+    energy = (found.energy - part.energy_used) / part.sizes
+    forces = (found.forces - part.forces)[~part.forces.isnan()]
+    stress = (found.stress - part.stress)[part.has_stress]
+    return tuple(float(error.square().mean().sqrt()) for error in (energy, forces, stress))  # type: ignore[return-value]
+
+
+@pytest.mark.usefixtures("dft")
+def test_forces_and_stress() -> None:
+    """Logs, the summary and the labels that take part, against the network that was written."""
+    before = names()
+    words = ("--force-weight", "0.1", "--stress-weight", "0.2", "--train-fraction", "0.6", "--steps", "4")
+    said = done(*TRAIN_DFT, *words, "--backup-dir", "").said
+    assert new_names(before) == {"out.nn.dat", "out.loss.txt", "out.validation.txt"}
+    parts = parts_of_the_split()
+    counts = [
+        f"{len(part)} energies, {int(part.has_forces.sum())} structures with forces, {int(part.has_stress.sum())} with"
+        " stress"
+        for part in parts
+    ]
+    assert f"labels: {counts[0]} train, {counts[1]} validate\n" in said
+    assert len(parts[0]) + len(parts[1]) == 19
+    assert sum(int(part.has_forces.sum()) for part in parts) == 17
+    assert said.index("labels: ") < said.index("weights: energy 1, force 0.1 Å^2, stress 0.2\n") < said.index("4 steps")
+    for name, log, part in zip(("training", "validation"), ("out.loss.txt", "out.validation.txt"), parts, strict=True):
+        rows = label_rows(log)
+        assert [row[0] for row in rows] == [0, 1, 2, 3, 4]
+        energy, forces, stress = errors_of_the_network(part)
+        assert rows[-1][2:] == pytest.approx([energy, forces, stress], rel=1e-8)
+        volume = (part.volume / part.sizes)[part.has_stress, None]
+        found = pf.predict(pf.load_potential("out.nn.dat"), part.structures()).stress
+        virial = float(((found - part.stress)[part.has_stress] * volume).square().mean())
+        assert rows[-1][1] == pytest.approx(math.sqrt(energy**2 + 0.1 * forces**2 + 0.2 * virial), rel=1e-8)
+        summary = (
+            f"{name} RMSE: energy {1000 * energy:.3f} meV/atom, forces {forces:.4f} eV/Å, stress {stress:.3e} eV/Å^3"
+        )
+        assert summary in said
+    assert label_rows("out.loss.txt")[-1][3] < label_rows("out.loss.txt")[0][3]
+
+
+@pytest.mark.usefixtures("dft")
+def test_forces_alone() -> None:
+    """What takes no part stays out of the log and the summary."""
+    said = done(*TRAIN_DFT, "--force-weight", "0.1", "--train-fraction", "0.6", "--steps", "1").said
+    energy, forces, _ = errors_of_the_network(parts_of_the_split()[0])
+    rows = label_rows("out.loss.txt")
+    assert rows[-1][2:4] == pytest.approx([energy, forces], rel=1e-8)
+    assert all(math.isnan(row[4]) for row in rows)
+    assert f"forces {forces:.4f} eV/Å\n" in said
+    assert "eV/Å^3" not in said
+
+
+@pytest.mark.usefixtures("dft")
+def test_without_weights_forces_are_counted_and_do_not_train() -> None:
+    """The classic log with two columns; a weight of 0 is none."""
+    said = done(*TRAIN_DFT, "--steps", "1").said
+    assert re.search(r"labels: \d+ energies, \d+ structures with forces, \d+ with stress train, \d+ energies", said)
+    assert "weights:" not in said
+    assert "RMSE" not in said
+    assert len(log_rows("out.loss.txt")) == len(log_rows("out.validation.txt")) == 2
+    plain = weights("out.nn.dat")
+    done(*TRAIN_DFT, "--steps", "1", "--overwrite", "--force-weight", "0", "--stress-weight", "0")
+    assert weights("out.nn.dat") == plain
+    for words in (("--force-weight", "0.1"), ("--stress-weight", "0.1")):
+        done(*TRAIN_DFT, "--steps", "1", "--overwrite", *words)
+        assert weights("out.nn.dat") != plain
+
+
+@pytest.mark.usefixtures("dft")
+def test_two_runs_with_forces_give_the_same_bits() -> None:
+    words = ("--force-weight", "0.1", "--stress-weight", "0.2", "--steps", "3")
+    done(*TRAIN_DFT, *words)
+    first = snapshot()
+    done(*TRAIN_DFT, *words, "--overwrite")
+    assert_same_files(snapshot(), first)
+
+
+@pytest.mark.xfail(strict=True, reason="info takes a log with five columns for structures")
+@pytest.mark.usefixtures("dft")
+def test_info_of_a_log_with_more_columns() -> None:
+    done(*TRAIN_DFT, "--steps", "1", "--force-weight", "0.1")
+    for name in ("out.loss.txt", "out.validation.txt"):
+        result = done("info", name)
+        assert "log" in result.out.splitlines()[0]
+        assert "0 to 1" in result.out
+
+
+@pytest.mark.parametrize(("option", "name"), [("--force-weight", "force_weight"), ("--stress-weight", "stress_weight")])
+def test_a_weight_for_labels_that_the_set_does_not_have(option: str, name: str) -> None:
+    """The classic text holds energies alone: nothing is written, and the message says which weight."""
+    refused(*TRAIN, option, "0.1", match=rf"error: .*{name}.*no training structure has")
+    done("convert", "si.h5", "si.dat")
+    words = ("train", "si.dat", "--potential", "si.nn.dat", "--out", "out.nn.dat")
+    refused(*words, option, "0.1", match=rf"{name}.*no training structure has")
+
+
+@pytest.mark.parametrize(("option", "name"), [("--force-weight", "force_weight"), ("--stress-weight", "stress_weight")])
+@pytest.mark.parametrize("value", ["-0.1", "nan", "inf", "much"])
+def test_weights_that_are_none(option: str, name: str, value: str) -> None:
+    refused(*TRAIN, f"{option}={value}", match=rf"{name}|{option}")
