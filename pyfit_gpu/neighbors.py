@@ -98,14 +98,14 @@ def _choose_backend(structures: Structures, backend: str) -> str:
 def check_distances(structures: Structures, neighbors: Neighbors) -> None:
     if len(neighbors.index) == 0:
         return
-    squares = neighbors.vectors.square().sum(dim=1)
-    if bool(squares.min() >= MINIMUM_DISTANCE**2):
+    distances = neighbors.distances
+    if bool(distances.min() >= MINIMUM_DISTANCE):
         return
-    pair = int(squares.argmin())
+    pair = int(distances.argmin())
     first, second = int(neighbors.centers[pair]), int(neighbors.index[pair])
     raise InputError(
         f"{structures.describe_atom(first)} and {structures.describe_atom(second)} (or images) are at one place: "
-        f"expected a distance of at least {MINIMUM_DISTANCE} Å, found {float(squares[pair]) ** 0.5:.3g} Å"
+        f"expected a distance of at least {MINIMUM_DISTANCE} Å, found {float(distances[pair]):.3g} Å"
     )
 
 

@@ -85,12 +85,14 @@ class _Found:
         """The pairs that are within the cutoff now."""
         moved = structures.flatten(structures.positions - self.structures.positions)
         index = self.neighbors.index
-        vectors = self.neighbors.vectors + (moved[index] - moved[self.centers])
-        inside = (vectors.square().sum(dim=1) < cutoff**2).nonzero().squeeze(1)
+        # Everything here is a walk through memory: index_select and vector_norm walk two to three times faster than
+        # indexing and sums of squares.
+        vectors = self.neighbors.vectors + (moved.index_select(0, index) - moved.index_select(0, self.centers))
+        inside = (torch.linalg.vector_norm(vectors, dim=1) < cutoff).nonzero().squeeze(1)
         neighbors = Neighbors(
-            counts=torch.bincount(self.centers[inside], minlength=len(moved)),
-            index=index[inside],
-            vectors=vectors[inside],
+            counts=torch.bincount(self.centers.index_select(0, inside), minlength=len(moved)),
+            index=index.index_select(0, inside),
+            vectors=vectors.index_select(0, inside),
         )
         check_distances(structures, neighbors)
         return neighbors

@@ -80,13 +80,13 @@ def crystal(potential: Potential, repeat: int = 1, rattle: float = 0.0, **settin
 
 @pytest.mark.parametrize("skin", [0.0, 0.5])
 def test_equals_predict(silicon: Potential, random_frame: MakeFrame, skin: float) -> None:
-    """Several times per structure, so that remembered neighbours are met as well."""
+    """Along small and large steps of each structure: with neighbours that are new, remembered and outdated."""
     calculator = PyfitCalculator(silicon, skin=skin)
     rng = np.random.default_rng(1)
     for seed in range(4):
         frame = random_frame(seed, 7)
-        for _ in range(4):
-            frame = replace(frame, positions=frame.positions + rng.normal(0, 0.02, (7, 3)))
+        for step in (0.02, 0.02, 0.02, 0.3, 0.02):
+            frame = replace(frame, positions=frame.positions + rng.normal(0, step, (7, 3)))
             expected = predict(silicon, Structures.from_frames([frame]))
             atoms = as_atoms(frame)
             atoms.calc = calculator
