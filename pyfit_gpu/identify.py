@@ -18,7 +18,7 @@ from pyfit_gpu.loading import HDF5_MAGIC, load_training_set, read_frames, read_h
 from pyfit_gpu.networks import ACTIVATIONS
 from pyfit_gpu.store import MANIFEST_NAME
 
-_LOG_ROW = re.compile(r"\s*\d+ +[-+\dnia][-+.\deEnaif]*\s*")
+_LOG_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*")
 
 
 class FileKind(enum.Enum):
@@ -58,7 +58,7 @@ def identify(path: str | os.PathLike[str]) -> FileKind:
         return FileKind.ENERGY_VOLUME_LOG
     if lines[0].startswith("index,group,"):
         return FileKind.ENERGY_TABLE
-    if _LOG_ROW.fullmatch(lines[0]) and len(lines[0].split()) == 2:
+    if _LOG_ROW.fullmatch(lines[0]) and len(lines[0].split()) in (2, 5):
         return FileKind.ERROR_LOG
     if _looks_like_potential(lines):
         return FileKind.POTENTIAL
@@ -200,10 +200,15 @@ def _error_log(path: Path) -> list[str]:
     except (ValueError, IndexError):
         raise InputError(f"{path}: expected rows of a step and an error, found something else") from None
     best, step = min(errors)
-    return [
+    lines = [
         f"rows          {len(errors)}, steps {errors[0][1]} to {errors[-1][1]}",
         f"error         {errors[0][0]:.6g} to {errors[-1][0]:.6g} eV/atom, least {best:.6g} at step {step}",
     ]
+    labels = (("energy", "eV/atom"), ("forces", "eV/Å"), ("stress", "eV/Å^3"))
+    for (label, unit), value in zip(labels, rows[-1][2:], strict=False):
+        if value != "nan":
+            lines.append(f"{label:<13} RMSE {float(value):.6g} {unit} in the last row")
+    return lines
 
 
 def _energy_table(path: Path) -> list[str]:

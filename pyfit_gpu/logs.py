@@ -69,7 +69,7 @@ def _label_columns(errors: LabelErrors | None) -> str:
     if errors is None or (errors.forces is None and errors.stress is None):
         return ""
     values = (errors.energy, errors.forces, errors.stress)
-    return "".join(f" {math.nan if value is None else value:.10E}" for value in values)
+    return "".join(" nan" if value is None else f" {value:.10E}" for value in values)
 
 
 class EnergyVolumeLog(_RowFile):

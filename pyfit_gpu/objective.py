@@ -132,8 +132,10 @@ class _Derivatives:
         # In the map's order. What is not known gets a share of zero, and a target that is not NaN.
         chosen = self.map.rows
         weight, sizes = training_set.weight[chosen], training_set.sizes[chosen]
-        has_forces = training_set.has_forces[chosen] & (weights.force > 0)
+        has_forces = training_set.has_forces[chosen]
         has_stress = training_set.has_stress[chosen]
+        self.has_forces = weights.force > 0 and bool(has_forces.any())
+        self.has_stress = weights.stress > 0 and bool(has_stress.any())
         of_atoms = torch.repeat_interleave(weight * has_forces, sizes)
         self.force_share = _share(of_atoms, 3).to(dtype)[:, None, None]
         self.forces = training_set.forces[self.map.atoms].nan_to_num().to(dtype)[:, None]
@@ -164,11 +166,11 @@ class _Derivatives:
         forces, virials = self.map(gradient.index_select(1, self.map.atoms).transpose(0, 1))
         total = gradient.new_zeros(gradient.shape[0])
         force_square, stress_square = None, None
-        if self.weights.force > 0:
+        if self.has_forces:
             square = ((forces - self.forces).square() * self.force_share).sum(dim=(0, 2))
             total = total + self.weights.force * square
             force_square = square.detach()
-        if virials is not None:
+        if virials is not None and self.has_stress:
             error = virials * self.per_volume - self.stress
             square = ((error * self.volume_per_atom).square() * self.stress_share).sum(dim=(0, 2))
             total = total + self.weights.stress * square

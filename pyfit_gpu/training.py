@@ -222,7 +222,8 @@ def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
         weight = getattr(settings, f"{name}_weight")
         if weight > 0 and not bool((known & (train.weight > 0)).any()):
             label = {"force": "forces", "stress": "a stress"}[name]
-            raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}")
+            text = " (a text set holds energies alone)" if bool(torch.isnan(train.positions).all()) else ""
+            raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}{text}")
 
 
 class _Run:

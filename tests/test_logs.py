@@ -133,7 +133,6 @@ class TestLabelColumns:
         log.close()
         assert lower_nan(tmp_path / "validation.txt") == f"000007 2.5000000000E-01{columns}\n"
 
-    @pytest.mark.xfail(strict=True, reason="the format E writes NAN")
     def test_nan_as_documented(self, tmp_path: Path) -> None:
         log = LossLog(tmp_path / "loss.txt")
         log.begin()

@@ -596,7 +596,6 @@ class TestMissingLabels:
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-13)
         torch.testing.assert_close(gradient, of_other, rtol=1e-11, atol=1e-13)
 
-    @pytest.mark.xfail(strict=True, reason="an error that is not known is given as 0")
     @pytest.mark.parametrize("label", ["forces", "stress"])
     def test_what_no_structure_has_takes_no_part(self, mixed_frames: MakeFrames, label: str) -> None:
         """Its error is not known, not 0: logs would show a perfect fit."""

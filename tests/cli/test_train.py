@@ -611,7 +611,6 @@ def test_two_runs_with_forces_give_the_same_bits() -> None:
     assert_same_files(snapshot(), first)
 
 
-@pytest.mark.xfail(strict=True, reason="info takes a log with five columns for structures")
 @pytest.mark.usefixtures("dft")
 def test_info_of_a_log_with_more_columns() -> None:
     done(*TRAIN_DFT, "--steps", "1", "--force-weight", "0.1")
