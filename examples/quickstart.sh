@@ -18,8 +18,8 @@ data=$root/examples/data
 pyfit-gpu prepare "$data/si_dft.extxyz" --potential "$data/si.start.nn.dat" --e-shift 107 \
   --out "$out/si.h5" --overwrite
 pyfit-gpu train "$out/si.h5" --potential "$data/si.start.nn.dat" --out "$out/si.nn.dat" \
-  --steps 300 --l2 1e-4 --n-threads 1 --overwrite
-pyfit-gpu evaluate "$data/si_dft.extxyz" --potential "$out/si.nn.dat" --out "$out/si.csv" \
+  --steps 200 --force-weight 0.1 --stress-weight 0.1 --l2 1e-4 --n-threads 1 --overwrite
+pyfit-gpu evaluate "$data/si_dft.extxyz" --potential "$out/si.nn.dat" --out "$out/si.csv" --forces \
   --plots "$out" --overwrite
 
 echo

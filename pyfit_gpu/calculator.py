@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from torch import Tensor
 
-from pyfit_gpu.devices import select_device
+from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.energy_shift import EnergyShift, evaluation_shift
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
@@ -26,7 +26,6 @@ from pyfit_gpu.structures import FloatArray, Frame, Structures
 from pyfit_gpu.verlet import VerletList
 
 _DERIVATIVES = {"forces", "stress"}
-_FLAT = 1e-6  # volume of a cell whose vectors have length 1, below which it has none
 
 
 class PyfitCalculator(Calculator):
@@ -40,7 +39,7 @@ class PyfitCalculator(Calculator):
         potential: Potential | str | os.PathLike[str],
         *,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float64,
+        dtype: torch.dtype | str = torch.float64,
         skin: float = 0.5,
         e_shift: EnergyShift | None = None,
     ) -> None:
@@ -48,7 +47,7 @@ class PyfitCalculator(Calculator):
         Args:
             potential: what to compute with, or its .nn.dat file. Later changes of the weights are not seen.
             device: "cpu", "cuda:N" or "auto"; None: the potential's own, and "auto" for a file.
-            dtype: of features and networks. Positions, neighbours and results are float64.
+            dtype: float64 or float32, of features and networks. Positions, neighbours and results are float64.
             skin: Å, see `VerletList`; 0: neighbours are searched at every calculation.
             e_shift: eV per atom, one number or one for each element; None: the potential's own, or 0 with a warning
                 if it does not know it.
@@ -61,6 +60,7 @@ class PyfitCalculator(Calculator):
             device = "auto" if device is None else device
         potential.require_straight("PyfitCalculator")
         device = potential.device if device is None else select_device(str(device))
+        dtype = select_dtype(str(dtype).removeprefix("torch."))
         # A copy: `fit` changes weights in place, which ASE's cache of results would not notice.
         self.potential = copy.deepcopy(potential).to(device, dtype)
         shift = evaluation_shift(potential, e_shift)
@@ -78,12 +78,13 @@ class PyfitCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise InputError("calculate: expected an Atoms object, got None")
-        has_volume = _has_volume(self.atoms)
+        frame = _frame(self.atoms, self.potential)
+        has_volume = frame.volume > 0
         if "stress" in properties and not has_volume:
             raise PropertyNotImplementedError(
                 f"stress: expected a cell of 3 independent vectors, got {self.atoms.cell.tolist()}"
             )
-        batch = self._batch(self.atoms)
+        batch = self._batch(frame)
         derivatives = not _DERIVATIVES.isdisjoint(properties)
         prediction = predict_batch(self.potential, batch, derivatives=derivatives)
         shifts = self.energy_shift[batch.species]
@@ -98,9 +99,9 @@ class PyfitCalculator(Calculator):
             if has_volume:
                 self.results["stress"] = _array(prediction.stress[0])
 
-    def _batch(self, atoms: Atoms) -> Batch:
+    def _batch(self, frame: Frame) -> Batch:
         device = self.potential.device
-        structures = Structures.from_frames([_frame(atoms, self.potential)], device=device)
+        structures = Structures.from_frames([frame], device=device)
         species = self.potential.species_index(structures)
         return Batch(
             rows=torch.zeros(1, dtype=torch.int64, device=device),
@@ -135,11 +136,6 @@ def _frame(atoms: Atoms, potential: Potential) -> Frame:
         group="",
         source=source,
     )
-
-
-def _has_volume(atoms: Atoms) -> bool:
-    lengths = atoms.cell.lengths()
-    return bool(lengths.all() and abs(np.linalg.det(atoms.cell.array / lengths[:, None])) > _FLAT)
 
 
 def _array(values: Tensor) -> FloatArray:

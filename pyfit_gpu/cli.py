@@ -135,7 +135,7 @@ def _add_new(verbs: Any) -> None:
     add("--gi-mode", type=_whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
     add("--shift", type=_finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
     add("--cutoff-width", type=_finite, default=1.0, metavar="D", help="d, Å (1.0)")
-    add("--gaussian-width", type=_finite, default=1.0, metavar="S", help="sigma, Å (1.0)")
+    add("--gaussian-width", type=_finite, default=0.5, metavar="S", help="sigma, Å (0.5)")
     add("--legendre-orders", type=_whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
     add(
         "--n-centers", type=_whole, metavar="N", help="Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff (8)"

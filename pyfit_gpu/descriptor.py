@@ -31,6 +31,7 @@ GI_MODES = {
     4: "ln(G + shift), N = r0^2, cutoff 1.5 rc",
     5: "asinh(G), N = r0^2",
 }
+MAX_LEGENDRE_ORDER = 60  # accurate up to here; soon after the weights of the addition theorem leave float32's range
 _LOG_MODES = (1, 4)
 _LONG_MODES = (3, 4)
 
@@ -77,8 +78,11 @@ class LocalStructureParameters:
                 raise InputError(f"{name}: expected a length above 0 Å, got {getattr(self, name)}")
         if not math.isfinite(self.shift):
             raise InputError(f"shift: expected a finite number, got {self.shift}")
-        if not self.legendre_orders or any(order != int(order) or order < 0 for order in self.legendre_orders):
-            raise InputError(f"legendre_orders: expected whole numbers >= 0, got {self.legendre_orders}")
+        allowed = range(MAX_LEGENDRE_ORDER + 1)
+        if not self.legendre_orders or any(order not in allowed for order in self.legendre_orders):
+            raise InputError(
+                f"legendre_orders: expected whole numbers from 0 to {MAX_LEGENDRE_ORDER}, got {self.legendre_orders}"
+            )
         # In mode 0 the centres do not divide anything.
         least = -math.inf if self.gi_mode == 0 else 0.0
         if not self.gaussian_centers or not all(least < center < math.inf for center in self.gaussian_centers):
@@ -136,8 +140,12 @@ class LocalStructureParameters:
             raw[chunk.atoms] = chunk.raw()
         return raw
 
-    def chunks(self, neighbors: Neighbors, species: Tensor) -> Iterator[Chunk]:
-        """All atoms in chunks: G and its derivatives, computed when asked for."""
+    def chunks(self, neighbors: Neighbors, species: Tensor, *, max_pairs: int | None = None) -> Iterator[Chunk]:
+        """All atoms in chunks: G and its derivatives, computed when asked for.
+
+        Args:
+            max_pairs: of a chunk, where less than usual is wanted.
+        """
         vectors, counts = neighbors.vectors, neighbors.counts
         n_pairs = len(neighbors.index)
         dummy = vectors.new_tensor([[0.0, 0.0, self.neighbor_cutoff]])
@@ -147,7 +155,7 @@ class LocalStructureParameters:
             kinds = torch.cat((species[neighbors.index], species.new_zeros(1)))
         basis = self._basis(vectors)
         first = torch.cumsum(counts, 0) - counts
-        for atoms, width in _chunks(counts):
+        for atoms, width in _chunks(counts, max_pairs):
             rank = torch.arange(width, device=vectors.device)
             inside = rank < counts[atoms, None]
             pairs = torch.where(inside, first[atoms, None] + rank, n_pairs)
@@ -188,7 +196,7 @@ class LocalStructureParameters:
         return (raw + self.shift).reciprocal() if self.gi_mode in _LOG_MODES else torch.ones_like(raw)
 
 
-def _chunks(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
+def _chunks(counts: Tensor, most_pairs: int | None) -> Iterator[tuple[Tensor, int]]:
     """Atoms in chunks of one padded width, and that width, which is not zero for an atom without neighbours.
 
     The width of an atom depends on its own count alone, so its features have the same bits whatever other atoms are
@@ -196,6 +204,8 @@ def _chunks(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
     """
     on_cpu = counts.device.type == "cpu"
     max_atoms, max_pairs = _CHUNK_CPU if on_cpu else _CHUNK_GPU
+    if most_pairs is not None:
+        max_pairs = min(max_pairs, most_pairs)
     step = _WIDTH_STEP_CPU if on_cpu else _WIDTH_STEP_GPU
     widths = ((counts + step - 1) // step * step).clamp(min=step)
     ordered, order = torch.sort(widths, stable=True)

@@ -21,6 +21,8 @@ from pyfit_gpu.neighbors import find_neighbors
 from pyfit_gpu.structures import size_batches
 from pyfit_gpu.training_set import TrainingSet
 
+_BLOCK_BYTES = 2**29  # of one kept block, at most: a few times as much is needed for a moment to make it
+
 
 @dataclass(frozen=True, eq=False)
 class _Block:
@@ -95,12 +97,13 @@ class ForceMap:
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
         neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
         blocks = []
-        for chunk in descriptor.chunks(neighbors, chosen.species):
+        bytes_per_pair = 3 * descriptor.n_features * chosen.features.element_size()
+        for chunk in descriptor.chunks(neighbors, chosen.species, max_pairs=max(1, _BLOCK_BYTES // bytes_per_pair)):
             slope = descriptor.transform_slope(chunk.raw())
             kept = None
-            n_bytes = 3 * slope.numel() * chunk.pairs.shape[1] * slope.element_size()
+            n_bytes = chunk.pairs.numel() * bytes_per_pair
             if self.kept_bytes + n_bytes <= self._memory:
-                kept = chunk.jacobian().flatten(2) * slope[..., None]
+                kept = chunk.jacobian().flatten(2).mul_(slope[..., None])
                 self.kept_bytes += n_bytes
             blocks.append(_Block(chunk.fresh(), slope, kept))
         return _Part(PairSums(neighbors, chosen.sizes), tuple(blocks), len(chosen), chosen.n_atoms)

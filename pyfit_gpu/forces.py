@@ -18,9 +18,7 @@ from torch import Tensor
 from pyfit_gpu.expansion import Chunk
 from pyfit_gpu.neighbors import Neighbors
 
-# xx yy zz yz xz xy
-_ROWS = (0, 1, 2, 1, 0, 0)
-_COLUMNS = (0, 1, 2, 2, 2, 1)
+_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 
 
 class PairSums:
@@ -66,7 +64,7 @@ class PairSums:
             neighbors = of_forces[self.index[chunk.pairs]]  # (n, K, .., 3)
             parts.append(of_forces[chunk.atoms].unsqueeze(-1) - neighbors.movedim(1, -1))
         if of_virials is not None:
-            matrix = _symmetric(of_virials)[self.structure[chunk.atoms]]  # (n, .., 3, 3)
+            matrix = _symmetric(of_virials[self.structure[chunk.atoms]])  # (n, .., 3, 3)
             vectors = chunk.vectors
             parts.append(matrix @ vectors.reshape(len(vectors), *[1] * (matrix.dim() - 3), *vectors.shape[1:]))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -81,11 +79,12 @@ def _outer(of_vectors: Tensor, vectors: Tensor) -> Tensor:
     """(n, .., 6): sum over pairs of the symmetric part of v (x) dE/dv."""
     shaped = vectors.reshape(len(vectors), *[1] * (of_vectors.dim() - 3), *vectors.shape[1:])
     matrix = of_vectors @ shaped.transpose(-1, -2)
-    return (matrix[..., _ROWS, _COLUMNS] + matrix[..., _COLUMNS, _ROWS]) / 2
+    symmetric = (matrix + matrix.transpose(-1, -2)) / 2
+    return torch.stack([symmetric[..., a, b] for a, b in _VOIGT], dim=-1)
 
 
 def _symmetric(six: Tensor) -> Tensor:
     """(.., 6) to (.., 3, 3): the transpose of taking six components out of a symmetric part."""
-    matrix = six.new_zeros(*six.shape[:-1], 3, 3)
-    matrix[..., _ROWS, _COLUMNS] = six
-    return (matrix + matrix.transpose(-1, -2)) / 2
+    xx, yy, zz, yz, xz, xy = six.unbind(-1)
+    yz, xz, xy = yz / 2, xz / 2, xy / 2
+    return torch.stack((xx, xy, xz, xy, yy, yz, xz, yz, zz), dim=-1).unflatten(-1, (3, 3))

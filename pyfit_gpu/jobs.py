@@ -286,7 +286,7 @@ def _announce(
 
 
 def _count_labels(part: TrainingSet) -> str:
-    counts = (part.has_energy.sum(), part.has_forces.sum(), part.has_stress.sum())
+    counts = ((known & (part.weight > 0)).sum() for known in (part.has_energy, part.has_forces, part.has_stress))
     return "{} energies, {} structures with forces, {} with stress".format(*map(int, counts))
 
 

@@ -184,4 +184,4 @@ class ElementLayout:
     def restore(self, arranged: Tensor) -> Tensor:
         """(K, S, M, n_out) to (K, n_atoms, n_out)."""
         flat = arranged.flatten(1, 2)
-        return flat if self.place is None else flat[:, self.place]
+        return flat if self.place is None else flat.index_select(1, self.place)

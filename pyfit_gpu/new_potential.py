@@ -27,7 +27,7 @@ def new_potential(
     gi_mode: int = 5,
     shift: float | None = None,
     cutoff_width: float = 1.0,
-    gaussian_width: float = 1.0,
+    gaussian_width: float = 0.5,
     legendre_orders: Sequence[int] = (0, 1, 2, 4, 6),
     n_centers: int | None = None,
     gaussian_centers: Sequence[float] | None = None,
@@ -53,8 +53,10 @@ def new_potential(
         raise InputError("n_centers: expected without gaussian_centers, which says how many there are")
     if not hidden or any(size < 1 for size in hidden):
         raise InputError(f"hidden: expected numbers of neurons above 0, got {list(hidden)}")
-    if not 0 <= max_random < math.inf:
-        raise InputError(f"max_random: expected a number >= 0, got {max_random}")
+    if not 0 < max_random < math.inf:
+        raise InputError(f"max_random: expected a number above 0 (equal neurons stay equal), got {max_random}")
+    if len(set(legendre_orders)) != len(legendre_orders):
+        raise InputError(f"legendre_orders: expected different numbers, got {list(legendre_orders)}")
     descriptor = LocalStructureParameters(
         elements=tuple(elements),
         gi_mode=gi_mode,

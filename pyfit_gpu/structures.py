@@ -16,6 +16,8 @@ FloatArray = NDArray[np.float64]
 
 NO_ENERGY_PREFIX = "NO_DFT"
 
+_FLAT = 1e-6  # volume of a cell whose vectors have length 1, below which it has none
+
 
 def is_unlabelled(group: str) -> bool:
     """Whether the classic formats take structures of this group for predictions only."""
@@ -44,7 +46,7 @@ class Frame:
     @property
     def volume(self) -> float:
         """Å^3, |det(cell)|; zero for a structure without a full cell."""
-        return float(abs(np.linalg.det(self.cell)))
+        return float(cell_volumes(torch.from_numpy(np.array(self.cell, dtype=np.float64))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ class Structures:
     @property
     def volume(self) -> Tensor:
         """(B,) Å^3, |det(cell)|; zero for a structure without a full cell."""
-        return torch.linalg.det(self.cell).abs()
+        return cell_volumes(self.cell)
 
     def describe_atom(self, atom: int) -> str:
         """Where an atom of the batch, counted from 0 without padding, was read."""
@@ -181,6 +183,14 @@ def describe_atom(sizes: Sequence[int], sources: Sequence[str], atom: int) -> st
     return f"{sources[row]}, atom {atom - offsets[row] + 1}"
 
 
+def cell_volumes(cell: Tensor) -> Tensor:
+    """(...) Å^3 of cells (..., 3, 3); zero where the vectors span no volume, but for rounding."""
+    lengths = torch.linalg.vector_norm(cell, dim=-1, keepdim=True)
+    directions = cell / torch.where(lengths > 0, lengths, 1.0)
+    is_full = torch.linalg.det(directions).abs() >= _FLAT
+    return torch.where(is_full, torch.linalg.det(cell).abs(), 0.0)
+
+
 def size_batches(sizes: Sequence[int], max_atoms: int = 20_000) -> Iterator[list[int]]:
     """Rows of structures of similar size, smallest first: padded, a batch has at most `max_atoms` atoms.
 
@@ -229,7 +239,7 @@ def check_frame(frame: Frame) -> None:
         raise InputError(f"{frame.source}: weight: expected a number >= 0, found {frame.weight}")
     completed = complete_cell(frame.cell, frame.pbc)
     lengths = np.linalg.norm(completed, axis=1)
-    if np.any(lengths == 0) or abs(np.linalg.det(completed / lengths[:, None])) < 1e-6:
+    if np.any(lengths == 0) or abs(np.linalg.det(completed / lengths[:, None])) < _FLAT:
         raise InputError(
             f"{frame.source}: the cell is singular: the periodic vectors of {frame.cell.tolist()} are flat"
         )

@@ -81,8 +81,10 @@ class LabelErrors:
     @classmethod
     def of(cls, errors: Errors) -> LabelErrors:
         """Of the first member."""
-        values = (errors.energy, errors.forces, errors.stress)
-        return cls(*(None if value is None else float(value[0]) for value in values))  # type: ignore[arg-type]
+        known = {name: getattr(errors, name) for name in ("energy", "forces", "stress")}
+        known = {name: value[0] for name, value in known.items() if value is not None}
+        # One trip from the device for all of them.
+        return cls(**dict(zip(known, torch.stack(list(known.values())).tolist(), strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,26 +195,29 @@ def fit(
         potential: its weights are the start and receive the result.
         train: structures that all have an energy; forces and stress count, where known, with the settings' weights.
         validation: structures that all have an energy; None or empty: no validation.
-        steps: overrides `settings.steps`; 0 evaluates and changes nothing.
+        steps: overrides `settings.steps`; 0 evaluates and leaves the weights as they are.
         observers: are told about every row as soon as it is known.
         should_stop: asked after every step.
 
     Raises:
         InputError: a set made with other descriptor settings (named), a physically informed potential, or a weight
-            for a label that no structure has.
+            for a label that no structure has; nothing has been changed then.
+        ValueError: a potential of several members.
         TrainingFailure: the loss is no longer a number.
     """
     settings = settings or FitSettings()
     if steps is not None:
         settings = replace(settings, steps=steps)
     potential.require_straight("train")
+    if potential.networks.n_members != 1:
+        raise ValueError(f"fit: expected a potential of one member, got {potential.networks.n_members}")
     require_same_inputs(potential.descriptor, train.descriptor, "the training set is not this potential's")
     if validation is not None and len(validation):
         require_same_inputs(potential.descriptor, validation.descriptor, "the validation set is not this potential's")
     _require_labels(train, settings)
+    run = _Run(potential, train, validation, settings, observers)
     shift = train.energy_shift or (math.nan,) * potential.descriptor.n_elements
     potential.energy_shift.copy_(torch.tensor(shift, dtype=torch.float64))
-    run = _Run(potential, train, validation, settings, observers)
     with torch.enable_grad():
         return run.until_done(should_stop)
 
@@ -221,7 +226,7 @@ def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
     for name, known in (("force", train.has_forces), ("stress", train.has_stress)):
         weight = getattr(settings, f"{name}_weight")
         if weight > 0 and not bool((known & (train.weight > 0)).any()):
-            label = {"force": "forces", "stress": "a stress"}[name]
+            label = {"force": "forces", "stress": "a stress and a full cell"}[name]
             text = " (a text set holds energies alone)" if bool(torch.isnan(train.positions).all()) else ""
             raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}{text}")
 

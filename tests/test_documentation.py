@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-SHORT_FORM = {"md_silicon.py": ["--steps", "20", "--device", "cpu"], "elastic_constants.py": ["--device", "cpu"]}
+SHORT_FORM = {
+    "molecular_dynamics.py": ["--steps", "20", "--device", "cpu"],
+    "elastic_constants.py": ["--device", "cpu"],
+}
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 documents = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -64,8 +67,8 @@ def test_elastic_constants_of_the_examples_potential(capsys, monkeypatch):
 
 @pytest.mark.parametrize("options", [[], ["--thermostat"]])
 def test_molecular_dynamics_prints_temperature_and_energy(options, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["md_silicon.py", "--steps", "20", "--device", "cpu", *options])
-    runpy.run_path(str(EXAMPLES / "md_silicon.py"), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["molecular_dynamics.py", "--steps", "20", "--device", "cpu", *options])
+    runpy.run_path(str(EXAMPLES / "molecular_dynamics.py"), run_name="__main__")
     rows = [[float(cell) for cell in line.split()] for line in capsys.readouterr().out.splitlines()[1:]]
     times, temperatures, *_, totals = zip(*rows, strict=True)
     assert times == tuple(range(21))
@@ -108,3 +111,19 @@ def test_links_between_documents_exist():
     for document in documents + sorted(EXAMPLES.rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             assert "://" in target or (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_silicon_carbide_runs_in_short_form(tmp_path):
+    """Two elements from start to dynamics. What the whole run gives stands in the example's README."""
+    program = Path(sys.prefix) / "bin"
+    if not (program / "pyfit-gpu").exists():
+        pytest.skip("the package is not installed in this environment (bash tests/run.sh installs it)")
+    environment = {**os.environ, "PATH": f"{program}:{os.environ['PATH']}", "STEPS": "8", "MD_STEPS": "5"}
+    command = ["bash", str(EXAMPLES / "silicon_carbide" / "run.sh"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "energy per atom of Si" in done.stdout
+    assert re.search(r"validation RMSE: energy [\d.]+ meV/atom, forces [\d.]+ eV/Å, stress", done.stdout)
+    assert re.search(r"^all +128 ", done.stdout, re.MULTILINE)
+    temperatures = re.findall(r"^ +\d+\.0 +(\d+\.\d)", done.stdout, re.MULTILINE)
+    assert len(temperatures) == 6
+    assert (tmp_path / "out" / "sic.extxyz").stat().st_size > 0

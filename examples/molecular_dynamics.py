@@ -1,4 +1,4 @@
-"""Molecular dynamics of silicon with a potential: constant energy, or constant temperature with --thermostat."""
+"""Molecular dynamics with a potential: constant energy, or constant temperature with --thermostat."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from ase import units
 from ase.build import bulk
+from ase.io import read
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
@@ -14,15 +15,17 @@ import pyfit_gpu as pf
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--potential", default=Path(__file__).parent / "data" / "si.nn.dat")
+parser.add_argument("--structure", help="file that ASE reads (diamond silicon, 8 atoms)")
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--timestep", type=float, default=1.0, help="fs")
 parser.add_argument("--temperature", type=float, default=300.0, help="K")
 parser.add_argument("--thermostat", action="store_true")
-parser.add_argument("--cells", type=int, default=2, help="cubic cells of 8 atoms along each edge")
+parser.add_argument("--cells", type=int, default=2, help="copies of the structure along each cell vector")
 parser.add_argument("--device", default="auto")
 options = parser.parse_args()
 
-atoms = bulk("Si", "diamond", a=5.45, cubic=True) * ((options.cells,) * 3)
+cell = read(options.structure) if options.structure else bulk("Si", "diamond", a=5.45, cubic=True)
+atoms = cell * ((options.cells,) * 3)
 atoms.calc = pf.PyfitCalculator(options.potential, device=options.device)
 rng = np.random.default_rng(1)
 # In a crystal at rest half of the kinetic energy becomes potential energy.
