@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures import Frame, Structures, check_frame, complete_cell, size_batches
+from pyfit_gpu.structures import Frame, Structures, cell_volumes, check_frame, complete_cell, size_batches
 
 MakeFrame = Callable[..., Frame]
 CUBE = 4.0 * np.eye(3)
@@ -191,3 +191,11 @@ def test_size_batches_count_the_structure_that_is_added() -> None:
 
 def test_size_batches_of_nothing() -> None:
     assert list(size_batches([])) == []
+
+
+def test_a_cell_that_is_flat_but_for_rounding_has_no_volume() -> None:
+    """Its stress would be a huge number that means nothing."""
+    flat = np.arange(1.0, 10.0).reshape(3, 3) / 10
+    assert np.linalg.det(flat) != 0
+    cells = torch.from_numpy(np.stack([flat, np.diag([1e-3, 1e3, 2.0]), np.zeros((3, 3))]))
+    assert cell_volumes(cells).tolist() == pytest.approx([0.0, 2.0, 0.0])

@@ -940,3 +940,16 @@ class TestRunFit:
             run_fit(potential, make_set(), Split([0, 1, 2], [3, 4], 2, ()), FitSettings(steps=9), full, self.SETUP)
         assert weights_of(load_potential(outputs.network)) == weights_of(potential)
         assert weights_of(potential) != weights_of(make_potential())
+
+
+def test_members_are_refused_until_fit_can_train_them() -> None:
+    potential = make_potential()
+    train = make_set()
+    networks = potential.networks
+    doubled = replace(
+        networks,
+        weights=tuple(torch.cat((weight, weight)) for weight in networks.weights),
+        biases=tuple(torch.cat((bias, bias)) for bias in networks.biases),
+    )
+    with pytest.raises(ValueError, match="expected a potential of one member, got 2"):
+        fit(replace(potential, networks=doubled), train, steps=1)

@@ -34,7 +34,7 @@ def test_what_is_written() -> None:
     assert nn["e_shifts"] == [None, None]
     assert (nn["gi_mode"], nn["shift"], nn["activation"]) == (5, 0.0, 1)
     assert (nn["randomize"], nn["max_random"]) == (True, 0.3)
-    assert (nn["rc"], nn["d"], nn["sigma"]) == (5.0, 1.0, 1.0)
+    assert (nn["rc"], nn["d"], nn["sigma"]) == (5.0, 1.0, 0.5)
     assert nn["legendre_orders"] == [0, 1, 2, 4, 6]
     assert nn["r0"].tolist() == [1.5, 1.9286, 2.3571, 2.7857, 3.2143, 3.6429, 4.0714, 4.5]
     assert (nn["baseline"], nn["baseline_parameters"].tolist()) == (False, [0.0] * 8)
@@ -92,8 +92,8 @@ def test_the_header_is_that_of_every_potential() -> None:
     new("--cutoff", "4")
     lines = Path("new.nn.dat").read_text().splitlines()
     saved = header_lines(pf.load_potential("new.nn.dat", seed=1))
-    assert [line for line in lines if line not in saved] == [" 1 0.3 4.0 1.0 1.0"]
-    assert [line for line in saved if line not in lines] == [" 0 0.3 4.0 1.0 1.0"]
+    assert [line for line in lines if line not in saved] == [" 1 0.3 4.0 1.0 0.5"]
+    assert [line for line in saved if line not in lines] == [" 0 0.3 4.0 1.0 0.5"]
 
 
 def test_prepare_train_and_evaluate() -> None:
@@ -155,7 +155,10 @@ def test_outputs_that_exist() -> None:
         ("Si", "--cutoff 4 --activation 2", "activation: expected one of .*got 2"),
         ("Si", "--cutoff 4 --legendre-orders 0 1.5", "--legendre-orders.*1.5"),
         ("Si", "--cutoff 4 --hidden 5 0", r"hidden: expected numbers of neurons above 0, got \[5, 0\]"),
-        ("Si", "--cutoff 4 --max-random -1", "max_random: expected a number >= 0, got -1"),
+        ("Si", "--cutoff 4 --max-random 0", "max_random: expected a number above 0"),
+        ("Si", "--cutoff 4 --legendre-orders 0 2 2", "legendre_orders: expected different numbers"),
+        ("Si", "--cutoff 4 --legendre-orders 0 61", "legendre_orders: expected whole numbers from 0 to 60"),
+        ("Si", "--cutoff 4 --max-random -1", "max_random: expected a number above 0"),
         ("Si", "--cutoff 4 --gaussian-centers 2 0", "gaussian_centers: expected lengths above"),
         ("Si", "--cutoff 4 --n-centers 2 --gaussian-centers 2 3", "n_centers: expected without gaussian_centers"),
         ("Si", "--cutoff 4 --n-centers 1", "n_centers: expected at least 2, got 1"),
