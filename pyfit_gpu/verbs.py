@@ -191,7 +191,11 @@ def describe_set(training_set: TrainingSet) -> str:
 
 def describe_shift(training_set: TrainingSet) -> str:
     shifts = training_set.energy_shift
-    return "e_shift unknown" if shifts is None else "e_shift " + " ".join(f"{shift:g}" for shift in shifts)
+    if shifts is None:
+        return "e_shift unknown"
+    elements = training_set.descriptor.elements
+    named = (f"{symbol} {shift:g}" for symbol, shift in zip(elements, shifts, strict=True))
+    return "e_shift " + (", ".join(named) if len(shifts) > 1 else f"{shifts[0]:g}")
 
 
 def train(
