@@ -170,7 +170,7 @@ def _add_train(verbs: Any) -> None:
     verb = verbs.add_parser("train", help="a training set to a fitted potential")
     add = verb.add_argument
     add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
-    add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to start from; never changed")
+    add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to start from")
     add("--out", required=True, metavar="NN_OUT", help="potential to write")
     add("--steps", type=_whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
     add("--train-fraction", type=_finite, default=0.9, metavar="F", help="share of each group that trains (0.9)")

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from ase.units import GPa
 
 from pyfit_gpu.devices import describe_device
 from pyfit_gpu.energy_shift import EnergyShift
@@ -281,6 +282,8 @@ def _announce(
     log.info("labels: %s train, %s validate", _count_labels(train), _count_labels(validation))
     if settings.force_weight or settings.stress_weight:
         log.info("weights: energy 1, force %g Å^2, stress %g", settings.force_weight, settings.stress_weight)
+    elif bool(train.has_forces.any()):
+        log.info("energies alone train; forces are known, and take part with a force weight (--force-weight 0.1)")
     log.info("LBFGS, line search %s, %d steps of up to %d iterations",
              settings.line_search, settings.steps, settings.max_iterations)  # fmt: skip
 
@@ -296,7 +299,9 @@ def _summarize(history: History, outputs: TrainingOutputs, seconds: float) -> No
     validation = ""
     if history.validation:
         step, value = max(history.validation.items())
-        validation = f", validation {value:.6e} (step {step})"
+        best = min(history.validation, key=history.validation.__getitem__)
+        least = f"; least {history.validation[best]:.6e} at step {best}" if best != step else ""
+        validation = f", validation {value:.6e} (step {step}{least})"
     log.info(
         "%s after %d steps: loss %.6e eV/atom (start %.6e)%s, %d evaluations in %.2f s",
         end,
@@ -326,7 +331,7 @@ def describe_errors(errors: LabelErrors) -> str:
     if errors.forces is not None:
         parts.append(f"forces {errors.forces:.4f} eV/Å")
     if errors.stress is not None:
-        parts.append(f"stress {errors.stress:.3e} eV/Å^3")
+        parts.append(f"stress {errors.stress / GPa:.3f} GPa")
     return ", ".join(parts)
 
 

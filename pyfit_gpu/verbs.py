@@ -40,6 +40,7 @@ from pyfit_gpu.training_set import TrainingSet, concatenate, require_same_inputs
 log = logging.getLogger("pyfit_gpu")
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
+_LARGE_ENERGY = 30.0  # eV/atom; cohesive energies are below 10
 
 
 def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **settings: Any) -> None:
@@ -104,8 +105,22 @@ def prepare(
     model = load_potential(potential)
     frames, shifts = _frames_and_shifts(dft_files, model, e_shift)
     training_set = featurize_frames(frames, model, setup, e_shift=shifts)
+    _warn_of_energies(training_set)
     save_training_set(training_set, out)
     log.info("wrote %s: %s", out, describe_set(training_set))
+
+
+def _warn_of_energies(training_set: TrainingSet) -> None:
+    """Of what is no error and seldom meant: no energy at all, or total energies without a shift."""
+    known = training_set.has_energy
+    if not bool(known.any()):
+        log.warning(
+            "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
+        )
+        return
+    mean = float((training_set.energy_used / training_set.sizes)[known].mean())
+    if abs(mean) > _LARGE_ENERGY:
+        log.warning("with e_shift, energies are %.4g eV/atom on average: --e-shift fit brings them near 0", mean)
 
 
 def _frames_and_shifts(
@@ -182,10 +197,12 @@ def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, 
 
 
 def describe_set(training_set: TrainingSet) -> str:
-    n_energies = int(training_set.has_energy.sum())
+    known = (training_set.has_energy, training_set.has_forces, training_set.has_stress)
+    n_energies, n_forces, n_stress = (int(label.sum()) for label in known)
     return (
-        f"{len(training_set)} structures ({n_energies} with an energy) in {len(set(training_set.groups))} groups, "
-        f"{training_set.n_atoms} atoms x {training_set.features.shape[1]} features, {describe_shift(training_set)}"
+        f"{len(training_set)} structures ({n_energies} with an energy, {n_forces} with forces, {n_stress} with stress) "
+        f"in {len(set(training_set.groups))} groups, {training_set.n_atoms} atoms x {training_set.features.shape[1]} "
+        f"features, {describe_shift(training_set)}"
     )
 
 

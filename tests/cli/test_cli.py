@@ -335,7 +335,16 @@ def test_warnings_go_to_stderr(training_set: None) -> None:
     assert result.out == ""
 
 
-@pytest.mark.parametrize("words", [PREPARE, CONVERT, TRAIN])
+def test_energies_far_from_zero_are_worth_a_warning() -> None:
+    """Total energies without a shift, or with one of the wrong sign, are seldom meant."""
+    far = done(*PREPARE, "--overwrite", "--e-shift", "-5").err
+    assert re.search(
+        r"^warning: with e_shift, energies are -1\d\d.* --e-shift fit brings them near 0$", far, re.MULTILINE
+    )
+    assert done(*PREPARE, "--overwrite", "--e-shift", "106", "--quiet").err == ""
+
+
+@pytest.mark.parametrize("words", [(*PREPARE, "--e-shift", "106"), CONVERT, TRAIN])
 def test_quiet(words: tuple[str, ...], training_set: None) -> None:
     result = done(*words, "--quiet", "--overwrite")
     assert (result.out, result.err) == ("", "")

@@ -567,9 +567,7 @@ def test_forces_and_stress() -> None:
         found = pf.predict(pf.load_potential("out.nn.dat"), part.structures()).stress
         virial = float(((found - part.stress)[part.has_stress] * volume).square().mean())
         assert rows[-1][1] == pytest.approx(math.sqrt(energy**2 + 0.1 * forces**2 + 0.2 * virial), rel=1e-8)
-        summary = (
-            f"{name} RMSE: energy {1000 * energy:.3f} meV/atom, forces {forces:.4f} eV/Å, stress {stress:.3e} eV/Å^3"
-        )
+        summary = f"{name} RMSE: energy {1000 * energy:.3f} meV/atom, forces {forces:.4f} eV/Å, stress {160.21766208 * stress:.3f} GPa"
         assert summary in said
     assert label_rows("out.loss.txt")[-1][3] < label_rows("out.loss.txt")[0][3]
 
@@ -583,7 +581,7 @@ def test_forces_alone() -> None:
     assert rows[-1][2:4] == pytest.approx([energy, forces], rel=1e-8)
     assert all(math.isnan(row[4]) for row in rows)
     assert f"forces {forces:.4f} eV/Å\n" in said
-    assert "eV/Å^3" not in said
+    assert "GPa" not in said
 
 
 @pytest.mark.usefixtures("dft")
@@ -592,6 +590,7 @@ def test_without_weights_forces_are_counted_and_do_not_train() -> None:
     said = done(*TRAIN_DFT, "--steps", "1").said
     assert re.search(r"labels: \d+ energies, \d+ structures with forces, \d+ with stress train, \d+ energies", said)
     assert "weights:" not in said
+    assert "energies alone train; forces are known" in said
     assert "RMSE" not in said
     assert len(log_rows("out.loss.txt")) == len(log_rows("out.validation.txt")) == 2
     plain = weights("out.nn.dat")
