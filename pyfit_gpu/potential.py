@@ -192,15 +192,3 @@ def sum_over_atoms(atomic: Tensor, sizes: Tensor) -> Tensor:
         sizes: (B,) int64, atoms of each structure.
     """
     return torch.segment_reduce(atomic.T.contiguous(), "sum", lengths=sizes, axis=0, unsafe=True).T
-
-
-@torch.no_grad()
-def predict_energies(potential: Potential, features: Tensor, species: Tensor, sizes: Tensor) -> Tensor:
-    """(K, B) eV: energies of structures on the network's own scale, from features of their atoms.
-
-    Raises:
-        InputError: a physically informed potential.
-    """
-    potential.require_straight("energies")
-    outputs = network_outputs(potential, features, species)
-    return sum_over_atoms(outputs[..., 0], sizes)

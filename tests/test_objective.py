@@ -15,7 +15,7 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.networks import ElementNetworks
 from pyfit_gpu.objective import LossWeights, Objective, l2_penalty
-from pyfit_gpu.potential import predict_energies
+from pyfit_gpu.potential import network_outputs, sum_over_atoms
 from pyfit_gpu.prediction import predict
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import TrainingSet, build_training_set
@@ -150,7 +150,8 @@ class TestExactFit:
     def test_energies_of_the_networks_themselves(self) -> None:
         training_set = make_set([2, 1, 3], ("Si", "C"))
         potential = make_potential(("Si", "C"))
-        energy = predict_energies(potential, training_set.features, training_set.species, training_set.sizes)[0]
+        outputs = network_outputs(potential, training_set.features, training_set.species)[..., 0]
+        energy = sum_over_atoms(outputs, training_set.sizes)[0]
         fitted = Objective(replace(training_set, energy=energy))
         flat = potential.networks.flat().requires_grad_(True)
         loss = fitted.loss(networks_of(flat, potential.networks))

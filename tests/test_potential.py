@@ -20,7 +20,6 @@ from pyfit_gpu.potential import (
     featurize,
     local_parameters,
     network_outputs,
-    predict_energies,
     sum_over_atoms,
 )
 from pyfit_gpu.prediction import evaluate
@@ -162,7 +161,8 @@ def test_members_of_several_networks(make_potential: MakePotential, frames: list
     together = replace(members[0], networks=stacked)
     structures = Structures.from_frames(frames)
     features, species = featurize(structures, together), together.species_index(structures)
-    energies = predict_energies(together, features, species, torch.tensor(structures.sizes))
+    outputs = network_outputs(together, features, species)[..., 0]
+    energies = sum_over_atoms(outputs, torch.tensor(structures.sizes))
     assert energies.shape == (3, len(frames))
     assert close(energies, torch.stack([evaluate(member, structures) for member in members]), 1e-12)
     assert network_outputs(together, features, species).shape == (3, structures.n_atoms, 1)
