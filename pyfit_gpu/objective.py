@@ -127,7 +127,8 @@ class _Derivatives:
 
     def __init__(self, training_set: TrainingSet, weights: LossWeights, rows: Tensor, memory: float) -> None:
         self.weights = weights
-        self.map = ForceMap(training_set, rows.tolist(), virials=weights.stress > 0, memory=memory)
+        virials = weights.stress > 0 and bool(training_set.has_stress[rows].any())
+        self.map = ForceMap(training_set, rows.tolist(), virials=virials, memory=memory)
         dtype = training_set.features.dtype
         # In the map's order. What is not known gets a share of zero, and a target that is not NaN.
         chosen = self.map.rows
@@ -135,7 +136,6 @@ class _Derivatives:
         has_forces = training_set.has_forces[chosen]
         has_stress = training_set.has_stress[chosen]
         self.has_forces = weights.force > 0 and bool(has_forces.any())
-        self.has_stress = weights.stress > 0 and bool(has_stress.any())
         of_atoms = torch.repeat_interleave(weight * has_forces, sizes)
         self.force_share = _share(of_atoms, 3).to(dtype)[:, None, None]
         self.forces = training_set.forces[self.map.atoms].nan_to_num().to(dtype)[:, None]
@@ -170,7 +170,7 @@ class _Derivatives:
             square = ((forces - self.forces).square() * self.force_share).sum(dim=(0, 2))
             total = total + self.weights.force * square
             force_square = square.detach()
-        if virials is not None and self.has_stress:
+        if virials is not None:
             error = virials * self.per_volume - self.stress
             square = ((error * self.volume_per_atom).square() * self.stress_share).sum(dim=(0, 2))
             total = total + self.weights.stress * square
