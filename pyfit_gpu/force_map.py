@@ -97,7 +97,7 @@ class ForceMap:
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
         neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
         blocks = []
-        bytes_per_pair = 3 * descriptor.n_features * chosen.features.element_size()
+        bytes_per_pair = 3 * descriptor.n_features * dtype.itemsize
         for chunk in descriptor.chunks(neighbors, chosen.species, max_pairs=max(1, _BLOCK_BYTES // bytes_per_pair)):
             slope = descriptor.transform_slope(chunk.raw())
             kept = None

@@ -8,22 +8,37 @@
 
 w_s is the weight of a structure. The stress enters as virial per atom, so that all terms are energies per atom and a
 cell with much vacuum does not vanish. Without forces and stress, and with every weight 1, this is the loss of the
-classic program (docs/theory.md).
+classic program (docs/theory.md). Where groups have a target RMSE t_g,
+
+    e^2       = sum_g W_g max(0, e_g - t_g)^2,      e_g the RMSE of group g, W_g its share of the weights
+
+which is the same for t_g = 0, and smooth where e_g passes t_g.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pyfit_gpu.blocks import Block, BlockValue, Shares
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.force_map import ForceMap
-from pyfit_gpu.networks import ElementLayout, ElementNetworks
-from pyfit_gpu.potential import sum_over_atoms
+from pyfit_gpu.networks import ElementNetworks
+from pyfit_gpu.parallel import Workers
 from pyfit_gpu.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    from pyfit_gpu.distributed import Team
+
+N_LANES = 24  # sums that are added up one after the other, whatever the number of threads or processes
+LANE_ATOMS = 1024  # at least, so that a lane is worth a task
+BLOCK_ATOMS = 4096  # on a CPU: what a block needs stays in the cache
+
+_Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
 
 
 @dataclass(frozen=True)
@@ -41,25 +56,50 @@ class LossWeights:
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """Of K members on one set: the loss and the root-mean-square error of every label that takes part."""
+    """Of A members on one set: the loss and the root-mean-square error of every label that takes part; float64."""
 
-    loss: Tensor  # (K,) eV/atom, differentiable
-    energy: Tensor  # (K,) eV/atom
-    forces: Tensor | None = None  # (K,) eV/Å, per component
-    stress: Tensor | None = None  # (K,) eV/Å^3, per component
+    loss: Tensor  # (A,) eV/atom
+    energy: Tensor  # (A,) eV/atom
+    forces: Tensor | None = None  # (A,) eV/Å, per component
+    stress: Tensor | None = None  # (A,) eV/Å^3, per component
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Of A members at one point each."""
+
+    errors: Errors
+    energies: Tensor  # (A, B) eV/atom, float64
+    gradient: Tensor | None  # (A, n_parameters) float64, of the loss; zero where the fit is exact
 
 
 class Objective:
-    """The loss of networks on one set, full batch. Tensors are arranged once, on the set's device and dtype."""
+    """The loss of networks on one set, full batch, in the dtype and on the device of the set's features.
+
+    A set is cut into lanes of whole structures, which depend on nothing but the set, and lanes into blocks. Sums go
+    over the blocks of a lane and then over lanes, in order, so the same weights give the same bits whatever else is
+    computed beside them: on a CPU every member is computed by itself, on a GPU all at once.
+    """
 
     def __init__(
-        self, training_set: TrainingSet, weights: LossWeights | None = None, *, memory: float = math.inf
+        self,
+        training_set: TrainingSet,
+        weights: LossWeights | None = None,
+        *,
+        targets: Mapping[str, float] | None = None,
+        memory: float = math.inf,
+        team: Team | None = None,
+        n_lanes: int | None = None,
+        block_atoms: int | None = None,
     ) -> None:
         """For the structures of a set, all of which must have an energy; other labels count where they are known.
 
         Args:
             weights: of forces and stress; None: energies only.
+            targets: eV/atom, by group; an energy RMSE of the group below it costs nothing.
             memory: bytes, at most, of derivatives kept for forces and stress.
+            team: processes among which the lanes are dealt; None: this one computes them all.
+            n_lanes, block_atoms: None: chosen for the device.
 
         Raises:
             InputError: a structure without an energy, no structure, all weights zero, or a weight for forces or
@@ -67,121 +107,201 @@ class Objective:
         """
         if len(training_set) == 0 or not bool(training_set.has_energy.all()):
             raise InputError("training needs structures that all have an energy (split() leaves out those without)")
-        dtype = training_set.features.dtype
-        self.weights = weights or LossWeights()
-        self.layout = ElementLayout.of(training_set.species, training_set.descriptor.n_elements)
-        self.features = self.layout.arrange(training_set.features)
-        self.sizes = training_set.sizes
-        self.per_atom = 1.0 / training_set.sizes.to(dtype)
-        # Added up in float64: total energies of hundreds of eV cost float32 its digits.
-        self.target = (training_set.energy_used / training_set.sizes).to(dtype)  # (B,) eV/atom
-        total = training_set.weight.sum()
-        if not bool(total > 0):
+        if not bool(training_set.weight.sum() > 0):
             raise InputError("training needs at least one structure with a weight above 0")
-        self.share = (training_set.weight / total).to(dtype)
-        self.derivatives = _Derivatives.of(training_set, self.weights, memory)
+        weights = weights or LossWeights()
+        self.shares = Shares.of(training_set)
+        # A weight of a label that no structure has is none.
+        self.force_weight = weights.force if bool((self.shares.force > 0).any()) else 0.0
+        self.stress_weight = weights.stress if bool((self.shares.stress > 0).any()) else 0.0
+        self.target = training_set.energy_used / training_set.sizes  # (B,) eV/atom, float64
+        self.groups = _Groups(training_set.groups, self.shares.energy, targets or {})
+        device = training_set.features.device
+        self.dtype = training_set.features.dtype
+        self.on_gpu = device.type == "cuda"
+        self.team = team
+        sizes = training_set.sizes.tolist()
+        default = (team.size if team else 1) if self.on_gpu else N_LANES
+        self.bounds = lane_bounds(sizes, n_lanes or default)
+        block_atoms = block_atoms or (sum(sizes) if self.on_gpu else BLOCK_ATOMS)
+        self.kept_bytes = 0  # of derivatives
+        self.lanes: list[_Lane] = []
+        for first, end in self.bounds if team is None else team.share_of(self.bounds):
+            cuts = [(first + a, first + b) for a, b in cut_blocks(sizes[first:end], block_atoms)]
+            self.lanes.append([(self._block(training_set, a, b, memory), slice(a, b)) for a, b in cuts])
+        self._workers = Workers(device)
 
-    @property
-    def kept_bytes(self) -> int:
-        """Of derivatives kept in memory."""
-        return 0 if self.derivatives is None else self.derivatives.map.kept_bytes
+    def _block(self, training_set: TrainingSet, first: int, end: int, memory: float) -> Block:
+        rows = torch.arange(first, end, device=training_set.sizes.device)
+        block = Block(
+            training_set.select(rows),
+            self.shares.select(rows),
+            force_weight=self.force_weight,
+            stress_weight=self.stress_weight,
+            memory=memory - self.kept_bytes,
+        )
+        self.kept_bytes += block.kept_bytes
+        return block
+
+    def evaluate(self, points: Tensor, like: ElementNetworks, *, gradient: bool = True) -> Evaluation:
+        """At the weights `points` (A, n_parameters), any dtype, of networks of the same layers as `like`."""
+        factor = None
+        if self.groups.has_targets and gradient:
+            factor = self.groups.factor(self._squared_errors(self._values(points, like, None, gradient=False).energies))
+        value = self._values(points, like, factor, gradient=gradient)
+        energies = value.energies.double()
+        squared = self._squared_errors(energies)
+        squares = value.squares.double()
+        energy_square = (squared * self.shares.energy).sum(dim=1)
+        counted = self.groups.square(squared) if self.groups.has_targets else energy_square
+        square = counted + self.force_weight * squares[:, 0] + self.stress_weight * squares[:, 1]
+        loss = square.sqrt()
+        slope = None
+        if value.gradient is not None:
+            exact = square == 0
+            slope = value.gradient.double() / torch.where(exact, 1.0, 2 * loss)[:, None]
+            slope = torch.where(exact[:, None], 0.0, slope)
+        errors = Errors(
+            loss=loss,
+            energy=energy_square.sqrt(),
+            forces=squares[:, 0].sqrt() if self.force_weight else None,
+            stress=squares[:, 2].sqrt() if self.stress_weight else None,
+        )
+        return Evaluation(errors, energies, slope)
+
+    def _squared_errors(self, energies: Tensor) -> Tensor:
+        """(A, B)."""
+        return (energies.double() - self.target).square()
+
+    def _values(self, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
+        if self.team is None:
+            return BlockValue.sum(self.lane_values(points, like, factor, gradient=gradient))
+        return self.team.values(self, points, like, factor, gradient=gradient)
+
+    def lane_values(
+        self, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool
+    ) -> list[BlockValue]:
+        """Of all members, lane by lane; of the lanes that this process owns.
+
+        Args:
+            factor: (A, B) for the whole set, see `Block.value`.
+        """
+        points = points.detach().to(self.dtype)
+        n_members = len(points)
+        at_once = [slice(0, n_members)] if self.on_gpu else [slice(k, k + 1) for k in range(n_members)]
+
+        def work(item: tuple[_Lane, slice]) -> BlockValue:
+            lane, members = item
+            # A copy: the bits of a product can depend on where in memory its factors begin.
+            own, found = points[members].clone(), []
+            for block, rows in lane:
+                part = None if factor is None else factor[members, rows]
+                found.append(block.value(own, like, part, gradient=gradient))
+            return BlockValue.sum(found)
+
+        values = self._workers.map(work, [(lane, members) for lane in self.lanes for members in at_once])
+        n = len(at_once)
+        return [BlockValue.join(values[k : k + n]) for k in range(0, len(values), n)]
 
     def energies_per_atom(self, networks: ElementNetworks) -> Tensor:
-        """(K, B) eV/atom."""
-        outputs = self.layout.restore(networks(self.features))[..., 0]
-        return sum_over_atoms(outputs, self.sizes) * self.per_atom
+        """(A, B) eV/atom."""
+        return self.evaluate(networks.flat(), networks, gradient=False).energies
+
+    def group_errors(self, energies: Tensor) -> Tensor:
+        """(A, n_groups) eV/atom: RMSE of the energies (A, B) in each group, in the order of `groups.names`."""
+        return self.groups.mean_squares(self._squared_errors(energies)).sqrt()
 
     def loss(self, networks: ElementNetworks) -> Tensor:
-        """(K,) eV/atom. At an exact fit, value and gradient are zero; what is not a number stays so."""
+        """(A,) eV/atom, differentiable. At an exact fit, value and gradient are zero; what is not a number stays so."""
         return self.errors(networks).loss
 
     def errors(self, networks: ElementNetworks) -> Errors:
-        if self.derivatives is None:
-            energies = self.energies_per_atom(networks)
-            square = self._energy_square(energies)
-            loss = _root(square)
-            return Errors(loss, loss.detach())
-        outputs, gradient = networks.with_gradient(self.features)
-        atomic = self.layout.restore(outputs[..., None])[..., 0]
-        square = self._energy_square(sum_over_atoms(atomic, self.sizes) * self.per_atom)
-        other, forces, stress = self.derivatives.squares(self.layout.restore(gradient))
-        return Errors(
-            loss=_root(square + other),
-            energy=square.detach().sqrt(),
-            forces=None if forces is None else forces.sqrt(),
-            stress=None if stress is None else stress.sqrt(),
-        )
-
-    def _energy_square(self, energies_per_atom: Tensor) -> Tensor:
-        return ((energies_per_atom - self.target).square() * self.share).sum(dim=1)
+        """The loss is differentiable by the networks' weights, once."""
+        flat = networks.flat()
+        found = self.evaluate(flat, networks, gradient=flat.requires_grad)
+        if found.gradient is None:
+            return found.errors
+        loss: Tensor = _Known.apply(flat, found.errors.loss, found.gradient)
+        return Errors(loss, found.errors.energy, found.errors.forces, found.errors.stress)
 
 
-def _root(square: Tensor) -> Tensor:
-    """The square root, with a gradient of zero at zero."""
-    exact = square == 0
-    return torch.where(exact, 0.0, torch.where(exact, 1.0, square).sqrt())
+class _Known(torch.autograd.Function):
+    """A value whose gradient is known already, for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient.to(flat.dtype))
+        return loss.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * of_loss[:, None].to(gradient.dtype), None, None
 
 
-class _Derivatives:
-    """Forces and stress of the structures that have them: labels, shares, and the map from the networks."""
+class _Groups:
+    """Energy errors by group."""
 
-    def __init__(self, training_set: TrainingSet, weights: LossWeights, rows: Tensor, memory: float) -> None:
-        self.weights = weights
-        virials = weights.stress > 0 and bool(training_set.has_stress[rows].any())
-        self.map = ForceMap(training_set, rows.tolist(), virials=virials, memory=memory)
-        dtype = training_set.features.dtype
-        # In the map's order. What is not known gets a share of zero, and a target that is not NaN.
-        chosen = self.map.rows
-        weight, sizes = training_set.weight[chosen], training_set.sizes[chosen]
-        has_forces = training_set.has_forces[chosen]
-        has_stress = training_set.has_stress[chosen]
-        self.has_forces = weights.force > 0 and bool(has_forces.any())
-        of_atoms = torch.repeat_interleave(weight * has_forces, sizes)
-        self.force_share = _share(of_atoms, 3).to(dtype)[:, None, None]
-        self.forces = training_set.forces[self.map.atoms].nan_to_num().to(dtype)[:, None]
-        self.stress_share = _share(weight * has_stress, 6).to(dtype)[:, None, None]
-        self.stress = training_set.stress[chosen].nan_to_num().to(dtype)[:, None]
-        volume = training_set.volume[chosen]
-        self.per_volume = torch.where(has_stress, 1 / volume, 0.0).to(dtype)[:, None, None]
-        self.volume_per_atom = (volume / sizes).to(dtype)[:, None, None]
+    def __init__(self, groups: Sequence[str], share: Tensor, targets: Mapping[str, float]) -> None:
+        self.names = sorted(set(groups))
+        unknown = sorted(set(targets) - set(self.names))
+        if unknown:
+            raise InputError(f"group targets: expected groups of the training structures, got {', '.join(unknown)}")
+        number = {name: k for k, name in enumerate(self.names)}
+        order = sorted(range(len(groups)), key=lambda row: number[groups[row]])
+        numbers = [number[group] for group in groups]
+        device = share.device
+        self._order = torch.tensor(order, device=device)
+        self._number = torch.tensor(numbers, device=device)
+        self._counts = torch.bincount(self._number, minlength=len(self.names))
+        self._share = share
+        self._of_group = self._sums(share[None])[0]  # (G,)
+        limits = [targets.get(name, 0.0) for name in self.names]
+        self._target = torch.tensor(limits, dtype=torch.float64, device=device)
+        self.has_targets = any(limits)
 
-    @classmethod
-    def of(cls, training_set: TrainingSet, weights: LossWeights, memory: float) -> _Derivatives | None:
-        """None: no weight, or no label of what has one."""
-        wanted = torch.zeros(len(training_set), dtype=torch.bool, device=training_set.sizes.device)
-        if weights.force > 0:
-            wanted |= training_set.has_forces
-        if weights.stress > 0:
-            wanted |= training_set.has_stress
-        wanted &= training_set.weight > 0
-        rows = wanted.nonzero()[:, 0]
-        return cls(training_set, weights, rows, memory) if len(rows) else None
+    def mean_squares(self, squared: Tensor) -> Tensor:
+        """(A, B) squared errors to (A, G) means; NaN for a group without weight."""
+        return self._sums(squared * self._share) / self._of_group
 
-    def squares(self, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Their part of the squared loss (K,), and the mean square errors of forces and stress (K,), detached.
+    def square(self, squared: Tensor) -> Tensor:
+        """(A,): e^2 with targets."""
+        beyond = (self.mean_squares(squared).sqrt() - self._target).clamp(min=0)
+        # What is not a number stays so; a group without weight has no error.
+        return torch.where(self._of_group > 0, self._of_group * beyond.square(), 0.0).sum(dim=1)
 
-        Args:
-            gradient: (K, n_atoms, n_features), dE/d(features) of all atoms of the set.
-        """
-        forces, virials = self.map(gradient.index_select(1, self.map.atoms).transpose(0, 1))
-        total = gradient.new_zeros(gradient.shape[0])
-        force_square, stress_square = None, None
-        if self.has_forces:
-            square = ((forces - self.forces).square() * self.force_share).sum(dim=(0, 2))
-            total = total + self.weights.force * square
-            force_square = square.detach()
-        if virials is not None:
-            error = virials * self.per_volume - self.stress
-            square = ((error * self.volume_per_atom).square() * self.stress_share).sum(dim=(0, 2))
-            total = total + self.weights.stress * square
-            stress_square = (error.detach().square() * self.stress_share).sum(dim=(0, 2))
-        return total, force_square, stress_square
+    def factor(self, squared: Tensor) -> Tensor:
+        """(A, B): by how much less each structure counts in the gradient of e^2, max(0, 1 - t_g / e_g)."""
+        errors = self.mean_squares(squared).sqrt()
+        factors = torch.where(errors > self._target, 1 - self._target / errors, 0.0)
+        return factors.index_select(1, self._number)
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """(A, B) to (A, G)."""
+        ordered = values.index_select(1, self._order).T.contiguous()
+        return torch.segment_reduce(ordered, "sum", lengths=self._counts, axis=0, unsafe=True).T
 
 
-def _share(weight: Tensor, n_components: int) -> Tensor:
-    """Of each row in a mean over rows and components; zero for all where no row counts."""
-    total = weight.sum() * n_components
-    return torch.where(total > 0, weight / total, 0.0)
+def lane_bounds(sizes: Sequence[int], n_lanes: int) -> list[tuple[int, int]]:
+    """First and one past the last structure of each lane: whole structures, about equal numbers of atoms.
+
+    Fewer lanes than asked for where there are few atoms, at least one; none is empty.
+    """
+    total = sum(sizes)
+    n_lanes = max(1, min(n_lanes, total // LANE_ATOMS, len(sizes)))
+    return list(cut_blocks(sizes, -(-total // n_lanes)))
+
+
+def cut_blocks(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """First and one past the last of runs of structures that hold at most so many atoms, or one structure."""
+    first, atoms = 0, 0
+    for row, size in enumerate(sizes):
+        if atoms and atoms + size > most:
+            yield first, row
+            first, atoms = row, 0
+        atoms += size
+    yield first, len(sizes)
 
 
 def l2_penalty(networks: ElementNetworks) -> Tensor:

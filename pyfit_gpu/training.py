@@ -1,24 +1,30 @@
-"""Training: full-batch LBFGS on the loss of one set, with observers that write logs and backups as it goes."""
+"""Training: full-batch LBFGS on the loss of one set, of several networks at once, with observers that write logs."""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.devices import total_memory
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import Errors, LossWeights, Objective, l2_penalty
+from pyfit_gpu.fit_settings import FitSettings
+from pyfit_gpu.history import History, LabelErrors, MemberHistory, Observers, Row
+from pyfit_gpu.lbfgs import LBFGS
+from pyfit_gpu.networks import ElementNetworks, member_seed
+from pyfit_gpu.objective import Evaluation, Objective, l2_penalty
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 
-LineSearch = Literal["strong-wolfe", "none"]
+if TYPE_CHECKING:
+    from pyfit_gpu.distributed import Team
+
 MAX_RESTARTS = 3
 RESTART_MAX_RANDOM = 0.5
 KEPT_MEMORY = 0.5  # of a device's memory, at most, holds derivatives of features for force training
@@ -26,155 +32,18 @@ KEPT_MEMORY = 0.5  # of a device's memory, at most, holds derivatives of feature
 _log = logging.getLogger("pyfit_gpu")
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """How to train. The classic program: no line search, learning rate 0.05."""
-
-    steps: int = 100
-    line_search: LineSearch = "strong-wolfe"
-    learning_rate: float | None = None  # first trial step of the line search (1), or without one the step (0.05)
-    max_iterations: int = 10  # LBFGS iterations inside one step
-    history_size: int = 100
-    l2: float = 0.0  # eV/atom, prefactor of the weights' norms
-    force_weight: float = 0.0  # Å^2, of the squared error of the forces beside that of the energies per atom
-    stress_weight: float = 0.0  # of the squared error of the virials per atom
-    error_restart_level: float = 0.0  # eV/atom; a loss above it draws new weights; 0: never
-    validation_interval: int = 1  # steps; 0: never
-    seed: int | None = None  # of the weights drawn at a restart
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "validation_interval"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
-        for name in ("max_iterations", "history_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected a whole number above 0, got {getattr(self, name)}")
-        for name in ("l2", "error_restart_level"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
-        if self.line_search not in ("strong-wolfe", "none"):
-            raise InputError(f"line_search: expected strong-wolfe or none, got {self.line_search!r}")
-        if not (math.isfinite(self.step_length) and self.step_length > 0):
-            raise InputError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
-        _ = self.loss_weights  # checks them
-
-    @property
-    def loss_weights(self) -> LossWeights:
-        return LossWeights(self.force_weight, self.stress_weight)
-
-    @property
-    def step_length(self) -> float:
-        """The learning rate, or the line search's default."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return 1.0 if self.line_search == "strong-wolfe" else 0.05
-
-
-@dataclass(frozen=True)
-class LabelErrors:
-    """Root-mean-square errors of the labels that take part in the loss."""
-
-    energy: float  # eV/atom
-    forces: float | None = None  # eV/Å, per component
-    stress: float | None = None  # eV/Å^3, per component
-
-    @classmethod
-    def of(cls, errors: Errors) -> LabelErrors:
-        """Of the first member."""
-        known = {name: getattr(errors, name) for name in ("energy", "forces", "stress")}
-        known = {name: value[0] for name, value in known.items() if value is not None}
-        # One trip from the device for all of them.
-        return cls(**dict(zip(known, torch.stack(list(known.values())).tolist(), strict=True)))
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """The state after `step` steps."""
-
-    step: int
-    loss: float  # eV/atom, on the training structures, without the L2 term
-    validation: float | None  # eV/atom, the same on the validation structures, where this step computes it
-    potential: Potential
-    energies_per_atom: Callable[[], Tensor]  # (B,) eV/atom of the training structures, computed when called
-    errors: LabelErrors | None = None  # of the training structures
-    validation_errors: LabelErrors | None = None  # of the validation structures, where this step computes them
-
-
-class Observer(Protocol):
-    """Sees every row as soon as it is known."""
-
-    def begin(self) -> None:
-        """Row 0 comes next: at the start, and again when training restarts with new weights."""
-
-    def see(self, row: Row) -> None: ...
-
-
-@dataclass
-class History:
-    """What a fit did: one entry per step, and row 0 before the first."""
-
-    loss: list[float] = field(default_factory=list)  # eV/atom
-    validation: dict[int, float] = field(default_factory=dict)  # step: eV/atom
-    errors: list[LabelErrors] = field(default_factory=list)
-    validation_errors: dict[int, LabelErrors] = field(default_factory=dict)
-    n_restarts: int = 0
-    n_evaluations: int = 0  # of loss and gradient
-    interrupted: bool = False
-    gave_up: bool = False  # the loss was above error_restart_level once more than MAX_RESTARTS allow
-
-
 class TrainingFailure(RuntimeError):
     """The loss is no longer a number; the potential keeps the last weights for which it was."""
 
 
-class _Closure:
-    """Loss and gradient at the current weights; a second call at the same weights costs nothing."""
+@dataclass(frozen=True, eq=False)
+class FitState:
+    """Everything a fit needs to go on bit for bit, between two steps."""
 
-    def __init__(self, objective: Objective, networks: ElementNetworks, l2: float) -> None:
-        self.objective = objective
-        self.shape = networks
-        self.l2 = l2
-        self.weights = networks.flat().requires_grad_(True)
-        self.n_evaluations = 0
-        self._known_at: Tensor | None = None
-        self._loss = math.nan
-        self._optimised = math.nan
-        self.errors = LabelErrors(math.nan)  # of the last evaluation
-
-    def networks(self) -> ElementNetworks:
-        return ElementNetworks.from_flat(
-            self.weights,
-            self.shape.layer_sizes,
-            n_elements=self.shape.n_elements,
-            activation=self.shape.activation,
-        )
-
-    def evaluate(self) -> float:
-        """The loss; the gradient of loss and penalty is left in the weights."""
-        if self._known_at is None or not torch.equal(self._known_at, self.weights):
-            networks = self.networks()
-            errors = self.objective.errors(networks)
-            loss = errors.loss.sum()
-            optimised = loss + self.l2 * l2_penalty(networks).sum() if self.l2 else loss
-            (self.weights.grad,) = torch.autograd.grad(optimised, self.weights)
-            self._loss, self._optimised = torch.stack((loss, optimised)).tolist()
-            self.errors = LabelErrors.of(errors)
-            self._known_at = self.weights.detach().clone()
-            self.n_evaluations += 1
-        return self._loss
-
-    def optimised(self) -> float:
-        self.evaluate()
-        return self._optimised
-
-    def optimizer(self, settings: FitSettings) -> torch.optim.LBFGS:
-        return torch.optim.LBFGS(
-            [self.weights],
-            lr=settings.step_length,
-            max_iter=settings.max_iterations,
-            history_size=settings.history_size,
-            line_search_fn="strong_wolfe" if settings.line_search == "strong-wolfe" else None,
-        )
+    members: list[dict[str, Any]]  # of each: its history, and what stopping looks at
+    optimizer: dict[str, Tensor]  # of `LBFGS.state`
+    good: Tensor  # (K, P) float64, weights of the last step whose loss was a number
+    kept: Tensor  # (K, P) float64, weights of the best validation
 
 
 def fit(
@@ -182,44 +51,69 @@ def fit(
     train: TrainingSet,
     validation: TrainingSet | None = None,
     *,
+    test: TrainingSet | None = None,
+    members: int | None = None,
+    first_member: int = 0,
     steps: int | None = None,
     settings: FitSettings | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Observers = (),
     should_stop: Callable[[], bool] = lambda: False,
+    checkpoint: Callable[[Callable[[], FitState], bool], None] | None = None,
+    resume: FitState | None = None,
+    team: Team | None = None,
 ) -> History:
     """Train the networks' weights in place, in the dtype and on the device of the training set.
 
-    The potential takes over the set's energy shift (unknown, if the set does not know it).
+    The potential takes over the set's energy shift (unknown, if the set does not know it). Each member has its own
+    optimiser, line search, end and restarts, and costs nothing once it has ended; its numbers do not depend on which
+    others are trained beside it.
 
     Args:
-        potential: its weights are the start and receive the result.
+        potential: its weights are the start and receive the result: those of the best validation, if there is one.
         train: structures that all have an energy; forces and stress count, where known, with the settings' weights.
         validation: structures that all have an energy; None or empty: no validation.
+        test: structures that take no part; the final weights are scored on them.
+        members: so many random starts, drawn by the settings' seed; the potential receives the best of them, and all
+            are in the history's. None: the potential's own members.
+        first_member: number of the first one, which together with the seed decides what is drawn.
         steps: overrides `settings.steps`; 0 evaluates and leaves the weights as they are.
-        observers: are told about every row as soon as it is known.
+        observers: are told about every row as soon as it is known; a function gives those of each member.
         should_stop: asked after every step.
+        checkpoint: called after every step with a function that gives the state, and whether it was the last step.
+        resume: the state from which to go on.
+        team: processes that share the work; this one is the first of them.
 
     Raises:
         InputError: a set made with other descriptor settings (named), a physically informed potential, or a weight
             for a label that no structure has; nothing has been changed then.
-        ValueError: a potential of several members.
-        TrainingFailure: the loss is no longer a number.
+        TrainingFailure: the loss of every member is no longer a number.
     """
     settings = settings or FitSettings()
     if steps is not None:
         settings = replace(settings, steps=steps)
     potential.require_straight("train")
-    if potential.networks.n_members != 1:
-        raise ValueError(f"fit: expected a potential of one member, got {potential.networks.n_members}")
-    require_same_inputs(potential.descriptor, train.descriptor, "the training set is not this potential's")
-    if validation is not None and len(validation):
-        require_same_inputs(potential.descriptor, validation.descriptor, "the validation set is not this potential's")
+    sets = {"training": train, "validation": validation, "test": test}
+    for name, part in sets.items():
+        if part is not None and len(part):
+            require_same_inputs(potential.descriptor, part.descriptor, f"the {name} set is not this potential's")
     _require_labels(train, settings)
-    run = _Run(potential, train, validation, settings, observers)
-    shift = train.energy_shift or (math.nan,) * potential.descriptor.n_elements
-    potential.energy_shift.copy_(torch.tensor(shift, dtype=torch.float64))
-    with torch.enable_grad():
-        return run.until_done(should_stop)
+    trained = potential
+    if members is not None:
+        if members < 1:
+            raise InputError(f"members: expected a whole number above 0, got {members}")
+        trained = potential.random_members(range(first_member, first_member + members), settings.seed)
+    run = _Run(trained, train, validation, settings, observers, first_member, team)
+    shift = torch.tensor(train.energy_shift or (math.nan,) * potential.descriptor.n_elements, dtype=torch.float64)
+    for changed in (potential, trained):
+        changed.energy_shift.copy_(shift)
+    if resume is not None:
+        run.restore(resume)
+    history = run.until_done(should_stop, checkpoint)
+    if test is not None and len(test):
+        run.score(test)
+    if trained is not potential:
+        potential.networks.copy_member(0, trained.networks, history.ranking[0])
+    return history
 
 
 def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
@@ -231,6 +125,61 @@ def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
             raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}{text}")
 
 
+def make_objective(
+    part: TrainingSet, settings: FitSettings, *, single: bool, memory: float, team: Team | None
+) -> tuple[Objective, float]:
+    """The objective of one part of a set, in float32 or in the set's precision, and the memory that is left."""
+    if single:
+        part = part.to(part.features.device, torch.float32)
+    targets = {name: value for name, value in settings.group_targets.items() if name in part.groups}
+    objective = Objective(part, settings.loss_weights, targets=targets, memory=memory, team=team)
+    return objective, memory - objective.kept_bytes
+
+
+class _Closure:
+    """What the optimiser sees: loss and penalty with their gradient, and numbers for the rows."""
+
+    def __init__(self, objective: Objective, like: ElementNetworks, l2: float) -> None:
+        self.objective = objective
+        self.like = like
+        self.l2 = l2
+
+    def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.objective.evaluate(points, self.like)
+        assert found.gradient is not None
+        loss, gradient = found.errors.loss, found.gradient
+        if self.l2:
+            penalty, of_penalty = _penalty(points, self.like)
+            loss, gradient = loss + self.l2 * penalty, gradient + self.l2 * of_penalty
+        return loss, gradient, self.numbers(found)
+
+    def numbers(self, found: Evaluation) -> Tensor:
+        """(A, 4 + n_groups): loss without penalty, RMSE of energy, forces and stress, energy RMSE of each group."""
+        errors = found.errors
+        unknown = torch.full_like(errors.loss, math.nan)
+        columns = [errors.loss, errors.energy, errors.forces, errors.stress]
+        known = torch.stack([unknown if column is None else column for column in columns], dim=1)
+        return torch.cat((known, self.objective.group_errors(found.energies)), dim=1)
+
+
+def _penalty(points: Tensor, like: ElementNetworks) -> tuple[Tensor, Tensor]:
+    """(A,) and its gradient (A, P)."""
+    leaf = points.detach().requires_grad_()
+    with torch.enable_grad():
+        penalty = l2_penalty(like.with_flat(leaf))
+        (gradient,) = torch.autograd.grad(penalty.sum(), leaf)
+    return penalty.detach(), gradient
+
+
+@dataclass
+class _Stopping:
+    """What decides when a member stops."""
+
+    best: float = math.inf  # eV/atom, least validation loss
+    improved: float = math.inf  # eV/atom, the validation loss that the next improvement is measured from
+    waiting: int = 0  # validations since
+
+
 class _Run:
     def __init__(
         self,
@@ -238,112 +187,309 @@ class _Run:
         train: TrainingSet,
         validation: TrainingSet | None,
         settings: FitSettings,
-        observers: Sequence[Observer],
+        observers: Observers,
+        first_member: int,
+        team: Team | None,
     ) -> None:
         self.potential = potential
         self.settings = settings
-        self.observers = observers
-        weights = settings.loss_weights
-        memory = KEPT_MEMORY * total_memory(train.features.device)
-        self.objective = Objective(train, weights, memory=memory)
+        self.team = team
+        self.first_member = first_member
+        n_members = potential.networks.n_members
+        self.observers = [list(observers(k) if callable(observers) else observers) for k in range(n_members)]
+        self.parts = {"training": train, "validation": validation}
+        self._memory = KEPT_MEMORY * total_memory(train.features.device)
+        self.double = train.features.dtype == torch.float64
+        self.objective = self._objective("training", single=settings.float32_steps > 0)
         # Structures of weight 0 have no say; a set of nothing else says nothing.
-        scored = validation is not None and len(validation) > 0 and bool(validation.weight.sum() > 0)
-        self.validation = None
-        if validation is not None and scored:
-            self.validation = Objective(validation, weights, memory=memory - self.objective.kept_bytes)
-        self.history = History()
-        like = train.features
-        self.closure = _Closure(self.objective, potential.networks.to(like.device, like.dtype), settings.l2)
-        self.optimizer = self.closure.optimizer(settings)
+        self.validation: Objective | None = None
+        if validation is not None and len(validation) and bool(validation.weight.sum() > 0):
+            self.validation = self._objective("validation")
+        self.histories = [MemberHistory() for _ in range(n_members)]
+        self.stopping = [_Stopping() for _ in range(n_members)]
+        self.history = History(self.histories, potential)
+        # The optimiser works in float64 whatever the objective computes in: its vectors are small.
+        device = train.features.device
+        self.like = potential.networks.to(device, torch.float64)
+        weights = self.like.flat()
+        self.closure = _Closure(self.objective, self.like, settings.l2)
+        self.optimizer = LBFGS(weights, settings.optimizer)
+        self.good = weights.clone()
+        self.kept = weights.clone()
+        self.failure = ""  # of the last member that failed
+        self._resumed = False
 
-    def until_done(self, should_stop: Callable[[], bool]) -> History:
-        self._begin()
-        step = 0
+    def _objective(self, name: str, *, single: bool = False) -> Objective:
+        """Of one part of the set, in float32 or in the set's precision."""
+
+        def make() -> Objective:
+            part = self.parts[name]
+            assert part is not None
+            objective, self._memory = make_objective(
+                part, self.settings, single=single, memory=self._memory, team=self.team
+            )
+            return objective
+
+        return make() if self.team is None else self.team.build(name, single=single, make=make)
+
+    # State
+
+    def state(self) -> FitState:
+        members = [
+            {"history": history.to_json(), "stopping": vars(stopping).copy()}
+            for history, stopping in zip(self.histories, self.stopping, strict=True)
+        ]
+        return FitState(members, self.optimizer.state(), self.good.cpu().clone(), self.kept.cpu().clone())
+
+    def restore(self, state: FitState) -> None:
+        for k, member in enumerate(state.members):
+            self.histories[k] = MemberHistory.from_json(member["history"])
+            self.stopping[k] = _Stopping(**member["stopping"])
+        self.history.members = self.histories
+        self.optimizer.load_state(state.optimizer)
+        self.good.copy_(state.good)
+        self.kept.copy_(state.kept)
+        # A fit may be given more steps than it was first asked for.
+        for k, history in enumerate(self.histories):
+            if history.status == "steps" and history.step < self.settings.steps:
+                history.status = "running"
+            if history.step or history.n_restarts:
+                self._write_back(k, self.good)
+        self._resumed = True
+
+    # The loop
+
+    def until_done(
+        self,
+        should_stop: Callable[[], bool],
+        checkpoint: Callable[[Callable[[], FitState], bool], None] | None,
+    ) -> History:
+        started, longest = time.monotonic(), 0.0
+        running = [k for k, history in enumerate(self.histories) if history.status == "running"]
+        if not self._resumed:
+            for k in running:
+                self._begin(k)
+            running = self._look(running)
         while True:
-            loss = self.closure.evaluate()
-            if self._too_large(loss):
-                if self.history.n_restarts == MAX_RESTARTS:
-                    self.history.gave_up = True
-                    self._record(step, loss)
-                    break
-                self._restart(step, loss)
-                step = 0
-                continue
-            if not math.isfinite(loss):
-                raise TrainingFailure(
-                    f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try a "
-                    "smaller learning_rate, strong-wolfe as line_search, or an error_restart_level"
-                )
-            self._record(step, loss)
-            if step == self.settings.steps:
+            if running and self._out_of_time(time.monotonic() - started, longest):
+                self.history.end = "time"
+            elif running and should_stop():
+                self.history.end = "interrupted"
+            last = not running or self.history.end != "done"
+            if checkpoint is not None:
+                checkpoint(self.state, last)
+            if last:
                 break
-            if should_stop():
-                self.history.interrupted = True
-                break
-            self.optimizer.step(self.closure.optimised)
-            step += 1
-        self.history.n_evaluations = self.closure.n_evaluations
+            before = time.monotonic()
+            self._step(running)
+            running = self._look(running)
+            longest = max(longest, time.monotonic() - before)
+        self._finish()
         return self.history
 
-    def _begin(self) -> None:
-        self.history.loss.clear()
-        self.history.validation.clear()
-        self.history.errors.clear()
-        self.history.validation_errors.clear()
-        for observer in self.observers:
+    def _out_of_time(self, elapsed: float, longest: float) -> bool:
+        return self.settings.max_time > 0 and elapsed + 1.2 * longest > self.settings.max_time
+
+    def _step(self, running: Sequence[int]) -> None:
+        """One step of every running member; those that were restarted are at another step than the others."""
+        by_step: dict[int, list[int]] = {}
+        for k in running:
+            by_step.setdefault(self.histories[k].step, []).append(k)
+        for step, chosen in by_step.items():
+            self._set_precision(step, chosen)
+            self.optimizer.step(self.closure, chosen, self.settings.learning_rate_at(step))
+
+    def _set_precision(self, step: int, chosen: Sequence[int]) -> None:
+        """float32 in the first steps, where that is asked for, then that of the set."""
+        if not self.settings.float32_steps or not self.double:
+            return
+        dtype = torch.float32 if step < self.settings.float32_steps else torch.float64
+        if dtype != self.closure.objective.dtype:
+            self._memory += self.objective.kept_bytes
+            self.closure.objective = self.objective = self._objective("training", single=dtype == torch.float32)
+        if step == self.settings.float32_steps:
+            for k in chosen:
+                self.optimizer.forget(k)
+
+    def _look(self, running: Sequence[int]) -> list[int]:
+        """Rows of these members at their new weights; which of them go on."""
+        pending, seen = list(running), []
+        while pending:  # members that are given new weights are looked at again
+            self.optimizer.evaluate(self.closure, pending)
+            numbers = self.optimizer.extras.tolist()
+            restarted = []
+            for k in pending:
+                if self._acceptable(k, numbers[k][0]):
+                    seen.append(k)
+                elif self._may_restart(k):
+                    self._restart(k, numbers[k][0])
+                    restarted.append(k)
+                else:
+                    self._lost(k, numbers[k][0])
+                    if self.histories[k].status == "gave up":
+                        seen.append(k)
+            pending = restarted
+        seen.sort()
+        self._record(seen, numbers_of=self.optimizer.extras.tolist())
+        for k in seen:
+            self._decide(k)
+        if all(history.status == "failed" for history in self.histories):
+            raise TrainingFailure(self.failure)
+        return [k for k in seen if self.histories[k].status == "running"]
+
+    # One member
+
+    def _begin(self, k: int) -> None:
+        self.histories[k].begin()
+        self.stopping[k] = _Stopping()
+        for observer in self.observers[k]:
             observer.begin()
 
-    def _too_large(self, loss: float) -> bool:
+    def _acceptable(self, k: int, loss: float) -> bool:
         level = self.settings.error_restart_level
         # NaN is too large as well; without steps there is nothing to start again.
-        return self.settings.steps > 0 and level > 0 and not loss <= level
+        return math.isfinite(loss) and not (level > 0 and self.settings.steps > 0 and loss > level)
 
-    def _restart(self, step: int, loss: float) -> None:
-        self.history.n_restarts += 1
+    def _may_restart(self, k: int) -> bool:
+        """Where a level is given; of several members also where the loss of one is lost."""
+        wanted = self.settings.error_restart_level > 0 or len(self.histories) > 1
+        return wanted and self.settings.steps > 0 and self.histories[k].n_restarts < MAX_RESTARTS
+
+    def _restart(self, k: int, loss: float) -> None:
+        history = self.histories[k]
+        history.n_restarts += 1
         _log.warning(
-            "step %d: the loss %.6g eV/atom is above error_restart_level %g: restart %d of %d with new weights",
-            step,
+            "%sstep %d: the loss %.6g eV/atom is above error_restart_level %g: restart %d of %d with new weights",
+            self._named(k),
+            len(history.loss),
             loss,
             self.settings.error_restart_level,
-            self.history.n_restarts,
+            history.n_restarts,
             MAX_RESTARTS,
         )
-        # A pair, not a sum: neighbouring seeds of a job array must not draw one another's weights.
-        seed = None if self.settings.seed is None else (self.settings.seed, self.history.n_restarts)
-        drawn = self.potential.randomized(seed, RESTART_MAX_RANDOM).networks.flat()
-        with torch.no_grad():
-            self.closure.weights.copy_(drawn)
-        self.optimizer = self.closure.optimizer(self.settings)
-        self._begin()
+        seed = member_seed(self.settings.seed, history.n_restarts, self.first_member + k)
+        drawn = self.potential.member(k).randomized(seed, RESTART_MAX_RANDOM).networks.flat()[0]
+        self.optimizer.restart(k, drawn.to(self.good))
+        self._begin(k)
+
+    def _lost(self, k: int, loss: float) -> None:
+        """The loss is too large or no number, and there are no restarts (left)."""
+        history = self.histories[k]
+        if self.settings.error_restart_level > 0 and self.settings.steps > 0:
+            history.status = "gave up"
+            return
+        history.status = "failed"
+        step = len(history.loss)
+        self.failure = (
+            f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try a "
+            "smaller learning_rate, strong-wolfe as line_search, or an error_restart_level"
+        )
+        if not history.loss:
+            history.loss.append(loss)
+        if len(self.histories) > 1:
+            _log.warning("%s", self._named(k) + self.failure)
+
+    def _named(self, k: int) -> str:
+        return f"member {self.first_member + k}: " if len(self.histories) > 1 or self.first_member else ""
 
     @torch.no_grad()
-    def _record(self, step: int, loss: float) -> None:
-        self.history.loss.append(loss)
-        networks = self.closure.networks()
-        if (step or self.history.n_restarts) and math.isfinite(loss):
-            self._write_back(networks)
-        validation, validation_errors = None, None
+    def _record(self, seen: Sequence[int], numbers_of: list[list[float]]) -> None:
         interval = self.settings.validation_interval
-        if self.validation is not None and interval and step % interval == 0:
-            found = self.validation.errors(networks)
-            validation, validation_errors = float(found.loss), LabelErrors.of(found)
-            self.history.validation[step], self.history.validation_errors[step] = validation, validation_errors
+        chosen: list[int] = []
+        if self.validation is not None and interval:
+            chosen = [k for k in seen if len(self.histories[k].loss) % interval == 0]
+        validated = self._validate(chosen) if chosen else {}
+        for k in seen:
+            self._record_member(k, numbers_of[k], validated.get(k))
+
+    def _validate(self, chosen: Sequence[int]) -> dict[int, tuple[float, LabelErrors, dict[str, float]]]:
+        assert self.validation is not None
+        found = self.validation.evaluate(self.optimizer.weights[list(chosen)], self.like, gradient=False)
+        groups = self.validation.group_errors(found.energies).tolist()
+        losses = found.errors.loss.tolist()
+        return {
+            k: (losses[a], LabelErrors.of(found.errors, a), dict(zip(self.validation.groups.names, groups[a], strict=True)))
+            for a, k in enumerate(chosen)
+        }
+
+    def _record_member(
+        self, k: int, numbers: list[float], validated: tuple[float, LabelErrors, dict[str, float]] | None
+    ) -> None:
+        history = self.histories[k]
+        loss, energy, forces, stress, *of_groups = numbers
+        known = (None if math.isnan(value) and not weight else value for value, weight in (
+            (forces, self.objective.force_weight), (stress, self.objective.stress_weight)))
+        errors = LabelErrors(energy, *known)
+        step = len(history.loss)
+        history.loss.append(loss)
+        history.errors.append(errors)
+        history.n_evaluations = self.optimizer.n_evaluations[k]
+        weights = self.optimizer.weights[k]
+        if (step or history.n_restarts) and math.isfinite(loss):
+            self.good[k] = weights
+            self._write_back(k, self.good)
+        validation, validation_errors, of_validation_groups = validated or (None, None, {})
+        if validation is not None and validation_errors is not None:
+            history.validation[step], history.validation_errors[step] = validation, validation_errors
         row = Row(
             step=step,
             loss=loss,
             validation=validation,
-            errors=self.closure.errors,
+            errors=errors,
             validation_errors=validation_errors,
             potential=self.potential,
-            energies_per_atom=lambda: self.objective.energies_per_atom(networks)[0],
+            energies_per_atom=lambda: self.objective.evaluate(weights[None], self.like, gradient=False).energies[0],
+            group_errors=dict(zip(self.objective.groups.names, of_groups, strict=True)),
+            validation_group_errors=of_validation_groups,
+            member=k,
         )
-        self.history.errors.append(self.closure.errors)
-        for observer in self.observers:
+        for observer in self.observers[k]:
             observer.see(row)
 
-    def _write_back(self, networks: ElementNetworks) -> None:
-        """The result goes into the potential's own tensors; before the first step there is none."""
-        for mine, new in zip(self.potential.networks.weights, networks.weights, strict=True):
-            mine.copy_(new)
-        for mine, new in zip(self.potential.networks.biases, networks.biases, strict=True):
-            mine.copy_(new)
+    def _decide(self, k: int) -> None:
+        """Whether the member goes on, and whether these are its best weights."""
+        settings, history, stopping = self.settings, self.histories[k], self.stopping[k]
+        validation = history.validation.get(history.step)
+        if validation is not None:
+            if validation < stopping.best:
+                stopping.best = validation
+                history.kept_step = history.step
+                self.kept[k] = self.optimizer.weights[k]
+            stopping.waiting += 1
+            if validation < stopping.improved - settings.min_improvement:
+                stopping.improved, stopping.waiting = validation, 0
+        reached = history.errors[-1] if self.validation is None else history.validation_errors.get(history.step)
+        if history.status == "gave up":
+            return
+        if history.step >= settings.steps:
+            history.status = "steps"
+        elif settings.target_rmse and reached is not None and reached.energy <= settings.target_rmse:
+            history.status = "target"
+        elif settings.patience and stopping.waiting >= settings.patience:
+            history.status = "patience"
+
+    def _finish(self) -> None:
+        """The weights to keep go into the potential."""
+        for k, history in enumerate(self.histories):
+            history.n_evaluations = self.optimizer.n_evaluations[k]
+            if self.settings.keep == "best" and history.validation:
+                if history.kept_step:
+                    self._write_back(k, self.kept)
+            else:
+                history.kept_step = history.step
+
+    @torch.no_grad()
+    def _write_back(self, k: int, weights: Tensor) -> None:
+        """Into the potential's own tensors, as numbers of the precision in which the set was computed."""
+        found = weights[k : k + 1]
+        if not self.double:
+            found = found.float()
+        self.potential.networks.copy_member(k, self.like.with_flat(found.to(weights.dtype)), 0)
+
+    def score(self, test: TrainingSet) -> None:
+        """The kept weights on structures that took no part."""
+        self.parts["test"] = test
+        objective = self._objective("test")
+        found = objective.evaluate(self.potential.networks.to(self.good.device).flat(), self.like, gradient=False)
+        for k, history in enumerate(self.histories):
+            history.test = LabelErrors.of(found.errors, k)

@@ -113,8 +113,10 @@ class TestLoss:
         training_set = make_set([3, 1, 4, 2], ("Si", "C"))
         networks, _ = random_networks(training_set)
         single = Objective(training_set.to("cpu", torch.float32)).loss(networks.to("cpu", torch.float32))
-        assert single.dtype == torch.float32
-        assert float(single) == pytest.approx(expected_loss(networks, training_set), rel=1e-5)
+        expected = expected_loss(networks, training_set)
+        assert single.dtype == torch.float64  # of energies that were computed in float32
+        assert float(single) == pytest.approx(expected, rel=1e-5)
+        assert float(single) != pytest.approx(expected, rel=1e-10)
 
     def test_a_large_shift_costs_no_digits(self) -> None:
         """E_file and the shift are large and nearly cancel: E_used / n must have float32's accuracy all the same."""
@@ -490,8 +492,9 @@ class TestForcesAndStress:
         errors, wanted = objective.errors(networks.to("cpu", torch.float32)), expected.errors(networks)
         for name in ("loss", "energy", "forces", "stress"):
             found = getattr(errors, name)
-            assert found.dtype == torch.float32
+            assert found.dtype == torch.float64  # of what was computed in float32
             assert float(found) == pytest.approx(float(getattr(wanted, name)), rel=1e-4), name
+            assert float(found) != pytest.approx(float(getattr(wanted, name)), rel=1e-10), name
         gradient = gradient_of(objective, flat.float(), networks)
         assert gradient.dtype == torch.float32
         exact = gradient_of(expected, flat, networks)
