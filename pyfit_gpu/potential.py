@@ -70,11 +70,11 @@ class Potential:
         n_members = self.networks.n_members
         if not 0 <= number < n_members:
             raise InputError(f"member: expected a whole number from 0 to {n_members - 1}, got {number}")
-
-        def own(layers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(layer[number : number + 1].detach().clone() for layer in layers)
-
-        networks = replace(self.networks, weights=own(self.networks.weights), biases=own(self.networks.biases))
+        views = self.networks.member(number)
+        weights, biases = (
+            tuple(layer.detach().clone() for layer in layers) for layers in (views.weights, views.biases)
+        )
+        networks = replace(views, weights=weights, biases=biases)
         return replace(self, networks=networks, energy_shift=self.energy_shift.clone())
 
     def require_straight(self, purpose: str) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.expansion import Chunk
 from pyfit_gpu.forces import PairSums
-from pyfit_gpu.networks import ElementLayout
+from pyfit_gpu.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.potential import Batch, Potential, batches, network_outputs, sum_over_atoms
 from pyfit_gpu.structures import Structures
 
@@ -132,7 +132,8 @@ def predict_batch(potential: Potential, batch: Batch, *, derivatives: bool = Tru
     """The same for one batch, whose neighbours have the potential's dtype and device."""
     if not derivatives:
         features = batch.features(potential.descriptor)
-        atomic = network_outputs(potential, features, batch.species)[..., 0]
+        parts = [replace(potential, networks=part) for part in _parts(potential.networks)]
+        atomic = _joined([network_outputs(part, features, batch.species) for part in parts])[..., 0]
         return _of_members(sum_over_atoms(atomic, batch.sizes), atomic, None, None)
     walk = _ChunkWalk(potential, batch)
     forces, virials = PairSums(batch.neighbors, batch.sizes)(walk.derivatives())
@@ -172,12 +173,27 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (first + mean).squeeze(dim), spread
 
 
+def _parts(networks: ElementNetworks) -> list[ElementNetworks]:
+    """What is evaluated in one go: all members on a GPU, one on a CPU.
+
+    On a CPU the last bits of a sigmoid depend on where in the array a number stands: evaluated alone, a member gives
+    the same bits whatever stands beside it, and equal members give equal ones.
+    """
+    if networks.n_members == 1 or networks.weights[0].device.type != "cpu":
+        return [networks]
+    return [networks.member(number) for number in range(networks.n_members)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 class _ChunkWalk:
     """Networks and derivatives chunk after chunk: what a chunk computed for its features is then still at hand."""
 
     def __init__(self, potential: Potential, batch: Batch) -> None:
         self.descriptor = potential.descriptor
-        self.networks = potential.networks
+        self.parts = _parts(potential.networks)
         self.batch = batch
         n_members = potential.networks.n_members
         self.atomic_energies = potential.networks.weights[0].new_empty(n_members, len(batch.species))  # eV
@@ -189,7 +205,8 @@ class _ChunkWalk:
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
             layout = ElementLayout.of(self.batch.species[chunk.atoms], self.descriptor.n_elements)
-            outputs, gradient = self.networks.with_gradient(layout.arrange(features))
+            inputs = layout.arrange(features)
+            outputs, gradient = map(_joined, zip(*(part.with_gradient(inputs) for part in self.parts), strict=True))
             self.atomic_energies[:, chunk.atoms] = layout.restore(outputs[..., None])[..., 0]
             yield chunk, self._of_vectors(chunk, layout.restore(gradient) * self.descriptor.transform_slope(raw))
 
