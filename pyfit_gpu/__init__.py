@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pyfit_gpu.descriptor import LocalStructureParameters
     from pyfit_gpu.errors import InputError
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
-    from pyfit_gpu.loading import load_structures, load_training_set
+    from pyfit_gpu.loading import load_potentials, load_structures, load_training_set
     from pyfit_gpu.neighbors import Neighbors, find_neighbors
-    from pyfit_gpu.potential import Potential, featurize
+    from pyfit_gpu.potential import Potential, featurize, join_members
     from pyfit_gpu.prediction import Prediction, evaluate, predict
     from pyfit_gpu.store import save_training_set
     from pyfit_gpu.structures import Structures
@@ -39,7 +39,9 @@ _HOMES = {
     "featurize": "potential",
     "find_neighbors": "neighbors",
     "fit": "training",
+    "join_members": "potential",
     "load_potential": "formats.nn_dat",
+    "load_potentials": "loading",
     "load_structures": "loading",
     "load_training_set": "loading",
     "predict": "prediction",
@@ -63,7 +65,9 @@ __all__ = [
     "featurize",
     "find_neighbors",
     "fit",
+    "join_members",
     "load_potential",
+    "load_potentials",
     "load_structures",
     "load_training_set",
     "predict",

@@ -14,29 +14,35 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties
 from torch import Tensor
 
 from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.energy_shift import EnergyShift, evaluation_shift
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.loading import load_potentials
 from pyfit_gpu.potential import Batch, Potential
-from pyfit_gpu.prediction import predict_batch
+from pyfit_gpu.prediction import Spread, predict_batch
 from pyfit_gpu.structures import FloatArray, Frame, Structures
 from pyfit_gpu.verlet import VerletList
 
-_DERIVATIVES = {"forces", "stress"}
+_SPREADS = ("energy_std", "forces_std", "stress_std")
+_DERIVATIVES = {"forces", "stress", "forces_std", "stress_std"}
 
 
 class PyfitCalculator(Calculator):
-    """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a potential's first member."""
+    """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a potential.
+
+    Of several members these are the means, and `energy_std`, `forces_std` and `stress_std` their sample standard
+    deviations: in `results`, and by `get_property`.
+    """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
-        potential: Potential | str | os.PathLike[str],
+        potential: Potential | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str = torch.float64,
@@ -45,7 +51,8 @@ class PyfitCalculator(Calculator):
     ) -> None:
         """
         Args:
-            potential: what to compute with, or its .nn.dat file. Later changes of the weights are not seen.
+            potential: what to compute with, or its .nn.dat file, or the files of several members. Later changes of
+                the weights are not seen.
             device: "cpu", "cuda:N" or "auto"; None: the potential's own, and "auto" for a file.
             dtype: float64 or float32, of features and networks. Positions, neighbours and results are float64.
             skin: Å, see `VerletList`; 0: neighbours are searched at every calculation.
@@ -53,10 +60,11 @@ class PyfitCalculator(Calculator):
                 if it does not know it.
 
         Raises:
-            InputError: a physically informed potential, a file that is none, an unknown device, a faulty number.
+            InputError: a physically informed potential, a file that is none, files that do not go together, an unknown
+                device, a faulty number.
         """
         if not isinstance(potential, Potential):
-            potential = load_potential(potential)
+            potential = load_potentials(potential)
             device = "auto" if device is None else device
         potential.require_straight("PyfitCalculator")
         device = potential.device if device is None else select_device(str(device))
@@ -67,6 +75,8 @@ class PyfitCalculator(Calculator):
         self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
         self.neighbor_list = VerletList(potential.descriptor.neighbor_cutoff, skin)
         super().__init__()
+        if potential.networks.n_members > 1:
+            self.implemented_properties = [*self.implemented_properties, *_SPREADS]
 
     def calculate(
         self,
@@ -80,7 +90,7 @@ class PyfitCalculator(Calculator):
             raise InputError("calculate: expected an Atoms object, got None")
         frame = _frame(self.atoms, self.potential)
         has_volume = frame.volume > 0
-        if "stress" in properties and not has_volume:
+        if not has_volume and not {"stress", "stress_std"}.isdisjoint(properties):
             raise PropertyNotImplementedError(
                 f"stress: expected a cell of 3 independent vectors, got {self.atoms.cell.tolist()}"
             )
@@ -98,6 +108,8 @@ class PyfitCalculator(Calculator):
             self.results["forces"] = _array(prediction.forces)
             if has_volume:
                 self.results["stress"] = _array(prediction.stress[0])
+        if prediction.spread is not None:
+            self.results |= _spread_results(prediction.spread, has_volume)
 
     def _batch(self, frame: Frame) -> Batch:
         device = self.potential.device
@@ -117,8 +129,21 @@ class PyfitCalculator(Calculator):
             raise InputError(f"PyfitCalculator: expected settings when it is made, got set({', '.join(settings)})")
         return {}
 
+    def export_properties(self) -> Properties:
+        """What ASE knows of the results: it refuses names of others."""
+        return Properties({name: value for name, value in self.results.items() if name not in _SPREADS})
+
     def _get_name(self) -> str:
         return "pyfit"
+
+
+def _spread_results(spread: Spread, has_volume: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"energy_std": float(spread.energy)}
+    if spread.forces is not None and spread.stress is not None:
+        found["forces_std"] = _array(spread.forces)
+        if has_volume:
+            found["stress_std"] = _array(spread.stress[0])
+    return found
 
 
 def _frame(atoms: Atoms, potential: Potential) -> Frame:

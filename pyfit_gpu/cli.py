@@ -204,7 +204,9 @@ def _add_train(verbs: Any) -> None:
 def _add_evaluate(verbs: Any) -> None:
     verb = verbs.add_parser("evaluate", help="energies, forces and stress of structures, errors, plots")
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
-    verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat)")
+    verb.add_argument(
+        "--potential", required=True, nargs="+", metavar="NN", help="potential (.nn.dat); several: mean and spread"
+    )
     verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
     verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
     verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")

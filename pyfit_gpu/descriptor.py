@@ -115,6 +115,14 @@ class LocalStructureParameters:
             "gaussian_centers": list(self.gaussian_centers),
         }
 
+    def difference(self, other: LocalStructureParameters) -> str:
+        """The first setting by which `other` gives other inputs, with both values; empty: there is none."""
+        theirs = other.identity()
+        for name, value in self.identity().items():
+            if theirs[name] != value:
+                return f"{name}: expected {value}, found {theirs[name]}"
+        return ""
+
     def __call__(
         self, neighbors: Neighbors, species: Tensor, where: Callable[[int], str] = "atom {} of the batch".format
     ) -> Tensor:

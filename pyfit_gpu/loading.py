@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,9 @@ import torch
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames
 from pyfit_gpu.formats.dft_text import read_dft_text
+from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import read_text_set
+from pyfit_gpu.potential import Potential, join_members
 from pyfit_gpu.store import load_hdf5, load_manifest
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import TrainingSet
@@ -82,3 +84,24 @@ def load_training_set(
             f"{os.fspath(path)}: expected a training set (HDF5, shard manifest or classic text), found another file"
         )
     return loaded.to(device, dtype)
+
+
+def load_potentials(
+    paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+) -> Potential:
+    """Read one or several files of potentials that differ in their weights alone, as members of one potential.
+
+    Raises:
+        InputError: as `load_potential`; no file; a file that does not go with the first, with the differing setting.
+    """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    members = [_read_potential(path) for path in paths]
+    return join_members(members, [os.fspath(path) for path in paths]).to(device, dtype)
+
+
+def _read_potential(path: str | os.PathLike[str]) -> Potential:
+    """All members that one file holds; the only place that decides what files of potentials there are."""
+    return load_potential(path)

@@ -50,6 +50,12 @@ class ElementNetworks:
         """Of one member."""
         return sum(tensor[0].numel() for tensor in (*self.weights, *self.biases))
 
+    def member(self, number: int) -> ElementNetworks:
+        """One member, counted from 0; its tensors are views of these."""
+        chosen = slice(number, number + 1)
+        weights, biases = (tuple(layer[chosen] for layer in layers) for layers in (self.weights, self.biases))
+        return replace(self, weights=weights, biases=biases)
+
     @classmethod
     def from_flat(
         cls, flat: Tensor, layer_sizes: Sequence[int], *, n_elements: int, activation: int

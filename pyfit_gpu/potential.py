@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -61,6 +61,22 @@ class Potential:
         )
         return replace(self, networks=networks.to(self.device, self.dtype), energy_shift=self.energy_shift.clone())
 
+    def member(self, number: int) -> Potential:
+        """One member, counted from 0, as a potential with tensors of its own.
+
+        Raises:
+            InputError: there is no such member.
+        """
+        n_members = self.networks.n_members
+        if not 0 <= number < n_members:
+            raise InputError(f"member: expected a whole number from 0 to {n_members - 1}, got {number}")
+        views = self.networks.member(number)
+        weights, biases = (
+            tuple(layer.detach().clone() for layer in layers) for layers in (views.weights, views.biases)
+        )
+        networks = replace(views, weights=weights, biases=biases)
+        return replace(self, networks=networks, energy_shift=self.energy_shift.clone())
+
     def require_straight(self, purpose: str) -> None:
         """Refuse what has no energies yet: physically informed networks."""
         if self.is_physically_informed:
@@ -77,6 +93,63 @@ class Potential:
         """
         numbers = structures.flatten(structures.atomic_numbers)
         return index_elements(numbers, self.descriptor.elements, structures.describe_atom)
+
+
+def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = None) -> Potential:
+    """Potentials that differ in their weights alone as one, with all their members in the given order.
+
+    Tensors are its own. Masses and the interval of random weights, which decide no result, are those of the first.
+
+    Args:
+        names: of the potentials, for errors.
+
+    Raises:
+        InputError: none given, or one that differs from the first in more than weights, with the setting's name.
+    """
+    if not potentials:
+        raise InputError("members: expected at least one potential, got none")
+    names = [f"potential {number}" for number in range(1, len(potentials) + 1)] if names is None else names
+    first = potentials[0]
+    for name, other in zip(names[1:], potentials[1:], strict=True):
+        difference = _difference(first, other)
+        if difference:
+            raise InputError(f"{name} cannot be a member beside {names[0]}: {difference}")
+
+    def joined(layers: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(layer).detach() for layer in zip(*layers, strict=True))
+
+    networks = replace(
+        first.networks,
+        weights=joined(potential.networks.weights for potential in potentials),
+        biases=joined(potential.networks.biases for potential in potentials),
+    )
+    return replace(first, networks=networks, energy_shift=first.energy_shift.clone())
+
+
+def _difference(first: Potential, other: Potential) -> str:
+    """What keeps two potentials from being members of one, with both values; empty: nothing."""
+    inputs = first.descriptor.difference(other.descriptor)
+    if inputs:
+        return inputs
+    pairs: dict[str, tuple[object, object]] = {
+        "layer sizes": (first.networks.layer_sizes, other.networks.layer_sizes),
+        "activation": (first.networks.activation, other.networks.activation),
+        "dtype": (first.dtype, other.dtype),
+        "device": (first.device, other.device),
+    }
+    if first.is_physically_informed:
+        pairs["baseline"] = (_baseline(first), _baseline(other))
+    for name, (expected, found) in pairs.items():
+        if expected != found:
+            return f"{name}: expected {expected}, found {found}"
+    # A shift that neither knows is no difference.
+    if not torch.allclose(first.energy_shift, other.energy_shift, rtol=0.0, atol=0.0, equal_nan=True):
+        return f"e_shift: expected {first.energy_shift.tolist()}, found {other.energy_shift.tolist()}"
+    return ""
+
+
+def _baseline(potential: Potential) -> tuple[float, ...] | None:
+    return potential.bond_order_parameters if potential.use_baseline else None
 
 
 def index_elements(numbers: Tensor, elements: Sequence[str], where: Callable[[int], str]) -> Tensor:

@@ -26,6 +26,7 @@ class EnergyTable:
     volume_per_atom: FloatArray  # (B,) Å^3
     energy_per_atom: FloatArray  # (B,) eV/atom, predicted
     reference_energy_per_atom: FloatArray  # (B,) eV/atom, NaN where unknown
+    energy_per_atom_std: FloatArray | None = None  # (B,) eV/atom, over members; None: there is one
 
     @property
     def error(self) -> FloatArray:
@@ -34,7 +35,11 @@ class EnergyTable:
 
 
 def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
-    """A row per structure; the reference is empty where unknown. Numbers come back bit for bit."""
+    """A row per structure; the reference is empty where unknown. Numbers come back bit for bit.
+
+    Of several members there is one column more, energy_per_atom_std.
+    """
+    std = None if table.energy_per_atom_std is None else table.energy_per_atom_std.tolist()
     rows = zip(
         table.groups,
         table.n_atoms.tolist(),
@@ -45,10 +50,11 @@ def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
     )
     with atomic_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(COLUMNS if std is None else [*COLUMNS, "energy_per_atom_std"])
         for index, (group, n_atoms, volume, energy, reference) in enumerate(rows):
             known = "" if np.isnan(reference) else repr(reference)
-            writer.writerow([index, group, n_atoms, repr(volume), repr(energy), known])
+            more = [] if std is None else [repr(std[index])]
+            writer.writerow([index, group, n_atoms, repr(volume), repr(energy), known, *more])
 
 
 def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -> str:
@@ -56,8 +62,8 @@ def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -
     known = ~np.isnan(table.error)
     n_unknown = int((~known).sum())
     lines = []
+    errors = [1000 * table.error[row : row + 1] if is_known else _NONE for row, is_known in enumerate(known)]
     if known.any():
-        errors = [1000 * table.error[row : row + 1] if is_known else _NONE for row, is_known in enumerate(known)]
         lines += _error_table(table.groups, errors, "meV/atom", 3)
         lines += ["", "worst structures (predicted - reference, meV/atom):"]
         width = _name_width(table.groups, known)
@@ -66,6 +72,8 @@ def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -
             lines.append(f"{1000 * table.error[row]:>10.3f}  {table.groups[row]:<{width}}  {sources[row]}")
     if n_unknown:
         lines.append(f"{n_unknown} of {len(known)} structures have no reference energy")
+    if table.energy_per_atom_std is not None:
+        lines += ["", spread_report("structures", "meV/atom", list(1000 * table.energy_per_atom_std[:, None]), errors)]
     return "\n".join(lines)
 
 
@@ -83,6 +91,45 @@ def component_report(label: str, unit: str, groups: Sequence[str], errors: Seque
     if n_unknown:
         lines.append(f"{n_unknown} of {len(errors)} structures have no reference {label}")
     return "\n".join(lines)
+
+
+def spread_report(
+    things: str, unit: str, spreads: Sequence[FloatArray], errors: Sequence[FloatArray], digits: int = 3
+) -> str:
+    """How far members disagree, and whether they do where they are wrong.
+
+    Args:
+        things: what has a spread: structures, components.
+        spreads: per structure, in `unit`, NaN where there is none.
+        errors: per structure in the same order, in `unit`; empty where there is no reference.
+    """
+    every = np.concatenate(list(spreads))
+    every = every[~np.isnan(every)]
+    if not len(every):
+        return f"spread of the members: no {things} have one"
+    text = f"spread of the members: mean {every.mean():.{digits}f}, largest {every.max():.{digits}f} {unit}"
+    known = [(spread, np.abs(error)) for spread, error in zip(spreads, errors, strict=True) if len(error)]
+    if not known:
+        return text
+    spread, error = (np.concatenate(parts) for parts in zip(*known, strict=True))
+    text += f"\nerror within 2 spreads for {np.mean(error <= 2 * spread):.0%} of {len(error)} {things}"
+    correlation = _rank_correlation(spread, error)
+    if correlation is not None:
+        text += f"; rank correlation of spread and |error| {correlation:.2f} (1: the same order, 0: unrelated)"
+    return text
+
+
+def _rank_correlation(first: FloatArray, second: FloatArray) -> float | None:
+    """Spearman's, equal values sharing their mean rank; None for less than 3 pairs, or where one never changes."""
+
+    def ranks(values: FloatArray) -> FloatArray:
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+    of_first, of_second = ranks(first), ranks(second)
+    if len(first) < 3 or np.ptp(of_first) == 0 or np.ptp(of_second) == 0:
+        return None
+    return float(np.corrcoef(of_first, of_second)[0, 1])
 
 
 _NONE = np.empty(0)

@@ -157,10 +157,9 @@ def require_same_inputs(expected: LocalStructureParameters, found: LocalStructur
     Raises:
         InputError: with the name of the differing setting and both values.
     """
-    theirs = found.identity()
-    for name, value in expected.identity().items():
-        if theirs[name] != value:
-            raise InputError(f"{where}: {name}: expected {value}, found {theirs[name]}")
+    difference = expected.difference(found)
+    if difference:
+        raise InputError(f"{where}: {difference}")
 
 
 def assemble(

@@ -13,8 +13,10 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
@@ -32,6 +34,7 @@ _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # as in ASE
 _SUFFIXES = {".xyz", ".extxyz", ".xml", ".db", ".traj", ".cif"}
 _OUTCAR_START = re.compile(rb"\s*vasp\.\d")
 _JSON_DATABASE = re.compile(rb"""\s*\{\s*"\d+"\s*:\s*\{""")
+_NINE = [0, 5, 4, 5, 1, 3, 4, 3, 2]  # a (3, 3) matrix from xx yy zz yz xz xy
 _PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)[a-z_][a-z0-9_.+-]*", re.IGNORECASE)
 
 
@@ -69,8 +72,23 @@ def read_ase_frames(path: str | os.PathLike[str]) -> Iterator[Frame]:
         raise InputError(f"{path}: no structures in it")
 
 
-def write_extxyz(path_or_file: str | os.PathLike[str] | TextIO, frames: Iterable[Frame]) -> None:
+@dataclass(frozen=True, eq=False)
+class LabelSpread:
+    """Standard deviations of a frame's labels over several potentials."""
+
+    energy: float  # eV
+    forces: FloatArray | None  # (n, 3) eV/Å; None: not known
+    stress: FloatArray | None  # (6,) eV/Å^3
+
+
+def write_extxyz(
+    path_or_file: str | os.PathLike[str] | TextIO,
+    frames: Iterable[Frame],
+    spreads: Iterable[LabelSpread] | None = None,
+) -> None:
     """Frames as extended XYZ (Å, eV); atomic number 0 becomes X, the source is not written.
+
+    Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms.
 
     ase.io.write prints positions and forces with eight decimals and cannot be told otherwise: written here
     with the shortest digits that give the same float64.
@@ -79,28 +97,38 @@ def write_extxyz(path_or_file: str | os.PathLike[str] | TextIO, frames: Iterable
 
     if isinstance(path_or_file, str | os.PathLike):
         with open(path_or_file, "w", encoding="utf-8") as file:
-            write_extxyz(file, frames)
+            write_extxyz(file, frames, spreads)
         return
-    for frame in frames:
-        columns = [frame.positions] if frame.forces is None else [frame.positions, frame.forces]
-        rows = np.concatenate(columns, axis=1).tolist()
-        path_or_file.write(f"{len(rows)}\n{_comment_line(frame)}\n")
+    pairs = zip(frames, repeat(None)) if spreads is None else zip(frames, spreads, strict=True)
+    for frame, spread in pairs:
+        columns = {
+            "pos": frame.positions,
+            "forces": frame.forces,
+            "forces_std": None if spread is None else spread.forces,
+        }
+        known = {name: values for name, values in columns.items() if values is not None}
+        rows = np.concatenate(list(known.values()), axis=1).tolist()
+        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, list(known), spread)}\n")
         for number, row in zip(frame.atomic_numbers.tolist(), rows, strict=True):
             path_or_file.write(f"{chemical_symbols[number]:2} {' '.join(map(repr, row))}\n")
 
 
-def _comment_line(frame: Frame) -> str:
+def _comment_line(frame: Frame, columns: Sequence[str], spread: LabelSpread | None) -> str:
     parts = []
     if frame.cell.any():
         parts.append(f'Lattice="{_numbers(frame.cell)}"')
-    parts.append("Properties=species:S:1:pos:R:3" + ("" if frame.forces is None else ":forces:R:3"))
+    parts.append("Properties=species:S:1" + "".join(f":{name}:R:3" for name in columns))
     parts.append(f"group={_extxyz_word(frame.group)}")
     if frame.weight != 1:
         parts.append(f"weight={_numbers(frame.weight)}")
     if frame.energy is not None:
         parts.append(f"energy={_numbers(frame.energy)}")
     if frame.stress is not None:
-        parts.append(f'stress="{_numbers(frame.stress[[0, 5, 4, 5, 1, 3, 4, 3, 2]])}"')
+        parts.append(f'stress="{_numbers(frame.stress[_NINE])}"')
+    if spread is not None:
+        parts.append(f"energy_std={_numbers(spread.energy)}")
+        if spread.stress is not None:
+            parts.append(f'stress_std="{_numbers(spread.stress[_NINE])}"')
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
 

@@ -1,13 +1,15 @@
 """The ASE calculator on silicon: which skin pays in molecular dynamics, and where the time of an evaluation goes.
 
     python tests/benchmarks/calculator.py skin [--threads 1]
-    python tests/benchmarks/calculator.py profile [--threads 1]
+    python tests/benchmarks/calculator.py profile [--threads 1] [--members 1]
+    python tests/benchmarks/calculator.py members [--threads 1]
 
 `skin`: constant-energy dynamics at about 300 K with 1 fs, 64 and 1,000 atoms, all skins in turn in one process;
 processor time, because other work on the machine says nothing about skins.
 `profile`: 1,000 atoms, a new structure at every evaluation; energy alone against energy, forces and stress, in turn;
 then the second with a clock around the parts, each without what it calls of the others. Time on the wall, and with one
 thread of the processor.
+`members`: the same structures by one member and by several at once, in turn.
 """
 
 import argparse
@@ -26,16 +28,22 @@ from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
 
 import pyfit_gpu as pf
-from pyfit_gpu import calculator, expansion, forces, networks, verlet
+from pyfit_gpu import calculator, expansion, forces, networks, prediction, verlet
 
 POTENTIAL = Path(__file__).parents[1] / "data" / "si_small.nn.dat"
 SKINS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)  # Å
 
 
-def crystal(repeat: int, skin: float, temperature: float = 600.0) -> Atoms:
+def members(number: int) -> pf.Potential:
+    """The potential, and beside it some with random weights: what they cost does not depend on their values."""
+    trained = pf.load_potential(POTENTIAL)
+    return pf.join_members([trained, *(trained.randomized(seed) for seed in range(1, number))])
+
+
+def crystal(repeat: int, skin: float, temperature: float = 600.0, n_members: int = 1) -> Atoms:
     """Half of the kinetic energy of the start becomes potential energy."""
     atoms = bulk("Si", "diamond", a=5.479, cubic=True) * ((repeat,) * 3)
-    atoms.calc = pf.PyfitCalculator(POTENTIAL, device="cpu", skin=skin)
+    atoms.calc = pf.PyfitCalculator(members(n_members), device="cpu", skin=skin)
     width = np.sqrt(atoms.get_masses()[:, None] * units.kB * temperature)
     momenta = np.random.default_rng(1).normal(size=(len(atoms), 3)) * width
     atoms.set_momenta(momenta - momenta.mean(axis=0))
@@ -104,6 +112,9 @@ PARTS = [
     (pf.LocalStructureParameters, "transform", "features"),
     (pf.LocalStructureParameters, "transform_slope", "pull back"),
     (expansion.Chunk, "pull_back", "pull back"),
+    (expansion.Chunk, "jacobian", "pull back"),
+    (prediction._ChunkWalk, "_of_vectors", "pull back"),
+    (prediction, "_mean_and_spread", "mean and spread"),
     (networks.ElementNetworks, "with_gradient", "network"),
     (forces.PairSums, "__init__", "chunks and scatter"),
     (forces.PairSums, "__call__", "chunks and scatter"),
@@ -112,8 +123,33 @@ PARTS = [
 ]
 
 
-def measure_profile(rounds: int, skin: float, now: Callable[[], float]) -> None:
-    atoms = crystal(5, skin)
+def measure_members(rounds: int, skin: float) -> None:
+    rng = np.random.default_rng(1)
+    for n_members in (2, 4, 8, 16, 32):
+        pair = [crystal(5, skin, n_members=number) for number in (1, n_members)]
+        pair[0].rattle(0.1, seed=1)
+        start = pair[0].positions.copy()
+        for what in ("energy", "energy, forces, stress"):
+            times = []
+            for _ in range(rounds + 1):
+                moved = start + rng.normal(0, 0.01, start.shape)
+                row = []
+                for atoms in pair:
+                    atoms.positions = moved
+                    started = time.perf_counter()
+                    atoms.get_potential_energy() if what == "energy" else atoms.get_forces()
+                    row.append(time.perf_counter() - started)
+                times.append(row)
+            one, several = (1000 * statistics.median(column) for column in zip(*times[1:], strict=True))
+            ratio = statistics.median(b / a for a, b in times[1:])
+            print(
+                f"{n_members:3} members, {what:<24}one {one:6.1f} ms, all {several:6.1f} ms, ratio {ratio:5.2f}, "
+                f"of separate runs {ratio / n_members:.2f}"
+            )
+
+
+def measure_profile(rounds: int, skin: float, now: Callable[[], float], n_members: int) -> None:
+    atoms = crystal(5, skin, n_members=n_members)
     atoms.rattle(0.1, seed=1)
     start, rng = atoms.positions.copy(), np.random.default_rng(1)
 
@@ -146,20 +182,23 @@ def measure_profile(rounds: int, skin: float, now: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("skin", "profile"))
+    parser.add_argument("what", choices=("skin", "profile", "members"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--skin", type=float, default=0.5, help="Å, of the profile")
+    parser.add_argument("--members", type=int, default=1, help="of the profile")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} thread(s)")
     if options.what == "skin":
         measure_skins(options.rounds)
+    elif options.what == "members":
+        measure_members(options.rounds, options.skin)
     else:
-        measure_profile(options.rounds, options.skin, time.perf_counter)
+        measure_profile(options.rounds, options.skin, time.perf_counter, options.members)
         if options.threads == 1:
             print("processor time")
-            measure_profile(options.rounds, options.skin, time.process_time)
+            measure_profile(options.rounds, options.skin, time.process_time, options.members)
 
 
 if __name__ == "__main__":
