@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.calculator import PyfitCalculator
     from pyfit_gpu.descriptor import LocalStructureParameters
     from pyfit_gpu.errors import InputError
+    from pyfit_gpu.fit_settings import FitSettings
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
     from pyfit_gpu.loading import load_potentials, load_structures, load_training_set
     from pyfit_gpu.neighbors import Neighbors, find_neighbors
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from pyfit_gpu.prediction import Prediction, evaluate, predict
     from pyfit_gpu.store import save_training_set
     from pyfit_gpu.structures import Structures
-    from pyfit_gpu.training import FitSettings, fit
+    from pyfit_gpu.training import fit
     from pyfit_gpu.training_set import TrainingSet, build_training_set
 
 _HOMES = {
-    "FitSettings": "training",
+    "FitSettings": "fit_settings",
     "InputError": "errors",
     "LocalStructureParameters": "descriptor",
     "Neighbors": "neighbors",

@@ -16,6 +16,7 @@ from pyfit_gpu.config import ClassicConfig
 from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, free_number, numbered_path
+from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.jobs import Setup, TrainingOutputs, featurize_frames, read_all_frames, run_fit
@@ -24,7 +25,6 @@ from pyfit_gpu.potential import Potential
 from pyfit_gpu.splits import Split, classic_split
 from pyfit_gpu.store import save_training_set
 from pyfit_gpu.structures import Frame
-from pyfit_gpu.training import FitSettings
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.verbs import HDF5_SUFFIXES, describe_set
 

@@ -358,8 +358,8 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from pyfit_gpu import verbs
+    from pyfit_gpu.fit_settings import FitSettings
     from pyfit_gpu.jobs import TrainingOutputs, beside
-    from pyfit_gpu.training import FitSettings
 
     def default(name: str | None, ending: str) -> str:
         return beside(options.out, ending) if name is None else name

@@ -18,7 +18,9 @@ from pyfit_gpu.devices import describe_device
 from pyfit_gpu.energy_shift import EnergyShift
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path, unique_path
+from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.history import History, LabelErrors, Observer
 from pyfit_gpu.interrupts import stop_on_signals
 from pyfit_gpu.loading import read_frames
 from pyfit_gpu.logs import Backups, EnergyVolumeLog, GpuLog, LossLog, ProgressRows, ValidationLog
@@ -26,7 +28,7 @@ from pyfit_gpu.potential import Potential
 from pyfit_gpu.progress import Progress
 from pyfit_gpu.splits import Split
 from pyfit_gpu.structures import Frame, Structures
-from pyfit_gpu.training import FitSettings, History, LabelErrors, Observer, TrainingFailure, fit
+from pyfit_gpu.training import TrainingFailure, fit
 from pyfit_gpu.training_set import TrainingSet, assemble
 
 log = logging.getLogger("pyfit_gpu")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.history import LabelErrors, Row
 from pyfit_gpu.progress import Progress
-from pyfit_gpu.training import LabelErrors, Row
 
 
 class _RowFile:

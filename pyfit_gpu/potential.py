@@ -14,7 +14,7 @@ from torch import Tensor
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.neighbors import Neighbors, find_neighbors
-from pyfit_gpu.networks import ElementLayout, ElementNetworks, Seed
+from pyfit_gpu.networks import ElementLayout, ElementNetworks, Seed, member_seed
 from pyfit_gpu.structures import Structures, size_batches
 
 N_BOND_ORDER_PARAMETERS = 8
@@ -60,6 +60,10 @@ class Potential:
             activation=self.networks.activation,
         )
         return replace(self, networks=networks.to(self.device, self.dtype), energy_shift=self.energy_shift.clone())
+
+    def random_members(self, numbers: Iterable[int], seed: int | None) -> Potential:
+        """Potentials with drawn weights as one: number k of a seed is the same whatever others are drawn."""
+        return join_members([self.randomized(member_seed(seed, 0, number)) for number in numbers])
 
     def member(self, number: int) -> Potential:
         """One member, counted from 0, as a potential with tensors of its own.

@@ -408,7 +408,11 @@ class _Run:
         groups = self.validation.group_errors(found.energies).tolist()
         losses = found.errors.loss.tolist()
         return {
-            k: (losses[a], LabelErrors.of(found.errors, a), dict(zip(self.validation.groups.names, groups[a], strict=True)))
+            k: (
+                losses[a],
+                LabelErrors.of(found.errors, a),
+                dict(zip(self.validation.groups.names, groups[a], strict=True)),
+            )
             for a, k in enumerate(chosen)
         }
 
@@ -417,8 +421,10 @@ class _Run:
     ) -> None:
         history = self.histories[k]
         loss, energy, forces, stress, *of_groups = numbers
-        known = (None if math.isnan(value) and not weight else value for value, weight in (
-            (forces, self.objective.force_weight), (stress, self.objective.stress_weight)))
+        known = (
+            None if math.isnan(value) and not weight else value
+            for value, weight in ((forces, self.objective.force_weight), (stress, self.objective.stress_weight))
+        )
         errors = LabelErrors(energy, *known)
         step = len(history.loss)
         history.loss.append(loss)

@@ -17,6 +17,7 @@ from pyfit_gpu.energy_shift import (
 )
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable, exclusive, free_number
+from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_text import write_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_draft, save_potential
@@ -34,7 +35,6 @@ from pyfit_gpu.new_potential import new_potential
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.store import Shard, known_shard, manifest_path, save_shard, save_training_set, shard_path
 from pyfit_gpu.structures import Frame
-from pyfit_gpu.training import FitSettings
 from pyfit_gpu.training_set import TrainingSet, concatenate, require_same_inputs
 
 log = logging.getLogger("pyfit_gpu")

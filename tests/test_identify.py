@@ -16,13 +16,14 @@ from ase.io import write
 from sample_sets import NAN, make_potential, make_set
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.identify import FileKind, identify, info
 from pyfit_gpu.logs import EnergyVolumeLog, LossLog, ValidationLog
 from pyfit_gpu.report import EnergyTable, save_csv
 from pyfit_gpu.store import Shard, save_shard, save_training_set
-from pyfit_gpu.training import FitSettings, fit
+from pyfit_gpu.training import fit
 from pyfit_gpu.training_set import TrainingSet
 
 STRUCTURE = """\

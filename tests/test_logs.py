@@ -18,10 +18,12 @@ import torch
 from sample_sets import make_potential, make_set
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.fit_settings import FitSettings
+from pyfit_gpu.history import LabelErrors, Row
 from pyfit_gpu.logs import Backups, EnergyVolumeLog, GpuLog, LossLog, ProgressRows, ValidationLog
 from pyfit_gpu.progress import Progress
 from pyfit_gpu.structures import Frame, Structures
-from pyfit_gpu.training import FitSettings, LabelErrors, Row, fit
+from pyfit_gpu.training import fit
 from pyfit_gpu.training_set import build_training_set
 
 Write = Callable[..., str]
