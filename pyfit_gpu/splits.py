@@ -42,7 +42,9 @@ def matching_groups(pattern: str, groups: Iterable[str], what: str) -> set[str]:
     names = sorted(set(groups))
     found = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
     if not found:
-        nearest = difflib.get_close_matches(pattern.strip("*?"), names, n=3, cutoff=0.4)
+        folded = {name.lower(): name for name in names}  # capitals count when matching, and are easily got wrong
+        close = difflib.get_close_matches(pattern.strip("*?").lower(), folded, n=3, cutoff=0.5)
+        nearest = [folded[name] for name in close]
         if nearest:
             hint = f"the nearest: {', '.join(nearest)}"
         else:
