@@ -16,6 +16,7 @@ from pyfit_gpu.formats.ase_files import looks_like_ase
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.loading import HDF5_MAGIC, load_training_set, read_frames, read_head
 from pyfit_gpu.networks import ACTIVATIONS
+from pyfit_gpu.splits import Split
 from pyfit_gpu.store import MANIFEST_NAME
 
 _LOG_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*")
@@ -144,7 +145,17 @@ def _training_set(path: Path) -> list[str]:
     if n_energies:
         used = (training_set.energy_used / training_set.sizes)[training_set.has_energy]
         lines.append(f"energies      {float(used.min()):.6g} to {float(used.max()):.6g} eV/atom, e_shift added")
+    lines += [f"split         {_split(name, split)}" for name, split in sorted(training_set.splits.items())]
     return lines + _descriptor_lines(training_set.descriptor)
+
+
+def _split(name: str, split: Split) -> str:
+    counts = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} test"
+    test_groups = f", test groups {', '.join(split.test_groups)}" if split.test_groups else ""
+    return (
+        f"{name}: {counts}, of {split.n_structures} structures; train fraction {split.train_fraction:g}, "
+        f"seed {split.seed}{test_groups}"
+    )
 
 
 def _most_common(groups: Counter[str]) -> str:

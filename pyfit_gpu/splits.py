@@ -1,9 +1,11 @@
-"""Which structures train and which validate."""
+"""Which structures train, which validate and which only test."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,60 @@ class Split:
     validation: list[int]
     seed: int  # the one drawn, where 0 asked for a random one
     groups_without_validation: tuple[str, ...]
+    test: list[int] = field(default_factory=list)  # of whole groups, in file order: neither train nor validate
+    # What the rows were drawn with; a split that is stored under a name must have it.
+    train_fraction: float = float("nan")
+    test_groups: tuple[str, ...] = ()  # names of groups, with wildcards
+    n_structures: int = 0  # of the set that it divides
+
+
+def matching_groups(pattern: str, groups: Iterable[str], what: str) -> set[str]:
+    """Names that a shell pattern (`*`, `?`, `[...]`; capitals count) matches; a name always matches itself.
+
+    Args:
+        pattern: name or pattern.
+        groups: the names there are, repeated or not.
+        what: the option or argument, for the message.
+
+    Raises:
+        InputError: it matches none, with the nearest names.
+    """
+    names = sorted(set(groups))
+    found = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
+    if not found:
+        folded = {name.lower(): name for name in names}  # capitals count when matching, and are easily got wrong
+        close = difflib.get_close_matches(pattern.strip("*?").lower(), folded, n=3, cutoff=0.5)
+        nearest = [folded[name] for name in close]
+        if nearest:
+            hint = f"the nearest: {', '.join(nearest)}"
+        else:
+            hint = f"there are {', '.join(names[:6])}" + (", ..." if len(names) > 6 else "")
+        raise InputError(
+            f"{what}: expected the name of a group or a pattern, got {pattern!r}, which matches none ({hint})"
+        )
+    return found
+
+
+def held_out(groups: Sequence[str], eligible: NDArray[np.bool_], patterns: Sequence[str]) -> NDArray[np.bool_]:
+    """(B,) the structures with an energy whose group matches one of the patterns.
+
+    Raises:
+        InputError: a pattern that gives no structure to test on, or nothing left to train on.
+    """
+    chosen: set[str] = set()
+    known = {groups[row] for row in np.flatnonzero(eligible).tolist()}
+    for pattern in patterns:
+        found = matching_groups(pattern, groups, "test_groups")
+        if not found & known:
+            raise InputError(f"test_groups: {pattern!r}: no structure of {', '.join(sorted(found))} has an energy")
+        chosen |= found
+    rows = eligible & np.array([group in chosen for group in groups], dtype=np.bool_)
+    if chosen and not (eligible & ~rows).any():
+        raise InputError(
+            f"test_groups: {', '.join(patterns)} take all {int(rows.sum())} structures with an energy: "
+            "nothing is left to train on"
+        )
+    return rows
 
 
 def classic_split(
@@ -76,4 +132,6 @@ def classic_split(
         validation += [inner[k] for k in left]
         if not left:
             lacking.append(name)
-    return Split(train, validation, seed, tuple(lacking))
+    return Split(
+        train, validation, seed, tuple(lacking), train_fraction=float(train_fraction), n_structures=len(groups)
+    )

@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ import h5py
 import numpy as np
 import torch
 
+from pyfit_gpu import stored_splits
 from pyfit_gpu._version import __version__
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path, atomic_text
+from pyfit_gpu.splits import Split
 from pyfit_gpu.training_set import TrainingSet, interleave
 
 FORMAT_NAME = "pyfit-gpu training set"
 MANIFEST_NAME = "pyfit-gpu training set manifest"
 FORMAT_VERSION = 1
+LIBVER = ("v110", "v110")
 
 # dataset: (field of TrainingSet, dtype on disk)
 DATASETS = {
@@ -81,8 +84,9 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *
     Written to a temporary file, synced and renamed: a killed process leaves the old file or none.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or one of the set's splits is none of it.
     """
+    _attach_splits(training_set, training_set.splits)
     arrays, names = _arrays(training_set)
     attributes = {
         "format": FORMAT_NAME,
@@ -96,7 +100,7 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *
     # HDF5 does not survive a disk that fills up while it writes, so it writes to memory. The newer file version has
     # checksums over HDF5's own structures, and fixed-length strings stay out of its heap, which has none.
     image = io.BytesIO()
-    with h5py.File(image, "w", libver=("v110", "v110")) as file:
+    with h5py.File(image, "w", libver=LIBVER) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
         for name, text in attributes.items():
@@ -104,6 +108,8 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *
         file.attrs["version"] = FORMAT_VERSION
         if shard is not None:
             file.attrs["shard"] = np.bytes_(json.dumps(shard.describe()).encode())
+        for name, split in sorted(training_set.splits.items()):
+            stored_splits.write_hdf5(file, name, split)
     with atomic_path(path) as temporary:
         temporary.write_bytes(image.getbuffer())
     return attributes["content_hash"]
@@ -116,7 +122,7 @@ def _descriptor(settings: dict[str, Any]) -> LocalStructureParameters:
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError) as error:
@@ -131,7 +137,7 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
         InputError: not a training set, damaged, or of another format version.
     """
     # No lock: a file under its final name never changes, and shared file systems often cannot lock.
-    with _reading(name), h5py.File(name, "r", locking=False) as file:
+    with reading(name), h5py.File(name, "r", locking=False) as file:
         attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in file.attrs.items()}
         found = (attributes.get("format"), attributes.get("version"))
         if not (isinstance(found[0], str) and isinstance(found[1], int | np.integer)):
@@ -150,15 +156,40 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
             if not isinstance(file.get(dataset), h5py.Dataset):
                 raise InputError(f"{name}: damaged: the dataset {dataset} is missing")
             arrays[dataset] = file[dataset][...]
+        with naming(name):
+            splits = stored_splits.read_hdf5(file)
     try:
         if _content_hash(attributes, arrays) != attributes["content_hash"]:
             raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
-        return _from_arrays(arrays, attributes), attributes
+        return _attach_splits(_from_arrays(arrays, attributes), splits), attributes
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         # An attribute is missing, is no JSON or of another type: whatever it is, the file is not what it says.
         raise InputError(f"{name}: damaged: an attribute or dataset is not as specified: {error!r}") from error
+
+
+@contextlib.contextmanager
+def naming(name: str | os.PathLike[str]) -> Iterator[None]:
+    """What is refused is refused with the file's name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{os.fspath(name)}: {error}") from error
+
+
+def _attach_splits(training_set: TrainingSet, splits: Mapping[str, Split]) -> TrainingSet:
+    """The set with these splits, each checked against it."""
+    checked = {}
+    has_energy = training_set.has_energy.cpu().numpy()
+    for name, split in splits.items():
+        try:
+            stored_splits.check_name(name)
+            stored_splits.check_split(split)
+            checked[name] = stored_splits.fitted(split, training_set.groups, has_energy)
+        except InputError as error:
+            raise InputError(f"split {name!r}: {error}") from error
+    return replace(training_set, splits=checked)
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> TrainingSet:
@@ -188,6 +219,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]
         energy_shift=None if shift is None else tuple(shift),
         potential_header=tuple(attributes["potential_header"].split("\n")),
         groups=tuple(names[k] for k in arrays[GROUP_INDEX]),
+        splits={},
         **tensors,
     )
 
@@ -247,7 +279,7 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
     if overwrite:
         return None
     if manifest.exists():
-        earlier = _read_manifest(manifest)
+        earlier = read_manifest(manifest)
         if (earlier["count"], earlier["inputs"]) != (shard.count, shard.inputs):
             raise InputError(
                 f"{manifest}: belongs to other inputs or to {earlier['count']} shards: expected another name for the "
@@ -278,13 +310,15 @@ def _shard_of(attributes: Mapping[str, Any]) -> Any:
 def _register(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_structures: int) -> list[int]:
     """Bring the manifest up to date; returns the shards that are still missing."""
     target, manifest = shard_path(path, shard.index, shard.count), manifest_path(path)
-    with _locked(manifest):
+    with locked_manifest(manifest):
         known: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
         if manifest.exists():
-            earlier = _read_manifest(manifest)
+            earlier = read_manifest(manifest)
             # Another job array with the same name replaces the manifest: its shards are other files.
             if (earlier["count"], earlier["inputs"]) == (shard.count, shard.inputs):
                 known = earlier["shards"]
+                kept = {key: earlier[key] for key in (stored_splits.GROUP,) if key in earlier}
         known[str(shard.index)] = {"file": target.name, "content_hash": content_hash, "n_structures": n_structures}
         content = {
             "format": MANIFEST_NAME,
@@ -293,15 +327,20 @@ def _register(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_s
             "n_structures": shard.n_structures,
             "inputs": shard.inputs,
             "shards": dict(sorted(known.items(), key=lambda item: int(item[0]))),
+            **kept,
         }
-        with atomic_text(manifest) as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
+        write_manifest(manifest, content)
     return [index for index in range(shard.count) if str(index) not in known]
 
 
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_text(path) as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
 @contextlib.contextmanager
-def _locked(manifest: Path) -> Iterator[None]:
+def locked_manifest(manifest: Path) -> Iterator[None]:
     """One process at a time. The lock file stays: removing it would let two processes lock two files."""
     name = manifest.with_name(f".{manifest.name}.lock")
     try:
@@ -313,7 +352,7 @@ def _locked(manifest: Path) -> Iterator[None]:
         yield
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -329,6 +368,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     for index, entry in content["shards"].items():
         if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
             raise InputError(f"{path}: damaged: shard {index}: expected an object with a file name, found {entry!r}")
+    if not isinstance(content.get(stored_splits.GROUP, {}), dict):
+        raise InputError(f"{path}: damaged: splits: expected an object, found {content['splits']!s:.60}")
     return content
 
 
@@ -338,7 +379,7 @@ def load_manifest(path: Path) -> TrainingSet:
     Raises:
         InputError: a shard is missing (named), damaged, or not the one that the manifest names.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     parts = []
     for index in range(manifest["count"]):
         entry = manifest["shards"].get(str(index))
@@ -359,4 +400,5 @@ def load_manifest(path: Path) -> TrainingSet:
     whole = interleave(parts)
     if len(whole) != manifest["n_structures"]:
         raise InputError(f"{path}: expected {manifest['n_structures']} structures, the shards hold {len(whole)}")
-    return whole
+    with naming(path):
+        return _attach_splits(whole, stored_splits.from_json(manifest.get(stored_splits.GROUP, {})))

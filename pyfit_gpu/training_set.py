@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from pyfit_gpu.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.potential import Potential, batches
-from pyfit_gpu.splits import Split, classic_split
+from pyfit_gpu.splits import Split, classic_split, held_out
 from pyfit_gpu.structures import Structures
 
 ATOM_FIELDS = ("features", "species", "positions", "forces")
@@ -41,6 +41,7 @@ class TrainingSet:
     cell: Tensor  # (B, 3, 3) Å, rows are the vectors
     pbc: Tensor  # (B, 3) bool
     stress: Tensor  # (B, 6) eV/Å^3, ASE's sign and order
+    splits: Mapping[str, Split] = field(default_factory=dict)  # stored under names, see named_splits.py
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -91,7 +92,7 @@ class TrainingSet:
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def select(self, rows: Sequence[int] | Tensor) -> TrainingSet:
-        """The named structures in the given order."""
+        """The named structures in the given order, without stored splits: their rows are those of the whole set."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.sizes.device)
         ends = torch.cumsum(self.sizes, 0)
         sizes = self.sizes[index]
@@ -101,7 +102,7 @@ class TrainingSet:
         taken: dict[str, Tensor] = {name: getattr(self, name)[atoms] for name in ATOM_FIELDS}
         taken |= {name: getattr(self, name)[index] for name in STRUCTURE_FIELDS}
         groups = tuple(self.groups[row] for row in index.tolist())
-        return replace(self, groups=groups, **taken)  # type: ignore[arg-type]
+        return replace(self, groups=groups, splits={}, **taken)  # type: ignore[arg-type]
 
     def structures(self) -> Structures:
         """The whole set as one padded batch, in the precision of its positions."""
@@ -131,19 +132,25 @@ class TrainingSet:
             weight=self.weight,
         )
 
-    def plan_split(self, train_fraction: float = 0.9, seed: int = 2) -> Split:
-        """Which structures train and which validate, by the classic rule; those without an energy do neither.
+    def plan_split(self, train_fraction: float = 0.9, seed: int = 2, test_groups: Sequence[str] = ()) -> Split:
+        """Which structures train, validate and test; those without an energy do nothing of it.
+
+        The structures of test groups are taken out first. The others are divided by the classic rule as if the test
+        groups were not in the set: one generator draws from the groups left, in the order of their names.
+
+        Args:
+            train_fraction: share of each group that trains.
+            seed: of the draw; 0: a random one.
+            test_groups: names of groups, with shell wildcards.
 
         Raises:
-            InputError: a train_fraction outside 0 .. 1, or no structure with an energy.
+            InputError: a train_fraction outside 0 .. 1, a pattern that matches no group, or nothing to train on.
         """
-        return classic_split(
-            self.groups,
-            self.volume_per_atom.cpu().double().numpy(),
-            self.has_energy.cpu().numpy(),
-            train_fraction,
-            seed,
-        )
+        eligible = self.has_energy.cpu().numpy()
+        test = held_out(self.groups, eligible, test_groups)
+        volumes = self.volume_per_atom.cpu().double().numpy()
+        split = classic_split(self.groups, volumes, eligible & ~test, train_fraction, seed)
+        return replace(split, test=np.flatnonzero(test).tolist(), test_groups=tuple(test_groups))
 
     def split(self, train_fraction: float = 0.9, seed: int = 2) -> tuple[TrainingSet, TrainingSet]:
         """Training and validation sets, see `plan_split`."""
@@ -213,6 +220,7 @@ def assemble(
         energy_shift=energy_shift,
         potential_header=tuple(header_lines(potential)),
         groups=tuple(groups),
+        splits={},
         **parts,
     )
 
@@ -242,7 +250,7 @@ def build_training_set(
 
 
 def concatenate(sets: Sequence[TrainingSet]) -> TrainingSet:
-    """One set after the other.
+    """One set after the other. Splits stored with the first are kept: its rows stay where they are.
 
     Raises:
         InputError: other descriptor settings or another energy shift, with the name of the setting.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 from sample_sets import NAN, make_set
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.splits import Split, classic_split
+from pyfit_gpu.splits import Split, classic_split, matching_groups
+from pyfit_gpu.training_set import TrainingSet
 
 
 def reference_split(
@@ -233,6 +235,84 @@ def test_of_a_training_set() -> None:
     assert torch.equal(training.energy, whole.energy[train])
     assert torch.equal(validating.energy, whole.energy[plan.validation])
     assert whole.plan_split() == whole.plan_split(0.9, 2)
+
+
+class TestTestGroups:
+    NAMES = ("bulk_a", "bulk_b", "slab", "Slab", "dimer[1]", "NO_DFT_x")
+
+    def whole(self, seed: int = 0) -> TrainingSet:
+        """40 structures of six groups in mixed order; those of NO_DFT_x and some others have no energy."""
+        rng = np.random.default_rng(seed)
+        groups = [self.NAMES[k] for k in rng.integers(0, 6, 40)]
+        energy = [NAN if group == "NO_DFT_x" or rng.random() < 0.15 else -0.5 for group in groups]
+        return make_set([1] * 40, groups=groups, energy=energy, seed=seed)
+
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize(
+        ("patterns", "expected"),
+        [
+            (("slab",), {"slab"}),
+            (("bulk_*",), {"bulk_a", "bulk_b"}),
+            (("?lab", "bulk_a"), {"slab", "Slab", "bulk_a"}),
+            (("[sS]lab",), {"slab", "Slab"}),
+            (("*_b", "*_[!x]"), {"bulk_a", "bulk_b"}),
+            (("dimer[1]",), {"dimer[1]"}),  # a name matches itself, whatever its brackets mean
+        ],
+    )
+    def test_whole_groups(self, patterns: tuple[str, ...], expected: set[str], seed: int) -> None:
+        """The test groups' structures with an energy, and the others divided as in a set without the test groups."""
+        whole = self.whole(seed)
+        known = whole.has_energy.tolist()
+        found = whole.plan_split(0.7, 5, test_groups=patterns)
+        assert found.test == [k for k in range(40) if whole.groups[k] in expected and known[k]]
+        volumes = whole.volume_per_atom.tolist()
+        others = [k for k in range(40) if whole.groups[k] not in expected]
+        train, validation = reference_split(
+            [whole.groups[k] for k in others], [volumes[k] for k in others], [known[k] for k in others], 0.7, 5
+        )
+        assert found.train == [others[k] for k in train]
+        assert sorted(found.validation) == sorted(others[k] for k in validation)
+        assert (found.train_fraction, found.seed, found.test_groups, found.n_structures) == (0.7, 5, patterns, 40)
+
+        alone = whole.select(others).plan_split(0.7, 5)
+        assert found.train == [others[k] for k in alone.train]
+        assert found.validation == [others[k] for k in alone.validation]
+        assert found.groups_without_validation == alone.groups_without_validation
+
+    def test_nothing_changes_without(self) -> None:
+        """The rows and their order, against the rule itself."""
+        whole = self.whole(3)
+        known = whole.has_energy.numpy()
+        for patterns in ((), []):
+            found = whole.plan_split(0.8, 9, patterns)
+            classic = classic_split(whole.groups, whole.volume_per_atom.numpy(), known, 0.8, 9)
+            assert found == classic
+            assert (found.test, found.test_groups) == ([], ())
+            assert found.train == reference_split(whole.groups, whole.volume_per_atom.tolist(), known, 0.8, 9)[0]
+
+    @pytest.mark.parametrize(
+        ("pattern", "hint"),
+        [("bulk_c*", "bulk_"), ("BULK_A", "the nearest: bulk_a"), ("", "there are"), ("zzz", "there are NO_.*, slab")],
+    )
+    def test_a_pattern_without_a_group(self, pattern: str, hint: str) -> None:
+        match = rf"test_groups: expected .* got '{re.escape(pattern)}', which matches none \(.*{hint}"
+        with pytest.raises(InputError, match=match):
+            self.whole().plan_split(test_groups=("slab", pattern))
+
+    def test_a_group_without_an_energy(self) -> None:
+        with pytest.raises(InputError, match=r"test_groups: 'NO_\*': no structure of NO_DFT_x has an energy"):
+            self.whole().plan_split(test_groups=["NO_*"])
+
+    @pytest.mark.parametrize("patterns", [("*",), ("[!N]*",), ("bulk*", "*lab", "dimer*")])
+    def test_nothing_left_to_train(self, patterns: tuple[str, ...]) -> None:
+        whole = self.whole()
+        match = rf"take all {int(whole.has_energy.sum())} structures with an energy: nothing is left to train on"
+        with pytest.raises(InputError, match=match):
+            whole.plan_split(test_groups=patterns)
+
+    def test_names_are_listed_once_and_few(self) -> None:
+        with pytest.raises(InputError, match=r"--x: .* 'Q\*', .* \(there are 0, 1, 2, 3, 4, 5, \.\.\.\)"):
+            matching_groups("Q*", [str(k % 8) for k in range(99)], "--x")
 
 
 def test_nist_silicon(reference_data: Path) -> None:
