@@ -16,15 +16,17 @@ from pyfit_gpu.config import ClassicConfig
 from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, free_number, numbered_path
+from pyfit_gpu.fit_job import run_fit
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import write_text_set
-from pyfit_gpu.jobs import Setup, TrainingOutputs, featurize_frames, read_all_frames, run_fit
+from pyfit_gpu.jobs import Setup, featurize_frames, read_all_frames
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.splits import Split, classic_split
 from pyfit_gpu.store import save_training_set
 from pyfit_gpu.structures import Frame
+from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.verbs import HDF5_SUFFIXES, describe_set
 
@@ -109,6 +111,7 @@ def _settings(config: ClassicConfig) -> FitSettings:
     return FitSettings(
         steps=config.training_iterations,
         line_search="none",
+        keep="last",
         learning_rate=config.learning_rate,
         max_iterations=config.max_lbfgs_iterations,
         l2=config.l2_regularization_prefactor,

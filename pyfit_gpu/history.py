@@ -68,6 +68,7 @@ class MemberHistory:
     status: Status = "running"  # why it stopped; running: it would have gone on
     kept_step: int = 0  # whose weights the potential has at the end
     test: LabelErrors | None = None  # of the kept weights, on structures that took no part
+    test_group_errors: dict[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of each of their groups
 
     @property
     def step(self) -> int:

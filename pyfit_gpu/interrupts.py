@@ -10,6 +10,8 @@ from types import FrameType
 
 STATUS_SIGINT = 130
 STATUS_SIGTERM = 143
+STATUS_SIGUSR1 = 138  # what a scheduler is often asked to send before a time limit
+STATUS_UNFINISHED = 75  # EX_TEMPFAIL: stopped by its own time limit, to be resumed
 
 
 class Terminated(BaseException):
@@ -59,14 +61,15 @@ class StopRequest:
     @property
     def status(self) -> int:
         """Exit status that says how the process ended."""
-        return {None: 0, signal.SIGINT: STATUS_SIGINT}.get(self.signal, STATUS_SIGTERM)
+        statuses = {None: 0, signal.SIGINT: STATUS_SIGINT, signal.SIGUSR1: STATUS_SIGUSR1}
+        return statuses.get(self.signal, STATUS_SIGTERM)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM are noted, not acted on, until the block ends."""
+    """SIGINT, SIGTERM and SIGUSR1 are noted, not acted on, until the block ends."""
     request = StopRequest()
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
     def handler(number: int, frame: FrameType | None) -> None:
         request.signal = signal.Signals(number)

@@ -14,6 +14,7 @@ from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import read_text_set
 from pyfit_gpu.potential import Potential, join_members
+from pyfit_gpu.run_file import load_run
 from pyfit_gpu.store import load_hdf5, load_manifest
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import TrainingSet
@@ -104,4 +105,4 @@ def load_potentials(
 
 def _read_potential(path: str | os.PathLike[str]) -> Potential:
     """All members that one file holds; the only place that decides what files of potentials there are."""
-    return load_potential(path)
+    return load_run(path).potential if read_head(path).startswith(HDF5_MAGIC) else load_potential(path)

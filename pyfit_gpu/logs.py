@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -28,6 +32,23 @@ class _RowFile:
             self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
         except OSError as error:
             raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
+
+    def resume(self, position: int) -> None:
+        """Go on after the first `position` bytes; what an interrupted run wrote beyond them is cut off."""
+        self.close()
+        try:
+            self._file = open(self.path, "r+", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
+            length = self._file.seek(0, os.SEEK_END)
+            if length < position:
+                raise InputError(f"{self.path}: cannot resume: expected at least {position} bytes, found {length}")
+            self._file.truncate(position)
+            self._file.seek(position)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot resume: {error.strerror}") from error
+
+    def position(self) -> int:
+        """Bytes written so far."""
+        return 0 if self._file is None else self._file.tell()
 
     def write(self, text: str) -> None:
         assert self._file is not None, "begin() comes first"
@@ -72,6 +93,27 @@ def _label_columns(errors: LabelErrors | None) -> str:
     return "".join(" nan" if value is None else f" {value:.10E}" for value in values)
 
 
+class GroupLog(_RowFile):
+    """Energy RMSE of every group in eV/atom, `step,part,group,group,..`, for every row, of validation where it validates."""
+
+    def __init__(self, path: str | Path, groups: Sequence[str]) -> None:
+        super().__init__(path)
+        self.groups = groups
+
+    def begin(self) -> None:
+        super().begin()
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(("step", "part", *self.groups))
+        self.write(text.getvalue())
+
+    def see(self, row: Row) -> None:
+        parts = {"train": row.group_errors, "validation": row.validation_group_errors}
+        for part, errors in parts.items():
+            if errors:
+                values = ",".join(f"{errors.get(group, math.nan):.10E}" for group in self.groups)
+                self.write(f"{row.step:06d},{part},{values}\n")
+
+
 class EnergyVolumeLog(_RowFile):
     """Volumes per atom of the training structures, then their predicted energies per atom every `interval` rows."""
 
@@ -108,7 +150,7 @@ class Backups:
 
     def see(self, row: Row) -> None:
         if row.step % self.interval == 0:
-            save_potential(row.potential, self.folder / f"nn_bk_{row.step:05d}.nn.dat")
+            save_potential(row.potential, self.folder / f"nn_bk_{row.step:05d}.nn.dat", member=row.member)
 
 
 class GpuLog(_RowFile):
@@ -133,19 +175,23 @@ class GpuLog(_RowFile):
 
 
 class ProgressRows:
-    """Feeds a progress display with the loss of every row."""
+    """Feeds a progress display with the rows of all members, and shows the best of them."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.trained = False  # whether any step was taken
+        self._rows: dict[int, Row] = {}
 
     def begin(self) -> None:
         self.progress.restart()
 
     def see(self, row: Row) -> None:
         self.trained = self.trained or row.step > 0
-        validation = "" if row.validation is None else f", validation {row.validation:.3e}"
-        loss = row.loss if math.isfinite(row.loss) else float("nan")
-        forces = row.errors.forces if row.errors else None
+        self._rows[row.member] = row
+        best = min(self._rows.values(), key=lambda row: row.loss if math.isfinite(row.loss) else math.inf)
+        validation = "" if best.validation is None else f", validation {best.validation:.3e}"
+        loss = best.loss if math.isfinite(best.loss) else float("nan")
+        forces = best.errors.forces if best.errors else None
         of_forces = "" if forces is None else f", forces {forces:.3g} eV/Å"
-        self.progress.update(row.step, f"loss {loss:.3e}{validation} eV/atom{of_forces}")
+        of_all = f" (best of {len(self._rows)})" if len(self._rows) > 1 else ""
+        self.progress.update(row.step, f"loss {loss:.3e}{validation} eV/atom{of_forces}{of_all}")

@@ -44,6 +44,7 @@ class FitState:
     optimizer: dict[str, Tensor]  # of `LBFGS.state`
     good: Tensor  # (K, P) float64, weights of the last step whose loss was a number
     kept: Tensor  # (K, P) float64, weights of the best validation
+    known: bool = True  # False: the loss is another since, what the optimiser knows of it no longer holds
 
 
 def fit(
@@ -125,6 +126,12 @@ def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
             raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}{text}")
 
 
+def kept_memory(device: torch.device, team: Team | None) -> float:
+    """Bytes, at most, of derivatives of features that one process keeps."""
+    sharing = team.size if team is not None and device.type == "cpu" else 1
+    return KEPT_MEMORY * total_memory(device) / sharing
+
+
 def make_objective(
     part: TrainingSet, settings: FitSettings, *, single: bool, memory: float, team: Team | None
 ) -> tuple[Objective, float]:
@@ -198,7 +205,7 @@ class _Run:
         n_members = potential.networks.n_members
         self.observers = [list(observers(k) if callable(observers) else observers) for k in range(n_members)]
         self.parts = {"training": train, "validation": validation}
-        self._memory = KEPT_MEMORY * total_memory(train.features.device)
+        self._memory = kept_memory(train.features.device, team)
         self.double = train.features.dtype == torch.float64
         self.objective = self._objective("training", single=settings.float32_steps > 0)
         # Structures of weight 0 have no say; a set of nothing else says nothing.
@@ -255,6 +262,8 @@ class _Run:
                 history.status = "running"
             if history.step or history.n_restarts:
                 self._write_back(k, self.good)
+            if not state.known:
+                self.optimizer.forget(k)
         self._resumed = True
 
     # The loop
@@ -497,5 +506,7 @@ class _Run:
         self.parts["test"] = test
         objective = self._objective("test")
         found = objective.evaluate(self.potential.networks.to(self.good.device).flat(), self.like, gradient=False)
+        groups = objective.group_errors(found.energies).tolist()
         for k, history in enumerate(self.histories):
             history.test = LabelErrors.of(found.errors, k)
+            history.test_group_errors = dict(zip(objective.groups.names, groups[k], strict=True))

@@ -16,8 +16,7 @@ from pyfit_gpu.energy_shift import (
     shift_of_elements,
 )
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_text, check_writable, exclusive, free_number
-from pyfit_gpu.fit_settings import FitSettings
+from pyfit_gpu.files import atomic_text, check_writable, exclusive
 from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_text import write_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_draft, save_potential
@@ -25,10 +24,8 @@ from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.identify import FileKind, identify
 from pyfit_gpu.jobs import (
     Setup,
-    TrainingOutputs,
     featurize_frames,
     read_all_frames,
-    run_fit,
 )
 from pyfit_gpu.loading import load_training_set, read_frames
 from pyfit_gpu.new_potential import new_potential
@@ -213,49 +210,6 @@ def describe_shift(training_set: TrainingSet) -> str:
     elements = training_set.descriptor.elements
     named = (f"{symbol} {shift:g}" for symbol, shift in zip(elements, shifts, strict=True))
     return "e_shift " + (", ".join(named) if len(shifts) > 1 else f"{shifts[0]:g}")
-
-
-def train(
-    training_set: str,
-    *,
-    potential: str,
-    outputs: TrainingOutputs,
-    settings: FitSettings,
-    setup: Setup,
-    train_fraction: float = 0.9,
-    seed: int = 2,
-    weight_seed: int | None = None,
-    randomize: bool = False,
-) -> int:
-    """Fit a potential to a training set; returns the exit status.
-
-    Args:
-        training_set: HDF5, shard manifest or classic text.
-        potential: start weights, or a header that asks for random ones.
-        train_fraction: share of each group that trains.
-        seed: of the split; 0 draws one.
-        weight_seed: of random weights; None: the split's.
-        randomize: start from random weights whatever the file holds.
-    """
-    inputs = {"training set": training_set, "potential": potential}
-    faults = outputs.faults(inputs, overwrite=setup.overwrite or setup.unique)
-    if faults:
-        raise InputError("\n".join(faults))
-    whole = load_training_set(training_set)
-    split = whole.plan_split(train_fraction, seed)
-    weight_seed = split.seed if weight_seed is None else weight_seed
-    model = load_potential(potential, seed=weight_seed)
-    model.require_straight("train")
-    require_same_inputs(model.descriptor, whole.descriptor, f"{training_set} was not made for {potential}")
-    if randomize:
-        model = model.randomized(weight_seed)
-    log.info("%s: %s", training_set, describe_set(whole))
-    if split.groups_without_validation and train_fraction < 1.0:
-        log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
-    settings = replace(settings, seed=weight_seed)
-    if setup.unique:
-        outputs = outputs.numbered(free_number(outputs.paths()))
-    return run_fit(model, whole, split, settings, outputs, setup)
 
 
 def convert(source: str, target: str, *, setup: Setup) -> None:

@@ -22,13 +22,14 @@ from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.fit_job import run_fit
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.history import History, LabelErrors, Row
 from pyfit_gpu.interrupts import Terminated, signals_are_exceptions, signals_end_the_process, stop_on_signals
-from pyfit_gpu.jobs import Setup, TrainingOutputs, run_fit
+from pyfit_gpu.jobs import Setup
 from pyfit_gpu.loading import read_frames
 from pyfit_gpu.objective import Evaluation, LossWeights, Objective
 from pyfit_gpu.potential import Potential
@@ -36,6 +37,7 @@ from pyfit_gpu.prediction import predict
 from pyfit_gpu.splits import Split
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training import KEPT_MEMORY, TrainingFailure, fit
+from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, build_training_set
 
 CLASSIC = FitSettings(steps=5, line_search="none", learning_rate=0.05, max_iterations=10)

@@ -40,6 +40,15 @@ def load_potential(
     Raises:
         InputError: with file, line, what was expected and what was found.
     """
+    return _parse_potential(_read(path), seed).to(device, dtype)
+
+
+def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
+    """Whether the header of a .nn.dat file says that weights are to be drawn."""
+    return _header(_read(path))[1]
+
+
+def _read(path: str | os.PathLike[str]) -> _Reader:
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -48,7 +57,7 @@ def load_potential(
         raise InputError(f"{name}: expected a potential (.nn.dat), found binary data") from error
     except OSError as error:
         raise InputError(f"{name}: cannot read the potential: {error.strerror}") from error
-    return _parse_potential(_Reader(enumerate(lines, 1), name), seed).to(device, dtype)
+    return _Reader(enumerate(lines, 1), name)
 
 
 def _parse_potential(reader: _Reader, seed: int | None) -> Potential:
