@@ -27,8 +27,8 @@ import pyfit_gpu
 from pyfit_gpu import calculator as module
 from pyfit_gpu.calculator import PyfitCalculator
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.nn_dat import load_potential
-from pyfit_gpu.potential import Potential
+from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+from pyfit_gpu.potential import Potential, join_members
 from pyfit_gpu.prediction import Prediction, predict
 from pyfit_gpu.structures import Frame, Structures
 
@@ -331,6 +331,122 @@ def test_only_the_calculator_imports_ases_calculators() -> None:
     package = Path(pyfit_gpu.__file__).parent
     importing = [path.name for path in package.rglob("*.py") if "ase.calculators" in path.read_text(encoding="utf-8")]
     assert importing == ["calculator.py"]
+
+
+# Several members
+
+SPREADS = {"energy_std", "forces_std", "stress_std"}
+
+
+def members_of(potential: Potential, n_members: int) -> list[Potential]:
+    """The potential and others near it."""
+    found = [potential]
+    for seed in range(1, n_members):
+        member = potential.member(0)
+        generator = torch.Generator().manual_seed(seed)
+        for weight in member.networks.weights:
+            weight.mul_(1 + 0.05 * torch.rand(weight.shape, generator=generator, dtype=weight.dtype))
+        found.append(member)
+    return found
+
+
+@pytest.mark.parametrize("n_members", [2, 8])
+@pytest.mark.parametrize("skin", [0.0, 0.5])
+def test_members_give_mean_and_spread(silicon: Potential, n_members: int, skin: float) -> None:
+    """Of separate calculators; in float64 whatever the precision of the networks."""
+    members = members_of(silicon, n_members)
+    atoms = crystal(join_members(members), rattle=0.1, skin=skin)
+    atoms.get_forces()
+    for positions in (atoms.positions.copy(), atoms.positions + 0.01 * np.arange(24).reshape(8, 3) % 0.07):
+        atoms.positions = positions
+        atoms.get_forces()
+        results = atoms.calc.results
+        assert set(results) == {"energy", "free_energy", "energies", "forces", "stress", *SPREADS}
+        alone: dict[str, list[np.ndarray]] = {"energy": [], "energies": [], "forces": [], "stress": []}
+        for member in members:
+            single = atoms.copy()
+            single.calc = PyfitCalculator(member, skin=0.0)
+            single.get_forces()
+            assert SPREADS.isdisjoint(single.calc.results)
+            for name, values in alone.items():
+                values.append(single.calc.results[name])
+        for name, values in alone.items():
+            np.testing.assert_allclose(results[name], np.mean(values, axis=0), rtol=1e-11, atol=1e-11)
+        for name in ("energy", "forces", "stress"):
+            std = np.std(alone[name], axis=0, ddof=1)
+            assert np.max(std) > 1e-4
+            np.testing.assert_allclose(results[f"{name}_std"], std, rtol=1e-9, atol=1e-11)
+    assert isinstance(results["energy_std"], float)
+    assert results["forces_std"].shape == (8, 3)
+    assert results["stress_std"].shape == (6,)
+
+
+def test_spread_is_calculated_when_it_is_asked_for(silicon: Potential, evaluations: list[bool]) -> None:
+    """Forces' with forces, the energy's with the energy; of one member ASE knows no such property."""
+    atoms = crystal(join_members(members_of(silicon, 3)), rattle=0.1)
+    atoms.get_potential_energy()
+    assert "forces_std" not in atoms.calc.results
+    assert atoms.calc.get_property("energy_std", atoms) > 0
+    assert evaluations == [False]
+    assert atoms.calc.get_property("forces_std", atoms).shape == (8, 3)
+    assert atoms.calc.get_property("stress_std", atoms).shape == (6,)
+    assert evaluations == [False, True]
+    atoms.positions[0] += 0.1
+    assert atoms.calc.get_property("stress_std", atoms).shape == (6,)
+    assert evaluations == [False, True, True]
+    single = crystal(silicon)
+    for name in SPREADS:
+        with pytest.raises(PropertyNotImplementedError):
+            single.calc.get_property(name, single)
+    atoms.cell[2] = 0
+    atoms.pbc = False
+    with pytest.raises(PropertyNotImplementedError, match="stress: expected a cell of 3 independent vectors"):
+        atoms.calc.get_property("stress_std", atoms)
+    assert np.isfinite(atoms.calc.get_property("forces_std", atoms)).all()
+    assert "stress_std" not in atoms.calc.results
+
+
+def test_members_from_files(silicon: Potential, tmp_path: Path) -> None:
+    members = members_of(silicon, 3)
+    paths = [tmp_path / f"{number}.nn.dat" for number in range(3)]
+    for member, path in zip(members, paths, strict=True):
+        save_potential(member, path)
+    atoms = crystal(join_members(members), rattle=0.1)
+    from_files = crystal([paths[0], str(paths[1]), paths[2]], rattle=0.1, device="cpu")
+    np.testing.assert_array_equal(from_files.get_forces(), atoms.get_forces())
+    assert from_files.calc.results["energy_std"] == atoms.calc.results["energy_std"]
+    assert crystal(paths[:1], device="cpu").calc.implemented_properties == crystal(silicon).calc.implemented_properties
+    save_potential(replace(silicon, energy_shift=silicon.energy_shift + 1), paths[1])
+    with pytest.raises(InputError, match=r"1\.nn\.dat cannot be a member beside .*0\.nn\.dat: e_shift: .*107.*108"):
+        PyfitCalculator(paths)
+
+
+def test_ase_writes_and_copies_results_of_members(silicon: Potential, tmp_path: Path) -> None:
+    """ASE's files and single points have no place for a spread, and must not stumble over it."""
+    atoms = crystal(join_members(members_of(silicon, 3)), rattle=0.1)
+    atoms.get_forces()
+    for name in ("si.extxyz", "si.traj", "si.json"):
+        atoms.write(tmp_path / name)
+        back = ase.io.read(tmp_path / name)
+        np.testing.assert_allclose(back.get_forces(), atoms.get_forces(), atol=1e-6)
+    assert atoms.get_properties(["energy", "forces"])["energy"] == atoms.get_potential_energy()
+    assert set(atoms.calc.export_properties()) == {"natoms", "energy", "free_energy", "energies", "forces", "stress"}
+    copied = copy.deepcopy(atoms.calc)
+    assert copied.results["energy_std"] == atoms.calc.results["energy_std"]
+
+
+def test_crystal_relaxes_by_the_mean_of_members(silicon: Potential) -> None:
+    atoms = crystal(join_members(members_of(silicon, 4)), rattle=0.1)
+    start = atoms.get_potential_energy()
+    assert BFGS(atoms, logfile=None).run(fmax=1e-3, steps=100)
+    assert atoms.get_potential_energy() < start
+    assert atoms.calc.results["forces_std"].shape == (8, 3)
+
+
+def test_finite_differences_of_members(silicon: Potential) -> None:
+    atoms = crystal(join_members(members_of(silicon, 8)), rattle=0.1)
+    np.testing.assert_allclose(atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-4), rtol=1e-6, atol=2e-6)
+    np.testing.assert_allclose(atoms.get_stress(), calculate_numerical_stress(atoms, eps=1e-5), rtol=1e-6, atol=2e-7)
 
 
 # What is refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from ase.io import write
 from sample_sets import assert_same_set, make_potential, make_set
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.formats.text_set import write_text_set
-from pyfit_gpu.loading import load_structures, load_training_set, read_frames, read_head
+from pyfit_gpu.loading import load_potentials, load_structures, load_training_set, read_frames, read_head
 from pyfit_gpu.store import Shard, save_shard, save_training_set
 from pyfit_gpu.training_set import TrainingSet
 
@@ -147,3 +148,36 @@ def test_head(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"abc" * 5000)
     assert read_head(tmp_path / "long") == (b"abc" * 5000)[:4096]
     assert read_head(tmp_path / "long", 4) == b"abca"
+
+
+class TestPotentials:
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> list[Path]:
+        files = [tmp_path / f"{number}.nn.dat" for number in range(3)]
+        for seed, path in enumerate(files):
+            save_potential(make_potential().randomized(seed), path)
+        return files
+
+    def test_in_the_given_order(self, files: list[Path]) -> None:
+        joined = load_potentials([files[2], str(files[0]), files[1]], dtype=torch.float32)
+        assert joined.dtype == torch.float32
+        for number, path in enumerate((files[2], files[0], files[1])):
+            alone = load_potential(path, dtype=torch.float32)
+            assert torch.equal(joined.member(number).networks.flat(), alone.networks.flat())
+
+    def test_one_file(self, files: list[Path]) -> None:
+        alone = load_potential(files[1])
+        for paths in (files[1], str(files[1]), [files[1]]):
+            assert torch.equal(load_potentials(paths).networks.flat(), alone.networks.flat())
+
+    def test_files_that_do_not_go_together(self, files: list[Path]) -> None:
+        potential = load_potential(files[1])
+        save_potential(replace(potential, descriptor=replace(potential.descriptor, cutoff=9.25)), files[1])
+        with pytest.raises(InputError, match=r"1\.nn\.dat cannot be a member beside .*0\.nn\.dat: cutoff: .*9\.25"):
+            load_potentials(files)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="members: expected at least one potential, got none"):
+            load_potentials([])
+        with pytest.raises(InputError, match=r"none\.nn\.dat: cannot read"):
+            load_potentials([tmp_path / "none.nn.dat"])

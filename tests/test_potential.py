@@ -18,6 +18,7 @@ from pyfit_gpu.potential import (
     Potential,
     batches,
     featurize,
+    join_members,
     local_parameters,
     network_outputs,
     sum_over_atoms,
@@ -263,3 +264,92 @@ def test_everything_on_a_gpu(make_potential: MakePotential, frames: list[Frame])
     found = evaluate(potential.to("cuda"), Structures.from_frames(frames, device="cuda"))
     assert found.device.type == "cuda"
     assert close(found.cpu(), expected)
+
+
+# Members
+
+
+def members_of(make_potential: MakePotential, n_members: int, **settings: object) -> list[Potential]:
+    return [make_potential(("Si", "C"), **settings).randomized(seed) for seed in range(n_members)]
+
+
+def test_members_come_back_as_they_were_joined(make_potential: MakePotential) -> None:
+    members = members_of(make_potential, 3)
+    joined = join_members(members)
+    assert joined.networks.n_members == 3
+    assert join_members([joined, members[0]]).networks.n_members == 4
+    for number, member in enumerate(members):
+        taken = joined.member(number)
+        assert taken.networks.n_members == 1
+        assert torch.equal(taken.networks.flat(), member.networks.flat())
+        assert taken.descriptor == member.descriptor
+    assert torch.equal(joined.networks.flat(), torch.cat([member.networks.flat() for member in members]))
+
+
+def test_joined_and_taken_tensors_are_their_own(make_potential: MakePotential) -> None:
+    members = members_of(make_potential, 2)
+    joined = join_members(members)
+    before = joined.networks.flat()
+    taken = joined.member(1)
+    for potential in (*members, taken, join_members(members[:1])):
+        for tensor in (*potential.networks.weights, *potential.networks.biases, potential.energy_shift):
+            tensor.fill_(3.0)
+    assert torch.equal(joined.networks.flat(), before)
+    assert joined.energy_shift.isnan().all()
+
+
+@pytest.mark.parametrize("number", [-1, 2])
+def test_no_such_member(make_potential: MakePotential, number: int) -> None:
+    with pytest.raises(InputError, match=f"member: expected a whole number from 0 to 1, got {number}"):
+        join_members(members_of(make_potential, 2)).member(number)
+
+
+def other_networks(potential: Potential, sizes: tuple[int, ...], activation: int) -> Potential:
+    networks = ElementNetworks.random(sizes, 1.0, 0, n_elements=2, activation=activation)
+    return replace(potential, networks=networks)
+
+
+DIFFERENCES = {
+    "cutoff: expected 4.3, found 4.0": lambda p: replace(p, descriptor=replace(p.descriptor, cutoff=4.0)),
+    r"elements: expected \['Si', 'C'\], found \['C', 'Si'\]": lambda p: replace(
+        p, descriptor=replace(p.descriptor, elements=("C", "Si"))
+    ),
+    r"layer sizes: expected \(27, 6, 4, 1\), found \(27, 6, 1\)": lambda p: other_networks(p, (27, 6, 1), 1),
+    "activation: expected 1, found 0": lambda p: other_networks(p, (27, 6, 4, 1), 0),
+    "dtype: expected torch.float64, found torch.float32": lambda p: p.to("cpu", torch.float32),
+    "device: expected cpu, found meta": lambda p: p.to("meta"),
+    r"e_shift: expected \[nan, nan\], found \[nan, 1.0\]": lambda p: replace(
+        p, energy_shift=torch.tensor([torch.nan, 1.0], dtype=torch.float64)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", DIFFERENCES)
+def test_what_cannot_be_joined(make_potential: MakePotential, message: str) -> None:
+    members = members_of(make_potential, 4)
+    members[2] = DIFFERENCES[message](members[2])
+    with pytest.raises(InputError, match=f"potential 3 cannot be a member beside potential 1: {message}$"):
+        join_members(members)
+    with pytest.raises(InputError, match=f"c.dat cannot be a member beside a.dat: {message}$"):
+        join_members(members, ["a.dat", "b.dat", "c.dat", "d.dat"])
+
+
+def test_no_members() -> None:
+    with pytest.raises(InputError, match="members: expected at least one potential, got none"):
+        join_members([])
+
+
+def test_what_decides_nothing_may_differ(make_potential: MakePotential) -> None:
+    """Masses, the interval of random weights, mode 5's shift and the baseline of straight networks."""
+    one, two = members_of(make_potential, 2)
+    two = replace(two, masses=(1.0, 2.0), max_random=9.0, use_baseline=True)
+    two = replace(two, descriptor=replace(two.descriptor, shift=7.0))
+    assert join_members([one, two]).masses == one.masses
+
+
+def test_baseline_of_physically_informed_members(make_potential: MakePotential) -> None:
+    with_baseline, without = (members_of(make_potential, 1, n_outputs=8, use_baseline=use)[0] for use in (True, False))
+    assert join_members([with_baseline] * 2).networks.n_members == 2
+    assert join_members([without, replace(without, bond_order_parameters=(0.0,) * 8)]).networks.n_members == 2
+    with pytest.raises(InputError, match=r"potential 2 .*: baseline: expected \(9.6.*\), found None"):
+        join_members([with_baseline, without])

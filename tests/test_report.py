@@ -13,9 +13,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 from sample_sets import NAN
+from scipy.stats import spearmanr
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.report import EnergyTable, component_report, error_report, plot_energy_volume, plot_parity, save_csv
+from pyfit_gpu.report import (
+    EnergyTable,
+    component_report,
+    error_report,
+    plot_energy_volume,
+    plot_parity,
+    save_csv,
+    spread_report,
+)
 
 Plot = Callable[[EnergyTable, Path], None]
 
@@ -104,6 +113,70 @@ class TestErrors:
 
     def test_everything_known(self, sources: list[str]) -> None:
         assert "no reference" not in error_report(make_table(GROUPS), sources)
+
+
+class TestSpread:
+    """How far members disagree, beside how wrong their mean is."""
+
+    @staticmethod
+    def report(spread: Sequence[float], error: Sequence[float]) -> str:
+        """One number per structure; NaN: not known."""
+        errors = [np.array([] if np.isnan(one) else [one]) for one in error]
+        return spread_report("structures", "meV/atom", [np.array([one]) for one in spread], errors)
+
+    def test_against_scipy(self) -> None:
+        """Mean and largest of all, share and Spearman's correlation of what has a reference; with equal values."""
+        rng = np.random.default_rng(3)
+        spread = np.round(rng.gamma(2.0, 1.0, 60), 1)
+        error = np.round(spread * rng.normal(0.0, 1.5, 60), 1)
+        error[::7] = NAN
+        known = ~np.isnan(error)
+        assert len(set(spread)) < 50
+        correlation = spearmanr(spread[known], np.abs(error[known])).statistic
+        within = np.mean(np.abs(error[known]) <= 2 * spread[known])
+        assert 0.5 < within < 1
+        assert self.report(spread, error) == (
+            f"spread of the members: mean {spread.mean():.3f}, largest {spread.max():.3f} meV/atom\n"
+            f"error within 2 spreads for {within:.0%} of {known.sum()} structures; "
+            f"rank correlation of spread and |error| {correlation:.2f} (1: the same order, 0: unrelated)"
+        )
+
+    def test_same_and_opposite_order(self) -> None:
+        assert "|error| 1.00 (" in self.report([1.0, 2.0, 3.0, 4.0], [-0.1, 0.2, -30.0, 40.0])
+        assert "|error| -1.00 (" in self.report([4.0, 3.0, 2.0, 1.0], [-0.1, 0.2, -30.0, 40.0])
+        assert "for 50% of 4 structures" in self.report([1.0, 1.0, 1.0, 1.0], [-2.0, 2.1, -2.1, 0.0])
+
+    @pytest.mark.parametrize(("spread", "error"), [([1.0, 2.0], [1.0, 2.0]), ([1.0] * 4, [1.0, 2.0, 3.0, 4.0])])
+    def test_nothing_to_order(self, spread: list[float], error: list[float]) -> None:
+        assert "rank" not in self.report(spread, error)
+        assert "error within 2 spreads" in self.report(spread, error)
+
+    def test_no_reference(self) -> None:
+        assert self.report([1.0, 2.0], [NAN, NAN]) == "spread of the members: mean 1.500, largest 2.000 meV/atom"
+
+    def test_no_spread(self) -> None:
+        """As of the stress of molecules."""
+        none = np.full(6, NAN)
+        text = spread_report("components", "GPa", [none, none], [np.empty(0)] * 2, 4)
+        assert text == "spread of the members: no components have one"
+        text = spread_report("components", "GPa", [none, np.ones(6)], [np.empty(0)] * 2, 4)
+        assert text == "spread of the members: mean 1.0000, largest 1.0000 GPa"
+
+    def test_below_the_table_of_energies(self, table: EnergyTable, sources: list[str]) -> None:
+        std = np.linspace(0.001, 0.002, len(GROUPS))
+        text = error_report(replace(table, energy_per_atom_std=std), sources)
+        plain = error_report(table, sources)
+        assert text.startswith(plain + "\n\nspread of the members: mean 1.500, largest 2.000 meV/atom\nerror within ")
+        assert "of 8 structures; rank" in text
+
+    def test_column_of_the_csv(self, table: EnergyTable, tmp_path: Path) -> None:
+        std = np.random.default_rng(1).uniform(0, 0.1, len(GROUPS))
+        save_csv(table, tmp_path / "one.csv")
+        save_csv(replace(table, energy_per_atom_std=std), tmp_path / "several.csv")
+        one, several = ((tmp_path / f"{name}.csv").read_text().splitlines() for name in ("one", "several"))
+        assert several[0] == one[0] + ",energy_per_atom_std"
+        assert [line.rsplit(",", 1)[0] for line in several[1:]] == one[1:]
+        assert [float(line.rsplit(",", 1)[1]) for line in several[1:]] == std.tolist()
 
 
 class TestComponents:

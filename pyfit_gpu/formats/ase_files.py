@@ -34,7 +34,6 @@ _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # as in ASE
 _SUFFIXES = {".xyz", ".extxyz", ".xml", ".db", ".traj", ".cif"}
 _OUTCAR_START = re.compile(rb"\s*vasp\.\d")
 _JSON_DATABASE = re.compile(rb"""\s*\{\s*"\d+"\s*:\s*\{""")
-_NINE = [0, 5, 4, 5, 1, 3, 4, 3, 2]  # a (3, 3) matrix from xx yy zz yz xz xy
 _PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)[a-z_][a-z0-9_.+-]*", re.IGNORECASE)
 
 
@@ -78,7 +77,7 @@ class LabelSpread:
 
     energy: float  # eV
     forces: FloatArray | None  # (n, 3) eV/Å; None: not known
-    stress: FloatArray | None  # (6,) eV/Å^3
+    stress: FloatArray | None  # (6,) eV/Å^3, xx yy zz yz xz xy
 
 
 def write_extxyz(
@@ -124,11 +123,11 @@ def _comment_line(frame: Frame, columns: Sequence[str], spread: LabelSpread | No
     if frame.energy is not None:
         parts.append(f"energy={_numbers(frame.energy)}")
     if frame.stress is not None:
-        parts.append(f'stress="{_numbers(frame.stress[_NINE])}"')
+        parts.append(f'stress="{_numbers(frame.stress[[0, 5, 4, 5, 1, 3, 4, 3, 2]])}"')
     if spread is not None:
         parts.append(f"energy_std={_numbers(spread.energy)}")
         if spread.stress is not None:
-            parts.append(f'stress_std="{_numbers(spread.stress[_NINE])}"')
+            parts.append(f'stress_std="{_numbers(spread.stress)}"')  # ASE makes no matrix of such a name
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
 

@@ -421,6 +421,114 @@ def test_forces_in_single_precision_are_close(labelled: list[Frame]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# several members
+
+
+@pytest.fixture
+def ensemble(labelled: list[Frame]) -> tuple[str, ...]:
+    """m0.nn.dat, m1.nn.dat, m2.nn.dat: different weights under one header."""
+    files = tuple(f"m{seed}.nn.dat" for seed in range(3))
+    for seed, name in enumerate(files):
+        pf.save_potential(pf.load_potential("start.nn.dat", seed=seed), name)
+    return files
+
+
+def evaluate_members(files: tuple[str, ...], *words: object, out: str) -> str:
+    return done("evaluate", "dft.extxyz", "--potential", *files, "--out", out, "--e-shift", "107", *words).said
+
+
+def member_columns(files: tuple[str, ...], name: str) -> np.ndarray:
+    """(K, ..): what each member says alone, by the Python interface."""
+    structures = pf.load_structures("dft.extxyz")
+    return np.stack([getattr(pf.predict(pf.load_potential(file), structures), name).numpy() for file in files])
+
+
+@pytest.mark.parametrize("words", [(), ("--forces",)], ids=str)
+def test_csv_of_members(ensemble: tuple[str, ...], labelled: list[Frame], words: tuple[str, ...]) -> None:
+    """Means in the usual columns, and one more at the end; of one member, the file is as it was."""
+    said = evaluate_members(ensemble, *words, out="out.csv")
+    assert "mean and spread of 3 members\n" in said
+    with open("out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [*COLUMNS, "energy_per_atom_std"]
+    sizes = np.array([frame.n_atoms for frame in labelled])
+    energies = member_columns(ensemble, "energy") / sizes
+    expected = {"energy_per_atom": energies.mean(axis=0), "energy_per_atom_std": energies.std(axis=0, ddof=1)}
+    for name, values in expected.items():
+        found = np.array([float(row[name]) for row in rows])
+        assert np.allclose(found, values, rtol=1e-11, atol=1e-13), name
+    assert expected["energy_per_atom_std"].max() > 0.01
+    alone = evaluate_members(ensemble[:1], *words, out="one.csv")
+    assert rows_of("one.csv")
+    assert not re.search("spread|member", alone)
+
+
+def test_extxyz_of_members(ensemble: tuple[str, ...], labelled: list[Frame]) -> None:
+    """What ASE does not know as a label stays in info and arrays, and is no label when the file is read again."""
+    evaluate_members(ensemble, out="out.extxyz")
+    found = ase.io.read("out.extxyz", index=":")
+    sizes = np.array([frame.n_atoms for frame in labelled])
+    energies, forces, stress = (member_columns(ensemble, name) for name in ("energy", "forces", "stress"))
+    splits = np.cumsum(sizes)[:-1]
+    mean, std = (np.split(values, splits) for values in (forces.mean(axis=0), forces.std(axis=0, ddof=1)))
+    for row, (atoms, frame) in enumerate(zip(found, labelled, strict=True)):
+        assert atoms.get_potential_energy() == pytest.approx(energies[:, row].mean() - 107 * sizes[row], abs=1e-9)
+        assert atoms.info["energy_std"] == pytest.approx(energies[:, row].std(ddof=1), rel=1e-9)
+        assert np.allclose(atoms.get_forces(), mean[row], rtol=1e-10, atol=1e-12)
+        assert np.allclose(atoms.arrays["forces_std"], std[row], rtol=1e-9, atol=1e-12)
+        if frame.group == "molecule":
+            assert "stress_std" not in atoms.info
+            continue
+        assert np.allclose(atoms.info["stress_std"], stress[:, row].std(axis=0, ddof=1), rtol=1e-9, atol=1e-14)
+    again = list(read_ase_frames("out.extxyz"))
+    assert np.allclose(np.concatenate([frame.forces for frame in again]), np.concatenate(mean), rtol=1e-10, atol=1e-12)
+    evaluate_members(ensemble[:1], out="one.extxyz")
+    assert "_std" not in Path("one.extxyz").read_text()
+
+
+def test_printed_spread(ensemble: tuple[str, ...], labelled: list[Frame]) -> None:
+    """Mean spread, and how it compares with the errors: energies, forces, stress, each below its own table."""
+    said = evaluate_members(ensemble, out="out.extxyz")
+    sizes = np.array([frame.n_atoms for frame in labelled])
+    energies = 1000 * member_columns(ensemble, "energy") / sizes
+    spread = energies.std(axis=0, ddof=1)
+    known = np.array([1000 * (frame.energy / frame.n_atoms + 107) for frame in labelled])
+    within = np.mean(np.abs(energies.mean(axis=0) - known) <= 2 * spread)
+    line = f"spread of the members: mean {spread.mean():.3f}, largest {spread.max():.3f} meV/atom\n"
+    assert line + f"error within 2 spreads for {within:.0%} of {len(known)} structures; rank correlation" in said
+    forces = member_columns(ensemble, "forces").std(axis=0, ddof=1)
+    n_known = sum(3 * frame.n_atoms for frame in labelled if frame.forces is not None)
+    line = f"spread of the members: mean {forces.mean():.4f}, largest {forces.max():.4f} eV/Å\n"
+    assert line in said.split("\nforces:\n")[1].split("\nstress:\n")[0]
+    assert f"of {n_known} components; rank correlation" in said
+    stress = member_columns(ensemble, "stress").std(axis=0, ddof=1) * 160.21766208
+    line = f"spread of the members: mean {np.nanmean(stress):.4f}, largest {np.nanmax(stress):.4f} GPa\n"
+    assert line in said.split("\nstress:\n")[1]
+
+
+def test_members_without_references(ensemble: tuple[str, ...]) -> None:
+    write_poscar("none.dat", poscar_blocks(), ["NO_DFT"])
+    said = done("evaluate", "none.dat", "--potential", *ensemble, "--out", "out.csv", "--forces").said
+    assert len(re.findall(r"^spread of the members: mean \S+, largest \S+ (?:meV/atom|eV/Å|GPa)$", said, re.M)) == 3
+    assert "within" not in said
+    assert "RMSE" not in said
+
+
+def test_members_are_plotted_and_quiet(ensemble: tuple[str, ...]) -> None:
+    assert evaluate_members(ensemble, "--plots", "plots", "--quiet", out="out.csv") == ""
+    assert names() >= PLOTS
+
+
+def test_members_that_do_not_go_together(ensemble: tuple[str, ...]) -> None:
+    words = ("evaluate", "dft.extxyz", "--out", "out.csv", "--potential", *ensemble)
+    refused(*words, "si.nn.dat", match=r"si\.nn\.dat cannot be a member beside m0\.nn\.dat: \w+: expected .*found")
+    refused(*words, "none.nn.dat", match=r"none\.nn\.dat")
+    refused(*words[:3], "m1.nn.dat.csv", *words[4:], OWN / "pinn_mode1.nn.dat", match="pinn_mode1.*cannot be a member")
+    shutil.copy("m1.nn.dat", "m1.csv")
+    refused(*words[:3], "m1.csv", *words[4:], "m1.csv", "--overwrite", match=r"m1\.csv.*input m1\.csv")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # info
 
 

@@ -22,7 +22,7 @@ from ase.constraints import FixAtoms
 from ase.units import GPa
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames, write_extxyz
+from pyfit_gpu.formats.ase_files import LabelSpread, looks_like_ase, read_ase_frames, write_extxyz
 from pyfit_gpu.structures import Frame
 
 VASP = Path(__file__).parents[1] / "data" / "vasp"
@@ -565,6 +565,26 @@ def test_write_to_an_open_file_and_from_a_generator(tmp_path: Path) -> None:
     assert not text.closed
     assert text.getvalue() == (tmp_path / "a.xyz").read_text()
     assert text.getvalue().startswith('3\nLattice="')
+
+
+def test_spread_is_written_beside_the_labels(tmp_path: Path) -> None:
+    """All digits, for ASE in info and arrays; our reader takes the labels alone."""
+    rng = np.random.default_rng(2)
+    labelled = frame(energy=-1.5, forces=rng.normal(size=(3, 3)), stress=rng.normal(size=6))
+    spreads = [LabelSpread(0.1 + 0.2, rng.uniform(size=(3, 3)), rng.uniform(size=6)), LabelSpread(0.25, None, None)]
+    write_extxyz(tmp_path / "a.extxyz", [labelled, frame(energy=-1.5)], spreads)
+    first, second = ase.io.read(tmp_path / "a.extxyz", index=":")
+    assert first.info["energy_std"] == 0.1 + 0.2
+    assert np.array_equal(first.arrays["forces_std"], spreads[0].forces)
+    assert np.array_equal(first.info["stress_std"], spreads[0].stress)
+    assert np.array_equal(first.get_forces(), labelled.forces)
+    assert second.info["energy_std"] == 0.25
+    assert "stress_std" not in second.info
+    assert "forces_std" not in second.arrays
+    for got, expected in zip(read_ase_frames(tmp_path / "a.extxyz"), [labelled, frame(energy=-1.5)], strict=True):
+        assert_same(got, expected)
+    with pytest.raises(ValueError, match="shorter"):
+        write_extxyz(tmp_path / "b.extxyz", [labelled, labelled], spreads[:1])
 
 
 def test_what_ase_wrote_comes_back_the_same_through_our_writer(tmp_path: Path) -> None:
