@@ -84,6 +84,20 @@ def _finite(text: str) -> float:
     return value
 
 
+def _duration(text: str) -> float:
+    """Seconds, from minutes or H:MM:SS."""
+    cells = text.split(":")
+    if len(cells) == 1:
+        minutes = _finite(text)
+        if minutes < 0:
+            raise argparse.ArgumentTypeError(f"expected minutes >= 0 or H:MM:SS, got {text!r}")
+        return 60 * minutes
+    if len(cells) != 3 or not all(cell.isascii() and cell.isdigit() for cell in cells):
+        raise argparse.ArgumentTypeError(f"expected minutes or H:MM:SS, got {text!r}")
+    hours, minutes, seconds = map(int, cells)
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -167,38 +181,87 @@ def _add_prepare(verbs: Any) -> None:
 
 
 def _add_train(verbs: Any) -> None:
-    verb = verbs.add_parser("train", help="a training set to a fitted potential")
+    verb = verbs.add_parser("train", help="a training set to fitted potentials")
     add = verb.add_argument
     add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
-    add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to start from")
-    add("--out", required=True, metavar="NN_OUT", help="potential to write")
+    add(
+        "--potential",
+        required=True,
+        nargs="+",
+        metavar="NN",
+        help="potential to start from (.nn.dat); several: members",
+    )
+    add("--out", required=True, metavar="NN_OUT", help="potential to write; of several members the best")
     add("--steps", type=_whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
-    add("--train-fraction", type=_finite, default=0.9, metavar="F", help="share of each group that trains (0.9)")
-    add("--seed", type=_whole, default=2, help="of the split (2); 0: a random one")
-    add("--weight-seed", type=_whole, help="of random weights (the same as --seed)")
+    add("--members", type=_whole, metavar="K", help="train so many random starts at once")
+    add("--first-member", type=_whole, default=0, metavar="J", help="number of the first member (0)")
+    add("--weight-seed", type=_whole, help="of random weights (the split's seed)")
     add("--randomize", action="store_true", help="start from random weights")
-    add("--line-search", default="strong-wolfe", choices=("strong-wolfe", "none"), help="(strong-wolfe)")
-    add("--learning-rate", type=_finite, metavar="R", help="LBFGS step (1; without line search 0.05)")
-    add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
-    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    _add_split(verb.add_argument_group("which structures train").add_argument)
+    _add_loss(verb.add_argument_group("what is minimised").add_argument)
+    _add_optimizer(verb.add_argument_group("how").add_argument)
+    _add_stopping(verb.add_argument_group("when it stops, and how it goes on").add_argument)
+    _add_logs(verb.add_argument_group("files").add_argument)
+    _common(verb)
+
+
+def _add_split(add: Callable[..., Any]) -> None:
+    add("--train-fraction", type=_finite, metavar="F", help="share of each group that trains (0.9)")
+    add("--seed", type=_whole, help="of the split (2); 0: a random one")
+    add("--test-groups", nargs="+", metavar="PATTERN", help="whole groups that are only scored at the end; wildcards")
+    add("--split", default="", metavar="NAME", help="use the split that the set stores under this name, or store it")
+
+
+def _add_loss(add: Callable[..., Any]) -> None:
     add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
     add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    add("--group-weight", nargs="+", default=(), metavar="PATTERN=W", help="factor of the weights of whole groups")
+    add("--window-weight", nargs="+", default=(), metavar="LOW:HIGH=W",
+        help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
+    add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
+        help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
     add("--l2", type=_finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
-    add(
-        "--error-restart-level",
-        type=float,
-        default=0.0,
-        metavar="E",
-        help="a loss above it draws new weights (0: never)",
-    )
+
+
+def _add_optimizer(add: Callable[..., Any]) -> None:
+    add("--line-search", default="strong-wolfe", choices=("strong-wolfe", "none"), help="(strong-wolfe)")
+    add("--learning-rate", type=_finite, metavar="R", help="LBFGS step (1; without line search 0.05)")
+    add("--learning-rate-ramp", type=_whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
+    add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
+    add("--max-evaluations", type=_whole, metavar="N", help="inside a step (5/4 of the iterations)")
+    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    add("--tolerance-gradient", type=_finite, default=1e-7, metavar="G", help="largest component, ends a step (1e-7)")
+    add("--tolerance-change", type=_finite, default=1e-9, metavar="C", help="of the loss, ends a step (1e-9)")
+    add("--line-search-evaluations", type=_whole, default=25, metavar="N", help="of one line search, at most (25)")
+    add("--float32-steps", type=_whole, default=0, metavar="N", help="steps at the beginning in float32 (0)")
+    add("--error-restart-level", type=float, default=0.0, metavar="E",
+        help="a loss above it draws new weights (0: never)")  # fmt: skip
+    add("--distribute", default="data", choices=("data", "members"), help="what torchrun's processes share (data)")
+
+
+def _add_stopping(add: Callable[..., Any]) -> None:
     add("--validation-interval", type=_whole, default=1, metavar="N", help="steps between validations (1; 0: never)")
+    add("--patience", type=_whole, default=0, metavar="N", help="validations without improvement, ends it (0: never)")
+    add("--min-improvement", type=_finite, default=0.0, metavar="E", help="what counts as one, eV/atom (0)")
+    add("--target-rmse", type=_finite, default=0.0, metavar="E", help="energy RMSE that ends it, eV/atom (0: never)")
+    add("--max-time", type=_duration, default=0.0, metavar="T", help="minutes or H:MM:SS, ends before it (0: never)")
+    add("--keep", default="best", choices=("best", "last"), help="weights of the best validation or the last (best)")
+    add("--stop-file", metavar="FILE", help="training ends when it is there (NN_OUT's stem + .stop; '' for none)")
+    add("--resume", action="store_true", help="go on with the run file, if there is one")
+    add("--allow-change", nargs="+", default=(), metavar="NAME", help="settings that may differ from the run's")
+    add("--checkpoint-interval", type=_finite, default=30.0, metavar="S", help="seconds between run files (30)")
+
+
+def _add_logs(add: Callable[..., Any]) -> None:
+    add("--run-file", metavar="FILE", help="to resume from (NN_OUT's stem + .run.h5; '' for none)")
+    add("--ranking", metavar="FILE", help="of the members (NN_OUT's stem + .ranking.csv; '' for none)")
     add("--loss-log", metavar="FILE", help="(NN_OUT's stem + .loss.txt; '' for none)")
     add("--validation-log", metavar="FILE", help="(NN_OUT's stem + .validation.txt; '' for none)")
+    add("--group-log", metavar="FILE", help="errors by group (NN_OUT's stem + .groups.csv; '' for none)")
     add("--energy-volume-log", default="", metavar="FILE", help="predicted energies of the training structures (none)")
     add("--energy-volume-interval", type=_whole, default=1, metavar="N", help="steps between its rows (1)")
     add("--backup-dir", metavar="DIR", help="folder of network backups (NN_OUT's stem + .backup; '' for none)")
     add("--backup-interval", type=_whole, default=25, metavar="N", help="steps between backups (25; 0: never)")
-    _common(verb)
 
 
 def _add_evaluate(verbs: Any) -> None:
@@ -303,7 +366,7 @@ def _start_messages(quiet: bool) -> None:
 
 
 def _setup(options: argparse.Namespace) -> Any:
-    from pyfit_gpu.devices import select_device, select_dtype, set_threads
+    from pyfit_gpu.devices import select_device, select_dtype, set_threads, share_device, world_size
     from pyfit_gpu.jobs import Setup
 
     _start_messages(options.quiet)
@@ -314,6 +377,8 @@ def _setup(options: argparse.Namespace) -> Any:
         request = f"cuda:{options.gpu_affinity}"
     else:
         request = options.device
+    if request == "auto" and world_size() > 1:
+        request = share_device()
     return Setup(
         device=select_device(request),
         dtype=select_dtype(options.dtype),
@@ -356,46 +421,65 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
+_FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iterations", "max_evaluations",
+        "history_size", "tolerance_gradient", "tolerance_change", "line_search_evaluations", "float32_steps", "l2",
+        "force_weight", "stress_weight", "error_restart_level", "validation_interval", "patience", "min_improvement",
+        "target_rmse", "max_time", "keep")  # fmt: skip
+
+
 def _train(options: argparse.Namespace) -> int:
-    from pyfit_gpu import verbs
+    from pyfit_gpu import fitting
     from pyfit_gpu.fit_settings import FitSettings
-    from pyfit_gpu.jobs import TrainingOutputs, beside
 
-    def default(name: str | None, ending: str) -> str:
-        return beside(options.out, ending) if name is None else name
+    return fitting.train(
+        options.training_set,
+        start=fitting.StartOptions(
+            tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
+        ),
+        outputs=_training_outputs(options),
+        settings=FitSettings(**{name: getattr(options, name) for name in _FIT}),
+        setup=_setup(options),
+        split=fitting.SplitOptions(
+            options.split,
+            options.train_fraction,
+            options.seed,
+            None if options.test_groups is None else tuple(options.test_groups),
+        ),
+        weights=fitting.WeightOptions(
+            tuple(options.group_weight), tuple(options.window_weight), tuple(options.group_target)
+        ),
+        run=fitting.RunOptions(
+            options.resume,
+            tuple(options.allow_change),
+            options.checkpoint_interval,
+            _beside(options, options.stop_file, ".stop"),
+            options.distribute,
+        ),
+    )
 
-    outputs = TrainingOutputs(
+
+def _training_outputs(options: argparse.Namespace) -> Any:
+    from pyfit_gpu.training_outputs import TrainingOutputs
+
+    return TrainingOutputs(
         network=options.out,
-        loss_log=default(options.loss_log, ".loss.txt"),
-        validation_log=default(options.validation_log, ".validation.txt"),
+        loss_log=_beside(options, options.loss_log, ".loss.txt"),
+        validation_log=_beside(options, options.validation_log, ".validation.txt"),
+        group_log=_beside(options, options.group_log, ".groups.csv"),
         energy_volume_log=options.energy_volume_log,
         energy_volume_interval=options.energy_volume_interval,
-        backup_dir=default(options.backup_dir, ".backup"),
+        backup_dir=_beside(options, options.backup_dir, ".backup"),
         backup_interval=options.backup_interval,
+        run_file=_beside(options, options.run_file, ".run.h5"),
+        ranking=_beside(options, options.ranking, ".ranking.csv"),
     )
-    settings = FitSettings(
-        steps=options.steps,
-        line_search=options.line_search,
-        learning_rate=options.learning_rate,
-        max_iterations=options.max_iterations,
-        history_size=options.history_size,
-        l2=options.l2,
-        force_weight=options.force_weight,
-        stress_weight=options.stress_weight,
-        error_restart_level=options.error_restart_level,
-        validation_interval=options.validation_interval,
-    )
-    return verbs.train(
-        options.training_set,
-        potential=options.potential,
-        outputs=outputs,
-        settings=settings,
-        setup=_setup(options),
-        train_fraction=options.train_fraction,
-        seed=options.seed,
-        weight_seed=options.weight_seed,
-        randomize=options.randomize,
-    )
+
+
+def _beside(options: argparse.Namespace, name: str | None, ending: str) -> str:
+    """The name given, or the output's stem with this ending."""
+    from pyfit_gpu.training_outputs import beside
+
+    return beside(options.out, ending) if name is None else name
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -41,6 +41,17 @@ def describe_device(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)"
 
 
+def world_size() -> int:
+    """Processes that torchrun started together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def share_device() -> str:
+    """The device of one of several processes on a machine, each of which takes the next GPU."""
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+
+
 def select_dtype(name: str) -> torch.dtype:
     """`float64` or `float32`.
 

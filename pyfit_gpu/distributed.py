@@ -8,8 +8,7 @@ first process adds them up in their order: on CPUs the result has the same bits 
 from __future__ import annotations
 
 import datetime
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -29,16 +28,6 @@ T = TypeVar("T")
 _STOP, _BUILD, _VALUES = range(3)
 _HEADER = 6  # whole numbers
 _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or wait for a disk, as long as it likes
-
-
-def world_size() -> int:
-    """Processes that torchrun started together; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_rank() -> int:
-    """Number of this process on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @dataclass
@@ -138,11 +127,11 @@ class Team:
 
     # The others
 
-    def serve(self, like: ElementNetworks, make: Mapping[str, Callable[[bool], Objective]]) -> None:
+    def serve(self, like: ElementNetworks, make: Callable[[str, bool], Objective]) -> None:
         """Compute what the first process asks for, until it is done.
 
         Args:
-            make: builds the objective of each part of the set, in float32 or not, as the first process does.
+            make: builds the objective of a part of the set, in float32 or not, as the first process does.
         """
         while True:
             header = torch.zeros(_HEADER, dtype=torch.int64, device=self.device)
@@ -151,7 +140,7 @@ class Team:
             if order == _STOP:
                 return
             if order == _BUILD:
-                self.objectives.append(make[_PARTS[number]](bool(rest[0])))
+                self.objectives.append(make(_PARTS[number], bool(rest[0])))
             else:
                 self._answer(self.objectives[number], like, *rest)
 

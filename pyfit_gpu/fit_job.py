@@ -17,7 +17,7 @@ from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.history import History
 from pyfit_gpu.interrupts import STATUS_UNFINISHED, StopRequest, stop_on_signals
 from pyfit_gpu.jobs import Setup, log
-from pyfit_gpu.logs import ProgressRows
+from pyfit_gpu.logs import ProgressRows, RowFile
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.progress import Progress
 from pyfit_gpu.run_file import Run, save_run
@@ -77,7 +77,7 @@ def run_fit(
         outputs = replace(outputs, validation_log="")
     observers = [own.observers(train, validation) for own in outputs.of_members()]
     with ExitStack() as stack:
-        logs = {str(vars(one)["path"]): one for own in observers for one in own if hasattr(one, "position")}
+        logs = {str(one.path): one for own in observers for one in own if isinstance(one, RowFile)}
         for one in logs.values():
             stack.callback(one.close)
         if resumption.run is not None:
@@ -131,7 +131,7 @@ def _state(resumption: Resumption) -> FitState | None:
     return None if run is None else replace(run.state, known=not resumption.changed)
 
 
-def _resume_logs(logs: Mapping[str, Any], run: Run) -> None:
+def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
     for path, one in logs.items():
         if path in run.logs:
             one.resume(run.logs[path])
@@ -163,7 +163,7 @@ class _Checkpoints:
         settings: FitSettings,
         outputs: TrainingOutputs,
         resumption: Resumption,
-        logs: Mapping[str, Any],
+        logs: Mapping[str, RowFile],
     ) -> None:
         self.potential = potential
         self.settings = settings

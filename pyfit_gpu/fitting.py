@@ -10,7 +10,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pyfit_gpu.distributed import Deal, Team, require_equal, world_size
+from pyfit_gpu.devices import world_size
+from pyfit_gpu.distributed import Deal, Team, require_equal
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import free_number
 from pyfit_gpu.fit_job import Resumption, describe_data, parts_of, require_same_run, run_fit
@@ -20,6 +21,7 @@ from pyfit_gpu.jobs import Setup, log
 from pyfit_gpu.loading import load_potentials, load_training_set
 from pyfit_gpu.named_splits import named_split
 from pyfit_gpu.networks import member_seed
+from pyfit_gpu.objective import Objective
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.run_file import Run, load_run
 from pyfit_gpu.splits import Split
@@ -122,13 +124,12 @@ def _follow(job: _Job, team: Team) -> int:
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
     memory = kept_memory(job.setup.device, team)
 
-    def make(name: str, single: bool) -> Any:
+    def make(name: str, single: bool) -> Objective:
         nonlocal memory
         objective, memory = make_objective(parts[name], settings, single=single, memory=memory, team=team)
         return objective
 
-    header = load_potentials(list(job.start.potentials)).networks
-    team.serve(header, {name: lambda single, name=name: make(name, single) for name in parts})
+    team.serve(load_potentials(job.start.potentials).networks, make)
     return 0
 
 

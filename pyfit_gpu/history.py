@@ -95,7 +95,7 @@ class MemberHistory:
     def begin(self) -> None:
         """Forget an attempt."""
         for record in (self.loss, self.validation, self.errors, self.validation_errors):
-            record.clear()  # type: ignore[attr-defined]
+            record.clear()
         self.kept_step = 0
 
     def to_json(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pyfit_gpu.history import LabelErrors, Row
 from pyfit_gpu.progress import Progress
 
 
-class _RowFile:
+class RowFile:
     """A file that is written anew at the start and flushed after every row."""
 
     def __init__(self, path: str | Path) -> None:
@@ -67,14 +67,14 @@ class _RowFile:
                 raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
 
 
-class LossLog(_RowFile):
+class LossLog(RowFile):
     """`%06i %.10E`: step and loss in eV/atom, for every row; then the errors of the labels, see `_label_columns`."""
 
     def see(self, row: Row) -> None:
         self.write(f"{row.step:06d} {row.loss:.10E}{_label_columns(row.errors)}\n")
 
 
-class ValidationLog(_RowFile):
+class ValidationLog(RowFile):
     """The same of the validation structures, for the rows that compute it."""
 
     def see(self, row: Row) -> None:
@@ -93,8 +93,8 @@ def _label_columns(errors: LabelErrors | None) -> str:
     return "".join(" nan" if value is None else f" {value:.10E}" for value in values)
 
 
-class GroupLog(_RowFile):
-    """Energy RMSE of every group in eV/atom, `step,part,group,group,..`, for every row, of validation where it validates."""
+class GroupLog(RowFile):
+    """Energy RMSE of every group in eV/atom, `step,part,group,group,..`: of training, and of validation where known."""
 
     def __init__(self, path: str | Path, groups: Sequence[str]) -> None:
         super().__init__(path)
@@ -114,7 +114,7 @@ class GroupLog(_RowFile):
                 self.write(f"{row.step:06d},{part},{values}\n")
 
 
-class EnergyVolumeLog(_RowFile):
+class EnergyVolumeLog(RowFile):
     """Volumes per atom of the training structures, then their predicted energies per atom every `interval` rows."""
 
     def __init__(self, path: str | Path, volume_per_atom: Tensor, interval: int) -> None:
@@ -153,7 +153,7 @@ class Backups:
             save_potential(row.potential, self.folder / f"nn_bk_{row.step:05d}.nn.dat", member=row.member)
 
 
-class GpuLog(_RowFile):
+class GpuLog(RowFile):
     """What nvidia-smi says of utilisation and memory, every 50 rows."""
 
     INTERVAL = 50
@@ -194,4 +194,5 @@ class ProgressRows:
         forces = best.errors.forces if best.errors else None
         of_forces = "" if forces is None else f", forces {forces:.3g} eV/Å"
         of_all = f" (best of {len(self._rows)})" if len(self._rows) > 1 else ""
-        self.progress.update(row.step, f"loss {loss:.3e}{validation} eV/atom{of_forces}{of_all}")
+        done = min(row.step for row in self._rows.values())
+        self.progress.update(done, f"loss {loss:.3e}{validation} eV/atom{of_forces}{of_all}")

@@ -136,7 +136,7 @@ class ElementNetworks:
             (K, S, M), and the sigmoids of each hidden layer, (K S, M, n).
         """
         hidden = self._repeated(inputs)
-        sigmoids = []
+        sigmoids: list[Tensor] = []
         for weight, bias in self._folded():
             hidden = torch.baddbmm(bias[:, None], hidden, weight)
             if len(sigmoids) < len(self.weights) - 1:

@@ -65,7 +65,7 @@ class TrainingOutputs:
         own = [name for name in (*FILES, "backup_dir") if name not in _OF_ALL]
         without = dict.fromkeys((*_OF_ALL, "gpu_log"), "")
         found = [
-            replace(self, members=(), **{**self._renamed(partial(member_path, number=number), own), **without})
+            replace(self, members=(), **{**self._renamed(partial(member_path, number=number), own), **without})  # type: ignore[arg-type]
             for number in self.members
         ]
         found[0] = replace(found[0], gpu_log=self.gpu_log)  # there is one GPU

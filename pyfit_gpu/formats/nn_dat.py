@@ -15,7 +15,7 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
-from pyfit_gpu.networks import ElementNetworks, count_parameters
+from pyfit_gpu.networks import ElementNetworks, Seed, count_parameters
 from pyfit_gpu.potential import N_BOND_ORDER_PARAMETERS, Potential
 
 N_HEADER_LINES = 8  # for one element; one more per further element
@@ -33,7 +33,7 @@ def load_potential(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float64,
-    seed: int | None = None,
+    seed: Seed = None,
 ) -> Potential:
     """Read a .nn.dat file. A header that asks for random weights gets them, drawn with `seed`; the file stays.
 
@@ -60,7 +60,7 @@ def _read(path: str | os.PathLike[str]) -> _Reader:
     return _Reader(enumerate(lines, 1), name)
 
 
-def _parse_potential(reader: _Reader, seed: int | None) -> Potential:
+def _parse_potential(reader: _Reader, seed: Seed) -> Potential:
     draft, randomize = _header(reader)
     layer_sizes = draft.networks.layer_sizes
     n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
