@@ -1,0 +1,142 @@
+"""What LBFGS remembers: steps and changes of the gradient, and the direction that follows from them.
+
+With the pairs s_i, y_i from the oldest to the newest, the two-loop recursion (Nocedal and Wright, Numerical
+Optimization, 2nd edition, algorithm 7.4) runs through vectors one after the other. Written out, its coefficients
+solve two triangular systems in the number of pairs (after Byrd, Nocedal and Schnabel, Math. Prog. 63, 129, 1994):
+
+    R_ij = s_i . y_j   for i <= j, else 0
+    R a  = -S g                        the first loop
+    q    = -g - Y^T a
+    R^T c = diag(R) a - gamma Y q      the second loop
+    direction = gamma q + S^T c        gamma = s . y / y . y of the newest pair, 1 without pairs
+
+so that a direction takes four products of a matrix with a vector and one more for the new column of R, whatever the
+number of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LEAST_CURVATURE = 1e-10  # s . y; a pair with less is not remembered, as in torch.optim.LBFGS
+
+
+def to_device(values: Sequence[Sequence[float]] | Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers from the host, without waiting for a GPU."""
+    if like.device.type != "cuda":
+        return torch.tensor(values, dtype=dtype, device=like.device)
+    return torch.tensor(values, dtype=dtype, pin_memory=True).to(like.device, non_blocking=True)
+
+
+def take(tensor: Tensor, members: Sequence[int], index: Tensor) -> Tensor:
+    """Rows of the first axis: a view where they follow each other, otherwise a copy."""
+    first, last = members[0], members[-1]
+    if last - first + 1 == len(members):
+        return tensor[first : last + 1]
+    return tensor.index_select(0, index)
+
+
+class CurvaturePairs:
+    """Up to H pairs of each of K members, in rings of H + 1 places: the spare one holds the pair that is proposed."""
+
+    def __init__(self, n_members: int, history_size: int, like: Tensor) -> None:
+        """For vectors as long as the rows of `like` (K, W), of its dtype and on its device."""
+        n_places, width = history_size + 1, like.shape[1]
+        self.n_places = n_places
+        self.steps = like.new_zeros(n_members, n_places, width)  # s
+        self.changes = like.new_zeros(n_members, n_places, width)  # y
+        self.products = like.new_zeros(n_members, n_places, n_places)  # s_i . y_j by place, of i not newer than j
+        self.spare = [0] * n_members  # place
+        self.count = [0] * n_members
+        self.scale = [1.0] * n_members  # gamma
+
+    def forget(self, member: int) -> None:
+        self.steps[member] = 0
+        self.changes[member] = 0
+        self.products[member] = 0
+        self.spare[member], self.count[member], self.scale[member] = 0, 0, 1.0
+
+    def propose(
+        self, members: Sequence[int], index: Tensor, step: Tensor, change: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The direction if this pair is remembered, which `keep` does.
+
+        Args:
+            members: (A), and as `index` (A,) int64 on the device.
+            step, change, gradient: (A, W) s, y and g.
+
+        Returns:
+            direction (A, W), and (A, 2): whether the pair has curvature enough to be remembered, gamma. Without
+            that the direction is what the pairs so far make of the gradient.
+        """
+        places = [[self.spare[k] for k in members], [self.count[k] for k in members]]
+        spare, count = to_device(places, step, torch.int64)
+        n_used = 1 + max(places[1])
+        scale = to_device([self.scale[k] for k in members], step, step.dtype)
+        curvature = (step * change).sum(dim=1)
+        new_scale = curvature / change.square().sum(dim=1)
+        enough = (curvature > LEAST_CURVATURE) & new_scale.isfinite()
+        scale = torch.where(enough, new_scale, scale)
+        # Zeros where it is not remembered: coefficients of zero make no NaN of them.
+        self.steps[index, spare] = torch.where(enough[:, None], step, 0.0)
+        self.changes[index, spare] = torch.where(enough[:, None], change, 0.0)
+
+        steps = take(self.steps, members, index)[:, :n_used]
+        changes = take(self.changes, members, index)[:, :n_used]
+        both = torch.stack((change, -gradient), dim=1) @ steps.mT  # (A, 2, n_used)
+        self.products[index, :n_used, spare] = both[:, 0]
+        triangle = _Triangle(take(self.products, members, index), spare, count, enough, n_used)
+        first = triangle.solve(triangle.by_age(both[:, 1]))
+        rest = -gradient - _combine(triangle.by_place(first), changes)
+        projected = triangle.by_age((changes @ rest[..., None])[..., 0])
+        second = triangle.solve_transposed(triangle.diagonal * first - scale[:, None] * projected)
+        direction = scale[:, None] * rest + _combine(triangle.by_place(second), steps)
+        return direction, torch.stack((enough.to(scale.dtype), scale), dim=1)
+
+    def keep(self, member: int, enough: bool, scale: float) -> None:
+        """Remember the pair that was proposed last, if it had curvature enough."""
+        self.scale[member] = scale
+        if enough:
+            self.count[member] = min(self.count[member] + 1, self.n_places - 1)
+            self.spare[member] = (self.spare[member] + 1) % self.n_places
+
+
+def _combine(coefficients: Tensor, vectors: Tensor) -> Tensor:
+    """(A, W) from (A, n) and (A, n, W)."""
+    return (coefficients[:, None] @ vectors)[:, 0]
+
+
+class _Triangle:
+    """R of A members, from the oldest pair to the proposed one. What is not remembered has a row of the identity."""
+
+    def __init__(self, products: Tensor, spare: Tensor, count: Tensor, enough: Tensor, n_used: int) -> None:
+        """For pairs in the first `n_used` places of (A, places, places)."""
+        n_places = products.shape[2]
+        ages = torch.arange(n_used, device=products.device)
+        # The place after the spare one holds the oldest pair, or nothing yet; then the ring goes round.
+        self.place = (spare[:, None] + 1 + ages) % n_used  # (A, n_used)
+        # A full ring loses its oldest pair to the proposed one.
+        oldest = n_used - 1 - count + ((count == n_places - 1) & enough)
+        self.there = (ages >= oldest[:, None]) & ((ages < n_used - 1) | enough[:, None])
+        entries = self.place[:, :, None] * n_places + self.place[:, None, :]
+        ordered = products.flatten(1).gather(1, entries.flatten(1)).view(entries.shape)
+        there = self.there[:, :, None] & self.there[:, None, :]
+        self.matrix = torch.where(there, ordered, torch.eye(n_used, dtype=products.dtype, device=products.device))
+        self.diagonal = self.matrix.diagonal(dim1=1, dim2=2)
+
+    def by_age(self, values: Tensor) -> Tensor:
+        """From the order of places; zero where no pair is."""
+        return torch.where(self.there, values.gather(1, self.place), 0.0)
+
+    def by_place(self, values: Tensor) -> Tensor:
+        return torch.empty_like(values).scatter(1, self.place, values)
+
+    def solve(self, right: Tensor) -> Tensor:
+        """R x = right; (A, n_used) by age."""
+        return torch.linalg.solve_triangular(self.matrix, right[..., None], upper=True)[..., 0]
+
+    def solve_transposed(self, right: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self.matrix.mT, right[..., None], upper=False)[..., 0]

@@ -1,0 +1,146 @@
+"""A line search for the strong Wolfe conditions, on the host: numbers in, step lengths out.
+
+Along a direction p from the point x, with phi(a) = f(x + a p), it looks for a step length a with
+
+    phi(a) <= phi(0) + C1 a phi'(0)      sufficient decrease
+    |phi'(a)| <= C2 |phi'(0)|            curvature
+
+by bracketing and zooming (Nocedal and Wright, Numerical Optimization, 2nd edition, algorithms 3.5 and 3.6) with cubic
+interpolation (equation 3.59). Where that leaves a choice, it decides as torch.optim.LBFGS does: when to interpolate,
+within which bounds, how to keep clear of the ends of a bracket, when to give up. It departs from it at one place:
+a trial that is not a number lies too far out, where torch would go on outwards.
+
+The search is a generator, so that many can wait for one evaluation: it yields a step length and a slot in which the
+gradient there may be kept, and is sent the `Trial`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+
+C1 = 1e-4
+C2 = 0.9
+_WIDENING = (0.01, 10.0)  # of the last move, at least, and of the step length, at most, while bracketing
+_MARGIN = 0.1  # of a bracket's width, between the next trial and the ends
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known at one step length."""
+
+    length: float  # a
+    loss: float  # phi(a)
+    slope: float  # phi'(a)
+    slot: int  # where the gradient is kept
+    gradient_max: float  # its largest component
+
+
+@dataclass(frozen=True)
+class Ask:
+    """For the `Trial` at this length, its gradient to be kept in this slot."""
+
+    length: float
+    slot: int
+
+
+LineSearch = Generator[Ask, Trial, Trial]
+
+
+def strong_wolfe(start: Trial, length: float, *, longest: float, tolerance: float, max_trials: int) -> LineSearch:
+    """Search from `start` (length 0) with `length` as the first trial; return the accepted trial.
+
+    This is one of those tried, or the start, with the least loss known; it need not satisfy the conditions if the
+    bracket became too narrow or the trials were used up.
+
+    Args:
+        longest: largest component of the direction.
+        tolerance: a bracket over which no component moves farther is too narrow.
+        max_trials: after the first one.
+    """
+    before, trial = start, (yield Ask(length, _free(start, start)))
+    trials = 0
+    while trials < max_trials:
+        # The second trial is exempt from the comparison with the first, as in torch.
+        if _too_far(trial, start) or (trials > 1 and trial.loss >= before.loss):
+            break
+        if abs(trial.slope) <= -C2 * start.slope:
+            return trial
+        if trial.slope >= 0:
+            break
+        least = trial.length + _WIDENING[0] * (trial.length - before.length)
+        length = cubic_minimum(before, trial, bounds=(least, trial.length * _WIDENING[1]))
+        before, trial = trial, (yield Ask(length, _free(start, trial)))
+        trials += 1
+    else:
+        return (start, trial)[_lower(start, trial)]
+    return (yield from _zoom(start, [before, trial], longest, tolerance, max_trials - trials))
+
+
+def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max_trials: int) -> LineSearch:
+    """Narrow the bracket between two trials. Its end of less loss, `low`, is always the best point known."""
+    low = _lower(*ends)
+    near_an_end = False  # the last trial was close to an end of its bracket
+    for _ in range(max_trials):
+        if abs(ends[1].length - ends[0].length) * longest < tolerance:
+            break
+        lengths = sorted(end.length for end in ends)
+        length, near_an_end = _keep_clear(cubic_minimum(*ends), lengths[0], lengths[1], near_an_end)
+        trial = yield Ask(length, _free(start, ends[low]))
+        if _too_far(trial, start) or not trial.loss < ends[low].loss:
+            ends[1 - low] = trial
+            low = _lower(*ends)
+            continue
+        if abs(trial.slope) <= -C2 * start.slope:
+            return trial
+        if trial.slope * (ends[1 - low].length - ends[low].length) >= 0:
+            ends[1 - low] = ends[low]
+        ends[low] = trial
+    return ends[low]
+
+
+def _free(start: Trial, best: Trial) -> int:
+    """A slot of three that neither of them needs."""
+    return next(slot for slot in range(3) if slot not in (start.slot, best.slot))
+
+
+def _too_far(trial: Trial, start: Trial) -> bool:
+    """No sufficient decrease, or not a number."""
+    return not trial.loss <= start.loss + C1 * trial.length * start.slope
+
+
+def _lower(first: Trial, second: Trial) -> int:
+    """Which of them has less loss, the first of equals; never what is not a number."""
+    return int(second.loss < first.loss)
+
+
+def cubic_minimum(one: Trial, other: Trial, *, bounds: tuple[float, float] | None = None) -> float:
+    """Where the cubic through losses and slopes of two trials is least, kept within bounds.
+
+    The middle of the bounds, if the cubic has no minimum or is not finite. Without bounds they are the two lengths.
+    """
+    left, right = (one, other) if one.length <= other.length else (other, one)
+    low, high = bounds or (left.length, right.length)
+    try:
+        mean = left.slope + right.slope - 3 * (left.loss - right.loss) / (left.length - right.length)
+        square = mean * mean - left.slope * right.slope
+        root = math.sqrt(square) if square >= 0 else math.nan
+        ahead = (right.slope + root - mean) / (right.slope - left.slope + 2 * root)
+    except ZeroDivisionError:
+        ahead = math.nan
+    length = right.length - (right.length - left.length) * ahead
+    return (low + high) / 2 if math.isnan(length) else min(max(length, low), high)
+
+
+def _keep_clear(length: float, low: float, high: float, near_an_end: bool) -> tuple[float, bool]:
+    """Move a trial away from the ends of its bracket if it lies at one, or close to one for the second time running.
+
+    Returns the length, and whether it is close to an end.
+    """
+    margin = _MARGIN * (high - low)
+    if not min(high - length, length - low) < margin:
+        return length, False
+    if not near_an_end and low < length < high:
+        return length, True
+    return (high - margin if abs(length - high) < abs(length - low) else low + margin), False
