@@ -86,10 +86,10 @@ class CurvaturePairs:
 
         steps = take(self.steps, members, index)[:, :n_used]
         changes = take(self.changes, members, index)[:, :n_used]
-        both = steps @ torch.stack((change, -gradient), dim=2)  # (A, n_used, 2)
-        self.products[index, :n_used, spare] = both[..., 0]
+        both = torch.stack((change, -gradient), dim=1) @ steps.mT  # (A, 2, n_used)
+        self.products[index, :n_used, spare] = both[:, 0]
         triangle = _Triangle(take(self.products, members, index), spare, count, enough, n_used)
-        first = triangle.solve(triangle.by_age(both[..., 1]))
+        first = triangle.solve(triangle.by_age(both[:, 1]))
         rest = -gradient - _combine(triangle.by_place(first), changes)
         projected = triangle.by_age((changes @ rest[..., None])[..., 0])
         second = triangle.solve_transposed(triangle.diagonal * first - scale[:, None] * projected)

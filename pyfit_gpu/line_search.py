@@ -26,6 +26,9 @@ _WIDENING = (0.01, 10.0)  # of the last move, at least, and of the step length, 
 _MARGIN = 0.1  # of a bracket's width, between the next trial and the ends
 
 
+SLOTS = 3  # of gradients: at the start, at the best point so far, on trial
+
+
 @dataclass(frozen=True)
 class Trial:
     """What is known at one step length."""
@@ -59,7 +62,7 @@ def strong_wolfe(start: Trial, length: float, *, longest: float, tolerance: floa
         tolerance: a bracket over which no component moves farther is too narrow.
         max_trials: after the first one.
     """
-    before, trial = start, (yield Ask(length, _free(start, start)))
+    before, trial = start, (yield Ask(length, other_slot(start.slot)))
     trials = 0
     while trials < max_trials:
         # The second trial is exempt from the comparison with the first, as in torch.
@@ -71,7 +74,7 @@ def strong_wolfe(start: Trial, length: float, *, longest: float, tolerance: floa
             break
         least = trial.length + _WIDENING[0] * (trial.length - before.length)
         length = cubic_minimum(before, trial, bounds=(least, trial.length * _WIDENING[1]))
-        before, trial = trial, (yield Ask(length, _free(start, trial)))
+        before, trial = trial, (yield Ask(length, other_slot(start.slot, trial.slot)))
         trials += 1
     else:
         return (start, trial)[_lower(start, trial)]
@@ -87,7 +90,7 @@ def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max
             break
         lengths = sorted(end.length for end in ends)
         length, near_an_end = _keep_clear(cubic_minimum(*ends), lengths[0], lengths[1], near_an_end)
-        trial = yield Ask(length, _free(start, ends[low]))
+        trial = yield Ask(length, other_slot(start.slot, ends[low].slot))
         if _too_far(trial, start) or not trial.loss < ends[low].loss:
             ends[1 - low] = trial
             low = _lower(*ends)
@@ -100,9 +103,9 @@ def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max
     return ends[low]
 
 
-def _free(start: Trial, best: Trial) -> int:
-    """A slot of three that neither of them needs."""
-    return next(slot for slot in range(3) if slot not in (start.slot, best.slot))
+def other_slot(*taken: int | None) -> int:
+    """One that is not taken."""
+    return next(slot for slot in range(SLOTS) if slot not in taken)
 
 
 def _too_far(trial: Trial, start: Trial) -> bool:

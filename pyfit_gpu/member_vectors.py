@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.curvature_pairs import CurvaturePairs, to_device
+from pyfit_gpu.line_search import SLOTS
 
 _ALIGNMENT = 16  # elements; the padding is zero
-SLOTS = 3  # of gradients
 _SAVED = (("spare", torch.int64), ("count", torch.int64), ("scale", torch.float64))  # of CurvaturePairs
 
 
@@ -24,8 +24,11 @@ class MemberVectors:
 
     def __init__(self, weights: Tensor, history_size: int) -> None:
         """With a copy of weights (K, P)."""
+        if weights.ndim != 2 or not weights.is_floating_point():
+            raise ValueError(f"weights: expected floats (K, P), got {weights.dtype} {tuple(weights.shape)}")
         n_members, self.n_weights = weights.shape
         width = -(-self.n_weights // _ALIGNMENT) * _ALIGNMENT
+        self.together = weights.device.type != "cpu"
         self.points = weights.new_zeros(n_members, width)
         self.points[:, : self.n_weights] = weights
         self.directions = weights.new_zeros(n_members, 2, width)  # of each the current one, and the next
@@ -142,7 +145,7 @@ class MemberVectors:
 
     def _batches(self, members: Sequence[int], *others: Sequence) -> Iterator[tuple[Tensor, list[Sequence]]]:  # type: ignore[type-arg]
         """What is handled together: the members' index, then members and others of these members."""
-        size = 1 if self.points.device.type == "cpu" else len(members)
+        size = len(members) if self.together else 1
         for start in range(0, len(members), size):
             batch = [values[start : start + size] for values in (members, *others)]
             yield self.index(batch[0]), batch
