@@ -132,6 +132,10 @@ class LBFGS:
             self._move()
         self._cut_off = False
 
+    def forget(self, member: int) -> None:
+        """Loss and gradient at a member's weights are no longer known: the objective has changed."""
+        self._members[member].known = False
+
     def restart(self, member: int, weights: Tensor) -> None:
         """Give a member new weights (P,); it remembers nothing but how often it was evaluated."""
         (member,) = self._existing([member])
