@@ -21,12 +21,14 @@ START=${START:-start.nn.dat}
 OUT=${OUT:-fits}
 GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-0}}   # that this task sees; by hand where tasks share a node without asking for any
 FITS=${FITS:-${SLURM_GPUS_ON_NODE:-1}}   # side by side in one task
+TRAIN=${TRAIN:-pyfit-gpu train}          # or torchrun's words, see the guide
 RUNS=${RUNS:-50}                         # a task is not queued more often than this
 
 # The notice goes to the training. SIGTERM (scancel, preemption) reaches it without help: only wait until it has saved.
 fits=()
+notice=
 ended=
-trap 'kill -USR1 "${fits[@]}" 2> /dev/null' USR1
+trap 'notice=1; kill -USR1 "${fits[@]}" 2> /dev/null' USR1
 trap 'ended=1' TERM
 
 mkdir -p "$OUT"
@@ -34,7 +36,8 @@ for ((k = 0; k < FITS; k++)); do
   seed=$((SLURM_ARRAY_TASK_ID * FITS + k))
   device=()
   if ((GPUS > 0)); then device=(--gpu-affinity $((seed % GPUS))); fi
-  pyfit-gpu train "$SET" --potential "$START" --out "$OUT/$seed.nn.dat" --randomize --weight-seed "$seed" --resume \
+  # shellcheck disable=SC2086              # TRAIN is meant to become several words
+  $TRAIN "$SET" --potential "$START" --out "$OUT/$seed.nn.dat" --randomize --weight-seed "$seed" --resume \
     --n-threads $((${SLURM_CPUS_PER_TASK:-1} / FITS > 0 ? ${SLURM_CPUS_PER_TASK:-1} / FITS : 1)) "${device[@]}" "$@" &
   fits+=($!)
 done
@@ -50,6 +53,7 @@ for fit in "${fits[@]}"; do
   case $status in
     0) ;;
     75 | 138) unfinished=1 ;;            # stopped by --max-time, by USR1; saved
+    1) if [ "$notice" ]; then unfinished=1; else failed=1; fi ;;   # torchrun makes 1 of every status
     *) failed=$status ;;
   esac
 done

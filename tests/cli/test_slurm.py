@@ -236,3 +236,20 @@ def test_a_cancelled_task_has_time_to_save(slurm: Slurm) -> None:
     slurm.run("scancel", job)
     assert slurm.wait(job)["0"].state == "CANCELLED"
     assert Path("saved").exists(), logs()
+
+
+def test_after_the_notice_status_1_goes_back_to_the_queue(slurm: Slurm) -> None:
+    """torchrun's way to end on USR1. It is called in place of `pyfit-gpu train`."""
+    settings = stand_in(
+        slurm, "echo $*; [ -e again ] && exit; trap 'touch again; exit 1' USR1; touch started; sleep 60 & wait"
+    )
+    launcher = "pyfit-gpu -m pyfit_gpu train"
+    job = slurm.submit(
+        "--array=5", "--cpus-per-task=1", "train_array.sh", "--dtype", "float32", **settings, TRAIN=launcher
+    )
+    slurm.until(Path("started").exists, 20, "the start")
+    slurm.run("scancel", "--signal=USR1", "--batch", f"{job}_5")
+    task = slurm.wait(job)["5"]
+    assert (task.state, task.n_restarts) == ("COMPLETED", 1), logs()
+    words = "-m pyfit_gpu train set.h5 --potential si.nn.dat --out fits/5.nn.dat --randomize --weight-seed 5 --resume"
+    assert Path(f"train.{job}_5.log").read_text().count(f"{words} --n-threads 1 --dtype float32\n") == 2, logs()
