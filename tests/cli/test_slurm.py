@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 from cli.helpers import ENVIRONMENT, N_STRUCTURES, done, log_rows, set_up, weights
-from cli.slurm import ENDED, SEARCHED, NoSlurm, Slurm, own_processes, running_slurm
+from cli.slurm import ENDED, SEARCHED, NoSlurm, Slurm, Task, own_processes, running_slurm
 
 import pyfit_gpu as pf
 
 TEMPLATES = Path(__file__).parents[2] / "examples" / "slurm"
 N_STEPS = 400  # 4 to 8 s
-TRAIN = ("--steps", N_STEPS, "--backup-interval", 0)
+TRAIN = ("--steps", N_STEPS)
+N_BEFORE = 50  # steps before an interruption, at least
 SETTINGS = {"SET": "set.h5", "START": "si.nn.dat"}
 
 
@@ -136,7 +137,7 @@ def start(slurm: Slurm, *words: object) -> str:
 
     def is_training() -> bool:
         assert all(task.state not in ENDED for task in slurm.tasks(job).values()), logs()
-        return log.exists() and len(log_rows(str(log))) > N_STEPS // 10
+        return log.exists() and len(log_rows(str(log))) > N_BEFORE
 
     slurm.until(is_training, 60, f"steps of {job}")
     return job
@@ -151,6 +152,19 @@ def training_of(slurm: Slurm, seed: int) -> int:
             found.append(pid)
     assert len(found) == 1, logs()
     return found[0]
+
+
+def wait_for_the_rest(slurm: Slurm, job: str) -> dict[str, Task]:
+    """Wait until all tasks have ended; a fit that starts afresh betrays itself by a log that is short again."""
+    fewest = [N_STEPS]
+
+    def has_ended() -> bool:
+        fewest.append(len(Path("fits/1.loss.txt").read_text().splitlines()))
+        return {task.state for task in slurm.tasks(job).values()} <= ENDED
+
+    slurm.until(has_ended, 60, f"the end of {job}")
+    assert min(fewest) >= N_BEFORE // 2, f"started afresh\n{logs()}"
+    return slurm.tasks(job)
 
 
 def assert_as_uninterrupted() -> None:
@@ -169,7 +183,7 @@ def assert_as_uninterrupted() -> None:
 def test_a_requeued_task_continues(interrupt: tuple[str, ...], slurm: Slurm) -> None:
     job = start(slurm)
     slurm.run(*interrupt, f"{job}_1")
-    tasks = slurm.wait(job)
+    tasks = wait_for_the_rest(slurm, job)
     assert {index: task.state for index, task in tasks.items()} == dict.fromkeys("01", "COMPLETED"), logs()
     assert [tasks[index].n_restarts for index in "01"] == [0, 1], logs()
     assert_as_uninterrupted()
@@ -182,7 +196,7 @@ def test_a_killed_task_continues_when_it_is_submitted_again(slurm: Slurm) -> Non
     assert [tasks[index].state for index in "01"] == ["COMPLETED", "FAILED"], logs()
     assert tasks["1"].exit_code == "137:0"
     job = slurm.submit("--array=0-1", "--cpus-per-task=1", "train_array.sh", *TRAIN, **SETTINGS)  # 0 has nothing to do
-    tasks = slurm.wait(job)
+    tasks = wait_for_the_rest(slurm, job)
     assert {index: task.state for index, task in tasks.items()} == dict.fromkeys("01", "COMPLETED"), logs()
     assert_as_uninterrupted()
 
@@ -194,7 +208,7 @@ def test_a_cancelled_task_saves_and_stays_cancelled(slurm: Slurm) -> None:
     assert [tasks[index].state for index in "01"] == ["COMPLETED", "CANCELLED"], logs()
     assert Path("fits/1.nn.dat").exists(), logs()
     job = slurm.submit("--array=1", "--cpus-per-task=1", "train_array.sh", *TRAIN, **SETTINGS)
-    assert slurm.wait(job)["1"].state == "COMPLETED", logs()
+    assert wait_for_the_rest(slurm, job)["1"].state == "COMPLETED", logs()
     assert_as_uninterrupted()
 
 
