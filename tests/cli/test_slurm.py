@@ -130,9 +130,9 @@ def test_two_fits_in_one_task(slurm: Slurm) -> None:
 
 
 def start(slurm: Slurm, *words: object) -> str:
-    """Submit tasks 0 and 1 of a training and wait until task 1 is in the middle of it."""
+    """Submit tasks 0 and 1 of a training, with more of its options, and wait until 1 is in the middle of it."""
     prepare()
-    job = slurm.submit("--array=0-1", "--cpus-per-task=1", *words, "train_array.sh", *TRAIN, **SETTINGS)
+    job = slurm.submit("--array=0-1", "--cpus-per-task=1", "train_array.sh", *TRAIN, *words, **SETTINGS)
     log = Path("fits/1.loss.txt")
 
     def is_training() -> bool:
@@ -154,7 +154,7 @@ def training_of(slurm: Slurm, seed: int) -> int:
     return found[0]
 
 
-def wait_for_the_rest(slurm: Slurm, job: str) -> dict[str, Task]:
+def wait_for_the_rest(slurm: Slurm, job: str, n_saved: int = N_BEFORE // 2) -> dict[str, Task]:
     """Wait until all tasks have ended; a fit that starts afresh betrays itself by a log that is short again."""
     fewest = [N_STEPS]
 
@@ -163,7 +163,7 @@ def wait_for_the_rest(slurm: Slurm, job: str) -> dict[str, Task]:
         return {task.state for task in slurm.tasks(job).values()} <= ENDED
 
     slurm.until(has_ended, 60, f"the end of {job}")
-    assert min(fewest) >= N_BEFORE // 2, f"started afresh\n{logs()}"
+    assert min(fewest) >= n_saved, f"started afresh\n{logs()}"
     return slurm.tasks(job)
 
 
@@ -189,14 +189,18 @@ def test_a_requeued_task_continues(interrupt: tuple[str, ...], slurm: Slurm) -> 
     assert_as_uninterrupted()
 
 
-def test_a_killed_task_continues_when_it_is_submitted_again(slurm: Slurm) -> None:
-    job = start(slurm)
+@pytest.mark.parametrize(
+    ("seconds", "n_saved"), [pytest.param(0.1, N_BEFORE // 2, id="after a run file"), pytest.param(30, 0, id="before")]
+)
+def test_a_killed_task_continues_when_it_is_submitted_again(seconds: float, n_saved: int, slurm: Slurm) -> None:
+    interval = ("--checkpoint-interval", seconds)
+    job = start(slurm, *interval)
     os.kill(training_of(slurm, 1), signal.SIGKILL)  # as for want of memory
     tasks = slurm.wait(job)
     assert [tasks[index].state for index in "01"] == ["COMPLETED", "FAILED"], logs()
     assert tasks["1"].exit_code == "137:0"
-    job = slurm.submit("--array=0-1", "--cpus-per-task=1", "train_array.sh", *TRAIN, **SETTINGS)  # 0 has nothing to do
-    tasks = wait_for_the_rest(slurm, job)
+    job = slurm.submit("--array=0-1", "--cpus-per-task=1", "train_array.sh", *TRAIN, *interval, **SETTINGS)
+    tasks = wait_for_the_rest(slurm, job, n_saved)
     assert {index: task.state for index, task in tasks.items()} == dict.fromkeys("01", "COMPLETED"), logs()
     assert_as_uninterrupted()
 
