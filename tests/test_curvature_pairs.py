@@ -1,4 +1,4 @@
-"""Directions against the two-loop recursion in extended precision, for histories of all lengths, full and gone round."""
+"""Directions against the two-loop recursion in extended precision, for histories of all lengths, full and wrapped."""
 
 from __future__ import annotations
 

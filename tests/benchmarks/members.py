@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import torch
-
 from closure import HEADER, LAYERS, make_set
 
 import pyfit_gpu as pf
