@@ -108,6 +108,21 @@ def test_equal_losses_choose_the_same_end_as_torch() -> None:
         assert found.length == expected, seed
 
 
+def test_the_second_trial_may_be_higher_than_the_first_as_in_torch() -> None:
+    """Still steeply downhill and low enough, it is no end of a bracket; a third one would be."""
+
+    def scripted() -> Curve:
+        values = iter([(0.0, -1.0), (-5.0, -1.5), (-4.9, -1.2), (-4.8, -1.2), (-6.0, 0.1)])
+        return lambda length: next(values)
+
+    found, tried = run(scripted(), 1.0, 1e-9, 25)
+    expected, expected_tried = run_torch(scripted(), 1.0, 1e-9, 25)
+    assert tried == expected_tried
+    assert found.length == expected
+    assert len(tried) == 4
+    assert tried[1] < tried[2]
+
+
 @pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
 def test_comes_back_from_where_the_loss_is_not_a_number(beyond: float) -> None:
     def wall(length: float) -> tuple[float, float]:
