@@ -5,7 +5,7 @@ all members that wait for the same thing are handled together, and all trials of
 and one transfer of numbers from the device.
 
 On a CPU vectors are handled member by member: a member's numbers have the same bits whatever the others do, as long
-as the objective's have.
+as the objective's have, and those of torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.lbfgs_member import Iterations, LBFGSSettings, Member
 from pyfit_gpu.line_search import Ask, Trial, other_slot
-from pyfit_gpu.member_vectors import MemberVectors
+from pyfit_gpu.member_vectors import MemberVectors, VectorsOneByOne, VectorsTogether
 
 __all__ = ["LBFGS", "Evaluate", "LBFGSSettings"]
 
@@ -49,12 +49,14 @@ class LBFGS:
     def __init__(self, weights: Tensor, settings: LBFGSSettings) -> None:
         """Start from a copy of weights (K, P), on their device, in their dtype."""
         self.settings = settings
-        self._vectors = MemberVectors(weights.detach(), settings.history_size)
+        on_cpu = weights.device.type == "cpu"
+        kind = VectorsOneByOne if on_cpu else VectorsTogether
+        self._vectors: MemberVectors = kind(weights.detach(), settings.history_size)
         self._members = [Member() for _ in range(len(weights))]
         self._cut_off = False  # the last step, by an exception
         # Next directions, by slot and length of the move before them. To compute them with every trial, most of which
         # are accepted, is cheaper than a second transfer; on a CPU a transfer costs nothing.
-        self._foresees = self._vectors.together
+        self._foresees = not on_cpu
         self._foreseen: dict[int, tuple[int, float, list[float]]] = {}
 
     @property
@@ -206,7 +208,7 @@ class LBFGS:
             self._foreseen[k] = (asked[k].slot, asked[k].length, found)
         rows = zip(members, lengths, slots, losses, numbers, strict=True)
         return {
-            k: Trial(length, _usable(loss, gradient_max), slope, slot, gradient_max)
+            k: Trial(length, _usable(loss, gradient_max), slope, slot, gradient_max, asked[k].given)
             for k, length, slot, (loss,), (gradient_max, _, slope) in rows
         }
 

@@ -76,13 +76,15 @@ class Member:
             start = yield None
             if not start.slope <= -settings.tolerance_change:
                 return
-            length = rate if self.n_iterations > 1 else min(1.0, 1.0 / self.gradient_sum) * rate
+            shortened = self.n_iterations == 1 and self.gradient_sum > 1
+            length = 1.0 / self.gradient_sum * rate if shortened else rate
+            first = Ask(length, other_slot(start.slot), given=not shortened)
             if settings.line_search == "strong-wolfe":
                 most = min(budget - self.n_evaluations, settings.line_search_evaluations - 1)
                 limits = {"longest": self.longest, "tolerance": settings.tolerance_change}
-                accepted = yield from strong_wolfe(start, length, **limits, max_trials=most)
+                accepted = yield from strong_wolfe(start, first, **limits, max_trials=most)
             elif self.goes_on:
-                accepted = yield Ask(length, other_slot(start.slot))
+                accepted = yield first
             else:
                 self.previous, self.length, self.to_move, self.known = start.slot, length, length, False
                 return

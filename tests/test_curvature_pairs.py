@@ -1,12 +1,13 @@
-"""Directions against the two-loop recursion in extended precision, for histories of all lengths, full and wrapped."""
+"""Directions against the two-loop recursion in extended precision, for young, full and turned rings."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from pyfit_gpu.curvature_pairs import CurvaturePairs
+from pyfit_gpu.curvature_pairs import CompactPairs, SequentialPairs
 
 N_WEIGHTS = 48
 
@@ -45,17 +46,35 @@ class Walk:
         return s, y, g, recursion(self.pairs, g)
 
 
+class One:
+    """Either kind for one member, by the same call."""
+
+    def __init__(self, kind: type, history_size: int) -> None:
+        like = torch.zeros(1, N_WEIGHTS, dtype=torch.float64)
+        sequential = kind is SequentialPairs
+        self.pairs = SequentialPairs(history_size, like, N_WEIGHTS) if sequential else CompactPairs(history_size, like)
+
+    def propose(self, *vectors: np.ndarray) -> tuple[Tensor, bool, float]:
+        tensors = [torch.from_numpy(vector) for vector in vectors]
+        if isinstance(self.pairs, SequentialPairs):
+            return self.pairs.propose(0, *tensors)
+        direction, numbers = self.pairs.propose([0], torch.tensor([0]), *(tensor[None] for tensor in tensors))
+        return direction[0], bool(numbers[0, 0]), float(numbers[0, 1])
+
+
 @pytest.mark.parametrize("history_size", [1, 2, 7, 100])
-def test_directions_are_those_of_the_recursion(history_size: int) -> None:
-    walk = Walk(0, history_size)
-    pairs = CurvaturePairs(1, history_size, torch.zeros(1, N_WEIGHTS, dtype=torch.float64))
-    for _ in range(150):
+@pytest.mark.parametrize("kind", [SequentialPairs, CompactPairs])
+def test_directions_are_those_of_the_recursion(kind: type, history_size: int) -> None:
+    walk, one = Walk(0, history_size), One(kind, history_size)
+    for step in range(150):
         s, y, g, expected = walk.next()
-        direction, numbers = pairs.propose([0], torch.tensor([0]), *(torch.from_numpy(v)[None] for v in (s, y, g)))
-        pairs.keep(0, bool(numbers[0, 0]), float(numbers[0, 1]))
-        assert pairs.count[0] == len(walk.pairs)
-        error = np.linalg.norm((direction[0].numpy() - expected).astype(float))
+        direction, *numbers = one.propose(s, y, g)
+        one.pairs.keep(0, *numbers)
+        assert one.pairs.count[0] == len(walk.pairs)
+        error = np.linalg.norm((direction.numpy() - expected).astype(float))
         assert error < 1e-12 * float(np.linalg.norm(expected.astype(float)))
+        if step % 40 == 20:
+            one.pairs.refresh()  # changes nothing
 
 
 @pytest.mark.parametrize("members", [[0, 1, 2, 3], [1, 3], [0, 2, 3]])
@@ -63,7 +82,7 @@ def test_members_of_different_ages_together(members: list[int]) -> None:
     """In one batch: one full and gone round, one just full, one young, one that begins."""
     size = 9
     walks = [Walk(seed, size) for seed in range(4)]
-    pairs = CurvaturePairs(4, size, torch.zeros(4, N_WEIGHTS, dtype=torch.float64))
+    pairs = CompactPairs(size, torch.zeros(4, N_WEIGHTS, dtype=torch.float64))
     for k, count in enumerate((33, 11, 4, 0)):
         for _ in range(count):
             s, y, g, _ = walks[k].next()
@@ -79,21 +98,21 @@ def test_members_of_different_ages_together(members: list[int]) -> None:
         assert (error < 1e-12 * np.linalg.norm(expected.astype(float), axis=1)).all()
 
 
-def test_a_proposal_that_is_not_kept_leaves_no_trace() -> None:
+@pytest.mark.parametrize("kind", [SequentialPairs, CompactPairs])
+def test_a_proposal_that_is_not_kept_leaves_no_trace(kind: type) -> None:
     """Also where the history is full, and where the proposal is not a number."""
-    walk = Walk(5, 6)
-    zero, one = torch.tensor([0]), CurvaturePairs(1, 6, torch.zeros(1, N_WEIGHTS, dtype=torch.float64))
+    walk, one = Walk(5, 6), One(kind, 6)
     for _ in range(30):
         s, y, g, expected = walk.next()
         for factor in (3.0, float("nan"), 1e300):
-            one.propose([0], zero, *(factor * torch.from_numpy(v)[None] for v in (g, g, s)))
-        direction, numbers = one.propose([0], zero, *(torch.from_numpy(v)[None] for v in (s, y, g)))
-        one.keep(0, bool(numbers[0, 0]), float(numbers[0, 1]))
-        torch.testing.assert_close(direction[0], torch.from_numpy(expected.astype(float)), rtol=1e-11, atol=1e-12)
+            one.propose(factor * g, factor * g, factor * s)
+        direction, *numbers = one.propose(s, y, g)
+        one.pairs.keep(0, *numbers)
+        np.testing.assert_allclose(direction.numpy(), expected.astype(float), rtol=1e-11, atol=1e-12)
 
 
 def test_without_pairs_the_direction_is_downhill() -> None:
-    pairs = CurvaturePairs(2, 5, torch.zeros(2, 16, dtype=torch.float64))
+    pairs = CompactPairs(5, torch.zeros(2, 16, dtype=torch.float64))
     gradient = torch.randn(2, 16, dtype=torch.float64)
     zero = torch.zeros_like(gradient)
     direction, numbers = pairs.propose([0, 1], torch.tensor([0, 1]), zero, zero, gradient)
