@@ -5,7 +5,8 @@ all members that wait for the same thing are handled together, and all trials of
 and one transfer of numbers from the device.
 
 On a CPU vectors are handled member by member, in memory of their own whose rows start at aligned addresses: a
-member's numbers have the same bits whatever the others do, as long as the objective's have.
+member's numbers have the same bits whatever the others do and however many threads torch may use, as long as the
+objective's have.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.line_search import Ask, Trial, strong_wolfe
 from pyfit_gpu.member_vectors import SLOTS, MemberVectors
+from pyfit_gpu.parallel import one_thread
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,11 @@ class LBFGS:
     def evaluate(self, evaluate: Evaluate, members: Sequence[int]) -> None:
         """Make loss, gradient and extras known at the weights of these members."""
         unknown = [k for k in self._checked(members) if not self._members[k].known]
-        if not unknown:
-            return
+        if unknown:
+            with one_thread():
+                self._find(evaluate, unknown)
+
+    def _find(self, evaluate: Evaluate, unknown: Sequence[int]) -> None:
         slots = [1 if self._members[k].previous == 0 else 0 for k in unknown]
         points = self._vectors.points[torch.tensor(unknown, device=self.weights.device)]
         loss, numbers = self._evaluate(evaluate, unknown, points, slots)
@@ -168,9 +173,12 @@ class LBFGS:
         """
         members = self._checked(members)
         self.evaluate(evaluate, members)
+        with one_thread():
+            self._step(evaluate, members, self.settings.learning_rate if learning_rate is None else learning_rate)
+
+    def _step(self, evaluate: Evaluate, members: Sequence[int], rate: float) -> None:
         self._stepping = True
         self._foreseen.clear()
-        rate = self.settings.learning_rate if learning_rate is None else learning_rate
         running = {k: self._iterate(self._members[k], k, rate) for k in members}
         asked: dict[int, Ask | None] = {}
         _advance(running, asked, dict.fromkeys(members))
