@@ -18,6 +18,7 @@ from torch import Tensor
 from pyfit_gpu.feature_rows import read_features
 from pyfit_gpu.force_map import ForceMap
 from pyfit_gpu.networks import ElementLayout, ElementNetworks
+from pyfit_gpu.parallel import ordered_sum
 from pyfit_gpu.potential import sum_over_atoms
 from pyfit_gpu.training_set import TrainingSet
 
@@ -35,9 +36,9 @@ class Shares:
         weight = training_set.weight
         of_forces, of_stress = weight * training_set.has_forces, weight * training_set.has_stress
         return cls(
-            _normalized(weight, weight.sum()),
-            _normalized(of_forces, 3 * (of_forces * training_set.sizes).sum()),
-            _normalized(of_stress, 6 * of_stress.sum()),
+            _normalized(weight, ordered_sum(weight)),
+            _normalized(of_forces, 3 * ordered_sum(of_forces * training_set.sizes)),
+            _normalized(of_stress, 6 * ordered_sum(of_stress)),
         )
 
     def select(self, rows: Tensor) -> Shares:

@@ -21,6 +21,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.lbfgs_member import Iterations, LBFGSSettings, Member
 from pyfit_gpu.line_search import Ask, Trial, other_slot
 from pyfit_gpu.member_vectors import MemberVectors, VectorsOneByOne, VectorsTogether
+from pyfit_gpu.parallel import one_thread
 
 __all__ = ["LBFGS", "Evaluate", "LBFGSSettings"]
 
@@ -97,8 +98,11 @@ class LBFGS:
     def evaluate(self, evaluate: Evaluate, members: Sequence[int]) -> None:
         """Make loss, gradient and extras known at the weights of these members."""
         unknown = [k for k in self._existing(members) if not self._members[k].known]
-        if not unknown:
-            return
+        if unknown:
+            with one_thread():
+                self._find(evaluate, unknown)
+
+    def _find(self, evaluate: Evaluate, unknown: Sequence[int]) -> None:
         slots = [other_slot(self._members[k].previous) for k in unknown]
         points = self._vectors.points[self._vectors.index(unknown)]
         (found,) = _transfer(torch.cat(self._evaluate(evaluate, unknown, points, slots), dim=1))
@@ -117,7 +121,10 @@ class LBFGS:
         Args:
             learning_rate: in this step; None: the settings'.
         """
-        members = self._existing(members)
+        with one_thread():
+            self._step(evaluate, self._existing(members), learning_rate)
+
+    def _step(self, evaluate: Evaluate, members: Sequence[int], learning_rate: float | None) -> None:
         self._cut_off = True
         self._foreseen.clear()
         try:

@@ -28,7 +28,7 @@ from torch import Tensor
 from pyfit_gpu.blocks import Block, BlockValue, Shares
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.parallel import Workers
+from pyfit_gpu.parallel import Workers, ordered_sum
 from pyfit_gpu.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Objective:
         energies = value.energies.double()
         squared = self._squared_errors(energies)
         squares = value.squares.double()
-        energy_square = (squared * self.shares.energy).sum(dim=1)
+        energy_square = ordered_sum(squared * self.shares.energy)
         counted = self.groups.square(squared) if self.groups.has_targets else energy_square
         square = counted + self.force_weight * squares[:, 0] + self.stress_weight * squares[:, 1]
         loss = square.sqrt()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+
+_PART = 1024  # numbers added up at a time
 
 T = TypeVar("T")
 
@@ -24,3 +28,24 @@ class Workers:
     def map(self, task: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         """Results in the order of the items."""
         return [task(item) for item in items] if self._pool is None else list(self._pool.map(task, items))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """What this thread computes inside gives the same bits whatever number of threads torch may use; workers go on."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
+def ordered_sum(values: Tensor) -> Tensor:
+    """Sum over the last axis, in parts of a fixed length.
+
+    Torch's own cuts a long row by the number of threads, and only where it is the only one: its bits would depend on
+    the threads, and on the members beside it.
+    """
+    padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % _PART))
+    return padded.unflatten(-1, (-1, _PART)).sum(dim=-1).sum(dim=-1)

@@ -27,7 +27,7 @@ from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
-from pyfit_gpu.history import History, LabelErrors, Row
+from pyfit_gpu.history import History, LabelErrors, Observer, Row
 from pyfit_gpu.interrupts import Terminated, signals_are_exceptions, signals_end_the_process, stop_on_signals
 from pyfit_gpu.jobs import Setup
 from pyfit_gpu.loading import read_frames
@@ -924,8 +924,8 @@ class TestRunFit:
         potential = make_potential()
 
         class FillsUp(TrainingOutputs):
-            def observers(self, train: TrainingSet) -> list:  # type: ignore[type-arg]
-                chosen = super().observers(train)
+            def observers(self, train: TrainingSet, validation: TrainingSet | None = None) -> list[Observer]:
+                chosen = super().observers(train, validation)
 
                 class Full:
                     def begin(self) -> None: ...

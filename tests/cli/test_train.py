@@ -44,6 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TRAIN = ("train", "si.h5", "--potential", "si.nn.dat", "--out", "out.nn.dat")
+OUTPUTS = {"out.nn.dat", "out.loss.txt", "out.validation.txt", "out.groups.csv", "out.run.h5"}
 
 
 def train(*words: object, steps: int = 2, status: int = 0) -> str:
@@ -71,7 +72,7 @@ def test_files() -> None:
     before = names()
     train("--backup-interval", "2", steps=5)
     backups = {f"out.backup/nn_bk_{step:05d}.nn.dat" for step in (0, 2, 4)}
-    assert new_names(before) == {"out.nn.dat", "out.loss.txt", "out.validation.txt", *backups}
+    assert new_names(before) == {*OUTPUTS, *backups}
     assert [step for step, _ in log_rows("out.loss.txt")] == [0, 1, 2, 3, 4, 5]
     assert [step for step, _ in log_rows("out.validation.txt")] == [0, 1, 2, 3, 4, 5]
 
@@ -87,8 +88,9 @@ def test_default_is_100_steps_and_a_backup_every_25() -> None:
 def test_named_logs() -> None:
     before = names()
     words = ("--loss-log", "a.txt", "--validation-log", "b.txt", "--backup-dir", "c/", "--energy-volume-log", "d.txt")
+    words += ("--group-log", "e.csv", "--run-file", "f.h5")
     train(*words, "--validation-interval", "2", "--energy-volume-interval", "3", steps=4)
-    assert new_names(before) == {"out.nn.dat", "a.txt", "b.txt", "c/nn_bk_00000.nn.dat", "d.txt"}
+    assert new_names(before) == {"out.nn.dat", "a.txt", "b.txt", "c/nn_bk_00000.nn.dat", "d.txt", "e.csv", "f.h5"}
     assert [step for step, _ in log_rows("a.txt")] == [0, 1, 2, 3, 4]
     assert [step for step, _ in log_rows("b.txt")] == [0, 2, 4]
     assert [line.split()[0] for line in Path("d.txt").read_text().splitlines()] == [
@@ -100,7 +102,8 @@ def test_named_logs() -> None:
 
 def test_only_the_network() -> None:
     before = names()
-    train("--loss-log", "", "--validation-log", "", "--backup-dir", "")
+    without = ("--loss-log", "--validation-log", "--group-log", "--backup-dir", "--run-file")
+    train(*(word for option in without for word in (option, "")))
     assert new_names(before) == {"out.nn.dat"}
 
 
@@ -349,13 +352,13 @@ def test_a_loss_below_the_restart_level() -> None:
     assert len(log_rows("out.loss.txt")) == 3
 
 
-DIVERGING = [("strong-wolfe", "1e300"), ("none", "1e155")]  # the second gives inf - inf inside a step
+DIVERGING = ["1e300", "1e155"]  # the second gives inf - inf inside a step
 
 
-@pytest.mark.parametrize(("line_search", "rate"), DIVERGING)
-def test_a_loss_that_is_no_number_is_a_failure(line_search: str, rate: str) -> None:
+@pytest.mark.parametrize("rate", DIVERGING)
+def test_a_loss_that_is_no_number_is_a_failure(rate: str) -> None:
     """Not a perfect fit. The network is the last whose loss was one."""
-    words = ("--line-search", line_search, "--learning-rate", rate, "--backup-interval", "1")
+    words = ("--line-search", "none", "--learning-rate", rate, "--backup-interval", "1")
     said = train(*words, steps=5, status=1)
     assert re.search(r"error: .*loss.*(inf|nan)", said)
     rows = log_rows("out.loss.txt")
@@ -363,13 +366,25 @@ def test_a_loss_that_is_no_number_is_a_failure(line_search: str, rate: str) -> N
     assert weights("out.nn.dat") == weights(f"out.backup/nn_bk_{rows[-1][0]:05d}.nn.dat")
 
 
-@pytest.mark.parametrize(("line_search", "rate"), DIVERGING)
-def test_a_loss_that_is_no_number_is_above_every_restart_level(line_search: str, rate: str) -> None:
+@pytest.mark.parametrize("rate", DIVERGING)
+def test_a_loss_that_is_no_number_is_above_every_restart_level(rate: str) -> None:
     """Also when the last restart ends so: the network that is written can be read."""
-    words = ("--line-search", line_search, "--learning-rate", rate, "--error-restart-level", "1e6")
+    words = ("--line-search", "none", "--learning-rate", rate, "--error-restart-level", "1e6")
     said = train(*words, steps=5)
     assert "restart 3 of 3" in said
     assert np.isfinite(np.frombuffer(weights("out.nn.dat"))).all()
+
+
+def test_a_line_search_turns_back_from_what_is_no_number() -> None:
+    """Its first trials are far out; it never goes uphill, and where it finds nothing it stays."""
+    train("--learning-rate", "1e300", steps=3)
+    far = [loss for _, loss in log_rows("out.loss.txt")]
+    assert far == [far[0]] * 4
+    train("--learning-rate", "1e8", "--overwrite", steps=3)
+    near = [loss for _, loss in log_rows("out.loss.txt")]
+    assert near[0] == far[0]
+    assert near == sorted(near, reverse=True)
+    assert near[-1] < near[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -451,7 +466,7 @@ def test_unique() -> None:
     assert {name: after[name] for name in first} == first
     made = {name for name in after if name not in first and after[name] is not None}
     assert {name for name in made if "nn_bk" not in name} == {
-        f"out.{number}.{ending}" for number in ("00000", "00001") for ending in ("nn.dat", "loss.txt", "validation.txt")
+        name.replace("out.", f"out.{number}.") for number in ("00000", "00001") for name in OUTPUTS
     }
     folders = {name.rpartition("/")[0] for name in made if "nn_bk" in name}
     assert folders == {"out.00000.backup", "out.00001.backup"}
@@ -545,9 +560,9 @@ def errors_of_the_network(part: pf.TrainingSet, path: str = "out.nn.dat") -> tup
 def test_forces_and_stress() -> None:
     """Logs, the summary and the labels that take part, against the network that was written."""
     before = names()
-    words = ("--force-weight", "0.1", "--stress-weight", "0.2", "--train-fraction", "0.6", "--steps", "4")
-    said = done(*TRAIN_DFT, *words, "--backup-dir", "").said
-    assert new_names(before) == {"out.nn.dat", "out.loss.txt", "out.validation.txt"}
+    words = ("--force-weight", "0.1", "--stress-weight", "0.2", "--train-fraction", "0.6", "--keep", "last")
+    said = done(*TRAIN_DFT, *words, "--steps", "4", "--backup-dir", "").said
+    assert new_names(before) == OUTPUTS
     parts = parts_of_the_split()
     counts = [
         f"{len(part)} energies, {int(part.has_forces.sum())} structures with forces, {int(part.has_stress.sum())} with"
