@@ -103,6 +103,7 @@ class Block:
         # Added up in float64: total energies of hundreds of eV cost float32 its digits.
         self.target = (chosen.energy_used / chosen.sizes).to(dtype)  # (B,) eV/atom
         self.share = shares.energy.to(dtype)
+        self.slope = 2 * self.share * self.per_atom
         self.labels = _Labels.of(chosen, shares, force_weight=force_weight, stress_weight=stress_weight, memory=memory)
 
     @property
@@ -114,35 +115,32 @@ class Block:
         """(A, B) eV/atom."""
         return self._per_atom(networks.forward(self.features)[0])
 
-    def value(self, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
-        """At the weights `points` (A, n_parameters) of networks of the same layers as `like`.
+    def value(self, networks: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
+        """Of all members of the networks, which have the dtype and device of the features.
 
         Args:
             factor: (A, B) by which the gradient of each structure's squared energy error is scaled; None: 1.
         """
         with torch.no_grad():
             if self.labels is None:
-                return self._of_energies(points, like, factor, gradient)
-            return self._of_all_labels(points, like, factor, gradient)
+                return self._of_energies(networks, factor, gradient)
+            return self._of_all_labels(networks, factor, gradient)
 
-    def _of_energies(self, points: Tensor, like: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
-        networks = like.with_flat(points)
+    def _of_energies(self, networks: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
         outputs, sigmoids = networks.forward(self.features)
         energies = self._per_atom(outputs)
-        squares = energies.new_zeros(len(points), 3)
+        squares = energies.new_zeros(len(energies), 3)
         if not gradient:
             return BlockValue(energies, squares, None)
-        of_energies = 2 * (energies - self.target) * self._scaled(factor) * self.per_atom
+        of_energies = (energies - self.target) * self._slope(factor)
         of_outputs = self.layout.arrange_values(of_energies.index_select(1, self.structure))
         return BlockValue(energies, squares, networks.pull_back(self.features, sigmoids, of_outputs))
 
-    def _of_all_labels(
-        self, points: Tensor, like: ElementNetworks, factor: Tensor | None, gradient: bool
-    ) -> BlockValue:
+    def _of_all_labels(self, networks: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
         assert self.labels is not None
-        leaf = points.detach().requires_grad_(gradient)
+        leaf = networks.flat().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
-            outputs, of_features = like.with_flat(leaf).with_gradient(self.features)
+            outputs, of_features = networks.with_flat(leaf).with_gradient(self.features)
             energies = self._per_atom(outputs)
             square = ((energies - self.target).square() * self._scaled(factor)).sum(dim=1)
             other, squares = self.labels.squares(self.layout.restore(of_features))
@@ -152,6 +150,10 @@ class Block:
     def _per_atom(self, outputs: Tensor) -> Tensor:
         """(A, S, M) to (A, B) eV/atom."""
         return sum_over_atoms(self.layout.restore(outputs[..., None])[..., 0], self.sizes) * self.per_atom
+
+    def _slope(self, factor: Tensor | None) -> Tensor:
+        """Of share times squared error by the energy of an atom, per error."""
+        return self.slope if factor is None else self.slope * factor.to(self.slope.dtype)
 
     def _scaled(self, factor: Tensor | None) -> Tensor:
         return self.share if factor is None else self.share * factor.to(self.share.dtype)

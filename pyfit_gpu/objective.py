@@ -34,9 +34,10 @@ from pyfit_gpu.training_set import TrainingSet
 if TYPE_CHECKING:
     from pyfit_gpu.distributed import Team
 
-N_LANES = 24  # sums that are added up one after the other, whatever the number of threads or processes
-LANE_ATOMS = 1024  # at least, so that a lane is worth a task
-BLOCK_ATOMS = 4096  # on a CPU: what a block needs stays in the cache
+N_LANES = 24  # at most: sums that are added up one after the other, whatever the number of threads or processes
+# At least, of energies alone and of forces: threads that take turns at the interpreter need operations that last.
+LANE_ATOMS = (16_384, 2_048)
+BLOCK_ATOMS = 24_576  # at most, on a CPU
 
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
 
@@ -122,7 +123,7 @@ class Objective:
         self.team = team
         sizes = training_set.sizes.tolist()
         default = (team.size if team else 1) if self.on_gpu else N_LANES
-        self.bounds = lane_bounds(sizes, n_lanes or default)
+        self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.force_weight or self.stress_weight)])
         block_atoms = block_atoms or (sum(sizes) if self.on_gpu else BLOCK_ATOMS)
         self.kept_bytes = 0  # of derivatives
         self.lanes: list[_Lane] = []
@@ -193,10 +194,10 @@ class Objective:
         def work(item: tuple[_Lane, slice]) -> BlockValue:
             lane, members = item
             # A copy: the bits of a product can depend on where in memory its factors begin.
-            own, found = points[members].clone(), []
+            networks, found = like.with_flat(points[members].clone()), []
             for block, rows in lane:
                 part = None if factor is None else factor[members, rows]
-                found.append(block.value(own, like, part, gradient=gradient))
+                found.append(block.value(networks, part, gradient=gradient))
             return BlockValue.sum(found)
 
         values = self._workers.map(work, [(lane, members) for lane in self.lanes for members in at_once])
@@ -283,13 +284,13 @@ class _Groups:
         return torch.segment_reduce(ordered, "sum", lengths=self._counts, axis=0, unsafe=True).T
 
 
-def lane_bounds(sizes: Sequence[int], n_lanes: int) -> list[tuple[int, int]]:
+def lane_bounds(sizes: Sequence[int], n_lanes: int, least: int) -> list[tuple[int, int]]:
     """First and one past the last structure of each lane: whole structures, about equal numbers of atoms.
 
-    Fewer lanes than asked for where there are few atoms, at least one; none is empty.
+    Fewer lanes than asked for where they would have less than `least` atoms, but one; none is empty.
     """
     total = sum(sizes)
-    n_lanes = max(1, min(n_lanes, total // LANE_ATOMS, len(sizes)))
+    n_lanes = max(1, min(n_lanes, total // least, len(sizes)))
     return list(cut_blocks(sizes, -(-total // n_lanes)))
 
 
