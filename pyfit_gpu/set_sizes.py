@@ -22,6 +22,8 @@ class SetSizes:
     n_atoms: int
     n_structures: int
     largest: int  # atoms of the largest structure
+    n_lanes: int
+    lane_atoms: int  # atoms of the largest lane; no block has more
     places: int  # for atoms, arranged by element in blocks
     worst_padding: float  # places per atom, of the block with the most
     in_files: bool  # the features stay in files until they are needed
@@ -40,7 +42,9 @@ class SetSizes:
             force, stress: whether these labels count.
             on_gpu: where the training will be.
         """
-        padded = _places_by_block(training_set, on_gpu=on_gpu)
+        sizes = training_set.sizes.tolist()
+        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES)
+        padded = _places_by_block(training_set, lanes, training_set.n_atoms if on_gpu else BLOCK_ATOMS)
         wanted = torch.zeros(len(training_set), dtype=torch.bool)
         for counts, known in ((force, training_set.has_forces), (stress, training_set.has_stress)):
             if counts:
@@ -53,7 +57,9 @@ class SetSizes:
         return cls(
             n_atoms=training_set.n_atoms,
             n_structures=len(training_set),
-            largest=int(training_set.sizes.max()),
+            largest=max(sizes),
+            n_lanes=len(lanes),
+            lane_atoms=max(sum(sizes[first:end]) for first, end in lanes),
             places=sum(places for places, _ in padded),
             worst_padding=max(places / max(1, atoms) for places, atoms in padded),
             in_files=isinstance(training_set.features, FeatureRows),
@@ -64,14 +70,16 @@ class SetSizes:
         )
 
 
-def _places_by_block(training_set: TrainingSet, *, on_gpu: bool) -> list[tuple[int, int]]:
+def _places_by_block(
+    training_set: TrainingSet, lanes: list[tuple[int, int]], block_atoms: int
+) -> list[tuple[int, int]]:
     """Places and atoms of every block: for each element as many as for the most frequent one."""
     n_elements = training_set.descriptor.n_elements
     sizes = training_set.sizes.tolist()
     ends = [0, *torch.cumsum(training_set.sizes, 0).tolist()]
     found = []
-    for first, end in lane_bounds(sizes, 1 if on_gpu else N_LANES):
-        for a, b in cut_blocks(sizes[first:end], training_set.n_atoms if on_gpu else BLOCK_ATOMS):
+    for first, end in lanes:
+        for a, b in cut_blocks(sizes[first:end], block_atoms):
             species = training_set.species[ends[first + a] : ends[first + b]]
             largest = int(torch.bincount(species, minlength=n_elements).max()) if len(species) else 0
             found.append((n_elements * largest, len(species)))
