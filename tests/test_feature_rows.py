@@ -96,9 +96,9 @@ class TestTensor:
         del rows
         assert len(os.listdir("/proc/self/fd")) == before
 
-    @pytest.mark.parametrize("share", [0.9, 0.2], ids=["most", "few"])
+    @pytest.mark.parametrize("share", [0.9, 0.02], ids=["most", "few"])
     def test_memory(self, tmp_path: Path, share: float) -> None:
-        """As float32, 2 MB of a file of 40: no float64 copy of the whole, nor all that lies between the rows."""
+        """As float32, from a file of 40 MB: no float64 copy of the whole, nor all that lies between the rows."""
         n_rows = 5_000_000 // WIDTH
         values = write(tmp_path / "set", n_rows, 1)
         index = np.flatnonzero(np.random.default_rng(2).random(n_rows) < share)
@@ -114,11 +114,14 @@ class TestTensor:
 
 
 class TestJoin:
-    def test_in_files(self, rows_and_values: tuple[FeatureRows, np.ndarray]) -> None:
+    def test_in_files(self, rows_and_values: tuple[FeatureRows, np.ndarray], tmp_path: Path) -> None:
         rows, values = rows_and_values
-        joined = join_features([rows[torch.arange(50, 60)], rows[torch.arange(5)]])
+        others = write(tmp_path / "others", 12, 7)
+        other = FeatureRows.of([FeatureFile(tmp_path / "others", OFFSET, others.shape)])
+        joined = join_features([rows[torch.arange(50, 60)], other[torch.arange(3, 9)], rows[torch.arange(5)]])
         assert isinstance(joined, FeatureRows)
-        assert torch.equal(joined.tensor(), torch.from_numpy(np.concatenate((values[50:60], values[:5]))))
+        expected = np.concatenate((values[50:60], others[3:9], values[:5]))
+        assert torch.equal(joined.tensor(), torch.from_numpy(expected))
 
     def test_with_a_tensor(self, rows_and_values: tuple[FeatureRows, np.ndarray]) -> None:
         rows, values = rows_and_values

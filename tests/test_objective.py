@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -709,7 +710,8 @@ class TestStreamed:
         for lazy in (False, True):
             part = load_training_set(path, dtype=dtype, lazy=lazy)
             assert isinstance(part.features, Tensor) == (not lazy)
-            objective = Objective(part, weights, memory=0, stream=lazy, **settings)
+            objective = Objective(part, weights, memory=math.inf if lazy else 0, stream=lazy, **settings)
+            assert objective.kept_bytes == 0
             assert max(len(lane) for lane in objective.lanes) > 1
             found.append([objective.evaluate(flat, networks, gradient=gradient) for gradient in (True, False)])
         return found
@@ -733,6 +735,16 @@ class TestStreamed:
         training_set = make_set(rng.integers(1, 30, 200).tolist(), elements)
         found = self.evaluations(training_set, tmp_path / "set.h5", dtype=dtype, targets=targets, block_atoms=100)
         self.assert_equal(found)
+
+    def test_structures_stay_in_order(self, tmp_path: Path) -> None:
+        """Against NumPy, with several blocks in a lane."""
+        training_set = make_set([3, 1, 4, 1, 5, 9, 2, 6], ("Si", "C"))
+        found = self.evaluations(training_set, tmp_path / "set.h5", block_atoms=7)
+        networks, _ = random_networks(training_set, n_members=3)
+        for member in range(3):
+            energies = expected_energies(networks, training_set, member) / training_set.sizes.numpy()
+            for evaluation in (found[0][0], found[1][0]):
+                np.testing.assert_allclose(evaluation.energies[member], energies, rtol=1e-12, atol=1e-13)
 
     @pytest.mark.parametrize("weights", WEIGHTS)
     @pytest.mark.parametrize("n_members", [1, 3])
