@@ -10,13 +10,16 @@ the terms of forces and stress go through autograd.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.feature_rows import read_features
-from pyfit_gpu.force_map import ForceMap
+from pyfit_gpu.force_map import ForceMap, require_positions
 from pyfit_gpu.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.parallel import ordered_sum
 from pyfit_gpu.potential import sum_over_atoms
@@ -80,10 +83,21 @@ class BlockValue:
 
 
 class Block:
-    """Tensors are arranged once, in memory of their own, on the device and in the dtype of the set's features."""
+    """Tensors are arranged once, in memory of their own, on the device and in the dtype of the set's features.
+
+    A block that is streamed holds neither features nor derivatives until it is opened, and then for as long as the
+    opened one is in use.
+    """
 
     def __init__(
-        self, chosen: TrainingSet, shares: Shares, *, force_weight: float, stress_weight: float, memory: float
+        self,
+        chosen: TrainingSet,
+        shares: Shares,
+        *,
+        force_weight: float,
+        stress_weight: float,
+        memory: float,
+        stream: bool = False,
     ) -> None:
         """
         Args:
@@ -91,12 +105,11 @@ class Block:
             shares: of the block's structures in the whole set.
             force_weight, stress_weight: zero where the label takes no part.
             memory: bytes, at most, of derivatives that are kept.
+            stream: read the features, and compute derivatives, each time the block is opened.
         """
-        features = read_features(chosen.features)
         self.layout = ElementLayout.of(chosen.species, chosen.descriptor.n_elements)
-        # A copy: what the block computes must not depend on where in a larger tensor its rows begin.
-        self.features = self.layout.arrange(features).clone(memory_format=torch.contiguous_format)
-        dtype = features.dtype
+        self._source = chosen.features
+        dtype = chosen.features.dtype
         self.sizes = chosen.sizes
         self.structure = torch.repeat_interleave(chosen.sizes)
         self.per_atom = 1.0 / chosen.sizes.to(dtype)
@@ -104,7 +117,42 @@ class Block:
         self.target = (chosen.energy_used / chosen.sizes).to(dtype)  # (B,) eV/atom
         self.share = shares.energy.to(dtype)
         self.slope = 2 * self.share * self.per_atom
-        self.labels = _Labels.of(chosen, shares, force_weight=force_weight, stress_weight=stress_weight, memory=memory)
+        rows = _with_labels(shares, force_weight=force_weight, stress_weight=stress_weight)
+        self._make_labels: Callable[[], _Labels] | None = None
+        if len(rows):
+            if stream:  # what is wrong shows before the first evaluation
+                require_positions(chosen.select(rows))
+            self._make_labels = partial(
+                _Labels,
+                chosen,
+                shares,
+                rows,
+                force_weight=force_weight,
+                stress_weight=stress_weight,
+                memory=0 if stream else memory,
+            )
+        self.labels: _Labels | None = None
+        self.is_open = False
+        if not stream:
+            self._open()
+
+    def opened(self) -> Block:
+        """This one, or if it is streamed another that holds everything."""
+        if self.is_open:
+            return self
+        block = copy(self)
+        block._open()
+        return block
+
+    def _open(self) -> None:
+        arranged = self.layout.arrange(read_features(self._source))
+        if isinstance(self._source, Tensor):
+            # A copy: what the block computes must not depend on where in a larger tensor its rows begin.
+            arranged = arranged.clone(memory_format=torch.contiguous_format)
+        self.features = arranged
+        self.labels = self._make_labels() if self._make_labels else None
+        self.is_open = True
+        del self._source, self._make_labels  # and with them the set's own tensors
 
     @property
     def kept_bytes(self) -> int:
@@ -159,6 +207,16 @@ class Block:
         return self.share if factor is None else self.share * factor.to(self.share.dtype)
 
 
+def _with_labels(shares: Shares, *, force_weight: float, stress_weight: float) -> Tensor:
+    """(B',) int64, structures with a label, besides the energy, that counts."""
+    wanted = torch.zeros_like(shares.energy, dtype=torch.bool)
+    if force_weight > 0:
+        wanted |= shares.force > 0
+    if stress_weight > 0:
+        wanted |= shares.stress > 0
+    return wanted.nonzero()[:, 0]
+
+
 class _Labels:
     """Forces and stress of the structures that have them: labels, shares, and the map from the networks."""
 
@@ -186,21 +244,6 @@ class _Labels:
         self.stress = chosen.stress[own].nan_to_num().to(dtype)[:, None]
         self.per_volume = torch.where(known[own], 1 / volume, 0.0).to(dtype)[:, None, None]
         self.volume_per_atom = (volume / sizes).to(dtype)[:, None, None]
-
-    @classmethod
-    def of(
-        cls, chosen: TrainingSet, shares: Shares, *, force_weight: float, stress_weight: float, memory: float
-    ) -> _Labels | None:
-        """None: no structure of the block has a label that counts."""
-        wanted = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.sizes.device)
-        if force_weight > 0:
-            wanted |= shares.force > 0
-        if stress_weight > 0:
-            wanted |= shares.stress > 0
-        rows = wanted.nonzero()[:, 0]
-        if not len(rows):
-            return None
-        return cls(chosen, shares, rows, force_weight=force_weight, stress_weight=stress_weight, memory=memory)
 
     def squares(self, of_features: Tensor) -> tuple[Tensor, Tensor]:
         """Their part of the squared loss (A,), and the sums of `BlockValue.squares`, detached.

@@ -89,6 +89,7 @@ class Objective:
         *,
         targets: Mapping[str, float] | None = None,
         memory: float = math.inf,
+        stream: bool = False,
         team: Team | None = None,
         n_lanes: int | None = None,
         block_atoms: int | None = None,
@@ -99,6 +100,8 @@ class Objective:
             weights: of forces and stress; None: energies only.
             targets: eV/atom, by group; an energy RMSE of the group below it costs nothing.
             memory: bytes, at most, of derivatives kept for forces and stress.
+            stream: keep neither features nor derivatives: each evaluation reads the features, block by block, and
+                finds neighbours again. The same bits as with all features in memory and no derivatives kept.
             team: processes among which the lanes are dealt; None: this one computes them all.
             n_lanes, block_atoms: None: chosen for the device.
 
@@ -125,6 +128,7 @@ class Objective:
         default = (team.size if team else 1) if self.on_gpu else N_LANES
         self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.force_weight or self.stress_weight)])
         block_atoms = block_atoms or (sum(sizes) if self.on_gpu else BLOCK_ATOMS)
+        self.stream = stream
         self.kept_bytes = 0  # of derivatives
         self.lanes: list[_Lane] = []
         for first, end in self.bounds if team is None else team.share_of(self.bounds):
@@ -140,6 +144,7 @@ class Objective:
             force_weight=self.force_weight,
             stress_weight=self.stress_weight,
             memory=memory - self.kept_bytes,
+            stream=self.stream,
         )
         self.kept_bytes += block.kept_bytes
         return block
@@ -190,18 +195,25 @@ class Objective:
         points = points.detach().to(self.dtype)
         n_members = len(points)
         at_once = [slice(0, n_members)] if self.on_gpu else [slice(k, k + 1) for k in range(n_members)]
+        # A block that is streamed is opened for all members; otherwise each has a task of its own.
+        tasks = [at_once] if self.stream else [[members] for members in at_once]
 
-        def work(item: tuple[_Lane, slice]) -> BlockValue:
-            lane, members = item
+        def work(item: tuple[_Lane, list[slice]]) -> BlockValue:
+            lane, chosen = item
             # A copy: the bits of a product can depend on where in memory its factors begin.
-            networks, found = like.with_flat(points[members].clone()), []
+            networks = [like.with_flat(points[members].clone()) for members in chosen]
+            totals: list[BlockValue] = []
             for block, rows in lane:
-                part = None if factor is None else factor[members, rows]
-                found.append(block.value(networks, part, gradient=gradient))
-            return BlockValue.sum(found)
+                ready = block.opened()
+                for k, members in enumerate(chosen):
+                    part = None if factor is None else factor[members, rows]
+                    value = ready.value(networks[k], part, gradient=gradient)
+                    totals[k : k + 1] = [BlockValue.sum([*totals[k : k + 1], value])]
+                del ready  # before the next is opened
+            return BlockValue.join(totals)
 
-        values = self._workers.map(work, [(lane, members) for lane in self.lanes for members in at_once])
-        n = len(at_once)
+        values = self._workers.map(work, [(lane, chosen) for lane in self.lanes for chosen in tasks])
+        n = len(tasks)
         return [BlockValue.join(values[k : k + n]) for k in range(0, len(values), n)]
 
     def energies_per_atom(self, networks: ElementNetworks) -> Tensor:
