@@ -171,11 +171,16 @@ class _Closure:
 
 def _penalty(points: Tensor, like: ElementNetworks) -> tuple[Tensor, Tensor]:
     """(A,) and its gradient (A, P)."""
-    leaf = points.detach().requires_grad_()
-    with torch.enable_grad():
-        penalty = l2_penalty(like.with_flat(leaf))
-        (gradient,) = torch.autograd.grad(penalty.sum(), leaf)
-    return penalty.detach(), gradient
+    # On a CPU one after the other: the bits of a norm depend on how many are computed at once.
+    parts = points.detach().split(1 if points.device.type == "cpu" else len(points))
+    found = []
+    for part in parts:
+        leaf = part.clone().requires_grad_()
+        with torch.enable_grad():
+            penalty = l2_penalty(like.with_flat(leaf))
+            (gradient,) = torch.autograd.grad(penalty.sum(), leaf)
+        found.append((penalty.detach(), gradient))
+    return torch.cat([penalty for penalty, _ in found]), torch.cat([gradient for _, gradient in found])
 
 
 @dataclass
@@ -305,10 +310,25 @@ class _Run:
         for k in running:
             by_step.setdefault(self.histories[k].step, []).append(k)
         for step, chosen in by_step.items():
-            self._set_precision(step, chosen)
+            self._set_precision(step)
+            if step == self.settings.float32_steps and step and self.double:
+                for k in chosen:
+                    self.optimizer.forget(k)
             self.optimizer.step(self.closure, chosen, self.settings.learning_rate_at(step))
 
-    def _set_precision(self, step: int, chosen: Sequence[int]) -> None:
+    def _evaluate(self, members: Sequence[int]) -> None:
+        """Loss and gradient at the weights of these members, each in the precision of the step that led there."""
+        by_precision: dict[bool, list[int]] = {}
+        known = self.optimizer.known
+        for k in members:
+            if not known[k]:
+                first = max(len(self.histories[k].loss) - 1, 0) < self.settings.float32_steps
+                by_precision.setdefault(first, []).append(k)
+        for first, chosen in by_precision.items():
+            self._set_precision(0 if first else self.settings.float32_steps)
+            self.optimizer.evaluate(self.closure, chosen)
+
+    def _set_precision(self, step: int) -> None:
         """float32 in the first steps, where that is asked for, then that of the set."""
         if not self.settings.float32_steps or not self.double:
             return
@@ -316,15 +336,12 @@ class _Run:
         if dtype != self.closure.objective.dtype:
             self._memory += self.objective.kept_bytes
             self.closure.objective = self.objective = self._objective("training", single=dtype == torch.float32)
-        if step == self.settings.float32_steps:
-            for k in chosen:
-                self.optimizer.forget(k)
 
     def _look(self, running: Sequence[int]) -> list[int]:
         """Rows of these members at their new weights; which of them go on."""
         pending, seen = list(running), []
         while pending:  # members that are given new weights are looked at again
-            self.optimizer.evaluate(self.closure, pending)
+            self._evaluate(pending)
             numbers = self.optimizer.extras.tolist()
             restarted = []
             for k in pending:
