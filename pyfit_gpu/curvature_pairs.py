@@ -1,8 +1,13 @@
 """What LBFGS remembers: steps and changes of the gradient, and the direction that follows from them.
 
-With the pairs s_i, y_i from the oldest to the newest, the two-loop recursion (Nocedal and Wright, Numerical
-Optimization, 2nd edition, algorithm 7.4) runs through vectors one after the other. Written out, its coefficients
-solve two triangular systems in the number of pairs (after Byrd, Nocedal and Schnabel, Math. Prog. 63, 129, 1994):
+From the pairs s_i, y_i, oldest to newest, the two-loop recursion (Nocedal and Wright, Numerical Optimization, 2nd
+edition, algorithm 7.4) makes a direction in two products of vectors and two sums for each pair, one after the other.
+`SequentialPairs` does that, in the order of torch.optim.LBFGS, whose bits it has: a rounding error of another order
+grows to 1e-7 within fifty iterations on a network.
+
+For a GPU so many small operations are slow. Written out, the coefficients of the recursion solve two triangular
+systems in the number of pairs (after Byrd, Nocedal and Schnabel, Math. Prog. 63, 129, 1994), which `CompactPairs` does
+for all members at once, as accurately:
 
     R_ij = s_i . y_j   for i <= j, else 0
     R a  = -S g                        the first loop
@@ -10,12 +15,12 @@ solve two triangular systems in the number of pairs (after Byrd, Nocedal and Sch
     R^T c = diag(R) a - gamma Y q      the second loop
     direction = gamma q + S^T c        gamma = s . y / y . y of the newest pair, 1 without pairs
 
-so that a direction takes four products of a matrix with a vector and one more for the new column of R, whatever the
-number of pairs.
+A direction takes four products of a matrix with a vector, and one more for the new column of R.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,13 +47,12 @@ def take(tensor: Tensor, members: Sequence[int], index: Tensor) -> Tensor:
 class CurvaturePairs:
     """Up to H pairs of each of K members, in rings of H + 1 places: the spare one holds the pair that is proposed."""
 
-    def __init__(self, n_members: int, history_size: int, like: Tensor) -> None:
+    def __init__(self, history_size: int, like: Tensor) -> None:
         """For vectors as long as the rows of `like` (K, W), of its dtype and on its device."""
-        n_places, width = history_size + 1, like.shape[1]
-        self.n_places = n_places
-        self.steps = like.new_zeros(n_members, n_places, width)  # s
-        self.changes = like.new_zeros(n_members, n_places, width)  # y
-        self.products = like.new_zeros(n_members, n_places, n_places)  # s_i . y_j by place, of i not newer than j
+        n_members, width = like.shape
+        self.n_places = history_size + 1
+        self.steps = like.new_zeros(n_members, self.n_places, width)  # s
+        self.changes = like.new_zeros(n_members, self.n_places, width)  # y
         self.spare = [0] * n_members  # place
         self.count = [0] * n_members
         self.scale = [1.0] * n_members  # gamma
@@ -56,21 +60,95 @@ class CurvaturePairs:
     def forget(self, member: int) -> None:
         self.steps[member] = 0
         self.changes[member] = 0
-        self.products[member] = 0
         self.spare[member], self.count[member], self.scale[member] = 0, 0, 1.0
+
+    def keep(self, member: int, enough: bool, scale: float) -> None:
+        """Remember the pair that was proposed last, if it had curvature enough."""
+        self.scale[member] = scale
+        if enough:
+            self.count[member] = min(self.count[member] + 1, self.n_places - 1)
+            self.spare[member] = (self.spare[member] + 1) % self.n_places
+
+    def refresh(self) -> None:
+        """Make what follows from steps and changes follow from them again: they have been replaced."""
+
+
+class SequentialPairs(CurvaturePairs):
+    """The recursion as it stands, for a CPU."""
+
+    def __init__(self, history_size: int, like: Tensor, n_weights: int) -> None:
+        """For vectors in the first `n_weights` columns."""
+        super().__init__(history_size, like)
+        # Rows as tensors of their own: to take them out would cost more than to use them.
+        self._s = [member[:, :n_weights].unbind() for member in self.steps]
+        self._y = [member[:, :n_weights].unbind() for member in self.changes]
+        self._curvature = [[math.nan] * self.n_places for _ in like]  # s . y by place
+
+    def propose(self, k: int, step: Tensor, change: Tensor, gradient: Tensor) -> tuple[Tensor, bool, float]:
+        """The direction of member k if this pair is remembered, which `keep` does.
+
+        Args:
+            step, change, gradient: (n_weights,) s, y and g.
+
+        Returns:
+            direction (n_weights,), whether the pair has curvature enough to be remembered, and gamma. Without that
+            the direction is what the pairs so far make of the gradient.
+        """
+        curvature, square = float(change.dot(step)), float(change.dot(change))
+        scale = curvature / square if square else math.nan
+        enough = curvature > LEAST_CURVATURE and math.isfinite(scale)
+        count, spare = self.count[k], self.spare[k]
+        places = [(spare - age) % self.n_places for age in range(count, 0, -1)]  # from the oldest
+        if enough:
+            self._s[k][spare].copy_(step)
+            self._y[k][spare].copy_(change)
+            self._curvature[k][spare] = curvature
+            places = [*places, spare][-(self.n_places - 1) :]
+        else:
+            scale = self.scale[k]
+        return self._recursion(k, places, gradient, scale), enough, scale
+
+    def _recursion(self, k: int, places: Sequence[int], gradient: Tensor, scale: float) -> Tensor:
+        s, y = self._s[k], self._y[k]
+        inverse = {place: 1.0 / self._curvature[k][place] for place in places}
+        q = gradient.neg()
+        alpha = {}
+        for place in reversed(places):
+            alpha[place] = s[place].dot(q).item() * inverse[place]
+            q.add_(y[place], alpha=-alpha[place])
+        q.mul_(scale)
+        for place in places:
+            beta = y[place].dot(q).item() * inverse[place]
+            q.add_(s[place], alpha=alpha[place] - beta)
+        return q
+
+    def refresh(self) -> None:
+        for k, (s, y) in enumerate(zip(self._s, self._y, strict=True)):
+            self._curvature[k] = [float(change.dot(step)) for step, change in zip(s, y, strict=True)]
+
+
+class CompactPairs(CurvaturePairs):
+    """The triangular systems, for many members at once."""
+
+    def __init__(self, history_size: int, like: Tensor) -> None:
+        super().__init__(history_size, like)
+        self.products = like.new_zeros(len(like), self.n_places, self.n_places)  # s_i . y_j by place, i not newer
+
+    def refresh(self) -> None:
+        self.products = self.steps @ self.changes.mT
 
     def propose(
         self, members: Sequence[int], index: Tensor, step: Tensor, change: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The direction if this pair is remembered, which `keep` does.
+        """The directions of members if these pairs are remembered, which `keep` does.
 
         Args:
             members: (A), and as `index` (A,) int64 on the device.
             step, change, gradient: (A, W) s, y and g.
 
         Returns:
-            direction (A, W), and (A, 2): whether the pair has curvature enough to be remembered, gamma. Without
-            that the direction is what the pairs so far make of the gradient.
+            direction (A, W), and (A, 2): whether the pair has curvature enough to be remembered, gamma; as in
+            `SequentialPairs`.
         """
         places = [[self.spare[k] for k in members], [self.count[k] for k in members]]
         spare, count = to_device(places, step, torch.int64)
@@ -86,22 +164,15 @@ class CurvaturePairs:
 
         steps = take(self.steps, members, index)[:, :n_used]
         changes = take(self.changes, members, index)[:, :n_used]
-        both = steps @ torch.stack((change, -gradient), dim=2)  # (A, n_used, 2)
-        self.products[index, :n_used, spare] = both[..., 0]
+        both = torch.stack((change, -gradient), dim=1) @ steps.mT  # (A, 2, n_used)
+        self.products[index, :n_used, spare] = both[:, 0]
         triangle = _Triangle(take(self.products, members, index), spare, count, enough, n_used)
-        first = triangle.solve(triangle.by_age(both[..., 1]))
+        first = triangle.solve(triangle.by_age(both[:, 1]))
         rest = -gradient - _combine(triangle.by_place(first), changes)
         projected = triangle.by_age((changes @ rest[..., None])[..., 0])
         second = triangle.solve_transposed(triangle.diagonal * first - scale[:, None] * projected)
         direction = scale[:, None] * rest + _combine(triangle.by_place(second), steps)
         return direction, torch.stack((enough.to(scale.dtype), scale), dim=1)
-
-    def keep(self, member: int, enough: bool, scale: float) -> None:
-        """Remember the pair that was proposed last, if it had curvature enough."""
-        self.scale[member] = scale
-        if enough:
-            self.count[member] = min(self.count[member] + 1, self.n_places - 1)
-            self.spare[member] = (self.spare[member] + 1) % self.n_places
 
 
 def _combine(coefficients: Tensor, vectors: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -133,10 +134,10 @@ def _state(resumption: Resumption) -> FitState | None:
 
 def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
     for path, one in logs.items():
-        if path in run.logs:
-            one.resume(run.logs[path])
-        else:
+        if path not in run.logs:
             one.begin()  # a log that the run did not have begins where it goes on
+        elif run.logs[path]:
+            one.resume(run.logs[path])
 
 
 class _Stopped:
@@ -170,7 +171,7 @@ class _Checkpoints:
         self.path = outputs.run_file
         self.resumption = resumption
         self.logs = logs
-        self.written = time.monotonic()
+        self.written = -math.inf  # the first is there before any other output: what it stands beside belongs to it
         self.last: FitState | None = None
 
     def __call__(self, state: Callable[[], FitState], last: bool) -> None:

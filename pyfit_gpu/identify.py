@@ -13,9 +13,11 @@ import numpy as np
 from pyfit_gpu.descriptor import GI_MODES, LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import looks_like_ase
-from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
+from pyfit_gpu.history import MemberHistory
 from pyfit_gpu.loading import HDF5_MAGIC, load_training_set, read_frames, read_head
 from pyfit_gpu.networks import ACTIVATIONS
+from pyfit_gpu.run_file import is_run_file, load_run
 from pyfit_gpu.splits import Split
 from pyfit_gpu.store import MANIFEST_NAME
 
@@ -25,6 +27,7 @@ _LOG_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*")
 class FileKind(enum.Enum):
     POTENTIAL = "potential (.nn.dat)"
     TRAINING_SET = "training set (HDF5)"
+    RUN = "run file of a fit"
     MANIFEST = "training set in shards (manifest)"
     TEXT_SET = "training set (classic text)"
     DFT_TEXT = "structures with energies (classic text)"
@@ -44,7 +47,7 @@ def identify(path: str | os.PathLike[str]) -> FileKind:
     name = os.fspath(path)
     head = read_head(path, 65_536)
     if head.startswith(HDF5_MAGIC):
-        return FileKind.TRAINING_SET
+        return FileKind.RUN if is_run_file(path) else FileKind.TRAINING_SET
     if looks_like_ase(path):
         return FileKind.ASE
     text = head.decode("utf-8", errors="replace")
@@ -83,6 +86,7 @@ def info(path: str | os.PathLike[str]) -> str:
     describe = {
         FileKind.POTENTIAL: _potential,
         FileKind.TRAINING_SET: _training_set,
+        FileKind.RUN: _run,
         FileKind.MANIFEST: _training_set,
         FileKind.TEXT_SET: _training_set,
         FileKind.DFT_TEXT: _structures,
@@ -112,7 +116,7 @@ def _potential(path: Path) -> list[str]:
     networks = potential.networks
     shifts = potential.energy_shift.tolist()
     known = "unknown" if np.isnan(shifts).any() else " ".join(f"{shift:g}" for shift in shifts) + " eV/atom"
-    randomize = "; random weights are drawn on loading" if _asks_for_random(path) else ""
+    randomize = "; random weights are drawn on loading" if asks_for_random_weights(path) else ""
     layers = "-".join(map(str, networks.layer_sizes))
     kind = "physically informed (8 bond-order parameters)" if potential.is_physically_informed else "straight"
     return [
@@ -123,10 +127,20 @@ def _potential(path: Path) -> list[str]:
     ]
 
 
-def _asks_for_random(path: Path) -> bool:
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    n_elements = int(lines[1].split()[0])
-    return lines[2 + n_elements].split()[0] == "1"
+def _run(path: Path) -> list[str]:
+    run = load_run(path)
+    networks = run.potential.networks
+    histories = [MemberHistory.from_json(member["history"]) for member in run.state.members]
+    lines = [
+        f"state         {'done' if run.done else 'to be resumed'}, {len(histories)} members, "
+        f"{run.settings['steps']} steps asked for",
+        f"network       {'-'.join(map(str, networks.layer_sizes))}, {networks.n_parameters} parameters each",
+    ]
+    for number, history in enumerate(histories, run.first_member):
+        loss = f", loss {history.loss[-1]:.4e}" if history.loss else ""
+        least = f", least validation {min(history.validation.values()):.4e}" if history.validation else ""
+        lines.append(f"member {number:<6d} {history.status}, step {history.step}{loss}{least} eV/atom")
+    return lines + _descriptor_lines(run.potential.descriptor)
 
 
 def _training_set(path: Path) -> list[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
+
+_ECHO = 1.0  # s; a scheduler sends a signal to a whole group, and a launcher in it passes it on
 
 STATUS_SIGINT = 130
 STATUS_SIGTERM = 143
@@ -67,14 +71,23 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """SIGINT, SIGTERM and SIGUSR1 are noted, not acted on, until the block ends."""
+    """SIGINT, SIGTERM and SIGUSR1 are noted, not acted on, until the block ends; a second one has its usual effect."""
     request = StopRequest()
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
+    first = -math.inf
+
     def handler(number: int, frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number)
+        nonlocal first
+        now = time.monotonic()
+        if request.signal is not None and number != signal.SIGINT and now - first < _ECHO:
+            return
+        if request.signal is None:
+            request.signal, first = signal.Signals(number), now
+            return
         for name, action in earlier.items():
             signal.signal(name, action)
+        os.kill(os.getpid(), number)
 
     for number in earlier:
         signal.signal(number, handler)

@@ -20,10 +20,15 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
+import torch
+
 C1 = 1e-4
 C2 = 0.9
 _WIDENING = (0.01, 10.0)  # of the last move, at least, and of the step length, at most, while bracketing
 _MARGIN = 0.1  # of a bracket's width, between the next trial and the ends
+
+
+SLOTS = 3  # of gradients: at the start, at the best point so far, on trial
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Trial:
     slope: float  # phi'(a)
     slot: int  # where the gradient is kept
     gradient_max: float  # its largest component
+    given: bool = True  # the length was not interpolated, nor derived from one that was: see `_quotient`
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,14 @@ class Ask:
 
     length: float
     slot: int
+    given: bool = True
 
 
 LineSearch = Generator[Ask, Trial, Trial]
 
 
-def strong_wolfe(start: Trial, length: float, *, longest: float, tolerance: float, max_trials: int) -> LineSearch:
-    """Search from `start` (length 0) with `length` as the first trial; return the accepted trial.
+def strong_wolfe(start: Trial, first: Ask, *, longest: float, tolerance: float, max_trials: int) -> LineSearch:
+    """Search from `start` (length 0), with `first` as the first trial; return the accepted trial.
 
     This is one of those tried, or the start, with the least loss known; it need not satisfy the conditions if the
     bracket became too narrow or the trials were used up.
@@ -59,7 +66,7 @@ def strong_wolfe(start: Trial, length: float, *, longest: float, tolerance: floa
         tolerance: a bracket over which no component moves farther is too narrow.
         max_trials: after the first one.
     """
-    before, trial = start, (yield Ask(length, _free(start, start)))
+    before, trial = start, (yield first)
     trials = 0
     while trials < max_trials:
         # The second trial is exempt from the comparison with the first, as in torch.
@@ -70,8 +77,8 @@ def strong_wolfe(start: Trial, length: float, *, longest: float, tolerance: floa
         if trial.slope >= 0:
             break
         least = trial.length + _WIDENING[0] * (trial.length - before.length)
-        length = cubic_minimum(before, trial, bounds=(least, trial.length * _WIDENING[1]))
-        before, trial = trial, (yield Ask(length, _free(start, trial)))
+        length, inside = cubic_minimum(before, trial, bounds=(least, trial.length * _WIDENING[1]))
+        before, trial = trial, (yield Ask(length, other_slot(start.slot, trial.slot), trial.given and not inside))
         trials += 1
     else:
         return (start, trial)[_lower(start, trial)]
@@ -86,8 +93,10 @@ def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max
         if abs(ends[1].length - ends[0].length) * longest < tolerance:
             break
         lengths = sorted(end.length for end in ends)
-        length, near_an_end = _keep_clear(cubic_minimum(*ends), lengths[0], lengths[1], near_an_end)
-        trial = yield Ask(length, _free(start, ends[low]))
+        interpolated, inside = cubic_minimum(*ends)
+        length, near_an_end = _keep_clear(interpolated, lengths[0], lengths[1], near_an_end)
+        given = ends[0].given and ends[1].given and not (inside and length == interpolated)
+        trial = yield Ask(length, other_slot(start.slot, ends[low].slot), given)
         if _too_far(trial, start) or not trial.loss < ends[low].loss:
             ends[1 - low] = trial
             low = _lower(*ends)
@@ -100,9 +109,9 @@ def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max
     return ends[low]
 
 
-def _free(start: Trial, best: Trial) -> int:
-    """A slot of three that neither of them needs."""
-    return next(slot for slot in range(3) if slot not in (start.slot, best.slot))
+def other_slot(*taken: int | None) -> int:
+    """One that is not taken."""
+    return next(slot for slot in range(SLOTS) if slot not in taken)
 
 
 def _too_far(trial: Trial, start: Trial) -> bool:
@@ -115,22 +124,36 @@ def _lower(first: Trial, second: Trial) -> int:
     return int(second.loss < first.loss)
 
 
-def cubic_minimum(one: Trial, other: Trial, *, bounds: tuple[float, float] | None = None) -> float:
+def cubic_minimum(one: Trial, other: Trial, *, bounds: tuple[float, float] | None = None) -> tuple[float, bool]:
     """Where the cubic through losses and slopes of two trials is least, kept within bounds.
 
     The middle of the bounds, if the cubic has no minimum or is not finite. Without bounds they are the two lengths.
+    Returns the length, and whether it is the cubic's minimum itself.
     """
     left, right = (one, other) if one.length <= other.length else (other, one)
     low, high = bounds or (left.length, right.length)
     try:
-        mean = left.slope + right.slope - 3 * (left.loss - right.loss) / (left.length - right.length)
+        chord = _quotient(3 * (left.loss - right.loss), left.length - right.length, one.given and other.given)
+        mean = left.slope + right.slope - chord
         square = mean * mean - left.slope * right.slope
-        root = math.sqrt(square) if square >= 0 else math.nan
+        root = _root(square) if square >= 0 else math.nan
         ahead = (right.slope + root - mean) / (right.slope - left.slope + 2 * root)
     except ZeroDivisionError:
         ahead = math.nan
     length = right.length - (right.length - left.length) * ahead
-    return (low + high) / 2 if math.isnan(length) else min(max(length, low), high)
+    if math.isnan(length):
+        return (low + high) / 2, False
+    return min(max(length, low), high), low <= length <= high
+
+
+def _root(number: float) -> float:
+    """The root with torch's last bit, which is not always the nearest."""
+    return torch.tensor(number, dtype=torch.float64).sqrt().item()
+
+
+def _quotient(number: float, width: float, given: bool) -> float:
+    """number / width with torch's last bit: there interpolated lengths are tensors, whose reciprocal is taken."""
+    return number / width if given else number * (1.0 / width)
 
 
 def _keep_clear(length: float, low: float, high: float, near_an_end: bool) -> tuple[float, bool]:

@@ -1,29 +1,32 @@
 """The vectors of K LBFGS members on their device: weights, directions, gradients, curvature pairs.
 
-On a CPU they are handled member by member, and every vector starts at an aligned address and has a padded width: a
-member's numbers have the same bits whichever others are handled with it. Elsewhere they are handled together. No
-method waits for a GPU.
+On a CPU they are handled one by one, each at an aligned address: a member's numbers have the same bits whichever
+others there are, and those of torch.optim.LBFGS. On a GPU they are handled together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.curvature_pairs import CurvaturePairs, to_device
+from pyfit_gpu.curvature_pairs import CompactPairs, CurvaturePairs, SequentialPairs, to_device
+from pyfit_gpu.line_search import SLOTS
 
 _ALIGNMENT = 16  # elements; the padding is zero
-SLOTS = 3  # of gradients
 _SAVED = (("spare", torch.int64), ("count", torch.int64), ("scale", torch.float64))  # of CurvaturePairs
 
 
 class MemberVectors:
-    """`slot`: where a member keeps a gradient and its extras; what is in which slot, the caller knows."""
+    """What both have in common. A slot holds a gradient and its extras; what is in which, the caller knows."""
 
-    def __init__(self, weights: Tensor, history_size: int) -> None:
+    pairs: CurvaturePairs
+
+    def __init__(self, weights: Tensor) -> None:
         """With a copy of weights (K, P)."""
+        if weights.ndim != 2 or not weights.is_floating_point():
+            raise ValueError(f"weights: expected floats (K, P), got {weights.dtype} {tuple(weights.shape)}")
         n_members, self.n_weights = weights.shape
         width = -(-self.n_weights // _ALIGNMENT) * _ALIGNMENT
         self.points = weights.new_zeros(n_members, width)
@@ -32,7 +35,6 @@ class MemberVectors:
         self.current = [0] * n_members  # which is which
         self.gradients = weights.new_zeros(n_members, SLOTS, width)
         self.extras: Tensor | None = None  # (K, SLOTS, E), from the first evaluation on
-        self.pairs = CurvaturePairs(n_members, history_size, self.points)
 
     def restart(self, member: int, weights: Tensor) -> None:
         """New weights (P,); nothing is remembered."""
@@ -43,30 +45,7 @@ class MemberVectors:
 
     def along(self, members: Sequence[int], lengths: Sequence[float]) -> Tensor:
         """(A, W) so far along the current directions."""
-        found = []
-        for index, (group, length) in self._batches(members, lengths):
-            step = self._numbers(length)[:, None] * self._direction(index, group)
-            found.append(self.points[index] + step)
-        return torch.cat(found)
-
-    def move(self, members: Sequence[int], lengths: Sequence[float]) -> None:
-        """Move the weights along the current directions: exactly to where `along` said."""
-        self.points[self.index(members)] = self.along(members, lengths)
-
-    def store(self, members: Sequence[int], slots: Sequence[int], gradient: Tensor, extras: Tensor) -> Tensor:
-        """Keep gradients (A, P) and extras (A, E); return (A, 3): |g|_max, sum |g|, slope along the direction."""
-        index, slot = self.index(members), self.index(slots)
-        if self.extras is None:
-            self.extras = extras.new_zeros(len(self.points), SLOTS, extras.shape[1])
-        self.gradients[index, slot, : self.n_weights] = gradient
-        self.extras[index, slot] = extras
-        found = []
-        for rows, (group, places) in self._batches(members, slots):
-            stored = self.gradients[rows, self.index(places)]
-            size = stored.abs()
-            slope = (stored * self._direction(rows, group)).sum(dim=1)
-            found.append(torch.stack((size.amax(dim=1), size.sum(dim=1), slope), dim=1))
-        return torch.cat(found)
+        raise NotImplementedError
 
     def look_ahead(
         self, members: Sequence[int], lengths: Sequence[float], befores: Sequence[int], afters: Sequence[int]
@@ -74,18 +53,26 @@ class MemberVectors:
         """Compute the next direction, after a move along the current one and from its gradients before and after.
 
         Returns:
-            (A, 4): slope along it, its largest component, and what `CurvaturePairs.propose` says.
+            (A, 4): slope along it, its largest component; 1 if its pair has curvature enough; its gamma.
         """
-        found = []
-        for index, (group, length, before, after) in self._batches(members, lengths, befores, afters):
-            gradient = self.gradients[index, self.index(after)]
-            change = gradient - self.gradients[index, self.index(before)]
-            step = self._numbers(length)[:, None] * self._direction(index, group)
-            direction, numbers = self.pairs.propose(group, index, step, change, gradient)
-            self.directions[index, self.index([1 - self.current[k] for k in group])] = direction
-            own = torch.stack(((gradient * direction).sum(dim=1), direction.abs().amax(dim=1)), dim=1)
-            found.append(torch.cat((own, numbers), dim=1))
-        return torch.cat(found)
+        raise NotImplementedError
+
+    def measure(self, members: Sequence[int], slots: Sequence[int]) -> Tensor:
+        """(A, 3) of the gradients there: |g|_max, sum |g|, slope along the current direction."""
+        raise NotImplementedError
+
+    def move(self, members: Sequence[int], lengths: Sequence[float]) -> None:
+        """Move the weights along the current directions: exactly to where `along` said."""
+        self.points[self.index(members)] = self.along(members, lengths)
+
+    def store(self, members: Sequence[int], slots: Sequence[int], gradient: Tensor, extras: Tensor) -> Tensor:
+        """Keep gradients (A, P) and extras (A, E); return what `measure` says."""
+        index, slot = self.index(members), self.index(slots)
+        if self.extras is None:
+            self.extras = extras.new_zeros(len(self.points), SLOTS, extras.shape[1])
+        self.gradients[index, slot, : self.n_weights] = gradient
+        self.extras[index, slot] = extras
+        return self.measure(members, slots)
 
     def turn(self, member: int, enough: bool, scale: float) -> None:
         """The direction last looked at becomes the current one; its pair is remembered if it has curvature enough."""
@@ -108,7 +95,6 @@ class MemberVectors:
         }
         found = {name: value[..., : self.n_weights] for name, value in found.items()}
         found["extras"] = self.points.new_zeros(len(slots), 0) if self.extras is None else self.at(self.extras, slots)
-        found["products"] = self.pairs.products
         for name, dtype in _SAVED:
             found[name] = torch.tensor(getattr(self.pairs, name), dtype=dtype)
         return found
@@ -127,22 +113,87 @@ class MemberVectors:
         self.current = [0] * len(self.points)
         extras = state["extras"].to(self.points.device)
         self.extras = extras[:, None].expand(-1, SLOTS, -1).clone() if extras.shape[1] else None
-        self.pairs.products.copy_(state["products"])
         for name, _ in _SAVED:
             setattr(self.pairs, name, state[name].tolist())
-
-    def _direction(self, index: Tensor, members: Sequence[int]) -> Tensor:
-        return self.directions[index, self.index([self.current[k] for k in members])]
+        self.pairs.refresh()
 
     def index(self, values: Sequence[int]) -> Tensor:
         return to_device(values, self.points, torch.int64)
 
-    def _numbers(self, values: Sequence[float]) -> Tensor:
-        return to_device(values, self.points, self.points.dtype)
 
-    def _batches(self, members: Sequence[int], *others: Sequence) -> Iterator[tuple[Tensor, list[Sequence]]]:  # type: ignore[type-arg]
-        """What is handled together: the members' index, then members and others of these members."""
-        size = 1 if self.points.device.type == "cpu" else len(members)
-        for start in range(0, len(members), size):
-            batch = [values[start : start + size] for values in (members, *others)]
-            yield self.index(batch[0]), batch
+class VectorsOneByOne(MemberVectors):
+    """For a CPU: row by row, without the padding."""
+
+    def __init__(self, weights: Tensor, history_size: int) -> None:
+        super().__init__(weights)
+        self.pairs: SequentialPairs = SequentialPairs(history_size, self.points, self.n_weights)
+
+    def along(self, members: Sequence[int], lengths: Sequence[float]) -> Tensor:
+        found = self.points.new_zeros(len(members), self.points.shape[1])
+        for row, k, length in zip(self._rows(found), members, lengths, strict=True):
+            torch.add(self._rows(self.points)[k], self._direction(k), alpha=length, out=row)
+        return found
+
+    def measure(self, members: Sequence[int], slots: Sequence[int]) -> Tensor:
+        found = []
+        for k, slot in zip(members, slots, strict=True):
+            gradient = self._rows(self.gradients)[k, slot]
+            size = gradient.abs()
+            found.append(torch.stack((size.max(), size.sum(), gradient.dot(self._direction(k)))))
+        return torch.stack(found)
+
+    def look_ahead(
+        self, members: Sequence[int], lengths: Sequence[float], befores: Sequence[int], afters: Sequence[int]
+    ) -> Tensor:
+        found = []
+        for k, length, before, after in zip(members, lengths, befores, afters, strict=True):
+            gradient = self._rows(self.gradients)[k, after]
+            change = gradient - self._rows(self.gradients)[k, before]
+            direction, enough, scale = self.pairs.propose(k, self._direction(k) * length, change, gradient)
+            self._rows(self.directions)[k, 1 - self.current[k]] = direction
+            found.append([float(gradient.dot(direction)), float(direction.abs().max()), float(enough), scale])
+        return torch.tensor(found, dtype=torch.float64)
+
+    def _rows(self, vectors: Tensor) -> Tensor:
+        return vectors[..., : self.n_weights]
+
+    def _direction(self, k: int) -> Tensor:
+        return self._rows(self.directions)[k, self.current[k]]
+
+
+class VectorsTogether(MemberVectors):
+    """For a GPU: all of them at once, and no wait for it."""
+
+    def __init__(self, weights: Tensor, history_size: int) -> None:
+        super().__init__(weights)
+        self.pairs: CompactPairs = CompactPairs(history_size, self.points)
+
+    def along(self, members: Sequence[int], lengths: Sequence[float]) -> Tensor:
+        index = self.index(members)
+        return self.points[index] + self._numbers(lengths) * self._direction(index, members)
+
+    def measure(self, members: Sequence[int], slots: Sequence[int]) -> Tensor:
+        index = self.index(members)
+        gradient = self.gradients[index, self.index(slots)]
+        slope = (gradient * self._direction(index, members)).sum(dim=1)
+        size = gradient.abs()
+        return torch.stack((size.amax(dim=1), size.sum(dim=1), slope), dim=1)
+
+    def look_ahead(
+        self, members: Sequence[int], lengths: Sequence[float], befores: Sequence[int], afters: Sequence[int]
+    ) -> Tensor:
+        index = self.index(members)
+        gradient = self.gradients[index, self.index(afters)]
+        change = gradient - self.gradients[index, self.index(befores)]
+        step = self._numbers(lengths) * self._direction(index, members)
+        direction, numbers = self.pairs.propose(members, index, step, change, gradient)
+        self.directions[index, self.index([1 - self.current[k] for k in members])] = direction
+        slope = (gradient * direction).sum(dim=1)
+        return torch.cat((torch.stack((slope, direction.abs().amax(dim=1)), dim=1), numbers), dim=1)
+
+    def _direction(self, index: Tensor, members: Sequence[int]) -> Tensor:
+        return self.directions[index, self.index([self.current[k] for k in members])]
+
+    def _numbers(self, values: Sequence[float]) -> Tensor:
+        """(A, 1)"""
+        return to_device(values, self.points, self.points.dtype)[:, None]

@@ -64,7 +64,7 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
     image = io.BytesIO()  # HDF5 does not survive a disk that fills up while it writes
     with h5py.File(image, "w", libver=("v110", "v110")) as file:
         file.attrs["version"] = RUN_VERSION
-        for name, array in tensors.items():
+        for name, array in sorted(tensors.items()):  # so that the same run gives the same bytes
             file.create_dataset(name, data=array, track_times=False)
         texts = file.create_group("text")
         for name, text in attributes.items():
@@ -96,13 +96,18 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         with h5py.File(name, "r", locking=False) as file:
             if "text/format" not in file or bytes(file["text/format"][...]).decode() != RUN_FORMAT:
                 raise InputError(f"{name}: expected a run file ('{RUN_FORMAT}'), found another HDF5 file")
-            if file.attrs.get("version") != RUN_VERSION:
-                raise InputError(f"{name}: expected run file version {RUN_VERSION}, found {file.attrs.get('version')}")
+            version = file.attrs.get("version")
+            if not isinstance(version, np.integer) or version != RUN_VERSION:
+                raise InputError(f"{name}: expected run file version {RUN_VERSION}, found {version}")
             texts = {key: bytes(value[...]).decode() for key, value in file["text"].items()}
             arrays = {
                 f"{group}/{key}": value[...] for group in ("optimizer", "weights") for key, value in file[group].items()
             }
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+            if not all(isinstance(value, np.ndarray) for value in arrays.values()):
+                raise TypeError("expected numbers in optimizer and weights")
+    except InputError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{name}: cannot read the run file, it may be damaged: {reason}") from error
     if texts.get("content_hash") != _hash(texts, arrays):
@@ -134,5 +139,5 @@ def is_run_file(path: str | os.PathLike[str]) -> bool:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return "text/format" in file and bytes(file["text/format"][...]).decode() == RUN_FORMAT
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError):
+    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError):
         return False

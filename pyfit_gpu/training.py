@@ -80,7 +80,8 @@ def fit(
         steps: overrides `settings.steps`; 0 evaluates and leaves the weights as they are.
         observers: are told about every row as soon as it is known; a function gives those of each member.
         should_stop: asked after every step.
-        checkpoint: called after every step with a function that gives the state, and whether it was the last step.
+        checkpoint: called at the start and after every step with a function that gives the state, and whether it was
+            the last step.
         resume: the state from which to go on.
         team: processes that share the work; this one is the first of them.
 
@@ -233,7 +234,6 @@ class _Run:
         self.good = weights.clone()
         self.kept = weights.clone()
         self.failure = ""  # of the last member that failed
-        self._resumed = False
 
     def _objective(self, name: str, *, single: bool = False) -> Objective:
         """Of one part of the set, in float32 or in the set's precision."""
@@ -273,7 +273,6 @@ class _Run:
                 self._write_back(k, self.good)
             if not state.known:
                 self.optimizer.forget(k)
-        self._resumed = True
 
     # The loop
 
@@ -283,11 +282,15 @@ class _Run:
         checkpoint: Callable[[Callable[[], FitState], bool], None] | None,
     ) -> History:
         started, longest = time.monotonic(), 0.0
+        if checkpoint is not None:
+            checkpoint(self.state, False)
         running = [k for k, history in enumerate(self.histories) if history.status == "running"]
-        if not self._resumed:
-            for k in running:
+        fresh = [k for k in running if not self.histories[k].loss]
+        if fresh:
+            for k in fresh:
                 self._begin(k)
-            running = self._look(running)
+            stopped = set(fresh) - set(self._look(fresh))
+            running = [k for k in running if k not in stopped]
         while True:
             if running and self._out_of_time(time.monotonic() - started, longest):
                 self.history.end = "time"
