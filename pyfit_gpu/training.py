@@ -506,8 +506,8 @@ class _Run:
         """The weights to keep go into the potential."""
         for k, history in enumerate(self.histories):
             history.n_evaluations = self.optimizer.n_evaluations[k]
-            if self.settings.keep == "best" and history.validation:
-                if history.kept_step:
+            if self.settings.keep == "best" and math.isfinite(self.stopping[k].best):
+                if history.step or history.n_restarts:
                     self._write_back(k, self.kept)
             else:
                 history.kept_step = history.step
