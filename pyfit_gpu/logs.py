@@ -54,7 +54,8 @@ class RowFile:
         """
         earlier = self._earlier(attempt)
         try:
-            length = os.stat(earlier if earlier.exists() else self.path).st_size
+            with open(earlier if earlier.exists() else self.path, "r+b") as file:
+                length = file.seek(0, os.SEEK_END)
         except OSError as error:
             raise InputError(f"{self.path}: cannot resume: {error.strerror}") from error
         if length < position:
