@@ -133,11 +133,14 @@ def _state(resumption: Resumption) -> FitState | None:
 
 
 def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
+    written = {path: position for path, position in run.logs.items() if path in logs and position[1]}
+    for path, position in written.items():
+        logs[path].check(*position)  # all of them before any is changed
     for path, one in logs.items():
         if path not in run.logs:
             one.begin()  # a log that the run did not have begins where it goes on
-        elif run.logs[path]:
-            one.resume(run.logs[path])
+        elif path in written:
+            one.resume(*written[path])
 
 
 class _Stopped:
@@ -171,6 +174,8 @@ class _Checkpoints:
         self.path = outputs.run_file
         self.resumption = resumption
         self.logs = logs
+        for one in logs.values():
+            one.keeps_earlier = bool(self.path)
         self.written = -math.inf  # the first is there before any other output: what it stands beside belongs to it
         self.last: FitState | None = None
 
@@ -192,6 +197,8 @@ class _Checkpoints:
         positions = {path: one.position() for path, one in self.logs.items()}
         run = Run(self.potential, state, settings, self.resumption.data, positions, self.resumption.first_member, done)
         save_run(run, self.path)
+        for one in self.logs.values():
+            one.saved()
         self.written = time.monotonic()
 
 

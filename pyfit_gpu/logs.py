@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import math
 import os
@@ -20,35 +21,73 @@ from pyfit_gpu.progress import Progress
 
 
 class RowFile:
-    """A file that is written anew at the start and flushed after every row."""
+    """A file that is written anew at the start and flushed after every row.
+
+    Training that restarts with new weights begins it again. Where there is a run file, what was there before stays
+    under a hidden name until the next one is written: a run that is killed in between goes on from the one before.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.keeps_earlier = False  # attempts, until `saved`
+        self._attempt = 0
+        self._kept: list[Path] = []
         self._file: TextIO | None = None
 
     def begin(self) -> None:
+        again = self._file is not None
         self.close()
         try:
+            if again and self.keeps_earlier:
+                self._kept.append(self._earlier(self._attempt))
+                os.replace(self.path, self._kept[-1])
+            self._attempt += again
             self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
         except OSError as error:
             raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
 
-    def resume(self, position: int) -> None:
-        """Go on after the first `position` bytes; what an interrupted run wrote beyond them is cut off."""
-        self.close()
+    def check(self, attempt: int, position: int) -> None:
+        """Whether `resume` would find what it needs; changes nothing.
+
+        Raises:
+            InputError: the file is not there, or shorter.
+        """
+        earlier = self._earlier(attempt)
         try:
+            with open(earlier if earlier.exists() else self.path, "r+b") as file:
+                length = file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot resume: {error.strerror}") from error
+        if length < position:
+            raise InputError(f"{self.path}: cannot resume: expected at least {position} bytes, found {length}")
+
+    def resume(self, attempt: int, position: int) -> None:
+        """Go on after the first bytes of an attempt; what an interrupted run wrote beyond them is cut off."""
+        self.close()
+        self.check(attempt, position)
+        try:
+            if self._earlier(attempt).exists():
+                os.replace(self._earlier(attempt), self.path)
+            self._attempt = attempt
+            for later in self.path.parent.glob(f".{glob.escape(self.path.name)}.attempt*"):
+                later.unlink()
             self._file = open(self.path, "r+", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
-            length = self._file.seek(0, os.SEEK_END)
-            if length < position:
-                raise InputError(f"{self.path}: cannot resume: expected at least {position} bytes, found {length}")
             self._file.truncate(position)
             self._file.seek(position)
         except OSError as error:
             raise InputError(f"{self.path}: cannot resume: {error.strerror}") from error
 
-    def position(self) -> int:
-        """Bytes written so far."""
-        return 0 if self._file is None else self._file.tell()
+    def position(self) -> tuple[int, int]:
+        """How often training had restarted, and bytes written since."""
+        return self._attempt, 0 if self._file is None else self._file.tell()
+
+    def saved(self) -> None:
+        """A run file knows the position."""
+        while self._kept:
+            self._kept.pop().unlink(missing_ok=True)
+
+    def _earlier(self, attempt: int) -> Path:
+        return self.path.with_name(f".{self.path.name}.attempt{attempt}")
 
     def write(self, text: str) -> None:
         assert self._file is not None, "begin() comes first"

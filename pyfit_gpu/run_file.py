@@ -34,7 +34,7 @@ class Run:
     state: FitState
     settings: dict[str, Any]  # what the fit was asked to do, by option; JSON
     data: dict[str, Any]  # what it was given: set, split, potential; JSON
-    logs: dict[str, int]  # bytes of each log that belong to the rows so far, by file
+    logs: dict[str, tuple[int, int]]  # of each log, by file: restarts so far, and bytes written since
     first_member: int
     done: bool  # it ended by itself
 
@@ -123,7 +123,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         state=state,
         settings=json.loads(texts["settings"]),
         data=json.loads(texts["data"]),
-        logs=json.loads(texts["logs"]),
+        logs={path: (attempt, position) for path, (attempt, position) in json.loads(texts["logs"]).items()},
         first_member=json.loads(texts["first_member"]),
         done=json.loads(texts["done"]),
     )

@@ -217,7 +217,8 @@ class _Run:
         self.parts = {"training": train, "validation": validation}
         self._memory = kept_memory(train.features.device, team)
         self.double = train.features.dtype == torch.float64
-        self.objective = self._objective("training", single=settings.float32_steps > 0)
+        self.objective = self._objective("training", single=self._single(0))
+        self._idle: Objective | None = None  # of the other precision, while members need both
         # Structures of weight 0 have no say; a set of nothing else says nothing.
         self.validation: Objective | None = None
         if validation is not None and len(validation) and bool(validation.weight.sum() > 0):
@@ -317,38 +318,39 @@ class _Run:
         for k in running:
             by_step.setdefault(self.histories[k].step, []).append(k)
         for step, chosen in by_step.items():
-            self._set_precision(step)
-            if step == self.settings.float32_steps and step and self.double:
+            self._use(single=self._single(step + 1))
+            if self.double and step == self.settings.float32_steps:
                 for k in chosen:
                     self.optimizer.forget(k)
             self.optimizer.step(self.closure, chosen, self.settings.learning_rate_at(step))
 
-    def _evaluate(self, members: Sequence[int]) -> None:
-        """Loss and gradient at the weights of these members, each in the precision of the step that led there."""
-        by_precision: dict[bool, list[int]] = {}
-        known = self.optimizer.known
-        for k in members:
-            if not known[k]:
-                first = max(len(self.histories[k].loss) - 1, 0) < self.settings.float32_steps
-                by_precision.setdefault(first, []).append(k)
-        for first, chosen in by_precision.items():
-            self._set_precision(0 if first else self.settings.float32_steps)
-            self.optimizer.evaluate(self.closure, chosen)
+    def _single(self, row: int) -> bool:
+        """Whether a row, and the step that leads to it, are computed in float32 instead of the set's float64."""
+        return self.double and max(row - 1, 0) < self.settings.float32_steps
 
-    def _set_precision(self, step: int) -> None:
-        """float32 in the first steps, where that is asked for, then that of the set."""
-        if not self.settings.float32_steps or not self.double:
+    def _use(self, *, single: bool) -> None:
+        """Evaluate in this precision from here on."""
+        if not self.double or single == (self.objective.dtype == torch.float32):
             return
-        dtype = torch.float32 if step < self.settings.float32_steps else torch.float64
-        if dtype != self.closure.objective.dtype:
-            self._memory += self.objective.kept_bytes
-            self.closure.objective = self.objective = self._objective("training", single=dtype == torch.float32)
+        before, idle = self.objective, self._idle
+        self._idle = None
+        if any(h.status == "running" and self._single(len(h.loss)) != single for h in self.histories):
+            self._idle = before
+        else:
+            self._memory += before.kept_bytes  # which the other one may need
+        self.objective = idle or self._objective("training", single=single)
+        self.closure.objective = self.objective
 
     def _look(self, running: Sequence[int]) -> list[int]:
         """Rows of these members at their new weights; which of them go on."""
         pending, seen = list(running), []
         while pending:  # members that are given new weights are looked at again
-            self._evaluate(pending)
+            # Restarted members may be in another precision than the others.
+            for single in (True, False):
+                chosen = [k for k in pending if self._single(len(self.histories[k].loss)) == single]
+                if chosen:
+                    self._use(single=single)
+                    self.optimizer.evaluate(self.closure, chosen)
             numbers = self.optimizer.extras.tolist()
             restarted = []
             for k in pending:
@@ -464,6 +466,7 @@ class _Run:
         history.errors.append(errors)
         history.n_evaluations = self.optimizer.n_evaluations[k]
         weights = self.optimizer.weights[k]
+        self._use(single=self._single(step))
         if (step or history.n_restarts) and math.isfinite(loss):
             self.good[k] = weights
             self._write_back(k, self.good)
@@ -501,19 +504,20 @@ class _Run:
         reached = history.validation_errors.get(history.step) if validates else history.errors[-1]
         if history.status == "gave up":
             return
-        if history.step >= settings.steps:
-            history.status = "steps"
-        elif settings.target_rmse and reached is not None and reached.energy <= settings.target_rmse:
+        # The steps come last: a fit that is given more of them later goes on only if nothing else stopped it.
+        if settings.target_rmse and reached is not None and reached.energy <= settings.target_rmse:
             history.status = "target"
         elif settings.patience and stopping.waiting >= settings.patience:
             history.status = "patience"
+        elif history.step >= settings.steps:
+            history.status = "steps"
 
     def _finish(self) -> None:
         """The weights to keep go into the potential."""
         for k, history in enumerate(self.histories):
             history.n_evaluations = self.optimizer.n_evaluations[k]
-            if self.settings.keep == "best" and history.validation:
-                if history.kept_step != history.step:
+            if self.settings.keep == "best" and math.isfinite(self.stopping[k].best):
+                if history.step or history.n_restarts:
                     self._write_back(k, self.kept)
             else:
                 history.kept_step = history.step

@@ -18,6 +18,10 @@ TESTS = Path(__file__).parent
 MakeFrame = Callable[..., Frame]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="more of what takes long, such as kills at random moments")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """The tests are small: threads would only wait for each other."""

@@ -47,7 +47,7 @@ def make_run(seed: int = 3, *, members: int = 2, steps: int = 3) -> Run:
         state=states[-1],
         settings={"steps": steps, "learning_rate": None, "group_targets": {"Å x": 0.1 + 0.2}, "seed": seed},
         data={"descriptor": {"elements": ["Si", "C"], "cutoff": 1 / 3}, "split": "00ff"},
-        logs={"out/Å loss.txt": 123, "b.txt": 0},
+        logs={"out/Å loss.txt": (2, 123), "b.txt": (0, 0)},
         first_member=4,
         done=False,
     )
@@ -196,7 +196,7 @@ class TestLayout:
     def test_texts(self, sample: Run, saved: Path) -> None:
         assert text_of(saved, "format") == "pyfit-gpu run"
         assert text_of(saved, "created_by").startswith("pyfit-gpu ")
-        assert json.loads(text_of(saved, "logs")) == {"out/Å loss.txt": 123, "b.txt": 0}
+        assert json.loads(text_of(saved, "logs")) == {"out/Å loss.txt": [2, 123], "b.txt": [0, 0]}
         assert json.loads(text_of(saved, "settings")) == sample.settings
         assert json.loads(text_of(saved, "data")) == sample.data
         assert json.loads(text_of(saved, "first_member")) == 4
