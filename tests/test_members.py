@@ -109,6 +109,17 @@ class TestAsIfAlone:
             seen.add((bits(own), together.potential.networks.flat().numpy().tobytes()))
         assert len(seen) == 1
 
+    def test_wide_networks_with_any_number_of_threads(self) -> None:
+        """So many weights that torch would share out their products."""
+        train, seen = make_set([3, 1, 4] * 20), set()
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            potential = make_potential(hidden=(200, 180), max_random=0.1)
+            assert potential.networks.n_parameters > 32_768
+            fit(potential, train, settings=replace(SETTINGS, l2=1e-3), steps=2)
+            seen.add(bits(potential))
+        assert len(seen) == 1
+
     def test_given_potentials(self) -> None:
         """K starts of the user's own: those of the potential, in their order."""
         train, validation = sets()

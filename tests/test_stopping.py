@@ -263,6 +263,11 @@ class TestTime:
         history = fit(make_potential(), TRAIN, settings=FitSettings(steps=3, max_time=5.0))
         assert (history.best.step, history.end) == (3, "done")
 
+    def test_a_wish_to_stop_after_the_end_changes_nothing(self) -> None:
+        weights = Weights()
+        history = fit(make_potential(), TRAIN, steps=2, observers=[weights], should_stop=lambda: len(weights.seen) == 3)
+        assert (history.best.step, history.end) == (2, "done")
+
     def test_real_time(self) -> None:
         started = time.monotonic()
         settings = FitSettings(steps=10**6, max_time=0.5, line_search="none", learning_rate=1e-6)
