@@ -31,6 +31,8 @@ from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.verbs import describe_set
 from pyfit_gpu.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
 
+_REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong
+
 
 @dataclass(frozen=True)
 class SplitOptions:
@@ -93,7 +95,10 @@ def train(
     if world_size() == 1:
         return job.prepared().run(None)
     team = Team.join(setup.device, job.how.deal)
-    return _lead(job, team) if team.rank == 0 else _follow(job, team)
+    try:
+        return _lead(job, team) if team.rank == 0 else _follow(job, team)
+    finally:
+        team.leave()
 
 
 def _lead(job: _Job, team: Team) -> int:
@@ -104,23 +109,33 @@ def _lead(job: _Job, team: Team) -> int:
         dist.broadcast_object_list([None], 0)
         raise
     dist.broadcast_object_list([(ready.split, ready.settings)], 0)
+    for rank, fault in enumerate(team.faults()):
+        if fault:
+            raise InputError(f"process {rank}: {fault}")
     log.info("%d processes share the work (%s)", team.size, team.deal)
     try:
         return ready.run(team)
     finally:
-        team.leave()
+        team.dismiss()
 
 
 def _follow(job: _Job, team: Team) -> int:
-    """Signals are for the first process, which decides when all stop."""
+    """Signals are for the first process, which decides when all stop, and says what is wrong."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     message: list[Any] = [None]
     dist.broadcast_object_list(message, 0)
     if message[0] is None:
-        return 0
+        return _REFUSED
     split, settings = message[0]
-    whole = job.weighted(load_training_set(job.training_set))
+    fault = ""
+    try:
+        whole = job.weighted(load_training_set(job.training_set))
+        like = load_potentials(job.start.potentials).networks
+    except InputError as error:
+        fault = str(error)
+    if any(team.faults(fault)):
+        return _REFUSED
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
     memory = kept_memory(job.setup.device, team)
 
@@ -129,7 +144,7 @@ def _follow(job: _Job, team: Team) -> int:
         objective, memory = make_objective(parts[name], settings, single=single, memory=memory, team=team)
         return objective
 
-    team.serve(load_potentials(job.start.potentials).networks, make)
+    team.serve(like, make)
     return 0
 
 
