@@ -10,13 +10,16 @@ the terms of forces and stress go through autograd.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.feature_rows import read_features
-from pyfit_gpu.force_map import ForceMap
+from pyfit_gpu.force_map import ForceMap, require_positions
 from pyfit_gpu.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.parallel import ordered_sum
 from pyfit_gpu.potential import sum_over_atoms
@@ -80,10 +83,21 @@ class BlockValue:
 
 
 class Block:
-    """Tensors are arranged once, in memory of their own, on the device and in the dtype of the set's features."""
+    """Tensors are arranged once, in memory of their own, on the device and in the dtype of the set's features.
+
+    A block that is streamed holds neither features nor derivatives until it is opened, and then for as long as the
+    opened one is in use.
+    """
 
     def __init__(
-        self, chosen: TrainingSet, shares: Shares, *, force_weight: float, stress_weight: float, memory: float
+        self,
+        chosen: TrainingSet,
+        shares: Shares,
+        *,
+        force_weight: float,
+        stress_weight: float,
+        memory: float,
+        stream: bool = False,
     ) -> None:
         """
         Args:
@@ -91,19 +105,54 @@ class Block:
             shares: of the block's structures in the whole set.
             force_weight, stress_weight: zero where the label takes no part.
             memory: bytes, at most, of derivatives that are kept.
+            stream: read the features, and compute derivatives, each time the block is opened.
         """
-        features = read_features(chosen.features)
         self.layout = ElementLayout.of(chosen.species, chosen.descriptor.n_elements)
-        # A copy: what the block computes must not depend on where in a larger tensor its rows begin.
-        self.features = self.layout.arrange(features).clone(memory_format=torch.contiguous_format)
-        dtype = features.dtype
+        self._source = chosen.features
+        dtype = chosen.features.dtype
         self.sizes = chosen.sizes
         self.structure = torch.repeat_interleave(chosen.sizes)
         self.per_atom = 1.0 / chosen.sizes.to(dtype)
         # Added up in float64: total energies of hundreds of eV cost float32 its digits.
         self.target = (chosen.energy_used / chosen.sizes).to(dtype)  # (B,) eV/atom
         self.share = shares.energy.to(dtype)
-        self.labels = _Labels.of(chosen, shares, force_weight=force_weight, stress_weight=stress_weight, memory=memory)
+        self.slope = 2 * self.share * self.per_atom
+        rows = _with_labels(shares, force_weight=force_weight, stress_weight=stress_weight)
+        self._make_labels: Callable[[], _Labels] | None = None
+        if len(rows):
+            if stream:  # what is wrong shows before the first evaluation
+                require_positions(chosen.select(rows))
+            self._make_labels = partial(
+                _Labels,
+                chosen,
+                shares,
+                rows,
+                force_weight=force_weight,
+                stress_weight=stress_weight,
+                memory=0 if stream else memory,
+            )
+        self.labels: _Labels | None = None
+        self.is_open = False
+        if not stream:
+            self._open()
+
+    def opened(self) -> Block:
+        """This one, or if it is streamed another that holds everything."""
+        if self.is_open:
+            return self
+        block = copy(self)
+        block._open()
+        return block
+
+    def _open(self) -> None:
+        arranged = self.layout.arrange(read_features(self._source))
+        if isinstance(self._source, Tensor):
+            # A copy: what the block computes must not depend on where in a larger tensor its rows begin.
+            arranged = arranged.clone(memory_format=torch.contiguous_format)
+        self.features = arranged
+        self.labels = self._make_labels() if self._make_labels else None
+        self.is_open = True
+        del self._source, self._make_labels  # and with them the set's own tensors
 
     @property
     def kept_bytes(self) -> int:
@@ -114,35 +163,32 @@ class Block:
         """(A, B) eV/atom."""
         return self._per_atom(networks.forward(self.features)[0])
 
-    def value(self, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
-        """At the weights `points` (A, n_parameters) of networks of the same layers as `like`.
+    def value(self, networks: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
+        """Of all members of the networks, which have the dtype and device of the features.
 
         Args:
             factor: (A, B) by which the gradient of each structure's squared energy error is scaled; None: 1.
         """
         with torch.no_grad():
             if self.labels is None:
-                return self._of_energies(points, like, factor, gradient)
-            return self._of_all_labels(points, like, factor, gradient)
+                return self._of_energies(networks, factor, gradient)
+            return self._of_all_labels(networks, factor, gradient)
 
-    def _of_energies(self, points: Tensor, like: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
-        networks = like.with_flat(points)
+    def _of_energies(self, networks: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
         outputs, sigmoids = networks.forward(self.features)
         energies = self._per_atom(outputs)
-        squares = energies.new_zeros(len(points), 3)
+        squares = energies.new_zeros(len(energies), 3)
         if not gradient:
             return BlockValue(energies, squares, None)
-        of_energies = 2 * (energies - self.target) * self._scaled(factor) * self.per_atom
+        of_energies = (energies - self.target) * self._slope(factor)
         of_outputs = self.layout.arrange_values(of_energies.index_select(1, self.structure))
         return BlockValue(energies, squares, networks.pull_back(self.features, sigmoids, of_outputs))
 
-    def _of_all_labels(
-        self, points: Tensor, like: ElementNetworks, factor: Tensor | None, gradient: bool
-    ) -> BlockValue:
+    def _of_all_labels(self, networks: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
         assert self.labels is not None
-        leaf = points.detach().requires_grad_(gradient)
+        leaf = networks.flat().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
-            outputs, of_features = like.with_flat(leaf).with_gradient(self.features)
+            outputs, of_features = networks.with_flat(leaf).with_gradient(self.features)
             energies = self._per_atom(outputs)
             square = ((energies - self.target).square() * self._scaled(factor)).sum(dim=1)
             other, squares = self.labels.squares(self.layout.restore(of_features))
@@ -153,8 +199,22 @@ class Block:
         """(A, S, M) to (A, B) eV/atom."""
         return sum_over_atoms(self.layout.restore(outputs[..., None])[..., 0], self.sizes) * self.per_atom
 
+    def _slope(self, factor: Tensor | None) -> Tensor:
+        """Of share times squared error by the energy of an atom, per error."""
+        return self.slope if factor is None else self.slope * factor.to(self.slope.dtype)
+
     def _scaled(self, factor: Tensor | None) -> Tensor:
         return self.share if factor is None else self.share * factor.to(self.share.dtype)
+
+
+def _with_labels(shares: Shares, *, force_weight: float, stress_weight: float) -> Tensor:
+    """(B',) int64, structures with a label, besides the energy, that counts."""
+    wanted = torch.zeros_like(shares.energy, dtype=torch.bool)
+    if force_weight > 0:
+        wanted |= shares.force > 0
+    if stress_weight > 0:
+        wanted |= shares.stress > 0
+    return wanted.nonzero()[:, 0]
 
 
 class _Labels:
@@ -184,21 +244,6 @@ class _Labels:
         self.stress = chosen.stress[own].nan_to_num().to(dtype)[:, None]
         self.per_volume = torch.where(known[own], 1 / volume, 0.0).to(dtype)[:, None, None]
         self.volume_per_atom = (volume / sizes).to(dtype)[:, None, None]
-
-    @classmethod
-    def of(
-        cls, chosen: TrainingSet, shares: Shares, *, force_weight: float, stress_weight: float, memory: float
-    ) -> _Labels | None:
-        """None: no structure of the block has a label that counts."""
-        wanted = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.sizes.device)
-        if force_weight > 0:
-            wanted |= shares.force > 0
-        if stress_weight > 0:
-            wanted |= shares.stress > 0
-        rows = wanted.nonzero()[:, 0]
-        if not len(rows):
-            return None
-        return cls(chosen, shares, rows, force_weight=force_weight, stress_weight=stress_weight, memory=memory)
 
     def squares(self, of_features: Tensor) -> tuple[Tensor, Tensor]:
         """Their part of the squared loss (A,), and the sums of `BlockValue.squares`, detached.

@@ -106,13 +106,17 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _common(verb: argparse.ArgumentParser) -> None:
+    _computing(verb)
+    _outputs(verb)
+
+
+def _computing(verb: argparse.ArgumentParser) -> None:
     device = verb.add_mutually_exclusive_group()
     device.add_argument("--device", default="auto", help="cpu, cuda:N, or auto: a GPU if there is one (default)")
     device.add_argument("--gpu-affinity", type=_whole, metavar="N", help="the same as --device cuda:N")
     device.add_argument("--force-cpu", action="store_true", help="the same as --device cpu")
     verb.add_argument("--n-threads", type=_whole, default=0, metavar="N", help="CPU threads; 0: torch's choice")
     verb.add_argument("--dtype", default="float64", choices=("float64", "float32"), help="precision (float64)")
-    _outputs(verb)
 
 
 def _outputs(verb: argparse.ArgumentParser) -> None:
@@ -129,6 +133,7 @@ def _build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_new(verbs)
     _add_prepare(verbs)
     _add_train(verbs)
+    _add_plan(verbs)
     _add_evaluate(verbs)
     verb = verbs.add_parser("info", help="what a file is, in a few lines")
     verb.add_argument("file", metavar="FILE")
@@ -262,6 +267,21 @@ def _add_logs(add: Callable[..., Any]) -> None:
     add("--energy-volume-interval", type=_whole, default=1, metavar="N", help="steps between its rows (1)")
     add("--backup-dir", metavar="DIR", help="folder of network backups (NN_OUT's stem + .backup; '' for none)")
     add("--backup-interval", type=_whole, default=25, metavar="N", help="steps between backups (25; 0: never)")
+
+
+def _add_plan(verbs: Any) -> None:
+    verb = verbs.add_parser("plan", help="the memory that a training takes, and how it keeps within a limit")
+    add = verb.add_argument
+    add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
+    add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to train")
+    add("--members", type=_whole, default=1, metavar="K", help="networks trained at once (1)")
+    add("--memory", metavar="SIZE", help="limit, such as 4G or 512M, of the GPU or else the process (0.8 of all)")
+    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
+    add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    _computing(verb)
+    verb.add_argument("--quiet", action="store_true", help="only errors: whether it fits shows in the exit status")
+    verb.set_defaults(overwrite=False, unique=False)
 
 
 def _add_evaluate(verbs: Any) -> None:
@@ -482,6 +502,24 @@ def _beside(options: argparse.Namespace, name: str | None, ending: str) -> str:
     return beside(options.out, ending) if name is None else name
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from pyfit_gpu.fit_settings import FitSettings
+    from pyfit_gpu.planning import plan
+
+    settings = FitSettings(
+        history_size=options.history_size, force_weight=options.force_weight, stress_weight=options.stress_weight
+    )
+    plan(
+        options.training_set,
+        potential=options.potential,
+        setup=_setup(options),
+        members=options.members,
+        memory=options.memory,
+        settings=settings,
+    )
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from pyfit_gpu.evaluation import evaluate
 
@@ -515,6 +553,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "new": _new,
     "prepare": _prepare,
     "train": _train,
+    "plan": _plan,
     "evaluate": _evaluate,
     "info": _info,
     "convert": _convert,

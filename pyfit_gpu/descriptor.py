@@ -204,6 +204,17 @@ class LocalStructureParameters:
         return (raw + self.shift).reciprocal() if self.gi_mode in _LOG_MODES else torch.ones_like(raw)
 
 
+def chunk_limits(*, on_gpu: bool) -> tuple[int, int]:
+    """Atoms, and places for pairs, of one chunk at most."""
+    return _CHUNK_GPU if on_gpu else _CHUNK_CPU
+
+
+def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
+    """(n_atoms,) places for the pairs of each atom, for as many neighbours as it has."""
+    step = _WIDTH_STEP_GPU if on_gpu else _WIDTH_STEP_CPU
+    return ((counts + step - 1) // step * step).clamp(min=step)
+
+
 def _chunks(counts: Tensor, most_pairs: int | None) -> Iterator[tuple[Tensor, int]]:
     """Atoms in chunks of one padded width, and that width, which is not zero for an atom without neighbours.
 
@@ -211,11 +222,10 @@ def _chunks(counts: Tensor, most_pairs: int | None) -> Iterator[tuple[Tensor, in
     computed with it: in one file or in shards.
     """
     on_cpu = counts.device.type == "cpu"
-    max_atoms, max_pairs = _CHUNK_CPU if on_cpu else _CHUNK_GPU
+    max_atoms, max_pairs = chunk_limits(on_gpu=not on_cpu)
     if most_pairs is not None:
         max_pairs = min(max_pairs, most_pairs)
-    step = _WIDTH_STEP_CPU if on_cpu else _WIDTH_STEP_GPU
-    widths = ((counts + step - 1) // step * step).clamp(min=step)
+    widths = padded_widths(counts, on_gpu=not on_cpu)
     ordered, order = torch.sort(widths, stable=True)
     distinct, n_atoms = (tensor.tolist() for tensor in torch.unique_consecutive(ordered, return_counts=True))
     start = 0

@@ -1,27 +1,116 @@
-"""Features of a training set that stay in their files until they are needed."""
+"""Features of a training set that stay in their files until they are needed.
+
+Read with `preadv` into memory of our own, not mapped: mapped pages count as the process's memory where a batch system
+looks, and a file system that loses a file ends a process that has it mapped without a word.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_PIECE_BYTES = 2**22  # of rows that are read at once
+_SPAN = 4  # rows of a file are read with what lies between them, if they are at least one in so many
+_LONGEST_READ = 2**30  # bytes of one system call; Linux reads at most 2 GiB
+
+ROW_DTYPE = np.dtype("<f8")
+
+
+class FeatureFile:
+    """Rows of numbers that lie one after the other in a file. It stays the same file when its name is replaced."""
+
+    def __init__(self, path: str | os.PathLike[str], offset: int, shape: tuple[int, int]) -> None:
+        """
+        Args:
+            offset: bytes before the first row.
+            shape: rows and numbers in a row, float64.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self.path = os.fspath(path)
+        self.shape = shape
+        self.dtype = ROW_DTYPE
+        self._offset = offset
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Rows from `first` on into `out` (n, n_features), contiguous.
+
+        Raises:
+            OSError: they cannot be read, or the file ends before.
+        """
+        target = out.reshape(-1).view(np.uint8).data
+        offset = self._offset + first * self.shape[1] * ROW_DTYPE.itemsize
+        done = 0
+        while done < len(target):
+            count = os.preadv(self._descriptor, [target[done : done + _LONGEST_READ]], offset + done)
+            if not count:
+                raise OSError(f"{self.path}: expected {len(target)} bytes of features at {offset}, the file ends")
+            done += count
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """All rows (n, n_features) in order, a few at a time; what was given before is overwritten."""
+        n_rows, width = self.shape
+        step = _rows_at_once(width)
+        buffer = np.empty((min(step, n_rows), width))
+        for first in range(0, n_rows, step):
+            piece = buffer[: min(step, n_rows - first)]
+            self.read(first, piece)
+            yield piece
+
+    def take(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """The named rows (n,), in any order, into `out` (n, n_features), contiguous."""
+        if not len(rows):
+            return
+        low, high = int(rows.min()), int(rows.max()) + 1
+        if high - low == len(rows) and bool((np.diff(rows) == 1).all()):
+            self.read(low, out)
+        elif high - low <= _SPAN * len(rows):
+            span = np.empty((high - low, self.shape[1]))
+            self.read(low, span)
+            np.take(span, rows - low, axis=0, out=out, mode="clip")
+        else:
+            # Far apart: each run of rows by itself. Structures are runs.
+            starts = np.concatenate(([0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)])).tolist()
+            for start, end in pairwise(starts):
+                self.read(int(rows[start]), out[start:end])
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """Rows of arrays mapped from files; stands where a `TrainingSet` has a tensor. Reading happens in `tensor`."""
+    """Rows of files; stands where a `TrainingSet` has a tensor. Reading happens in `tensor`."""
 
-    files: tuple[np.ndarray, ...]  # (n, n_features) float64 each, mapped
-    rows: Tensor  # (n_atoms,) int64, rows of all files one after the other
+    files: tuple[FeatureFile, ...]
+    rows: Tensor  # (n_atoms,) int64 on the host, rows of all files one after the other
     dtype: torch.dtype = torch.float64  # of what `tensor` gives
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def of(cls, files: Sequence[np.ndarray]) -> FeatureRows:
+    def of(cls, files: Sequence[FeatureFile]) -> FeatureRows:
         return cls(tuple(files), torch.arange(sum(len(file) for file in files)))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[FeatureRows]) -> FeatureRows:
+        """One after the other, to be read as the first."""
+        files: list[FeatureFile] = []
+        rows, first = [], 0
+        for part in parts:
+            rows.append(part.rows + first)
+            files += part.files
+            first += sum(len(file) for file in part.files)
+        return replace(parts[0], files=tuple(files), rows=torch.cat(rows))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -38,20 +127,52 @@ class FeatureRows:
         return replace(self, device=torch.device(device), dtype=dtype or self.dtype)
 
     def tensor(self) -> Tensor:
-        """(n_atoms, n_features), read now."""
-        found = np.empty(self.shape)
-        wanted = self.rows.numpy()
+        """(n_atoms, n_features), read now; besides it, a few MiB are taken at a time.
+
+        Raises:
+            OSError: the files cannot be read.
+        """
+        n_rows, width = self.shape
+        found = torch.empty(n_rows, width, dtype=self.dtype, device=self.device)
+        in_place = self.device.type == "cpu" and self.dtype == torch.float64
+        step = _rows_at_once(width)
+        for first in range(0, n_rows, step):
+            which = slice(first, min(n_rows, first + step))
+            if in_place:
+                self._read(which, found[which].numpy())
+            else:
+                piece = np.empty((which.stop - first, width))
+                self._read(which, piece)
+                found[which] = torch.from_numpy(piece)
+        return found
+
+    def _read(self, which: slice, out: np.ndarray) -> None:
+        wanted = self.rows[which].numpy()
         first = 0
         for file in self.files:
             here = (wanted >= first) & (wanted < first + len(file))
             if here.all():
-                np.take(file, wanted - first, axis=0, out=found, mode="clip")
-            elif here.any():
-                found[here] = file[wanted[here] - first]
+                file.take(wanted - first, out)
+                return
+            if here.any():
+                own = np.empty((int(here.sum()), out.shape[1]))
+                file.take(wanted[here] - first, own)
+                out[here] = own
             first += len(file)
-        return torch.from_numpy(found).to(self.device, self.dtype)
+
+
+def _rows_at_once(width: int) -> int:
+    return max(1, _PIECE_BYTES // (ROW_DTYPE.itemsize * max(1, width)))
 
 
 def read_features(features: Tensor | FeatureRows) -> Tensor:
     """(n_atoms, n_features), in memory."""
     return features if isinstance(features, Tensor) else features.tensor()
+
+
+def join_features(parts: Sequence[Tensor | FeatureRows]) -> Tensor | FeatureRows:
+    """One after the other; left in their files where all of them are."""
+    lazy = [part for part in parts if isinstance(part, FeatureRows)]
+    if len(lazy) == len(parts):
+        return FeatureRows.concatenate(lazy)
+    return torch.cat([read_features(part) for part in parts])

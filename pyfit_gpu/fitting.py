@@ -284,6 +284,8 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
     Raises:
         InputError: a file that cannot be read, potentials that do not go together, or several members of one start.
     """
+    if start.members == 0:
+        raise InputError("members: expected a whole number above 0, got 0")
     if len(start.potentials) > 1:
         if start.members not in (None, len(start.potentials)):
             raise InputError(f"members: expected {len(start.potentials)}, one of each potential, got {start.members}")

@@ -58,6 +58,18 @@ class _Part:
     n_atoms: int
 
 
+def require_positions(training_set: TrainingSet) -> None:
+    """
+    Raises:
+        InputError: the set does not hold them.
+    """
+    if bool(torch.isnan(training_set.positions).any()):
+        raise InputError(
+            "training on forces or stress needs positions, which this training set does not hold: a text set "
+            "cannot, an HDF5 set made by `prepare` does"
+        )
+
+
 class ForceMap:
     """For some structures of a set. Their atoms stand in the map's own order."""
 
@@ -89,11 +101,7 @@ class ForceMap:
         self.atoms = torch.cat(atoms)  # (n',) int64, atoms of the set in the map's order
 
     def _part(self, chosen: TrainingSet) -> _Part:
-        if bool(torch.isnan(chosen.positions).any()):
-            raise InputError(
-                "training on forces or stress needs positions, which this training set does not hold: a text set "
-                "cannot, an HDF5 set made by `prepare` does"
-            )
+        require_positions(chosen)
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
         neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
         blocks = []

@@ -66,18 +66,25 @@ def load_structures(
 
 
 def load_training_set(
-    path: str | os.PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    lazy: bool = False,
 ) -> TrainingSet:
     """Read a training set: HDF5, the manifest of a sharded one, or the classic text.
+
+    Args:
+        lazy: leave the features of HDF5 in their files until they are needed; a text set is read in full.
 
     Raises:
         InputError: not a training set, damaged, of another format version, or a shard missing (named).
     """
     head = read_head(path)
     if head.startswith(HDF5_MAGIC):
-        loaded = load_hdf5(os.fspath(path))[0]
+        loaded = load_hdf5(os.fspath(path), lazy=lazy)[0]
     elif head.lstrip().startswith(b"{"):
-        loaded = load_manifest(Path(path))
+        loaded = load_manifest(Path(path), lazy=lazy)
     elif head.lstrip().startswith(b"#"):
         loaded = read_text_set(path)
     else:

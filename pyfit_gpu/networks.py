@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -137,8 +138,8 @@ class ElementNetworks:
         """
         hidden = self._repeated(inputs)
         sigmoids: list[Tensor] = []
-        for weight, bias in self._folded():
-            hidden = torch.baddbmm(bias[:, None], hidden, weight)
+        for weight, bias in self._folded:
+            hidden = torch.baddbmm(bias, hidden, weight)
             if len(sigmoids) < len(self.weights) - 1:
                 sigmoids.append(hidden.sigmoid_())
         return hidden.squeeze(-1).unflatten(0, (self.n_members, self.n_elements)), sigmoids
@@ -162,7 +163,7 @@ class ElementNetworks:
                 of_weight = _sum_over_atoms_shared(inputs, arriving)
             parts += [of_bias, of_weight.flatten(1)]
             if layer:
-                transposed = self.weights[layer].flatten(0, 1).transpose(1, 2)
+                transposed = self._folded[layer][0].transpose(1, 2)
                 single = arriving.shape[2] == 1
                 arriving = arriving * transposed if single else torch.bmm(arriving, transposed)
                 arriving = torch.ops.aten.sigmoid_backward(arriving, sigmoids[layer - 1])
@@ -172,15 +173,18 @@ class ElementNetworks:
         """Networks of the same layers with other weights, (K, n_parameters); their tensors are views of it."""
         return self.from_flat(flat, self.layer_sizes, n_elements=self.n_elements, activation=self.activation)
 
-    def _folded(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Per layer (K S, n_in, n_out) and (K S, n_out), so that layers pass on bare sigmoids.
+    @cached_property
+    def _folded(self) -> list[tuple[Tensor, Tensor]]:
+        """Per layer (K S, n_in, n_out) and (K S, 1, n_out), so that layers pass on bare sigmoids.
 
         The 1/2 that activation 1 takes off goes into the next layer's biases: a pass over all atoms less.
         """
+        found = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer and self.activation == 1:
                 bias = bias - 0.5 * weight.sum(dim=2)
-            yield weight.flatten(0, 1), bias.flatten(0, 1)
+            found.append((weight.flatten(0, 1), bias.flatten(0, 1)[:, None]))
+        return found
 
     def with_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The single output and its gradient by the inputs, both differentiable by weights.

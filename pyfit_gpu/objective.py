@@ -34,9 +34,10 @@ from pyfit_gpu.training_set import TrainingSet
 if TYPE_CHECKING:
     from pyfit_gpu.distributed import Team
 
-N_LANES = 24  # sums that are added up one after the other, whatever the number of threads or processes
-LANE_ATOMS = 1024  # at least, so that a lane is worth a task
-BLOCK_ATOMS = 4096  # on a CPU: what a block needs stays in the cache
+N_LANES = 24  # at most: sums that are added up one after the other, whatever the number of threads or processes
+# At least, of energies alone and of forces: threads that take turns at the interpreter need operations that last.
+LANE_ATOMS = (16_384, 2_048)
+BLOCK_ATOMS = 24_576  # at most, on a CPU
 
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
 
@@ -88,6 +89,7 @@ class Objective:
         *,
         targets: Mapping[str, float] | None = None,
         memory: float = math.inf,
+        stream: bool = False,
         team: Team | None = None,
         n_lanes: int | None = None,
         block_atoms: int | None = None,
@@ -98,6 +100,8 @@ class Objective:
             weights: of forces and stress; None: energies only.
             targets: eV/atom, by group; an energy RMSE of the group below it costs nothing.
             memory: bytes, at most, of derivatives kept for forces and stress.
+            stream: keep neither features nor derivatives: each evaluation reads the features, block by block, and
+                finds neighbours again. The same bits as with all features in memory and no derivatives kept.
             team: processes among which the lanes are dealt; None: this one computes them all.
             n_lanes, block_atoms: None: chosen for the device.
 
@@ -122,8 +126,9 @@ class Objective:
         self.team = team
         sizes = training_set.sizes.tolist()
         default = (team.size if team else 1) if self.on_gpu else N_LANES
-        self.bounds = lane_bounds(sizes, n_lanes or default)
+        self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.force_weight or self.stress_weight)])
         block_atoms = block_atoms or (sum(sizes) if self.on_gpu else BLOCK_ATOMS)
+        self.stream = stream
         self.kept_bytes = 0  # of derivatives
         self.lanes: list[_Lane] = []
         for first, end in self.bounds if team is None else team.share_of(self.bounds):
@@ -139,6 +144,7 @@ class Objective:
             force_weight=self.force_weight,
             stress_weight=self.stress_weight,
             memory=memory - self.kept_bytes,
+            stream=self.stream,
         )
         self.kept_bytes += block.kept_bytes
         return block
@@ -189,18 +195,25 @@ class Objective:
         points = points.detach().to(self.dtype)
         n_members = len(points)
         at_once = [slice(0, n_members)] if self.on_gpu else [slice(k, k + 1) for k in range(n_members)]
+        # A block that is streamed is opened for all members; otherwise each has a task of its own.
+        tasks = [at_once] if self.stream else [[members] for members in at_once]
 
-        def work(item: tuple[_Lane, slice]) -> BlockValue:
-            lane, members = item
+        def work(item: tuple[_Lane, list[slice]]) -> BlockValue:
+            lane, chosen = item
             # A copy: the bits of a product can depend on where in memory its factors begin.
-            own, found = points[members].clone(), []
+            networks = [like.with_flat(points[members].clone()) for members in chosen]
+            totals: list[BlockValue] = []
             for block, rows in lane:
-                part = None if factor is None else factor[members, rows]
-                found.append(block.value(own, like, part, gradient=gradient))
-            return BlockValue.sum(found)
+                ready = block.opened()
+                for k, members in enumerate(chosen):
+                    part = None if factor is None else factor[members, rows]
+                    value = ready.value(networks[k], part, gradient=gradient)
+                    totals[k : k + 1] = [BlockValue.sum([*totals[k : k + 1], value])]
+                del ready  # before the next is opened
+            return BlockValue.join(totals)
 
-        values = self._workers.map(work, [(lane, members) for lane in self.lanes for members in at_once])
-        n = len(at_once)
+        values = self._workers.map(work, [(lane, chosen) for lane in self.lanes for chosen in tasks])
+        n = len(tasks)
         return [BlockValue.join(values[k : k + n]) for k in range(0, len(values), n)]
 
     def energies_per_atom(self, networks: ElementNetworks) -> Tensor:
@@ -283,13 +296,13 @@ class _Groups:
         return torch.segment_reduce(ordered, "sum", lengths=self._counts, axis=0, unsafe=True).T
 
 
-def lane_bounds(sizes: Sequence[int], n_lanes: int) -> list[tuple[int, int]]:
+def lane_bounds(sizes: Sequence[int], n_lanes: int, least: int) -> list[tuple[int, int]]:
     """First and one past the last structure of each lane: whole structures, about equal numbers of atoms.
 
-    Fewer lanes than asked for where there are few atoms, at least one; none is empty.
+    Fewer lanes than asked for where they would have less than `least` atoms, but one; none is empty.
     """
     total = sum(sizes)
-    n_lanes = max(1, min(n_lanes, total // LANE_ATOMS, len(sizes)))
+    n_lanes = max(1, min(n_lanes, total // least, len(sizes)))
     return list(cut_blocks(sizes, -(-total // n_lanes)))
 
 

@@ -24,6 +24,7 @@ from pyfit_gpu import stored_splits
 from pyfit_gpu._version import __version__
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.feature_rows import FeatureFile, FeatureRows, read_features
 from pyfit_gpu.files import atomic_path, atomic_text
 from pyfit_gpu.splits import Split
 from pyfit_gpu.training_set import TrainingSet, interleave
@@ -48,6 +49,7 @@ DATASETS = {
     "structures/stress": ("stress", "<f8"),
 }
 GROUP_INDEX = "structures/group"
+FEATURES = "atoms/features"
 
 
 def _arrays(training_set: TrainingSet) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -55,7 +57,7 @@ def _arrays(training_set: TrainingSet) -> tuple[dict[str, np.ndarray], list[str]
     names = sorted(set(training_set.groups))
     number = {name: k for k, name in enumerate(names)}
     arrays = {
-        dataset: np.ascontiguousarray(getattr(training_set, field).cpu().numpy(), dtype=dtype)
+        dataset: np.ascontiguousarray(read_features(getattr(training_set, field)).cpu().numpy(), dtype=dtype)
         for dataset, (field, dtype) in DATASETS.items()
     }
     arrays[GROUP_INDEX] = np.array([number[group] for group in training_set.groups], dtype="<i4")
@@ -66,15 +68,17 @@ def _settings(training_set: TrainingSet) -> dict[str, Any]:
     return {**training_set.descriptor.identity(), "shift": training_set.descriptor.shift}
 
 
-def _content_hash(attributes: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+def _content_hash(attributes: Mapping[str, str], arrays: Mapping[str, np.ndarray | FeatureFile]) -> str:
     """SHA-256 over the attributes that change numbers, then name, shape and bytes of every dataset by name."""
     digest = hashlib.sha256()
     for name in ("settings", "energy_shift", "groups", "potential_header"):
         digest.update(attributes[name].encode())
         digest.update(b"\0")
     for name in sorted(arrays):
-        digest.update(f"{name}{arrays[name].shape}".encode())
-        digest.update(arrays[name].view(np.uint8).data if arrays[name].size else b"")
+        array = arrays[name]
+        digest.update(f"{name}{array.shape}".encode())
+        for piece in array.pieces() if isinstance(array, FeatureFile) else [array] if array.size else []:
+            digest.update(piece.view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -130,8 +134,11 @@ def reading(name: str) -> Iterator[None]:
         raise InputError(f"{name}: cannot read the training set, it may be damaged: {reason}") from error
 
 
-def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
+def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, Any]]:
     """The set and the file's attributes; every byte is checked against the content hash.
+
+    Args:
+        lazy: leave the features in the file, see `FeatureRows`.
 
     Raises:
         InputError: not a training set, damaged, or of another format version.
@@ -151,11 +158,12 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
                 f"{name}: expected format version {FORMAT_VERSION}, found {attributes.get('version')} "
                 f"(written by {attributes.get('created_by')})"
             )
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for dataset in (*DATASETS, GROUP_INDEX):
             if not isinstance(file.get(dataset), h5py.Dataset):
                 raise InputError(f"{name}: damaged: the dataset {dataset} is missing")
-            arrays[dataset] = file[dataset][...]
+            left = _left_in_file(name, file[dataset]) if lazy and dataset == FEATURES else None
+            arrays[dataset] = file[dataset][...] if left is None else left
         with naming(name):
             splits = stored_splits.read_hdf5(file)
     try:
@@ -164,9 +172,18 @@ def load_hdf5(name: str) -> tuple[TrainingSet, dict[str, Any]]:
         return _attach_splits(_from_arrays(arrays, attributes), splits), attributes
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot read the training set, it may be damaged: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         # An attribute is missing, is no JSON or of another type: whatever it is, the file is not what it says.
         raise InputError(f"{name}: damaged: an attribute or dataset is not as specified: {error!r}") from error
+
+
+def _left_in_file(name: str, dataset: h5py.Dataset) -> FeatureFile | None:
+    """None: it does not lie in the file as the format says, one number after the other."""
+    offset = dataset.id.get_offset()
+    plain = dataset.chunks is None and dataset.dtype == np.dtype("<f8") and dataset.ndim == 2
+    return FeatureFile(name, offset, dataset.shape) if plain and offset is not None else None
 
 
 @contextlib.contextmanager
@@ -192,7 +209,7 @@ def _attach_splits(training_set: TrainingSet, splits: Mapping[str, Split]) -> Tr
     return replace(training_set, splits=checked)
 
 
-def _from_arrays(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> TrainingSet:
+def _from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, str]) -> TrainingSet:
     """Check what the specification says about types and shapes, then put the set together."""
     descriptor = _descriptor(json.loads(attributes["settings"]))
     n_structures, n_atoms = len(arrays["structures/n_atoms"]), int(arrays["structures/n_atoms"].sum())
@@ -207,8 +224,11 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]
     if shift is not None and len(shift) != descriptor.n_elements:
         raise InputError(f"energy_shift: expected {descriptor.n_elements} numbers, found {shift}")
     names = json.loads(attributes["groups"])
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for dataset, (field, _) in DATASETS.items():
+        if isinstance(arrays[dataset], FeatureFile):
+            tensors[field] = FeatureRows.of([arrays[dataset]])
+            continue
         tensor = torch.from_numpy(arrays[dataset])
         tensors[field] = {"species": tensor.long, "pbc": tensor.bool}.get(field, lambda tensor=tensor: tensor)()
     for dataset, count in ((GROUP_INDEX, len(names)), ("atoms/species", descriptor.n_elements)):
@@ -373,7 +393,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_manifest(path: Path) -> TrainingSet:
+def load_manifest(path: Path, *, lazy: bool = False) -> TrainingSet:
     """All shards as one set, in file order.
 
     Raises:
@@ -392,7 +412,7 @@ def load_manifest(path: Path) -> TrainingSet:
         file = path.with_name(entry["file"])
         if not file.exists():
             raise InputError(f"{path}: shard {index} of {manifest['count']} is missing: {file} does not exist")
-        part, attributes = load_hdf5(str(file))
+        part, attributes = load_hdf5(str(file), lazy=lazy)
         expected = Shard(index, manifest["count"], manifest["n_structures"], manifest["inputs"]).describe()
         if attributes["content_hash"] != entry.get("content_hash") or _shard_of(attributes) != expected:
             raise InputError(f"{path}: shard {index}: {file} is not the file that the manifest names (other content)")

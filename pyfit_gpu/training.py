@@ -99,6 +99,10 @@ def fit(
         if part is not None and len(part):
             require_same_inputs(potential.descriptor, part.descriptor, f"the {name} set is not this potential's")
     _require_labels(train, settings)
+    if test is not None and not (len(test) and bool(test.weight.sum() > 0)):
+        test = None
+    if test is not None and not bool(test.has_energy.all()):
+        raise InputError("test: expected structures that all have an energy (split() leaves out those without)")
     trained = potential
     if members is not None:
         if members < 1:
@@ -111,7 +115,7 @@ def fit(
     if resume is not None:
         run.restore(resume)
     history = run.until_done(should_stop, checkpoint)
-    if test is not None and len(test):
+    if test is not None:
         run.score(test)
     if trained is not potential:
         potential.networks.copy_member(0, trained.networks, history.ranking[0])
@@ -172,11 +176,16 @@ class _Closure:
 
 def _penalty(points: Tensor, like: ElementNetworks) -> tuple[Tensor, Tensor]:
     """(A,) and its gradient (A, P)."""
-    leaf = points.detach().requires_grad_()
-    with torch.enable_grad():
-        penalty = l2_penalty(like.with_flat(leaf))
-        (gradient,) = torch.autograd.grad(penalty.sum(), leaf)
-    return penalty.detach(), gradient
+    # On a CPU one after the other: the bits of a norm depend on how many are computed at once.
+    parts = points.detach().split(1 if points.device.type == "cpu" else len(points))
+    found = []
+    for part in parts:
+        leaf = part.clone().requires_grad_()
+        with torch.enable_grad():
+            penalty = l2_penalty(like.with_flat(leaf))
+            (gradient,) = torch.autograd.grad(penalty.sum(), leaf)
+        found.append((penalty.detach(), gradient))
+    return torch.cat([penalty for penalty, _ in found]), torch.cat([gradient for _, gradient in found])
 
 
 @dataclass
@@ -382,14 +391,14 @@ class _Run:
         return wanted and self.settings.steps > 0 and self.histories[k].n_restarts < MAX_RESTARTS
 
     def _restart(self, k: int, loss: float) -> None:
-        history = self.histories[k]
+        history, level = self.histories[k], self.settings.error_restart_level
         history.n_restarts += 1
         _log.warning(
-            "%sstep %d: the loss %.6g eV/atom is above error_restart_level %g: restart %d of %d with new weights",
+            "%sstep %d: the loss %.6g eV/atom is %s: restart %d of %d with new weights",
             self._named(k),
             len(history.loss),
             loss,
-            self.settings.error_restart_level,
+            f"above error_restart_level {level:g}" if level else "no number",
             history.n_restarts,
             MAX_RESTARTS,
         )
@@ -491,7 +500,8 @@ class _Run:
             stopping.waiting += 1
             if validation < stopping.improved - settings.min_improvement:
                 stopping.improved, stopping.waiting = validation, 0
-        reached = history.errors[-1] if self.validation is None else history.validation_errors.get(history.step)
+        validates = self.validation is not None and settings.validation_interval
+        reached = history.validation_errors.get(history.step) if validates else history.errors[-1]
         if history.status == "gave up":
             return
         # The steps come last: a fit that is given more of them later goes on only if nothing else stopped it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.feature_rows import FeatureRows, join_features
 from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.potential import Potential, batches
 from pyfit_gpu.splits import Split, classic_split, held_out
@@ -30,7 +32,7 @@ class TrainingSet:
     energy_shift: tuple[float, ...] | None  # eV per atom of each element; None: already in `energy`
     potential_header: tuple[str, ...]  # .nn.dat header of the potential the set was made with
     groups: tuple[str, ...]  # (B,)
-    features: Tensor  # (n_atoms, n_features)
+    features: Tensor | FeatureRows  # (n_atoms, n_features); rows of a file are read where they are needed
     species: Tensor  # (n_atoms,) int64, index into the descriptor's elements
     positions: Tensor  # (n_atoms, 3) Å
     forces: Tensor  # (n_atoms, 3) eV/Å
@@ -87,9 +89,9 @@ class TrainingSet:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TrainingSet:
         """All tensors on the given device, the features in the given dtype; labels keep their float64."""
-        moved: dict[str, Tensor] = {name: getattr(self, name).to(device) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)}
-        moved["features"] = moved["features"].to(dtype or self.features.dtype)
-        return replace(self, **moved)  # type: ignore[arg-type]
+        moved = {name: getattr(self, name).to(device) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)}
+        moved["features"] = moved["features"].to(device, dtype or self.features.dtype)
+        return replace(self, **moved)
 
     def select(self, rows: Sequence[int] | Tensor) -> TrainingSet:
         """The named structures in the given order, without stored splits: their rows are those of the whole set."""
@@ -99,10 +101,10 @@ class TrainingSet:
         owner = torch.repeat_interleave(sizes)
         first = torch.cumsum(sizes, 0) - sizes
         atoms = (ends - self.sizes)[index][owner] + torch.arange(len(owner), device=owner.device) - first[owner]
-        taken: dict[str, Tensor] = {name: getattr(self, name)[atoms] for name in ATOM_FIELDS}
+        taken = {name: getattr(self, name)[atoms] for name in ATOM_FIELDS}
         taken |= {name: getattr(self, name)[index] for name in STRUCTURE_FIELDS}
         groups = tuple(self.groups[row] for row in index.tolist())
-        return replace(self, groups=groups, splits={}, **taken)  # type: ignore[arg-type]
+        return replace(self, groups=groups, splits={}, **taken)
 
     def structures(self) -> Structures:
         """The whole set as one padded batch, in the precision of its positions."""
@@ -262,11 +264,14 @@ def concatenate(sets: Sequence[TrainingSet]) -> TrainingSet:
             raise InputError(
                 f"the training sets differ: e_shift: expected {first.energy_shift}, found {other.energy_shift}"
             )
-    joined: dict[str, Tensor] = {
-        name: torch.cat([getattr(part, name) for part in sets]) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in sets])
+        for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)
+        if name != "features"
     }
+    joined["features"] = join_features([part.features for part in sets])
     groups = tuple(group for part in sets for group in part.groups)
-    return replace(first, groups=groups, **joined)  # type: ignore[arg-type]
+    return replace(first, groups=groups, **joined)
 
 
 def interleave(shards: Sequence[TrainingSet]) -> TrainingSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import types
@@ -20,7 +21,8 @@ from sample_sets import make_potential, make_set
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.history import LabelErrors, Row
-from pyfit_gpu.logs import Backups, EnergyVolumeLog, GpuLog, LossLog, ProgressRows, ValidationLog
+from pyfit_gpu.logs import Backups, EnergyVolumeLog, GpuLog, GroupLog, LossLog, ProgressRows, ValidationLog
+from pyfit_gpu.objective import Objective
 from pyfit_gpu.progress import Progress
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training import fit
@@ -159,6 +161,105 @@ class TestLabelColumns:
         assert lower_nan(tmp_path / "loss.txt").splitlines() == expected
         expected = [f"{step:06d} {history.validation[step]:.10E}" for step in (0, 2)]
         assert (tmp_path / "validation.txt").read_text().splitlines() == expected
+
+
+class TestGroupLog:
+    def test_bytes(self, tmp_path: Path) -> None:
+        """Validation only where it is known; a group that a part does not have, or that has no weight, is no number."""
+        log = GroupLog(tmp_path / "groups.csv", ["a", 'b, "x"', "c"])
+        log.begin()
+        of_training = {"a": 0.5, 'b, "x"': 0.25}
+        log.see(replace(row(0), group_errors=of_training, validation_group_errors={"c": 1.5e-7}))
+        log.see(replace(row(12), group_errors=of_training))
+        log.close()
+        assert (tmp_path / "groups.csv").read_text().replace("NAN", "nan") == (
+            'step,part,a,"b, ""x""",c\n'
+            "000000,train,5.0000000000E-01,2.5000000000E-01,nan\n"
+            "000000,validation,nan,nan,1.5000000000E-07\n"
+            "000012,train,5.0000000000E-01,2.5000000000E-01,nan\n"
+        )
+
+    def test_of_a_fit(self, tmp_path: Path) -> None:
+        train, validation = make_set([2, 1, 3, 4], groups="abca"), make_set([2, 2], groups="ad", seed=2)
+        log, potential = GroupLog(tmp_path / "groups.csv", "abcd"), make_potential()
+        fit(
+            potential,
+            train,
+            validation,
+            settings=FitSettings(steps=2, validation_interval=2, keep="last"),
+            observers=[log],
+        )
+        log.close()
+        rows = [line.split(",") for line in (tmp_path / "groups.csv").read_text().splitlines()[1:]]
+        assert [(int(cells[0]), cells[1]) for cells in rows] == [
+            (0, "train"), (0, "validation"), (1, "train"), (2, "train"), (2, "validation"),
+        ]  # fmt: skip
+        for cells, part in ((rows[3], train), (rows[4], validation)):
+            found = Objective(part).energies_per_atom(potential.networks)[0] - part.energy_used / part.sizes
+            for cell, group in zip(cells[2:], "abcd", strict=True):
+                own = found[[name == group for name in part.groups]]
+                expected = float(own.square().mean().sqrt()) if len(own) else math.nan
+                assert float(cell) == pytest.approx(expected, rel=1e-9, nan_ok=True)
+
+
+class TestResume:
+    """A log goes on where the run file says that it was."""
+
+    def written(self, path: Path) -> tuple[LossLog, int]:
+        log = LossLog(path)
+        log.begin()
+        log.see(row(0, 0.5))
+        log.see(row(1, 0.25))
+        return log, log.position()
+
+    def test_what_came_after_is_written_again(self, tmp_path: Path) -> None:
+        """Rows between the last run file and the end of the process, also a row that was cut."""
+        path = tmp_path / "loss.txt"
+        log, position = self.written(path)
+        assert position == path.stat().st_size == 2 * len("000000 5.0000000000E-01\n")
+        log.see(row(2, 9.0))
+        log.close()
+        with path.open("a") as file:
+            file.write("000003 1.2")
+        again = LossLog(path)
+        again.resume(position)
+        assert again.position() == position
+        again.see(row(2, 0.125))
+        assert again.position() == path.stat().st_size
+        again.close()
+        assert [line.split()[1] for line in path.read_text().splitlines()] == [
+            "5.0000000000E-01", "2.5000000000E-01", "1.2500000000E-01",
+        ]  # fmt: skip
+
+    def test_before_it_begins_nothing_is_written(self, tmp_path: Path) -> None:
+        assert LossLog(tmp_path / "loss.txt").position() == 0
+        assert not (tmp_path / "loss.txt").exists()
+
+    def test_a_log_that_is_too_short(self, tmp_path: Path) -> None:
+        """Somebody has changed it: a gap must not go unnoticed."""
+        path = tmp_path / "loss.txt"
+        log, position = self.written(path)
+        log.close()
+        path.write_text("short\n")
+        with pytest.raises(InputError, match=rf"loss\.txt: cannot resume: expected at least {position} bytes, found 6"):
+            log.resume(position)
+        log.close()
+        assert path.read_text() == "short\n"
+
+    def test_a_log_that_is_gone(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"loss\.txt: cannot resume: No such file"):
+            LossLog(tmp_path / "loss.txt").resume(3)
+
+    def test_a_log_with_a_heading(self, tmp_path: Path) -> None:
+        """It is not written a second time."""
+        log = GroupLog(tmp_path / "groups.csv", ["é"])
+        log.begin()
+        position = log.position()
+        log.close()
+        log.resume(position)
+        log.see(replace(row(1), group_errors={"é": 0.5}))
+        log.close()
+        assert (tmp_path / "groups.csv").read_text(encoding="utf-8") == "step,part,é\n000001,train,5.0000000000E-01\n"
 
 
 class TestAsTheRunGoes:

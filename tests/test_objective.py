@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pair_sum
@@ -12,11 +15,15 @@ import torch
 from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
+from pyfit_gpu import objective as objective_module
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.feature_rows import FeatureRows
+from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import LossWeights, Objective, l2_penalty
+from pyfit_gpu.objective import Evaluation, LossWeights, Objective, l2_penalty
 from pyfit_gpu.potential import network_outputs, sum_over_atoms
 from pyfit_gpu.prediction import predict
+from pyfit_gpu.store import save_training_set
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import TrainingSet, build_training_set
 
@@ -681,3 +688,118 @@ class TestLossWeights:
                 Objective(blind, weights)
         networks, _ = random_networks(training_set)
         assert torch.equal(Objective(blind).loss(networks), Objective(training_set).loss(networks))
+
+
+class TestStreamed:
+    """Features that stay in the file: block by block, the same bits as with everything in memory."""
+
+    def evaluations(
+        self,
+        training_set: TrainingSet,
+        path: Path,
+        *,
+        n_members: int = 3,
+        dtype: torch.dtype = torch.float64,
+        weights: LossWeights | None = None,
+        **settings: object,
+    ) -> list[list[Evaluation]]:
+        """In memory and streamed; with the gradient and without. A lane holds several blocks."""
+        save_training_set(training_set, path)
+        networks, flat = random_networks(training_set, n_members=n_members)
+        found = []
+        for lazy in (False, True):
+            part = load_training_set(path, dtype=dtype, lazy=lazy)
+            assert isinstance(part.features, Tensor) == (not lazy)
+            objective = Objective(part, weights, memory=math.inf if lazy else 0, stream=lazy, **settings)
+            assert objective.kept_bytes == 0
+            assert max(len(lane) for lane in objective.lanes) > 1
+            found.append([objective.evaluate(flat, networks, gradient=gradient) for gradient in (True, False)])
+        return found
+
+    def assert_equal(self, evaluations: list[list[Evaluation]]) -> None:
+        for streamed, expected in zip(*evaluations, strict=True):
+            assert torch.equal(streamed.energies, expected.energies)
+            for name, value in vars(expected.errors).items():
+                assert (value is None) == (getattr(streamed.errors, name) is None)
+                assert value is None or torch.equal(getattr(streamed.errors, name), value), name
+            assert (streamed.gradient is None) == (expected.gradient is None)
+            assert expected.gradient is None or torch.equal(streamed.gradient, expected.gradient)
+
+    @pytest.mark.parametrize("elements", ELEMENTS, ids="-".join)
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    @pytest.mark.parametrize("targets", [{}, {"a": 0.2, "b": 1e3}], ids=["", "targets"])
+    def test_energies(
+        self, elements: tuple[str, ...], dtype: torch.dtype, targets: dict[str, float], tmp_path: Path
+    ) -> None:
+        rng = np.random.default_rng(1)
+        training_set = make_set(rng.integers(1, 30, 200).tolist(), elements)
+        found = self.evaluations(training_set, tmp_path / "set.h5", dtype=dtype, targets=targets, block_atoms=100)
+        self.assert_equal(found)
+
+    def test_structures_stay_in_order(self, tmp_path: Path) -> None:
+        """Against NumPy, with several blocks in a lane."""
+        training_set = make_set([3, 1, 4, 1, 5, 9, 2, 6], ("Si", "C"))
+        found = self.evaluations(training_set, tmp_path / "set.h5", block_atoms=7)
+        networks, _ = random_networks(training_set, n_members=3)
+        for member in range(3):
+            energies = expected_energies(networks, training_set, member) / training_set.sizes.numpy()
+            for evaluation in (found[0][0], found[1][0]):
+                np.testing.assert_allclose(evaluation.energies[member], energies, rtol=1e-12, atol=1e-13)
+
+    @pytest.mark.parametrize("weights", WEIGHTS)
+    @pytest.mark.parametrize("n_members", [1, 3])
+    def test_forces_and_stress(
+        self, frames: list[Frame], elements: tuple[str, ...], weights: str, n_members: int, tmp_path: Path
+    ) -> None:
+        found = self.evaluations(
+            set_of(frames, elements),
+            tmp_path / "set.h5",
+            n_members=n_members,
+            weights=LossWeights(*WEIGHTS[weights]),
+            block_atoms=8,
+        )
+        self.assert_equal(found)
+
+    def test_in_threads(self, mixed_frames: MakeFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Blocks are then read, and their neighbours found, side by side."""
+        monkeypatch.setattr(objective_module, "LANE_ATOMS", (50, 50))
+        frames = [frame for seed in range(20) for frame in incomplete(mixed_frames(("Si", "C"), seed))]
+        training_set = set_of(frames, ("Si", "C"))
+        torch.set_num_threads(3)
+        try:
+            found = self.evaluations(
+                training_set, tmp_path / "set.h5", weights=LossWeights(0.3, 0.7), block_atoms=32, n_lanes=5
+            )
+            assert len(Objective(training_set, n_lanes=5).lanes) == 5
+        finally:
+            torch.set_num_threads(1)
+        self.assert_equal(found)
+
+    def test_blocks_are_opened_once_for_all_members_and_dropped(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_training_set(make_set([7] * 40), tmp_path / "set.h5")
+        part = load_training_set(tmp_path / "set.h5", lazy=True)
+        read, held = [], []
+        plain = FeatureRows.tensor
+
+        def watched(rows: FeatureRows) -> Tensor:
+            held.append(sum(tensor() is not None for tensor in read))
+            found = plain(rows)
+            read.append(weakref.ref(found))
+            return found
+
+        monkeypatch.setattr(FeatureRows, "tensor", watched)
+        objective = Objective(part, stream=True, block_atoms=28)
+        assert read == []
+        networks, flat = random_networks(part, n_members=4)
+        objective.evaluate(flat, networks)
+        assert len(read) == 10
+        assert max(held) == 0
+        assert all(tensor() is None for tensor in read)
+
+    def test_a_set_without_positions_is_refused_at_once(self, mixed_frames: MakeFrames) -> None:
+        training_set = set_of(mixed_frames(), ("Si",))
+        blind = replace(training_set, positions=torch.full_like(training_set.positions, NAN))
+        with pytest.raises(InputError, match="needs positions"):
+            Objective(blind, LossWeights(force=1.0), stream=True)

@@ -21,8 +21,10 @@ import torch
 from sample_sets import NAN, assert_same_set, make_set
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.feature_rows import FeatureRows, read_features
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.store import Shard, load_manifest, manifest_path, save_shard, save_training_set, shard_path
 from pyfit_gpu.structures import Structures
@@ -705,3 +707,74 @@ for attempt in range(12):
         assert sorted(json.loads((tmp_path / f"set{attempt}.json").read_text())["shards"]) == list("012345")
         assert_same_set(load_training_set(tmp_path / f"set{attempt}.json"), whole)
     assert not list(tmp_path.glob(".*.partial"))
+
+
+class TestLazy:
+    """The features stay in the file; everything else is as if they did not."""
+
+    def load(self, path: Path) -> tuple[TrainingSet, TrainingSet]:
+        lazy, whole = load_training_set(path, lazy=True), load_training_set(path)
+        assert isinstance(lazy.features, FeatureRows)
+        return lazy, whole
+
+    def read(self, training_set: TrainingSet) -> TrainingSet:
+        return replace(training_set, features=read_features(training_set.features))
+
+    @pytest.mark.parametrize("elements", [("Si",), ("Si", "C")], ids="-".join)
+    def test_the_same_set(self, tmp_path: Path, elements: tuple[str, ...]) -> None:
+        save_training_set(make_set([3, 1, 5, 2, 4], elements), tmp_path / "set.h5")
+        lazy, whole = self.load(tmp_path / "set.h5")
+        assert_same_set(self.read(lazy), whole)
+        assert_same_set(self.read(lazy.select([4, 1, 1])), whole.select([4, 1, 1]))
+        single = lazy.to("cpu", torch.float32)
+        assert isinstance(single.select([2]).features, FeatureRows)
+        assert_same_set(self.read(single), whole.to("cpu", torch.float32))
+
+    def test_writing_it_again(self, tmp_path: Path) -> None:
+        """Also over its own file: what is read is the file that was opened."""
+        content_hash = save_training_set(make_set(), tmp_path / "set.h5")
+        lazy, whole = self.load(tmp_path / "set.h5")
+        assert save_training_set(lazy, tmp_path / "set.h5") == content_hash
+        assert_same_set(self.read(lazy), whole)
+        write_text_set(lazy, tmp_path / "lazy.dat")
+        write_text_set(whole, tmp_path / "whole.dat")
+        assert (tmp_path / "lazy.dat").read_bytes() == (tmp_path / "whole.dat").read_bytes()
+
+    def test_shards_in_file_order(self, tmp_path: Path) -> None:
+        whole = make_set([3, 1, 5, 2, 4, 1, 1])
+        for index in range(3):
+            part = whole.select(list(range(index, len(whole), 3)))
+            save_shard(part, tmp_path / "set.h5", Shard(index, 3, len(whole), "inputs"))
+        lazy, expected = self.load(tmp_path / "set.json")
+        assert_same_set(self.read(lazy), expected)
+        assert_same_set(expected, whole)
+
+    def test_a_text_set_is_read_in_full(self, tmp_path: Path) -> None:
+        write_text_set(make_set(), tmp_path / "set.dat")
+        assert isinstance(load_training_set(tmp_path / "set.dat", lazy=True).features, torch.Tensor)
+
+    def test_another_layout_is_read_in_full(self, tmp_path: Path) -> None:
+        save_training_set(make_set(), tmp_path / "set.h5")
+        with h5py.File(tmp_path / "set.h5", "a") as file:
+            values = file["atoms/features"][...]
+            del file["atoms/features"]
+            file.create_dataset("atoms/features", data=values, chunks=(2, values.shape[1]), compression="gzip")
+        found = load_training_set(tmp_path / "set.h5", lazy=True)
+        assert isinstance(found.features, torch.Tensor)
+        assert_same_set(found, make_set())
+
+    def test_every_damage_is_found(self, tmp_path: Path) -> None:
+        training_set = make_set()
+        save_training_set(training_set, tmp_path / "set.h5")
+        content = bytearray((tmp_path / "set.h5").read_bytes())
+        place = content.index(training_set.features.numpy().tobytes())
+        for byte in (place, place + training_set.features.nbytes - 1):
+            damaged = bytearray(content)
+            damaged[byte] ^= 1
+            (tmp_path / "damaged.h5").write_bytes(damaged)
+            with pytest.raises(InputError, match="damaged: its content does not have the hash"):
+                load_training_set(tmp_path / "damaged.h5", lazy=True)
+        for length in (place + 40, len(content) - 1):
+            (tmp_path / "short.h5").write_bytes(content[:length])
+            with pytest.raises(InputError, match="may be damaged"):
+                load_training_set(tmp_path / "short.h5", lazy=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.feature_rows import read_features
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, parse_header
@@ -36,7 +37,7 @@ def write_text_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> N
     group_ids = {group: number for number, group in enumerate(dict.fromkeys(groups), 1)}
     sizes = training_set.sizes.tolist()
     volumes = training_set.volume_per_atom.cpu().double().tolist()
-    features = training_set.features.cpu().double().numpy()
+    features = read_features(training_set.features).cpu().double().numpy()
     species = training_set.species.tolist()
     row_format = "Gi  " + " ".join(["%.6E"] * features.shape[1]) + "\n"
     header = _header_with_shift(training_set)
