@@ -19,6 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from cli.helpers import ENVIRONMENT, Result, assert_same_files, done, snapshot, wait_until
 
 from pyfit_gpu.loading import load_training_set
+from pyfit_gpu.objective import LANE_ATOMS
 from pyfit_gpu.run_file import load_run
 
 # Everything at once: forces, members, validation, groups that only test, targets of groups, both precisions.
@@ -31,10 +32,10 @@ TIMEOUT = 100  # s
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, example_data: Path) -> Path:
-    """A set of several lanes: the silicon of the examples eight times, with other positions and the same labels."""
+    """A set of several lanes: the silicon of the examples 16 times, with other positions and the same labels."""
     folder = tmp_path_factory.mktemp("inputs")
     rng, copies = np.random.default_rng(0), []
-    for _ in range(8):
+    for _ in range(16):
         for atoms in ase.io.read(example_data / "si_dft.extxyz", ":"):
             copy = atoms.copy()
             copy.calc = SinglePointCalculator(copy, **atoms.calc.results)
@@ -46,7 +47,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, example_data: Path) -> Path
     (folder / "start.nn.dat").write_text("\n".join([*lines[:7], " 3 12 6 1"]) + "\n")
     done("prepare", folder / "si.extxyz", "--potential", folder / "start.nn.dat", "--out", folder / "si.h5",
          "--quiet")  # fmt: skip
-    assert int(load_training_set(folder / "si.h5").sizes.sum()) > 6 * 1024
+    assert int(load_training_set(folder / "si.h5").sizes.sum()) > 6 * max(LANE_ATOMS[1:])
     return folder
 
 
