@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
@@ -24,6 +25,8 @@ from pyfit_gpu.interrupts import (
     signals_are_exceptions,
     signals_end_the_process,
 )
+
+_STARTED = time.monotonic()
 
 STATUS_FAILED = 1
 STATUS_USAGE = 2
@@ -476,6 +479,7 @@ def _train(options: argparse.Namespace) -> int:
             options.checkpoint_interval,
             _beside(options, options.stop_file, ".stop"),
             options.distribute,
+            _STARTED,
             None if options.memory is None else parse_memory(options.memory),
         ),
     )

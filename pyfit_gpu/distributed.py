@@ -50,10 +50,14 @@ class Team:
         return cls(dist.get_rank(), dist.get_world_size(), device if on_gpu else torch.device("cpu"), deal)
 
     def leave(self) -> None:
-        """The others go home; on the first process, at the end."""
-        if self.rank == 0:
-            self._announce(_STOP)
+        """The last thing a process does, however it ends: without it the process may be aborted on its way out."""
         dist.destroy_process_group()
+
+    def faults(self, own: str = "") -> list[str]:
+        """What every process found wrong, by rank; empty where nothing is. All of them call it."""
+        found: list[str] = [""] * self.size
+        dist.all_gather_object(found, own)
+        return found
 
     def share_of(self, lanes: list[T]) -> list[T]:
         """Lanes that this process computes: a run of them, so that they stay in order."""
@@ -63,6 +67,10 @@ class Team:
         return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
     # The first process
+
+    def dismiss(self) -> None:
+        """The others go home."""
+        self._announce(_STOP)
 
     def build(self, name: str, *, single: bool, make: Callable[[], Objective]) -> Objective:
         """The same objective in every process; `name` says which part of the set it is for."""

@@ -99,6 +99,7 @@ def run_fit(
                     validation,
                     test=test if len(test) else None,
                     first_member=resumption.first_member,
+                    random_starts=bool(outputs.members),
                     settings=settings,
                     observers=lambda k: [rows, *observers[k]],
                     should_stop=stopped,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,6 +32,8 @@ from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.verbs import describe_set
 from pyfit_gpu.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
+
+_REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class RunOptions:
     checkpoint_interval: float = 30.0  # s
     stop_file: str = ""
     deal: Deal = "data"
+    started: float | None = None  # time.monotonic() at which the job began; None: now
     memory: int | None = None  # bytes of the device, or on a CPU of all processes together; None: most of it
 
 
@@ -95,7 +99,10 @@ def train(
     if world_size() == 1:
         return job.prepared().run(None)
     team = Team.join(setup.device, job.how.deal)
-    return _lead(job, team) if team.rank == 0 else _follow(job, team)
+    try:
+        return _lead(job, team) if team.rank == 0 else _follow(job, team)
+    finally:
+        team.leave()
 
 
 def _lead(job: _Job, team: Team) -> int:
@@ -106,23 +113,33 @@ def _lead(job: _Job, team: Team) -> int:
         dist.broadcast_object_list([None], 0)
         raise
     dist.broadcast_object_list([(ready.split, ready.settings, ready.plan)], 0)
+    for rank, fault in enumerate(team.faults()):
+        if fault:
+            raise InputError(f"process {rank}: {fault}")
     log.info("%d processes share the work (%s)", team.size, team.deal)
     try:
         return ready.run(team)
     finally:
-        team.leave()
+        team.dismiss()
 
 
 def _follow(job: _Job, team: Team) -> int:
-    """Signals are for the first process, which decides when all stop."""
+    """Signals are for the first process, which decides when all stop, and says what is wrong."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     message: list[Any] = [None]
     dist.broadcast_object_list(message, 0)
     if message[0] is None:
-        return 0
+        return _REFUSED
     split, settings, plan = message[0]
-    whole = job.weighted(load_training_set(job.training_set, lazy=True))
+    fault = ""
+    try:
+        whole = job.weighted(load_training_set(job.training_set, lazy=True))
+        like = load_potentials(job.start.potentials).networks
+    except InputError as error:
+        fault = str(error)
+    if any(team.faults(fault)):
+        return _REFUSED
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
     memory = kept_memory(job.setup.device, plan, team)
 
@@ -131,7 +148,7 @@ def _follow(job: _Job, team: Team) -> int:
         objective, memory = make_objective(parts[name], settings, single=single, memory=memory, plan=plan, team=team)
         return objective
 
-    team.serve(load_potentials(job.start.potentials).networks, make)
+    team.serve(like, make)
     return 0
 
 
@@ -191,6 +208,10 @@ class _Job:
         weighted = self.weighted(whole)
         targets = group_targets(weighted, parse_by_group(self.weights.targets, "--group-target"))
         settings = replace(self.settings, seed=weight_seed, group_targets=targets)
+        if settings.max_time and self.how.started is not None:
+            # What reading took counts as well; a limit that is over already still leaves row 0.
+            left = settings.max_time - (time.monotonic() - self.how.started)
+            settings = replace(settings, max_time=max(left, 1e-6))
         resumption = self._resumption(settings, data, split, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential

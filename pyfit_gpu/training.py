@@ -56,6 +56,7 @@ def fit(
     test: TrainingSet | None = None,
     members: int | None = None,
     first_member: int = 0,
+    random_starts: bool = False,
     steps: int | None = None,
     settings: FitSettings | None = None,
     observers: Observers = (),
@@ -79,6 +80,7 @@ def fit(
         members: so many random starts, drawn by the settings' seed; the potential receives the best of them, and all
             are in the history's. None: the potential's own members.
         first_member: number of the first one, which together with the seed decides what is drawn.
+        random_starts: the weights were drawn: a member whose loss is lost may draw others. `members` says so too.
         steps: overrides `settings.steps`; 0 evaluates and leaves the weights as they are.
         observers: are told about every row as soon as it is known; a function gives those of each member.
         should_stop: asked after every step.
@@ -111,7 +113,8 @@ def fit(
         if members < 1:
             raise InputError(f"members: expected a whole number above 0, got {members}")
         trained = potential.random_members(range(first_member, first_member + members), settings.seed)
-    run = _Run(trained, train, validation, settings, observers, first_member, plan, team)
+    random_starts = random_starts or members is not None or trained.networks.n_members > 1
+    run = _Run(trained, train, validation, settings, observers, first_member, random_starts, plan, team)
     shift = torch.tensor(train.energy_shift or (math.nan,) * potential.descriptor.n_elements, dtype=torch.float64)
     for changed in (potential, trained):
         changed.energy_shift.copy_(shift)
@@ -218,6 +221,7 @@ class _Run:
         settings: FitSettings,
         observers: Observers,
         first_member: int,
+        random_starts: bool,
         plan: MemoryPlan | None,
         team: Team | None,
     ) -> None:
@@ -226,6 +230,7 @@ class _Run:
         self.plan = plan
         self.team = team
         self.first_member = first_member
+        self.random_starts = random_starts
         n_members = potential.networks.n_members
         self.observers = [list(observers(k) if callable(observers) else observers) for k in range(n_members)]
         self.parts = {"training": train, "validation": validation}
@@ -400,8 +405,8 @@ class _Run:
         return math.isfinite(loss) and not (level > 0 and self.settings.steps > 0 and loss > level)
 
     def _may_restart(self, k: int) -> bool:
-        """Where a level is given; of several members also where the loss of one is lost."""
-        wanted = self.settings.error_restart_level > 0 or len(self.histories) > 1
+        """Where a level is given; of random starts, and of several members, also where the loss of one is lost."""
+        wanted = self.settings.error_restart_level > 0 or self.random_starts
         return wanted and self.settings.steps > 0 and self.histories[k].n_restarts < MAX_RESTARTS
 
     def _restart(self, k: int, loss: float) -> None:
