@@ -21,6 +21,8 @@ from pyfit_gpu.training_set import TrainingSet, build_training_set
 
 MakeFrames = Callable[..., list[Frame]]
 
+pytestmark = pytest.mark.usefixtures("small_lanes")
+
 HIDDEN = [(4,), (5, 3), (4, 3, 5)]
 CASES = list(itertools.product(HIDDEN, [0, 1], [(1, 1), (3, 1), (1, 2), (3, 3)]))
 

@@ -28,6 +28,9 @@ BOTH_ELEMENTS = ("Si", "C")
 SETTINGS = FitSettings(steps=4, max_iterations=6, seed=11)
 
 
+pytestmark = pytest.mark.usefixtures("small_lanes")
+
+
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """The number that a test chooses does not stay."""
