@@ -241,6 +241,7 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
     add("--float32-steps", type=_whole, default=0, metavar="N", help="steps at the beginning in float32 (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new weights (0: never)")  # fmt: skip
+    add("--memory", metavar="SIZE", help="4G, 512M: beyond it features are read from the file (80 %% of what there is)")
     add("--distribute", default="data", choices=("data", "members"), help="what torchrun's processes share (data)")
 
 
@@ -450,6 +451,7 @@ _FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iter
 def _train(options: argparse.Namespace) -> int:
     from pyfit_gpu import fitting
     from pyfit_gpu.fit_settings import FitSettings
+    from pyfit_gpu.memory_plan import parse_memory
 
     return fitting.train(
         options.training_set,
@@ -474,6 +476,7 @@ def _train(options: argparse.Namespace) -> int:
             options.checkpoint_interval,
             _beside(options, options.stop_file, ".stop"),
             options.distribute,
+            None if options.memory is None else parse_memory(options.memory),
         ),
     )
 

@@ -29,6 +29,7 @@ from pyfit_gpu.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from pyfit_gpu.distributed import Team
+    from pyfit_gpu.memory_plan import MemoryPlan
 
 # What says when to stop or how often to look, not what is computed: free to change when a run is resumed.
 FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
@@ -56,12 +57,14 @@ def run_fit(
     *,
     stop_file: str = "",
     resumption: Resumption | None = None,
+    plan: MemoryPlan | None = None,
     team: Team | None = None,
 ) -> int:
     """Train all members of a potential and write every output, also when a signal or a lost loss ends it early.
 
     Args:
         stop_file: training ends when a file of this name is there.
+        plan: what is kept in memory, see `fit`.
         team: processes that share the work; this one is the first.
 
     Returns:
@@ -101,6 +104,7 @@ def run_fit(
                     should_stop=stopped,
                     checkpoint=checkpoints,
                     resume=_state(resumption),
+                    plan=plan,
                     team=team,
                 )
             except BaseException as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pyfit_gpu.devices import world_size
+from pyfit_gpu.devices import total_memory, world_size
 from pyfit_gpu.distributed import Deal, Team, require_equal
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import free_number
@@ -19,6 +19,7 @@ from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.jobs import Setup, log
 from pyfit_gpu.loading import load_potentials, load_training_set
+from pyfit_gpu.memory_plan import MEMORY_SHARE, MemoryPlan, format_bytes, plan_memory
 from pyfit_gpu.named_splits import named_split
 from pyfit_gpu.networks import member_seed
 from pyfit_gpu.objective import Objective
@@ -73,6 +74,7 @@ class RunOptions:
     checkpoint_interval: float = 30.0  # s
     stop_file: str = ""
     deal: Deal = "data"
+    memory: int | None = None  # bytes of the device, or on a CPU of all processes together; None: most of it
 
 
 def train(
@@ -108,7 +110,7 @@ def _lead(job: _Job, team: Team) -> int:
     except BaseException:
         dist.broadcast_object_list([None], 0)
         raise
-    dist.broadcast_object_list([(ready.split, ready.settings)], 0)
+    dist.broadcast_object_list([(ready.split, ready.settings, ready.plan)], 0)
     for rank, fault in enumerate(team.faults()):
         if fault:
             raise InputError(f"process {rank}: {fault}")
@@ -127,21 +129,21 @@ def _follow(job: _Job, team: Team) -> int:
     dist.broadcast_object_list(message, 0)
     if message[0] is None:
         return _REFUSED
-    split, settings = message[0]
+    split, settings, plan = message[0]
     fault = ""
     try:
-        whole = job.weighted(load_training_set(job.training_set))
+        whole = job.weighted(load_training_set(job.training_set, lazy=True))
         like = load_potentials(job.start.potentials).networks
     except InputError as error:
         fault = str(error)
     if any(team.faults(fault)):
         return _REFUSED
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
-    memory = kept_memory(job.setup.device, team)
+    memory = kept_memory(job.setup.device, plan, team)
 
     def make(name: str, single: bool) -> Objective:
         nonlocal memory
-        objective, memory = make_objective(parts[name], settings, single=single, memory=memory, team=team)
+        objective, memory = make_objective(parts[name], settings, single=single, memory=memory, plan=plan, team=team)
         return objective
 
     team.serve(like, make)
@@ -190,7 +192,7 @@ class _Job:
         return outputs.numbered(free_number(outputs.paths())) if self.setup.unique else outputs
 
     def _read(self, job: _Job, earlier: Run | None) -> _Ready:
-        whole = load_training_set(self.training_set)
+        whole = load_training_set(self.training_set, lazy=True)
         split = self._plan(whole, earlier)
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
@@ -207,7 +209,27 @@ class _Job:
         resumption = self._resumption(settings, data, split, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
-        return _Ready(job, potential, weighted, split, settings, resumption)
+        return _Ready(
+            job, potential, weighted, split, settings, resumption, self._plan_memory(potential, whole, settings)
+        )
+
+    def _plan_memory(self, potential: Potential, whole: TrainingSet, settings: FitSettings) -> MemoryPlan:
+        """Of one process."""
+        device, memory = self.setup.device, self.how.memory
+        sharing = world_size() if device.type == "cpu" else 1
+        if memory is None and sharing > 1:
+            memory = int(MEMORY_SHARE * total_memory(device))
+        plan = plan_memory(
+            whole,
+            potential,
+            settings,
+            device=device,
+            dtype=self.setup.dtype,
+            memory=None if memory is None else memory // sharing,
+        )
+        log.info("memory: %s of %s%s", format_bytes(plan.limited), format_bytes(plan.limit),
+                 ", features are read from the file at every evaluation" if plan.stream else "")  # fmt: skip
+        return plan
 
     def _plan(self, whole: TrainingSet, earlier: Run | None) -> Split:
         wanted = self.split
@@ -263,6 +285,7 @@ class _Ready:
     split: Split
     settings: FitSettings
     resumption: Resumption
+    plan: MemoryPlan
 
     def run(self, team: Team | None) -> int:
         return run_fit(
@@ -274,6 +297,7 @@ class _Ready:
             self.job.setup,
             stop_file=self.job.how.stop_file,
             resumption=self.resumption,
+            plan=self.plan,
             team=team,
         )
 

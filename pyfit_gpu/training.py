@@ -17,6 +17,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.history import History, LabelErrors, MemberHistory, Observers, Row
 from pyfit_gpu.lbfgs import LBFGS
+from pyfit_gpu.memory_plan import MemoryPlan, objective_options
 from pyfit_gpu.networks import ElementNetworks, member_seed
 from pyfit_gpu.objective import Evaluation, Objective, l2_penalty
 from pyfit_gpu.potential import Potential
@@ -61,6 +62,7 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     checkpoint: Callable[[Callable[[], FitState], bool], None] | None = None,
     resume: FitState | None = None,
+    plan: MemoryPlan | None = None,
     team: Team | None = None,
 ) -> History:
     """Train the networks' weights in place, in the dtype and on the device of the training set.
@@ -83,6 +85,7 @@ def fit(
         checkpoint: called at the start and after every step with a function that gives the state, and whether it was
             the last step.
         resume: the state from which to go on.
+        plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
         team: processes that share the work; this one is the first of them.
 
     Raises:
@@ -108,7 +111,7 @@ def fit(
         if members < 1:
             raise InputError(f"members: expected a whole number above 0, got {members}")
         trained = potential.random_members(range(first_member, first_member + members), settings.seed)
-    run = _Run(trained, train, validation, settings, observers, first_member, team)
+    run = _Run(trained, train, validation, settings, observers, first_member, plan, team)
     shift = torch.tensor(train.energy_shift or (math.nan,) * potential.descriptor.n_elements, dtype=torch.float64)
     for changed in (potential, trained):
         changed.energy_shift.copy_(shift)
@@ -131,20 +134,29 @@ def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
             raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}{text}")
 
 
-def kept_memory(device: torch.device, team: Team | None) -> float:
+def kept_memory(device: torch.device, plan: MemoryPlan | None, team: Team | None) -> float:
     """Bytes, at most, of derivatives of features that one process keeps."""
+    if plan is not None:
+        return plan.kept_bytes
     sharing = team.size if team is not None and device.type == "cpu" else 1
     return KEPT_MEMORY * total_memory(device) / sharing
 
 
 def make_objective(
-    part: TrainingSet, settings: FitSettings, *, single: bool, memory: float, team: Team | None
+    part: TrainingSet,
+    settings: FitSettings,
+    *,
+    single: bool,
+    memory: float,
+    plan: MemoryPlan | None,
+    team: Team | None,
 ) -> tuple[Objective, float]:
     """The objective of one part of a set, in float32 or in the set's precision, and the memory that is left."""
     if single:
         part = part.to(part.features.device, torch.float32)
     targets = {name: value for name, value in settings.group_targets.items() if name in part.groups}
-    objective = Objective(part, settings.loss_weights, targets=targets, memory=memory, team=team)
+    options = {} if plan is None else objective_options(plan)
+    objective = Objective(part, settings.loss_weights, targets=targets, team=team, **{**options, "memory": memory})
     return objective, memory - objective.kept_bytes
 
 
@@ -206,16 +218,18 @@ class _Run:
         settings: FitSettings,
         observers: Observers,
         first_member: int,
+        plan: MemoryPlan | None,
         team: Team | None,
     ) -> None:
         self.potential = potential
         self.settings = settings
+        self.plan = plan
         self.team = team
         self.first_member = first_member
         n_members = potential.networks.n_members
         self.observers = [list(observers(k) if callable(observers) else observers) for k in range(n_members)]
         self.parts = {"training": train, "validation": validation}
-        self._memory = kept_memory(train.features.device, team)
+        self._memory = kept_memory(train.features.device, plan, team)
         self.double = train.features.dtype == torch.float64
         self.objective = self._objective("training", single=self._single(0))
         self._idle: Objective | None = None  # of the other precision, while members need both
@@ -243,7 +257,7 @@ class _Run:
             part = self.parts[name]
             assert part is not None
             objective, self._memory = make_objective(
-                part, self.settings, single=single, memory=self._memory, team=self.team
+                part, self.settings, single=single, memory=self._memory, plan=self.plan, team=self.team
             )
             return objective
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyfit_gpu.blocks import Block, BlockValue, Shares
 from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import LANE_ATOMS, LossWeights, Objective, cut_blocks, lane_bounds
+from pyfit_gpu.objective import LossWeights, Objective, cut_blocks, lane_bounds
 from pyfit_gpu.parallel import Workers, one_thread, ordered_sum
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import TrainingSet, build_training_set
@@ -114,14 +114,14 @@ class TestCuts:
     @pytest.mark.parametrize("n_lanes", [1, 4, 24])
     def test_lanes_hold_every_structure_once(self, sizes: tuple[int, ...], n_lanes: int) -> None:
         """None is empty, and few atoms are not spread thin."""
-        lanes = lane_bounds(sizes, n_lanes)
+        lanes = lane_bounds(sizes, n_lanes, 1024)
         assert [row for first, end in lanes for row in range(first, end)] == list(range(len(sizes)))
         assert all(end > first for first, end in lanes)
         # Neighbours together hold more than an equal share.
-        assert 1 <= len(lanes) <= max(1, 2 * min(n_lanes, sum(sizes) // LANE_ATOMS))
+        assert 1 <= len(lanes) <= max(1, 2 * min(n_lanes, sum(sizes) // 1024))
 
     def test_lanes_are_about_equal(self) -> None:
-        atoms = [300 * (end - first) for first, end in lane_bounds([300] * 240, 24)]
+        atoms = [300 * (end - first) for first, end in lane_bounds([300] * 240, 24, 1024)]
         assert len(atoms) == 24
         assert max(atoms) == min(atoms) == 3000
 
