@@ -357,7 +357,7 @@ def _guarded(work: Callable[[], int]) -> int:
     except RuntimeError as error:
         import torch
 
-        from pyfit_gpu.training import TrainingFailure
+        from pyfit_gpu.fit_run import TrainingFailure
 
         if not isinstance(error, TrainingFailure | torch.OutOfMemoryError):
             raise

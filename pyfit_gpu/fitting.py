@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from pyfit_gpu.closure import kept_memory, make_objective
 from pyfit_gpu.devices import total_memory, world_size
 from pyfit_gpu.distributed import Deal, Team, require_equal
 from pyfit_gpu.errors import InputError
@@ -27,7 +28,6 @@ from pyfit_gpu.objective import Objective
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.run_file import Run, load_run
 from pyfit_gpu.splits import Split
-from pyfit_gpu.training import kept_memory, make_objective
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.verbs import describe_set

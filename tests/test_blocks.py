@@ -269,10 +269,10 @@ class TestBlock:
             return ((energy / training_set.sizes - target) ** 2 * weight * factor).sum()
 
         (expected,) = torch.autograd.grad(square(leaf), leaf)
-        value = block.value(points, like, factor, gradient=True)
+        value = block.value(like.with_flat(points), factor, gradient=True)
         torch.testing.assert_close(value.gradient, expected, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(value.energies - target, error, rtol=0, atol=0)
-        assert block.value(points, like, None, gradient=False).gradient is None
+        assert block.value(like.with_flat(points), None, gradient=False).gradient is None
         assert block.kept_bytes == 0
 
     def test_a_block_forgets_the_set(self) -> None:
@@ -280,9 +280,9 @@ class TestBlock:
         training_set = make_set([3, 1, 4])
         like, points = points_of(training_set)
         block = Block(training_set, Shares.of(training_set), force_weight=0.0, stress_weight=0.0, memory=0.0)
-        before = block.value(points, like, None, gradient=True)
+        before = block.value(like.with_flat(points), None, gradient=True)
         training_set.features.fill_(0.0)
-        after = block.value(points, like, None, gradient=True)
+        after = block.value(like.with_flat(points), None, gradient=True)
         assert before.gradient is not None
         assert after.gradient is not None
         assert torch.equal(before.gradient, after.gradient)
