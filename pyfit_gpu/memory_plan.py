@@ -217,6 +217,8 @@ class _Need:
     def _items(self, stream: bool, block_atoms: int | None, kept: int) -> list[MemoryItem]:
         host, device = _PROGRAM_CUDA if self.on_gpu else (_PROGRAM, 0)
         open_blocks = self._workers if stream else 0
+        # The C library holds on to up to twice what was given back last; this was seen in some processes, not in all.
+        held_blocks = open_blocks + 2 * stream
         in_block = self._block(block_atoms)
         activations = self._activations(in_block, computes_anew=kept < self._jacobians())
         making = self._making_jacobians() if kept else 0
@@ -227,8 +229,7 @@ class _Need:
             MemoryItem("features of a text set", 0 if self.sizes.in_files else 2 * self._file_features),
             self._item("features", 0 if stream else int(features * self._swap)),
             self._item("neighbours", 0 if stream else self._pairs(1.0)),
-            # The allocator keeps some of what it is given back: up to a tenth more was measured.
-            self._item("blocks that are read from the file", int(1.15 * open_blocks * self._open_block(in_block))),
+            self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
             self._item("derivatives kept for forces", int(kept * self._swap) + making),
             self._item("values and derivatives of blocks", self._workers * activations),
@@ -265,7 +266,7 @@ class _Need:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Steps and changes of the gradient (H + 1 each), 6 vectors more, on a GPU their products; 6 vectors in `fit`."""
+        """Steps and changes of the gradient (H + 1 each), 6 vectors more, on a GPU their products; 6 in `fit`."""
         history, width = self.settings.history_size + 1, -(-self.n_parameters // 16) * 16
         products = history**2 if self.on_gpu else 0
         return 8 * self.members * (width * (2 * history + 6) + products + 6 * self.n_parameters)
