@@ -159,7 +159,7 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
         [
             r"state +to be resumed, 2 members, 3 steps asked for",
             r"member 4 +running, step 2, loss \S+ eV/atom",
-            r"inputs +18, gi_mode 5 .*",
+            r"elements +Si",
         ],
     ),
     FileKind.GROUP_LOG: (
