@@ -292,7 +292,11 @@ def _add_evaluate(verbs: Any) -> None:
     verb = verbs.add_parser("evaluate", help="energies, forces and stress of structures, errors, plots")
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument(
-        "--potential", required=True, nargs="+", metavar="NN", help="potential (.nn.dat); several: mean and spread"
+        "--potential",
+        required=True,
+        nargs="+",
+        metavar="NN",
+        help="potential (.nn.dat) or run file; several: mean and spread",
     )
     verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
     verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")

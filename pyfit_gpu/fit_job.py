@@ -85,7 +85,7 @@ def run_fit(
         outputs = replace(outputs, validation_log="")
     observers = [own.observers(train, validation) for own in outputs.of_members()]
     with ExitStack() as stack:
-        logs = {str(one.path): one for own in observers for one in own if isinstance(one, RowFile)}
+        logs = {outputs.beside_run_file(one.path): one for own in observers for one in own if isinstance(one, RowFile)}
         for one in logs.values():
             stack.callback(one.close)
         if resumption.run is not None:
@@ -142,7 +142,8 @@ def _state(resumption: Resumption) -> FitState | None:
 
 
 def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
-    written = {path: position for path, position in run.logs.items() if path in logs and position[1]}
+    begun = any(member["history"]["loss"] for member in run.state.members)  # else the fit does that
+    written = {path: position for path, position in run.logs.items() if path in logs and (begun or position[1])}
     for path, position in written.items():
         logs[path].check(*position)  # all of them before any is changed
     for path, one in logs.items():

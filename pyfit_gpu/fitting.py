@@ -340,5 +340,5 @@ def _digest(split: Split) -> str:
 
 
 def _steps(run: Run) -> str:
-    steps = sorted({len(member["history"]["loss"]) - 1 for member in run.state.members})
+    steps = sorted({max(len(member["history"]["loss"]) - 1, 0) for member in run.state.members})
     return str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"

@@ -101,7 +101,7 @@ class MemberHistory:
     def to_json(self) -> dict[str, Any]:
         """Everything, for the run file."""
         return {
-            "loss": self.loss,
+            "loss": list(self.loss),  # which grows while someone keeps the state
             "validation": [[step, value] for step, value in self.validation.items()],
             "errors": [_numbers(errors) for errors in self.errors],
             "validation_errors": [[step, _numbers(errors)] for step, errors in self.validation_errors.items()],

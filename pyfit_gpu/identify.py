@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import enum
 import os
 import re
@@ -36,6 +37,8 @@ class FileKind(enum.Enum):
     ENERGY_VOLUME_LOG = "energy-volume log"
     ERROR_LOG = "loss or validation log"
     ENERGY_TABLE = "table of energies (evaluate)"
+    GROUP_LOG = "errors by group"
+    RANKING = "ranking of members"
 
 
 def identify(path: str | os.PathLike[str]) -> FileKind:
@@ -62,6 +65,10 @@ def identify(path: str | os.PathLike[str]) -> FileKind:
         return FileKind.ENERGY_VOLUME_LOG
     if lines[0].startswith("index,group,"):
         return FileKind.ENERGY_TABLE
+    if lines[0].startswith("step,part,"):
+        return FileKind.GROUP_LOG
+    if lines[0].startswith("rank,member,"):
+        return FileKind.RANKING
     if _LOG_ROW.fullmatch(lines[0]) and len(lines[0].split()) in (2, 5):
         return FileKind.ERROR_LOG
     if _looks_like_potential(lines):
@@ -95,6 +102,8 @@ def info(path: str | os.PathLike[str]) -> str:
         FileKind.ENERGY_VOLUME_LOG: _energy_volume,
         FileKind.ERROR_LOG: _error_log,
         FileKind.ENERGY_TABLE: _energy_table,
+        FileKind.GROUP_LOG: _group_log,
+        FileKind.RANKING: _ranking,
     }[kind]
     return "\n".join([f"{os.fspath(path)}: {kind.value}", *(f"  {line}" for line in describe(Path(path)))])
 
@@ -137,9 +146,13 @@ def _run(path: Path) -> list[str]:
         f"network       {'-'.join(map(str, networks.layer_sizes))}, {networks.n_parameters} parameters each",
     ]
     for number, history in enumerate(histories, run.first_member):
-        loss = f", loss {history.loss[-1]:.4e}" if history.loss else ""
+        if not history.loss:
+            lines.append(f"member {number:<6d} not begun")
+            continue
         least = f", least validation {min(history.validation.values()):.4e}" if history.validation else ""
-        lines.append(f"member {number:<6d} {history.status}, step {history.step}{loss}{least} eV/atom")
+        lines.append(
+            f"member {number:<6d} {history.status}, step {history.step}, loss {history.loss[-1]:.4e}{least} eV/atom"
+        )
     return lines + _descriptor_lines(run.potential.descriptor)
 
 
@@ -238,3 +251,44 @@ def _error_log(path: Path) -> list[str]:
 
 def _energy_table(path: Path) -> list[str]:
     return [f"structures    {len(path.read_text(encoding='utf-8').splitlines()) - 1}"]
+
+
+def _group_log(path: Path) -> list[str]:
+    """The last row of each part, eV/atom."""
+    names, rows = _table(path)
+    lines = [f"groups        {len(names) - 2}"]
+    for step, part, *errors in {row[1]: row for row in rows}.values():
+        found = ", ".join(f"{name} {_number(cell, path):.4g}" for name, cell in zip(names[2:], errors, strict=True))
+        lines.append(f"{part:<13} step {_number(step, path):.0f}: {found} eV/atom")
+    return lines
+
+
+def _ranking(path: Path) -> list[str]:
+    """The best three."""
+    names, rows = _table(path)
+    lines = [f"members       {len(rows)}"]
+    for row in (dict(zip(names, cells, strict=True)) for cells in rows[:3]):
+        score = _number(row["score"], path)
+        lines.append(f"rank {row['rank']:<8} member {row['member']}, score {score:.4e} eV/atom, {row['network']}")
+    return lines
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows.
+
+    Raises:
+        InputError: a row that has not a cell for every column.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        names, *rows = csv.reader(file)
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(names):
+            raise InputError(f"{path}: row {number}: expected {len(names)} cells, found {len(row)}")
+    return names, rows
+
+
+def _number(cell: str, path: Path) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise InputError(f"{path}: expected a number, found {cell!r}") from None

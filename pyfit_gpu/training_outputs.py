@@ -86,6 +86,10 @@ class TrainingOutputs:
         backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
         return [path for path in (*self.files().values(), *backups) if path]
 
+    def beside_run_file(self, path: str | os.PathLike[str]) -> str:
+        """A file as the run file names it, so that a run can be resumed from another folder, or after it was moved."""
+        return os.path.relpath(path, os.path.dirname(self.run_file) or ".")
+
     def faults(self, inputs: Mapping[str, str], *, overwrite: bool, resume: bool = False) -> list[str]:
         """Everything that would keep these outputs from being written.
 
@@ -99,6 +103,7 @@ class TrainingOutputs:
         results = {what: path for what, path in files.items() if what.startswith(("network", "run file"))}
         others = {what: path for what, path in files.items() if what not in results}
         may_exist = overwrite or resume
+        run_exists = bool(self.run_file) and os.path.exists(self.run_file)  # says all: the backups are that run's
         checks: list[Callable[[], None]] = [
             partial(self._check_result, path, overwrite=may_exist) for path in results.values() if path
         ]
@@ -108,7 +113,7 @@ class TrainingOutputs:
         checks.append(partial(check_distinct, the_rest, {**networks, **inputs}))
         for own in self.of_members():
             if own.backup_dir and own.backup_interval:
-                checks.append(partial(own._check_backups, inputs, may_exist))
+                checks.append(partial(own._check_backups, inputs, may_exist or run_exists))
         found = []
         for check in checks:
             try:

@@ -127,3 +127,23 @@ def test_silicon_carbide_runs_in_short_form(tmp_path):
     temperatures = re.findall(r"^ +\d+\.0 +(\d+\.\d)", done.stdout, re.MULTILINE)
     assert len(temperatures) == 6
     assert (tmp_path / "out" / "sic.extxyz").stat().st_size > 0
+
+
+def test_ensemble_is_killed_resumed_and_ranked(tmp_path):
+    """Fewer members and steps than a newcomer's run."""
+    program = Path(sys.prefix) / "bin"
+    if not (program / "pyfit-gpu").exists():
+        pytest.skip("the package is not installed in this environment (bash tests/run.sh installs it)")
+    environment = {**os.environ, "PATH": f"{program}:{os.environ['PATH']}", "MEMBERS": "4", "STEPS": "8"}
+    out = tmp_path / "out"
+    command = ["bash", str(EXAMPLES / "ensemble.sh"), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "killed, exit status 137" in done.stdout
+    assert re.search(r"^resume: .*fit\.run\.h5, after \d+ steps", done.stdout, re.MULTILINE)
+    assert re.search(r"^1,\d,[\d.e-]+,\d,\d,(steps|patience),", done.stdout, re.MULTILINE)
+    assert "mean and spread of 4 members" in done.stdout
+    spreads = [float(line.split(",")[-1]) for line in done.stdout.splitlines()[-5:]]
+    assert spreads == sorted(spreads, reverse=True)
+    for member in range(4):
+        steps = [int(row.split()[0]) for row in (out / f"fit.m00{member}.loss.txt").read_text().splitlines()]
+        assert steps == list(range(len(steps)))

@@ -22,8 +22,9 @@ from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.identify import FileKind, identify, info
 from pyfit_gpu.logs import EnergyVolumeLog, LossLog, ValidationLog
 from pyfit_gpu.report import EnergyTable, save_csv
+from pyfit_gpu.run_file import Run, save_run
 from pyfit_gpu.store import Shard, save_shard, save_training_set
-from pyfit_gpu.training import fit
+from pyfit_gpu.training import FitState, fit
 from pyfit_gpu.training_set import TrainingSet
 
 STRUCTURE = """\
@@ -48,6 +49,14 @@ def set_with_unknowns() -> TrainingSet:
     stress = made.stress.clone()
     stress[:2] = NAN
     return replace(made, forces=forces, stress=stress)
+
+
+def write_run(path: Path, rows: int = 2) -> None:
+    """A fit of three steps after two of them, or before the first."""
+    potential = make_potential().random_members(range(2), 1)
+    states: list[FitState] = []
+    fit(potential, make_set(), steps=3, checkpoint=lambda state, last: states.append(state()))
+    save_run(Run(potential, states[1 + rows if rows else 0], {"steps": 3}, {}, {}, first_member=4, done=False), path)
 
 
 def save_parts(path: Path) -> None:
@@ -145,6 +154,28 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
         [r"rows +3, steps 0 to 6", r"error +\S+ to \S+ eV/atom, least \S+ at step \d"],
     ),
     FileKind.ENERGY_TABLE: (write_table, [r"structures +4"]),
+    FileKind.RUN: (
+        write_run,
+        [
+            r"state +to be resumed, 2 members, 3 steps asked for",
+            r"member 4 +running, step 2, loss \S+ eV/atom",
+            r"elements +Si",
+        ],
+    ),
+    FileKind.GROUP_LOG: (
+        lambda path: path.write_text(
+            "step,part,a,b\n000000,train,5E-01,7E-01\n000004,train,1E-01,2E-01\n000004,validation,nan,3E-01\n"
+        ),
+        [r"groups +2", r"train +step 4: a 0\.1, b 0\.2 eV/atom", r"validation +step 4: a nan, b 0\.3 eV/atom"],
+    ),
+    FileKind.RANKING: (
+        lambda path: path.write_text("rank,member,score,network\n1,2,1.5e-02,x.m002.nn.dat\n2,0,inf,x.m000.nn.dat\n"),
+        [
+            r"members +2",
+            r"rank 1 +member 2, score 1\.5000e-02 eV/atom, x\.m002\.nn\.dat",
+            r"rank 2 +member 0, score inf eV/atom, x\.m000\.nn\.dat",
+        ],
+    ),
 }
 
 
@@ -190,6 +221,9 @@ DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
     FileKind.ASE: lambda raw: raw.rsplit(b"\n", 2)[0],
     FileKind.CLASSIC_CONFIG: lambda raw: raw[:-5],
     FileKind.ERROR_LOG: lambda raw: raw + b"not a row\n",
+    FileKind.RUN: lambda raw: raw[:-50],
+    FileKind.GROUP_LOG: lambda raw: raw.rsplit(b",", 1)[0],
+    FileKind.RANKING: lambda raw: raw.rsplit(b",", 1)[0],
 }
 
 
@@ -208,6 +242,11 @@ def test_loss_log(tmp_path: Path) -> None:
         "rows          3, steps 0 to 2",
         "error         0.04 to 0.02 eV/atom, least 0.01 at step 1",
     ]
+
+
+def test_a_run_that_was_killed_before_it_began(tmp_path: Path) -> None:
+    write_run(tmp_path / "run.h5", rows=0)
+    assert re.search(r"^  member 4      not begun$", info(tmp_path / "run.h5"), re.MULTILINE)
 
 
 def test_a_potential_that_asks_for_random_weights(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pyfit_gpu.run_file import Run, load_run, save_run
 from pyfit_gpu.splits import Split
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training import FitState, fit
-from pyfit_gpu.training_outputs import TrainingOutputs
+from pyfit_gpu.training_outputs import FILES, TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, build_training_set
 
 SETUP = Setup(torch.device("cpu"), quiet=True)
@@ -394,6 +394,39 @@ def test_a_log_that_the_run_did_not_have_begins(
     rows = Path("groups.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["step", "000005", "000005", "000006", "000006"]
     assert len(Path("loss.txt").read_text().splitlines()) == 7
+
+
+def test_a_run_goes_on_from_another_folder(
+    energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logs are found beside the run file, by whatever path; a run that was moved has them there, too."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    job = finished_job(energies)
+    moved = folder.rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    outputs = job.outputs()
+    names = (*FILES, "backup_dir")
+    paths = {name: str(moved / getattr(outputs, name)) for name in names if getattr(outputs, name)}
+    monkeypatch.setattr(job, "outputs", lambda: replace(outputs, **paths))
+    assert job.run(Resumption(interval=0.0, run=load_run(moved / "run.h5")), steps=6) == 0
+    assert len((moved / "loss.txt").read_text().splitlines()) == 7
+    assert sorted(load_run(moved / "run.h5").logs) == ["groups.csv", "loss.txt", "validation.txt", "volumes.txt"]
+
+
+def test_a_log_that_begins_after_the_last_step(
+    energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is empty when the run file is written, and grows when more steps follow."""
+    monkeypatch.chdir(tmp_path)
+    job = finished_job(energies)
+    run = load_run("run.h5")
+    logs = {path: position for path, position in run.logs.items() if path != "loss.txt"}
+    assert job.run(Resumption(interval=0.0, run=replace(run, logs=logs))) == 0
+    assert load_run("run.h5").logs["loss.txt"] == (0, 0)
+    assert job.resume(steps=5) == 0
+    assert [row.split()[0] for row in Path("loss.txt").read_text().splitlines()] == ["000005"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
