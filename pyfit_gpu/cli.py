@@ -456,28 +456,28 @@ _FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iter
 
 
 def _train(options: argparse.Namespace) -> int:
-    from pyfit_gpu import fitting
+    from pyfit_gpu import fit_options, fitting
     from pyfit_gpu.fit_settings import FitSettings
     from pyfit_gpu.memory_plan import parse_memory
 
     return fitting.train(
         options.training_set,
-        start=fitting.StartOptions(
+        start=fit_options.StartOptions(
             tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
         ),
         outputs=_training_outputs(options),
         settings=FitSettings(**{name: getattr(options, name) for name in _FIT}),
         setup=_setup(options),
-        split=fitting.SplitOptions(
+        split=fit_options.SplitOptions(
             options.split,
             options.train_fraction,
             options.seed,
             None if options.test_groups is None else tuple(options.test_groups),
         ),
-        weights=fitting.WeightOptions(
+        weights=fit_options.WeightOptions(
             tuple(options.group_weight), tuple(options.window_weight), tuple(options.group_target)
         ),
-        run=fitting.RunOptions(
+        run=fit_options.RunOptions(
             options.resume,
             tuple(options.allow_change),
             options.checkpoint_interval,

@@ -115,7 +115,7 @@ def run_fit(
             except BaseException as error:
                 # Whatever ends it (a log without room, a second signal) does not lose what was trained so far.
                 if rows.trained or isinstance(error, TrainingFailure):
-                    save_members(potential, outputs, 0)
+                    save_members(potential, outputs, rows.best)
                 raise
             save_members(potential, outputs, history.ranking[0])
             checkpoints.finish(history)

@@ -136,7 +136,14 @@ class FitRun:
             if history.step or history.n_restarts:
                 self._write_back(k, self.good)
             if not state.known:
-                self.optimizer.forget(k)
+                self._forget_loss(k)
+
+    def _forget_loss(self, k: int) -> None:
+        """The loss is another than before: what was best by the old one counts no longer."""
+        self.optimizer.forget(k)
+        self.stopping[k] = _Stopping()
+        self.histories[k].validation.clear()
+        self.histories[k].validation_errors.clear()
 
     # The loop
 
@@ -145,6 +152,17 @@ class FitRun:
         should_stop: Callable[[], bool],
         checkpoint: Callable[[Callable[[], FitState], bool], None] | None,
     ) -> History:
+        try:
+            self._loop(should_stop, checkpoint)
+        finally:  # whatever ends it
+            self._finish()
+        return self.history
+
+    def _loop(
+        self,
+        should_stop: Callable[[], bool],
+        checkpoint: Callable[[Callable[[], FitState], bool], None] | None,
+    ) -> None:
         started, longest = time.monotonic(), 0.0
         if checkpoint is not None:
             checkpoint(self.state, False)
@@ -169,8 +187,7 @@ class FitRun:
             self._step(running)
             running = self._look(running)
             longest = max(longest, time.monotonic() - before)
-        self._finish()
-        return self.history
+        self._validate_ends()
 
     def _out_of_time(self, elapsed: float, longest: float) -> bool:
         return self.settings.max_time > 0 and elapsed + 1.2 * longest > self.settings.max_time
@@ -201,6 +218,8 @@ class FitRun:
             self._idle = before
         else:
             self._memory += before.kept_bytes  # which the other one may need
+            if self.team is not None:
+                self.team.drop(before)
         self.objective = idle or self._objective("training", single=single)
         self.closure.objective = self.objective
 
@@ -378,6 +397,25 @@ class FitRun:
             history.status = "patience"
         elif history.step >= settings.steps:
             history.status = "steps"
+
+    def _validate_ends(self) -> None:
+        """Members whose last row did not validate: their last weights may be the best, and their score is of these.
+
+        After the last state was taken: a fit that goes on must not know of it.
+        """
+        if self.validation is None or not self.settings.validation_interval:
+            return
+        ended = [
+            k
+            for k, history in enumerate(self.histories)
+            if history.status not in ("failed", "gave up") and history.step not in history.validation
+        ]
+        for k, (loss, errors, _) in (self._validate(ended) if ended else {}).items():
+            history, stopping = self.histories[k], self.stopping[k]
+            history.validation[history.step], history.validation_errors[history.step] = loss, errors
+            if loss < stopping.best:
+                stopping.best, history.kept_step = loss, history.step
+                self.kept[k] = self.optimizer.weights[k]
 
     def _finish(self) -> None:
         """The weights to keep go into the potential."""

@@ -7,16 +7,18 @@ import os
 import signal
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
 
 from pyfit_gpu.closure import kept_memory, make_objective
 from pyfit_gpu.devices import total_memory, world_size
-from pyfit_gpu.distributed import Deal, Team, require_equal
+from pyfit_gpu.distributed import Team, require_equal
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import free_number
+from pyfit_gpu.files import check_distinct, found_faults, free_number
 from pyfit_gpu.fit_job import Resumption, describe_data, parts_of, require_same_run, run_fit
+from pyfit_gpu.fit_options import RunOptions, SplitOptions, StartOptions, WeightOptions
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.jobs import Setup, log
@@ -26,7 +28,7 @@ from pyfit_gpu.named_splits import named_split
 from pyfit_gpu.networks import member_seed
 from pyfit_gpu.objective import Objective
 from pyfit_gpu.potential import Potential
-from pyfit_gpu.run_file import Run, load_run
+from pyfit_gpu.run_file import Run, is_run_file, load_run
 from pyfit_gpu.splits import Split
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
@@ -34,49 +36,6 @@ from pyfit_gpu.verbs import describe_set
 from pyfit_gpu.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
 
 _REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """Which structures train. None: what the stored split says, or else 0.9, 2 and none."""
-
-    name: str = ""  # under which the set stores it; empty: not stored
-    train_fraction: float | None = None  # share of each group that trains
-    seed: int | None = None  # 0 draws one
-    test_groups: tuple[str, ...] | None = None  # patterns
-
-
-@dataclass(frozen=True)
-class WeightOptions:
-    """PATTERN=NUMBER or LOW:HIGH=NUMBER, as on the command line."""
-
-    groups: tuple[str, ...] = ()
-    windows: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class StartOptions:
-    """Where training starts."""
-
-    potentials: tuple[str, ...]  # one, or one of each member
-    members: int | None = None  # so many random starts
-    first_member: int = 0  # number of the first
-    weight_seed: int | None = None  # of random weights; None: the split's
-    randomize: bool = False  # random weights whatever the file holds
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How the job is run."""
-
-    resume: bool = False  # go on with the run file, if it is there
-    allow_change: tuple[str, ...] = ()  # settings that may differ from the run's
-    checkpoint_interval: float = 30.0  # s
-    stop_file: str = ""
-    deal: Deal = "data"
-    started: float | None = None  # time.monotonic() at which the job began; None: now
-    memory: int | None = None  # bytes of the device, or on a CPU of all processes together; None: most of it
 
 
 def train(
@@ -148,7 +107,14 @@ def _follow(job: _Job, team: Team) -> int:
         objective, memory = make_objective(parts[name], settings, single=single, memory=memory, plan=plan, team=team)
         return objective
 
-    team.serve(like, make)
+    def drop(objective: Objective) -> None:
+        nonlocal memory
+        memory += objective.kept_bytes
+
+    try:
+        team.serve(like, make, drop)
+    except RuntimeError:
+        return _REFUSED  # the first process says why
     return 0
 
 
@@ -180,6 +146,11 @@ class _Job:
             faults.append("resume: expected the name of a run file, it is switched off")
         if self.how.resume and self.setup.unique:
             faults.append("resume: expected the outputs' own names, --unique gives others")
+        results = {what: path for what, path in outputs.files().items() if what.startswith("network")}
+        faults += found_faults(
+            partial(check_distinct, results, {"training set": self.training_set}),
+            partial(check_distinct, {"stop file": self.how.stop_file}, {**outputs.files(), **inputs}),
+        )
         if self.how.stop_file and os.path.exists(self.how.stop_file):
             faults.append(f"{self.how.stop_file}: the stop file is there already: expected it to be removed first")
         if faults:
@@ -314,8 +285,9 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
     Raises:
         InputError: a file that cannot be read, potentials that do not go together, or several members of one start.
     """
-    if start.members == 0:
-        raise InputError("members: expected a whole number above 0, got 0")
+    runs = [path for path in start.potentials if os.path.exists(path) and is_run_file(path)]
+    if runs:
+        raise InputError(f"{runs[0]}: expected a potential (.nn.dat) to start from, found a run file")
     if len(start.potentials) > 1:
         if start.members not in (None, len(start.potentials)):
             raise InputError(f"members: expected {len(start.potentials)}, one of each potential, got {start.members}")
