@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
@@ -24,6 +25,8 @@ from pyfit_gpu.interrupts import (
     signals_are_exceptions,
     signals_end_the_process,
 )
+
+_STARTED = time.monotonic()
 
 STATUS_FAILED = 1
 STATUS_USAGE = 2
@@ -358,7 +361,7 @@ def _guarded(work: Callable[[], int]) -> int:
     except RuntimeError as error:
         import torch
 
-        from pyfit_gpu.training import TrainingFailure
+        from pyfit_gpu.fit_run import TrainingFailure
 
         if not isinstance(error, TrainingFailure | torch.OutOfMemoryError):
             raise
@@ -453,33 +456,34 @@ _FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iter
 
 
 def _train(options: argparse.Namespace) -> int:
-    from pyfit_gpu import fitting
+    from pyfit_gpu import fit_options, fitting
     from pyfit_gpu.fit_settings import FitSettings
     from pyfit_gpu.memory_plan import parse_memory
 
     return fitting.train(
         options.training_set,
-        start=fitting.StartOptions(
+        start=fit_options.StartOptions(
             tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
         ),
         outputs=_training_outputs(options),
         settings=FitSettings(**{name: getattr(options, name) for name in _FIT}),
         setup=_setup(options),
-        split=fitting.SplitOptions(
+        split=fit_options.SplitOptions(
             options.split,
             options.train_fraction,
             options.seed,
             None if options.test_groups is None else tuple(options.test_groups),
         ),
-        weights=fitting.WeightOptions(
+        weights=fit_options.WeightOptions(
             tuple(options.group_weight), tuple(options.window_weight), tuple(options.group_target)
         ),
-        run=fitting.RunOptions(
+        run=fit_options.RunOptions(
             options.resume,
             tuple(options.allow_change),
             options.checkpoint_interval,
             _beside(options, options.stop_file, ".stop"),
             options.distribute,
+            _STARTED,
             None if options.memory is None else parse_memory(options.memory),
         ),
     )

@@ -42,8 +42,9 @@ def describe_device(device: torch.device) -> str:
 
 
 def world_size() -> int:
-    """Processes that torchrun started together; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Processes that torchrun started together; 1 without it, whatever else sets WORLD_SIZE."""
+    started = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return int(os.environ["WORLD_SIZE"]) if started else 1
 
 
 def share_device() -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Deal = Literal["data", "members"]
 T = TypeVar("T")
-_STOP, _BUILD, _VALUES = range(3)
+_STOP, _BUILD, _DROP, _VALUES = range(4)
 _HEADER = 6  # whole numbers
 _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or wait for a disk, as long as it likes
 
@@ -38,7 +38,8 @@ class Team:
     size: int
     device: torch.device  # where tensors must be to be sent
     deal: Deal = "data"  # each process computes some lanes of all members, or all lanes of some members
-    objectives: list[Objective] = field(default_factory=list)
+    objectives: list[Objective | None] = field(default_factory=list)  # None: dropped
+    _busy: bool = False  # in the middle of an evaluation
 
     @classmethod
     def join(cls, device: torch.device, deal: Deal = "data") -> Team:
@@ -50,10 +51,14 @@ class Team:
         return cls(dist.get_rank(), dist.get_world_size(), device if on_gpu else torch.device("cpu"), deal)
 
     def leave(self) -> None:
-        """The others go home; on the first process, at the end."""
-        if self.rank == 0:
-            self._announce(_STOP)
+        """The last thing a process does, however it ends: without it the process may be aborted on its way out."""
         dist.destroy_process_group()
+
+    def faults(self, own: str = "") -> list[str]:
+        """What every process found wrong, by rank; empty where nothing is. All of them call it."""
+        found: list[str] = [""] * self.size
+        dist.all_gather_object(found, own)
+        return found
 
     def share_of(self, lanes: list[T]) -> list[T]:
         """Lanes that this process computes: a run of them, so that they stay in order."""
@@ -64,6 +69,11 @@ class Team:
 
     # The first process
 
+    def dismiss(self) -> None:
+        """The others go home. In the middle of an evaluation they do not listen: they go when this process has left."""
+        if not self._busy:
+            self._announce(_STOP)
+
     def build(self, name: str, *, single: bool, make: Callable[[], Objective]) -> Objective:
         """The same objective in every process; `name` says which part of the set it is for."""
         self._announce(_BUILD, _PARTS.index(name), int(single))
@@ -71,11 +81,18 @@ class Team:
         self.objectives.append(objective)
         return objective
 
+    def drop(self, objective: Objective) -> None:
+        """Nothing more will be asked of this one, in any process."""
+        number = self.objectives.index(objective)
+        self._announce(_DROP, number)
+        self.objectives[number] = None
+
     def values(
         self, objective: Objective, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool
     ) -> BlockValue:
         """What `Objective.lane_values` of all processes add up to."""
         number = self.objectives.index(objective)
+        self._busy = True
         self._announce(_VALUES, number, len(points), points.shape[1], int(factor is not None), int(gradient))
         points = points.detach().double().to(self.device).contiguous()
         dist.broadcast(points, 0)
@@ -83,6 +100,7 @@ class Team:
             dist.broadcast(factor.double().to(self.device).contiguous(), 0)
         own = self._own_values(objective, points, like, factor, gradient=gradient)
         found = [own, *(self._receive(objective, rank, points, gradient=gradient) for rank in range(1, self.size))]
+        self._busy = False
         if self.deal == "data":
             return BlockValue.sum([lane for lanes in found for lane in lanes])
         return BlockValue.join([lanes[0] for lanes in found if lanes])
@@ -127,11 +145,17 @@ class Team:
 
     # The others
 
-    def serve(self, like: ElementNetworks, make: Callable[[str, bool], Objective]) -> None:
+    def serve(
+        self, like: ElementNetworks, make: Callable[[str, bool], Objective], drop: Callable[[Objective], None]
+    ) -> None:
         """Compute what the first process asks for, until it is done.
 
         Args:
             make: builds the objective of a part of the set, in float32 or not, as the first process does.
+            drop: is told when an objective is no longer needed.
+
+        Raises:
+            RuntimeError: the first process has gone.
         """
         while True:
             header = torch.zeros(_HEADER, dtype=torch.int64, device=self.device)
@@ -141,8 +165,14 @@ class Team:
                 return
             if order == _BUILD:
                 self.objectives.append(make(_PARTS[number], bool(rest[0])))
+                continue
+            objective = self.objectives[number]
+            assert objective is not None
+            if order == _DROP:
+                drop(objective)
+                self.objectives[number] = None
             else:
-                self._answer(self.objectives[number], like, *rest)
+                self._answer(objective, like, *rest)
 
     def _answer(
         self, objective: Objective, like: ElementNetworks, members: int, n_weights: int, scaled: int, gradient: int

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -123,6 +123,17 @@ def check_distinct(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> Non
         other = taken.setdefault(os.path.realpath(path), purpose)
         if other != purpose:
             raise InputError(f"{purpose}: {path} is the {other} as well: expected another name")
+
+
+def found_faults(*checks: Callable[[], None]) -> list[str]:
+    """What these checks object to."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            found.append(str(error))
+    return found
 
 
 def numbered_path(path: str | os.PathLike[str], number: int) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_report import announce, summarize, write_ranking
+from pyfit_gpu.fit_run import FitState, TrainingFailure
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.history import History
@@ -23,7 +24,7 @@ from pyfit_gpu.potential import Potential
 from pyfit_gpu.progress import Progress
 from pyfit_gpu.run_file import Run, save_run
 from pyfit_gpu.splits import Split
-from pyfit_gpu.training import FitState, TrainingFailure, fit
+from pyfit_gpu.training import fit
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 # What says when to stop or how often to look, not what is computed: free to change when a run is resumed.
 FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
+
+# What the state is made of.
+FIXED_SETTINGS = ("history_size", "first_member")
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def run_fit(
                     validation,
                     test=test if len(test) else None,
                     first_member=resumption.first_member,
+                    random_starts=bool(outputs.members),
                     settings=settings,
                     observers=lambda k: [rows, *observers[k]],
                     should_stop=stopped,
@@ -110,7 +115,7 @@ def run_fit(
             except BaseException as error:
                 # Whatever ends it (a log without room, a second signal) does not lose what was trained so far.
                 if rows.trained or isinstance(error, TrainingFailure):
-                    save_members(potential, outputs, 0)
+                    save_members(potential, outputs, rows.best)
                 raise
             save_members(potential, outputs, history.ranking[0])
             checkpoints.finish(history)
@@ -221,7 +226,9 @@ def require_same_run(run: Run, settings: Mapping[str, Any], data: Mapping[str, A
         earlier = run.settings.get(name)
         if name in FREE_SETTINGS or earlier == value:
             continue
-        if name in allowed:
+        if name in FIXED_SETTINGS:
+            faults.append(f"resume: {name}: expected {earlier} (the run's), which cannot change, got {value}")
+        elif name in allowed:
             log.info("resume: %s changes from %s to %s", name, earlier, value)
             changed = True
         else:

@@ -44,6 +44,8 @@ def announce(
         log.info("weights: energy 1, force %g Å^2, stress %g", settings.force_weight, settings.stress_weight)
     elif bool(parts["train"].has_forces.any()):
         log.info("energies alone train; forces are known, and take part with a force weight (--force-weight 0.1)")
+    if settings.patience and not (len(parts["validate"]) and settings.validation_interval):
+        log.warning("patience: nothing validates, so it ends nothing")
     log.info("LBFGS, line search %s, %d steps of up to %d iterations",
              settings.line_search, settings.steps, settings.max_iterations)  # fmt: skip
 
@@ -104,13 +106,13 @@ def _summarize_members(history: History, outputs: TrainingOutputs) -> None:
     scores = [member.score for member in history.members if math.isfinite(member.score)]
     failed = len(history.members) - len(scores)
     log.info(
-        "%d members: score %.6e to %.6e eV/atom%s; best is member %d, ranking in %s",
+        "%d members: score %.6e to %.6e eV/atom%s; best is member %d%s",
         len(history.members),
         min(scores, default=math.nan),
         max(scores, default=math.nan),
-        f", {failed} failed" if failed else "",
+        f", {failed} without a result" if failed else "",
         outputs.members[history.ranking[0]],
-        outputs.ranking,
+        f", ranking in {outputs.ranking}" if outputs.ranking else "",
     )
 
 

@@ -84,8 +84,4 @@ class FitSettings:
 
     def learning_rate_at(self, step: int) -> float:
         """Of step 0, 1, ..: the ramp, then the learning rate."""
-        return (
-            self.step_length * min(1.0, (step + 1) / self.learning_rate_ramp)
-            if self.learning_rate_ramp
-            else (self.step_length)
-        )
+        return self.step_length * min(1.0, (step + 1) / max(1, self.learning_rate_ramp))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
 
+from pyfit_gpu.closure import kept_memory, make_objective
 from pyfit_gpu.devices import total_memory, world_size
-from pyfit_gpu.distributed import Deal, Team, require_equal
+from pyfit_gpu.distributed import Team, require_equal
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import free_number
+from pyfit_gpu.files import check_distinct, found_faults, free_number
 from pyfit_gpu.fit_job import Resumption, describe_data, parts_of, require_same_run, run_fit
+from pyfit_gpu.fit_options import RunOptions, SplitOptions, StartOptions, WeightOptions
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.jobs import Setup, log
@@ -24,55 +28,14 @@ from pyfit_gpu.named_splits import named_split
 from pyfit_gpu.networks import member_seed
 from pyfit_gpu.objective import Objective
 from pyfit_gpu.potential import Potential
-from pyfit_gpu.run_file import Run, load_run
+from pyfit_gpu.run_file import Run, is_run_file, load_run
 from pyfit_gpu.splits import Split
-from pyfit_gpu.training import kept_memory, make_objective
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.verbs import describe_set
 from pyfit_gpu.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
 
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """Which structures train. None: what the stored split says, or else 0.9, 2 and none."""
-
-    name: str = ""  # under which the set stores it; empty: not stored
-    train_fraction: float | None = None  # share of each group that trains
-    seed: int | None = None  # 0 draws one
-    test_groups: tuple[str, ...] | None = None  # patterns
-
-
-@dataclass(frozen=True)
-class WeightOptions:
-    """PATTERN=NUMBER or LOW:HIGH=NUMBER, as on the command line."""
-
-    groups: tuple[str, ...] = ()
-    windows: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class StartOptions:
-    """Where training starts."""
-
-    potentials: tuple[str, ...]  # one, or one of each member
-    members: int | None = None  # so many random starts
-    first_member: int = 0  # number of the first
-    weight_seed: int | None = None  # of random weights; None: the split's
-    randomize: bool = False  # random weights whatever the file holds
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How the job is run."""
-
-    resume: bool = False  # go on with the run file, if it is there
-    allow_change: tuple[str, ...] = ()  # settings that may differ from the run's
-    checkpoint_interval: float = 30.0  # s
-    stop_file: str = ""
-    deal: Deal = "data"
-    memory: int | None = None  # bytes of the device, or on a CPU of all processes together; None: most of it
+_REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong
 
 
 def train(
@@ -95,7 +58,10 @@ def train(
     if world_size() == 1:
         return job.prepared().run(None)
     team = Team.join(setup.device, job.how.deal)
-    return _lead(job, team) if team.rank == 0 else _follow(job, team)
+    try:
+        return _lead(job, team) if team.rank == 0 else _follow(job, team)
+    finally:
+        team.leave()
 
 
 def _lead(job: _Job, team: Team) -> int:
@@ -106,23 +72,33 @@ def _lead(job: _Job, team: Team) -> int:
         dist.broadcast_object_list([None], 0)
         raise
     dist.broadcast_object_list([(ready.split, ready.settings, ready.plan)], 0)
+    for rank, fault in enumerate(team.faults()):
+        if fault:
+            raise InputError(f"process {rank}: {fault}")
     log.info("%d processes share the work (%s)", team.size, team.deal)
     try:
         return ready.run(team)
     finally:
-        team.leave()
+        team.dismiss()
 
 
 def _follow(job: _Job, team: Team) -> int:
-    """Signals are for the first process, which decides when all stop."""
+    """Signals are for the first process, which decides when all stop, and says what is wrong."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     message: list[Any] = [None]
     dist.broadcast_object_list(message, 0)
     if message[0] is None:
-        return 0
+        return _REFUSED
     split, settings, plan = message[0]
-    whole = job.weighted(load_training_set(job.training_set, lazy=True))
+    fault = ""
+    try:
+        whole = job.weighted(load_training_set(job.training_set, lazy=True))
+        like = load_potentials(job.start.potentials).networks
+    except InputError as error:
+        fault = str(error)
+    if any(team.faults(fault)):
+        return _REFUSED
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
     memory = kept_memory(job.setup.device, plan, team)
 
@@ -131,7 +107,14 @@ def _follow(job: _Job, team: Team) -> int:
         objective, memory = make_objective(parts[name], settings, single=single, memory=memory, plan=plan, team=team)
         return objective
 
-    team.serve(load_potentials(job.start.potentials).networks, make)
+    def drop(objective: Objective) -> None:
+        nonlocal memory
+        memory += objective.kept_bytes
+
+    try:
+        team.serve(like, make, drop)
+    except RuntimeError:
+        return _REFUSED  # the first process says why
     return 0
 
 
@@ -163,6 +146,11 @@ class _Job:
             faults.append("resume: expected the name of a run file, it is switched off")
         if self.how.resume and self.setup.unique:
             faults.append("resume: expected the outputs' own names, --unique gives others")
+        results = {what: path for what, path in outputs.files().items() if what.startswith("network")}
+        faults += found_faults(
+            partial(check_distinct, results, {"training set": self.training_set}),
+            partial(check_distinct, {"stop file": self.how.stop_file}, {**outputs.files(), **inputs}),
+        )
         if self.how.stop_file and os.path.exists(self.how.stop_file):
             faults.append(f"{self.how.stop_file}: the stop file is there already: expected it to be removed first")
         if faults:
@@ -191,6 +179,10 @@ class _Job:
         weighted = self.weighted(whole)
         targets = group_targets(weighted, parse_by_group(self.weights.targets, "--group-target"))
         settings = replace(self.settings, seed=weight_seed, group_targets=targets)
+        if settings.max_time and self.how.started is not None:
+            # What reading took counts as well; a limit that is over already still leaves row 0.
+            left = settings.max_time - (time.monotonic() - self.how.started)
+            settings = replace(settings, max_time=max(left, 1e-6))
         resumption = self._resumption(settings, data, split, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
@@ -293,8 +285,9 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
     Raises:
         InputError: a file that cannot be read, potentials that do not go together, or several members of one start.
     """
-    if start.members == 0:
-        raise InputError("members: expected a whole number above 0, got 0")
+    runs = [path for path in start.potentials if os.path.exists(path) and is_run_file(path)]
+    if runs:
+        raise InputError(f"{runs[0]}: expected a potential (.nn.dat) to start from, found a run file")
     if len(start.potentials) > 1:
         if start.members not in (None, len(start.potentials)):
             raise InputError(f"members: expected {len(start.potentials)}, one of each potential, got {start.members}")

@@ -84,12 +84,7 @@ class MemberHistory:
         """By which members are ranked: validation loss of the kept weights, or else the training loss, eV/atom."""
         if self.status in ("gave up", "failed"):
             return math.inf
-        if self.kept_step in self.validation:
-            score = self.validation[self.kept_step]
-        elif self.validation:
-            score = self.validation[max(self.validation)]
-        else:
-            score = self.loss[-1]
+        score = self.validation.get(self.kept_step, self.loss[-1])
         return score if math.isfinite(score) else math.inf
 
     def begin(self) -> None:

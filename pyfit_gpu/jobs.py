@@ -1,4 +1,4 @@
-"""What the verbs of the command line and the classic job have in common: reading inputs, running a fit, outputs."""
+"""What the verbs of the command line and the classic job have in common: where to compute, reading inputs, features."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from pyfit_gpu.run_file import load_run
 from pyfit_gpu.store import load_hdf5, load_manifest
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import TrainingSet
+
+_log = logging.getLogger("pyfit_gpu")
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -112,4 +115,17 @@ def load_potentials(
 
 def _read_potential(path: str | os.PathLike[str]) -> Potential:
     """All members that one file holds; the only place that decides what files of potentials there are."""
-    return load_run(path).potential if read_head(path).startswith(HDF5_MAGIC) else load_potential(path)
+    return _members_of_run(path) if read_head(path).startswith(HDF5_MAGIC) else load_potential(path)
+
+
+def _members_of_run(path: str | os.PathLike[str]) -> Potential:
+    """Those with a result: members that failed or gave up would spoil a mean."""
+    run = load_run(path)
+    statuses = [member["history"]["status"] for member in run.state.members]
+    good = [k for k, status in enumerate(statuses) if status not in ("failed", "gave up")]
+    if not good:
+        raise InputError(f"{os.fspath(path)}: expected members with a result, all {len(statuses)} have failed")
+    if len(good) < len(statuses):
+        failed = len(statuses) - len(good)
+        _log.warning("%s: %d of %d members failed and are left out", os.fspath(path), failed, len(statuses))
+    return join_members([run.potential.member(k) for k in good])

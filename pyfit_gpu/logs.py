@@ -38,6 +38,8 @@ class RowFile:
         again = self._file is not None
         self.close()
         try:
+            if not again:  # what an earlier run left
+                self._forget_attempts()
             if again and self.keeps_earlier:
                 self._kept.append(self._earlier(self._attempt))
                 os.replace(self.path, self._kept[-1])
@@ -69,8 +71,7 @@ class RowFile:
             if self._earlier(attempt).exists():
                 os.replace(self._earlier(attempt), self.path)
             self._attempt = attempt
-            for later in self.path.parent.glob(f".{glob.escape(self.path.name)}.attempt*"):
-                later.unlink()
+            self._forget_attempts()
             self._file = open(self.path, "r+", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
             self._file.truncate(position)
             self._file.seek(position)
@@ -85,6 +86,10 @@ class RowFile:
         """A run file knows the position."""
         while self._kept:
             self._kept.pop().unlink(missing_ok=True)
+
+    def _forget_attempts(self) -> None:
+        for attempt in self.path.parent.glob(f".{glob.escape(self.path.name)}.attempt*"):
+            attempt.unlink()
 
     def _earlier(self, attempt: int) -> Path:
         return self.path.with_name(f".{self.path.name}.attempt{attempt}")
@@ -185,10 +190,17 @@ class Backups:
             for earlier in self.folder.glob("nn_bk_*.nn.dat"):
                 earlier.unlink()
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot make the backup folder: {error.strerror}") from error
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> InputError:
+        return InputError(f"{self.folder}: cannot make the backup folder: {error.strerror}")
 
     def see(self, row: Row) -> None:
         if row.step % self.interval == 0:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)  # it may be gone when a run is resumed
+            except OSError as error:
+                raise self._error(error) from error
             save_potential(row.potential, self.folder / f"nn_bk_{row.step:05d}.nn.dat", member=row.member)
 
 
@@ -220,12 +232,21 @@ class ProgressRows:
         self.progress = progress
         self.trained = False  # whether any step was taken
         self._rows: dict[int, Row] = {}
+        self._validated: dict[int, float] = {}  # eV/atom, the least of each member
+
+    @property
+    def best(self) -> int:
+        """The member with the least validation loss so far, or else training loss."""
+        scores = {k: self._validated.get(k, row.loss) for k, row in self._rows.items()}
+        return min(scores, key=lambda k: scores[k] if math.isfinite(scores[k]) else math.inf, default=0)
 
     def begin(self) -> None:
         self.progress.restart()
 
     def see(self, row: Row) -> None:
         self.trained = self.trained or row.step > 0
+        if row.validation is not None:
+            self._validated[row.member] = min(row.validation, self._validated.get(row.member, math.inf))
         self._rows[row.member] = row
         best = min(self._rows.values(), key=lambda row: row.loss if math.isfinite(row.loss) else math.inf)
         validation = "" if best.validation is None else f", validation {best.validation:.3e}"

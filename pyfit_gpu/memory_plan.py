@@ -26,6 +26,7 @@ from pyfit_gpu.training_set import TrainingSet
 
 MEMORY_SHARE = 0.8  # of a device's memory, where no limit is given
 _LEAST_BLOCK_ATOMS = 512
+_LEAST_GPU_BLOCK = 4096  # atoms; with less to do at once a GPU is no faster than reading the file
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
 _PIECE = 2**22  # of feature_rows.py, beside the rows that lie between, up to four times as many
@@ -187,7 +188,7 @@ class _Need:
             atoms //= 2
         yield False, None
         if self.on_gpu:
-            yield from ((False, atoms) for atoms in smaller if atoms >= BLOCK_ATOMS)
+            yield from ((False, atoms) for atoms in smaller if atoms >= _LEAST_GPU_BLOCK)
         else:
             yield True, None
         yield from ((True, atoms) for atoms in smaller)
@@ -216,6 +217,8 @@ class _Need:
     def _items(self, stream: bool, block_atoms: int | None, kept: int) -> list[MemoryItem]:
         host, device = _PROGRAM_CUDA if self.on_gpu else (_PROGRAM, 0)
         open_blocks = self._workers if stream else 0
+        # The C library holds on to up to twice what was given back last; this was seen in some processes, not in all.
+        held_blocks = open_blocks + 2 * stream
         in_block = self._block(block_atoms)
         activations = self._activations(in_block, computes_anew=kept < self._jacobians())
         making = self._making_jacobians() if kept else 0
@@ -226,7 +229,7 @@ class _Need:
             MemoryItem("features of a text set", 0 if self.sizes.in_files else 2 * self._file_features),
             self._item("features", 0 if stream else int(features * self._swap)),
             self._item("neighbours", 0 if stream else self._pairs(1.0)),
-            self._item("blocks that are read from the file", open_blocks * self._open_block(in_block)),
+            self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
             self._item("derivatives kept for forces", int(kept * self._swap) + making),
             self._item("values and derivatives of blocks", self._workers * activations),
@@ -263,9 +266,10 @@ class _Need:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Steps and changes of the gradient (H + 1 each), 6 vectors more, the products; and 6 vectors in `fit`."""
+        """Steps and changes of the gradient (H + 1 each), 6 vectors more, on a GPU their products; 6 in `fit`."""
         history, width = self.settings.history_size + 1, -(-self.n_parameters // 16) * 16
-        return 8 * self.members * (width * (2 * history + 6) + history**2 + 6 * self.n_parameters)
+        products = history**2 if self.on_gpu else 0
+        return 8 * self.members * (width * (2 * history + 6) + products + 6 * self.n_parameters)
 
     def _labels(self, stream: bool) -> MemoryItem:
         """Everything of the set but features, whole and by parts; shares and targets; the places of atoms in blocks."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from pyfit_gpu._version import __version__
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path
+from pyfit_gpu.fit_run import FitState
 from pyfit_gpu.formats.nn_dat import header_lines, parse_header
 from pyfit_gpu.potential import Potential
-from pyfit_gpu.training import FitState
 
 RUN_FORMAT = "pyfit-gpu run"
 RUN_VERSION = 1

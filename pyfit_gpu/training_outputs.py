@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path
+from pyfit_gpu.files import check_distinct, check_output, check_writable, found_faults, numbered_path
 from pyfit_gpu.history import Observer
 from pyfit_gpu.logs import Backups, EnergyVolumeLog, GpuLog, GroupLog, LossLog, ValidationLog
 from pyfit_gpu.training_set import TrainingSet
@@ -114,13 +114,7 @@ class TrainingOutputs:
         for own in self.of_members():
             if own.backup_dir and own.backup_interval:
                 checks.append(partial(own._check_backups, inputs, may_exist or run_exists))
-        found = []
-        for check in checks:
-            try:
-                check()
-            except InputError as error:
-                found.append(str(error))
-        return found
+        return found_faults(*checks)
 
     def _check_result(self, path: str, *, overwrite: bool) -> None:
         """The network, or the run file of hours of work."""

@@ -28,6 +28,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small sets are cut into several lanes too."""
+    monkeypatch.setattr("pyfit_gpu.objective.LANE_ATOMS", (1024, 1024))
+
+
 @pytest.fixture(scope="session")
 def own_data() -> Path:
     """Structures, potentials and their reference values, committed with the tests."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import TrainingSet, build_training_set
 
 MakeFrames = Callable[..., list[Frame]]
+
+pytestmark = pytest.mark.usefixtures("small_lanes")
 
 HIDDEN = [(4,), (5, 3), (4, 3, 5)]
 CASES = list(itertools.product(HIDDEN, [0, 1], [(1, 1), (3, 1), (1, 2), (3, 3)]))
@@ -212,33 +215,38 @@ class TestSums:
 @pytest.fixture(scope="module")
 def training_set() -> TrainingSet:
     """More structures than torch adds up in one thread."""
-    weight = np.random.default_rng(1).uniform(0.1, 2.0, 40_000).tolist()
+    weight = (10 ** np.random.default_rng(1).uniform(-6, 6, 40_000)).tolist()
     return make_set([1] * len(weight), weight=weight)
 
 
 class TestManyStructures:
     @pytest.mark.usefixtures("threads")
     def test_bits(self, training_set: TrainingSet) -> None:
+        """At several points: another order of summation rounds alike now and then."""
         like = make_potential(hidden=(2,)).networks
-        points = torch.from_numpy(np.random.default_rng(3).normal(size=(3, like.n_parameters)))
+        points = torch.from_numpy(np.random.default_rng(3).normal(size=(6, like.n_parameters)))
         seen = set()
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             objective = Objective(training_set)
-            for chosen in ([0, 1, 2], [1]):
-                loss = objective.evaluate(points[chosen], like).errors.loss
-                seen.add(float(loss[chosen.index(1)]).hex())
+            together = objective.evaluate(points, like).errors.loss
+            alone = torch.cat([objective.evaluate(point[None], like).errors.loss for point in points])
+            seen |= {together.numpy().tobytes(), alone.numpy().tobytes()}
         assert len(seen) == 1
 
     @pytest.mark.usefixtures("threads")
     def test_shares(self, training_set: TrainingSet) -> None:
-        seen = set()
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            shares = Shares.of(training_set)
-            assert float(shares.energy.sum()) == pytest.approx(1.0, rel=1e-12)
-            seen.add(tuple(value.numpy().tobytes() for value in vars(shares).values()))
-        assert len(seen) == 1
+        """Of several weights: another order of summation rounds alike now and then."""
+        rng = np.random.default_rng(2)
+        for _ in range(8):
+            weight = torch.from_numpy(10 ** rng.uniform(-6, 6, len(training_set)))
+            seen = set()
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                shares = Shares.of(replace(training_set, weight=weight))
+                assert float(shares.energy.sum()) == pytest.approx(1.0, rel=1e-12)
+                seen.add(tuple(value.numpy().tobytes() for value in vars(shares).values()))
+            assert len(seen) == 1
 
 
 class TestBlock:
@@ -261,10 +269,10 @@ class TestBlock:
             return ((energy / training_set.sizes - target) ** 2 * weight * factor).sum()
 
         (expected,) = torch.autograd.grad(square(leaf), leaf)
-        value = block.value(points, like, factor, gradient=True)
+        value = block.value(like.with_flat(points), factor, gradient=True)
         torch.testing.assert_close(value.gradient, expected, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(value.energies - target, error, rtol=0, atol=0)
-        assert block.value(points, like, None, gradient=False).gradient is None
+        assert block.value(like.with_flat(points), None, gradient=False).gradient is None
         assert block.kept_bytes == 0
 
     def test_a_block_forgets_the_set(self) -> None:
@@ -272,9 +280,9 @@ class TestBlock:
         training_set = make_set([3, 1, 4])
         like, points = points_of(training_set)
         block = Block(training_set, Shares.of(training_set), force_weight=0.0, stress_weight=0.0, memory=0.0)
-        before = block.value(points, like, None, gradient=True)
+        before = block.value(like.with_flat(points), None, gradient=True)
         training_set.features.fill_(0.0)
-        after = block.value(points, like, None, gradient=True)
+        after = block.value(like.with_flat(points), None, gradient=True)
         assert before.gradient is not None
         assert after.gradient is not None
         assert torch.equal(before.gradient, after.gradient)

@@ -498,6 +498,7 @@ def test_one_transfer_for_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.filterwarnings("default")  # torch warns of the mode itself, and of what it is asked to find
 @pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
 def test_on_a_gpu_only_the_transfers_wait(settings: LBFGSSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = torch.diag(torch.logspace(0, 2, 30, dtype=torch.float64)).cuda()

@@ -12,7 +12,7 @@ import torch
 from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
-from pyfit_gpu import training
+from pyfit_gpu import closure, fit_run
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.history import History, MemberHistory, Row
@@ -26,6 +26,9 @@ from pyfit_gpu.training_set import TrainingSet, build_training_set
 MakeFrames = Callable[..., list[Frame]]
 BOTH_ELEMENTS = ("Si", "C")
 SETTINGS = FitSettings(steps=4, max_iterations=6, seed=11)
+
+
+pytestmark = pytest.mark.usefixtures("small_lanes")
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +110,17 @@ class TestAsIfAlone:
             assert_alike(together.members[1], alone.members[0])
             assert bits(together.potential, 1) == bits(own)
             seen.add((bits(own), together.potential.networks.flat().numpy().tobytes()))
+        assert len(seen) == 1
+
+    def test_wide_networks_with_any_number_of_threads(self) -> None:
+        """So many weights that torch would share out their products."""
+        train, seen = make_set([3, 1, 4] * 20), set()
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            potential = make_potential(hidden=(200, 180), max_random=0.1)
+            assert potential.networks.n_parameters > 32_768
+            fit(potential, train, settings=replace(SETTINGS, l2=1e-3), steps=2)
+            seen.add(bits(potential))
         assert len(seen) == 1
 
     def test_given_potentials(self) -> None:
@@ -213,17 +227,17 @@ class Evaluations:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[int], bool] = lambda k: False) -> None:
         self.calls: list[list[int]] = []
-        real = training._Closure.__call__
+        real = closure.Closure.__call__
 
-        def evaluate(closure: object, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            loss, gradient, extras = real(closure, points, members)  # type: ignore[arg-type]
+        def evaluate(self_: object, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            loss, gradient, extras = real(self_, points, members)  # type: ignore[arg-type]
             self.calls.append(members.tolist())
             lost = torch.tensor([spoil(k) for k in members.tolist()])
             loss, extras = loss.clone(), extras.clone()
             loss[lost], extras[lost, 0] = NAN, NAN
             return loss, gradient, extras
 
-        monkeypatch.setattr(training._Closure, "__call__", evaluate)
+        monkeypatch.setattr(closure.Closure, "__call__", evaluate)
 
 
 class TestEnds:
@@ -356,7 +370,7 @@ class TestRestarts:
         assert len(made[1].attempts) == 2
         assert [row.step for row in made[1].attempts[1]] == [0, 1, 2, 3, 4, 5]
         assert restarted.status == "steps"
-        drawn = make_potential().randomized(member_seed(settings.seed, 1, 1), training.RESTART_MAX_RANDOM)
+        drawn = make_potential().randomized(member_seed(settings.seed, 1, 1), fit_run.RESTART_MAX_RANDOM)
         fresh = fit(drawn, train, validation, settings=settings)
         assert restarted.loss == fresh.loss
         assert restarted.validation == fresh.validation

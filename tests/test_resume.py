@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyfit_gpu import fit_job
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.fit_job import FREE_SETTINGS, Resumption, describe_data, require_same_run, run_fit
+from pyfit_gpu.fit_job import FIXED_SETTINGS, FREE_SETTINGS, Resumption, describe_data, require_same_run, run_fit
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.history import History, Row
 from pyfit_gpu.jobs import Setup
@@ -554,6 +554,11 @@ class TestChangedSettings:
         with pytest.raises(InputError) as raised:
             require_same_run(earlier, new, data, ())
         (line,) = str(raised.value).splitlines()
+        if name in FIXED_SETTINGS:
+            assert line == f"resume: {name}: expected {before} (the run's), which cannot change, got {CHANGED[name]}"
+            with pytest.raises(InputError, match="which cannot change"):
+                require_same_run(earlier, new, data, (name,))
+            return
         assert line == f"resume: {name}: expected {before} (the run's), got {CHANGED[name]} (--allow-change {name})"
         assert require_same_run(earlier, new, data, (name,)) is True
 

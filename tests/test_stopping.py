@@ -15,7 +15,7 @@ import pytest
 import torch
 from sample_sets import make_potential, make_set
 
-from pyfit_gpu import training
+from pyfit_gpu import fit_run
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_job import run_fit
 from pyfit_gpu.fit_settings import FitSettings
@@ -119,8 +119,8 @@ class TestPatience:
         """What was validated before counts for nothing."""
         scripted(monkeypatch, [5.0, 1.0, 6.0, 5.0, 4.0, 3.0, 2.0])
         lost = iter([False] * 2 + [True] + [False] * 99)
-        real = training._Run._acceptable
-        monkeypatch.setattr(training._Run, "_acceptable", lambda self, k, loss: real(self, k, loss) and not next(lost))
+        real = fit_run.FitRun._acceptable
+        monkeypatch.setattr(fit_run.FitRun, "_acceptable", lambda self, k, loss: real(self, k, loss) and not next(lost))
         settings = FitSettings(steps=4, patience=2, error_restart_level=1e9, seed=1)
         history, _, _ = run(settings)
         assert (history.n_restarts, history.best.status, history.best.kept_step) == (1, "steps", 4)
@@ -226,14 +226,14 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: list[float]) -> None:
         self.now = 1000.0
         lengths = iter(steps)
-        real = training._Run._step
+        real = fit_run.FitRun._step
 
-        def step(one: training._Run, running: list[int]) -> None:
+        def step(one: fit_run.FitRun, running: list[int]) -> None:
             real(one, running)
             self.now += next(lengths)
 
-        monkeypatch.setattr(training._Run, "_step", step)
-        monkeypatch.setattr(training.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(fit_run.FitRun, "_step", step)
+        monkeypatch.setattr(fit_run.time, "monotonic", lambda: self.now)
 
 
 class TestTime:
@@ -262,6 +262,11 @@ class TestTime:
         Clock(monkeypatch, [1.0, 1.0, 50.0])
         history = fit(make_potential(), TRAIN, settings=FitSettings(steps=3, max_time=5.0))
         assert (history.best.step, history.end) == (3, "done")
+
+    def test_a_wish_to_stop_after_the_end_changes_nothing(self) -> None:
+        weights = Weights()
+        history = fit(make_potential(), TRAIN, steps=2, observers=[weights], should_stop=lambda: len(weights.seen) == 3)
+        assert (history.best.step, history.end) == (2, "done")
 
     def test_real_time(self) -> None:
         started = time.monotonic()

@@ -21,6 +21,7 @@ import torch
 from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
+from pyfit_gpu.closure import KEPT_MEMORY
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_job import run_fit
 from pyfit_gpu.fit_settings import FitSettings
@@ -36,7 +37,7 @@ from pyfit_gpu.potential import Potential
 from pyfit_gpu.prediction import predict
 from pyfit_gpu.splits import Split
 from pyfit_gpu.structures import Frame, Structures
-from pyfit_gpu.training import KEPT_MEMORY, TrainingFailure, fit
+from pyfit_gpu.training import TrainingFailure, fit
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, build_training_set
 
@@ -646,7 +647,7 @@ class TestForces:
     def test_memory_changes_only_the_rounding(self, train: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
         losses = []
         for memory in (0, 2**40):
-            monkeypatch.setattr("pyfit_gpu.training.total_memory", lambda device, memory=memory: memory)
+            monkeypatch.setattr("pyfit_gpu.closure.total_memory", lambda device, memory=memory: memory)
             losses.append(fit(make_potential(), train, settings=BOTH).loss)
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9, atol=0)
 
@@ -664,8 +665,8 @@ class TestForces:
                 super().__init__(training_set, weights, **options)
                 kept.append(self.kept_bytes)
 
-        monkeypatch.setattr("pyfit_gpu.training.total_memory", lambda device: may_be_kept / KEPT_MEMORY)
-        monkeypatch.setattr("pyfit_gpu.training.Objective", Spy)
+        monkeypatch.setattr("pyfit_gpu.closure.total_memory", lambda device: may_be_kept / KEPT_MEMORY)
+        monkeypatch.setattr("pyfit_gpu.closure.Objective", Spy)
         fit(make_potential(), train, validation, settings=replace(BOTH, steps=0))
         assert len(kept) == 2
         assert sum(kept) <= may_be_kept

@@ -44,7 +44,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
 def inputs(tmp_path_factory: pytest.TempPathFactory, example_data: Path) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     lines = (example_data / "si.start.nn.dat").read_text().splitlines()
-    (folder / "start.nn.dat").write_text("\n".join([*lines[:7], " 3 42 8 1"]) + "\n")
+    lines[3:6] = [" 1 0.3 4.0 1.0 0.8", " 4 0 1 2 3", " 6 1.6 2.1 2.6 3.1 3.5 3.9"]  # few features and neighbours
+    (folder / "start.nn.dat").write_text("\n".join([*lines[:7], " 3 24 8 1"]) + "\n")
     done("prepare", example_data / "si_dft.extxyz", "--potential", folder / "start.nn.dat", "--out", folder / "si.h5",
          "--quiet")  # fmt: skip
     return folder
