@@ -31,4 +31,4 @@ pyfit-gpu evaluate "$data/si_dft.extxyz" --potential "$out/fit.run.h5" --out "$o
 echo
 echo "Where they disagree most, columns of fit.csv (the spread is the last, eV/atom):"
 head -n 1 "$out/fit.csv"
-tail -n +2 "$out/fit.csv" | sort -t , -k 7 -g -r | head -n 5
+tail -n +2 "$out/fit.csv" | sort -t , -k 7 -g -r | sed -n 1,5p

@@ -446,12 +446,14 @@ def test_backups_that_exist_are_not_replaced() -> None:
     Path("out.backup").mkdir()
     train(steps=1)  # an empty folder is in nobody's way
     Path("out.nn.dat").unlink()
+    Path("out.run.h5").unlink()  # which would say it all
     refused(*TRAIN, match=r"out\.backup.*not empty.*--overwrite")
     train("--overwrite", steps=1)
 
 
 def test_everything_in_the_way_is_said_at_once() -> None:
     train(steps=1)
+    Path("out.run.h5").unlink()
     result = refused(*TRAIN, "--validation-log", "missing/v.txt", match=r"out\.nn\.dat.*exists")
     assert "out.backup" in result.err
     assert "missing" in result.err
