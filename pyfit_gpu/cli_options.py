@@ -1,0 +1,287 @@
+"""The options of the command line. Nothing heavy is imported here: `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pyfit_gpu._version import __version__
+
+STATUS_USAGE = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line with the nearest known option; options are never guessed from their beginning."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        super().__init__(*args, **kwargs)
+        # argparse takes -1e-3 for an option; no option of ours begins with a digit.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(STATUS_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
+        """Unknown options first: a misspelt option explains why a required one is missing."""
+        for word in words:
+            if re.match(r"--?[A-Za-z]", word) and word.split("=")[0] not in self._option_string_actions:
+                # A short option may have its value attached, as in -n4.
+                if word[:2] in self._option_string_actions and not word.startswith("--"):
+                    continue
+                self.refuse_unknown(word)
+        options, rest = self.parse_known_args(words)
+        if rest:
+            self.refuse_unknown(rest[0])
+        return options
+
+    def refuse_unknown(self, word: str) -> NoReturn:
+        name = word.split("=")[0]
+        if not name.startswith("-"):
+            self.error(f"unexpected argument {word!r}")
+        nearest = difflib.get_close_matches(name, list(self._option_string_actions), n=1, cutoff=0.4)
+        self.error(f"unknown option {name}{f' (did you mean {nearest[0]}?)' if nearest else ''}")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def _duration(text: str) -> float:
+    """Seconds, from minutes or H:MM:SS."""
+    cells = text.split(":")
+    if len(cells) == 1:
+        minutes = _finite(text)
+        if minutes < 0:
+            raise argparse.ArgumentTypeError(f"expected minutes >= 0 or H:MM:SS, got {text!r}")
+        return 60 * minutes
+    if len(cells) != 3 or not all(cell.isascii() and cell.isdigit() for cell in cells):
+        raise argparse.ArgumentTypeError(f"expected minutes or H:MM:SS, got {text!r}")
+    hours, minutes, seconds = map(int, cells)
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I = 0 .. N-1, got {text}")
+    return int(index), int(count)
+
+
+def _common(verb: argparse.ArgumentParser) -> None:
+    _computing(verb)
+    _outputs(verb)
+
+
+def _computing(verb: argparse.ArgumentParser) -> None:
+    device = verb.add_mutually_exclusive_group()
+    device.add_argument("--device", default="auto", help="cpu, cuda:N, or auto: a GPU if there is one (default)")
+    device.add_argument("--gpu-affinity", type=_whole, metavar="N", help="the same as --device cuda:N")
+    device.add_argument("--force-cpu", action="store_true", help="the same as --device cpu")
+    verb.add_argument("--n-threads", type=_whole, default=0, metavar="N", help="CPU threads; 0: torch's choice")
+    verb.add_argument("--dtype", default="float64", choices=("float64", "float32"), help="precision (float64)")
+
+
+def _outputs(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    verb.add_argument("--unique", action="store_true", help="number outputs: set.00000.h5, the first free one")
+    verb.add_argument("--quiet", action="store_true", help="only warnings and errors")
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The whole, and the parser of each verb."""
+    parser = Parser(prog="pyfit-gpu", description="Neural-network interatomic potentials from DFT data.")
+    parser.add_argument("--version", action="version", version=f"pyfit-gpu {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_new(verbs)
+    _add_prepare(verbs)
+    _add_train(verbs)
+    _add_plan(verbs)
+    _add_evaluate(verbs)
+    verb = verbs.add_parser("info", help="what a file is, in a few lines")
+    verb.add_argument("file", metavar="FILE")
+    verb = verbs.add_parser("convert", help="between the classic and the new formats")
+    verb.add_argument("source", metavar="IN")
+    verb.add_argument("target", metavar="OUT", help=".h5, .extxyz, .nn.dat, or else the classic text")
+    _common(verb)
+    verbs.add_parser("run", help="the classic program's job: same keys, same files (-h WORD narrows its help)")
+    return parser, verbs.choices
+
+
+def _add_new(verbs: Any) -> None:
+    verb = verbs.add_parser("new", help="a fresh potential: a header that asks for random weights")
+    add = verb.add_argument
+    add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
+    add("--cutoff", type=_finite, required=True, metavar="R", help="rc, Å")
+    add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
+    add("--gi-mode", type=_whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
+    add("--shift", type=_finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
+    add("--cutoff-width", type=_finite, default=1.0, metavar="D", help="d, Å (1.0)")
+    add("--gaussian-width", type=_finite, default=0.5, metavar="S", help="sigma, Å (0.5)")
+    add("--legendre-orders", type=_whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
+    add(
+        "--n-centers", type=_whole, metavar="N", help="Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff (8)"
+    )
+    add("--gaussian-centers", type=_finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
+    add("--hidden", type=_whole, nargs="+", default=(16, 16), metavar="N", help="neurons of the hidden layers (16 16)")
+    add("--activation", type=_whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
+    add("--max-random", type=_finite, default=0.3, metavar="W", help="weights are drawn from -W to W (0.3)")
+    _outputs(verb)
+    verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")
+
+
+def _add_prepare(verbs: Any) -> None:
+    verb = verbs.add_parser("prepare", help="DFT files to an HDF5 training set")
+    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
+    verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
+    verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
+    verb.add_argument(
+        "--e-shift",
+        metavar="X",
+        help="eV per atom added to the energies (0): one number, Si=X,C=Y, fit (least squares over the structures) or "
+        "isolated (from structures of one isolated atom)",
+    )
+    verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
+    verb.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
+    )
+    _common(verb)
+
+
+def _add_train(verbs: Any) -> None:
+    verb = verbs.add_parser("train", help="a training set to fitted potentials")
+    add = verb.add_argument
+    add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
+    add(
+        "--potential",
+        required=True,
+        nargs="+",
+        metavar="NN",
+        help="potential to start from (.nn.dat); several: members",
+    )
+    add("--out", required=True, metavar="NN_OUT", help="potential to write; of several members the best")
+    add("--steps", type=_whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
+    add("--members", type=_whole, metavar="K", help="train so many random starts at once")
+    add("--first-member", type=_whole, default=0, metavar="J", help="number of the first member (0)")
+    add("--weight-seed", type=_whole, help="of random weights (the split's seed)")
+    add("--randomize", action="store_true", help="start from random weights")
+    _add_split(verb.add_argument_group("which structures train").add_argument)
+    _add_loss(verb.add_argument_group("what is minimised").add_argument)
+    _add_optimizer(verb.add_argument_group("how").add_argument)
+    _add_stopping(verb.add_argument_group("when it stops, and how it goes on").add_argument)
+    _add_logs(verb.add_argument_group("files").add_argument)
+    _common(verb)
+
+
+def _add_split(add: Callable[..., Any]) -> None:
+    add("--train-fraction", type=_finite, metavar="F", help="share of each group that trains (0.9)")
+    add("--seed", type=_whole, help="of the split (2); 0: a random one")
+    add("--test-groups", nargs="+", metavar="PATTERN", help="whole groups that are only scored at the end; wildcards")
+    add("--split", default="", metavar="NAME", help="use the split that the set stores under this name, or store it")
+
+
+def _add_loss(add: Callable[..., Any]) -> None:
+    add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
+    add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    add("--group-weight", nargs="+", default=(), metavar="PATTERN=W", help="factor of the weights of whole groups")
+    add("--window-weight", nargs="+", default=(), metavar="LOW:HIGH=W",
+        help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
+    add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
+        help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
+    add("--l2", type=_finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
+
+
+def _add_optimizer(add: Callable[..., Any]) -> None:
+    add("--line-search", default="strong-wolfe", choices=("strong-wolfe", "none"), help="(strong-wolfe)")
+    add("--learning-rate", type=_finite, metavar="R", help="LBFGS step (1; without line search 0.05)")
+    add("--learning-rate-ramp", type=_whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
+    add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
+    add("--max-evaluations", type=_whole, metavar="N", help="inside a step (5/4 of the iterations)")
+    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    add("--tolerance-gradient", type=_finite, default=1e-7, metavar="G", help="largest component, ends a step (1e-7)")
+    add("--tolerance-change", type=_finite, default=1e-9, metavar="C", help="of the loss, ends a step (1e-9)")
+    add("--line-search-evaluations", type=_whole, default=25, metavar="N", help="of one line search, at most (25)")
+    add("--float32-steps", type=_whole, default=0, metavar="N", help="steps at the beginning in float32 (0)")
+    add("--error-restart-level", type=float, default=0.0, metavar="E",
+        help="a loss above it draws new weights (0: never)")  # fmt: skip
+    add("--memory", metavar="SIZE", help="4G, 512M: beyond it features are read from the file (80 %% of what there is)")
+    add("--distribute", default="data", choices=("data", "members"), help="what torchrun's processes share (data)")
+
+
+def _add_stopping(add: Callable[..., Any]) -> None:
+    add("--validation-interval", type=_whole, default=1, metavar="N", help="steps between validations (1; 0: never)")
+    add("--patience", type=_whole, default=0, metavar="N", help="validations without improvement, ends it (0: never)")
+    add("--min-improvement", type=_finite, default=0.0, metavar="E", help="what counts as one, eV/atom (0)")
+    add("--target-rmse", type=_finite, default=0.0, metavar="E", help="energy RMSE that ends it, eV/atom (0: never)")
+    add("--max-time", type=_duration, default=0.0, metavar="T", help="minutes or H:MM:SS, ends before it (0: never)")
+    add("--keep", default="best", choices=("best", "last"), help="weights of the best validation or the last (best)")
+    add("--stop-file", metavar="FILE", help="training ends when it is there (NN_OUT's stem + .stop; '' for none)")
+    add("--resume", action="store_true", help="go on with the run file, if there is one")
+    add("--allow-change", nargs="+", default=(), metavar="NAME", help="settings that may differ from the run's")
+    add("--checkpoint-interval", type=_finite, default=30.0, metavar="S", help="seconds between run files (30)")
+
+
+def _add_logs(add: Callable[..., Any]) -> None:
+    add("--run-file", metavar="FILE", help="to resume from (NN_OUT's stem + .run.h5; '' for none)")
+    add("--ranking", metavar="FILE", help="of the members (NN_OUT's stem + .ranking.csv; '' for none)")
+    add("--loss-log", metavar="FILE", help="(NN_OUT's stem + .loss.txt; '' for none)")
+    add("--validation-log", metavar="FILE", help="(NN_OUT's stem + .validation.txt; '' for none)")
+    add("--group-log", metavar="FILE", help="errors by group (NN_OUT's stem + .groups.csv; '' for none)")
+    add("--energy-volume-log", default="", metavar="FILE", help="predicted energies of the training structures (none)")
+    add("--energy-volume-interval", type=_whole, default=1, metavar="N", help="steps between its rows (1)")
+    add("--backup-dir", metavar="DIR", help="folder of network backups (NN_OUT's stem + .backup; '' for none)")
+    add("--backup-interval", type=_whole, default=25, metavar="N", help="steps between backups (25; 0: never)")
+
+
+def _add_plan(verbs: Any) -> None:
+    verb = verbs.add_parser("plan", help="the memory that a training takes, and how it keeps within a limit")
+    add = verb.add_argument
+    add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
+    add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to train")
+    add("--members", type=_whole, default=1, metavar="K", help="networks trained at once (1)")
+    add("--memory", metavar="SIZE", help="limit, such as 4G or 512M, of the GPU or else the process (0.8 of all)")
+    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
+    add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    _computing(verb)
+    verb.add_argument("--quiet", action="store_true", help="only errors: whether it fits shows in the exit status")
+    verb.set_defaults(overwrite=False, unique=False)
+
+
+def _add_evaluate(verbs: Any) -> None:
+    verb = verbs.add_parser("evaluate", help="energies, forces and stress of structures, errors, plots")
+    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
+    verb.add_argument(
+        "--potential",
+        required=True,
+        nargs="+",
+        metavar="NN",
+        help="potential (.nn.dat) or run file; several: mean and spread",
+    )
+    verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
+    verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
+    verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
+    verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
+    _common(verb)
