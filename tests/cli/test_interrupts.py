@@ -172,9 +172,10 @@ def test_kill_while_training_leaves_inputs_and_the_old_network(training_set: Non
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_kill_while_the_network_is_written(training_set: None, launcher: Launcher, when: str) -> None:
-    done("train", "set.h5", *POTENTIAL, "--out", "out.nn.dat", "--steps", "1", "--backup-dir", "")
+    only = (*POTENTIAL, "--out", "out.nn.dat", "--backup-dir", "", "--run-file", "")
+    done("train", "set.h5", *only, "--steps", "1")
     old = Path("out.nn.dat").read_bytes()
-    words = ("train", "set.h5", *POTENTIAL, "--out", "out.nn.dat", "--steps", "2", "--backup-dir", "", "--overwrite")
+    words = ("train", "set.h5", *only, "--steps", "2", "--overwrite")
     result = launcher.start(*words, kill_at=("replace", when, signal.SIGKILL)).wait()
     assert result.status == -signal.SIGKILL
     assert (Path("out.nn.dat").read_bytes() == old) == (when == "before")
