@@ -23,8 +23,6 @@ from pyfit_gpu.interrupts import (
     signals_end_the_process,
 )
 
-_STARTED = time.monotonic()
-
 STATUS_FAILED = 1
 
 
@@ -179,6 +177,7 @@ _FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iter
 
 
 def _train(options: argparse.Namespace) -> int:
+    started = time.monotonic()  # imports count for a time limit
     from pyfit_gpu import fit_options, fitting
     from pyfit_gpu.fit_settings import FitSettings
     from pyfit_gpu.memory_plan import parse_memory
@@ -206,7 +205,7 @@ def _train(options: argparse.Namespace) -> int:
             options.checkpoint_interval,
             _beside(options, options.stop_file, ".stop"),
             options.distribute,
-            _STARTED,
+            started,
             None if options.memory is None else parse_memory(options.memory),
         ),
     )

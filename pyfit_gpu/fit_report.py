@@ -140,9 +140,9 @@ def write_ranking(history: History, outputs: TrainingOutputs) -> None:
         rows.writerow(columns)
         for rank, k in enumerate(history.ranking, 1):
             one = history.members[k]
-            validation, test = one.validation_errors.get(one.kept_step), one.test
+            validation, test = one.kept_validation_errors, one.test
             values = (one.score, one.kept_step, one.step, one.status, one.n_restarts, one.loss[one.kept_step],
-                      one.validation.get(one.kept_step), validation and validation.energy,
+                      one.kept_validation, validation and validation.energy,
                       validation and validation.forces, test and test.energy, test and test.forces)  # fmt: skip
             shown = [f"{value:.6e}" if isinstance(value, float) else "" if value is None else value for value in values]
             rows.writerow((rank, outputs.members[k], *shown, os.path.basename(files[k])))

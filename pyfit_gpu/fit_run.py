@@ -401,7 +401,7 @@ class FitRun:
     def _validate_ends(self) -> None:
         """Members whose last row did not validate: their last weights may be the best, and their score is of these.
 
-        After the last state was taken: a fit that goes on must not know of it.
+        After the last state was taken, and apart from the rows: a fit that goes on must not know of it.
         """
         if self.validation is None or not self.settings.validation_interval:
             return
@@ -412,10 +412,10 @@ class FitRun:
         ]
         for k, (loss, errors, _) in (self._validate(ended) if ended else {}).items():
             history, stopping = self.histories[k], self.stopping[k]
-            history.validation[history.step], history.validation_errors[history.step] = loss, errors
-            if loss < stopping.best:
+            if loss < stopping.best or self.settings.keep == "last":
                 stopping.best, history.kept_step = loss, history.step
                 self.kept[k] = self.optimizer.weights[k]
+                history.kept_validation, history.kept_validation_errors = loss, errors
 
     def _finish(self) -> None:
         """The weights to keep go into the potential."""
@@ -426,6 +426,9 @@ class FitRun:
                     self._write_back(k, self.kept)
             else:
                 history.kept_step = history.step
+            if history.kept_step in history.validation:
+                history.kept_validation = history.validation[history.kept_step]
+                history.kept_validation_errors = history.validation_errors[history.kept_step]
 
     @torch.no_grad()
     def _write_back(self, k: int, weights: Tensor) -> None:

@@ -67,6 +67,8 @@ class MemberHistory:
     n_evaluations: int = 0  # of loss and gradient
     status: Status = "running"  # why it stopped; running: it would have gone on
     kept_step: int = 0  # whose weights the potential has at the end
+    kept_validation: float | None = None  # eV/atom, validation loss of the kept weights, if anything validates
+    kept_validation_errors: LabelErrors | None = None
     test: LabelErrors | None = None  # of the kept weights, on structures that took no part
     test_group_errors: dict[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of each of their groups
 
@@ -84,7 +86,7 @@ class MemberHistory:
         """By which members are ranked: validation loss of the kept weights, or else the training loss, eV/atom."""
         if self.status in ("gave up", "failed"):
             return math.inf
-        score = self.validation.get(self.kept_step, self.loss[-1])
+        score = self.loss[-1] if self.kept_validation is None else self.kept_validation
         return score if math.isfinite(score) else math.inf
 
     def begin(self) -> None:

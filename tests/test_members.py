@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyfit_gpu import closure, fit_run
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.fit_settings import FitSettings
+from pyfit_gpu.fit_settings import FitSettings, Keep
 from pyfit_gpu.history import History, MemberHistory, Row
 from pyfit_gpu.networks import member_seed
 from pyfit_gpu.objective import Objective
@@ -335,11 +335,17 @@ class TestResult:
         history = fit(make_potential(), train, members=4, settings=SETTINGS)
         assert history.ranking == sorted(range(4), key=lambda k: history.members[k].loss[-1])
 
-    def test_last_weights_are_ranked_by_their_own_validation(self) -> None:
+    @pytest.mark.parametrize("keep", ["last", "best"])
+    def test_last_weights_are_ranked_by_their_own_validation(self, keep: Keep) -> None:
+        """Also those of a step that had no validation in its row."""
         train, validation = sets()
-        settings = replace(SETTINGS, keep="last", validation_interval=3, steps=4)
+        settings = replace(SETTINGS, keep=keep, validation_interval=3, steps=4)
         history = fit(make_potential(), train, validation, members=3, settings=settings)
-        assert [member.score for member in history.members] == [member.validation[3] for member in history.members]
+        scores = Objective(validation).errors(history.potential.networks).loss.tolist()
+        assert [member.score for member in history.members] == scores
+        assert {member.kept_step for member in history.members} <= ({4} if keep == "last" else {0, 3, 4})
+        for member in history.members:
+            assert list(member.validation) == [0, 3]
 
 
 def lose(number: int, recorder: Recorder, attempts: Sequence[int], after: int = 2) -> Callable[[int], bool]:

@@ -167,11 +167,19 @@ class TestKeep:
             assert torch.equal(potential.networks.flat(), weights.seen[3])
 
     def test_only_what_was_validated(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scripted(monkeypatch, [5.0, 4.0, 4.5])
+        scripted(monkeypatch, [5.0, 4.0, 4.5, 4.25])
         history, potential, weights = run(FitSettings(steps=7, validation_interval=3))
         assert list(history.validation) == [0, 3, 6]
-        assert history.best.kept_step == 3
+        assert (history.best.kept_step, history.best.score) == (3, 4.0)
         assert torch.equal(potential.networks.flat(), weights[3])
+
+    def test_last_weights_may_be_the_best(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are validated at the end, whether or not their row was."""
+        scripted(monkeypatch, [5.0, 4.0, 4.5, 3.5])
+        history, potential, weights = run(FitSettings(steps=7, validation_interval=3))
+        assert list(history.validation) == [0, 3, 6]
+        assert (history.best.kept_step, history.best.score) == (7, 3.5)
+        assert torch.equal(potential.networks.flat(), weights[7])
 
     def test_when_interrupted_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         scripted(monkeypatch, [5.0, 2.0, 3.0, 2.5])

@@ -405,7 +405,7 @@ def test_float32_steps(members: int) -> None:
 
 
 REFUSED = [
-    (("--members", "0"), "members: expected a whole number above 0, got 0"),
+    (("--members", "0"), "members: expected a whole number from 1 to 10000, got 0"),
     (("--members", "-1"), "members"),
     (("--members", "2.5"), "members"),
     (("--potential", "si.nn.dat", "--members", "2"), r"members: si\.nn\.dat holds one start: expected --randomize"),
