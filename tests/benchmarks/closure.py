@@ -96,7 +96,7 @@ def main() -> None:
     sparse, dense = Sparse(training_set), Dense(training_set)
     tolerance = 1e-4 if options.dtype == "float32" else 1e-10
     for ours, theirs in zip(sparse(flat), dense(flat), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(ours.to(theirs.dtype), theirs, rtol=tolerance, atol=tolerance)
     # In turn, so that a drift of the machine's speed meets both.
     rounds = [(median_seconds(sparse, flat, 7), median_seconds(dense, flat, 3)) for _ in range(3)]
     ours, theirs = (sorted(column)[1] for column in zip(*rounds, strict=True))
