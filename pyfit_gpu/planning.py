@@ -10,6 +10,7 @@ from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.jobs import Setup
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.memory_plan import MemoryPlan, format_bytes, parse_memory, plan_memory
+from pyfit_gpu.objective import BLOCK_ATOMS
 from pyfit_gpu.training_set import require_same_inputs
 
 log = logging.getLogger("pyfit_gpu")
@@ -76,7 +77,8 @@ def table(found: MemoryPlan) -> list[str]:
 
 def decisions(found: MemoryPlan) -> list[str]:
     """What the plan does, in words."""
-    blocks = "" if found.block_atoms is None else f", in blocks of {found.block_atoms} atoms"
+    most = found.block_atoms or (None if found.on_gpu else BLOCK_ATOMS)
+    blocks = ", all atoms at once" if most is None else f", in blocks of up to {most} atoms"
     if found.stream:
         lines = [f"features are streamed: read from the file at every evaluation{blocks}"]
     else:
