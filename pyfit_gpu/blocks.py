@@ -159,10 +159,6 @@ class Block:
         """Of derivatives kept in memory."""
         return 0 if self.labels is None else self.labels.map.kept_bytes
 
-    def energies(self, networks: ElementNetworks) -> Tensor:
-        """(A, B) eV/atom."""
-        return self._per_atom(networks.forward(self.features)[0])
-
     def value(self, networks: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
         """Of all members of the networks, which have the dtype and device of the features.
 

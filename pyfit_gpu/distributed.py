@@ -192,7 +192,7 @@ class Team:
 _PARTS = ("training", "validation", "test")
 
 
-def require_equal(deal: Deal, size: int, members: int) -> None:
+def require_enough_members(deal: Deal, size: int, members: int) -> None:
     """Refuse to deal fewer members than processes.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 import math
 import os
 from collections.abc import Mapping
@@ -13,13 +12,11 @@ from ase.units import GPa
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.history import History, LabelErrors, MemberHistory
-from pyfit_gpu.jobs import Setup
+from pyfit_gpu.jobs import Setup, log
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.splits import Split
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet
-
-log = logging.getLogger("pyfit_gpu")
 
 
 def announce(

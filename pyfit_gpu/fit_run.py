@@ -225,7 +225,8 @@ class FitRun:
 
     def _look(self, running: Sequence[int]) -> list[int]:
         """Rows of these members at their new weights; which of them go on."""
-        pending, seen = list(running), []
+        pending = list(running)
+        known: dict[int, list[float]] = {}  # numbers of those that are seen
         while pending:  # members that are given new weights are looked at again
             # Restarted members may be in another precision than the others.
             for single in (True, False):
@@ -237,17 +238,17 @@ class FitRun:
             restarted = []
             for k in pending:
                 if self._acceptable(k, numbers[k][0]):
-                    seen.append(k)
+                    known[k] = numbers[k]
                 elif self._may_restart(k):
                     self._restart(k, numbers[k][0])
                     restarted.append(k)
                 else:
                     self._lost(k, numbers[k][0])
                     if self.histories[k].status == "gave up":
-                        seen.append(k)
+                        known[k] = numbers[k]
             pending = restarted
-        seen.sort()
-        self._record(seen, numbers_of=self.optimizer.extras.tolist())
+        seen = sorted(known)
+        self._record({k: known[k] for k in seen})
         for k in seen:
             self._decide(k)
         if all(history.status == "failed" for history in self.histories):
@@ -310,14 +311,15 @@ class FitRun:
         return f"member {self.first_member + k}: " if len(self.histories) > 1 or self.first_member else ""
 
     @torch.no_grad()
-    def _record(self, seen: Sequence[int], numbers_of: list[list[float]]) -> None:
+    def _record(self, numbers: dict[int, list[float]]) -> None:
+        """Rows of these members, from what `Closure.numbers` says of each."""
         interval = self.settings.validation_interval
         chosen: list[int] = []
         if self.validation is not None and interval:
-            chosen = [k for k in seen if len(self.histories[k].loss) % interval == 0]
+            chosen = [k for k in numbers if len(self.histories[k].loss) % interval == 0]
         validated = self._validate(chosen) if chosen else {}
-        for k in seen:
-            self._record_member(k, numbers_of[k], validated.get(k))
+        for k, own in numbers.items():
+            self._record_member(k, own, validated.get(k))
 
     def _validate(self, chosen: Sequence[int]) -> dict[int, tuple[float, LabelErrors, dict[str, float]]]:
         assert self.validation is not None

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from pyfit_gpu.closure import kept_memory, make_objective
 from pyfit_gpu.devices import total_memory, world_size
-from pyfit_gpu.distributed import Team, require_equal
+from pyfit_gpu.distributed import Team, require_enough_members
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, found_faults, free_number
 from pyfit_gpu.fit_job import Resumption, describe_data, parts_of, require_same_run, run_fit
@@ -67,7 +67,7 @@ def train(
 def _lead(job: _Job, team: Team) -> int:
     try:
         ready = job.prepared()
-        require_equal(team.deal, team.size, ready.potential.networks.n_members)
+        require_enough_members(team.deal, team.size, ready.potential.networks.n_members)
     except BaseException:
         dist.broadcast_object_list([None], 0)
         raise

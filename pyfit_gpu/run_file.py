@@ -21,6 +21,7 @@ from pyfit_gpu.files import atomic_path
 from pyfit_gpu.fit_run import FitState
 from pyfit_gpu.formats.nn_dat import header_lines, parse_header
 from pyfit_gpu.potential import Potential
+from pyfit_gpu.store import LIBVER
 
 RUN_FORMAT = "pyfit-gpu run"
 RUN_VERSION = 1
@@ -62,7 +63,7 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
     }
     attributes["content_hash"] = _hash(attributes, tensors)
     image = io.BytesIO()  # HDF5 does not survive a disk that fills up while it writes
-    with h5py.File(image, "w", libver=("v110", "v110")) as file:
+    with h5py.File(image, "w", libver=LIBVER) as file:
         file.attrs["version"] = RUN_VERSION
         for name, array in sorted(tensors.items()):  # so that the same run gives the same bytes
             file.create_dataset(name, data=array, track_times=False)
