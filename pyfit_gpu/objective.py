@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 N_LANES = 24  # at most: sums that are added up one after the other, whatever the number of threads or processes
 # At least, of energies alone and of forces: threads that take turns at the interpreter need operations that last.
 LANE_ATOMS = (16_384, 2_048)
-BLOCK_ATOMS = 12_288  # at most, on a CPU
+BLOCK_ATOMS = 24_576  # at most, on a CPU
 
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
 
@@ -125,9 +125,10 @@ class Objective:
         self.on_gpu = device.type == "cuda"
         self.team = team
         sizes = training_set.sizes.tolist()
+        self.n_atoms = sum(sizes)
         default = (team.size if team else 1) if self.on_gpu else N_LANES
         self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.force_weight or self.stress_weight)])
-        block_atoms = block_atoms or (sum(sizes) if self.on_gpu else BLOCK_ATOMS)
+        block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
         self.kept_bytes = 0  # of derivatives
         self.lanes: list[_Lane] = []
@@ -148,6 +149,12 @@ class Objective:
         )
         self.kept_bytes += block.kept_bytes
         return block
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether an evaluation is the same operations on a GPU each time, without a look from the host."""
+        with_labels = self.force_weight > 0 or self.stress_weight > 0
+        return self.on_gpu and not (with_labels or self.stream or self.team)
 
     def evaluate(self, points: Tensor, like: ElementNetworks, *, gradient: bool = True) -> Evaluation:
         """At the weights `points` (A, n_parameters), any dtype, of networks of the same layers as `like`."""
