@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_atoms import Atoms, name_no_elements, named_elements, parse_atoms, parse_element
-from pyfit_gpu.formats.text_lines import Lines, is_count, parse_numbers
+from pyfit_gpu.formats.text_lines import Lines, is_count, parse_number, parse_numbers
 from pyfit_gpu.structures import NO_ENERGY_PREFIX, FloatArray, Frame, Outline, is_unlabelled
 
 
@@ -108,7 +108,7 @@ class _Reader:
         return Frame(
             positions=atoms.coordinates @ cell if table.direct else atoms.coordinates * scale,
             cell=cell,
-            pbc=np.ones(3, dtype=np.bool_),
+            pbc=np.array([True, True, True]),
             atomic_numbers=self._atomic_numbers(table, atoms),
             group=self.group,
             source=source,
@@ -127,13 +127,13 @@ class _Reader:
             raise InputError(f"{self.path}: expected text, found binary data")
         words = text.split()
         self.group = words[0]
-        weights = [word for word in words[1:] if word.startswith("weight=")]
+        weights = [word for word in words[1:] if word.startswith("weight=")] if len(words) > 1 else ()
         if not weights:
             return 1.0
-        weight = parse_numbers([weights[-1].removeprefix("weight=")])
-        if weight is None or weight[0] < 0:
+        weight = parse_number(weights[-1].removeprefix("weight="))
+        if weight is None or weight < 0:
             self.fail("weight=W with a number W >= 0", text)
-        return weight[0]
+        return weight
 
     def _scale_and_cell(self) -> tuple[float, FloatArray]:
         """The factor that multiplies lengths, and the (3, 3) cell, which it has multiplied."""
@@ -187,7 +187,7 @@ class _Reader:
         cells = text.split()
         if len(cells) == 1 and is_count(cells[0]):
             return [0], [self._count(cells[0], text)]
-        if not cells or parse_numbers(cells[:1]) is not None:
+        if not cells or parse_number(cells[0]) is not None:
             self.fail("the number of atoms, one whole number above 0, or a line of element symbols", text)
         elements = [parse_element(cell.split("_")[0].split("/")[0]) for cell in cells]
         if not all(elements):
@@ -236,7 +236,9 @@ class _Reader:
 
     def _atomic_numbers(self, table: _Table, atoms: Atoms) -> NDArray[np.int64]:
         """(n,) What the header and the atoms' own lines say together."""
-        header = np.repeat(np.array(table.elements, dtype=np.int64), table.counts)
+        header = np.zeros(len(table.lines), dtype=np.int64)
+        if any(table.elements):
+            header[:] = np.repeat(table.elements, table.counts)
         if atoms.elements is None:
             return header
         differ = (header > 0) & (atoms.elements > 0) & (header != atoms.elements)
@@ -268,10 +270,10 @@ class _Reader:
             self.fail(expected, text)
         if is_unlabelled(self.group):
             return None
-        values = parse_numbers(cells)
-        if values is None:
+        energy = parse_number(cells[0])
+        if energy is None:
             self.fail(expected, text)
-        return values[0]
+        return energy
 
 
 def group_in_text(group: str, has_energy: bool) -> str:
