@@ -108,11 +108,12 @@ def test_without_an_energy(read: Read) -> None:
 
 
 def test_coordinates_are_passed_over(read: Read) -> None:
-    """But their lines are counted: what is wrong later is found in the right place."""
-    outline, frame = read(GOOD.replace("1.5 1.0 1.25", "1..5 1e400") + BAD, lambda number: number == 1)
+    """And the cell. Their lines are counted: what is wrong later is found in the right place."""
+    broken = GOOD.replace("1.5 1.0 1.25", "1..5 1e400").replace("0.5 4.0 0.0", "none")
+    outline, frame = read(broken + BAD, lambda number: number == 1)
     assert (outline.group, frame.group) == ("Si_B1", "Si_B2")
     with pytest.raises(InputError, match=r"si\.dat, line 19, structure 2 \(Si_B2\): expected x y z.*found '1\.5 1\.0'"):
-        read(of_line(9, "1..5 1e400").replace("1.5 1.0 1.25", "1.5 1.0"), lambda number: number == 1)
+        read(broken + BAD.replace("1.5 1.0 1.25", "1.5 1.0"), lambda number: number == 1)
 
 
 @pytest.mark.parametrize(
