@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 
 from pyfit_gpu.formats.text_lines import parse_columns
 from pyfit_gpu.structures import FloatArray
-
-_IN_NUMBERS = b"0123456789+-.eE \t"  # no element is made of e and E
 
 _POSITION, _SYMBOL, _FORCES = ("position", np.float64, 3), ("symbol", "U8"), ("forces", np.float64, 3)
 _COLUMNS = {  # by the number of cells
@@ -50,19 +49,25 @@ def parse_atoms(lines: Sequence[str]) -> Atoms | None:
     return Atoms(coordinates, None if elements is None else np.array(elements, dtype=np.int64), forces)
 
 
-def name_no_elements(lines: Sequence[str]) -> bool:
-    """Whether nothing but numbers stands there."""
-    return not "".join(lines).encode().translate(None, _IN_NUMBERS)
+def count_elements(lines: Sequence[str]) -> dict[int, int] | None:
+    """Atoms by atomic number (0: its line names no element) without parsing the numbers; None: not to be told so.
 
-
-def named_elements(lines: Sequence[str]) -> list[int] | None:
-    """Atomic numbers from lines that all name an element, all with forces or all without; None for any others.
-
-    A line names one element at most, after three cells: as many symbols as lines, at equal distances, leave no choice.
+    What digits, signs and points leave of good lines is their symbols, and the letters of exponents, which no element
+    has for a name.
     """
-    cells = " ".join(lines).split()
-    width, rest = divmod(len(cells), len(lines))
-    return parse_elements(cells[3::width]) if rest == 0 and width in (4, 7) else None
+    left = " ".join(lines).encode().translate(None, b"0123456789+-.").split()
+    if not left:
+        return {0: len(lines)}
+    counts = {0: len(lines)}
+    for symbol, count in Counter(left).items():
+        if symbol in (b"e", b"E"):
+            continue
+        element = parse_element(symbol.decode())
+        counts[0] -= count
+        if element == 0 or counts[0] < 0:  # at most one on every line
+            return None
+        counts[element] = counts.get(element, 0) + count
+    return {element: count for element, count in counts.items() if count}
 
 
 def parse_element(symbol: str) -> int:

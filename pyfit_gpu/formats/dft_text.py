@@ -15,7 +15,7 @@ from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.dft_atoms import Atoms, name_no_elements, named_elements, parse_atoms, parse_element
+from pyfit_gpu.formats.dft_atoms import Atoms, count_elements, parse_atoms, parse_element
 from pyfit_gpu.formats.text_lines import Lines, is_count, parse_number, parse_numbers
 from pyfit_gpu.structures import NO_ENERGY_PREFIX, FloatArray, Frame, Outline, is_unlabelled
 
@@ -236,9 +236,9 @@ class _Reader:
 
     def _atomic_numbers(self, table: _Table, atoms: Atoms) -> NDArray[np.int64]:
         """(n,) What the header and the atoms' own lines say together."""
-        header = np.zeros(len(table.lines), dtype=np.int64)
-        if any(table.elements):
-            header[:] = np.repeat(table.elements, table.counts)
+        if not any(table.elements):
+            return np.zeros(len(table.lines), dtype=np.int64) if atoms.elements is None else atoms.elements
+        header = np.repeat(np.array(table.elements, dtype=np.int64), table.counts)
         if atoms.elements is None:
             return header
         differ = (header > 0) & (atoms.elements > 0) & (header != atoms.elements)
@@ -255,12 +255,8 @@ class _Reader:
             for element, count in zip(table.elements, table.counts, strict=True):
                 counts[element] += count
             return dict(counts)
-        if name_no_elements(table.lines):
-            return {0: len(table.lines)}
-        elements = None if table.selective else named_elements(table.lines)
-        if elements is None:
-            elements = self._atomic_numbers(table, self._atoms(table)).tolist()
-        return dict(Counter(elements))
+        found = None if table.selective else count_elements(table.lines)
+        return found or dict(Counter(self._atomic_numbers(table, self._atoms(table)).tolist()))
 
     def _energy(self) -> float | None:
         expected = "the total energy in eV, one number (is the number of atoms right?)"

@@ -87,6 +87,7 @@ def test_every_number_is_asked_for_once(read: Read) -> None:
         (structure("0 0 0 C 1 2 3\n0 0 1 Si 1 2 3\n0 0 2 C 1 2 3", "3"), {6: 2, 14: 1}),
         (structure("0 0 0\n0 0 1 Si\n0 0 2 C 1 2 3", "3"), {0: 1, 14: 1, 6: 1}),
         (structure("0 0 0\n0 0 1\n0 0 2\n0 0 3 Si 1 2 3", "4"), {0: 3, 14: 1}),  # 16 cells, but not four on each line
+        (structure("1e-3 0 0 H 1e-3 2E-1 3\n0 0 1 'O' 1 2 3e5", "2"), {1: 1, 8: 1}),
         (structure("0 0 0 T T F\n0 0 1 T T T", "2", "Selective\nd"), {0: 2}),
         (structure("0 0 0 T T F C\n0 0 1 T T T Si", "2", "Selective\nd"), {6: 1, 14: 1}),
         (structure("0 0 0 T T F\n0 0 1 T T T", "Si\n2", "Selective\nd"), {14: 2}),
@@ -126,6 +127,9 @@ def test_coordinates_are_passed_over(read: Read) -> None:
         (16, "X\n2", 16, "element.*found 'X'"),
         (17, "x", 17, "cartesian.*direct.*found 'x'"),
         (19, "1.5 1.0 1.25 X", 19, "element symbol"),
+        (19, "1.5 1.0 1.25 1_0", 19, "element symbol"),
+        (19, "1.5 nan 1.25", 19, "x y z"),
+        (19, "1.5 1.0 1.25 Si Si Si", 19, "x y z"),
         (20, "oops", 20, "energy.*found 'oops'"),
         (20, "", 19, "energy.*found the end of the file"),
     ],
