@@ -62,7 +62,14 @@ def test_nothing_in_it(read: Read, content: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [bytes(range(256)), b"\0" * 100, b"\x89HDF\r\n\x1a\n" + b"\0\1" * 99, GOOD.encode("utf-16"), b"label\n1.0\n\0\0\n"],
+    [
+        bytes(range(256)),
+        b"\0" * 100,
+        b"\x89HDF\r\n\x1a\n" + b"\0\1" * 99,
+        GOOD.encode("utf-16"),
+        b"label\n1.0\n\0\0\n",
+        BAD.replace("0.0 0.0 0.0\n1.5 1.0 1.25", "0 0 0 Si\n1 1 1 Si\0").encode(),
+    ],
 )
 @pytest.mark.parametrize("before", ["", GOOD])
 def test_binary_data(read: Read, content: bytes, before: str) -> None:
@@ -149,6 +156,21 @@ def test_not_a_number(read: Read, line: int, text: str, cell: str) -> None:
 def test_refused(read: Read, line: int, text: str, reported: int, message: str) -> None:
     with pytest.raises(InputError, match=rf"si\.dat, line {reported}, structure 2 \(Si_B2\): expected .*{message}"):
         read(with_line(line, text))
+
+
+@pytest.mark.parametrize("cell", ["nan", "1e400", "1_0"])
+@pytest.mark.parametrize("atom", ["0 0 {}", "0 {} 0 Si", "0 0 0 1 2 {}", "0 0 {} 1 2 3", "0 0 0 Si 1 2 {}"])
+def test_one_line_like_all_the_others(read: Read, atom: str, cell: str) -> None:
+    """What parses many lines at once must refuse what the parser of single lines refuses."""
+    good, bad = atom.format("0.5"), atom.format(cell)
+    content = GOOD + BAD.replace("0.0 0.0 0.0\n1.5 1.0 1.25", f"{good}\n{bad}")
+    with pytest.raises(InputError, match=rf"line 19, structure 2 .*x y z.*found '{re.escape(bad)}'"):
+        read(content)
+
+
+def test_numbers_enough_for_a_cell_on_one_line(read: Read) -> None:
+    with pytest.raises(InputError, match=r"line 13, structure 2 \(Si_B2\): .*three numbers.*found '1 2 3"):
+        read(GOOD + "Si_B2\n1.0\n1 2 3 4 5 6 7 8 9 10 11\n")
 
 
 def test_singular_cell(read: Read) -> None:
