@@ -18,8 +18,6 @@ from pyfit_gpu.training_set import TrainingSet
 if TYPE_CHECKING:
     from pyfit_gpu.distributed import Team
 
-# Atoms times points: up to about here starting operations on a GPU takes longer than they do (H100).
-_RECORDED_ATOMS = 1_000_000
 KEPT_MEMORY = 0.5  # of a device's memory, at most, holds derivatives of features, where there is no plan
 
 
@@ -59,7 +57,7 @@ class Closure:
 
     def is_recordable(self, n_points: int) -> bool:
         """Whether a call with so many points is the same operations each time, and worth a recording (`graphs`)."""
-        return self.objective.is_recordable and n_points * self.objective.n_atoms <= _RECORDED_ATOMS
+        return self.objective.is_recordable(n_points)
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = self.objective.evaluate(points, self.like)

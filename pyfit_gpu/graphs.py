@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_Key = tuple[torch.Size, torch.dtype]
+_CALLS_BEFORE = 3  # a recording takes as long as ten calls: shapes that are rare are not worth one
+
 
 @dataclass(frozen=True, eq=False)
 class _Recording:
@@ -27,12 +30,16 @@ class Recorded:
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
-        self._recordings: dict[tuple[torch.Size, torch.dtype], _Recording] = {}
+        self._calls: dict[_Key, int] = {}
+        self._recordings: dict[_Key, _Recording] = {}
         self._pool: Any = None
 
     def __call__(self, argument: Tensor) -> Tensor:
         """What the function gives; the next call overwrites it."""
         key = (argument.shape, argument.dtype)
+        self._calls[key] = self._calls.get(key, 0) + 1
+        if self._calls[key] <= _CALLS_BEFORE:
+            return self.function(argument)
         if key not in self._recordings:
             self._recordings[key] = self._record(argument)
         recording = self._recordings[key]
@@ -45,8 +52,7 @@ class Recorded:
         aside = torch.cuda.Stream(argument.device)
         aside.wait_stream(torch.cuda.current_stream(argument.device))
         with torch.cuda.stream(aside):
-            for _ in range(2):  # libraries make their workspaces before anything is recorded
-                self.function(argument)
+            self.function(argument)  # libraries make their workspaces before anything is recorded
         torch.cuda.current_stream(argument.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # One pool for all: they never run side by side.

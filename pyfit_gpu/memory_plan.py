@@ -19,7 +19,7 @@ from pyfit_gpu.devices import total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.harmonics import n_rows
-from pyfit_gpu.objective import BLOCK_ATOMS
+from pyfit_gpu.objective import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.set_sizes import SetSizes
 from pyfit_gpu.training_set import TrainingSet
@@ -233,6 +233,7 @@ class _Need:
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
             self._item("derivatives kept for forces", int(kept * self._swap) + making),
             self._item("values and derivatives of blocks", self._workers * activations),
+            self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
             self._item("LBFGS history and vectors", self.optimizer_bytes),
             MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
@@ -337,6 +338,13 @@ class _Need:
             radial = len(self.descriptor.gaussian_centers) * self.descriptor.n_elements
             numbers += (6 * functions + 5 * radial + 10 + 6 * members) * min(pairs, self._chunk_pairs())
         return int(self.itemsize * numbers)
+
+    def _recorded(self, atoms: int, stream: bool) -> int:
+        """What recordings (`graphs`) hold, of as many members as are recorded."""
+        n_points = min(self.members, RECORDED_ATOMS // max(1, self.sizes.n_atoms))
+        if not self.on_gpu or stream or self.sizes.label_atoms or not n_points:
+            return 0
+        return self._activations(atoms, computes_anew=False) * n_points // self.members
 
     def _chunk_pairs(self) -> float:
         """Places for pairs that are computed together."""

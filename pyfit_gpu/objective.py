@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 N_LANES = 24  # at most: sums that are added up one after the other, whatever the number of threads or processes
 # At least, of energies alone and of forces: threads that take turns at the interpreter need operations that last.
 LANE_ATOMS = (16_384, 2_048)
+# Times points, on a GPU: up to about here to start operations takes as long as they do (H100, 40-16-16-1).
+RECORDED_ATOMS = 3_000_000
 BLOCK_ATOMS = 24_576  # at most, on a CPU
 
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
@@ -150,11 +152,11 @@ class Objective:
         self.kept_bytes += block.kept_bytes
         return block
 
-    @property
-    def is_recordable(self) -> bool:
-        """Whether an evaluation is the same operations on a GPU each time, without a look from the host."""
+    def is_recordable(self, n_points: int) -> bool:
+        """Whether an evaluation of so many points is the same operations on a GPU each time, and worth a recording."""
         with_labels = self.force_weight > 0 or self.stress_weight > 0
-        return self.on_gpu and not (with_labels or self.stream or self.team)
+        small = n_points * self.n_atoms <= RECORDED_ATOMS
+        return self.on_gpu and small and not (with_labels or self.stream or self.team)
 
     def evaluate(self, points: Tensor, like: ElementNetworks, *, gradient: bool = True) -> Evaluation:
         """At the weights `points` (A, n_parameters), any dtype, of networks of the same layers as `like`."""
