@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
@@ -143,7 +144,7 @@ class LocalStructureParameters:
 
     def raw(self, neighbors: Neighbors, species: Tensor) -> Tensor:
         """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
-        raw = neighbors.vectors.new_zeros(len(neighbors.counts), self.n_features)
+        raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
         for chunk in self.chunks(neighbors, species):
             raw[chunk.atoms] = chunk.raw()
         return raw
@@ -155,31 +156,16 @@ class LocalStructureParameters:
             max_pairs: of a chunk, where less than usual is wanted.
         """
         vectors, counts = neighbors.vectors, neighbors.counts
-        n_pairs = len(neighbors.index)
-        dummy = vectors.new_tensor([[0.0, 0.0, self.neighbor_cutoff]])
-        components = torch.cat((vectors, dummy)).T.contiguous()  # (3, n_pairs + 1)
-        kinds = None
-        if self.n_elements > 1:
-            kinds = torch.cat((species[neighbors.index], species.new_zeros(1)))
-        basis = self._basis(vectors)
+        n_pairs = len(vectors)
+        # One byte per pair: whatever has the size of all pairs is large beside a chunk.
+        kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
+        basis = _basis(self, vectors.device, vectors.dtype)
         first = torch.cumsum(counts, 0) - counts
         for atoms, width in _chunks(counts, max_pairs):
             rank = torch.arange(width, device=vectors.device)
             inside = rank < counts[atoms, None]
             pairs = torch.where(inside, first[atoms, None] + rank, n_pairs)
-            yield Chunk(basis, atoms, pairs, components, kinds)
-
-    def _basis(self, like: Tensor) -> Basis:
-        return Basis.of(
-            cutoff=self.neighbor_cutoff,
-            cutoff_width=self.cutoff_width,
-            gaussian_width=self.gaussian_width,
-            legendre_orders=self.legendre_orders,
-            gaussian_centers=self.gaussian_centers,
-            norm=[16.0 if self.gi_mode == 0 else center**2 for center in self.gaussian_centers],
-            n_elements=self.n_elements,
-            like=like,
-        )
+            yield Chunk(basis, atoms, pairs, vectors, kinds)
 
     def transform(self, raw: Tensor, where: Callable[[int], str]) -> Tensor:
         """G to the network's input, as the mode says."""
@@ -202,6 +188,22 @@ class LocalStructureParameters:
         if self.gi_mode == 5:
             return (raw.square() + 1).rsqrt()
         return (raw + self.shift).reciprocal() if self.gi_mode in _LOG_MODES else torch.ones_like(raw)
+
+
+@lru_cache(maxsize=16)
+def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
+    """Remembered: its tensors come from the host, which a loop over batches would wait for."""
+    return Basis.of(
+        cutoff=settings.neighbor_cutoff,
+        cutoff_width=settings.cutoff_width,
+        gaussian_width=settings.gaussian_width,
+        legendre_orders=settings.legendre_orders,
+        gaussian_centers=settings.gaussian_centers,
+        norm=[16.0 if settings.gi_mode == 0 else center**2 for center in settings.gaussian_centers],
+        n_elements=settings.n_elements,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def chunk_limits(*, on_gpu: bool) -> tuple[int, int]:
