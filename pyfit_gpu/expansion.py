@@ -41,6 +41,7 @@ class Basis:
     norm: Tensor  # (n_r0,) N_n
     weights: Tensor  # (n_l, n_angular) w_lm, zero where the row is of another order
     axes: Tensor  # (3, 3), the unit matrix
+    zero: Tensor  # ()
 
     @classmethod
     def of(
@@ -66,6 +67,7 @@ class Basis:
             norm=torch.tensor(norm, device=device, dtype=dtype),
             weights=pair_weights(legendre_orders, device=device, dtype=dtype),
             axes=torch.eye(3, device=device, dtype=dtype),
+            zero=torch.zeros((), device=device, dtype=dtype),
         )
 
     @property
@@ -143,8 +145,8 @@ class Chunk:
     def _gaussians(self) -> Tensor:
         """(n_r0, n K), without the cutoff."""
         basis = self.basis
-        scaled = (self._distance - basis.centers).mul_(1 / basis.gaussian_width)
-        return scaled.square_().neg_().exp_()
+        offset = self._distance - basis.centers
+        return torch.addcmul(basis.zero, offset, offset, value=-1 / basis.gaussian_width**2, out=offset).exp_()
 
     @cached_property
     def _to_cutoff(self) -> tuple[Tensor, Tensor, Tensor]:

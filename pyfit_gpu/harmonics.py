@@ -13,8 +13,9 @@ the split into (x + iy)^m and derivatives is the textbook form of the solid harm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -31,14 +32,14 @@ def rows_of_orders(orders: Sequence[int]) -> list[slice]:
 
 def pair_weights(orders: Sequence[int], *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(n_orders, n_rows): this, times products of `angular_rows`, are the Legendre polynomials."""
-    weights = torch.zeros(len(orders), n_rows(orders), dtype=torch.float64)
-    for m in range(max(orders) + 1):
-        for number, order, rows in _of_m(orders, m):
+    weights = torch.zeros(n_rows(orders), len(orders), dtype=torch.float64)
+    for number, (order, parts) in enumerate(_parts(weights, orders)):
+        for m, own in enumerate(parts):
             # d^m P_l / dz^m begins with (2l)! / (2^l l! (l-m)!) z^(l-m).
             leading = math.factorial(2 * order) / (2**order * math.factorial(order) * math.factorial(order - m))
             norm = (2 if m else 1) * math.factorial(order - m) / math.factorial(order + m)
-            weights[number, rows] = norm * (leading * _scale(order - m, m)) ** 2
-    return weights.to(device=device, dtype=dtype)
+            own[:, number] = norm * (leading * _scale(order - m, m)) ** 2
+    return weights.T.contiguous().to(device=device, dtype=dtype)
 
 
 def angular_rows(unit: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
@@ -46,13 +47,15 @@ def angular_rows(unit: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
 
     `out` is written in place: this is the hot path of the features, and rows of pairs stay in cache.
     """
+    by_order, highest = _parts(out, orders), max(orders)
     plane = None
-    for m in range(max(orders) + 1):
+    for m in range(highest + 1):
         if m:
             plane = unit[:2] if plane is None else _turned(plane, unit)
-        polynomials = _polynomials(unit[2], m, max(orders))
-        for _, order, rows in _of_m(orders, m):
-            _set_product(out[rows], plane, polynomials[order - m])
+        polynomials = _polynomials(unit[2], m, highest)
+        for order, parts in by_order:
+            if order >= m:
+                _set_product(parts[m], plane, polynomials[order - m])
     return out
 
 
@@ -61,8 +64,8 @@ def angular_push_forward(unit: Tensor, orders: Sequence[int], turn: Tensor, out:
 
     Of the rows as polynomials in the three components: what leaves the sphere is for the caller to project out.
     """
-    highest = max(orders)
-    plane, moved, rise = None, None, turn[2:]  # (x + iy)^m, its change, itself times that of z
+    by_order, highest = _parts(out, orders), max(orders)
+    plane, moved, rise = None, None, turn[2]  # (x + iy)^m, its change, itself times that of z
     polynomials = _polynomials(unit[2], 0, highest)
     for m in range(highest + 1):
         if m:
@@ -71,14 +74,15 @@ def angular_push_forward(unit: Tensor, orders: Sequence[int], turn: Tensor, out:
             plane = unit[:2] if plane is None else _turned(plane, unit)
             rise = plane * turn[2]
         above = _polynomials(unit[2], m + 1, highest)
-        for _, order, rows in _of_m(orders, m):
-            own = out[rows]
+        for order, parts in by_order:
+            if order < m:
+                continue
             if moved is None:
-                own.zero_()
+                parts[m].zero_()
             else:
-                _set_product(own, moved, polynomials[order - m])
+                _set_product(parts[m], moved, polynomials[order - m])
             if order > m:
-                _add_product(own, rise, above[order - m - 1], _slope(order, m))
+                _add_product(parts[m], rise, above[order - m - 1], _slope(order, m))
         polynomials = above
     return out
 
@@ -90,39 +94,40 @@ def angular_pull_back(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tens
     rule in x - iy: no derivative is ever written out.
     """
     x, y, z = unit
-    highest = max(orders)
+    by_order, highest = _parts(grad, orders), max(orders)
     sums = unit.new_zeros(2, 2, len(z))  # of p grad and of p' grad, for c_m and s_m
     above: list[Tensor | None] = []
     for m in range(highest, 0, -1):
         if m < highest:
             sums = _turned(sums, unit, sign=-1)
+        of_value, of_slope = sums
         polynomials = _polynomials(z, m, highest)
-        for _, order, rows in _of_m(orders, m):
-            _add_product(sums[0], grad[rows], polynomials[order - m], m)
+        for order, parts in by_order:
+            if order >= m:
+                _add_product(of_value, parts[m], polynomials[order - m], m)
             if order > m:
-                _add_product(sums[1], grad[rows], above[order - m - 1], _slope(order, m))
+                _add_product(of_slope, parts[m], above[order - m - 1], _slope(order, m))
         above = polynomials
     of_z = (x * sums[1, 0]).addcmul_(y, sums[1, 1])
-    for _, order, rows in _of_m(orders, 0):
+    for order, parts in by_order:
         if order:
-            _add_product(of_z, grad[rows][0], above[order - 1], _slope(order, 0))
+            _add_product(of_z, parts[0][0], above[order - 1], _slope(order, 0))
     return torch.cat((sums[0], of_z[None]))
 
 
-def _of_m(orders: Sequence[int], m: int) -> Iterator[tuple[int, int, slice]]:
-    """Number, order and rows, one or two, of those that have such an m."""
-    for number, (order, rows) in enumerate(zip(orders, rows_of_orders(orders), strict=True)):
-        if order >= m:
-            yield number, order, slice(rows.start + max(0, 2 * m - 1), rows.start + 2 * m + 1)
+def _parts(rows: Tensor, orders: Sequence[int]) -> list[tuple[int, list[Tensor]]]:
+    """Each order with its rows for m = 0, 1, ..: one, then two each."""
+    parts = iter(rows.split([2 if m else 1 for order in orders for m in range(order + 1)]))
+    return [(order, list(islice(parts, order + 1))) for order in orders]
 
 
 def _turned(values: Tensor, by: Tensor, sign: int = 1) -> Tensor:
     """(.., 2, n_pairs): complex numbers times x + iy, or with `sign` -1 times x - iy."""
     x, y = by[0], by[1]
-    real, imaginary = values.unbind(-2)
     product = values * x
-    product.select(-2, 0).addcmul_(imaginary, y, value=-sign)
-    product.select(-2, 1).addcmul_(real, y, value=sign)
+    (old_real, old_imaginary), (real, imaginary) = values.unbind(-2), product.unbind(-2)
+    real.addcmul_(old_imaginary, y, value=-sign)
+    imaginary.addcmul_(old_real, y, value=sign)
     return product
 
 
@@ -152,13 +157,14 @@ def _polynomials(z: Tensor, m: int, highest: int) -> list[Tensor | None]:
     These are Gegenbauer polynomials: scaled to leading coefficient 1, q_k = z q_{k-1} - b_k q_{k-2}. With q_k =
     s_k p_k and s_k = -b_k s_{k-2} that is p_k = p_{k-2} + s_{k-1} / s_k z p_{k-1}, one operation.
     """
-    polynomials: list[Tensor | None] = [None, z][: highest - m + 1] if highest >= m else []
-    one = torch.ones((), dtype=z.dtype, device=z.device)
+    if highest < m:
+        return []
+    polynomials: list[Tensor | None] = [None, z][: highest - m + 1]
+    one = z.new_ones(())
     for k in range(2, highest - m + 1):
         before, last = polynomials[k - 2], polynomials[k - 1]
         assert last is not None
-        ratio = _scale(k - 1, m) / _scale(k, m)
-        polynomials.append(torch.addcmul(one if before is None else before, z, last, value=ratio))
+        polynomials.append(torch.addcmul(one if before is None else before, z, last, value=_ratio(k, m)))
     return polynomials
 
 
@@ -171,6 +177,12 @@ def _scale(k: int, m: int) -> float:
     return -b * _scale(k - 2, m)
 
 
+@cache
+def _ratio(k: int, m: int) -> float:
+    return _scale(k - 1, m) / _scale(k, m)
+
+
+@cache
 def _slope(order: int, m: int) -> float:
     """dp_lm / dz = this times p_l,m+1."""
     k = order - m
