@@ -32,7 +32,7 @@ GI_MODES = {
     4: "ln(G + shift), N = r0^2, cutoff 1.5 rc",
     5: "asinh(G), N = r0^2",
 }
-MAX_LEGENDRE_ORDER = 60  # accurate up to here; soon after the weights of the addition theorem leave float32's range
+MAX_LEGENDRE_ORDER = 60  # tested up to here
 _LOG_MODES = (1, 4)
 _LONG_MODES = (3, 4)
 

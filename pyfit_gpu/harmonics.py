@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,14 +49,16 @@ def angular_rows(unit: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
     `out` is written in place: this is the hot path of the features, and rows of pairs stay in cache.
     """
     by_order, highest = _parts(out, orders), max(orders)
-    plane = None
+    x, y, z = unit.unbind(0)
+    one = z.new_ones(())
+    power = None
     for m in range(highest + 1):
         if m:
-            plane = unit[:2] if plane is None else _turned(plane, unit)
-        polynomials = _polynomials(unit[2], m, highest)
+            power = _Complex(unit[:2], x, y) if power is None else power.times(x, y)
+        polynomials = _polynomials(z, m, highest, one)
         for order, parts in by_order:
             if order >= m:
-                _set_product(parts[m], plane, polynomials[order - m])
+                _set_product(parts[m], None if power is None else power.both, polynomials[order - m])
     return out
 
 
@@ -65,15 +68,17 @@ def angular_push_forward(unit: Tensor, orders: Sequence[int], turn: Tensor, out:
     Of the rows as polynomials in the three components: what leaves the sphere is for the caller to project out.
     """
     by_order, highest = _parts(out, orders), max(orders)
-    plane, moved, rise = None, None, turn[2]  # (x + iy)^m, its change, itself times that of z
-    polynomials = _polynomials(unit[2], 0, highest)
+    (x, y, z), (of_x, of_y, of_z) = unit.unbind(0), turn.unbind(0)
+    one = z.new_ones(())
+    power, moved, rise = None, None, of_z  # (x + iy)^m, its change, itself times that of z
+    polynomials = _polynomials(z, 0, highest, one)
     for m in range(highest + 1):
         if m:
             # d(x + iy)^m = m (x + iy)^(m-1) (dx + i dy)
-            moved = turn[:2] if plane is None else _turned(plane, turn).mul_(m)
-            plane = unit[:2] if plane is None else _turned(plane, unit)
-            rise = plane * turn[2]
-        above = _polynomials(unit[2], m + 1, highest)
+            moved = turn[:2] if power is None else power.times(of_x, of_y).both.mul_(m)
+            power = _Complex(unit[:2], x, y) if power is None else power.times(x, y)
+            rise = power.both * of_z
+        above = _polynomials(z, m + 1, highest, one)
         for order, parts in by_order:
             if order < m:
                 continue
@@ -93,42 +98,52 @@ def angular_pull_back(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tens
     The rows of one m are (x + iy)^m times polynomials in z, so their sums over the orders are added up by Horner's
     rule in x - iy: no derivative is ever written out.
     """
-    x, y, z = unit
     by_order, highest = _parts(grad, orders), max(orders)
-    sums = unit.new_zeros(2, 2, len(z))  # of p grad and of p' grad, for c_m and s_m
+    x, y, z = unit.unbind(0)
+    one = z.new_ones(())
+    sums = _Complex.of(unit.new_zeros(2, 2, len(z)))  # of p grad and of p' grad, for c_m and s_m
     above: list[Tensor | None] = []
     for m in range(highest, 0, -1):
         if m < highest:
-            sums = _turned(sums, unit, sign=-1)
-        of_value, of_slope = sums
-        polynomials = _polynomials(z, m, highest)
+            sums = sums.times(x, y, sign=-1)
+        of_value, of_slope = sums.both.unbind(0)
+        polynomials = _polynomials(z, m, highest, one)
         for order, parts in by_order:
             if order >= m:
                 _add_product(of_value, parts[m], polynomials[order - m], m)
             if order > m:
                 _add_product(of_slope, parts[m], above[order - m - 1], _slope(order, m))
         above = polynomials
-    of_z = (x * sums[1, 0]).addcmul_(y, sums[1, 1])
+    of_z = (x * sums.real[1]).addcmul_(y, sums.imaginary[1])
     for order, parts in by_order:
         if order:
             _add_product(of_z, parts[0][0], above[order - 1], _slope(order, 0))
-    return torch.cat((sums[0], of_z[None]))
+    return torch.cat((sums.both[0], of_z[None]))
+
+
+class _Complex(NamedTuple):
+    """Complex numbers and views of their parts, which are made once: small operations are much of the cost."""
+
+    both: Tensor  # (.., 2, n_pairs)
+    real: Tensor  # (.., n_pairs)
+    imaginary: Tensor  # (.., n_pairs)
+
+    @classmethod
+    def of(cls, both: Tensor) -> _Complex:
+        return cls(both, *both.unbind(-2))
+
+    def times(self, x: Tensor, y: Tensor, sign: int = 1) -> _Complex:
+        """Times x + iy, or with `sign` -1 times x - iy."""
+        product = _Complex.of(self.both * x)
+        product.real.addcmul_(self.imaginary, y, value=-sign)
+        product.imaginary.addcmul_(self.real, y, value=sign)
+        return product
 
 
 def _parts(rows: Tensor, orders: Sequence[int]) -> list[tuple[int, list[Tensor]]]:
     """Each order with its rows for m = 0, 1, ..: one, then two each."""
     parts = iter(rows.split([2 if m else 1 for order in orders for m in range(order + 1)]))
     return [(order, list(islice(parts, order + 1))) for order in orders]
-
-
-def _turned(values: Tensor, by: Tensor, sign: int = 1) -> Tensor:
-    """(.., 2, n_pairs): complex numbers times x + iy, or with `sign` -1 times x - iy."""
-    x, y = by[0], by[1]
-    product = values * x
-    (old_real, old_imaginary), (real, imaginary) = values.unbind(-2), product.unbind(-2)
-    real.addcmul_(old_imaginary, y, value=-sign)
-    imaginary.addcmul_(old_real, y, value=sign)
-    return product
 
 
 def _set_product(out: Tensor, first: Tensor | None, second: Tensor | None) -> None:
@@ -151,7 +166,7 @@ def _add_product(total: Tensor, factor: Tensor, polynomial: Tensor | None, value
         total.addcmul_(factor, polynomial, value=value)
 
 
-def _polynomials(z: Tensor, m: int, highest: int) -> list[Tensor | None]:
+def _polynomials(z: Tensor, m: int, highest: int, one: Tensor) -> list[Tensor | None]:
     """d^m P_l / dz^m for l = m .. highest, scaled to p_k of degree k = l - m; None stands for the constant 1.
 
     These are Gegenbauer polynomials: scaled to leading coefficient 1, q_k = z q_{k-1} - b_k q_{k-2}. With q_k =
@@ -160,7 +175,6 @@ def _polynomials(z: Tensor, m: int, highest: int) -> list[Tensor | None]:
     if highest < m:
         return []
     polynomials: list[Tensor | None] = [None, z][: highest - m + 1]
-    one = z.new_ones(())
     for k in range(2, highest - m + 1):
         before, last = polynomials[k - 2], polynomials[k - 1]
         assert last is not None
