@@ -290,7 +290,7 @@ class _Need:
         """Neighbours, slopes of the features and what sums pairs to forces, of this share of the atoms with labels."""
         sizes, e = self.sizes, self.itemsize
         several = self.descriptor.n_elements > 1
-        by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + 8 * several) * sizes.pairs
+        by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + several) * sizes.pairs
         by_atom = self.descriptor.n_features * e + 40 + 4 * e
         return int(share * (by_pair + by_atom * sizes.label_atoms))
 
@@ -348,7 +348,7 @@ class _Need:
 
     def _chunk_pairs(self) -> float:
         """Places for pairs that are computed together."""
-        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu)
+        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:
