@@ -1,6 +1,6 @@
 """The radius graph in plain torch: structures cut into boxes, atoms compared with what lies around their own box.
 
-A structure is cut along its cell vectors into boxes of about equal width, small ones into a single box. With u an
+A structure is cut along its cell vectors into boxes of about equal width, a small one into a single box. With u an
 atom's place along an axis in units of boxes, wrapped into the cell, and R the cutoff in the same units, the atom can
 be a neighbour of an atom in box K, counted on beyond the cell, where
 
@@ -9,55 +9,68 @@ be a neighbour of an atom in box K, counted on beyond the cell, where
 so one range per axis gives the images and the lists of all boxes, and three of them after each other the boxes in
 space. Every atom is then compared with the list of its own box: work and memory grow with the number of atoms.
 All of it is elementwise, so the pairs of a structure have the same bits and the same order whatever else is in the
-batch; a list is ordered by atom, then by image.
+batch: an atom's neighbours come by their numbers, images of one by the boxes from which they are seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyfit_gpu.structures import Structures, complete_cell
 
 # Width of a box in units of the cutoff: narrower ones compare fewer atoms, wider ones list fewer images.
-_WIDTH = 1.2
+_WIDTH = 1.5
 _MOST_BOXES = 2**16  # along an axis: numbers of boxes stay within int64, however far apart two atoms are
 _SLACK = 1e-3  # of a box: a candidate too many is dropped by its distance; one too few would be lost
 
 # Pairs of an atom and a candidate that are compared at once: on a CPU they fit into its cache.
-_CANDIDATES = {"cpu": 2**17, "cuda": 2**25}
+_CANDIDATES = {"cpu": 2**19, "cuda": 2**25}
+# Atoms of small structures that are treated at once, likewise.
+_ATOMS = {"cpu": 2**13, "cuda": 2**20}
 
-Integers = NDArray[np.int64]
+
+Columns = tuple[Tensor, Tensor, Tensor]  # x, y, z: gathering whole numbers of columns is several times faster than rows
 
 
-def ragged_range(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For counts (2, 3): owners 0 0 1 1 1 and positions 0 1 0 1 2."""
-    owners = torch.repeat_interleave(counts)
+def ragged_range(counts: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
+    """For counts (2, 3): owners 0 0 1 1 1 and positions 0 1 0 1 2. Given the total, nothing waits for the device."""
+    owners = torch.repeat_interleave(counts, output_size=total)
     first = torch.cumsum(counts, 0) - counts
-    return owners, torch.arange(len(owners), device=counts.device) - first[owners]
+    return owners, torch.arange(len(owners), device=counts.device) - first.index_select(0, owners)
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """Along one cell vector: the boxes of every structure, counted on beyond the cell, and which of them atoms see."""
+
+    n_boxes: Tensor  # (B,) int64
+    first: Tensor  # (B,) int64, the first K of any atom
+    counts: Tensor  # (B,) int64, how many K
+    atom_first: Tensor  # (n_atoms,) int64, the first K of each atom, from that of its structure
+    atom_counts: Tensor  # (n_atoms,) int64, how many
+    atom_home: Tensor  # (n_atoms,) int64, the box it is in, from its first
 
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """Where atoms are in the boxes of their structures."""
-
     cell: Tensor  # (B, 3, 3) Å
-    n_boxes: Tensor  # (B, 3) int64
     owner: Tensor  # (n_atoms,) int64, structure of each atom
-    origin: Tensor  # (n_atoms, 3) Å, atoms wrapped into the cell
-    home: Tensor  # (n_atoms, 3) int64, the box that each is in
-    lowest: Tensor  # (n_atoms, 3) int64, the first box that each can be a neighbour in, counted on beyond the cell
-    counts: Tensor  # (n_atoms, 3) int64, how many such boxes
+    origin: Columns  # (n_atoms,) Å each, atoms wrapped into the cell
+    axes: tuple[_Axis, _Axis, _Axis]
 
 
-def _times_rows(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """(n, 3) x (n, 3, 3), one operation after the other: a matrix product may round otherwise for other n."""
-    x, y, z = (vectors[:, axis, None] * matrices[:, axis] for axis in range(3))
+def _combine(columns: Tensor, matrices: Tensor) -> Tensor:
+    """(3, B, A) x (B, 3, 3) to (3, B, A): vectors times matrices.
+
+    One operation after the other, because a matrix product may round otherwise for other numbers of vectors.
+    """
+    x, y, z = (column * matrices[:, axis].T[:, :, None] for axis, column in enumerate(columns))
     return x + y + z
 
 
@@ -67,107 +80,114 @@ def _grid(structures: Structures, cutoff: float, width: float) -> _Grid:
     cell = torch.from_numpy(complete_cell(lattices, structures.pbc.cpu().numpy()))
     inverse = torch.linalg.inv(cell)
     # The spacing of the lattice planes across vector a is 1 / |column a of the inverse|.
-    reach = cutoff * torch.linalg.vector_norm(inverse, dim=1)  # (B, 3) in units of cell vectors
+    reach = cutoff * torch.linalg.vector_norm(inverse, dim=1).T  # (3, B) in units of cell vectors
     cell, inverse, reach = (t.to(device, dtype) for t in (cell, inverse, reach))
+    periodic, mask = structures.pbc.T, structures.atom_mask
 
-    owner = torch.repeat_interleave(torch.tensor(structures.sizes, device=device))
-    positions = structures.flatten(structures.positions)
-    fractional = _times_rows(positions, inverse[owner])
-    shift = fractional.floor() * structures.pbc[owner]
-    fractional = fractional - shift
-    origin = positions - _times_rows(shift, cell[owner])
+    positions = structures.positions.permute(2, 0, 1).contiguous()
+    fractional = _combine(positions, inverse)
+    shift = fractional.floor() * periodic[:, :, None]
+    fractional -= shift
+    origin = positions - _combine(shift, cell)
 
     # Boxes fill the cell along periodic axes, and what the atoms take along the others.
-    place = owner[:, None].expand(-1, 3)
-    low = torch.zeros_like(reach).scatter_reduce(0, place, fractional, "amin", include_self=False)
-    high = torch.zeros_like(reach).scatter_reduce(0, place, fractional, "amax", include_self=False)
-    low = torch.where(structures.pbc, 0.0, low)
-    extent = torch.where(structures.pbc, 1.0, torch.maximum(high - low, width * reach))
+    low = fractional.masked_fill(~mask, torch.inf).amin(dim=2)
+    high = fractional.masked_fill(~mask, -torch.inf).amax(dim=2)
+    start = torch.where(periodic, 0.0, low)
+    extent = torch.where(periodic, 1.0, torch.maximum(high - low, reach))
     n_boxes = (extent / (width * reach)).floor().clamp(1, _MOST_BOXES)
-    per_cell = n_boxes / extent
-    boxes = (fractional - low[owner]) * per_cell[owner]
-    reach, last = (reach * per_cell)[owner] + _SLACK, n_boxes[owner] - 1
-    is_open = ~structures.pbc[owner]
-    lowest, highest = (boxes - 1 - reach).ceil(), (boxes + reach).floor()
-    lowest = torch.where(is_open, lowest.clamp(min=0), lowest).long()
-    highest = torch.where(is_open, torch.minimum(highest, last), highest).long()
-    home = torch.minimum(boxes.floor(), last).long()
-    return _Grid(cell, n_boxes.long(), owner, origin, home, lowest, highest - lowest + 1)
+    scale = n_boxes / extent
+    place = (fractional - start[:, :, None]) * scale[:, :, None]
+    reach = reach * scale + _SLACK
+    # Of a single box the part that atoms lie in is enough: it sees fewer images.
+    bottom = torch.where(n_boxes == 1, (low - start) * scale, 0.0)
+    top = torch.where(n_boxes == 1, (high - start) * scale, 1.0)
+    first = torch.where(periodic, (-1 - reach).ceil(), 0.0)[:, :, None]
+    last = torch.where(periodic, (n_boxes + reach).floor(), n_boxes - 1)[:, :, None]
+    lowest = torch.maximum((place - (top + reach)[:, :, None]).ceil(), first)
+    highest = torch.minimum((place + (reach - bottom)[:, :, None]).floor(), last)
+    home = torch.minimum(place.floor(), n_boxes[:, :, None] - 1)
+
+    kept = mask.view(-1).nonzero().squeeze(1)
+
+    def per_atom(padded: Tensor) -> Tensor:
+        return padded.reshape(-1).index_select(0, kept)
+
+    axes = tuple(
+        _Axis(
+            n_boxes=n_boxes[axis].long(),
+            first=first[axis, :, 0].long(),
+            counts=(last - first)[axis, :, 0].long() + 1,
+            atom_first=per_atom(lowest[axis] - first[axis]).long(),
+            atom_counts=per_atom(highest[axis] - lowest[axis]).long() + 1,
+            atom_home=per_atom(home[axis] - lowest[axis]).long(),
+        )
+        for axis in range(3)
+    )
+    sizes = torch.tensor(structures.sizes, device=device)
+    owner = torch.repeat_interleave(sizes, output_size=structures.n_atoms)
+    return _Grid(cell, owner, tuple(per_atom(column) for column in origin), axes)
 
 
 @dataclass(frozen=True, eq=False)
 class _Lists:
-    """The lists of the boxes that have any atom, one after the other, and a point at infinity as the last."""
+    """The lists of the boxes that have any, one after the other."""
 
-    points: tuple[Tensor, Tensor, Tensor]  # (n_points + 1,) Å each: x, y, z
-    atom: Tensor  # (n_points + 1,) int64, number in the batch
-    homes: Tensor  # (n_atoms + 1,) int64, the atoms themselves among the points, box by box
+    points: Columns  # (n_points,) Å each
+    atom: Tensor  # (n_points,) int64, number in the batch
+    homes: Tensor  # (n_atoms,) int64, the atoms themselves among the points, box by box
     n_points: Tensor  # (n_lists,) int64
     n_homes: Tensor  # (n_lists,) int64
 
 
-def _axis(grid: _Grid, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What every atom is along one axis, all its boxes after each other: how many boxes on, and how far it moves.
-
-    Returns:
-        (n,) the first of each atom, (m,) the box's part of its number in the batch, (m, 3) Å, the image's displacement.
-    """
-    counts = grid.counts[:, axis]
-    atom, rank = ragged_range(counts)
-    row = grid.owner.index_select(0, atom)
-    box = grid.lowest[:, axis].index_select(0, atom) + rank
-    along = grid.n_boxes[:, axis].index_select(0, row)
-    turns = torch.div(box, along, rounding_mode="floor")
-    stride = grid.n_boxes[:, axis + 1 :].prod(dim=1)
-    number = (box - turns * along) * stride.index_select(0, row)
-    moved = -turns.to(grid.cell.dtype)[:, None] * grid.cell[:, axis].index_select(0, row)
-    return torch.cumsum(counts, 0) - counts, number, moved
+def _sizes(grid: _Grid) -> tuple[list[int], list[int], int, int]:
+    """What must be known to allocate: K of each axis, points after each, all boxes and the most of a structure."""
+    boxes = grid.axes[0].n_boxes * grid.axes[1].n_boxes * grid.axes[2].n_boxes
+    one, two, three = (axis.atom_counts for axis in grid.axes)
+    numbers = [axis.counts.sum() for axis in grid.axes]
+    numbers += [one.sum(), (one * two).sum(), (one * two * three).sum(), boxes.sum(), boxes.max()]
+    known = torch.stack(numbers).tolist()
+    return known[:3], known[3:6], known[6], known[7]
 
 
 def _lists(grid: _Grid) -> _Lists:
-    n_atoms = len(grid.owner)
-    n_boxes = grid.n_boxes.prod(dim=1)
-    parent = torch.arange(n_atoms, device=grid.owner.device)
-    atom, points = parent, grid.origin.unbind(1)
-    box = (torch.cumsum(n_boxes, 0) - n_boxes).index_select(0, grid.owner)
-    itself = torch.zeros_like(atom)
-    for axis in range(3):
-        first, number, moved = _axis(grid, axis)
-        counts = grid.counts[:, axis]
-        itself = itself * counts + grid.home[:, axis] - grid.lowest[:, axis]
-        parent, rank = ragged_range(counts.index_select(0, atom))
+    in_axes, in_points, n_boxes, most_boxes = _sizes(grid)
+    device = grid.owner.device
+    stride = grid.axes[0].n_boxes * grid.axes[1].n_boxes * grid.axes[2].n_boxes
+    box = (torch.cumsum(stride, 0) - stride).index_select(0, grid.owner)
+    atom, points, itself = torch.arange(len(grid.owner), device=device), grid.origin, torch.zeros_like(grid.owner)
+    for number, axis in enumerate(grid.axes):
+        stride = stride // axis.n_boxes
+        # Every K of every structure: the box's part of the number, and where its atoms come from.
+        row, rank = ragged_range(axis.counts, in_axes[number])
+        unwrapped = axis.first.index_select(0, row) + rank
+        along = axis.n_boxes.index_select(0, row)
+        turns = torch.div(unwrapped, along, rounding_mode="floor")
+        part = (unwrapped - turns * along) * stride.index_select(0, row)
+        moved = grid.cell[:, number].index_select(0, row) * -turns[:, None]
+        # Every atom so far with each K of it.
+        begin = (torch.cumsum(axis.counts, 0) - axis.counts).index_select(0, grid.owner) + axis.atom_first
+        parent, rank = ragged_range(axis.atom_counts.index_select(0, atom), in_points[number])
         atom = atom.index_select(0, parent)
-        rank += first.index_select(0, atom)
-        box = box.index_select(0, parent) + number.index_select(0, rank)
+        rank += begin.index_select(0, atom)
+        box = box.index_select(0, parent) + part.index_select(0, rank)
         points = tuple(
-            x.index_select(0, parent) + d.contiguous().index_select(0, rank)
-            for x, d in zip(points, moved.unbind(1), strict=True)
+            x.index_select(0, parent) + d.index_select(0, rank)
+            for x, d in zip(points, moved.T.contiguous(), strict=True)
         )
-    total = grid.counts.prod(dim=1)
-    itself += torch.cumsum(total, 0) - total
-    is_home = torch.zeros_like(box, dtype=torch.bool).index_fill_(0, itself, True)
-    if bool(n_boxes.max() > 1):
-        box, order = torch.sort(_narrow(box, int(n_boxes.sum())), stable=True)
-        atom, is_home, *points = (x.index_select(0, order) for x in (atom, is_home, *points))
-    homes = is_home.nonzero().squeeze(1)
+        itself = itself * axis.atom_counts + axis.atom_home
+    per_atom = torch.bincount(atom, minlength=len(grid.owner))
+    itself += torch.cumsum(per_atom, 0) - per_atom
+    if most_boxes > 1:
+        # Sorting takes half as long with half the bytes.
+        short = next(t for t in (torch.int16, torch.int32, torch.int64) if n_boxes <= torch.iinfo(t).max)
+        box, order = torch.sort(box.to(short), stable=True)
+        atom, *points = (x.index_select(0, order) for x in (atom, *points))
+        is_home = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, itself, True).index_select(0, order)
+        itself = is_home.nonzero().squeeze(1)
     n_points = torch.unique_consecutive(box, return_counts=True)[1]
-    last = torch.searchsorted(homes, torch.cumsum(n_points, 0))
-    return _Lists(
-        points=tuple(_append(x, torch.inf) for x in points),
-        atom=_append(atom, n_atoms),
-        homes=_append(homes, len(atom)),
-        n_points=n_points,
-        n_homes=torch.diff(last, prepend=last.new_zeros(1)),
-    )
-
-
-def _narrow(numbers: Tensor, end: int) -> Tensor:
-    """Whole numbers below `end` in the shortest type: sorting takes half as long with half the bytes."""
-    return numbers.to(next(t for t in (torch.int16, torch.int32, torch.int64) if end <= torch.iinfo(t).max))
-
-
-def _append(column: Tensor, value: float) -> Tensor:
-    return torch.nn.functional.pad(column, (0, 1), value=value)
+    last = torch.searchsorted(itself, torch.cumsum(n_points, 0))
+    return _Lists(tuple(points), atom, itself, n_points, torch.diff(last, prepend=last.new_zeros(1)))
 
 
 def _tiles(lists: _Lists, limit: int) -> Iterator[tuple[Tensor, int, int]]:
@@ -197,36 +217,43 @@ def _tiles(lists: _Lists, limit: int) -> Iterator[tuple[Tensor, int, int]]:
 
 
 class _Comparison:
-    """Compares tile after tile, in memory that all of them use: fresh memory would take as long as the numbers."""
+    """Finds candidates tile after tile, in memory that all of them use: fresh memory takes as long as the numbers.
+
+    Squares of distances come from a matrix product, |x|^2 + |y|^2 - 2 x y, several times faster than differences.
+    It rounds as it likes, so there is some slack, and candidates are compared exactly afterwards.
+    """
 
     def __init__(self, lists: _Lists, cutoff: float, limit: int) -> None:
         self.lists = lists
         self.square = cutoff**2
+        self.slack = cutoff**2 * torch.finfo(lists.points[0].dtype).eps ** 0.5
         size = max(limit, int(lists.n_points.max()))
-        self.memory = [torch.empty(size, dtype=lists.points[0].dtype, device=lists.atom.device) for _ in range(2)]
+        self.memory = torch.empty(size, dtype=torch.float64, device=lists.atom.device)
 
     def __call__(self, tile: Tensor, n_homes: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(b n_homes) places of the homes and how many neighbours each has; then the neighbours' places."""
-        lists, n_lists = self.lists, tile.shape[1]
+        """Places of the homes and how many candidates each has; then the candidates' places."""
+        lists, shape = self.lists, (tile.shape[1], n_homes, n_points)
         first_home, homes_there, first_point, points_there = tile[..., None]
         rank = torch.arange(max(n_homes, n_points), device=tile.device)
-        home = torch.where(rank[:n_homes] < homes_there, first_home + rank[:n_homes], len(lists.homes) - 1)
-        home = _take(lists.homes, home)
-        place = torch.where(rank[:n_points] < points_there, first_point + rank[:n_points], len(lists.atom) - 1)
-        squares, others = (m[: n_lists * n_homes * n_points].view(n_lists, n_homes, n_points) for m in self.memory)
-        for column, out in zip(lists.points, (squares, others, others), strict=True):
-            torch.sub(_take(column, place)[:, None], _take(column, home)[:, :, None], out=out)
-            if out is squares:
-                squares.square_()
-            else:
-                squares.addcmul_(others, others)
-        itself = (home - first_point).clamp(max=n_points - 1)
-        squares.scatter_(2, itself[:, :, None], torch.inf)
-        found = _below(squares.view(-1), self.square)
+        is_home, is_point = rank[:n_homes] < homes_there, rank[:n_points] < points_there
+        home = _take(lists.homes, (first_home + rank[:n_homes]).clamp_(max=len(lists.homes) - 1))
+        place = (first_point + rank[:n_points]).clamp_(max=len(lists.atom) - 1)
+        here, there = (torch.stack([_take(x, i) for x in lists.points]).double() for i in (home, place))
+        origin = here[:, :, :1].clone()  # the first atom of the box: short vectors keep their digits
+        here, there = here.sub_(origin), there.sub_(origin)
+        # What pads a tile is infinitely far away.
+        own = (here * here).sum(dim=0).sub_(self.square).masked_fill_(~is_home, torch.inf)
+        other = (there * there).sum(dim=0).masked_fill_(~is_point, torch.inf)
+        left = torch.stack((*here, own, torch.ones_like(own)), dim=2)
+        right = torch.stack((*there.mul_(-2), torch.ones_like(other), other), dim=1)
+        squares = torch.bmm(left, right, out=self.memory[: math.prod(shape)].view(shape))
+        squares.scatter_(2, (home - first_point).clamp_(0, n_points - 1)[:, :, None], torch.inf)
+        found = _nonzero(squares.view(-1), self.slack)
         row = found // n_points
-        counts = torch.bincount(row, minlength=home.numel())
+        counts = torch.bincount(row, minlength=home.numel()).view(home.shape)
         start = first_point - n_points * torch.arange(home.numel(), device=tile.device).view(home.shape)
-        return home.flatten(), counts, found + start.view(-1).index_select(0, row)
+        found += start.view(-1).index_select(0, row)
+        return home[is_home], counts[is_home], found
 
 
 def _take(column: Tensor, index: Tensor) -> Tensor:
@@ -234,10 +261,32 @@ def _take(column: Tensor, index: Tensor) -> Tensor:
     return column.index_select(0, index.view(-1)).view(index.shape)
 
 
-def _below(values: Tensor, limit: float) -> Tensor:
+def _nonzero(values: Tensor, limit: float) -> Tensor:
+    """(m,) int64, where values are below a limit."""
     if values.device.type == "cpu":  # NumPy compares five times faster than torch, and finds three times faster
         return torch.from_numpy(np.flatnonzero(values.numpy() < limit))
     return (values < limit).nonzero().squeeze(1)
+
+
+def _pairs(structures: Structures, cutoff: float, width: float) -> tuple[Tensor, Tensor, Tensor]:
+    lists = _lists(_grid(structures, cutoff, width))
+    limit = _CANDIDATES[structures.positions.device.type]
+    compare = _Comparison(lists, cutoff, limit)
+    homes, counted, found = (torch.cat(t) for t in zip(*(compare(*tile) for tile in _tiles(lists, limit)), strict=True))
+    # From the order of the tiles to that of the atoms.
+    rank = torch.arange(len(homes), device=homes.device)
+    order = torch.empty_like(homes).index_copy_(0, lists.atom.index_select(0, homes), rank)
+    first = (torch.cumsum(counted, 0) - counted).index_select(0, order)
+    centers, rank = ragged_range(counted.index_select(0, order), len(found))
+    place = found.index_select(0, first.index_select(0, centers) + rank)
+    home = homes.index_select(0, order).index_select(0, centers)
+
+    x, y, z = columns = [x.index_select(0, place) - x.index_select(0, home) for x in lists.points]
+    inside = x * x + y * y + z * z < cutoff**2
+    if not bool(inside.all()):
+        centers, place, *columns = (column[inside] for column in (centers, place, *columns))
+    counts = torch.bincount(centers, minlength=len(homes))
+    return counts, lists.atom.index_select(0, place), torch.stack(columns, dim=1)
 
 
 @torch.no_grad()
@@ -252,18 +301,22 @@ def find_pairs(structures: Structures, cutoff: float, *, width: float = _WIDTH) 
     Returns:
         (n_atoms,) counts, (n_pairs,) index and (n_pairs, 3) vectors in Å, sorted by central atom.
     """
-    lists = _lists(_grid(structures, cutoff, width))
-    limit = _CANDIDATES[structures.positions.device.type]
-    compare = _Comparison(lists, cutoff, limit)
-    homes, counted, found = (torch.cat(t) for t in zip(*(compare(*tile) for tile in _tiles(lists, limit)), strict=True))
-    # From the order of the tiles to that of the atoms; what tiles were padded with has the number n_atoms.
-    atom = lists.atom[homes]
-    first, counts, own = (torch.zeros(structures.n_atoms + 1, dtype=torch.int64, device=atom.device) for _ in range(3))
-    counts[atom] = counted
-    first[atom] = torch.cumsum(counted, 0) - counted
-    own[atom] = homes
-    centers, rank = ragged_range(counts[:-1])
-    place = found.index_select(0, first.index_select(0, centers) + rank)
-    own = own.index_select(0, centers)
-    vectors = torch.stack([x.index_select(0, place) - x.index_select(0, own) for x in lists.points], dim=1)
-    return counts[:-1], lists.atom.index_select(0, place), vectors
+    found, done = [], 0
+    for rows in _slices(structures.sizes, _ATOMS[structures.positions.device.type]):
+        part = structures if len(rows) == len(structures) else structures.select(rows)
+        counts, index, vectors = _pairs(part, cutoff, width)
+        found.append((counts, index + done, vectors))
+        done += part.n_atoms
+    counts, index, vectors = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return counts, index, vectors
+
+
+def _slices(sizes: Sequence[int], limit: int) -> Iterator[range]:
+    """Consecutive structures with at most so many atoms, or one with more."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + limit, side="right")))
+        yield range(start, stop)
+        start = stop
