@@ -26,23 +26,32 @@ from pyfit_gpu.structures import Structures, complete_cell
 
 # Width of a box in units of the cutoff: narrower ones compare fewer atoms, wider ones list fewer images.
 _WIDTH = 1.5
+_SMALL = 200  # atoms of a structure up to which one box is quickest
 _MOST_BOXES = 2**16  # along an axis: numbers of boxes stay within int64, however far apart two atoms are
 _SLACK = 1e-3  # of a box: a candidate too many is dropped by its distance; one too few would be lost
 
-# Pairs of an atom and a candidate that are compared at once: on a CPU they fit into its cache.
-_CANDIDATES = {"cpu": 2**19, "cuda": 2**25}
-# Atoms of small structures that are treated at once, likewise.
-_ATOMS = {"cpu": 2**13, "cuda": 2**20}
+_MOST_PADDING = 1.3  # pairs that a tile compares for one that it has to
 
 
-Columns = tuple[Tensor, Tensor, Tensor]  # x, y, z: gathering whole numbers of columns is several times faster than rows
+@dataclass(frozen=True)
+class _Limits:
+    """What is treated at once: on a CPU as much as its cache holds, on a GPU a moderate part of its memory."""
+
+    atoms: int  # of small structures, or of the pairs of a large one
+    points: int  # in the lists of a tile
+    pairs: int  # that are compared
 
 
-def ragged_range(counts: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
-    """For counts (2, 3): owners 0 0 1 1 1 and positions 0 1 0 1 2. Given the total, nothing waits for the device."""
+_LIMITS = {"cpu": _Limits(2**13, 2**16, 2**17), "cuda": _Limits(2**20, 2**22, 2**25)}
+
+Columns = tuple[Tensor, ...]  # x, y, z: gathering from columns is several times faster than rows
+
+
+def _ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """For first (7, 3) and counts (2, 3): owners 0 0 1 1 1 and numbers 7 8 3 4 5. With the total, nothing waits."""
     owners = torch.repeat_interleave(counts, output_size=total)
-    first = torch.cumsum(counts, 0) - counts
-    return owners, torch.arange(len(owners), device=counts.device) - first.index_select(0, owners)
+    offset = first - torch.cumsum(counts, 0) + counts
+    return owners, torch.arange(total, device=counts.device) + offset.index_select(0, owners)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +71,7 @@ class _Grid:
     cell: Tensor  # (B, 3, 3) Å
     owner: Tensor  # (n_atoms,) int64, structure of each atom
     origin: Columns  # (n_atoms,) Å each, atoms wrapped into the cell
-    axes: tuple[_Axis, _Axis, _Axis]
+    axes: tuple[_Axis, ...]
 
 
 def _combine(columns: Tensor, matrices: Tensor) -> Tensor:
@@ -74,7 +83,7 @@ def _combine(columns: Tensor, matrices: Tensor) -> Tensor:
     return x + y + z
 
 
-def _grid(structures: Structures, cutoff: float, width: float) -> _Grid:
+def make_grid(structures: Structures, cutoff: float, width: float) -> _Grid:
     device, dtype = structures.positions.device, structures.positions.dtype
     lattices = structures.cell.detach().to("cpu", torch.float64).numpy()
     cell = torch.from_numpy(complete_cell(lattices, structures.pbc.cpu().numpy()))
@@ -83,6 +92,7 @@ def _grid(structures: Structures, cutoff: float, width: float) -> _Grid:
     reach = cutoff * torch.linalg.vector_norm(inverse, dim=1).T  # (3, B) in units of cell vectors
     cell, inverse, reach = (t.to(device, dtype) for t in (cell, inverse, reach))
     periodic, mask = structures.pbc.T, structures.atom_mask
+    sizes = torch.tensor(structures.sizes, device=device)
 
     positions = structures.positions.permute(2, 0, 1).contiguous()
     fractional = _combine(positions, inverse)
@@ -96,6 +106,7 @@ def _grid(structures: Structures, cutoff: float, width: float) -> _Grid:
     start = torch.where(periodic, 0.0, low)
     extent = torch.where(periodic, 1.0, torch.maximum(high - low, reach))
     n_boxes = (extent / (width * reach)).floor().clamp(1, _MOST_BOXES)
+    n_boxes = torch.where(sizes > _SMALL, n_boxes, 1.0)
     scale = n_boxes / extent
     place = (fractional - start[:, :, None]) * scale[:, :, None]
     reach = reach * scale + _SLACK
@@ -124,13 +135,12 @@ def _grid(structures: Structures, cutoff: float, width: float) -> _Grid:
         )
         for axis in range(3)
     )
-    sizes = torch.tensor(structures.sizes, device=device)
     owner = torch.repeat_interleave(sizes, output_size=structures.n_atoms)
     return _Grid(cell, owner, tuple(per_atom(column) for column in origin), axes)
 
 
 @dataclass(frozen=True, eq=False)
-class _Lists:
+class Lists:
     """The lists of the boxes that have any, one after the other."""
 
     points: Columns  # (n_points,) Å each
@@ -150,7 +160,7 @@ def _sizes(grid: _Grid) -> tuple[list[int], list[int], int, int]:
     return known[:3], known[3:6], known[6], known[7]
 
 
-def _lists(grid: _Grid) -> _Lists:
+def make_lists(grid: _Grid) -> Lists:
     in_axes, in_points, n_boxes, most_boxes = _sizes(grid)
     device = grid.owner.device
     stride = grid.axes[0].n_boxes * grid.axes[1].n_boxes * grid.axes[2].n_boxes
@@ -159,20 +169,19 @@ def _lists(grid: _Grid) -> _Lists:
     for number, axis in enumerate(grid.axes):
         stride = stride // axis.n_boxes
         # Every K of every structure: the box's part of the number, and where its atoms come from.
-        row, rank = ragged_range(axis.counts, in_axes[number])
-        unwrapped = axis.first.index_select(0, row) + rank
+        row, unwrapped = _ragged_range(axis.first, axis.counts, in_axes[number])
         along = axis.n_boxes.index_select(0, row)
         turns = torch.div(unwrapped, along, rounding_mode="floor")
         part = (unwrapped - turns * along) * stride.index_select(0, row)
         moved = grid.cell[:, number].index_select(0, row) * -turns[:, None]
         # Every atom so far with each K of it.
         begin = (torch.cumsum(axis.counts, 0) - axis.counts).index_select(0, grid.owner) + axis.atom_first
-        parent, rank = ragged_range(axis.atom_counts.index_select(0, atom), in_points[number])
+        begin, counts = begin.index_select(0, atom), axis.atom_counts.index_select(0, atom)
+        parent, seen = _ragged_range(begin, counts, in_points[number])
         atom = atom.index_select(0, parent)
-        rank += begin.index_select(0, atom)
-        box = box.index_select(0, parent) + part.index_select(0, rank)
+        box = box.index_select(0, parent) + part.index_select(0, seen)
         points = tuple(
-            x.index_select(0, parent) + d.index_select(0, rank)
+            x.index_select(0, parent) + d.index_select(0, seen)
             for x, d in zip(points, moved.T.contiguous(), strict=True)
         )
         itself = itself * axis.atom_counts + axis.atom_home
@@ -182,23 +191,21 @@ def _lists(grid: _Grid) -> _Lists:
         # Sorting takes half as long with half the bytes.
         short = next(t for t in (torch.int16, torch.int32, torch.int64) if n_boxes <= torch.iinfo(t).max)
         box, order = torch.sort(box.to(short), stable=True)
-        atom, *points = (x.index_select(0, order) for x in (atom, *points))
+        atom, points = atom.index_select(0, order), tuple(x.index_select(0, order) for x in points)
         is_home = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, itself, True).index_select(0, order)
         itself = is_home.nonzero().squeeze(1)
     n_points = torch.unique_consecutive(box, return_counts=True)[1]
     last = torch.searchsorted(itself, torch.cumsum(n_points, 0))
-    return _Lists(tuple(points), atom, itself, n_points, torch.diff(last, prepend=last.new_zeros(1)))
+    return Lists(points, atom, itself, n_points, torch.diff(last, prepend=last.new_zeros(1)))
 
 
-def _tiles(lists: _Lists, limit: int) -> Iterator[tuple[Tensor, int, int]]:
-    """Lists of similar size together: (4, b) first home, homes, first point, points; then the largest of the two.
-
-    Padded to the largest, a tile compares at most `limit` pairs, or those of one atom if they are more.
-    """
+def _tiles(lists: Lists) -> Iterator[tuple[Tensor, int, int]]:
+    """Lists of similar size together: (4, b) first home, homes, first point, points; then the largest of the two."""
+    limit = _LIMITS[lists.atom.device.type]
     n_homes, n_points = torch.stack((lists.n_homes, lists.n_points)).cpu().numpy()
     first_home, first_point = np.cumsum(n_homes) - n_homes, np.cumsum(n_points) - n_points
-    # A list that is too large for a tile takes several, each with some of its homes.
-    together = np.maximum(limit // n_points, 1)
+    # A list of too many pairs takes several turns, each with some of its homes.
+    together = np.maximum(limit.pairs // n_points, 1)
     parts = -(-n_homes // together)  # none for a list that is nobody's home
     row = np.repeat(np.arange(len(parts)), parts)
     done = (np.arange(len(row)) - (np.cumsum(parts) - parts)[row]) * together[row]
@@ -208,10 +215,10 @@ def _tiles(lists: _Lists, limit: int) -> Iterator[tuple[Tensor, int, int]]:
     on_device = torch.from_numpy(tiles).to(lists.atom.device)
     start = 0
     while start < len(row):
-        _, homes, _, points = tiles[:, start : start + limit // (tiles[1, start] * tiles[3, start]) + 1]
-        widest = np.maximum.accumulate(points)
-        padded = np.arange(1, len(homes) + 1) * homes * widest
-        taken = max(1, int(np.searchsorted(padded, limit, side="right")))
+        _, homes, _, points = tiles[:, start : start + limit.points // tiles[3, start] + 1]
+        widest, number = np.maximum.accumulate(points), np.arange(1, len(homes) + 1)
+        wasteful = number * homes * widest > _MOST_PADDING * np.cumsum(homes * points) + limit.pairs // 4
+        taken = max(1, int(np.argmax(np.append(wasteful | (number * widest > limit.points), True))))
         yield on_device[:, start : start + taken], int(homes[taken - 1]), int(widest[taken - 1])
         start += taken
 
@@ -223,16 +230,16 @@ class _Comparison:
     It rounds as it likes, so there is some slack, and candidates are compared exactly afterwards.
     """
 
-    def __init__(self, lists: _Lists, cutoff: float, limit: int) -> None:
+    def __init__(self, lists: Lists, cutoff: float) -> None:
         self.lists = lists
         self.square = cutoff**2
         self.slack = cutoff**2 * torch.finfo(lists.points[0].dtype).eps ** 0.5
-        size = max(limit, int(lists.n_points.max()))
-        self.memory = torch.empty(size, dtype=torch.float64, device=lists.atom.device)
+        self.limit = max(_LIMITS[lists.atom.device.type].pairs, int(lists.n_points.max()))
+        self.memory = torch.empty(self.limit, dtype=torch.float64, device=lists.atom.device)
 
     def __call__(self, tile: Tensor, n_homes: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Places of the homes and how many candidates each has; then the candidates' places."""
-        lists, shape = self.lists, (tile.shape[1], n_homes, n_points)
+        """Places of the homes, -1 for padding, and how many candidates each has; then the candidates' places."""
+        lists = self.lists
         first_home, homes_there, first_point, points_there = tile[..., None]
         rank = torch.arange(max(n_homes, n_points), device=tile.device)
         is_home, is_point = rank[:n_homes] < homes_there, rank[:n_points] < points_there
@@ -246,14 +253,26 @@ class _Comparison:
         other = (there * there).sum(dim=0).masked_fill_(~is_point, torch.inf)
         left = torch.stack((*here, own, torch.ones_like(own)), dim=2)
         right = torch.stack((*there.mul_(-2), torch.ones_like(other), other), dim=1)
-        squares = torch.bmm(left, right, out=self.memory[: math.prod(shape)].view(shape))
-        squares.scatter_(2, (home - first_point).clamp_(0, n_points - 1)[:, :, None], torch.inf)
-        found = _nonzero(squares.view(-1), self.slack)
+        itself = (home - first_point).clamp_(0, n_points - 1)[:, :, None]
+        found = self._products(left, right, itself)
         row = found // n_points
-        counts = torch.bincount(row, minlength=home.numel()).view(home.shape)
+        counts = torch.bincount(row, minlength=home.numel())
         start = first_point - n_points * torch.arange(home.numel(), device=tile.device).view(home.shape)
         found += start.view(-1).index_select(0, row)
-        return home[is_home], counts[is_home], found
+        return home.masked_fill_(~is_home, -1).view(-1), counts, found
+
+    def _products(self, left: Tensor, right: Tensor, itself: Tensor) -> Tensor:
+        """Where left (b, homes, 5) times right (b, 5, points) is below the slack, counted through; never `itself`."""
+        n_lists, n_homes, n_points = len(left), left.shape[1], right.shape[2]
+        step = max(1, self.limit // (n_homes * n_points))
+        found = []
+        for start in range(0, n_lists, step):
+            some = slice(start, start + step)
+            shape = (len(left[some]), n_homes, n_points)
+            squares = torch.bmm(left[some], right[some], out=self.memory[: math.prod(shape)].view(shape))
+            squares.scatter_(2, itself[some], torch.inf)
+            found.append(_below(squares.view(-1), self.slack).add_(start * n_homes * n_points))
+        return torch.cat(found)
 
 
 def _take(column: Tensor, index: Tensor) -> Tensor:
@@ -261,31 +280,45 @@ def _take(column: Tensor, index: Tensor) -> Tensor:
     return column.index_select(0, index.view(-1)).view(index.shape)
 
 
-def _nonzero(values: Tensor, limit: float) -> Tensor:
+def _below(values: Tensor, limit: float) -> Tensor:
     """(m,) int64, where values are below a limit."""
-    if values.device.type == "cpu":  # NumPy compares five times faster than torch, and finds three times faster
+    if values.device.type == "cpu":  # NumPy compares five times faster than torch, and finds twice as fast
         return torch.from_numpy(np.flatnonzero(values.numpy() < limit))
     return (values < limit).nonzero().squeeze(1)
 
 
-def _pairs(structures: Structures, cutoff: float, width: float) -> tuple[Tensor, Tensor, Tensor]:
-    lists = _lists(_grid(structures, cutoff, width))
-    limit = _CANDIDATES[structures.positions.device.type]
-    compare = _Comparison(lists, cutoff, limit)
-    homes, counted, found = (torch.cat(t) for t in zip(*(compare(*tile) for tile in _tiles(lists, limit)), strict=True))
-    # From the order of the tiles to that of the atoms.
-    rank = torch.arange(len(homes), device=homes.device)
-    order = torch.empty_like(homes).index_copy_(0, lists.atom.index_select(0, homes), rank)
-    first = (torch.cumsum(counted, 0) - counted).index_select(0, order)
-    centers, rank = ragged_range(counted.index_select(0, order), len(found))
-    place = found.index_select(0, first.index_select(0, centers) + rank)
-    home = homes.index_select(0, order).index_select(0, centers)
+Pairs = tuple[Tensor, Tensor, Tensor]  # counts, index, vectors
 
-    x, y, z = columns = [x.index_select(0, place) - x.index_select(0, home) for x in lists.points]
-    inside = x * x + y * y + z * z < cutoff**2
+
+def _pairs(structures: Structures, cutoff: float, width: float) -> Iterator[Pairs]:
+    """The pairs of some structures, of so many atoms at a time as the limits say."""
+    lists = make_lists(make_grid(structures, cutoff, width))
+    compare = _Comparison(lists, cutoff)
+    homes, counts, found = (torch.cat(parts) for parts in zip(*(compare(*tile) for tile in _tiles(lists)), strict=True))
+    # From the order of the tiles to that of the atoms.
+    first = torch.cumsum(counts, 0) - counts
+    is_home = (homes >= 0).nonzero().squeeze(1)
+    order = is_home.index_select(0, torch.argsort(lists.atom.index_select(0, homes.index_select(0, is_home))))
+    homes, first, counts = (x.index_select(0, order) for x in (homes, first, counts))
+    limit = _LIMITS[lists.atom.device.type].atoms
+    totals = torch.stack([part.sum() for part in counts.split(limit)]).tolist()
+    for home, begin, number, total in zip(
+        homes.split(limit), first.split(limit), counts.split(limit), totals, strict=True
+    ):
+        centers, place = _ragged_range(begin, number, total)
+        yield _exact(lists, cutoff, home, number, centers, found.index_select(0, place))
+
+
+def _exact(lists: Lists, cutoff: float, homes: Tensor, counts: Tensor, centers: Tensor, place: Tensor) -> Pairs:
+    """Candidates, as places of points, to pairs; elementwise, which is the same bits in any company."""
+    columns = [x.index_select(0, place) - x.index_select(0, homes).index_select(0, centers) for x in lists.points]
+    squares = columns[0] * columns[0]
+    for column in columns[1:]:
+        squares.addcmul_(column, column)
+    inside = squares < cutoff**2
     if not bool(inside.all()):
         centers, place, *columns = (column[inside] for column in (centers, place, *columns))
-    counts = torch.bincount(centers, minlength=len(homes))
+        counts = torch.bincount(centers, minlength=len(homes))
     return counts, lists.atom.index_select(0, place), torch.stack(columns, dim=1)
 
 
@@ -302,10 +335,9 @@ def find_pairs(structures: Structures, cutoff: float, *, width: float = _WIDTH) 
         (n_atoms,) counts, (n_pairs,) index and (n_pairs, 3) vectors in Å, sorted by central atom.
     """
     found, done = [], 0
-    for rows in _slices(structures.sizes, _ATOMS[structures.positions.device.type]):
+    for rows in _slices(structures.sizes, _LIMITS[structures.positions.device.type].atoms):
         part = structures if len(rows) == len(structures) else structures.select(rows)
-        counts, index, vectors = _pairs(part, cutoff, width)
-        found.append((counts, index + done, vectors))
+        found += [(counts, index + done, vectors) for counts, index, vectors in _pairs(part, cutoff, width)]
         done += part.n_atoms
     counts, index, vectors = (torch.cat(parts) for parts in zip(*found, strict=True))
     return counts, index, vectors
