@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyfit_gpu import cell_list
-from pyfit_gpu.cell_list import Pairs
+from pyfit_gpu.boxes import make_grid, make_lists
+from pyfit_gpu.cell_list import Pairs, find_pairs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures import Structures, complete_cell
 
@@ -65,7 +65,7 @@ def find_neighbors(structures: Structures, cutoff: float, *, backend: str = "aut
         InputError: two atoms at one place.
         ValueError: an unknown backend, or one that is not installed.
     """
-    finders = {"torch": cell_list.find_pairs, "vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs}
+    finders = {"torch": find_pairs, "vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs}
     neighbors = Neighbors(*finders[_choose_backend(backend)](structures, cutoff))
     check_distances(structures, neighbors)
     return neighbors
@@ -119,7 +119,7 @@ def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
     from torch_cluster import radius
 
     # In one box, a structure has one list: all atoms and images that can be within the cutoff of any.
-    lists = cell_list.make_lists(cell_list.make_grid(structures, cutoff, width=math.inf))
+    lists = make_lists(make_grid(structures, cutoff, width=math.inf))
     rows = torch.arange(len(structures), device=lists.atom.device)
     points = torch.stack(lists.points, dim=1)
     atoms = points.index_select(0, lists.homes)

@@ -10,7 +10,7 @@ import torch
 from ase.build import bulk
 from test_neighbors import assert_same_pairs
 
-from pyfit_gpu import cell_list
+from pyfit_gpu import boxes, cell_list
 from pyfit_gpu.cell_list import find_pairs
 from pyfit_gpu.neighbors import Neighbors, find_neighbors
 from pyfit_gpu.structures import Frame, Structures
@@ -22,7 +22,7 @@ TINY = cell_list._Limits(atoms=7, points=50, pairs=100)
 
 @pytest.fixture
 def boxes_in_small_structures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_list, "_SMALL", 0)
+    monkeypatch.setattr(boxes, "_SMALL", 0)
 
 
 def find(frames: list[Frame], cutoff: float, width: float, dtype: torch.dtype = torch.float64) -> Neighbors:
@@ -30,7 +30,7 @@ def find(frames: list[Frame], cutoff: float, width: float, dtype: torch.dtype = 
 
 
 def n_boxes(frame: Frame, cutoff: float, width: float) -> list[int]:
-    grid = cell_list.make_grid(Structures.from_frames([frame]), cutoff, width)
+    grid = boxes.make_grid(Structures.from_frames([frame]), cutoff, width)
     return [int(axis.n_boxes) for axis in grid.axes]
 
 
@@ -75,7 +75,7 @@ def test_a_large_structure_against_vesin_and_one_box(
 ) -> None:
     frame = Frame(silicon.positions, silicon.cell, np.array(pbc), silicon.atomic_numbers, "made", "made")
     structures = Structures.from_frames([frame], dtype=dtype)
-    cut, whole = find_neighbors(structures, 4.5), find([frame], 4.5, np.inf, dtype)
+    cut, whole = find([frame], 4.5, 1.0, dtype), find([frame], 4.5, np.inf, dtype)
     vesin = find_neighbors(structures, 4.5, backend="vesin")
     assert cut.counts.max() > 15
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
@@ -130,7 +130,7 @@ def test_atoms_far_apart(make_frame: MakeFrame) -> None:
     cluster = rng.uniform(0, 20, (150, 3))
     positions = np.concatenate((cluster, cluster + 3e7, cluster - [4e8, 0, 1e6]))
     frame = make_frame(positions)
-    assert max(n_boxes(frame, 3.0, 1.5)) == cell_list._MOST_BOXES
+    assert max(n_boxes(frame, 3.0, 1.5)) == boxes._MOST_BOXES
     found = find([frame], 3.0, 1.5)
     whole = find_neighbors(Structures.from_frames([frame]), 3.0, backend="vesin")
     assert torch.equal(found.counts, whole.counts)
