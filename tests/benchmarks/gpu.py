@@ -215,7 +215,7 @@ def fit_rows(training_set: pf.TrainingSet, potential: pf.Potential, members: lis
     train, _ = known.to("cuda", torch.float64).split(0.9, 2)
     on_gpu = potential.to("cuda", torch.float64)
     for n_members in members:
-        settings = pf.FitSettings(steps=10, seed=1, validation_interval=0)
+        settings = pf.FitSettings(steps=30, seed=1, validation_interval=0)
         pf.fit(on_gpu, train, members=n_members, settings=pf.FitSettings(steps=1, seed=1))
         started = time.perf_counter()
         history = pf.fit(on_gpu, train, members=n_members, settings=settings)
