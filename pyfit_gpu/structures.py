@@ -1,4 +1,4 @@
-"""Atomic structures: `Frame`, one as read from a file, and `Structures`, a padded batch on a device."""
+"""Atomic structures: `Frame`, as read from a file; `Outline`, without coordinates; `Structures`, a padded batch."""
 
 from __future__ import annotations
 
@@ -47,6 +47,20 @@ class Frame:
     def volume(self) -> float:
         """Å^3, |det(cell)|; zero for a structure without a full cell."""
         return float(cell_volumes(torch.from_numpy(np.array(self.cell, dtype=np.float64))))
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What counts of a structure whose coordinates were passed over."""
+
+    element_counts: dict[int, int]  # atoms by atomic number; 0: the file names no element
+    group: str
+    source: str  # as a frame's
+    energy: float | None = None  # eV, whole structure, the file's own scale
+
+    @property
+    def n_atoms(self) -> int:
+        return sum(self.element_counts.values())
 
 
 @dataclass(frozen=True, eq=False)

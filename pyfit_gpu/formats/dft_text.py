@@ -1,45 +1,90 @@
-"""The classic DFT input: POSCAR structures with energies, one after the other (docs/formats/dft_text.md)."""
+"""The classic DFT input: POSCAR structures with energies, one after the other (docs/formats/dft_text.md).
+
+Reading goes over all lines of a structure's atoms at once; only where something is unusual, line by line.
+"""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import NoReturn, TextIO
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, NoReturn, TextIO, overload
 
 import numpy as np
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
+from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures import NO_ENERGY_PREFIX, FloatArray, Frame, is_unlabelled
+from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns, parse_numbers
+from pyfit_gpu.structures import NO_ENERGY_PREFIX, FloatArray, Frame, Outline, is_unlabelled
+
+_IN_NUMBERS = b"0123456789+-.eE \t"  # no element is made of e and E
 
 
-def read_dft_text(path: str | os.PathLike[str]) -> Iterator[Frame]:
+@overload
+def read_dft_text(path: str | os.PathLike[str], wanted: None = None) -> Iterator[Frame]: ...
+@overload
+def read_dft_text(path: str | os.PathLike[str], wanted: Callable[[int], bool]) -> Iterator[Frame | Outline]: ...
+def read_dft_text(
+    path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
+) -> Iterator[Frame | Outline]:
     """Read the structures one by one; the file is never held as a whole.
+
+    Args:
+        wanted: whether to read the structure with this number in the file (0, 1, ..); of the others come outlines,
+            much faster. Their coordinates are not looked at: what is wrong there can go unnoticed.
 
     Raises:
         InputError: with file, line, structure, what was expected and what was found.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            reader = _Reader(os.fspath(path), file)
-            while (frame := reader.next_frame()) is not None:
-                yield frame
+            reader = _Reader(os.fspath(path), Lines(file))
+            while (read := reader.next_structure(wanted)) is not None:
+                yield read
     except UnicodeDecodeError as error:
         raise InputError(f"{os.fspath(path)}: expected text, found binary data ({error.reason})") from error
     if reader.n_read == 0:
         raise InputError(f"{os.fspath(path)}: expected at least one structure, the file holds none")
 
 
-class _Reader:
-    """Where in the file we are, so that every message can say it."""
+_POSITION, _SYMBOL, _FORCES = ("position", np.float64, 3), ("symbol", "U8"), ("forces", np.float64, 3)
+_COLUMNS = {  # of the atoms' lines, by the number of cells
+    3: np.dtype([_POSITION]),
+    4: np.dtype([_POSITION, _SYMBOL]),
+    6: np.dtype([_POSITION, _FORCES]),
+    7: np.dtype([_POSITION, _SYMBOL, _FORCES]),
+}
 
-    def __init__(self, path: str, file: TextIO) -> None:
+
+class _Head(NamedTuple):
+    """What stands before the atoms."""
+
+    start: int  # number of the structure's first line
+    weight: float
+    scale: float
+    vectors: list[float]  # 9, the cell before scaling
+    elements: list[int]  # atomic numbers; 0 where the file gives only a number of atoms
+    counts: list[int]  # atoms of each of them
+    selective: bool
+    direct: bool
+
+
+class _Atoms(NamedTuple):
+    """What the lines of a structure's atoms say."""
+
+    coordinates: FloatArray  # (n, 3)
+    elements: NDArray[np.int64] | None  # (n,) atomic numbers, 0 where a line names none; None: no line does
+    forces: FloatArray | None  # (n, 3) eV/Å; None unless all lines give them
+
+
+class _Reader:
+    """One structure after the other, with every message saying where in the file."""
+
+    def __init__(self, path: str, lines: Lines) -> None:
         self.path = path
-        self.file = file
-        self.line_number = 0
+        self.lines = lines
         self.n_read = 0
         self.group = ""
 
@@ -48,40 +93,48 @@ class _Reader:
         if "\0" in shown:
             raise InputError(f"{self.path}: expected text, found binary data")
         shown = f"'{shown[:80]}'" if shown else "an empty line"
-        raise InputError(
-            f"{self.path}, line {line_number or self.line_number}, structure {self.n_read + 1}"
-            f"{f' ({self.group})' if self.group else ''}: expected {expected}, found {shown}"
-        )
+        raise InputError(f"{self._place(line_number or self.lines.number)}: expected {expected}, found {shown}")
 
     def fail_at_end(self, expected: str) -> NoReturn:
-        raise InputError(
-            f"{self.path}, line {self.line_number}, structure {self.n_read + 1}"
-            f"{f' ({self.group})' if self.group else ''}: expected {expected}, found the end of the file"
-        )
+        raise InputError(f"{self._place(self.lines.number)}: expected {expected}, found the end of the file")
+
+    def _place(self, line_number: int) -> str:
+        group = f" ({self.group})" if self.group else ""
+        return f"{self.path}, line {line_number}, structure {self.n_read + 1}{group}"
 
     def line(self, expected: str) -> str:
-        text = self.file.readline()
-        if not text:
+        text = self.lines.next()
+        if text is None:
             self.fail_at_end(expected)
-        self.line_number += 1
         return text
 
-    def next_frame(self) -> Frame | None:
+    def next_structure(self, wanted: Callable[[int], bool] | None) -> Frame | Outline | None:
         self.group = ""
-        text = self.file.readline()
-        while text and not text.strip():
-            self.line_number += 1
-            text = self.file.readline()
-        if not text:
+        text = self.lines.next()
+        while text is not None and not text.strip():
+            text = self.lines.next()
+        if text is None:
             return None
-        self.line_number += 1
-        start = self.line_number
+        head = self._head(text)
+        n_atoms, first = sum(head.counts), self.lines.number + 1
+        lines = self.lines.take(n_atoms)
+        if len(lines) < n_atoms:
+            self.fail_at_end(f"{n_atoms} lines of coordinates")
+        source = f"{self.path}, structure {self.n_read + 1} (line {head.start})"
+        structure: Frame | Outline
+        if wanted is None or wanted(self.n_read):
+            structure = self._frame(head, self._atoms(lines, first, head.selective), lines, first, source)
+        else:
+            counts = self._element_counts(head, lines, first)
+            structure = Outline(counts, self.group, source, self._energy())
+        self.n_read += 1
+        return structure
+
+    def _head(self, text: str) -> _Head:
+        start = self.lines.number
         weight = self._label(text)
-        scale = self._scale()
-        cell = np.array([self._numbers(3, "a cell vector of three numbers") for _ in range(3)])
-        scale_factor = self._scale_factor(scale, cell)
-        cell *= scale_factor
-        composition = self._composition()
+        scale, vectors = self._scale_and_vectors()
+        elements, counts = self._composition()
         text = self.line("'direct' or 'cartesian'")
         selective = text.strip()[:1] in ("s", "S")
         if selective:
@@ -89,22 +142,24 @@ class _Reader:
         letter = text.strip()[:1]
         if letter not in ("c", "C", "k", "K", "d", "D"):
             self.fail("a line that begins with c or k (cartesian) or d (direct)", text)
-        positions, numbers, forces = self._atoms(composition, selective)
-        energy = self._energy()
-        self.n_read += 1
+        return _Head(start, weight, scale, vectors, elements, counts, selective, letter in ("d", "D"))
+
+    def _frame(self, head: _Head, atoms: _Atoms, lines: Sequence[str], first: int, source: str) -> Frame:
+        cell = np.array(head.vectors).reshape(3, 3) * head.scale
         return Frame(
-            positions=positions @ cell if letter in ("d", "D") else positions * scale_factor,
+            positions=atoms.coordinates @ cell if head.direct else atoms.coordinates * head.scale,
             cell=cell,
             pbc=np.ones(3, dtype=np.bool_),
-            atomic_numbers=numbers,
+            atomic_numbers=self._atomic_numbers(head, atoms, lines, first),
             group=self.group,
-            source=f"{self.path}, structure {self.n_read} (line {start})",
-            energy=energy,
-            forces=forces,
-            weight=weight,
+            source=source,
+            energy=self._energy(),
+            forces=atoms.forces,
+            weight=head.weight,
         )
 
     def _label(self, text: str) -> float:
+        """The weight; the group is kept."""
         if "\0" in text:
             raise InputError(f"{self.path}: expected text, found binary data")
         words = text.split()
@@ -112,91 +167,78 @@ class _Reader:
         weights = [word for word in words[1:] if word.startswith("weight=")]
         if not weights:
             return 1.0
-        weight = self._number(weights[-1].removeprefix("weight="), "weight=W with a number W >= 0", text)
-        if weight < 0:
+        weight = parse_numbers([weights[-1].removeprefix("weight=")])
+        if weight is None or weight[0] < 0:
             self.fail("weight=W with a number W >= 0", text)
-        return weight
+        return weight[0]
 
-    def _number(self, cell: str, expected: str, text: str) -> float:
-        value = _parse_number(cell)
-        if value is None:
-            self.fail(expected, text)
-        return value
+    def _scale_and_vectors(self) -> tuple[float, list[float]]:
+        """The factor that multiplies lengths, and the nine numbers of the cell before that."""
+        lines = self.lines.take(4)
+        cells = " | ".join(lines).split()
+        numbers = None
+        if len(cells) == 13 and cells[1::4] == ["|", "|", "|"]:  # where the lines ended
+            del cells[1::4]
+            numbers = parse_numbers(cells)
+        if numbers is None or numbers[0] == 0:
+            self._blame_cell(lines)
+        scale, *vectors = numbers
+        if scale < 0:
+            volume = abs(float(np.linalg.det(np.array(vectors).reshape(3, 3))))
+            if volume == 0:
+                self.fail("cell vectors that span a volume", "a singular cell")
+            scale = float((-scale / volume) ** (1 / 3))
+        return scale, vectors
 
-    def _numbers(self, count: int, expected: str) -> list[float]:
-        text = self.line(expected)
-        cells = text.split()
-        if len(cells) != count:
-            self.fail(expected, text)
-        return [self._number(cell, expected, text) for cell in cells]
+    def _blame_cell(self, lines: Sequence[str]) -> NoReturn:
+        """Scale factor and cell once more, line by line: one of them is wrong."""
+        expected = "the scale factor, one number"
+        for k, line in enumerate(lines):
+            cells, number = line.split(), self.lines.number - len(lines) + 1 + k
+            numbers = parse_numbers(cells)
+            if numbers is None or len(cells) != (1 if k == 0 else 3):
+                self.fail(expected, line, number)
+            if k == 0 and numbers[0] == 0:
+                self.fail("a scale factor other than zero", "0", number)
+            expected = "a cell vector of three numbers"
+        self.fail_at_end(expected)
 
-    def _scale(self) -> float:
-        (scale,) = self._numbers(1, "the scale factor, one number")
-        if scale == 0:
-            self.fail("a scale factor other than zero", "0")
-        return scale
-
-    def _scale_factor(self, scale: float, cell: FloatArray) -> float:
-        if scale > 0:
-            return scale
-        volume = abs(float(np.linalg.det(cell)))
-        if volume == 0:
-            self.fail("cell vectors that span a volume", "a singular cell")
-        return float((-scale / volume) ** (1 / 3))
-
-    def _composition(self) -> list[tuple[str, int]]:
-        """Symbols and how many atoms of each; the symbol is empty where the file gives only a number."""
+    def _composition(self) -> tuple[list[int], list[int]]:
+        """Atomic numbers and how many atoms of each; the number is 0 where the file gives only how many."""
         text = self.line("the number of atoms")
         cells = text.split()
-        if len(cells) == 1 and _parse_count(cells[0]) is not None:
-            return [("", self._count(cells[0], text))]
-        if not cells or _parse_number(cells[0]) is not None:
+        if len(cells) == 1 and is_count(cells[0]):
+            return [0], [self._count(cells[0], text)]
+        if not cells or parse_numbers(cells[:1]) is not None:
             self.fail("the number of atoms, one whole number above 0, or a line of element symbols", text)
-        symbols = [self._symbol(cell.split("_")[0].split("/")[0], text) for cell in cells]
+        elements = [_element(cell.split("_")[0].split("/")[0]) for cell in cells]
+        if not all(elements):
+            self.fail("an element symbol", text)
         text = self.line("one number of atoms per element")
         counts = text.split()
-        if len(counts) != len(symbols):
-            self.fail(f"{len(symbols)} numbers of atoms, one per element", text)
-        return [(symbol, self._count(count, text)) for symbol, count in zip(symbols, counts, strict=True)]
+        if len(counts) != len(elements):
+            self.fail(f"{len(elements)} numbers of atoms, one per element", text)
+        return elements, [self._count(count, text) for count in counts]
 
     def _count(self, cell: str, text: str) -> int:
-        count = _parse_count(cell)
-        if count is None or not 1 <= count < 2**63:
+        count = int(cell) if is_count(cell) else 0
+        if not 1 <= count < 2**63:
             self.fail("a number of atoms, a whole number above 0", text)
         return count
 
-    def _symbol(self, cell: str, text: str, line_number: int | None = None) -> str:
-        symbol = cell.strip("'\"")
-        if ATOMIC_NUMBERS.get(symbol, 0) == 0:
-            self.fail("an element symbol", text, line_number)
-        return symbol
+    def _atoms(self, lines: Sequence[str], first: int, selective: bool) -> _Atoms:
+        atoms = None if selective else _parse_atoms(lines)
+        if atoms is not None:
+            return atoms
+        parsed = [self._atom(line, first + k, selective) for k, line in enumerate(lines)]
+        return _Atoms(
+            coordinates=np.array([xyz for xyz, _, _ in parsed]),
+            elements=np.array([element for _, element, _ in parsed], dtype=np.int64),
+            forces=np.array([force for _, _, force in parsed]) if all(force for _, _, force in parsed) else None,
+        )
 
-    def _atoms(
-        self, composition: list[tuple[str, int]], selective: bool
-    ) -> tuple[FloatArray, np.ndarray, FloatArray | None]:
-        n_atoms = sum(count for _, count in composition)
-        lines = list(islice(self.file, n_atoms))
-        first = self.line_number + 1
-        self.line_number += len(lines)
-        if len(lines) < n_atoms:
-            self.fail_at_end(f"{n_atoms} lines of coordinates")
-        rows = [line.split() for line in lines]
-        symbols = [symbol for symbol, count in composition for _ in range(count)]
-        named = symbols
-        forces: FloatArray | None = None
-        coordinates = None
-        if not selective and all(len(row) == 3 for row in rows):
-            coordinates = _parse_rows(rows)
-        if coordinates is None:
-            parsed = [self._atom(line, first + k, selective) for k, line in enumerate(lines)]
-            coordinates = np.array([xyz for xyz, _, _ in parsed])
-            named = [self._same_symbol(symbols[k], parsed[k][1], lines[k], first + k) for k in range(n_atoms)]
-            if all(force for _, _, force in parsed):
-                forces = np.array([force for _, _, force in parsed])
-        numbers = np.array([ATOMIC_NUMBERS[name] if name else 0 for name in named], dtype=np.int64)
-        return coordinates, numbers, forces
-
-    def _atom(self, text: str, line_number: int, selective: bool) -> tuple[list[float], str, list[float]]:
+    def _atom(self, text: str, line_number: int, selective: bool) -> tuple[list[float], int, list[float]]:
+        """One line: coordinates, element or 0, forces or nothing."""
         expected = "x y z, then optionally an element symbol and three force components"
         cells = text.split()
         position, rest = cells[:3], cells[3:]
@@ -204,19 +246,41 @@ class _Reader:
             if len(rest) < 3 or any(flag.upper() not in ("T", "F", ".TRUE.", ".FALSE.") for flag in rest[:3]):
                 self.fail("x y z and three cells T or F (Selective dynamics)", text, line_number)
             rest = rest[3:]
-        symbol = ""
+        element = 0
         if len(rest) in (1, 4):
-            symbol, rest = self._symbol(rest[0], text, line_number), rest[1:]
-        values = [_parse_number(cell) for cell in position + rest]
-        numbers = [value for value in values if value is not None]
-        if len(numbers) != len(values) or len(numbers) not in (3, 6):
+            element, rest = _element(rest[0]), rest[1:]
+            if element == 0:
+                self.fail("an element symbol", text, line_number)
+        numbers = parse_numbers(position + rest)
+        if numbers is None or len(numbers) not in (3, 6):
             self.fail(expected, text, line_number)
-        return numbers[:3], symbol, numbers[3:]
+        return numbers[:3], element, numbers[3:]
 
-    def _same_symbol(self, header: str, own: str, text: str, line_number: int) -> str:
-        if header and own and header != own:
-            self.fail(f"the element {header} that the header gives this atom", text, line_number)
-        return own or header
+    def _atomic_numbers(self, head: _Head, atoms: _Atoms, lines: Sequence[str], first: int) -> NDArray[np.int64]:
+        """(n,) What the header and the lines say together."""
+        said = np.repeat(np.array(head.elements, dtype=np.int64), head.counts)
+        if atoms.elements is None:
+            return said
+        differ = (said > 0) & (atoms.elements > 0) & (said != atoms.elements)
+        if differ.any():
+            atom = int(differ.argmax())
+            expected = f"the element {CHEMICAL_SYMBOLS[said[atom]]} that the header gives this atom"
+            self.fail(expected, lines[atom], first + atom)
+        return np.where(atoms.elements > 0, atoms.elements, said)
+
+    def _element_counts(self, head: _Head, lines: Sequence[str], first: int) -> dict[int, int]:
+        """Atoms by atomic number, with the coordinates looked at only if there is no other way."""
+        if all(head.elements):
+            counts: Counter[int] = Counter()
+            for element, count in zip(head.elements, head.counts, strict=True):
+                counts[element] += count
+            return dict(counts)
+        if not "".join(lines).encode().translate(None, _IN_NUMBERS):
+            return {0: len(lines)}
+        elements = None if head.selective else _named_elements(lines)
+        if elements is None:
+            elements = self._atomic_numbers(head, self._atoms(lines, first, head.selective), lines, first).tolist()
+        return dict(Counter(elements))
 
     def _energy(self) -> float | None:
         expected = "the total energy in eV, one number (is the number of atoms right?)"
@@ -226,31 +290,45 @@ class _Reader:
             self.fail(expected, text)
         if is_unlabelled(self.group):
             return None
-        return self._number(cells[0], expected, text)
+        values = parse_numbers(cells)
+        if values is None:
+            self.fail(expected, text)
+        return values[0]
 
 
-def _parse_number(cell: str) -> float | None:
-    """A finite decimal number, or None. Python's underscores between digits are not part of the format."""
-    try:
-        value = float(cell)
-    except ValueError:
+def _element(symbol: str) -> int:
+    """The atomic number; 0: this is no element."""
+    return ATOMIC_NUMBERS.get(symbol.strip("'\""), 0)
+
+
+def _elements(symbols: Sequence[str]) -> list[int] | None:
+    """Atomic numbers, or None if one of the symbols is no element."""
+    known = {symbol: _element(symbol) for symbol in set(symbols)}
+    return [known[symbol] for symbol in symbols] if all(known.values()) else None
+
+
+def _named_elements(lines: Sequence[str]) -> list[int] | None:
+    """The elements of lines that all name one, all with forces or all without; None: others.
+
+    A line names one element at most, after three cells: as many symbols as lines, at equal distances, leave no choice.
+    """
+    cells = " ".join(lines).split()
+    width, rest = divmod(len(cells), len(lines))
+    return _elements(cells[3::width]) if rest == 0 and width in (4, 7) else None
+
+
+def _parse_atoms(lines: Sequence[str]) -> _Atoms | None:
+    """All lines at once, if they are alike; None sends the caller to the slow path, which finds the line to blame."""
+    width = len(lines[0].split())
+    table = parse_columns(lines, _COLUMNS[width]) if width in _COLUMNS else None
+    if table is None:
         return None
-    return value if math.isfinite(value) and "_" not in cell else None
-
-
-def _parse_count(cell: str) -> int | None:
-    return int(cell) if cell.isascii() and cell.isdigit() else None
-
-
-def _parse_rows(rows: list[list[str]]) -> FloatArray | None:
-    """All coordinates at once; None sends the caller to the slow path, which finds the line to blame."""
-    try:
-        values = np.array(rows, dtype=np.float64)
-    except ValueError:
+    coordinates = np.ascontiguousarray(table["position"])
+    forces = np.ascontiguousarray(table["forces"]) if width in (6, 7) else None
+    elements = _elements(table["symbol"].tolist()) if width in (4, 7) else [0]
+    if elements is None or not np.isfinite(coordinates).all() or (forces is not None and not np.isfinite(forces).all()):
         return None
-    if not np.isfinite(values).all() or any("_" in cell for row in rows for cell in row):
-        return None
-    return values
+    return _Atoms(coordinates, np.array(elements, dtype=np.int64) if any(elements) else None, forces)
 
 
 def group_in_text(group: str, has_energy: bool) -> str:

@@ -1,0 +1,77 @@
+"""What the readers of large texts share: lines in blocks, and numbers of many lines at once, exactly as float()."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TextIO
+
+import numpy as np
+
+_BLOCK = 1 << 17  # characters read at once: few enough to stay in the cache
+
+
+class Lines:
+    """The lines of a file without their ends, and how many were given out. One block of them is held."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.block: list[str] = []
+        self.place = 0  # in the block
+        self.before = 0  # lines of earlier blocks
+
+    @property
+    def number(self) -> int:
+        """That of the last line given out, from 1."""
+        return self.before + self.place
+
+    def next(self) -> str | None:
+        """The next line; None at the end of the file."""
+        if self.place == len(self.block) and not self._read_block():
+            return None
+        self.place += 1
+        return self.block[self.place - 1]
+
+    def take(self, count: int) -> list[str]:
+        """The next lines; fewer at the end of the file."""
+        taken = self.block[self.place : self.place + count]
+        self.place += len(taken)
+        while len(taken) < count and self._read_block():
+            self.place = min(count - len(taken), len(self.block))
+            taken += self.block[: self.place]
+        return taken
+
+    def _read_block(self) -> bool:
+        text = self.file.read(_BLOCK) + self.file.readline()
+        self.before += len(self.block)
+        self.place = 0
+        self.block = text.removesuffix("\n").split("\n") if text else []
+        return bool(text)
+
+
+def is_count(cell: str) -> bool:
+    return cell.isascii() and cell.isdigit()
+
+
+def parse_numbers(cells: Sequence[str]) -> list[float] | None:
+    """Finite decimal numbers, or None. Python's underscores between digits are not part of the formats."""
+    try:
+        values = list(map(float, cells))
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) and "_" not in "".join(cells) else None
+
+
+def parse_columns(lines: Sequence[str], columns: np.dtype) -> np.ndarray | None:
+    """(n,) One record per line, from as many cells as the columns have; None where a line is not like that.
+
+    The numbers are those of float() to the bit, but may be infinite or NaN. Fewer forms are taken than float() takes
+    (no underscores, no digits of other scripts), and who is to blame is not said: both are left to the caller.
+    """
+    if not lines or not lines[0].strip():  # no line with cells would be a warning
+        return None
+    try:
+        table = np.loadtxt(lines, columns, comments=None, ndmin=1)
+    except ValueError:
+        return None
+    return table if len(table) == len(lines) else None  # empty lines are passed over
