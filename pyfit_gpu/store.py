@@ -40,21 +40,15 @@ MANIFEST_NAME = "pyfit-gpu training set manifest"
 FEATURES = "atoms/features"
 
 
-def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *, shard: Shard | None = None) -> str:
+def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> str:
     """Write the HDF5 form and return its content hash.
 
     Raises:
         InputError: the file cannot be written, or one of the set's splits is none of it.
     """
     _attach_splits(training_set, training_set.splits)
-    with writing_set(
-        path,
-        len(training_set),
-        training_set.n_atoms,
-        training_set.features.shape[1],
-        splits=training_set.splits,
-        shard=None if shard is None else shard.describe(),
-    ) as writer:
+    n_features = training_set.features.shape[1]
+    with writing_set(path, len(training_set), training_set.n_atoms, n_features, splits=training_set.splits) as writer:
         writer.append(training_set)
     return writer.content_hash
 
@@ -220,9 +214,14 @@ def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: S
     Raises:
         InputError: a file cannot be written.
     """
+    _attach_splits(training_set, training_set.splits)
+    n_structures, n_features = len(training_set), training_set.features.shape[1]
     target = shard_path(path, shard.index, shard.count)
-    content_hash = save_training_set(training_set, target, shard=shard)
-    return target, _register(path, shard, content_hash, len(training_set))
+    with writing_set(
+        target, n_structures, training_set.n_atoms, n_features, splits=training_set.splits, shard=shard.describe()
+    ) as writer:
+        writer.append(training_set)
+    return target, register_shard(path, shard, writer.content_hash, n_structures)
 
 
 def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) -> list[int] | None:
@@ -250,12 +249,12 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
         f"{target}: exists already and is not shard {shard.index} of these inputs (give --overwrite to replace it)"
     )
     try:
-        part, attributes = load_hdf5(str(target))
+        part, attributes = load_hdf5(str(target), lazy=True)
     except InputError as error:
         raise InputError(in_the_way) from error
     if _shard_of(attributes) != shard.describe():
         raise InputError(in_the_way)
-    return _register(path, shard, attributes["content_hash"], len(part))
+    return register_shard(path, shard, attributes["content_hash"], len(part))
 
 
 def _shard_of(attributes: Mapping[str, Any]) -> Any:
@@ -266,7 +265,7 @@ def _shard_of(attributes: Mapping[str, Any]) -> Any:
         return None
 
 
-def _register(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_structures: int) -> list[int]:
+def register_shard(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_structures: int) -> list[int]:
     """Bring the manifest up to date; returns the shards that are still missing."""
     target, manifest = shard_path(path, shard.index, shard.count), manifest_path(path)
     with locked_manifest(manifest):
