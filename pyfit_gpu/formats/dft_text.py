@@ -1,6 +1,6 @@
 """The classic DFT input: POSCAR structures with energies, one after the other (docs/formats/dft_text.md).
 
-Reading goes over all lines of a structure's atoms at once; only where something is unusual, line by line.
+What a structure holds much of is parsed at once, and only where that fails line by line, which finds the one to blame.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, TextIO, overload
 
 import numpy as np
-from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns, parse_numbers
+from pyfit_gpu.formats.dft_atoms import Atoms, count_elements, parse_atoms, parse_element
+from pyfit_gpu.formats.text_lines import Lines, is_count, parse_number, parse_numbers
 from pyfit_gpu.structures import NO_ENERGY_PREFIX, FloatArray, Frame, Outline, is_unlabelled
-
-_IN_NUMBERS = b"0123456789+-.eE \t"  # no element is made of e and E
 
 
 @overload
@@ -32,8 +30,8 @@ def read_dft_text(
     """Read the structures one by one; the file is never held as a whole.
 
     Args:
-        wanted: whether to read the structure with this number in the file (0, 1, ..); of the others come outlines,
-            much faster. Their coordinates are not looked at: what is wrong there can go unnoticed.
+        wanted: whether to read the structure with this number in the file (0, 1, ..). Of the others come outlines,
+            much faster: their cells and coordinates are passed over, and what is wrong there may go unnoticed.
 
     Raises:
         InputError: with file, line, structure, what was expected and what was found.
@@ -41,42 +39,23 @@ def read_dft_text(
     try:
         with open(path, encoding="utf-8-sig") as file:
             reader = _Reader(os.fspath(path), Lines(file))
-            while (read := reader.next_structure(wanted)) is not None:
-                yield read
+            while (structure := reader.next_structure(wanted)) is not None:
+                yield structure
     except UnicodeDecodeError as error:
         raise InputError(f"{os.fspath(path)}: expected text, found binary data ({error.reason})") from error
     if reader.n_read == 0:
         raise InputError(f"{os.fspath(path)}: expected at least one structure, the file holds none")
 
 
-_POSITION, _SYMBOL, _FORCES = ("position", np.float64, 3), ("symbol", "U8"), ("forces", np.float64, 3)
-_COLUMNS = {  # of the atoms' lines, by the number of cells
-    3: np.dtype([_POSITION]),
-    4: np.dtype([_POSITION, _SYMBOL]),
-    6: np.dtype([_POSITION, _FORCES]),
-    7: np.dtype([_POSITION, _SYMBOL, _FORCES]),
-}
+class _Table(NamedTuple):
+    """The lines of a structure's atoms, and what the lines before say of them."""
 
-
-class _Head(NamedTuple):
-    """What stands before the atoms."""
-
-    start: int  # number of the structure's first line
-    weight: float
-    scale: float
-    vectors: list[float]  # 9, the cell before scaling
     elements: list[int]  # atomic numbers; 0 where the file gives only a number of atoms
     counts: list[int]  # atoms of each of them
     selective: bool
     direct: bool
-
-
-class _Atoms(NamedTuple):
-    """What the lines of a structure's atoms say."""
-
-    coordinates: FloatArray  # (n, 3)
-    elements: NDArray[np.int64] | None  # (n,) atomic numbers, 0 where a line names none; None: no line does
-    forces: FloatArray | None  # (n, 3) eV/Å; None unless all lines give them
+    lines: list[str]
+    first: int  # number of the first of them
 
 
 class _Reader:
@@ -115,25 +94,79 @@ class _Reader:
             text = self.lines.next()
         if text is None:
             return None
-        head = self._head(text)
-        n_atoms, first = sum(head.counts), self.lines.number + 1
-        lines = self.lines.take(n_atoms)
-        if len(lines) < n_atoms:
-            self.fail_at_end(f"{n_atoms} lines of coordinates")
-        source = f"{self.path}, structure {self.n_read + 1} (line {head.start})"
-        structure: Frame | Outline
-        if wanted is None or wanted(self.n_read):
-            structure = self._frame(head, self._atoms(lines, first, head.selective), lines, first, source)
-        else:
-            counts = self._element_counts(head, lines, first)
-            structure = Outline(counts, self.group, source, self._energy())
+        source = f"{self.path}, structure {self.n_read + 1} (line {self.lines.number})"
+        weight = self._label(text)
+        full = wanted is None or wanted(self.n_read)
+        structure = self._frame(source, weight) if full else self._outline(source)
         self.n_read += 1
         return structure
 
-    def _head(self, text: str) -> _Head:
-        start = self.lines.number
-        weight = self._label(text)
-        scale, vectors = self._scale_and_vectors()
+    def _frame(self, source: str, weight: float) -> Frame:
+        scale, cell = self._scale_and_cell()
+        table = self._table()
+        atoms = self._atoms(table)
+        return Frame(
+            positions=atoms.coordinates @ cell if table.direct else atoms.coordinates * scale,
+            cell=cell,
+            pbc=np.array([True, True, True]),
+            atomic_numbers=self._atomic_numbers(table, atoms),
+            group=self.group,
+            source=source,
+            energy=self._energy(),
+            forces=atoms.forces,
+            weight=weight,
+        )
+
+    def _outline(self, source: str) -> Outline:
+        self.lines.take(4)  # scale factor and cell
+        return Outline(self._element_counts(self._table()), self.group, source, self._energy())
+
+    def _label(self, text: str) -> float:
+        """The weight; the group is kept."""
+        if "\0" in text:
+            raise InputError(f"{self.path}: expected text, found binary data")
+        words = text.split()
+        self.group = words[0]
+        weights = [word for word in words[1:] if word.startswith("weight=")] if len(words) > 1 else ()
+        if not weights:
+            return 1.0
+        weight = parse_number(weights[-1].removeprefix("weight="))
+        if weight is None or weight < 0:
+            self.fail("weight=W with a number W >= 0", text)
+        return weight
+
+    def _scale_and_cell(self) -> tuple[float, FloatArray]:
+        """The factor that multiplies lengths, and the (3, 3) cell, which it has multiplied."""
+        lines = self.lines.take(4)
+        cells = " | ".join(lines).split()
+        numbers = None
+        if len(cells) == 13 and cells[1::4] == ["|", "|", "|"]:  # one cell, then three on each line
+            del cells[1::4]
+            numbers = parse_numbers(cells)
+        if numbers is None or numbers[0] == 0:
+            self._blame_cell(lines)
+        scale, cell = numbers[0], np.array(numbers[1:]).reshape(3, 3)
+        if scale < 0:
+            volume = abs(float(np.linalg.det(cell)))
+            if volume == 0:
+                self.fail("cell vectors that span a volume", "a singular cell")
+            scale = float((-scale / volume) ** (1 / 3))
+        return scale, cell * scale
+
+    def _blame_cell(self, lines: Sequence[str]) -> NoReturn:
+        """Scale factor and cell vectors line by line: one of them is wrong or missing."""
+        expected = "the scale factor, one number"
+        for k, line in enumerate(lines):
+            cells, line_number = line.split(), self.lines.number - len(lines) + 1 + k
+            numbers = parse_numbers(cells)
+            if numbers is None or len(numbers) != (3 if k else 1):
+                self.fail(expected, line, line_number)
+            if k == 0 and numbers[0] == 0:
+                self.fail("a scale factor other than zero", "0", line_number)
+            expected = "a cell vector of three numbers"
+        self.fail_at_end(expected)
+
+    def _table(self) -> _Table:
         elements, counts = self._composition()
         text = self.line("'direct' or 'cartesian'")
         selective = text.strip()[:1] in ("s", "S")
@@ -142,66 +175,11 @@ class _Reader:
         letter = text.strip()[:1]
         if letter not in ("c", "C", "k", "K", "d", "D"):
             self.fail("a line that begins with c or k (cartesian) or d (direct)", text)
-        return _Head(start, weight, scale, vectors, elements, counts, selective, letter in ("d", "D"))
-
-    def _frame(self, head: _Head, atoms: _Atoms, lines: Sequence[str], first: int, source: str) -> Frame:
-        cell = np.array(head.vectors).reshape(3, 3) * head.scale
-        return Frame(
-            positions=atoms.coordinates @ cell if head.direct else atoms.coordinates * head.scale,
-            cell=cell,
-            pbc=np.ones(3, dtype=np.bool_),
-            atomic_numbers=self._atomic_numbers(head, atoms, lines, first),
-            group=self.group,
-            source=source,
-            energy=self._energy(),
-            forces=atoms.forces,
-            weight=head.weight,
-        )
-
-    def _label(self, text: str) -> float:
-        """The weight; the group is kept."""
-        if "\0" in text:
-            raise InputError(f"{self.path}: expected text, found binary data")
-        words = text.split()
-        self.group = words[0]
-        weights = [word for word in words[1:] if word.startswith("weight=")]
-        if not weights:
-            return 1.0
-        weight = parse_numbers([weights[-1].removeprefix("weight=")])
-        if weight is None or weight[0] < 0:
-            self.fail("weight=W with a number W >= 0", text)
-        return weight[0]
-
-    def _scale_and_vectors(self) -> tuple[float, list[float]]:
-        """The factor that multiplies lengths, and the nine numbers of the cell before that."""
-        lines = self.lines.take(4)
-        cells = " | ".join(lines).split()
-        numbers = None
-        if len(cells) == 13 and cells[1::4] == ["|", "|", "|"]:  # where the lines ended
-            del cells[1::4]
-            numbers = parse_numbers(cells)
-        if numbers is None or numbers[0] == 0:
-            self._blame_cell(lines)
-        scale, *vectors = numbers
-        if scale < 0:
-            volume = abs(float(np.linalg.det(np.array(vectors).reshape(3, 3))))
-            if volume == 0:
-                self.fail("cell vectors that span a volume", "a singular cell")
-            scale = float((-scale / volume) ** (1 / 3))
-        return scale, vectors
-
-    def _blame_cell(self, lines: Sequence[str]) -> NoReturn:
-        """Scale factor and cell once more, line by line: one of them is wrong."""
-        expected = "the scale factor, one number"
-        for k, line in enumerate(lines):
-            cells, number = line.split(), self.lines.number - len(lines) + 1 + k
-            numbers = parse_numbers(cells)
-            if numbers is None or len(cells) != (1 if k == 0 else 3):
-                self.fail(expected, line, number)
-            if k == 0 and numbers[0] == 0:
-                self.fail("a scale factor other than zero", "0", number)
-            expected = "a cell vector of three numbers"
-        self.fail_at_end(expected)
+        n_atoms, first = sum(counts), self.lines.number + 1
+        lines = self.lines.take(n_atoms)
+        if len(lines) < n_atoms:
+            self.fail_at_end(f"{n_atoms} lines of coordinates")
+        return _Table(elements, counts, selective, letter in ("d", "D"), lines, first)
 
     def _composition(self) -> tuple[list[int], list[int]]:
         """Atomic numbers and how many atoms of each; the number is 0 where the file gives only how many."""
@@ -209,9 +187,9 @@ class _Reader:
         cells = text.split()
         if len(cells) == 1 and is_count(cells[0]):
             return [0], [self._count(cells[0], text)]
-        if not cells or parse_numbers(cells[:1]) is not None:
+        if not cells or parse_number(cells[0]) is not None:
             self.fail("the number of atoms, one whole number above 0, or a line of element symbols", text)
-        elements = [_element(cell.split("_")[0].split("/")[0]) for cell in cells]
+        elements = [parse_element(cell.split("_")[0].split("/")[0]) for cell in cells]
         if not all(elements):
             self.fail("an element symbol", text)
         text = self.line("one number of atoms per element")
@@ -226,13 +204,13 @@ class _Reader:
             self.fail("a number of atoms, a whole number above 0", text)
         return count
 
-    def _atoms(self, lines: Sequence[str], first: int, selective: bool) -> _Atoms:
-        atoms = None if selective else _parse_atoms(lines)
+    def _atoms(self, table: _Table) -> Atoms:
+        atoms = None if table.selective else parse_atoms(table.lines)
         if atoms is not None:
             return atoms
-        parsed = [self._atom(line, first + k, selective) for k, line in enumerate(lines)]
-        return _Atoms(
-            coordinates=np.array([xyz for xyz, _, _ in parsed]),
+        parsed = [self._atom(line, table.first + k, table.selective) for k, line in enumerate(table.lines)]
+        return Atoms(
+            coordinates=np.array([position for position, _, _ in parsed]),
             elements=np.array([element for _, element, _ in parsed], dtype=np.int64),
             forces=np.array([force for _, _, force in parsed]) if all(force for _, _, force in parsed) else None,
         )
@@ -248,7 +226,7 @@ class _Reader:
             rest = rest[3:]
         element = 0
         if len(rest) in (1, 4):
-            element, rest = _element(rest[0]), rest[1:]
+            element, rest = parse_element(rest[0]), rest[1:]
             if element == 0:
                 self.fail("an element symbol", text, line_number)
         numbers = parse_numbers(position + rest)
@@ -256,31 +234,29 @@ class _Reader:
             self.fail(expected, text, line_number)
         return numbers[:3], element, numbers[3:]
 
-    def _atomic_numbers(self, head: _Head, atoms: _Atoms, lines: Sequence[str], first: int) -> NDArray[np.int64]:
-        """(n,) What the header and the lines say together."""
-        said = np.repeat(np.array(head.elements, dtype=np.int64), head.counts)
+    def _atomic_numbers(self, table: _Table, atoms: Atoms) -> NDArray[np.int64]:
+        """(n,) What the header and the atoms' own lines say together."""
+        if not any(table.elements):
+            return np.zeros(len(table.lines), dtype=np.int64) if atoms.elements is None else atoms.elements
+        header = np.repeat(np.array(table.elements, dtype=np.int64), table.counts)
         if atoms.elements is None:
-            return said
-        differ = (said > 0) & (atoms.elements > 0) & (said != atoms.elements)
+            return header
+        differ = (header > 0) & (atoms.elements > 0) & (header != atoms.elements)
         if differ.any():
             atom = int(differ.argmax())
-            expected = f"the element {CHEMICAL_SYMBOLS[said[atom]]} that the header gives this atom"
-            self.fail(expected, lines[atom], first + atom)
-        return np.where(atoms.elements > 0, atoms.elements, said)
+            expected = f"the element {CHEMICAL_SYMBOLS[header[atom]]} that the header gives this atom"
+            self.fail(expected, table.lines[atom], table.first + atom)
+        return np.where(atoms.elements > 0, atoms.elements, header)
 
-    def _element_counts(self, head: _Head, lines: Sequence[str], first: int) -> dict[int, int]:
-        """Atoms by atomic number, with the coordinates looked at only if there is no other way."""
-        if all(head.elements):
+    def _element_counts(self, table: _Table) -> dict[int, int]:
+        """Atoms by atomic number; coordinates are parsed only if there is no other way."""
+        if 0 not in table.elements:
             counts: Counter[int] = Counter()
-            for element, count in zip(head.elements, head.counts, strict=True):
+            for element, count in zip(table.elements, table.counts, strict=True):
                 counts[element] += count
             return dict(counts)
-        if not "".join(lines).encode().translate(None, _IN_NUMBERS):
-            return {0: len(lines)}
-        elements = None if head.selective else _named_elements(lines)
-        if elements is None:
-            elements = self._atomic_numbers(head, self._atoms(lines, first, head.selective), lines, first).tolist()
-        return dict(Counter(elements))
+        found = None if table.selective else count_elements(table.lines)
+        return found or dict(Counter(self._atomic_numbers(table, self._atoms(table)).tolist()))
 
     def _energy(self) -> float | None:
         expected = "the total energy in eV, one number (is the number of atoms right?)"
@@ -290,45 +266,10 @@ class _Reader:
             self.fail(expected, text)
         if is_unlabelled(self.group):
             return None
-        values = parse_numbers(cells)
-        if values is None:
+        energy = parse_number(cells[0])
+        if energy is None:
             self.fail(expected, text)
-        return values[0]
-
-
-def _element(symbol: str) -> int:
-    """The atomic number; 0: this is no element."""
-    return ATOMIC_NUMBERS.get(symbol.strip("'\""), 0)
-
-
-def _elements(symbols: Sequence[str]) -> list[int] | None:
-    """Atomic numbers, or None if one of the symbols is no element."""
-    known = {symbol: _element(symbol) for symbol in set(symbols)}
-    return [known[symbol] for symbol in symbols] if all(known.values()) else None
-
-
-def _named_elements(lines: Sequence[str]) -> list[int] | None:
-    """The elements of lines that all name one, all with forces or all without; None: others.
-
-    A line names one element at most, after three cells: as many symbols as lines, at equal distances, leave no choice.
-    """
-    cells = " ".join(lines).split()
-    width, rest = divmod(len(cells), len(lines))
-    return _elements(cells[3::width]) if rest == 0 and width in (4, 7) else None
-
-
-def _parse_atoms(lines: Sequence[str]) -> _Atoms | None:
-    """All lines at once, if they are alike; None sends the caller to the slow path, which finds the line to blame."""
-    width = len(lines[0].split())
-    table = parse_columns(lines, _COLUMNS[width]) if width in _COLUMNS else None
-    if table is None:
-        return None
-    coordinates = np.ascontiguousarray(table["position"])
-    forces = np.ascontiguousarray(table["forces"]) if width in (6, 7) else None
-    elements = _elements(table["symbol"].tolist()) if width in (4, 7) else [0]
-    if elements is None or not np.isfinite(coordinates).all() or (forces is not None and not np.isfinite(forces).all()):
-        return None
-    return _Atoms(coordinates, np.array(elements, dtype=np.int64) if any(elements) else None, forces)
+        return energy
 
 
 def group_in_text(group: str, has_energy: bool) -> str:

@@ -53,8 +53,17 @@ def is_count(cell: str) -> bool:
     return cell.isascii() and cell.isdigit()
 
 
+def parse_number(cell: str) -> float | None:
+    """A finite decimal number, or None. Python's underscores between digits are not part of the formats."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in cell else None
+
+
 def parse_numbers(cells: Sequence[str]) -> list[float] | None:
-    """Finite decimal numbers, or None. Python's underscores between digits are not part of the formats."""
+    """All of them, or None, as `parse_number`."""
     try:
         values = list(map(float, cells))
     except ValueError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,10 +16,13 @@ from pyfit_gpu.feature_rows import read_features
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, parse_header
+from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns
 from pyfit_gpu.structures import is_unlabelled
 from pyfit_gpu.training_set import TrainingSet
 
 _COLUMNS = "ATOM-ID GROUP-NAME GROUP_ID STRUCTURE_ID STRUCTURE_Natom STRUCTURE_E_DFT STRUCTURE_Vol"
+
+_PIECE = 1000  # atoms whose network inputs are parsed together
 
 
 def write_text_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> None:
@@ -74,15 +78,23 @@ class _Lines:
     """Lines of the file with their numbers, empty ones skipped."""
 
     name: str
-    numbered: Iterator[tuple[int, str]]
+    lines: Lines
     number: int = 0
     text: str = ""
 
+    def advance(self) -> bool:
+        """Whether there is one more."""
+        text = self.lines.next()
+        while text is not None and (not text or text.isspace()):
+            text = self.lines.next()
+        if text is None:
+            return False
+        self.number, self.text = self.lines.number, text
+        return True
+
     def next(self, expected: str) -> str:
-        item = next(self.numbered, None)
-        if item is None:
+        if not self.advance():
             raise InputError(f"{self.name}: expected {expected}, found the end of the file")
-        self.number, self.text = item
         if "\0" in self.text:
             raise InputError(f"{self.name}: expected a text training set, found binary data")
         return self.text
@@ -103,13 +115,9 @@ class _Lines:
 
     def count(self, expected: str) -> int:
         cells = self.comment(expected).split()
-        if not cells or not _is_count(cells[0]):
+        if not cells or not is_count(cells[0]):
             self.fail(expected)
         return int(cells[0])
-
-
-def _is_count(cell: str) -> bool:
-    return cell.isascii() and cell.isdigit()
 
 
 def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
@@ -121,8 +129,7 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            numbered = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
-            return _read(_Lines(name, numbered))
+            return _read(_Lines(name, Lines(file)))
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: expected a text training set, found binary data") from error
     except OSError as error:
@@ -132,7 +139,7 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
 def _read(lines: _Lines) -> TrainingSet:
     numbered = [lines.numbered_comment("the potential's header") for _ in range(2)]
     first = numbered[1][1].split()
-    n_elements = int(first[0]) if first and _is_count(first[0]) else 1
+    n_elements = int(first[0]) if first and is_count(first[0]) else 1
     numbered += [lines.numbered_comment("the potential's header") for _ in range(N_HEADER_LINES - 3 + n_elements)]
     header = [text for _, text in numbered]
     draft = parse_header(numbered, lines.name)
@@ -183,6 +190,7 @@ class _Table:
     def __init__(self, lines: _Lines, n_atoms: int, n_features: int, elements: Sequence[str]) -> None:
         self.lines = lines
         self.n_features = n_features
+        self.columns = np.dtype([("name", "U3"), ("inputs", np.float64, (n_features,))])  # of a line Gi
         self.elements = elements
         self.features = np.empty((n_atoms, n_features))
         self.species = [0] * n_atoms
@@ -194,15 +202,25 @@ class _Table:
         self.repeated: list[str] = []  # the cells that all atoms of a structure share
 
     def read(self) -> None:
-        for atom in range(len(self.features)):
-            self._atom_line(atom)
-            self._feature_line(atom)
+        for first in range(0, len(self.features), _PIECE):
+            self._read_piece(range(first, min(first + _PIECE, len(self.features))))
         if self.left:
             self.lines.fail(f"{self.left} more atoms of structure {len(self.sizes) - 1}")
-        rest = next(self.lines.numbered, None)
-        if rest is not None:
-            self.lines.number, self.lines.text = rest
+        if self.lines.advance():
             self.lines.fail(f"{len(self.features)} atoms and no more")
+
+    def _read_piece(self, atoms: range) -> None:
+        """The network inputs are parsed together, once the lines are there."""
+        numbered: list[tuple[int, str]] = []
+        try:
+            for atom in atoms:
+                self._atom_line(atom)
+                text = self.lines.next(f"the line Gi of atom {atom}")
+                numbered.append((self.lines.number, text))
+        except InputError:
+            self._feature_lines(atoms.start, numbered)  # something wrong before that is the fault to name
+            raise
+        self._feature_lines(atoms.start, numbered)
 
     def _atom_line(self, atom: int) -> None:
         lines = self.lines
@@ -224,7 +242,7 @@ class _Table:
     def _new_structure(self, cells: list[str]) -> None:
         lines = self.lines
         structure = len(self.sizes)
-        if cells[3] != str(structure) or not _is_count(cells[4]) or int(cells[4]) < 1:
+        if cells[3] != str(structure) or not is_count(cells[4]) or int(cells[4]) < 1:
             lines.fail(f"structure number {structure} and its number of atoms")
         energy, volume = self._numbers(cells[5:7], "the structure's energy and volume per atom")
         self.groups.append(cells[1])
@@ -234,20 +252,24 @@ class _Table:
         self.left = self.sizes[-1]
         self.repeated = cells[1:7]
 
-    def _feature_line(self, atom: int) -> None:
-        cells = self.lines.next(f"the line Gi of atom {atom}").split()
-        if len(cells) != self.n_features + 1 or cells[0] != "Gi":
-            self.lines.fail(f"Gi and {self.n_features} network inputs")
-        self.features[atom] = self._numbers(cells[1:], f"{self.n_features} network inputs")
+    def _feature_lines(self, first: int, numbered: Sequence[tuple[int, str]]) -> None:
+        table = parse_columns([text for _, text in numbered], self.columns)
+        if table is not None and (table["name"] == "Gi").all() and np.isfinite(table["inputs"]).all():
+            self.features[first : first + len(table)] = table["inputs"]
+            return
+        for atom, (self.lines.number, self.lines.text) in enumerate(numbered, first):
+            cells = self.lines.text.split()
+            if len(cells) != self.n_features + 1 or cells[0] != "Gi":
+                self.lines.fail(f"Gi and {self.n_features} network inputs")
+            self.features[atom] = self._numbers(cells[1:], f"{self.n_features} network inputs")
 
     def _numbers(self, cells: list[str], expected: str) -> list[float]:
         try:
             values = list(map(float, cells))
         except ValueError:
             self.lines.fail(expected)
-        if "_" in self.lines.text and any("_" in cell for cell in cells):  # Python's own digits, not the format's
+        if any("_" in cell for cell in cells):  # Python's own digits, not the format's
             self.lines.fail(expected)
-        # A sum is finite only if all of its terms are.
-        if not np.isfinite(sum(values)):
+        if not all(map(math.isfinite, values)):
             self.lines.fail(f"{expected}, finite numbers")
         return values

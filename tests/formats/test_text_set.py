@@ -13,6 +13,7 @@ import torch
 from sample_sets import NAN, make_set
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats import text_set
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
@@ -86,6 +87,19 @@ class TestReading:
         assert (descriptor.elements, descriptor.gi_mode, descriptor.shift) == (("Si",), 1, 0.5)
         assert (descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width) == (4.5, 1.0, 0.8)
         assert (descriptor.legendre_orders, descriptor.gaussian_centers) == ((0, 3), (2.5,))
+
+    @pytest.mark.parametrize("piece", [1, 2, 5])
+    def test_in_pieces(self, read: Read, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+        monkeypatch.setattr(text_set, "_PIECE", piece)
+        assert read(TEXT).features.tolist() == [[-0.3125, 0.125], [-0.5, 0.75], [0.0625, -2.0]]
+        assert read(TWO_ELEMENTS).species.tolist() == [0, 1, 1]
+        with pytest.raises(InputError, match=r"line 18: .*finite"):
+            read(FAULTS["infinities that cancel"][0])
+
+    def test_one_input(self, read: Read) -> None:
+        content = TEXT.replace("# 2 0 3", "# 1 0").replace("# 3 2 2 1", "# 3 1 2 1")
+        content = re.sub(r"^(Gi +\S+) .*$", r"\1", content, flags=re.MULTILINE)
+        assert read(content).features.tolist() == [[-0.3125], [-0.5], [0.0625]]
 
     def test_what_the_text_does_not_hold_is_unknown(self, read: Read) -> None:
         found = read(TEXT)
@@ -405,6 +419,14 @@ class TestFaults:
             read("\n\n" + with_line(16, "Gi  1.0"))
         with pytest.raises(InputError, match=r"line 7\b.*Legendre"):
             read("\n\n" + with_line(5, " # 2 0"))
+
+    @pytest.mark.parametrize("later", ["an atom", "the end"])
+    def test_the_first_of_two_faults_is_named(self, read: Read, later: str) -> None:
+        """Although numbers are parsed after the lines they stand on have been collected."""
+        content = with_line(14, "Gi  -3.125000E-01 x")
+        content = with_line(17, "ATOM-9", content) if later == "an atom" else content[: content.index("ATOM-2")]
+        with pytest.raises(InputError, match=r"line 14: .*2 network inputs"):
+            read(content)
 
     def test_binary(self, read: Read) -> None:
         for content in (b"\xff\xfe#\x00", TEXT.encode()[:200] + b"\xff\xfe", b"#\0\0\0\n" * 30, TEXT.encode() + b"\0"):
