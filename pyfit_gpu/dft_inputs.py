@@ -18,7 +18,7 @@ from pyfit_gpu.loading import read_frames
 from pyfit_gpu.structures import Frame, Outline
 
 HELD_BYTES = 2**26  # of text; about two million atoms, whose features would take 600 MB
-WINDOW_ATOMS = 100_000  # at least, if there are so many
+WINDOW_ATOMS = 100_000  # of a window, or what one structure more makes it
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class DftInputs:
         """Of those that are taken."""
         return sum(structure.n_atoms for structure in self.taken)
 
-    def windows(self, n_atoms: int = WINDOW_ATOMS) -> Iterator[list[Frame]]:
-        """The structures that are taken, in order, in lists of about so many atoms.
+    def windows(self) -> Iterator[list[Frame]]:
+        """The structures that are taken, in order, in lists of `WINDOW_ATOMS` or a little more.
 
         Raises:
             InputError: as `read_frames`, or a file that has changed since it was read first.
@@ -70,7 +70,7 @@ class DftInputs:
         for frame in self._frames():
             window.append(frame)
             held += frame.n_atoms
-            if held >= n_atoms:
+            if held >= WINDOW_ATOMS:
                 yield window
                 window, held = [], 0
         if window:
@@ -92,22 +92,19 @@ class DftInputs:
         return number % self.count == self.index
 
 
-def survey(
-    paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool = False, held_bytes: int = HELD_BYTES
-) -> DftInputs:
+def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool = False) -> DftInputs:
     """Look through the files once.
 
     Args:
         shard: (I, N): only structures I, I + N, .. are taken.
         atoms: whether structures of one atom must come as frames, wherever they stand.
-        held_bytes: more text than this is not held.
 
     Raises:
         InputError: as `read_frames`.
     """
     index, count = shard
     is_text = [not looks_like_ase(path) for path in paths]
-    holds_text = sum(_size(path) for path, text in zip(paths, is_text, strict=True) if text) <= held_bytes
+    holds_text = sum(_size(path) for path, text in zip(paths, is_text, strict=True) if text) <= HELD_BYTES
     files: list[DftFile] = []
     structures: list[Frame | Outline] = []
     for path, text in zip(paths, is_text, strict=True):

@@ -32,7 +32,8 @@ class Overlay:
         self._below = below
         self._writes: list[tuple[int, bytes]] = []  # (offset, what), in the order of writing
         self._place = 0
-        self.size = 0 if below is None else os.fstat(below).st_size
+        self._length_below = 0 if below is None else os.fstat(below).st_size
+        self.size = self._length_below
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
@@ -49,8 +50,8 @@ class Overlay:
         start, end = self._place, min(self._place + len(out), self.size)
         target = memoryview(out)[: max(0, end - start)]
         target[:] = bytes(len(target))
-        if self._below is not None:
-            found = os.pread(self._below, len(target), start)
+        if self._below is not None and start < self._length_below:
+            found = os.pread(self._below, min(end, self._length_below) - start, start)
             target[: len(found)] = found
         for offset, data in self._writes:
             first, last = max(start, offset), min(end, offset + len(data))
@@ -66,6 +67,8 @@ class Overlay:
         return len(data)
 
     def truncate(self, size: int) -> int:
+        self._writes = [(offset, data[: size - offset]) for offset, data in self._writes if offset < size]
+        self._length_below = min(self._length_below, size)
         self.size = size
         return size
 
@@ -78,6 +81,8 @@ class Overlay:
         Raises:
             OSError: the file cannot be written.
         """
+        if self._below is not None:
+            os.ftruncate(handle, self._length_below)
         for offset, data in self._writes:
             write_at(handle, offset, data)
         os.ftruncate(handle, self.size)
