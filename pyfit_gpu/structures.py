@@ -242,7 +242,7 @@ def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
 
 def check_frames(frames: Sequence[Frame]) -> None:
     """As `check_frame`: all at once where nothing is unusual, the others one by one."""
-    cells, pbc = np.stack([frame.cell for frame in frames]), np.stack([frame.pbc for frame in frames])
+    cells = np.stack([frame.cell for frame in frames])
     labels = (np.array([frame.energy or 0.0, frame.weight]) for frame in frames)
     numbers = [cells.ravel(), *labels]
     for frame in frames:
@@ -251,7 +251,7 @@ def check_frames(frames: Sequence[Frame]) -> None:
     if usual.all():
         lengths = np.linalg.norm(cells, axis=2)
         directions = cells / np.where(lengths > 0, lengths, 1.0)[:, :, None]
-        usual = pbc.all(axis=1) & (np.abs(np.linalg.det(directions)) >= _FLAT)
+        usual = np.abs(np.linalg.det(directions)) >= _FLAT  # and if fewer vectors are periodic, they are no flatter
         usual &= [frame.n_atoms > 0 and frame.weight >= 0 for frame in frames]
     for row in np.flatnonzero(~usual).tolist():
         check_frame(frames[row])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sample_sets import assert_same_set, make_set
 
+from pyfit_gpu import feature_rows
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.set_writer import writing_set
@@ -39,8 +40,9 @@ def test_parts_give_the_bytes_of_the_whole(whole: TrainingSet, cuts: tuple[int, 
     assert_same_set(load_training_set(tmp_path / "set.h5"), whole)
 
 
-def test_features_that_stay_in_a_file(whole: TrainingSet, tmp_path: Path) -> None:
-    """Also in that of the set that is replaced."""
+def test_features_that_stay_in_a_file(whole: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in that of the set that is replaced; read a few rows at a time."""
+    monkeypatch.setattr(feature_rows, "_PIECE_BYTES", 2 * 8 * whole.features.shape[1])
     save_training_set(whole, tmp_path / "whole.h5")
     save_training_set(whole.select([0, 1, 2]), tmp_path / "set.h5")
     first = load_training_set(tmp_path / "set.h5", lazy=True)
