@@ -255,8 +255,7 @@ class _Reader:
             for element, count in zip(table.elements, table.counts, strict=True):
                 counts[element] += count
             return dict(counts)
-        found = None if table.selective else count_elements(table.lines)
-        return found or dict(Counter(self._atomic_numbers(table, self._atoms(table)).tolist()))
+        return count_elements(table.lines) or dict(Counter(self._atomic_numbers(table, self._atoms(table)).tolist()))
 
     def _energy(self) -> float | None:
         expected = "the total energy in eV, one number (is the number of atoms right?)"

@@ -151,6 +151,21 @@ def test_refused(read: Read, line: int, text: str, reported: int, message: str) 
         read(with_line(line, text))
 
 
+@pytest.mark.parametrize("cell", ["nan", "1e400", "1_0"])
+@pytest.mark.parametrize("atom", ["0 0 {}", "0 {} 0 Si", "0 0 0 1 2 {}", "0 0 {} 1 2 3", "0 0 0 Si 1 2 {}"])
+def test_one_line_like_all_the_others(read: Read, atom: str, cell: str) -> None:
+    """What parses many lines at once must refuse what the parser of single lines refuses."""
+    good, bad = atom.format("0.5"), atom.format(cell)
+    content = GOOD + BAD.replace("0.0 0.0 0.0\n1.5 1.0 1.25", f"{good}\n{bad}")
+    with pytest.raises(InputError, match=rf"line 19, structure 2 .*x y z.*found '{re.escape(bad)}'"):
+        read(content)
+
+
+def test_numbers_enough_for_a_cell_on_one_line(read: Read) -> None:
+    with pytest.raises(InputError, match=r"line 13, structure 2 \(Si_B2\): .*three numbers.*found '1 2 3"):
+        read(GOOD + "Si_B2\n1.0\n1 2 3 4 5 6 7 8 9 10 11\n")
+
+
 def test_singular_cell(read: Read) -> None:
     frames = read(with_line(15, "4.5 4.0 0.0"))
     with pytest.raises(InputError, match=r"si\.dat, structure 2 \(line 11\).*cell is singular"):

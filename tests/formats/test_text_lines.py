@@ -73,8 +73,9 @@ def test_a_line_unlike_the_others(line: str, place: int) -> None:
     assert parse_columns(lines, NUMBERS) is None
 
 
-def test_no_lines() -> None:
-    assert parse_columns([], NUMBERS) is None
+@pytest.mark.parametrize("lines", [[], [""], [" ", "\t"]], ids=repr)
+def test_nothing_on_the_lines(lines: list[str]) -> None:
+    assert parse_columns(lines, NUMBERS) is None
 
 
 @pytest.mark.parametrize("cell", ["x", "", "nan", "-inf", "1e999", "1_0", "0x1"])

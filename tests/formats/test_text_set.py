@@ -352,6 +352,7 @@ FAULTS: dict[str, tuple[str, str]] = {
     "too many inputs": (with_line(14, "Gi  -3.125000E-01 1.0 2.0"), r"line 14: .*2 network inputs"),
     "no inputs": (with_line(14, None), r"line 14: .*Gi"),
     "inputs under another name": (with_line(14, "gi  -3.125000E-01 1.0"), r"line 14: .*Gi"),
+    "inputs under a longer name": (with_line(14, "Gix -3.125000E-01 1.0"), r"line 14: .*Gi"),
     "an energy that is NaN": (TEXT.replace("-4.250000E+00", "nan"), r"line 17: .*finite"),
     "an energy that is no number": (TEXT.replace("-4.250000E+00", "unknown"), r"line 17: .*energy"),
     "an infinite volume": (TEXT.replace("1.975000E+01", "inf"), r"line 17: .*finite"),
