@@ -228,7 +228,7 @@ def convert(source: str, target: str, *, setup: Setup) -> None:
     ending = Path(target).suffix
     target = setup.output(target, [source])
     if kind in (FileKind.TRAINING_SET, FileKind.MANIFEST, FileKind.TEXT_SET):
-        training_set = load_training_set(source)
+        training_set = load_training_set(source, lazy=ending in HDF5_SUFFIXES)
         if ending in HDF5_SUFFIXES:
             save_training_set(training_set, target)
         elif ending in (".extxyz", ".xyz", ".json", ".csv") or target.endswith(".nn.dat"):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -70,8 +70,10 @@ class Bench:
             raise SystemExit(f"exit status {status}")
         return Cost(*numbers)
 
-    def run(self, *words: str) -> Cost:
-        return self.finish(self.start(*words))
+    def run(self, words: tuple[str, ...], repeats: int = 1) -> Cost:
+        """The least of each number."""
+        costs = [self.finish(self.start(*words)) for _ in range(repeats)]
+        return Cost(*(min(column) for column in zip(*map(astuple, costs), strict=True)))
 
     def prepare(self, structures: Path, *words: str) -> tuple[str, ...]:
         return ("prepare", str(structures), "--potential", "si.nn.dat", "--out", "set.h5", "--overwrite",
@@ -133,17 +135,22 @@ def plot(rows: list[tuple[int, float, float]], path: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "silicon_nist.poscar.dat"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--structures", type=Path, default=shared)
     parser.add_argument("--atoms", type=float, nargs="+", default=[85_785, 1e6])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shards", type=int, default=0, help="so many at once, for the second of --atoms")
+    parser.add_argument("--repeats", type=int, default=3, help="of short runs, of which the least counts")
     parser.add_argument("--read", action="store_true", help="info and train --steps 0 of each set, too")
     parser.add_argument("--folder", help="for the files; default: the system's temporary folder")
     parser.add_argument("--plot", metavar="FILE.png")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     text = options.structures.read_bytes()
     n_atoms = sum(frame.n_atoms for frame in read_frames(options.structures))
     print(f"torch {torch.__version__}, {options.threads} thread(s), float64, {n_atoms} atoms repeated")
@@ -156,13 +163,15 @@ def main() -> None:
             train = ("--potential", "si.nn.dat", "--out", "out.nn.dat", "--steps", "0", "--overwrite")
             commands |= {"info": ("info", "set.h5"), "train --steps 0": ("train", "set.h5", *train)}
         structures.write_bytes(first_structures(text, 20))
-        start = {label: bench.run(*words) for label, words in commands.items()}
+        start = {label: bench.run(words, options.repeats) for label, words in commands.items()}
         print(f"{'':<18}{'atoms':>10}{'s':>9}{'µs/atom':>9}{'cpu µs/atom':>12}{'MiB':>8}{'bytes/atom':>11}")
         for label, cost in start.items():
             print(f"{label:<18}{'start-up':>10}{cost.seconds:>9.2f}{'':>21}{cost.memory / 2**20:>8.0f}")
         for k, target in enumerate(options.atoms):
             count = repeat(text, n_atoms, int(target), structures)
-            costs = {label: measure(bench, label, words, count, start[label]) for label, words in commands.items()}
+            costs = {}
+            for label, words in commands.items():
+                costs[label] = measure(bench, label, words, count, start[label], options.repeats)
             beyond = costs["prepare"] - start["prepare"]
             rows.append((count, 1e6 * beyond.seconds / count, beyond.memory / count))
             bench.clear()
@@ -172,8 +181,8 @@ def main() -> None:
         plot(rows, options.plot)
 
 
-def measure(bench: Bench, label: str, words: tuple[str, ...], n_atoms: int, start: Cost) -> Cost:
-    cost = bench.run(*words)
+def measure(bench: Bench, label: str, words: tuple[str, ...], n_atoms: int, start: Cost, repeats: int) -> Cost:
+    cost = bench.run(words, repeats if n_atoms < 500_000 else 1)
     beyond = cost - start
     print(f"{label:<18}{n_atoms:>10}{cost.seconds:>9.2f}{1e6 * beyond.seconds / n_atoms:>9.2f}"
           f"{1e6 * beyond.processor / n_atoms:>12.2f}{cost.memory / 2**20:>8.0f}{beyond.memory / n_atoms:>11.0f}",
