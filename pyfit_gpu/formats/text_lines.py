@@ -79,6 +79,8 @@ def parse_columns(lines: Sequence[str], columns: np.dtype) -> np.ndarray | None:
     """
     if not lines or not lines[0].strip():  # no line with cells would be a warning
         return None
+    if "\0" in "".join(lines):  # at the end of a word it would get lost
+        return None
     try:
         table = np.loadtxt(lines, columns, comments=None, ndmin=1)
     except ValueError:

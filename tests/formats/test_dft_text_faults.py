@@ -62,7 +62,14 @@ def test_nothing_in_it(read: Read, content: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [bytes(range(256)), b"\0" * 100, b"\x89HDF\r\n\x1a\n" + b"\0\1" * 99, GOOD.encode("utf-16"), b"label\n1.0\n\0\0\n"],
+    [
+        bytes(range(256)),
+        b"\0" * 100,
+        b"\x89HDF\r\n\x1a\n" + b"\0\1" * 99,
+        GOOD.encode("utf-16"),
+        b"label\n1.0\n\0\0\n",
+        BAD.replace("0.0 0.0 0.0\n1.5 1.0 1.25", "0 0 0 Si\n1 1 1 Si\0").encode(),
+    ],
 )
 @pytest.mark.parametrize("before", ["", GOOD])
 def test_binary_data(read: Read, content: bytes, before: str) -> None:

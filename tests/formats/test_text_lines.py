@@ -73,6 +73,14 @@ def test_a_line_unlike_the_others(line: str, place: int) -> None:
     assert parse_columns(lines, NUMBERS) is None
 
 
+def test_words() -> None:
+    columns = np.dtype([("word", "U3"), ("value", np.float64)])
+    table = parse_columns(["one 1", "seven 7"], columns)
+    assert table is not None
+    assert table["word"].tolist() == ["one", "sev"]
+    assert parse_columns(["one\0 1"], columns) is None
+
+
 @pytest.mark.parametrize("lines", [[], [""], [" ", "\t"]], ids=repr)
 def test_nothing_on_the_lines(lines: list[str]) -> None:
     assert parse_columns(lines, NUMBERS) is None
