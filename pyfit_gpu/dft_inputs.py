@@ -29,14 +29,14 @@ class DftFile:
     first: int  # number of its first structure in all files
     is_held: bool
 
-    def read(self, wanted: Callable[[int], bool] | None) -> Iterator[Frame | Outline]:
+    def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | Outline]:
         """Its structures; those whose numbers in all files are not wanted can come as outlines.
 
         Raises:
             InputError: as `read_frames`.
         """
         try:
-            yield from read_frames(self.path, None if wanted is None else lambda number: wanted(self.first + number))
+            yield from read_frames(self.path, lambda number: wanted(self.first + number))
         except OSError as error:  # of reading: where a set is written meanwhile, it must not pass for one of writing
             raise InputError(f"{self.path}: cannot read: {error.strerror or error}") from error
 

@@ -127,10 +127,11 @@ def plot(rows: list[tuple[int, float, float]], path: str) -> None:
 
     atoms, micros, memory = zip(*rows, strict=True)
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    labels = ("µs per atom", "bytes per atom at the peak")
+    figure.suptitle("prepare, beyond start-up", fontsize="medium")
+    labels = ("time, µs per atom", "peak memory, bytes per atom")
     for axis, values, label in zip(axes, (micros, memory), labels, strict=True):
         axis.plot(atoms, values, "o-")
-        axis.set(xscale="log", xlabel="atoms", ylabel=f"{label}, beyond start-up", ylim=(0, 1.2 * max(values)))
+        axis.set(xscale="log", xlabel="atoms", ylabel=label, ylim=(0, 1.2 * max(values)))
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
