@@ -24,7 +24,9 @@ from pyfit_gpu.structures import Structures, size_batches
 ATOM_FIELDS = ("features", "species", "positions", "forces")
 STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stress")
 
-_BATCH_ATOMS = (20_000, 50_000)  # padded, of a batch: on a CPU, so that every thread has some; on a GPU
+_BATCH_ATOMS = 50_000  # padded, of a batch on a GPU
+_BATCH_ATOMS_CPU = (2_000, 20_000)  # at least, so that operations last, and at most
+_BATCHES_PER_THREAD = 3  # so that all threads end at about the same time
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,11 +202,10 @@ def assemble(
     def compute(rows: list[int]) -> _Part:
         return _Part.of(make(rows), potential.descriptor)
 
-    max_atoms = _BATCH_ATOMS[device.type != "cpu"]
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
-    for part in Workers(device).each(compute, size_batches(sizes, max_atoms)):
+    for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device))):
         _place(parts, part.atom_values, part.atoms, sum(sizes))
         _place(parts, part.structure_values, part.rows, len(sizes))
         for row, group in zip(part.rows.tolist(), part.groups, strict=True):
@@ -220,6 +221,13 @@ def assemble(
         splits={},
         **parts,
     )
+
+
+def _batch_atoms(n_atoms: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return _BATCH_ATOMS
+    low, high = _BATCH_ATOMS_CPU
+    return min(high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
 
 
 @dataclass(frozen=True)
