@@ -18,7 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyfit_gpu.feature_rows import read_features
+from pyfit_gpu.energy_runs import Runs, forward, pull_back
+from pyfit_gpu.feature_rows import FeatureRows, read_features
 from pyfit_gpu.force_map import ForceMap, require_positions
 from pyfit_gpu.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.parallel import ordered_sum
@@ -107,7 +108,6 @@ class Block:
             memory: bytes, at most, of derivatives that are kept.
             stream: read the features, and compute derivatives, each time the block is opened.
         """
-        self.layout = ElementLayout.of(chosen.species, chosen.descriptor.n_elements)
         self._source = chosen.features
         dtype = chosen.features.dtype
         self.sizes = chosen.sizes
@@ -118,6 +118,8 @@ class Block:
         self.share = shares.energy.to(dtype)
         self.slope = 2 * self.share * self.per_atom
         rows = _with_labels(shares, force_weight=force_weight, stress_weight=stress_weight)
+        arrange = ElementLayout.of if len(rows) else Runs.of
+        self.layout = arrange(chosen.species, chosen.descriptor.n_elements)
         self._make_labels: Callable[[], _Labels] | None = None
         if len(rows):
             if stream:  # what is wrong shows before the first evaluation
@@ -145,11 +147,13 @@ class Block:
         return block
 
     def _open(self) -> None:
-        arranged = self.layout.arrange(read_features(self._source))
-        if isinstance(self._source, Tensor):
-            # A copy: what the block computes must not depend on where in a larger tensor its rows begin.
-            arranged = arranged.clone(memory_format=torch.contiguous_format)
-        self.features = arranged
+        # Memory of its own: what the block computes must not depend on where in a larger tensor its rows begin.
+        if isinstance(self.layout, Runs):
+            self.features = self.layout.arrange(self._source)
+        else:
+            arranged = self.layout.arrange(read_features(self._source))
+            lazy = isinstance(self._source, FeatureRows)
+            self.features = arranged if lazy else arranged.clone(memory_format=torch.contiguous_format)
         self.labels = self._make_labels() if self._make_labels else None
         self.is_open = True
         del self._source, self._make_labels  # and with them the set's own tensors
@@ -160,40 +164,43 @@ class Block:
         return 0 if self.labels is None else self.labels.map.kept_bytes
 
     def value(self, networks: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
-        """Of all members of the networks, which have the dtype and device of the features.
+        """Of all members of the networks.
 
         Args:
+            networks: with activation 0, in the dtype and on the device of the features.
             factor: (A, B) by which the gradient of each structure's squared energy error is scaled; None: 1.
         """
         with torch.no_grad():
-            if self.labels is None:
-                return self._of_energies(networks, factor, gradient)
-            return self._of_all_labels(networks, factor, gradient)
+            if isinstance(self.layout, Runs):
+                return self._of_energies(self.layout, networks, factor, gradient)
+            return self._of_all_labels(self.layout, networks, factor, gradient)
 
-    def _of_energies(self, networks: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
-        outputs, sigmoids = networks.forward(self.features)
-        energies = self._per_atom(outputs)
+    def _of_energies(self, runs: Runs, networks: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
+        outputs, sigmoids = forward(networks, runs, self.features)
+        energies = self._per_atom(runs.restore(outputs, len(self.structure)))
         squares = energies.new_zeros(len(energies), 3)
         if not gradient:
             return BlockValue(energies, squares, None)
         of_energies = (energies - self.target) * self._slope(factor)
-        of_outputs = self.layout.arrange_values(of_energies.index_select(1, self.structure))
-        return BlockValue(energies, squares, networks.pull_back(self.features, sigmoids, of_outputs))
+        of_outputs = runs.arrange_values(of_energies.index_select(1, self.structure))
+        return BlockValue(energies, squares, pull_back(networks, runs, self.features, sigmoids, of_outputs))
 
-    def _of_all_labels(self, networks: ElementNetworks, factor: Tensor | None, gradient: bool) -> BlockValue:
+    def _of_all_labels(
+        self, layout: ElementLayout, networks: ElementNetworks, factor: Tensor | None, gradient: bool
+    ) -> BlockValue:
         assert self.labels is not None
         leaf = networks.flat().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
             outputs, of_features = networks.with_flat(leaf).with_gradient(self.features)
-            energies = self._per_atom(outputs)
+            energies = self._per_atom(layout.restore(outputs[..., None])[..., 0])
             square = ((energies - self.target).square() * self._scaled(factor)).sum(dim=1)
-            other, squares = self.labels.squares(self.layout.restore(of_features))
+            other, squares = self.labels.squares(layout.restore(of_features))
             found = torch.autograd.grad((square + other).sum(), leaf)[0] if gradient else None
         return BlockValue(energies.detach(), squares, found)
 
-    def _per_atom(self, outputs: Tensor) -> Tensor:
-        """(A, S, M) to (A, B) eV/atom."""
-        return sum_over_atoms(self.layout.restore(outputs[..., None])[..., 0], self.sizes) * self.per_atom
+    def _per_atom(self, atomic: Tensor) -> Tensor:
+        """(A, n_atoms) to (A, B) eV/atom."""
+        return sum_over_atoms(atomic, self.sizes) * self.per_atom
 
     def _slope(self, factor: Tensor | None) -> Tensor:
         """Of share times squared error by the energy of an atom, per error."""

@@ -55,6 +55,10 @@ class Closure:
         self.like = like
         self.l2 = l2
 
+    def is_recordable(self, n_points: int) -> bool:
+        """Whether a call with so many points is the same operations each time, and worth a recording (`graphs`)."""
+        return self.objective.is_recordable(n_points)
+
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = self.objective.evaluate(points, self.like)
         assert found.gradient is not None

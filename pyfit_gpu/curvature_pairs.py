@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,14 +35,6 @@ def to_device(values: Sequence[Sequence[float]] | Sequence[float], like: Tensor,
     if like.device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=like.device)
     return torch.tensor(values, dtype=dtype, pin_memory=True).to(like.device, non_blocking=True)
-
-
-def take(tensor: Tensor, members: Sequence[int], index: Tensor) -> Tensor:
-    """Rows of the first axis: a view where they follow each other, otherwise a copy."""
-    first, last = members[0], members[-1]
-    if last - first + 1 == len(members):
-        return tensor[first : last + 1]
-    return tensor.index_select(0, index)
 
 
 class CurvaturePairs:
@@ -127,6 +120,16 @@ class SequentialPairs(CurvaturePairs):
             self._curvature[k] = [float(change.dot(step)) for step, change in zip(s, y, strict=True)]
 
 
+@dataclass(frozen=True, eq=False)
+class Proposed:
+    """Of A members, ascending, where their proposed pairs go, and what they have."""
+
+    member: Tensor  # (A,) int64
+    spare: Tensor  # (A,) int64
+    count: Tensor  # (A,) int64
+    scale: Tensor  # (A,)
+
+
 class CompactPairs(CurvaturePairs):
     """The triangular systems, for many members at once."""
 
@@ -135,44 +138,42 @@ class CompactPairs(CurvaturePairs):
         self.products = like.new_zeros(len(like), self.n_places, self.n_places)  # s_i . y_j by place, i not newer
 
     def refresh(self) -> None:
-        self.products = self.steps @ self.changes.mT
+        self.products.copy_(self.steps @ self.changes.mT)
 
-    def propose(
-        self, members: Sequence[int], index: Tensor, step: Tensor, change: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def propose(self, proposed: Proposed, step: Tensor, change: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The directions of members if these pairs are remembered, which `keep` does.
 
         Args:
-            members: (A), and as `index` (A,) int64 on the device.
             step, change, gradient: (A, W) s, y and g.
 
         Returns:
             direction (A, W), and (A, 2): whether the pair has curvature enough to be remembered, gamma; as in
             `SequentialPairs`.
         """
-        places = [[self.spare[k] for k in members], [self.count[k] for k in members]]
-        spare, count = to_device(places, step, torch.int64)
-        n_used = 1 + max(places[1])
-        scale = to_device([self.scale[k] for k in members], step, step.dtype)
+        member, spare = proposed.member, proposed.spare
         curvature = (step * change).sum(dim=1)
         new_scale = curvature / change.square().sum(dim=1)
         enough = (curvature > LEAST_CURVATURE) & new_scale.isfinite()
-        scale = torch.where(enough, new_scale, scale)
+        scale = torch.where(enough, new_scale, proposed.scale)
         # Zeros where it is not remembered: coefficients of zero make no NaN of them.
-        self.steps[index, spare] = torch.where(enough[:, None], step, 0.0)
-        self.changes[index, spare] = torch.where(enough[:, None], change, 0.0)
+        self.steps[member, spare] = torch.where(enough[:, None], step, 0.0)
+        self.changes[member, spare] = torch.where(enough[:, None], change, 0.0)
 
-        steps = take(self.steps, members, index)[:, :n_used]
-        changes = take(self.changes, members, index)[:, :n_used]
-        both = torch.stack((change, -gradient), dim=1) @ steps.mT  # (A, 2, n_used)
-        self.products[index, :n_used, spare] = both[:, 0]
-        triangle = _Triangle(take(self.products, members, index), spare, count, enough, n_used)
+        steps, changes = _rows(self.steps, member), _rows(self.changes, member)
+        both = torch.stack((change, -gradient), dim=1) @ steps.mT  # (A, 2, places)
+        self.products[member, :, spare] = both[:, 0]
+        triangle = _Triangle(_rows(self.products, member), spare, proposed.count, enough)
         first = triangle.solve(triangle.by_age(both[:, 1]))
         rest = -gradient - _combine(triangle.by_place(first), changes)
         projected = triangle.by_age((changes @ rest[..., None])[..., 0])
         second = triangle.solve_transposed(triangle.diagonal * first - scale[:, None] * projected)
         direction = scale[:, None] * rest + _combine(triangle.by_place(second), steps)
         return direction, torch.stack((enough.to(scale.dtype), scale), dim=1)
+
+
+def _rows(tensor: Tensor, member: Tensor) -> Tensor:
+    """Rows of the first axis, ascending; a copy unless they are all."""
+    return tensor if len(member) == len(tensor) else tensor.index_select(0, member)
 
 
 def _combine(coefficients: Tensor, vectors: Tensor) -> Tensor:
@@ -183,19 +184,19 @@ def _combine(coefficients: Tensor, vectors: Tensor) -> Tensor:
 class _Triangle:
     """R of A members, from the oldest pair to the proposed one. What is not remembered has a row of the identity."""
 
-    def __init__(self, products: Tensor, spare: Tensor, count: Tensor, enough: Tensor, n_used: int) -> None:
-        """For pairs in the first `n_used` places of (A, places, places)."""
-        n_places = products.shape[2]
-        ages = torch.arange(n_used, device=products.device)
+    def __init__(self, products: Tensor, spare: Tensor, count: Tensor, enough: Tensor) -> None:
+        """For products (A, places, places)."""
+        n = products.shape[2]
+        ages = torch.arange(n, device=products.device)
         # The place after the spare one holds the oldest pair, or nothing yet; then the ring goes round.
-        self.place = (spare[:, None] + 1 + ages) % n_used  # (A, n_used)
+        self.place = (spare[:, None] + 1 + ages) % n  # (A, places)
         # A full ring loses its oldest pair to the proposed one.
-        oldest = n_used - 1 - count + ((count == n_places - 1) & enough)
-        self.there = (ages >= oldest[:, None]) & ((ages < n_used - 1) | enough[:, None])
-        entries = self.place[:, :, None] * n_places + self.place[:, None, :]
+        oldest = n - 1 - count + ((count == n - 1) & enough)
+        self.there = (ages >= oldest[:, None]) & ((ages < n - 1) | enough[:, None])
+        entries = self.place[:, :, None] * n + self.place[:, None, :]
         ordered = products.flatten(1).gather(1, entries.flatten(1)).view(entries.shape)
         there = self.there[:, :, None] & self.there[:, None, :]
-        self.matrix = torch.where(there, ordered, torch.eye(n_used, dtype=products.dtype, device=products.device))
+        self.matrix = torch.where(there, ordered, torch.eye(n, dtype=products.dtype, device=products.device))
         self.diagonal = self.matrix.diagonal(dim1=1, dim2=2)
 
     def by_age(self, values: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class _Triangle:
         return torch.empty_like(values).scatter(1, self.place, values)
 
     def solve(self, right: Tensor) -> Tensor:
-        """R x = right; (A, n_used) by age."""
+        """R x = right; (A, places) by age."""
         return torch.linalg.solve_triangular(self.matrix, right[..., None], upper=True)[..., 0]
 
     def solve_transposed(self, right: Tensor) -> Tensor:

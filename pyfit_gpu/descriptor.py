@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
@@ -31,12 +32,12 @@ GI_MODES = {
     4: "ln(G + shift), N = r0^2, cutoff 1.5 rc",
     5: "asinh(G), N = r0^2",
 }
-MAX_LEGENDRE_ORDER = 60  # accurate up to here; soon after the weights of the addition theorem leave float32's range
+MAX_LEGENDRE_ORDER = 60  # tested up to here
 _LOG_MODES = (1, 4)
 _LONG_MODES = (3, 4)
 
-# Atoms with similar neighbour counts are evaluated together. On a CPU 512 atoms keep the rows in cache; on a GPU
-# launches dominate small chunks. Pairs bound the memory where atoms have many neighbours.
+# Atoms with similar neighbour counts are evaluated together. On a CPU 512 atoms keep the rows in cache, or twice as
+# many in float32; on a GPU launches dominate small chunks. Pairs bound the memory where atoms have many neighbours.
 _CHUNK_CPU = (512, 65_536)  # atoms, pairs
 _CHUNK_GPU = (32_768, 2_000_000)  # the first number estimated, not measured
 # Neighbour counts are padded to a multiple of this: fewer, larger chunks for the GPU (estimated).
@@ -143,7 +144,7 @@ class LocalStructureParameters:
 
     def raw(self, neighbors: Neighbors, species: Tensor) -> Tensor:
         """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
-        raw = neighbors.vectors.new_zeros(len(neighbors.counts), self.n_features)
+        raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
         for chunk in self.chunks(neighbors, species):
             raw[chunk.atoms] = chunk.raw()
         return raw
@@ -155,31 +156,19 @@ class LocalStructureParameters:
             max_pairs: of a chunk, where less than usual is wanted.
         """
         vectors, counts = neighbors.vectors, neighbors.counts
-        n_pairs = len(neighbors.index)
-        dummy = vectors.new_tensor([[0.0, 0.0, self.neighbor_cutoff]])
-        components = torch.cat((vectors, dummy)).T.contiguous()  # (3, n_pairs + 1)
-        kinds = None
-        if self.n_elements > 1:
-            kinds = torch.cat((species[neighbors.index], species.new_zeros(1)))
-        basis = self._basis(vectors)
-        first = torch.cumsum(counts, 0) - counts
-        for atoms, width in _chunks(counts, max_pairs):
+        n_pairs = len(vectors)
+        # One byte per pair: whatever has the size of all pairs is large beside a chunk.
+        kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
+        basis = _basis(self, vectors.device, vectors.dtype)
+        order, sizes = _chunks(counts, max_pairs, vectors.itemsize)
+        counts = counts[order, None]
+        first = (torch.cumsum(neighbors.counts, 0) - neighbors.counts)[order, None]
+        start = 0
+        for n, width in sizes:
+            own, start = slice(start, start + n), start + n
             rank = torch.arange(width, device=vectors.device)
-            inside = rank < counts[atoms, None]
-            pairs = torch.where(inside, first[atoms, None] + rank, n_pairs)
-            yield Chunk(basis, atoms, pairs, components, kinds)
-
-    def _basis(self, like: Tensor) -> Basis:
-        return Basis.of(
-            cutoff=self.neighbor_cutoff,
-            cutoff_width=self.cutoff_width,
-            gaussian_width=self.gaussian_width,
-            legendre_orders=self.legendre_orders,
-            gaussian_centers=self.gaussian_centers,
-            norm=[16.0 if self.gi_mode == 0 else center**2 for center in self.gaussian_centers],
-            n_elements=self.n_elements,
-            like=like,
-        )
+            pairs = torch.where(rank < counts[own], first[own] + rank, n_pairs)
+            yield Chunk(basis, order[own], pairs, vectors, kinds)
 
     def transform(self, raw: Tensor, where: Callable[[int], str]) -> Tensor:
         """G to the network's input, as the mode says."""
@@ -204,9 +193,28 @@ class LocalStructureParameters:
         return (raw + self.shift).reciprocal() if self.gi_mode in _LOG_MODES else torch.ones_like(raw)
 
 
-def chunk_limits(*, on_gpu: bool) -> tuple[int, int]:
+@lru_cache(maxsize=16)
+def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
+    """Remembered: its tensors come from the host, which a loop over batches would wait for."""
+    return Basis.of(
+        cutoff=settings.neighbor_cutoff,
+        cutoff_width=settings.cutoff_width,
+        gaussian_width=settings.gaussian_width,
+        legendre_orders=settings.legendre_orders,
+        gaussian_centers=settings.gaussian_centers,
+        norm=[16.0 if settings.gi_mode == 0 else center**2 for center in settings.gaussian_centers],
+        n_elements=settings.n_elements,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def chunk_limits(*, on_gpu: bool, itemsize: int) -> tuple[int, int]:
     """Atoms, and places for pairs, of one chunk at most."""
-    return _CHUNK_GPU if on_gpu else _CHUNK_CPU
+    if on_gpu:
+        return _CHUNK_GPU
+    atoms, pairs = _CHUNK_CPU
+    return atoms * 8 // itemsize, pairs * 8 // itemsize
 
 
 def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
@@ -215,23 +223,20 @@ def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
     return ((counts + step - 1) // step * step).clamp(min=step)
 
 
-def _chunks(counts: Tensor, most_pairs: int | None) -> Iterator[tuple[Tensor, int]]:
-    """Atoms in chunks of one padded width, and that width, which is not zero for an atom without neighbours.
+def _chunks(counts: Tensor, most_pairs: int | None, itemsize: int) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Numbers of the atoms in the order of chunks, and how many atoms and places for pairs of each every chunk has.
 
-    The width of an atom depends on its own count alone, so its features have the same bits whatever other atoms are
-    computed with it: in one file or in shards.
+    A width is not zero for an atom without neighbours. It depends on the atom's own count alone, so its features
+    have the same bits whatever other atoms are computed with it: in one file or in shards.
     """
-    on_cpu = counts.device.type == "cpu"
-    max_atoms, max_pairs = chunk_limits(on_gpu=not on_cpu)
+    on_gpu = counts.device.type != "cpu"
+    max_atoms, max_pairs = chunk_limits(on_gpu=on_gpu, itemsize=itemsize)
     if most_pairs is not None:
         max_pairs = min(max_pairs, most_pairs)
-    widths = padded_widths(counts, on_gpu=not on_cpu)
-    ordered, order = torch.sort(widths, stable=True)
-    distinct, n_atoms = (tensor.tolist() for tensor in torch.unique_consecutive(ordered, return_counts=True))
-    start = 0
-    for width, number in zip(distinct, n_atoms, strict=True):
-        stop = start + number
+    ordered, order = torch.sort(padded_widths(counts, on_gpu=on_gpu), stable=True)
+    distinct = torch.stack(torch.unique_consecutive(ordered, return_counts=True)).tolist()  # the only wait for a GPU
+    sizes = []
+    for width, number in zip(*distinct, strict=True):
         size = max(1, min(max_atoms, max_pairs // width))
-        for first in range(start, stop, size):
-            yield order[first : min(first + size, stop)], width
-        start = stop
+        sizes += [(min(size, number - start), width) for start in range(0, number, size)]
+    return order, sizes

@@ -221,7 +221,7 @@ class FitRun:
             if self.team is not None:
                 self.team.drop(before)
         self.objective = idle or self._objective("training", single=single)
-        self.closure.objective = self.objective
+        self.closure = Closure(self.objective, self.like, self.settings.l2)
 
     def _look(self, running: Sequence[int]) -> list[int]:
         """Rows of these members at their new weights; which of them go on."""

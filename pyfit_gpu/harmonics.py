@@ -4,16 +4,19 @@ With u a unit vector, c_m + i s_m = (u_x + i u_y)^m and D_lm the m-th derivative
 
     P_l(u . v) = D_l0(u) D_l0(v) + sum_{m=1..l} 2 (l-m)! / (l+m)! D_lm(u) D_lm(v) [c_m(u) c_m(v) + s_m(u) s_m(v)].
 
-`angular_rows` gives the factors with D scaled to leading coefficient 1, which makes the recurrence two operations;
-`pair_weights` gives the numbers that the products are then summed with. The theorem: Abramowitz and Stegun,
-Handbook of Mathematical Functions, chapter 8; the split into (x + iy)^m and derivatives is the textbook form of
-the solid harmonics.
+`angular_rows` gives the factors, with D scaled so that a step of its recurrence is one operation; `pair_weights`
+gives the numbers that the products are then summed with. Rows stand by order, and within an order by m: D_l0,
+D_l1 c_1, D_l1 s_1, D_l2 c_2, .. The theorem: Abramowitz and Stegun, Handbook of Mathematical Functions, chapter 8;
+the split into (x + iy)^m and derivatives is the textbook form of the solid harmonics.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,145 +26,139 @@ def n_rows(orders: Sequence[int]) -> int:
     return sum(2 * order + 1 for order in orders)
 
 
+def rows_of_orders(orders: Sequence[int]) -> list[slice]:
+    ends = [n_rows(orders[: number + 1]) for number in range(len(orders))]
+    return [slice(end - 2 * order - 1, end) for order, end in zip(orders, ends, strict=True)]
+
+
 def pair_weights(orders: Sequence[int], *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(n_rows, n_orders): products of `angular_rows`, times this, are the Legendre polynomials."""
+    """(n_orders, n_rows): this, times products of `angular_rows`, are the Legendre polynomials."""
     weights = torch.zeros(n_rows(orders), len(orders), dtype=torch.float64)
-    row = 0
-    for m in range(max(orders) + 1):
-        for column, order in enumerate(orders):
-            if order < m:
-                continue
+    for number, (order, parts) in enumerate(_parts(weights, orders)):
+        for m, own in enumerate(parts):
             # d^m P_l / dz^m begins with (2l)! / (2^l l! (l-m)!) z^(l-m).
             leading = math.factorial(2 * order) / (2**order * math.factorial(order) * math.factorial(order - m))
             norm = (2 if m else 1) * math.factorial(order - m) / math.factorial(order + m)
-            copies = 2 if m else 1
-            weights[row : row + copies, column] = norm * leading**2
-            row += copies
-    return weights.to(device=device, dtype=dtype)
+            own[:, number] = norm * (leading * _scale(order - m, m)) ** 2
+    return weights.T.contiguous().to(device=device, dtype=dtype)
 
 
-def angular_rows(x: Tensor, y: Tensor, z: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
-    """Fill `out` (n_rows, n_pairs) for unit vectors given by components (n_pairs,); rows go by m, then order.
+def angular_rows(unit: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
+    """Fill `out` (n_rows, n_pairs) for the components (3, n_pairs) of unit vectors.
 
     `out` is written in place: this is the hot path of the features, and rows of pairs stay in cache.
     """
-    wanted = list(orders)
-    cosine = torch.ones_like(x)
-    sine = torch.zeros_like(x)
-    row = 0
-    for m in range(max(wanted) + 1):
-        if m == 1:
-            cosine, sine = x, y
-        elif m > 1:
-            cosine, sine = x * cosine - y * sine, x * sine + y * cosine
-        derivatives = _monic_derivatives(z, m, max(wanted))
-        for order in wanted:
-            if order < m:
-                continue
-            derivative = derivatives[order - m]
-            if m == 0:
-                out[row] = derivative if derivative is not None else 1.0
-                row += 1
-                continue
-            for part in (cosine, sine):
-                if derivative is None:
-                    out[row] = part
-                else:
-                    torch.mul(part, derivative, out=out[row])
-                row += 1
+    by_order, highest = _parts(out, orders), max(orders)
+    x, y, z = unit.unbind(0)
+    one = z.new_ones(())
+    power = None
+    for m in range(highest + 1):
+        if m:
+            power = _Complex(unit[:2], x, y) if power is None else power.times(x, y)
+        polynomials = _polynomials(z, m, highest, one)
+        for order, parts in by_order:
+            if order >= m:
+                _set_product(parts[m], None if power is None else power.both, polynomials[order - m])
     return out
 
 
-def angular_derivatives(x: Tensor, y: Tensor, z: Tensor, orders: Sequence[int]) -> Tensor:
-    """(3, n_rows, n_pairs): derivatives of `angular_rows` with respect to x, y and z.
+def angular_push_forward(unit: Tensor, orders: Sequence[int], turn: Tensor, out: Tensor) -> Tensor:
+    """Fill `out` (n_rows, n_pairs) with how fast `angular_rows` change as `unit` moves by `turn` (3, n_pairs).
 
     Of the rows as polynomials in the three components: what leaves the sphere is for the caller to project out.
     """
-    wanted = list(orders)
-    highest = max(wanted)
-    result = x.new_zeros(3, n_rows(wanted), len(x))
-    # c_m + i s_m = (x + i y)^m, so d(c_m + i s_m) = m (c_{m-1} + i s_{m-1}) (dx + i dy).
-    cosine, sine = torch.ones_like(x), torch.zeros_like(x)
-    lower = (sine, sine)  # c_{m-1}, s_{m-1}, times m
-    polynomials = _monic_derivatives(z, 0, highest)
-    row = 0
+    by_order, highest = _parts(out, orders), max(orders)
+    (x, y, z), (of_x, of_y, of_z) = unit.unbind(0), turn.unbind(0)
+    one = z.new_ones(())
+    power, moved, rise = None, None, of_z  # (x + iy)^m, its change, itself times that of z
+    polynomials = _polynomials(z, 0, highest, one)
     for m in range(highest + 1):
         if m:
-            lower = (m * cosine, m * sine)
-            cosine, sine = x * cosine - y * sine, x * sine + y * cosine
-        # dq_lm / dz = (l - m) q_l,m+1
-        above = _monic_derivatives(z, m + 1, highest) if m < highest else []
-        for order in wanted:
+            # d(x + iy)^m = m (x + iy)^(m-1) (dx + i dy)
+            moved = turn[:2] if power is None else power.times(of_x, of_y).both.mul_(m)
+            power = _Complex(unit[:2], x, y) if power is None else power.times(x, y)
+            rise = power.both * of_z
+        above = _polynomials(z, m + 1, highest, one)
+        for order, parts in by_order:
             if order < m:
                 continue
-            value = polynomials[order - m]
-            slope = None
-            if order > m:
-                q = above[order - m - 1]
-                slope = float(order - m) if q is None else (order - m) * q
-            if m == 0:
-                if slope is not None:
-                    result[2, row] = slope
-                row += 1
-                continue
-            scaled = lower if value is None else (lower[0] * value, lower[1] * value)
-            result[0, row] = scaled[0]
-            torch.neg(scaled[1], out=result[1, row])
-            result[0, row + 1] = scaled[1]
-            result[1, row + 1] = scaled[0]
-            if slope is not None:
-                torch.mul(cosine, slope, out=result[2, row])
-                torch.mul(sine, slope, out=result[2, row + 1])
-            row += 2
-        polynomials = above
-    return result
-
-
-def angular_pull_back(
-    x: Tensor, y: Tensor, z: Tensor, orders: Sequence[int], grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`grad` (n_rows, n_pairs) times `angular_derivatives`, summed over the rows: three times (n_pairs,).
-
-    The same formulas as there, without the nine tenths of the memory traffic that writing the derivatives out costs.
-    """
-    highest = max(orders)
-    cosine, sine = torch.ones_like(x), torch.zeros_like(x)
-    polynomials = _monic_derivatives(z, 0, highest)
-    of_x, of_y, of_z = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
-    row = 0
-    for m in range(highest + 1):
-        lower = (cosine, sine)  # c_{m-1}, s_{m-1}
-        if m:
-            cosine, sine = (x, y) if m == 1 else (x * cosine - y * sine, x * sine + y * cosine)
-        above = _monic_derivatives(z, m + 1, highest) if m < highest else []
-        parts = 2 if m else 1
-        planar = [torch.zeros_like(x) for _ in range(parts)]  # sum_l q_lm grad, for c_m and s_m
-        axial = [torch.zeros_like(x) for _ in range(parts)]  # sum_l dq_lm/dz grad
-        for order in orders:
-            if order < m:
-                continue
-            value = polynomials[order - m]
-            for part in range(parts):
-                if m:
-                    _add_product(planar[part], grad[row], value)
-                if order > m:
-                    _add_product(axial[part], grad[row], above[order - m - 1], order - m)
-                row += 1
-        if m == 0:
-            of_z += axial[0]
-        else:
-            of_z.addcmul_(cosine, axial[0]).addcmul_(sine, axial[1])
-            if m == 1:
-                of_x += planar[0]
-                of_y += planar[1]
+            if moved is None:
+                parts[m].zero_()
             else:
-                of_x.addcmul_(lower[0], planar[0], value=m).addcmul_(lower[1], planar[1], value=m)
-                of_y.addcmul_(lower[0], planar[1], value=m).addcmul_(lower[1], planar[0], value=-m)
+                _set_product(parts[m], moved, polynomials[order - m])
+            if order > m:
+                _add_product(parts[m], rise, above[order - m - 1], _slope(order, m))
         polynomials = above
-    return of_x, of_y, of_z
+    return out
 
 
-def _add_product(total: Tensor, factor: Tensor, polynomial: Tensor | None, value: float = 1.0) -> None:
+def angular_pull_back(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tensor:
+    """(3, n_pairs): what `angular_push_forward` is the transpose of, for `grad` (n_rows, n_pairs).
+
+    The rows of one m are (x + iy)^m times polynomials in z, so their sums over the orders are added up by Horner's
+    rule in x - iy: no derivative is ever written out.
+    """
+    by_order, highest = _parts(grad, orders), max(orders)
+    x, y, z = unit.unbind(0)
+    one = z.new_ones(())
+    sums = _Complex.of(unit.new_zeros(2, 2, len(z)))  # of p grad and of p' grad, for c_m and s_m
+    above: list[Tensor | None] = []
+    for m in range(highest, 0, -1):
+        if m < highest:
+            sums = sums.times(x, y, sign=-1)
+        of_value, of_slope = sums.both.unbind(0)
+        polynomials = _polynomials(z, m, highest, one)
+        for order, parts in by_order:
+            if order >= m:
+                _add_product(of_value, parts[m], polynomials[order - m], m)
+            if order > m:
+                _add_product(of_slope, parts[m], above[order - m - 1], _slope(order, m))
+        above = polynomials
+    of_z = (x * sums.real[1]).addcmul_(y, sums.imaginary[1])
+    for order, parts in by_order:
+        if order:
+            _add_product(of_z, parts[0][0], above[order - 1], _slope(order, 0))
+    return torch.cat((sums.both[0], of_z[None]))
+
+
+class _Complex(NamedTuple):
+    """Complex numbers and views of their parts, which are made once: small operations are much of the cost."""
+
+    both: Tensor  # (.., 2, n_pairs)
+    real: Tensor  # (.., n_pairs)
+    imaginary: Tensor  # (.., n_pairs)
+
+    @classmethod
+    def of(cls, both: Tensor) -> _Complex:
+        return cls(both, *both.unbind(-2))
+
+    def times(self, x: Tensor, y: Tensor, sign: int = 1) -> _Complex:
+        """Times x + iy, or with `sign` -1 times x - iy."""
+        product = _Complex.of(self.both * x)
+        product.real.addcmul_(self.imaginary, y, value=-sign)
+        product.imaginary.addcmul_(self.real, y, value=sign)
+        return product
+
+
+def _parts(rows: Tensor, orders: Sequence[int]) -> list[tuple[int, list[Tensor]]]:
+    """Each order with its rows for m = 0, 1, ..: one, then two each."""
+    parts = iter(rows.split([2 if m else 1 for order in orders for m in range(order + 1)]))
+    return [(order, list(islice(parts, order + 1))) for order in orders]
+
+
+def _set_product(out: Tensor, first: Tensor | None, second: Tensor | None) -> None:
+    """None stands for 1."""
+    if first is not None and second is not None:
+        torch.mul(first, second, out=out)
+    elif first is not None:
+        out.copy_(first)
+    elif second is not None:
+        out.copy_(second)
+    else:
+        out.fill_(1.0)
+
+
+def _add_product(total: Tensor, factor: Tensor, polynomial: Tensor | None, value: float) -> None:
     """total += value * factor * polynomial, where None stands for 1."""
     if polynomial is None:
         total.add_(factor, alpha=value)
@@ -169,19 +166,38 @@ def _add_product(total: Tensor, factor: Tensor, polynomial: Tensor | None, value
         total.addcmul_(factor, polynomial, value=value)
 
 
-def _monic_derivatives(z: Tensor, m: int, highest: int) -> list[Tensor | None]:
-    """d^m P_l / dz^m for l = m .. highest, scaled to leading coefficient 1; None stands for the constant 1.
+def _polynomials(z: Tensor, m: int, highest: int, one: Tensor) -> list[Tensor | None]:
+    """d^m P_l / dz^m for l = m .. highest, scaled to p_k of degree k = l - m; None stands for the constant 1.
 
-    These are Gegenbauer polynomials of degree k = l - m, so q_k = z q_{k-1} - b_k q_{k-2} with
-    b_k = (k - 1) (k + 2m - 1) / ((2k + 2m - 1) (2k + 2m - 3)).
+    These are Gegenbauer polynomials: scaled to leading coefficient 1, q_k = z q_{k-1} - b_k q_{k-2}. With q_k =
+    s_k p_k and s_k = -b_k s_{k-2} that is p_k = p_{k-2} + s_{k-1} / s_k z p_{k-1}, one operation.
     """
-    polynomials: list[Tensor | None] = [None]
-    if highest > m:
-        polynomials.append(z)
+    if highest < m:
+        return []
+    polynomials: list[Tensor | None] = [None, z][: highest - m + 1]
     for k in range(2, highest - m + 1):
-        b = (k - 1) * (k + 2 * m - 1) / ((2 * k + 2 * m - 1) * (2 * k + 2 * m - 3))
-        last, before = polynomials[k - 1], polynomials[k - 2]
+        before, last = polynomials[k - 2], polynomials[k - 1]
         assert last is not None
-        product = z * last
-        polynomials.append(product.sub_(b) if before is None else product.sub_(before, alpha=b))
+        polynomials.append(torch.addcmul(one if before is None else before, z, last, value=_ratio(k, m)))
     return polynomials
+
+
+@cache
+def _scale(k: int, m: int) -> float:
+    """s_k, with b_k = (k - 1) (k + 2m - 1) / ((2k + 2m - 1) (2k + 2m - 3))."""
+    if k < 2:
+        return 1.0
+    b = (k - 1) * (k + 2 * m - 1) / ((2 * k + 2 * m - 1) * (2 * k + 2 * m - 3))
+    return -b * _scale(k - 2, m)
+
+
+@cache
+def _ratio(k: int, m: int) -> float:
+    return _scale(k - 1, m) / _scale(k, m)
+
+
+@cache
+def _slope(order: int, m: int) -> float:
+    """dp_lm / dz = this times p_l,m+1."""
+    k = order - m
+    return k * _scale(k - 1, m + 1) / _scale(k, m)

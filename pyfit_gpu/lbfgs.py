@@ -11,16 +11,17 @@ as the objective's have, and those of torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.graphs import Recorded
 from pyfit_gpu.lbfgs_member import Iterations, LBFGSSettings, Member
 from pyfit_gpu.line_search import Ask, Trial, other_slot
-from pyfit_gpu.member_vectors import MemberVectors, VectorsOneByOne, VectorsTogether
+from pyfit_gpu.member_vectors import Evaluate, MemberVectors, VectorsOneByOne, VectorsTogether
 from pyfit_gpu.parallel import one_thread
 
 __all__ = ["LBFGS", "Evaluate", "LBFGSSettings"]
@@ -30,18 +31,6 @@ _SAVED = (
     *((name, torch.int64) for name in ("n_iterations", "n_evaluations")),
     ("known", torch.bool),
 )  # of Member
-
-
-class Evaluate(Protocol):
-    """The objective of several members."""
-
-    def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss (A,), its gradient (A, P) and extras (A, E), numbers that belong to the point; all detached.
-
-        Args:
-            points: (A, P), one of each of the members; not contiguous unless P is a multiple of 16.
-            members: (A,) int64, on the device, ascending.
-        """
 
 
 class LBFGS:
@@ -55,9 +44,9 @@ class LBFGS:
         self._vectors: MemberVectors = kind(weights.detach(), settings.history_size)
         self._members = [Member() for _ in range(len(weights))]
         self._cut_off = False  # the last step, by an exception
+        self._recorded: tuple[Evaluate, Recorded] | None = None  # trials of this objective
         # Next directions, by slot and length of the move before them. To compute them with every trial, most of which
         # are accepted, is cheaper than a second transfer; on a CPU a transfer costs nothing.
-        self._foresees = not on_cpu
         self._foreseen: dict[int, tuple[int, float, list[float]]] = {}
 
     @property
@@ -182,6 +171,7 @@ class LBFGS:
             if found is None or found[: len(expected)] != expected:
                 raise InputError(f"optimiser state: {name}: expected shape {expected}, got {found or 'nothing'}")
         self._vectors.load_state(state, slot=0, before=1)
+        self._recorded = None
         names = [name for name, _ in _SAVED]
         rows = zip(*(state[name].tolist() for name in names), strict=True)
         self._members = [Member(**dict(zip(names, row, strict=True))) for row in rows]
@@ -204,20 +194,39 @@ class LBFGS:
         """Evaluate all of these trials."""
         members = list(asked)
         slots, lengths = [ask.slot for ask in asked.values()], [ask.length for ask in asked.values()]
-        points = self._vectors.along(members, lengths)
-        parts = list(self._evaluate(evaluate, members, points, slots))
-        ahead = [k for k in members if self._foresees and self._members[k].goes_on]
-        if ahead:
-            moves = [(asked[k].length, self._members[k].slot, asked[k].slot) for k in ahead]
-            parts.append(self._vectors.look_ahead(ahead, *zip(*moves, strict=True)))
-        losses, numbers, *foreseen = _transfer(*parts)
-        for k, found in zip(ahead, *foreseen, strict=True):
-            self._foreseen[k] = (asked[k].slot, asked[k].length, found)
-        rows = zip(members, lengths, slots, losses, numbers, strict=True)
+        if isinstance(self._vectors, VectorsTogether):
+            found = self._try_together(self._vectors, evaluate, members, lengths, slots)
+        else:
+            points = self._vectors.along(members, lengths)
+            (found,) = _transfer(torch.cat(self._evaluate(evaluate, members, points, slots), dim=1))
+        rows = zip(asked.items(), found, strict=True)
         return {
-            k: Trial(length, _usable(loss, gradient_max), slope, slot, gradient_max, asked[k].given)
-            for k, length, slot, (loss,), (gradient_max, _, slope) in rows
+            k: Trial(ask.length, _usable(loss, gradient_max), slope, ask.slot, gradient_max, ask.given)
+            for (k, ask), (loss, gradient_max, _, slope) in rows
         }
+
+    def _try_together(
+        self,
+        vectors: VectorsTogether,
+        evaluate: Evaluate,
+        members: Sequence[int],
+        lengths: Sequence[float],
+        slots: Sequence[int],
+    ) -> list[list[float]]:
+        """Loss and what `MemberVectors.measure` says of each; the directions that would follow are then foreseen."""
+        trial: Callable[[Tensor], Tensor] = partial(vectors.trial, evaluate)
+        is_recordable = getattr(evaluate, "is_recordable", None)
+        if is_recordable is not None and is_recordable(len(members)) and vectors.extras is not None:
+            if self._recorded is None or self._recorded[0] is not evaluate:
+                self._recorded = (evaluate, Recorded(trial))
+            trial = self._recorded[1]
+        befores = [self._members[k].slot for k in members]
+        (found,) = _transfer(trial(vectors.table(members, lengths, befores, slots)))
+        for k, length, slot, row in zip(members, lengths, slots, found, strict=True):
+            self._members[k].n_evaluations += 1
+            if self._members[k].goes_on:
+                self._foreseen[k] = (slot, length, row[4:])
+        return [row[:4] for row in found]
 
     def _turn(self, members: Sequence[int]) -> dict[int, Trial]:
         """Turn these members into their next directions, learning from their last moves."""

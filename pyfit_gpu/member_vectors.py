@@ -7,15 +7,33 @@ others there are, and those of torch.optim.LBFGS. On a GPU they are handled toge
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.curvature_pairs import CompactPairs, CurvaturePairs, SequentialPairs, to_device
+from pyfit_gpu.curvature_pairs import CompactPairs, CurvaturePairs, Proposed, SequentialPairs, to_device
 from pyfit_gpu.line_search import SLOTS
 
 _ALIGNMENT = 16  # elements; the padding is zero
 _SAVED = (("spare", torch.int64), ("count", torch.int64), ("scale", torch.float64))  # of CurvaturePairs
+
+
+class Evaluate(Protocol):
+    """The objective of several members.
+
+    It may have a method `is_recordable(n_points)`: whether a call with so many points on a GPU is the same operations
+    at the same addresses each time, and worth a recording (`graphs`).
+    """
+
+    def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss (A,), its gradient (A, P) and extras (A, E), numbers that belong to the point; all detached.
+
+        Args:
+            points: (A, P), one of each of the members; not contiguous unless P is a multiple of 16.
+            members: (A,) int64, on the device, ascending.
+        """
 
 
 class MemberVectors:
@@ -67,12 +85,14 @@ class MemberVectors:
 
     def store(self, members: Sequence[int], slots: Sequence[int], gradient: Tensor, extras: Tensor) -> Tensor:
         """Keep gradients (A, P) and extras (A, E); return what `measure` says."""
-        index, slot = self.index(members), self.index(slots)
+        self._keep(self.index(members), self.index(slots), gradient, extras)
+        return self.measure(members, slots)
+
+    def _keep(self, member: Tensor, slot: Tensor, gradient: Tensor, extras: Tensor) -> None:
         if self.extras is None:
             self.extras = extras.new_zeros(len(self.points), SLOTS, extras.shape[1])
-        self.gradients[index, slot, : self.n_weights] = gradient
-        self.extras[index, slot] = extras
-        return self.measure(members, slots)
+        self.gradients[member, slot, : self.n_weights] = gradient
+        self.extras[member, slot] = extras
 
     def turn(self, member: int, enough: bool, scale: float) -> None:
         """The direction last looked at becomes the current one; its pair is remembered if it has curvature enough."""
@@ -161,39 +181,94 @@ class VectorsOneByOne(MemberVectors):
         return self._rows(self.directions)[k, self.current[k]]
 
 
+@dataclass(frozen=True, eq=False)
+class _Moves(Proposed):
+    """Moves of A members along their current directions, as they stand in one table from the host."""
+
+    current: Tensor  # (A,) int64, which of the two directions
+    before: Tensor  # (A,) int64, slot of the gradient where the move begins
+    after: Tensor  # (A,) int64, and where it ends
+    length: Tensor  # (A, 1)
+
+    @classmethod
+    def of(cls, table: Tensor, dtype: torch.dtype) -> _Moves:
+        """From (8, A) float64, see `VectorsTogether.table`."""
+        member, spare, count, current, before, after = table[:6].long()
+        scale, length = table[6:].to(dtype)
+        return cls(member, spare, count, scale, current, before, after, length[:, None])
+
+
 class VectorsTogether(MemberVectors):
-    """For a GPU: all of them at once, and no wait for it."""
+    """For a GPU: all of them at once, and no wait for it. What is to be done comes in one table: copies cost more."""
 
     def __init__(self, weights: Tensor, history_size: int) -> None:
         super().__init__(weights)
         self.pairs: CompactPairs = CompactPairs(history_size, self.points)
 
+    def table(
+        self, members: Sequence[int], lengths: Sequence[float], befores: Sequence[int], afters: Sequence[int]
+    ) -> Tensor:
+        """(8, A) float64 on the device: moves of members, ascending, and slots of gradients before and after."""
+        of_members = [(self.pairs.spare[k], self.pairs.count[k], self.current[k]) for k in members]
+        scales = [self.pairs.scale[k] for k in members]
+        rows = [members, *zip(*of_members, strict=True), befores, afters, scales, lengths]
+        return to_device(rows, self.points, torch.float64)
+
+    def trial(self, evaluate: Evaluate, table: Tensor) -> Tensor:
+        """Evaluate at the ends of moves; keep gradients and extras, and compute the directions that would follow.
+
+        The same operations for each table of A moves, at the same addresses (`graphs`); once the first extras are
+        known.
+
+        Returns:
+            (A, 8): loss, what `measure` says, what `look_ahead` says.
+        """
+        moves = _Moves.of(table, self.points.dtype)
+        direction = self._direction(moves)
+        points = self.points[moves.member] + moves.length * direction
+        with torch.enable_grad():
+            loss, gradient, extras = evaluate(points[:, : self.n_weights], moves.member)
+        self._keep(moves.member, moves.after, gradient, extras)
+        parts = (loss[:, None], self._measure(moves, direction), self._look_ahead(moves, direction))
+        return torch.cat([part.to(table.dtype) for part in parts], dim=1)
+
     def along(self, members: Sequence[int], lengths: Sequence[float]) -> Tensor:
-        index = self.index(members)
-        return self.points[index] + self._numbers(lengths) * self._direction(index, members)
+        moves = self._moves(members, lengths)
+        return self.points[moves.member] + moves.length * self._direction(moves)
 
     def measure(self, members: Sequence[int], slots: Sequence[int]) -> Tensor:
-        index = self.index(members)
-        gradient = self.gradients[index, self.index(slots)]
-        slope = (gradient * self._direction(index, members)).sum(dim=1)
-        size = gradient.abs()
-        return torch.stack((size.amax(dim=1), size.sum(dim=1), slope), dim=1)
+        moves = self._moves(members, afters=slots)
+        return self._measure(moves, self._direction(moves))
 
     def look_ahead(
         self, members: Sequence[int], lengths: Sequence[float], befores: Sequence[int], afters: Sequence[int]
     ) -> Tensor:
-        index = self.index(members)
-        gradient = self.gradients[index, self.index(afters)]
-        change = gradient - self.gradients[index, self.index(befores)]
-        step = self._numbers(lengths) * self._direction(index, members)
-        direction, numbers = self.pairs.propose(members, index, step, change, gradient)
-        self.directions[index, self.index([1 - self.current[k] for k in members])] = direction
-        slope = (gradient * direction).sum(dim=1)
-        return torch.cat((torch.stack((slope, direction.abs().amax(dim=1)), dim=1), numbers), dim=1)
+        moves = self._moves(members, lengths, befores, afters)
+        return self._look_ahead(moves, self._direction(moves))
 
-    def _direction(self, index: Tensor, members: Sequence[int]) -> Tensor:
-        return self.directions[index, self.index([self.current[k] for k in members])]
+    def _moves(
+        self,
+        members: Sequence[int],
+        lengths: Sequence[float] = (),
+        befores: Sequence[int] = (),
+        afters: Sequence[int] = (),
+    ) -> _Moves:
+        nothing = [0] * len(members)
+        table = self.table(members, lengths or nothing, befores or nothing, afters or nothing)
+        return _Moves.of(table, self.points.dtype)
 
-    def _numbers(self, values: Sequence[float]) -> Tensor:
-        """(A, 1)"""
-        return to_device(values, self.points, self.points.dtype)[:, None]
+    def _direction(self, moves: _Moves) -> Tensor:
+        return self.directions[moves.member, moves.current]
+
+    def _measure(self, moves: _Moves, direction: Tensor) -> Tensor:
+        gradient = self.gradients[moves.member, moves.after]
+        size = gradient.abs()
+        return torch.stack((size.amax(dim=1), size.sum(dim=1), (gradient * direction).sum(dim=1)), dim=1)
+
+    def _look_ahead(self, moves: _Moves, direction: Tensor) -> Tensor:
+        gradient = self.gradients[moves.member, moves.after]
+        change = gradient - self.gradients[moves.member, moves.before]
+        following, numbers = self.pairs.propose(moves, moves.length * direction, change, gradient)
+        self.directions[moves.member, 1 - moves.current] = following
+        slope = (gradient * following).sum(dim=1)
+        return torch.cat((torch.stack((slope, following.abs().amax(dim=1)), dim=1), numbers), dim=1)

@@ -19,7 +19,7 @@ from pyfit_gpu.devices import total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.harmonics import n_rows
-from pyfit_gpu.objective import BLOCK_ATOMS
+from pyfit_gpu.objective import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.set_sizes import SetSizes
 from pyfit_gpu.training_set import TrainingSet
@@ -222,7 +222,7 @@ class _Need:
         in_block = self._block(block_atoms)
         activations = self._activations(in_block, computes_anew=kept < self._jacobians())
         making = self._making_jacobians() if kept else 0
-        features = self.sizes.places * self.descriptor.n_features * self.itemsize
+        features = (self.sizes.places * self.descriptor.n_features + self.sizes.ones) * self.itemsize
         return [
             MemoryItem("the program", host, device),
             self._labels(stream),
@@ -233,6 +233,7 @@ class _Need:
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
             self._item("derivatives kept for forces", int(kept * self._swap) + making),
             self._item("values and derivatives of blocks", self._workers * activations),
+            self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
             self._item("LBFGS history and vectors", self.optimizer_bytes),
             MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
@@ -277,7 +278,9 @@ class _Need:
         own = 64 * self.sizes.n_atoms + 163 * self.sizes.n_structures
         copies = 3 if stream and self.sizes.label_atoms else 2
         dividing = 24 * self.sizes.n_atoms  # numbers of atoms, for a moment, when parts and blocks are taken out
-        layout = 0 if self.descriptor.n_elements == 1 else 8 * (self.sizes.n_atoms + self.sizes.places)
+        layout = 8 * (self.sizes.n_atoms + self.sizes.places - self.sizes.ones)
+        if self.descriptor.n_elements == 1:
+            layout = 0
         objective = 8 * self.sizes.n_atoms + layout + (56 + 3 * self.itemsize) * self.sizes.n_structures
         if self.on_gpu:
             return MemoryItem("labels", 2 * own + dividing, (copies - 1) * own + dividing + objective)
@@ -287,7 +290,7 @@ class _Need:
         """Neighbours, slopes of the features and what sums pairs to forces, of this share of the atoms with labels."""
         sizes, e = self.sizes, self.itemsize
         several = self.descriptor.n_elements > 1
-        by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + 8 * several) * sizes.pairs
+        by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + several) * sizes.pairs
         by_atom = self.descriptor.n_features * e + 40 + 4 * e
         return int(share * (by_pair + by_atom * sizes.label_atoms))
 
@@ -302,7 +305,8 @@ class _Need:
     def _block(self, block_atoms: int | None) -> int:
         """Atoms of one block, at most."""
         atoms = block_atoms or (self.sizes.n_atoms if self.on_gpu else BLOCK_ATOMS)
-        return min(self.sizes.lane_atoms, max(atoms, self.sizes.largest))
+        n_blocks = -(-self.sizes.lane_atoms // atoms)
+        return min(self.sizes.lane_atoms, -(-self.sizes.lane_atoms // n_blocks) + self.sizes.largest)
 
     def _share(self, atoms: int) -> float:
         return min(1.0, atoms / max(1, self.sizes.label_atoms))
@@ -312,7 +316,9 @@ class _Need:
 
     def _open_block(self, atoms: int) -> int:
         places = int(atoms * self.sizes.worst_padding)
-        features = (atoms * (self.descriptor.n_elements > 1) + places) * self.descriptor.n_features * self.itemsize
+        features = (
+            (atoms * (self.descriptor.n_elements > 1) + places) * (self.descriptor.n_features + 1) * self.itemsize
+        )
         return features + self._pairs(self._share(atoms))
 
     def _activations(self, atoms: int, *, computes_anew: bool) -> int:
@@ -320,9 +326,10 @@ class _Need:
         members, n_features = self._at_once, self.descriptor.n_features
         places = int(atoms * self.sizes.worst_padding)
         hidden = self.layers[1:-1] or (0,)
-        repeated = n_features if members > 1 and self.descriptor.n_elements > 1 else 0
         if not self.sizes.label_atoms:
-            return self.itemsize * members * places * (sum(hidden) + 2 * max(hidden) + 6 + repeated)
+            rows = [n + 1 for n in hidden]
+            return self.itemsize * members * places * (sum(rows) + 2 * max(rows) + 6)
+        repeated = n_features if members > 1 and self.descriptor.n_elements > 1 else 0
         numbers = members * places * (6.5 * sum(hidden) + 3 * n_features + 20 + repeated)
         pairs = self._share(atoms) * self.sizes.places_for_pairs
         numbers += members * 6 * pairs
@@ -332,9 +339,16 @@ class _Need:
             numbers += (6 * functions + 5 * radial + 10 + 6 * members) * min(pairs, self._chunk_pairs())
         return int(self.itemsize * numbers)
 
+    def _recorded(self, atoms: int, stream: bool) -> int:
+        """What recordings (`graphs`) hold, of as many members as are recorded."""
+        n_points = min(self.members, RECORDED_ATOMS // max(1, self.sizes.n_atoms))
+        if not self.on_gpu or stream or self.sizes.label_atoms or not n_points:
+            return 0
+        return self._activations(atoms, computes_anew=False) * n_points // self.members
+
     def _chunk_pairs(self) -> float:
         """Places for pairs that are computed together."""
-        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu)
+        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:

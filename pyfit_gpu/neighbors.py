@@ -1,19 +1,22 @@
 """The radius graph of a batch of structures, with periodic images.
 
-Three backends give the same pairs: `vesin` (CPU, one library call per structure), `torch-cluster` (CUDA, where
-it is installed) and `torch` (everywhere, and the oracle of the others). The number of periodic images follows
-from the spacing of the lattice planes (docs/theory.md, "Neighbours"), so skewed and tiny cells are right.
+Three backends give the same pairs: `torch` (everywhere, and the quickest: `cell_list.py`), `vesin` (on the host, one
+library call per structure) and `torch-cluster` (where it is installed). The number of periodic images follows from
+the spacing of the lattice planes (docs/theory.md, "Neighbours"), so skewed and tiny cells are right.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyfit_gpu.boxes import make_grid, make_lists
+from pyfit_gpu.cell_list import Pairs, find_pairs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures import Structures, complete_cell
 
@@ -21,11 +24,6 @@ BACKENDS = ("auto", "vesin", "torch-cluster", "torch")
 
 # Closer than this are two atoms at one place: no electronic structure calculation gives such a structure.
 MINIMUM_DISTANCE = 1e-3  # Å
-
-# The torch backend compares every atom with every image: at most so many pairs at a time.
-_MAX_CANDIDATE_PAIRS = 4_000_000
-# Above this the torch backend's quadratic cost is worse than a trip to the host and back.
-_MAX_ATOMS_QUADRATIC = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,38 +59,24 @@ def find_neighbors(structures: Structures, cutoff: float, *, backend: str = "aut
     Args:
         structures: a batch on any device; the result is on the same device.
         cutoff: Å.
-        backend: one of `BACKENDS`; "auto" takes the fastest that is installed for the device.
+        backend: one of `BACKENDS`; "auto" is "torch".
 
     Raises:
         InputError: two atoms at one place.
-        ValueError: an unknown backend, or one that is not installed or not for this device.
+        ValueError: an unknown backend, or one that is not installed.
     """
-    finders = {"vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs, "torch": _torch_pairs}
-    name = _choose_backend(structures, backend)
-    centers, index, vectors = finders[name](structures, cutoff)
-    order = torch.argsort(centers, stable=True)
-    neighbors = Neighbors(
-        counts=torch.bincount(centers, minlength=structures.n_atoms),
-        index=index[order],
-        vectors=vectors[order],
-    )
+    finders = {"torch": find_pairs, "vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs}
+    neighbors = Neighbors(*finders[_choose_backend(backend)](structures, cutoff))
     check_distances(structures, neighbors)
     return neighbors
 
 
-def _choose_backend(structures: Structures, backend: str) -> str:
+def _choose_backend(backend: str) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    has_cluster = importlib.util.find_spec("torch_cluster") is not None
-    if backend == "torch-cluster" and not has_cluster:
+    if backend == "torch-cluster" and importlib.util.find_spec("torch_cluster") is None:
         raise ValueError("backend: torch-cluster is not installed (see docs/install.md)")
-    if backend != "auto":
-        return backend
-    if structures.positions.device.type == "cpu":
-        return "vesin"
-    if has_cluster:
-        return "torch-cluster"
-    return "torch" if max(structures.sizes) <= _MAX_ATOMS_QUADRATIC else "vesin"
+    return "torch" if backend == "auto" else backend
 
 
 def check_distances(structures: Structures, neighbors: Neighbors) -> None:
@@ -109,130 +93,51 @@ def check_distances(structures: Structures, neighbors: Neighbors) -> None:
     )
 
 
-Pairs = tuple[Tensor, Tensor, Tensor]  # centers, index, vectors, in any order
-
-
 def _vesin_pairs(structures: Structures, cutoff: float) -> Pairs:
     from vesin import NeighborList
 
     # One thread: the pairs of an atom then come in one order, and sums over them keep their bits.
     calculator = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     positions = structures.positions.detach().to("cpu", torch.float64).numpy()
-    cells = structures.cell.detach().to("cpu", torch.float64).numpy()
     pbc = structures.pbc.cpu().numpy()
+    cells = complete_cell(structures.cell.detach().to("cpu", torch.float64).numpy(), pbc)
     pairs, vectors = [], []
     offset = 0
     for row, size in enumerate(structures.sizes):
-        box = complete_cell(cells[row], pbc[row])
         # Without a copy these are views of memory that the next call reuses.
-        found, separations = calculator.compute(positions[row, :size], box, pbc[row], "PD", copy=False)
+        found, separations = calculator.compute(positions[row, :size], cells[row], pbc[row], "PD", copy=False)
         pairs.append(found.astype(np.int64) + offset)
         vectors.append(separations.copy())
         offset += size
     device, dtype = structures.positions.device, structures.positions.dtype
     index = torch.from_numpy(np.concatenate(pairs)).to(device)
-    return index[:, 0], index[:, 1], torch.from_numpy(np.concatenate(vectors)).to(device, dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class _Images:
-    """Atoms and all their periodic images that can be within the cutoff of an atom of the wrapped cell."""
-
-    points: Tensor  # (n_images, 3) Å, the structures one after the other
-    structure: Tensor  # (n_images,) int64
-    atom: Tensor  # (n_images,) int64, number in the batch
-    is_home: Tensor  # (n_images,) bool, the atom itself and no image of it
-    origin: Tensor  # (n_atoms, 3) Å, the atoms themselves, moved into the cell
-    owner: Tensor  # (n_atoms,) int64, structure of each atom
-
-
-def _ragged_range(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For counts (2, 3): owners 0 0 1 1 1 and positions 0 1 0 1 2."""
-    owners = torch.repeat_interleave(counts)
-    first = torch.cumsum(counts, 0) - counts
-    return owners, torch.arange(len(owners), device=counts.device) - first[owners]
-
-
-def _images(structures: Structures, cutoff: float) -> _Images:
-    device, dtype = structures.positions.device, structures.positions.dtype
-    cells = structures.cell.detach().to("cpu", torch.float64).numpy()
-    periodic = structures.pbc.cpu()
-    complete = [complete_cell(cell, pbc) for cell, pbc in zip(cells, periodic.numpy(), strict=True)]
-    cell = torch.from_numpy(np.stack(complete))
-    inverse = torch.linalg.inv(cell)
-    # The spacing of the lattice planes across vector a is 1 / |column a of the inverse|.
-    reach = cutoff * torch.linalg.vector_norm(inverse, dim=1) * periodic  # (B, 3) in units of cell vectors
-    cell, inverse, reach = (t.to(device, dtype) for t in (cell, inverse, reach))
-
-    owner = torch.repeat_interleave(torch.tensor(structures.sizes, device=device))
-    positions = structures.flatten(structures.positions)
-    fractional = torch.einsum("na,nab->nb", positions, inverse[owner])
-    shift = fractional.floor() * structures.pbc[owner]
-    origin = positions - torch.einsum("na,nab->nb", shift, cell[owner])
-    fractional = fractional - shift
-
-    steps = reach.ceil().long()
-    span = 2 * steps + 1
-    atom, rank = _ragged_range(span.prod(dim=1)[owner])
-    row = owner[atom]
-    middle, inner = span[row, 1], span[row, 2]
-    translation = torch.stack((rank // (middle * inner), rank // inner % middle, rank % inner), dim=1) - steps[row]
-    moved = fractional[atom] + translation
-    slack = 1e-6  # a candidate too many is dropped by its distance; one too few would be lost
-    near = (moved >= -reach[row] - slack) & (moved <= 1 + reach[row] + slack) | ~structures.pbc[row]
-    chosen = near.all(dim=1)
-    atom, row, translation = atom[chosen], row[chosen], translation[chosen]
-    points = origin[atom] + torch.einsum("na,nab->nb", translation.to(dtype), cell[row])
-    return _Images(points, row, atom, (translation == 0).all(dim=1), origin, owner)
-
-
-def _keep_pairs(images: _Images, centers: Tensor, image: Tensor, cutoff: float) -> Pairs:
-    """Candidates to pairs: drop what is beyond the cutoff, and each atom itself."""
-    vectors = images.points[image] - images.origin[centers]
-    squares = vectors.square().sum(dim=1)
-    index = images.atom[image]
-    itself = (index == centers) & images.is_home[image]
-    keep = (squares < cutoff**2) & ~itself
-    return centers[keep], index[keep], vectors[keep]
-
-
-def _torch_pairs(structures: Structures, cutoff: float) -> Pairs:
-    """Every atom against every image of its structure, so many at a time as the memory should hold."""
-    images = _images(structures, cutoff)
-    n_images = torch.bincount(images.structure, minlength=len(structures))
-    first_image = torch.cumsum(n_images, 0) - n_images
-    candidates = n_images[images.owner]  # images that each atom is compared with
-    ends = torch.cumsum(candidates, 0).cpu()
-    found: list[Pairs] = []
-    start, done = 0, 0
-    while start < len(candidates):
-        stop = max(start + 1, int(torch.searchsorted(ends, done + _MAX_CANDIDATE_PAIRS, right=True)))
-        local, rank = _ragged_range(candidates[start:stop])
-        centers = local + start
-        found.append(_keep_pairs(images, centers, first_image[images.owner[centers]] + rank, cutoff))
-        start, done = stop, int(ends[stop - 1])
-    centers, index, vectors = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return centers, index, vectors
+    counts = torch.bincount(index[:, 0], minlength=offset)
+    return counts, index[:, 1].contiguous(), torch.from_numpy(np.concatenate(vectors)).to(device, dtype)
 
 
 def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
     from torch_cluster import radius
 
-    images = _images(structures, cutoff)
+    # In one box, a structure has one list: all atoms and images that can be within the cutoff of any.
+    lists = make_lists(make_grid(structures, cutoff, width=math.inf))
+    rows = torch.arange(len(structures), device=lists.atom.device)
+    points = torch.stack(lists.points, dim=1)
+    atoms = points.index_select(0, lists.homes)
+    of_points, of_atoms = (torch.repeat_interleave(rows, n) for n in (lists.n_points, lists.n_homes))
     limit = _most_neighbors(structures, cutoff)
     while True:
         # The search radius is a hair larger: the exact comparison is ours, the same for all backends.
-        centers, image = radius(
-            images.points,
-            images.origin,
-            cutoff * (1 + 1e-6),
-            images.structure,
-            images.owner,
-            max_num_neighbors=limit,
-        )
+        found = radius(points, atoms, cutoff * (1 + 1e-6), of_points, of_atoms, max_num_neighbors=limit)
+        centers, place = found
         if len(centers) == 0 or int(torch.bincount(centers).max()) < limit:
-            return _keep_pairs(images, centers, image, cutoff)
+            break
         limit *= 2  # torch-cluster silently drops neighbours beyond its limit
+    vectors = points.index_select(0, place) - atoms.index_select(0, centers)
+    keep = (vectors.square().sum(dim=1) < cutoff**2) & (place != lists.homes.index_select(0, centers))
+    centers, place, vectors = centers[keep], place[keep], vectors[keep]
+    order = torch.argsort(centers, stable=True)
+    counts = torch.bincount(centers, minlength=structures.n_atoms)
+    return counts, lists.atom.index_select(0, place[order]), vectors[order]
 
 
 def _most_neighbors(structures: Structures, cutoff: float) -> int:

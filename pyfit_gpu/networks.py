@@ -15,7 +15,7 @@ from pyfit_gpu.errors import InputError
 
 Seed = int | tuple[int, ...] | None  # None: a random one
 
-_RUN = 2048  # atoms of one partial sum on a GPU
+_ALWAYS_ONE = 50.0  # sigmoid(50) = 1 / (1 + 2e-22)
 
 ACTIVATIONS = {0: "1 / (1 + exp(-x))", 1: "1 / (1 + exp(-x)) - 1/2"}
 
@@ -127,63 +127,41 @@ class ElementNetworks:
                 hidden = self._activated(torch.sigmoid(hidden))
         return hidden.unflatten(0, (self.n_members, self.n_elements))
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Single outputs, and what `pull_back` needs to know of the way to them; not for autograd.
-
-        Args:
-            inputs: (S, M, n_in), as for a call.
-
-        Returns:
-            (K, S, M), and the sigmoids of each hidden layer, (K S, M, n).
-        """
-        hidden = self._repeated(inputs)
-        sigmoids: list[Tensor] = []
-        for weight, bias in self._folded:
-            hidden = torch.baddbmm(bias, hidden, weight)
-            if len(sigmoids) < len(self.weights) - 1:
-                sigmoids.append(hidden.sigmoid_())
-        return hidden.squeeze(-1).unflatten(0, (self.n_members, self.n_elements)), sigmoids
-
-    def pull_back(self, inputs: Tensor, sigmoids: Sequence[Tensor], of_outputs: Tensor) -> Tensor:
-        """(K, n_parameters), in the order of `flat`: derivatives by weights and biases, from those by the outputs.
-
-        Args:
-            inputs: as for `forward`, which gave the sigmoids.
-            of_outputs: (K, S, M), zero where padded.
-        """
-        arriving = of_outputs.flatten(0, 1)[..., None]
-        parts: list[Tensor] = []
-        for layer in reversed(range(len(self.weights))):
-            of_bias = arriving.sum(dim=1)
-            if layer:
-                of_weight = _sum_over_atoms(sigmoids[layer - 1], arriving)
-                if self.activation == 1:
-                    of_weight = of_weight - 0.5 * of_bias[:, None]
-            else:
-                of_weight = _sum_over_atoms_shared(inputs, arriving)
-            parts += [of_bias, of_weight.flatten(1)]
-            if layer:
-                transposed = self._folded[layer][0].transpose(1, 2)
-                single = arriving.shape[2] == 1
-                arriving = arriving * transposed if single else torch.bmm(arriving, transposed)
-                arriving = torch.ops.aten.sigmoid_backward(arriving, sigmoids[layer - 1])
-        return torch.cat(parts[::-1], dim=1).view(self.n_members, -1)
-
     def with_flat(self, flat: Tensor) -> ElementNetworks:
         """Networks of the same layers with other weights, (K, n_parameters); their tensors are views of it."""
         return self.from_flat(flat, self.layer_sizes, n_elements=self.n_elements, activation=self.activation)
 
-    @cached_property
-    def _folded(self) -> list[tuple[Tensor, Tensor]]:
-        """Per layer (K S, n_in, n_out) and (K S, 1, n_out), so that layers pass on bare sigmoids.
+    def bare(self) -> ElementNetworks:
+        """Networks that give the same with activation 0: the 1/2 that activation 1 takes off is in the biases."""
+        biases = list(self.biases)
+        if self.activation == 1:
+            for layer in range(1, len(biases)):
+                biases[layer] = biases[layer] - 0.5 * self.weights[layer].sum(dim=2)
+        return replace(self, biases=tuple(biases), activation=0)
 
-        The 1/2 that activation 1 takes off goes into the next layer's biases: a pass over all atoms less.
+    def of_bare(self, of_bare: Tensor) -> Tensor:
+        """(K, n_parameters): derivatives by these weights, from those by the weights of `bare()`."""
+        if self.activation == 0:
+            return of_bare
+        flat = of_bare.clone()
+        views = self.with_flat(flat)
+        for weight, bias in zip(views.weights[1:], views.biases[1:], strict=True):
+            weight.sub_(bias[:, :, None], alpha=0.5)
+        return flat
+
+    @cached_property
+    def affine(self) -> list[Tensor]:
+        """Per layer (S, K, n_in + 1, n_out + 1), of the last (S, K, n_in + 1, n_out): the biases are the last row.
+
+        The last column turns inputs whose last is 1 into an output that a sigmoid turns into 1 again.
         """
         found = []
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if layer and self.activation == 1:
-                bias = bias - 0.5 * weight.sum(dim=2)
-            found.append((weight.flatten(0, 1), bias.flatten(0, 1)[:, None]))
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
+            both = torch.cat((weight, bias[:, :, None]), dim=2)
+            if layer < len(self.weights):
+                both = torch.nn.functional.pad(both, (0, 1))
+                both[..., -1, -1] = _ALWAYS_ONE
+            found.append(both.transpose(0, 1))
         return found
 
     def with_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,30 +216,6 @@ def member_seed(seed: int | None, restart: int, member: int) -> Seed:
     return (seed, restart) if restart else seed
 
 
-def _sum_over_atoms(hidden: Tensor, arriving: Tensor) -> Tensor:
-    """(K S, n_in, n_out): sum over atoms of hidden (K S, M, n_in) times arriving (K S, M, n_out)."""
-    main = _length_of_runs(arriving)
-    if not main:
-        return torch.bmm(hidden.transpose(1, 2), arriving)
-    runs = [tensor[:, :main].unflatten(1, (-1, _RUN)).flatten(0, 1) for tensor in (hidden, arriving)]
-    found = torch.bmm(runs[0].transpose(1, 2), runs[1]).unflatten(0, (len(hidden), -1)).sum(dim=1)
-    return torch.baddbmm(found, hidden[:, main:].transpose(1, 2), arriving[:, main:])
-
-
-def _sum_over_atoms_shared(inputs: Tensor, arriving: Tensor) -> Tensor:
-    """(K S, n_in, n_out): the same with inputs (S, M, n_in) that all members share, which are read once."""
-    n_elements, n_atoms, _ = inputs.shape
-    together = arriving.unflatten(0, (-1, n_elements)).movedim(0, 2)  # (S, M, K, n_out)
-    n_members, n_out = together.shape[2:]
-    found = _sum_over_atoms(inputs, together.reshape(n_elements, n_atoms, -1))
-    return found.unflatten(2, (n_members, n_out)).movedim(2, 0).flatten(0, 1)
-
-
-def _length_of_runs(arriving: Tensor) -> int:
-    """How many of the atoms (K S, M, n_out) to add up in runs. A GPU has hundreds of processors for a few sums."""
-    return arriving.shape[1] // _RUN * _RUN if arriving.device.type == "cuda" else 0
-
-
 def count_parameters(layer_sizes: Sequence[int]) -> int:
     """Weights and biases of one network."""
     return sum((n_in + 1) * n_out for n_in, n_out in pairwise(layer_sizes))
@@ -294,13 +248,6 @@ class ElementLayout:
     def arrange(self, per_atom: Tensor) -> Tensor:
         """(n_atoms, F) to (S, M, F)."""
         return per_atom[None] if self.atom is None else per_atom[self.atom]
-
-    def arrange_values(self, per_atom: Tensor) -> Tensor:
-        """(K, n_atoms) to (K, S, M), zero where padded."""
-        if self.atom is None or self.place is None:
-            return per_atom[:, None]
-        arranged = per_atom.new_zeros(len(per_atom), self.atom.numel())
-        return arranged.index_copy_(1, self.place, per_atom).unflatten(1, tuple(self.atom.shape))
 
     def restore(self, arranged: Tensor) -> Tensor:
         """(K, S, M, n_out) to (K, n_atoms, n_out)."""

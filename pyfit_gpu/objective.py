@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 N_LANES = 24  # at most: sums that are added up one after the other, whatever the number of threads or processes
 # At least, of energies alone and of forces: threads that take turns at the interpreter need operations that last.
 LANE_ATOMS = (16_384, 2_048)
+# Times points, on a GPU: up to about here to start operations takes as long as they do (H100, 40-16-16-1).
+RECORDED_ATOMS = 3_000_000
 BLOCK_ATOMS = 24_576  # at most, on a CPU
 
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
@@ -125,9 +127,10 @@ class Objective:
         self.on_gpu = device.type == "cuda"
         self.team = team
         sizes = training_set.sizes.tolist()
+        self.n_atoms = sum(sizes)
         default = (team.size if team else 1) if self.on_gpu else N_LANES
         self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.force_weight or self.stress_weight)])
-        block_atoms = block_atoms or (sum(sizes) if self.on_gpu else BLOCK_ATOMS)
+        block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
         self.kept_bytes = 0  # of derivatives
         self.lanes: list[_Lane] = []
@@ -149,6 +152,12 @@ class Objective:
         self.kept_bytes += block.kept_bytes
         return block
 
+    def is_recordable(self, n_points: int) -> bool:
+        """Whether an evaluation of so many points is the same operations on a GPU each time, and worth a recording."""
+        with_labels = self.force_weight > 0 or self.stress_weight > 0
+        small = n_points * self.n_atoms <= RECORDED_ATOMS
+        return self.on_gpu and small and not (with_labels or self.stream or self.team)
+
     def evaluate(self, points: Tensor, like: ElementNetworks, *, gradient: bool = True) -> Evaluation:
         """At the weights `points` (A, n_parameters), any dtype, of networks of the same layers as `like`."""
         factor = None
@@ -165,7 +174,7 @@ class Objective:
         slope = None
         if value.gradient is not None:
             exact = square == 0
-            slope = value.gradient.double() / torch.where(exact, 1.0, 2 * loss)[:, None]
+            slope = like.of_bare(value.gradient).double() / torch.where(exact, 1.0, 2 * loss)[:, None]
             slope = torch.where(exact[:, None], 0.0, slope)
         errors = Errors(
             loss=loss,
@@ -187,7 +196,7 @@ class Objective:
     def lane_values(
         self, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool
     ) -> list[BlockValue]:
-        """Of all members, lane by lane; of the lanes that this process owns.
+        """Of all members, lane by lane; of the lanes that this process owns. Gradients are by the weights of `bare()`.
 
         Args:
             factor: (A, B) for the whole set, see `Block.value`.
@@ -196,18 +205,19 @@ class Objective:
         n_members = len(points)
         at_once = [slice(0, n_members)] if self.on_gpu else [slice(k, k + 1) for k in range(n_members)]
         # A block that is streamed is opened for all members; otherwise each has a task of its own.
-        tasks = [at_once] if self.stream else [[members] for members in at_once]
+        numbers = list(range(len(at_once)))
+        tasks = [numbers] if self.stream else [[number] for number in numbers]
+        # Copies: the bits of a product can depend on where in memory its factors begin.
+        networks = [like.with_flat(points[members].clone()).bare() for members in at_once]
 
-        def work(item: tuple[_Lane, list[slice]]) -> BlockValue:
+        def work(item: tuple[_Lane, list[int]]) -> BlockValue:
             lane, chosen = item
-            # A copy: the bits of a product can depend on where in memory its factors begin.
-            networks = [like.with_flat(points[members].clone()) for members in chosen]
             totals: list[BlockValue] = []
             for block, rows in lane:
                 ready = block.opened()
-                for k, members in enumerate(chosen):
-                    part = None if factor is None else factor[members, rows]
-                    value = ready.value(networks[k], part, gradient=gradient)
+                for k, number in enumerate(chosen):
+                    part = None if factor is None else factor[at_once[number], rows]
+                    value = ready.value(networks[number], part, gradient=gradient)
                     totals[k : k + 1] = [BlockValue.sum([*totals[k : k + 1], value])]
                 del ready  # before the next is opened
             return BlockValue.join(totals)
@@ -301,19 +311,25 @@ def lane_bounds(sizes: Sequence[int], n_lanes: int, least: int) -> list[tuple[in
 
     Fewer lanes than asked for where they would have less than `least` atoms, but one; none is empty.
     """
-    total = sum(sizes)
-    n_lanes = max(1, min(n_lanes, total // least, len(sizes)))
-    return list(cut_blocks(sizes, -(-total // n_lanes)))
+    return list(_cut(sizes, max(1, min(n_lanes, sum(sizes) // least, len(sizes)))))
 
 
 def cut_blocks(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """First and one past the last of runs of structures that hold at most so many atoms, or one structure."""
-    first, atoms = 0, 0
+    """First and one past the last of runs of structures with `most` atoms or less, give or take a structure."""
+    return _cut(sizes, -(-sum(sizes) // most))
+
+
+def _cut(sizes: Sequence[int], n_parts: int) -> Iterator[tuple[int, int]]:
+    """Runs of structures, none empty; the middle of a structure decides in which part of all atoms it is."""
+    twice_total = 2 * sum(sizes)
+    first, done, current = 0, 0, 0
     for row, size in enumerate(sizes):
-        if atoms and atoms + size > most:
+        part = (2 * done + size) * n_parts // twice_total
+        if row and part != current:
             yield first, row
-            first, atoms = row, 0
-        atoms += size
+            first = row
+        current = part
+        done += size
     yield first, len(sizes)
 
 

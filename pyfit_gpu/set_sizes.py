@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptor import padded_widths
+from pyfit_gpu.energy_runs import Runs
 from pyfit_gpu.feature_rows import FeatureRows
 from pyfit_gpu.neighbors import find_neighbors
 from pyfit_gpu.objective import BLOCK_ATOMS, LANE_ATOMS, N_LANES, cut_blocks, lane_bounds
@@ -25,6 +26,7 @@ class SetSizes:
     n_lanes: int
     lane_atoms: int  # atoms of the largest lane; no block has more
     places: int  # for atoms, arranged by element in blocks
+    ones: int  # of these the ones in blocks of energies alone, where features end with a 1
     worst_padding: float  # places per atom, of the block with the most
     in_files: bool  # the features stay in files until they are needed
     label_atoms: int = 0  # in structures with forces or stress that count
@@ -44,12 +46,12 @@ class SetSizes:
         """
         sizes = training_set.sizes.tolist()
         lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[force or stress])
-        padded = _places_by_block(training_set, lanes, training_set.n_atoms if on_gpu else BLOCK_ATOMS)
         wanted = torch.zeros(len(training_set), dtype=torch.bool)
         for counts, known in ((force, training_set.has_forces), (stress, training_set.has_stress)):
             if counts:
                 wanted |= known
         wanted &= training_set.has_energy & (training_set.weight > 0)
+        padded = _places_by_block(training_set, lanes, training_set.n_atoms if on_gpu else BLOCK_ATOMS, wanted)
         rows = wanted.nonzero()[:, 0]
         label_atoms = int(training_set.sizes[rows].sum())
         pairs, places_for_pairs, counted = _pairs(training_set, rows, label_atoms, on_gpu=on_gpu)
@@ -60,8 +62,9 @@ class SetSizes:
             largest=max(sizes),
             n_lanes=len(lanes),
             lane_atoms=max(sum(sizes[first:end]) for first, end in lanes),
-            places=sum(places for places, _ in padded),
-            worst_padding=max(places / max(1, atoms) for places, atoms in padded),
+            places=sum(places for places, _, _ in padded),
+            ones=sum(places for places, _, with_labels in padded if not with_labels),
+            worst_padding=max(places / max(1, atoms) for places, atoms, _ in padded),
             in_files=isinstance(training_set.features, FeatureRows),
             label_atoms=label_atoms,
             pairs=round(factor * pairs),
@@ -71,9 +74,13 @@ class SetSizes:
 
 
 def _places_by_block(
-    training_set: TrainingSet, lanes: list[tuple[int, int]], block_atoms: int
-) -> list[tuple[int, int]]:
-    """Places and atoms of every block: for each element as many as for the most frequent one."""
+    training_set: TrainingSet, lanes: list[tuple[int, int]], block_atoms: int, wanted: Tensor
+) -> list[tuple[int, int, bool]]:
+    """Places and atoms of every block, and whether labels other than energies count in it.
+
+    Args:
+        wanted: (B,) bool, structures with such labels.
+    """
     n_elements = training_set.descriptor.n_elements
     sizes = training_set.sizes.tolist()
     ends = [0, *torch.cumsum(training_set.sizes, 0).tolist()]
@@ -81,8 +88,12 @@ def _places_by_block(
     for first, end in lanes:
         for a, b in cut_blocks(sizes[first:end], block_atoms):
             species = training_set.species[ends[first + a] : ends[first + b]]
-            largest = int(torch.bincount(species, minlength=n_elements).max()) if len(species) else 0
-            found.append((n_elements * largest, len(species)))
+            with_labels = bool(wanted[first + a : first + b].any())
+            if with_labels:  # for each element as many as for the most frequent one
+                places = n_elements * int(torch.bincount(species, minlength=n_elements).max())
+            else:
+                places = Runs.of(species, n_elements).n_places
+            found.append((places, len(species), with_labels))
     return found
 
 

@@ -227,16 +227,17 @@ def size_batches(sizes: Sequence[int], max_atoms: int = 20_000) -> Iterator[list
 
 
 def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
-    """(3, 3) cell whose non-periodic rows are unit vectors orthogonal to the other rows.
+    """(..., 3, 3) cells whose non-periodic rows are unit vectors orthogonal to the other rows.
 
     Only periodic rows repeat anything, so the others may be anything that keeps the cell invertible.
     """
     completed = np.array(cell, dtype=np.float64)
-    for row in np.flatnonzero(~pbc):
-        completed[row] = 0.0
-    for row in np.flatnonzero(~pbc):
-        # The last right singular vector is orthogonal to every row: the rank is below 3 while a row is zero.
-        completed[row] = np.linalg.svd(completed)[2][-1]
+    completed[~pbc] = 0.0
+    for axis in range(3):
+        is_open = ~pbc[..., axis]
+        if is_open.any():
+            # The last right singular vector is orthogonal to every row: the rank is below 3 while a row is zero.
+            completed[is_open, axis] = np.linalg.svd(completed[is_open])[2][..., -1, :]
     return completed
 
 

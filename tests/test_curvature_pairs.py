@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyfit_gpu.curvature_pairs import CompactPairs, SequentialPairs
+from pyfit_gpu.curvature_pairs import CompactPairs, Proposed, SequentialPairs
 
 N_WEIGHTS = 48
 
@@ -46,6 +46,11 @@ class Walk:
         return s, y, g, recursion(self.pairs, g)
 
 
+def proposed(pairs: CompactPairs, members: list[int]) -> Proposed:
+    spare, count, scale = zip(*((pairs.spare[k], pairs.count[k], pairs.scale[k]) for k in members), strict=True)
+    return Proposed(*map(torch.tensor, (members, spare, count)), torch.tensor(scale, dtype=torch.float64))
+
+
 class One:
     """Either kind for one member, by the same call."""
 
@@ -58,7 +63,7 @@ class One:
         tensors = [torch.from_numpy(vector) for vector in vectors]
         if isinstance(self.pairs, SequentialPairs):
             return self.pairs.propose(0, *tensors)
-        direction, numbers = self.pairs.propose([0], torch.tensor([0]), *(tensor[None] for tensor in tensors))
+        direction, numbers = self.pairs.propose(proposed(self.pairs, [0]), *(tensor[None] for tensor in tensors))
         return direction[0], bool(numbers[0, 0]), float(numbers[0, 1])
 
 
@@ -86,12 +91,12 @@ def test_members_of_different_ages_together(members: list[int]) -> None:
     for k, count in enumerate((33, 11, 4, 0)):
         for _ in range(count):
             s, y, g, _ = walks[k].next()
-            _, numbers = pairs.propose([k], torch.tensor([k]), *(torch.from_numpy(v)[None] for v in (s, y, g)))
+            _, numbers = pairs.propose(proposed(pairs, [k]), *(torch.from_numpy(v)[None] for v in (s, y, g)))
             pairs.keep(k, bool(numbers[0, 0]), float(numbers[0, 1]))
     for _ in range(25):
         rows = [walks[k].next() for k in members]
         s, y, g, expected = (np.stack(column) for column in zip(*rows, strict=True))
-        direction, numbers = pairs.propose(members, torch.tensor(members), *(torch.from_numpy(v) for v in (s, y, g)))
+        direction, numbers = pairs.propose(proposed(pairs, members), *(torch.from_numpy(v) for v in (s, y, g)))
         for k, (enough, scale) in zip(members, numbers.tolist(), strict=True):
             pairs.keep(k, enough > 0, scale)
         error = np.linalg.norm((direction.numpy() - expected).astype(float), axis=1)
@@ -115,6 +120,6 @@ def test_without_pairs_the_direction_is_downhill() -> None:
     pairs = CompactPairs(5, torch.zeros(2, 16, dtype=torch.float64))
     gradient = torch.randn(2, 16, dtype=torch.float64)
     zero = torch.zeros_like(gradient)
-    direction, numbers = pairs.propose([0, 1], torch.tensor([0, 1]), zero, zero, gradient)
+    direction, numbers = pairs.propose(proposed(pairs, [0, 1]), zero, zero, gradient)
     assert torch.equal(direction, -gradient)
     assert numbers.tolist() == [[0.0, 1.0]] * 2

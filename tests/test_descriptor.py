@@ -10,6 +10,7 @@ import pair_sum
 import pytest
 import torch
 from ase.data import chemical_symbols
+from held_memory import PeakMemory
 from torch import Tensor
 
 from pyfit_gpu import descriptor as module
@@ -150,6 +151,46 @@ def test_batch_equals_single(random_frame: MakeFrame, make_frame: MakeFrame) -> 
     frames.insert(1, make_frame([[0, 0, 0]], symbols=["C"]))
     alone = torch.cat([features(SIC, frame) for frame in frames])
     assert_close(features(SIC, *frames), alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("settings", [replace(SETTINGS, legendre_orders=(0, 1, 2, 4, 6)), SIC], ids=["Si", "SiC"])
+def test_bits_do_not_depend_on_other_atoms(
+    random_frame: MakeFrame, settings: LocalStructureParameters, dtype: torch.dtype
+) -> None:
+    """So shards joined are the unsharded set: every place in a chunk, and a chunk of one atom, gives the same bits."""
+    frames = [random_frame(seed, 3 + seed % 5, elements=settings.elements) for seed in range(20)]
+    alone = [features(settings, frame, dtype=dtype) for frame in frames]
+    assert torch.equal(features(settings, *frames, dtype=dtype), torch.cat(alone))
+    assert torch.equal(features(settings, *reversed(frames), dtype=dtype), torch.cat(alone[::-1]))
+
+
+@pytest.mark.parametrize("n_elements", [1, 2])
+def test_memory_is_that_of_the_outputs_and_one_chunk(
+    random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch, n_elements: int
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK_CPU", (32, 65_536))
+    settings = replace(SIC, elements=SIC.elements[:n_elements])
+    frames = [random_frame(seed, 8, elements=settings.elements) for seed in range(8)] * 64
+    neighbors = find_neighbors(Structures.from_frames(frames), settings.neighbor_cutoff)
+    species = species_of(frames, settings.elements)
+    with PeakMemory() as whole:
+        outputs = settings.raw(neighbors, species)
+    largest = 0
+    for chunk in settings.chunks(neighbors, species):
+        with PeakMemory() as own:
+            chunk.raw()
+        largest = max(largest, own.peak)
+    n_atoms, n_pairs = len(species), len(neighbors.index)
+    # Atoms sorted, with counts and first pairs, and what sorting takes; per pair a byte for its element.
+    rest = 80 * n_atoms + (n_elements > 1) * n_pairs
+    assert whole.peak < outputs.untyped_storage().nbytes() + 1.1 * largest + rest
+    assert rest + 1.1 * largest < 24 * n_pairs  # a copy of all vectors would show
+
+
+def test_chunks_of_float32_are_twice_as_large() -> None:
+    atoms, pairs = module.chunk_limits(on_gpu=False, itemsize=8)
+    assert module.chunk_limits(on_gpu=False, itemsize=4) == (2 * atoms, 2 * pairs)
 
 
 @pytest.mark.parametrize("chunk", [(1, 65_536), (3, 65_536), (512, 60), (512, 1)], ids=str)

@@ -52,14 +52,13 @@ def chunk_of(
     device: str = "cpu",
 ) -> Chunk:
     """A chunk of atoms with these neighbours: `front` dummies before them, and others up to `width` after them."""
-    vectors = np.concatenate([vectors for vectors, _ in made] + [np.array([[0, 0, CUTOFF]])])
-    kinds = np.concatenate([kinds for _, kinds in made] + [np.zeros(1, dtype=int)])
-    pairs = np.full((len(made), width), len(vectors) - 1)
+    vectors = torch.tensor(np.concatenate([vectors for vectors, _ in made]), dtype=dtype, device=device)
+    kinds = np.concatenate([kinds for _, kinds in made])
+    pairs = np.full((len(made), width), len(vectors))
     number = 0
     for atom, (mine, _) in enumerate(made):
         pairs[atom, front : front + len(mine)] = np.arange(number, number + len(mine))
         number += len(mine)
-    components = torch.tensor(vectors.T.copy(), dtype=dtype, device=device)
     basis = Basis.of(
         cutoff=CUTOFF,
         cutoff_width=CUTOFF_WIDTH,
@@ -68,12 +67,11 @@ def chunk_of(
         gaussian_centers=CENTERS,
         norm=NORM,
         n_elements=n_elements,
-        like=components,
+        device=vectors.device,
+        dtype=dtype,
     )
     elements = torch.tensor(kinds, device=device) if n_elements > 1 else None
-    return Chunk(
-        basis, torch.arange(len(made), device=device), torch.tensor(pairs, device=device), components, elements
-    )
+    return Chunk(basis, torch.arange(len(made), device=device), torch.tensor(pairs, device=device), vectors, elements)
 
 
 def expected_raw(vectors: np.ndarray, kinds: np.ndarray, n_elements: int) -> np.ndarray:

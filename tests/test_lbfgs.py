@@ -449,7 +449,6 @@ def test_a_line_search_comes_back_from_where_the_loss_is_not_a_number() -> None:
 def handle_together(optimizer: LBFGS, starts: Tensor) -> None:
     """As on a GPU, with directions computed in advance."""
     optimizer._vectors = VectorsTogether(starts, optimizer.settings.history_size)
-    optimizer._foresees = True
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -526,6 +525,44 @@ def test_on_a_gpu_only_the_transfers_wait(settings: LBFGSSettings, monkeypatch: 
         on_cpu.step(evaluate, members)
     assert relative(on_gpu.weights.cpu(), on_cpu.weights) < 1e-10
     assert on_gpu.n_evaluations == on_cpu.n_evaluations
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
+def test_recorded_trials_are_the_same_and_hardly_called(settings: LBFGSSettings) -> None:
+    """Also after a restart and new states, which change tensors under the recordings."""
+
+    class Quadratic:
+        def __init__(self, recordable: bool) -> None:
+            self.matrix = torch.diag(torch.logspace(0, 2, 30, dtype=torch.float64)).cuda()
+            self.recordable, self.n_calls = recordable, 0
+
+        def is_recordable(self, n_points: int) -> bool:
+            return self.recordable
+
+        def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            self.n_calls += 1
+            gradient = points @ self.matrix
+            loss = (points * gradient).sum(dim=1) / 2
+            return loss, gradient, loss[:, None]
+
+    found = []
+    for recordable in (False, True):
+        evaluate = Quadratic(recordable)
+        optimizer = LBFGS(draw(4, 30).cuda(), settings)
+        for members in ([0, 1, 2, 3], [0, 2, 3], [0, 1, 2, 3]):
+            optimizer.step(evaluate, members)
+        optimizer.restart(2, draw(1, 30)[0].cuda())
+        optimizer.step(evaluate, [0, 2])
+        other = LBFGS(draw(4, 30).cuda(), settings)
+        other.step(evaluate, [0, 1, 2, 3])
+        other.load_state(optimizer.state())
+        other.step(evaluate, [1, 2])
+        found.append((optimizer.weights, other.weights, other.loss, other.extras))
+        n_evaluations = sum(optimizer.n_evaluations)
+        assert evaluate.n_calls > n_evaluations / 4 if not recordable else evaluate.n_calls < n_evaluations / 4
+    for plain, recorded in zip(*found, strict=True):
+        torch.testing.assert_close(recorded, plain, rtol=1e-10, atol=1e-13, equal_nan=True)
 
 
 def test_a_step_cut_off_leaves_a_sound_optimiser_but_no_state() -> None:

@@ -124,15 +124,6 @@ def test_batch_equals_single(make_frame: MakeFrame, random_frame: MakeFrame, bac
     assert torch.equal(together.vectors, torch.cat([one.vectors for one in alone]))
 
 
-def test_small_chunks_of_candidates(random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = [random_frame(seed, 4) for seed in range(3)]
-    whole = search(frames, 4.0, "torch")
-    monkeypatch.setattr(module, "_MAX_CANDIDATE_PAIRS", 100)
-    chunked = search(frames, 4.0, "torch")
-    assert torch.equal(whole.counts, chunked.counts)
-    assert torch.equal(whole.vectors, chunked.vectors)
-
-
 def test_torch_cluster_is_asked_again_while_it_drops_neighbours(
     random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,7 @@ def test_the_table_adds_up_and_nothing_is_written(monkeypatch: pytest.MonkeyPatc
     assert names[-2:] == ["total", "limit"]
     assert {"the program", "labels", "features", "LBFGS history and vectors"} < set(names)
     assert sum(float(number) * factors[unit] for _, number, unit in rows[:-2]) == pytest.approx(total(out), abs=0.5)
-    assert {name: number for name, number, _ in rows}["features"] == f"{20_000 * 256 * 8 / 2**20:.1f}"
+    assert {name: number for name, number, _ in rows}["features"] == f"{20_000 * 257 * 8 / 2**20:.1f}"
     assert out.splitlines()[-1] == "features stay in memory, in blocks of up to 24576 atoms"
 
 

@@ -1,0 +1,161 @@
+"""Networks on runs of atoms: energies, and the gradient of a function of them by the weights, written out.
+
+A run is up to `RUN` atoms of one element, features first: (n_in + 1, L), where the last row is 1. With h_l what enters
+layer l, likewise with a last row of 1, and W_l the weights (n_in + 1, n_out + 1) with the biases as last row,
+
+    a_l = W_l^T h_l,   h_l+1 = sigmoid(a_l),   dF/dW_l = h_l (dF/da_l)^T,   dF/da_l = sigmoid'(a_l) (W_l+1 dF/da_l+1)
+
+The last column of W_l makes the row of ones (`ElementNetworks.affine`). So biases cost neither a pass over the atoms
+nor a sum of their own, rows of atoms lie one after the other, and members that share the features are more rows of
+one product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.feature_rows import FeatureRows, read_features
+from pyfit_gpu.networks import ElementNetworks
+
+# Atoms of a run at most. On a CPU what a run computes stays in cache; on a GPU, where sums over atoms are a partial
+# sum per run, 256 to 4096 differ by 3 % (H100, 1 to 128 members).
+RUN = 2048
+_ALIGNED = 8  # atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Which atom stands where in runs of equal length, padded; each run is of one element."""
+
+    element: Tensor  # (R,) int64, ascending
+    of_element: Tensor  # (S,) int64, how many there are of each
+    length: int  # L
+    place: Tensor | None  # (n_atoms,) int64, of each atom in the runs one after the other; None: one element, in order
+
+    @classmethod
+    def of(cls, species: Tensor, n_elements: int) -> Runs:
+        """For `species` (n_atoms,) int64."""
+        counts = torch.bincount(species, minlength=n_elements)
+        largest = max(1, int(counts.max()))
+        length = math.ceil(largest / math.ceil(largest / RUN))  # so that little is padded
+        length = math.ceil(length / _ALIGNED) * _ALIGNED
+        n_runs = (counts + length - 1) // length
+        element = torch.repeat_interleave(n_runs)
+        if n_elements == 1:
+            return cls(element, n_runs, length, None)
+        order = torch.argsort(species, stable=True)
+        kind = species[order]
+        first_atom, first_run = (torch.cumsum(number, 0) - number for number in (counts, n_runs))
+        within = torch.arange(len(order), device=species.device) - first_atom[kind]
+        place = torch.empty_like(order)
+        place[order] = first_run[kind] * length + within
+        return cls(element, n_runs, length, place)
+
+    @property
+    def n_runs(self) -> int:
+        return len(self.element)
+
+    @property
+    def n_places(self) -> int:
+        return self.n_runs * self.length
+
+    def arrange(self, features: Tensor | FeatureRows) -> Tensor:
+        """(n_atoms, F) to (R, F + 1, L), the last row 1; zero where padded."""
+        n_atoms, width = features.shape
+        if self.place is None:
+            order = torch.arange(n_atoms, device=self.element.device)
+            runs = order.split(self.length)
+        else:
+            features = read_features(features)
+            order = torch.argsort(self.place)
+            runs = order.split(torch.bincount(self.place // self.length, minlength=self.n_runs).tolist())
+        size = (self.n_runs, width + 1, self.length)
+        arranged = torch.zeros(size, dtype=features.dtype, device=features.device)
+        for run, atoms in zip(arranged, runs, strict=True):  # nothing as large as the whole stands beside the result
+            run[:width, : len(atoms)] = read_features(features[atoms]).T
+            run[width, : len(atoms)] = 1.0
+        return arranged
+
+    def arrange_values(self, per_atom: Tensor) -> Tensor:
+        """(K, n_atoms) to (R, K, L), zero where padded."""
+        n_members, n_atoms = per_atom.shape
+        arranged = per_atom.new_zeros(n_members, self.n_places)
+        if self.place is None:
+            arranged[:, :n_atoms] = per_atom
+        else:
+            arranged.index_copy_(1, self.place, per_atom)
+        return arranged.view(n_members, self.n_runs, self.length).transpose(0, 1)
+
+    def restore(self, arranged: Tensor, n_atoms: int) -> Tensor:
+        """(R, K, L) to (K, n_atoms)."""
+        flat = arranged.transpose(0, 1).flatten(1)
+        return flat[:, :n_atoms] if self.place is None else flat.index_select(1, self.place)
+
+    def of_weights(self, by_element: Tensor) -> Tensor:
+        """(S, K, ..) to (R, K, ..), each run's own."""
+        if len(by_element) == 1:
+            return by_element.expand(self.n_runs, *by_element.shape[1:])
+        return by_element.index_select(0, self.element)
+
+    def sum(self, by_run: Tensor) -> Tensor:
+        """(R, K, ..) to (S, K, ..)."""
+        if len(self.of_element) == 1:
+            return by_run.sum(dim=0, keepdim=True)
+        return torch.segment_reduce(by_run, "sum", lengths=self.of_element, axis=0, unsafe=True)
+
+
+def forward(networks: ElementNetworks, runs: Runs, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Outputs, and what `pull_back` needs to know of the way to them.
+
+    Args:
+        networks: with activation 0, see `ElementNetworks.bare`.
+        inputs: (R, n_in + 1, L), from `Runs.arrange`.
+
+    Returns:
+        (R, K, L), and the sigmoids of each hidden layer, (R K, n + 1, L).
+
+    Raises:
+        ValueError: networks with another activation.
+    """
+    if networks.activation != 0:
+        raise ValueError(f"activation: expected 0 (`bare()` gives such networks), got {networks.activation}")
+    first, *others = (runs.of_weights(layer) for layer in networks.affine)
+    # All members share the first layer's inputs: their weights are rows of one product.
+    hidden = torch.bmm(first.transpose(2, 3).flatten(1, 2), inputs)
+    hidden = hidden.view(-1, first.shape[3], runs.length)
+    sigmoids: list[Tensor] = []
+    for weight in others:
+        sigmoids.append(hidden.sigmoid_())
+        hidden = torch.bmm(weight.flatten(0, 1).transpose(1, 2), hidden)
+    return hidden.view(runs.n_runs, -1, runs.length), sigmoids
+
+
+def pull_back(
+    networks: ElementNetworks, runs: Runs, inputs: Tensor, sigmoids: Sequence[Tensor], of_outputs: Tensor
+) -> Tensor:
+    """(K, n_parameters), in the order of `ElementNetworks.flat`: derivatives by weights and biases.
+
+    Args:
+        networks, inputs: as for `forward`, which gave the sigmoids.
+        of_outputs: (R, K, L), derivatives by the outputs, zero where padded.
+    """
+    n_runs, n_members = of_outputs.shape[:2]
+    arriving = of_outputs.reshape(n_runs * n_members, 1, -1)
+    parts: list[Tensor] = []
+    for layer in range(len(networks.weights) - 1, 0, -1):
+        sigmoid = sigmoids[layer - 1]
+        of_weights = torch.bmm(sigmoid, arriving.transpose(1, 2)).unflatten(0, (n_runs, n_members))
+        parts.append(runs.sum(of_weights))
+        arriving = torch.bmm(runs.of_weights(networks.affine[layer]).flatten(0, 1), arriving)
+        torch.ops.aten.sigmoid_backward.grad_input(arriving, sigmoid, grad_input=arriving)
+    together = arriving.view(n_runs, -1, arriving.shape[2])  # (R, K n_out, L)
+    of_weights = torch.bmm(inputs, together.transpose(1, 2)).unflatten(2, (n_members, -1)).transpose(1, 2)
+    parts.append(runs.sum(of_weights))
+    n_outs = networks.layer_sizes[1:]
+    kept = [part[..., :n_out].flatten(2) for part, n_out in zip(parts[::-1], n_outs, strict=True)]
+    return torch.cat(kept, dim=2).transpose(0, 1).flatten(1)

@@ -1,0 +1,62 @@
+"""CUDA graphs: many small operations on a GPU, recorded once for each shape and then started as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_Key = tuple[torch.Size, torch.dtype]
+_CALLS_BEFORE = 3  # a recording takes as long as ten calls: shapes that are rare are not worth one
+
+
+@dataclass(frozen=True, eq=False)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    argument: Tensor
+    result: Tensor
+
+
+class Recorded:
+    """A function of one tensor on a GPU that is the same operations at the same addresses each time.
+
+    It must not wait for the device, and calling it again with the same argument must change nothing. Starting a hundred
+    operations takes milliseconds, whatever they compute; recorded, a round of trials of a small network takes a sixth
+    of the time (docs/performance.md). Recordings hold the memory that the largest of them computes in.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self._calls: dict[_Key, int] = {}
+        self._recordings: dict[_Key, _Recording] = {}
+        self._pool: Any = None
+
+    def __call__(self, argument: Tensor) -> Tensor:
+        """What the function gives; the next call overwrites it."""
+        key = (argument.shape, argument.dtype)
+        self._calls[key] = self._calls.get(key, 0) + 1
+        if self._calls[key] <= _CALLS_BEFORE:
+            return self.function(argument)
+        if key not in self._recordings:
+            self._recordings[key] = self._record(argument)
+        recording = self._recordings[key]
+        recording.argument.copy_(argument)
+        recording.graph.replay()
+        return recording.result
+
+    def _record(self, argument: Tensor) -> _Recording:
+        argument = argument.detach().clone(memory_format=torch.contiguous_format)
+        aside = torch.cuda.Stream(argument.device)
+        aside.wait_stream(torch.cuda.current_stream(argument.device))
+        with torch.cuda.stream(aside):
+            self.function(argument)  # libraries make their workspaces before anything is recorded
+        torch.cuda.current_stream(argument.device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        # One pool for all: they never run side by side.
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = self.function(argument)
+        self._pool = graph.pool()
+        return _Recording(graph, argument, result)
