@@ -23,12 +23,13 @@ from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.jobs import Setup, featurize_frames, read_all_frames
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.potential import Potential
+from pyfit_gpu.set_summary import describe_set
 from pyfit_gpu.splits import Split, classic_split
 from pyfit_gpu.store import save_training_set
 from pyfit_gpu.structures import Frame
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
-from pyfit_gpu.verbs import HDF5_SUFFIXES, describe_set
+from pyfit_gpu.verbs import HDF5_SUFFIXES
 
 log = logging.getLogger("pyfit_gpu")
 

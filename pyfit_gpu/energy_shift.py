@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
-import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from numpy.typing import NDArray
 
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.neighbors import find_neighbors
-from pyfit_gpu.potential import Potential, index_elements
-from pyfit_gpu.structures import FloatArray, Frame, Structures, describe_atom
+from pyfit_gpu.potential import Potential, unknown_element
+from pyfit_gpu.structures import FloatArray, Frame, Outline, Structures
 
 log = logging.getLogger("pyfit_gpu")
 
@@ -103,36 +104,47 @@ def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple
 
 
 def find_shift(
-    request: ShiftRequest, frames: Sequence[Frame], descriptor: LocalStructureParameters
+    request: ShiftRequest, structures: Sequence[Frame | Outline], descriptor: LocalStructureParameters
 ) -> tuple[float, ...]:
-    """(S,) eV per atom of each element: the numbers given, or found by a method from all the frames.
+    """(S,) eV per atom of each element: the numbers given, or found by a method from all the structures.
 
     Raises:
         InputError: as `shift_of_elements`, `fit_shift` and `isolated_shift`.
     """
     if request == "fit":
-        return fit_shift(frames, descriptor.elements)
+        return fit_shift(structures, descriptor.elements)
     if request == "isolated":
-        return isolated_shift(frames, descriptor.elements, descriptor.neighbor_cutoff)
+        return isolated_shift(structures, descriptor.elements, descriptor.neighbor_cutoff)
     return shift_of_elements(request, descriptor.elements)
 
 
-def count_elements(frames: Sequence[Frame], elements: Sequence[str]) -> NDArray[np.int64]:
-    """(B, S) atoms of each element in each frame.
+def count_elements(structures: Sequence[Frame | Outline], elements: Sequence[str]) -> NDArray[np.int64]:
+    """(B, S) atoms of each element in each structure.
 
     Raises:
-        InputError: an element that is not one of `elements`, with structure and atom.
+        InputError: an element that is not one of `elements`, with structure and, of a frame, atom.
     """
-    sizes, sources = [frame.n_atoms for frame in frames], [frame.source for frame in frames]
-    numbers = torch.from_numpy(np.concatenate([frame.atomic_numbers for frame in frames]))
-    species = index_elements(numbers, elements, lambda atom: describe_atom(sizes, sources, atom)).numpy()
-    owner = np.repeat(np.arange(len(frames)), sizes)
-    counts = np.bincount(owner * len(elements) + species, minlength=len(frames) * len(elements))
-    return counts.reshape(len(frames), len(elements))
+    column = {ATOMIC_NUMBERS[symbol]: species for species, symbol in enumerate(elements)}
+    if len(elements) == 1:
+        column[0] = 0  # a file without symbols means the only element
+    counts = np.zeros((len(structures), len(elements)), dtype=np.int64)
+    for row, structure in enumerate(structures):
+        for number, count in structure.element_counts.items():
+            if number not in column:
+                _blame_element(structure, number, elements)
+            counts[row, column[number]] += count
+    return counts
 
 
-def fit_shift(frames: Sequence[Frame], elements: Sequence[str]) -> tuple[float, ...]:
-    """(S,) eV: least squares over the frames that have an energy, and a log line of the energies found.
+def _blame_element(structure: Frame | Outline, number: int, elements: Sequence[str]) -> NoReturn:
+    where = structure.source
+    if isinstance(structure, Frame):
+        where += f", atom {structure.atomic_numbers.tolist().index(number) + 1}"
+    raise unknown_element(number, elements, where)
+
+
+def fit_shift(structures: Sequence[Frame | Outline], elements: Sequence[str]) -> tuple[float, ...]:
+    """(S,) eV: least squares over the structures that have an energy, and a log line of the energies found.
 
         minimise  sum_s ( (E_s + sum_a n_sa shift_a) / n_s )^2
 
@@ -140,14 +152,14 @@ def fit_shift(frames: Sequence[Frame], elements: Sequence[str]) -> tuple[float, 
     zero: its digits below 1e-6 eV mean nothing, and without them all shards of a set have the same on any machine.
 
     Raises:
-        InputError: no frame has an energy, or an element that is not one of `elements`.
+        InputError: no structure has an energy, or an element that is not one of `elements`.
     """
-    counts = count_elements(frames, elements)
-    known = np.array([frame.energy is not None for frame in frames])
+    counts = count_elements(structures, elements)
+    known = np.array([structure.energy is not None for structure in structures])
     if not known.any():
-        raise InputError(f"e_shift fit: expected structures with an energy, found none among {len(frames)}")
+        raise InputError(f"e_shift fit: expected structures with an energy, found none among {len(structures)}")
     counts, n_atoms = counts[known], counts[known].sum(axis=1)
-    per_atom = np.array([frame.energy for frame in frames if frame.energy is not None]) / n_atoms
+    per_atom = np.array([structure.energy for structure in structures if structure.energy is not None]) / n_atoms
     composition = counts / n_atoms[:, None]
     solution, _, rank, _ = np.linalg.lstsq(composition, -per_atom, rcond=_RANK_TOLERANCE)
     shifts = tuple(round(float(shift), _DECIMALS) + 0.0 for shift in solution)  # + 0.0: no minus zero
@@ -176,25 +188,25 @@ def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str]) -> N
         )  # fmt: skip
 
 
-def isolated_shift(frames: Sequence[Frame], elements: Sequence[str], cutoff: float) -> tuple[float, ...]:
+def isolated_shift(structures: Sequence[Frame | Outline], elements: Sequence[str], cutoff: float) -> tuple[float, ...]:
     """(S,) eV: minus the energies of isolated atoms, the lowest where there are several, and a log line of them.
 
     Args:
+        structures: those of one atom as frames.
         cutoff: Å; a frame of one atom without neighbours within it, periodic images included, is an isolated atom.
 
     Raises:
         InputError: elements without such a frame that has an energy, or one that is not one of `elements`.
     """
-    counts = count_elements(frames, elements)
-    single = [row for row, frame in enumerate(frames) if frame.n_atoms == 1 and frame.energy is not None]
-    neighbors = [0] * len(single)
-    if single:
-        chosen = Structures.from_frames([frames[row] for row in single])
-        neighbors = find_neighbors(chosen, cutoff).counts.tolist()
+    count_elements(structures, elements)
+    single = [frame for frame in structures if isinstance(frame, Frame) and frame.n_atoms == 1]
+    single = [frame for frame in single if frame.energy is not None]
+    neighbors = find_neighbors(Structures.from_frames(single), cutoff).counts.tolist() if single else []
+    counts = count_elements(single, elements)
     faults, shifts, described = [], [], []
     for species, symbol in enumerate(elements):
-        of_element = [(row, n) for row, n in zip(single, neighbors, strict=True) if counts[row, species]]
-        isolated = [(energy, row) for row, n in of_element if n == 0 and (energy := frames[row].energy) is not None]
+        of_element = [(row, n) for row, n in enumerate(neighbors) if counts[row, species]]
+        isolated = [(energy, row) for row, n in of_element if n == 0 and (energy := single[row].energy) is not None]
         if not isolated:
             more = f", but {len(of_element)} with neighbours (images of the atom itself)" if of_element else ""
             faults.append(f"{symbol}: found none{more}")
@@ -202,7 +214,7 @@ def isolated_shift(frames: Sequence[Frame], elements: Sequence[str], cutoff: flo
         energy, row = min(isolated)
         shifts.append(0.0 - energy)
         several = f"the lowest of {len(isolated)}: " if len(isolated) > 1 else ""
-        described.append(f"{float(energy)!r} eV ({several}{frames[row].source})")
+        described.append(f"{float(energy)!r} eV ({several}{single[row].source})")
     if faults:
         raise InputError(
             "e_shift isolated: expected for each element a structure of one atom with an energy and no neighbour "

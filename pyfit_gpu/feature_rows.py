@@ -146,6 +146,15 @@ class FeatureRows:
                 found[which] = torch.from_numpy(piece)
         return found
 
+    def pieces(self) -> Iterator[Tensor]:
+        """All rows (n, n_features) in order, a few at a time.
+
+        Raises:
+            OSError: as `tensor`.
+        """
+        for rows in self.rows.split(_rows_at_once(self.shape[1])):
+            yield replace(self, rows=rows).tensor()
+
     def _read(self, which: slice, out: np.ndarray) -> None:
         wanted = self.rows[which].numpy()
         first = 0

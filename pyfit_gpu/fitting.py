@@ -29,10 +29,10 @@ from pyfit_gpu.networks import member_seed
 from pyfit_gpu.objective import Objective
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.run_file import Run, is_run_file, load_run
+from pyfit_gpu.set_summary import describe_set
 from pyfit_gpu.splits import Split
 from pyfit_gpu.training_outputs import TrainingOutputs
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
-from pyfit_gpu.verbs import describe_set
 from pyfit_gpu.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
 
 _REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong

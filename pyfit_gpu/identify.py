@@ -157,7 +157,7 @@ def _run(path: Path) -> list[str]:
 
 
 def _training_set(path: Path) -> list[str]:
-    training_set = load_training_set(path)
+    training_set = load_training_set(path, lazy=True)
     groups = Counter(training_set.groups)
     n_energies = int(training_set.has_energy.sum())
     n_forces = int((~training_set.forces.isnan()).any(dim=1).sum())

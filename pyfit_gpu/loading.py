@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import torch
 
@@ -17,7 +18,7 @@ from pyfit_gpu.formats.text_set import read_text_set
 from pyfit_gpu.potential import Potential, join_members
 from pyfit_gpu.run_file import load_run
 from pyfit_gpu.store import load_hdf5, load_manifest
-from pyfit_gpu.structures import Frame, Structures
+from pyfit_gpu.structures import Frame, Outline, Structures
 from pyfit_gpu.training_set import TrainingSet
 
 _log = logging.getLogger("pyfit_gpu")
@@ -42,8 +43,18 @@ def read_head(path: str | os.PathLike[str], length: int = 4096) -> bytes:
     return head
 
 
-def read_frames(path: str | os.PathLike[str]) -> Iterator[Frame]:
+@overload
+def read_frames(path: str | os.PathLike[str], wanted: None = None) -> Iterator[Frame]: ...
+@overload
+def read_frames(
+    path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
+) -> Iterator[Frame | Outline]: ...
+def read_frames(path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None) -> Iterator[Frame | Outline]:
     """Structures of one file, the classic text or anything that ASE reads, one by one in file order.
+
+    Args:
+        wanted: whether the structure with this number in the file (0, 1, ..) must be a frame; of the others come
+            outlines where that is quicker.
 
     Raises:
         InputError: with file, place, what was expected and what was found.
@@ -53,7 +64,7 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[Frame]:
         return read_ase_frames(path)
     if head.startswith(HDF5_MAGIC):
         raise InputError(f"{os.fspath(path)}: expected structures, found an HDF5 file")
-    return read_dft_text(path)
+    return read_dft_text(path) if wanted is None else read_dft_text(path, wanted)
 
 
 def load_structures(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import io
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import h5py
 from pyfit_gpu import stored_splits
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path, exclusive
+from pyfit_gpu.hdf5_overlay import LIBVER, Overlay, undisturbed
 from pyfit_gpu.loading import HDF5_MAGIC, load_training_set, read_head
 from pyfit_gpu.splits import Split
-from pyfit_gpu.store import LIBVER, locked_manifest, naming, read_manifest, reading, write_manifest
+from pyfit_gpu.store import locked_manifest, naming, read_manifest, reading, write_manifest
 from pyfit_gpu.training_set import TrainingSet
 
 
@@ -201,10 +202,16 @@ def _write(path: str | os.PathLike[str], kind: _Kind, name: str, split: Split) -
         }
         write_manifest(Path(path), content)
         return
-    # In memory, as `save_training_set`, since HDF5 does not survive a full disk; a copy keeps what others added.
-    with reading(os.fspath(path)):
-        image = io.BytesIO(Path(path).read_bytes())
-        with h5py.File(image, "r+", libver=LIBVER) as file:
-            stored_splits.write_hdf5(file, name, split)
+    # Onto a copy, which keeps what others added.
     with atomic_path(path) as temporary:
-        temporary.write_bytes(image.getbuffer())
+        shutil.copyfile(path, temporary)
+        with open(temporary, "r+b", buffering=0) as copy:
+            overlay = Overlay(copy.fileno())
+
+            def add() -> None:
+                with h5py.File(overlay, "r+", libver=LIBVER) as file:
+                    stored_splits.write_hdf5(file, name, split)
+
+            with reading(os.fspath(path)):
+                undisturbed(add)
+            overlay.write_to(copy.fileno())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -20,10 +21,27 @@ class Workers:
 
     def __init__(self, device: torch.device) -> None:
         """For a device; on a GPU tasks run one after the other, in the calling thread."""
-        count = torch.get_num_threads() if device.type == "cpu" else 1
+        self.count = torch.get_num_threads() if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
-        if count > 1:
-            self._pool = ThreadPoolExecutor(count, "pyfit", initializer=lambda: torch.set_num_threads(1))
+        if self.count > 1:
+            self._pool = ThreadPoolExecutor(self.count, "pyfit", initializer=lambda: torch.set_num_threads(1))
+
+    def each(self, task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
+        """Results in the order of the items; besides those being computed, at most one waits per thread."""
+        if self._pool is None:
+            yield from map(task, items)
+            return
+        waiting: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(task, item))
+                if len(waiting) > self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
     def map(self, task: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         """Results in the order of the items."""

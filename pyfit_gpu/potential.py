@@ -173,11 +173,14 @@ def index_elements(numbers: Tensor, elements: Sequence[str], where: Callable[[in
     index = table.to(numbers.device)[numbers]
     if bool((index < 0).any()):
         atom = int((index < 0).nonzero()[0])
-        number = int(numbers[atom])
-        expected = f"expected an element of the potential ({', '.join(elements)})"
-        found = f"found {CHEMICAL_SYMBOLS[number]}" if number else "the file names no element"
-        raise InputError(f"{where(atom)}: {expected}, {found}")
+        raise unknown_element(int(numbers[atom]), elements, where(atom))
     return index
+
+
+def unknown_element(number: int, elements: Sequence[str], where: str) -> InputError:
+    expected = f"expected an element of the potential ({', '.join(elements)})"
+    found = f"found {CHEMICAL_SYMBOLS[number]}" if number else "the file names no element"
+    return InputError(f"{where}: {expected}, {found}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +224,23 @@ def batches(
     Raises:
         InputError: an element that the potential lacks, two atoms at one place.
     """
-    first = (0, *accumulate(sizes))
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
     for rows in size_batches(sizes, max_atoms):
+        yield make(rows)
+
+
+def batch_maker(
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    backend: str = "auto",
+    dtype: torch.dtype | None = None,
+) -> Callable[[list[int]], Batch]:
+    """Makes a batch of the named structures; arguments as those of `batches`."""
+    first = (0, *accumulate(sizes))
+
+    def make(rows: list[int]) -> Batch:
         structures = take(rows)
         device = structures.positions.device
         atoms = torch.cat([torch.arange(first[row], first[row + 1]) for row in rows])
@@ -230,7 +248,9 @@ def batches(
         neighbors = find_neighbors(structures, potential.descriptor.neighbor_cutoff, backend=backend)
         if dtype is not None:
             neighbors = neighbors.to(dtype)
-        yield Batch(torch.tensor(rows, device=device), atoms.to(device), structures, species, neighbors)
+        return Batch(torch.tensor(rows, device=device), atoms.to(device), structures, species, neighbors)
+
+    return make
 
 
 def featurize(structures: Structures, potential: Potential, *, backend: str = "auto") -> Tensor:

@@ -20,8 +20,8 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.fit_run import FitState
 from pyfit_gpu.formats.nn_dat import header_lines, parse_header
+from pyfit_gpu.hdf5_overlay import LIBVER
 from pyfit_gpu.potential import Potential
-from pyfit_gpu.store import LIBVER
 
 RUN_FORMAT = "pyfit-gpu run"
 RUN_VERSION = 1

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,102 +19,38 @@ import numpy as np
 import torch
 
 from pyfit_gpu import stored_splits
-from pyfit_gpu._version import __version__
 from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.feature_rows import FeatureFile, FeatureRows, read_features
-from pyfit_gpu.files import atomic_path, atomic_text
+from pyfit_gpu.feature_rows import FeatureFile, FeatureRows
+from pyfit_gpu.files import atomic_text
+from pyfit_gpu.set_writer import (
+    DATASETS,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    GROUP_DTYPE,
+    GROUP_INDEX,
+    hash_content,
+    row_shapes,
+    writing_set,
+)
 from pyfit_gpu.splits import Split
 from pyfit_gpu.training_set import TrainingSet, interleave
 
-FORMAT_NAME = "pyfit-gpu training set"
 MANIFEST_NAME = "pyfit-gpu training set manifest"
-FORMAT_VERSION = 1
-LIBVER = ("v110", "v110")
-
-# dataset: (field of TrainingSet, dtype on disk)
-DATASETS = {
-    "atoms/features": ("features", "<f8"),
-    "atoms/species": ("species", "<i4"),
-    "atoms/positions": ("positions", "<f8"),
-    "atoms/forces": ("forces", "<f8"),
-    "structures/n_atoms": ("sizes", "<i8"),
-    "structures/energy": ("energy", "<f8"),
-    "structures/volume": ("volume", "<f8"),
-    "structures/weight": ("weight", "<f8"),
-    "structures/cell": ("cell", "<f8"),
-    "structures/pbc": ("pbc", "|u1"),
-    "structures/stress": ("stress", "<f8"),
-}
-GROUP_INDEX = "structures/group"
 FEATURES = "atoms/features"
 
 
-def _arrays(training_set: TrainingSet) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Datasets by name, in the order in which they are hashed, and the table of group names."""
-    names = sorted(set(training_set.groups))
-    number = {name: k for k, name in enumerate(names)}
-    arrays = {
-        dataset: np.ascontiguousarray(read_features(getattr(training_set, field)).cpu().numpy(), dtype=dtype)
-        for dataset, (field, dtype) in DATASETS.items()
-    }
-    arrays[GROUP_INDEX] = np.array([number[group] for group in training_set.groups], dtype="<i4")
-    return arrays, names
-
-
-def _settings(training_set: TrainingSet) -> dict[str, Any]:
-    return {**training_set.descriptor.identity(), "shift": training_set.descriptor.shift}
-
-
-def _content_hash(attributes: Mapping[str, str], arrays: Mapping[str, np.ndarray | FeatureFile]) -> str:
-    """SHA-256 over the attributes that change numbers, then name, shape and bytes of every dataset by name."""
-    digest = hashlib.sha256()
-    for name in ("settings", "energy_shift", "groups", "potential_header"):
-        digest.update(attributes[name].encode())
-        digest.update(b"\0")
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name}{array.shape}".encode())
-        for piece in array.pieces() if isinstance(array, FeatureFile) else [array] if array.size else []:
-            digest.update(piece.view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str], *, shard: Shard | None = None) -> str:
+def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> str:
     """Write the HDF5 form and return its content hash.
-
-    Written to a temporary file, synced and renamed: a killed process leaves the old file or none.
 
     Raises:
         InputError: the file cannot be written, or one of the set's splits is none of it.
     """
     _attach_splits(training_set, training_set.splits)
-    arrays, names = _arrays(training_set)
-    attributes = {
-        "format": FORMAT_NAME,
-        "settings": json.dumps(_settings(training_set), sort_keys=True),
-        "energy_shift": json.dumps(training_set.energy_shift),
-        "groups": json.dumps(names),
-        "potential_header": "\n".join(training_set.potential_header),
-        "created_by": f"pyfit-gpu {__version__}",
-    }
-    attributes["content_hash"] = _content_hash(attributes, arrays)
-    # HDF5 does not survive a disk that fills up while it writes, so it writes to memory. The newer file version has
-    # checksums over HDF5's own structures, and fixed-length strings stay out of its heap, which has none.
-    image = io.BytesIO()
-    with h5py.File(image, "w", libver=LIBVER) as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, track_times=False)
-        for name, text in attributes.items():
-            file.attrs[name] = np.bytes_(text.encode())
-        file.attrs["version"] = FORMAT_VERSION
-        if shard is not None:
-            file.attrs["shard"] = np.bytes_(json.dumps(shard.describe()).encode())
-        for name, split in sorted(training_set.splits.items()):
-            stored_splits.write_hdf5(file, name, split)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(image.getbuffer())
-    return attributes["content_hash"]
+    n_features = training_set.features.shape[1]
+    with writing_set(path, len(training_set), training_set.n_atoms, n_features, splits=training_set.splits) as writer:
+        writer.append(training_set)
+    return writer.content_hash
 
 
 def _descriptor(settings: dict[str, Any]) -> LocalStructureParameters:
@@ -167,7 +101,7 @@ def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, 
         with naming(name):
             splits = stored_splits.read_hdf5(file)
     try:
-        if _content_hash(attributes, arrays) != attributes["content_hash"]:
+        if hash_content(attributes, arrays) != attributes["content_hash"]:
             raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
         return _attach_splits(_from_arrays(arrays, attributes), splits), attributes
     except InputError as error:
@@ -213,10 +147,9 @@ def _from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, str]) -> Tr
     """Check what the specification says about types and shapes, then put the set together."""
     descriptor = _descriptor(json.loads(attributes["settings"]))
     n_structures, n_atoms = len(arrays["structures/n_atoms"]), int(arrays["structures/n_atoms"].sum())
-    shapes: dict[str, tuple[int, ...]] = {"features": (descriptor.n_features,), "positions": (3,), "forces": (3,)}
-    shapes |= {"cell": (3, 3), "pbc": (3,), "stress": (6,)}
+    shapes = row_shapes(descriptor.n_features)
     for dataset, array in arrays.items():
-        field, dtype = DATASETS.get(dataset, ("group", "<i4"))
+        field, dtype = DATASETS.get(dataset, ("group", GROUP_DTYPE))
         expected = (n_atoms if dataset.startswith("atoms/") else n_structures, *shapes.get(field, ()))
         if array.shape != expected or array.dtype != np.dtype(dtype):
             raise InputError(f"{dataset}: expected {expected} {dtype}, found {array.shape} {array.dtype.str}")
@@ -281,9 +214,14 @@ def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: S
     Raises:
         InputError: a file cannot be written.
     """
+    _attach_splits(training_set, training_set.splits)
+    n_structures, n_features = len(training_set), training_set.features.shape[1]
     target = shard_path(path, shard.index, shard.count)
-    content_hash = save_training_set(training_set, target, shard=shard)
-    return target, _register(path, shard, content_hash, len(training_set))
+    with writing_set(
+        target, n_structures, training_set.n_atoms, n_features, splits=training_set.splits, shard=shard.describe()
+    ) as writer:
+        writer.append(training_set)
+    return target, register_shard(path, shard, writer.content_hash, n_structures)
 
 
 def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) -> list[int] | None:
@@ -311,12 +249,12 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
         f"{target}: exists already and is not shard {shard.index} of these inputs (give --overwrite to replace it)"
     )
     try:
-        part, attributes = load_hdf5(str(target))
+        part, attributes = load_hdf5(str(target), lazy=True)
     except InputError as error:
         raise InputError(in_the_way) from error
     if _shard_of(attributes) != shard.describe():
         raise InputError(in_the_way)
-    return _register(path, shard, attributes["content_hash"], len(part))
+    return register_shard(path, shard, attributes["content_hash"], len(part))
 
 
 def _shard_of(attributes: Mapping[str, Any]) -> Any:
@@ -327,7 +265,7 @@ def _shard_of(attributes: Mapping[str, Any]) -> Any:
         return None
 
 
-def _register(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_structures: int) -> list[int]:
+def register_shard(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_structures: int) -> list[int]:
     """Bring the manifest up to date; returns the shards that are still missing."""
     target, manifest = shard_path(path, shard.index, shard.count), manifest_path(path)
     with locked_manifest(manifest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -42,6 +43,11 @@ class Frame:
     @property
     def n_atoms(self) -> int:
         return len(self.positions)
+
+    @property
+    def element_counts(self) -> dict[int, int]:
+        """Atoms by atomic number; 0: the file names no element."""
+        return Counter(self.atomic_numbers.tolist())
 
     @property
     def volume(self) -> float:
@@ -98,16 +104,16 @@ class Structures:
         """
         if not frames:
             raise InputError("a batch needs at least one structure, got none")
-        for frame in frames:
-            check_frame(frame)
-        n_structures, n_padded = len(frames), max(frame.n_atoms for frame in frames)
-        positions = np.zeros((n_structures, n_padded, 3))
-        atomic_numbers = np.full((n_structures, n_padded), -1, dtype=np.int64)
-        forces = np.full((n_structures, n_padded, 3), np.nan)
-        stress = np.full((n_structures, 6), np.nan)
+        check_frames(frames)
+        sizes = np.array([frame.n_atoms for frame in frames])
+        mask = np.arange(sizes.max()) < sizes[:, None]
+        positions = np.zeros((*mask.shape, 3))
+        positions[mask] = np.concatenate([frame.positions for frame in frames])
+        atomic_numbers = np.full(mask.shape, -1, dtype=np.int64)
+        atomic_numbers[mask] = np.concatenate([frame.atomic_numbers for frame in frames])
+        forces = np.full((*mask.shape, 3), np.nan)
+        stress = np.full((len(frames), 6), np.nan)
         for row, frame in enumerate(frames):
-            positions[row, : frame.n_atoms] = frame.positions
-            atomic_numbers[row, : frame.n_atoms] = frame.atomic_numbers
             if frame.forces is not None:
                 forces[row, : frame.n_atoms] = frame.forces
             if frame.stress is not None:
@@ -121,7 +127,7 @@ class Structures:
             cell=tensor(np.stack([frame.cell for frame in frames]), dtype),
             pbc=torch.from_numpy(np.stack([frame.pbc for frame in frames])).to(device),
             atomic_numbers=torch.from_numpy(atomic_numbers).to(device),
-            sizes=tuple(frame.n_atoms for frame in frames),
+            sizes=tuple(sizes.tolist()),
             groups=tuple(frame.group for frame in frames),
             sources=tuple(frame.source for frame in frames),
             energy=tensor(np.array([np.nan if frame.energy is None else frame.energy for frame in frames])),
@@ -233,6 +239,23 @@ def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
             # The last right singular vector is orthogonal to every row: the rank is below 3 while a row is zero.
             completed[is_open, axis] = np.linalg.svd(completed[is_open])[2][..., -1, :]
     return completed
+
+
+def check_frames(frames: Sequence[Frame]) -> None:
+    """As `check_frame`: all at once where nothing is unusual, the others one by one."""
+    cells = np.stack([frame.cell for frame in frames])
+    labels = (np.array([frame.energy or 0.0, frame.weight]) for frame in frames)
+    numbers = [cells.ravel(), *labels]
+    for frame in frames:
+        numbers += [value.ravel() for value in (frame.positions, frame.forces, frame.stress) if value is not None]
+    usual = np.full(len(frames), bool(np.isfinite(np.concatenate(numbers)).all()))
+    if usual.all():
+        lengths = np.linalg.norm(cells, axis=2)
+        directions = cells / np.where(lengths > 0, lengths, 1.0)[:, :, None]
+        usual = np.abs(np.linalg.det(directions)) >= _FLAT  # and if fewer vectors are periodic, they are no flatter
+        usual &= [frame.n_atoms > 0 and frame.weight >= 0 for frame in frames]
+    for row in np.flatnonzero(~usual).tolist():
+        check_frame(frames[row])
 
 
 def check_frame(frame: Frame) -> None:

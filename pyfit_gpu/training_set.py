@@ -16,12 +16,17 @@ from pyfit_gpu.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.feature_rows import FeatureRows, join_features
 from pyfit_gpu.formats.nn_dat import header_lines
-from pyfit_gpu.potential import Potential, batches
+from pyfit_gpu.parallel import Workers
+from pyfit_gpu.potential import Batch, Potential, batch_maker
 from pyfit_gpu.splits import Split, classic_split, held_out
-from pyfit_gpu.structures import Structures
+from pyfit_gpu.structures import Structures, size_batches
 
 ATOM_FIELDS = ("features", "species", "positions", "forces")
 STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stress")
+
+_BATCH_ATOMS = 50_000  # padded, of a batch on a GPU
+_BATCH_ATOMS_CPU = (2_000, 20_000)  # at least, so that operations last, and at most
+_BATCHES_PER_THREAD = 3  # so that all threads end at about the same time
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +181,7 @@ def assemble(
     take: Callable[[list[int]], Structures],
     potential: Potential,
     *,
+    device: torch.device,
     e_shift: EnergyShift | None = 0.0,
     backend: str = "auto",
     dtype: torch.dtype | None = None,
@@ -185,36 +191,26 @@ def assemble(
 
     Args:
         sizes: atoms of each structure.
-        take: gives the batch of the named structures.
+        take: gives the batch of the named structures, on the device.
         dtype: of the features; None: that of the positions.
         progress: called with the number of atoms done so far.
     """
     energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+
+    @torch.no_grad()
+    def compute(rows: list[int]) -> _Part:
+        return _Part.of(make(rows), potential.descriptor)
+
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
-    for batch in batches(sizes, take, potential, backend=backend, dtype=dtype):
-        structures = batch.structures
-        atom_values = {
-            "features": batch.features(potential.descriptor),
-            "species": batch.species,
-            "positions": structures.flatten(structures.positions),
-            "forces": structures.flatten(structures.forces),
-        }
-        structure_values = {
-            "sizes": batch.sizes,
-            "energy": structures.energy,
-            "volume": structures.volume,
-            "weight": structures.weight,
-            "cell": structures.cell,
-            "pbc": structures.pbc,
-            "stress": structures.stress,
-        }
-        _place(parts, atom_values, batch.atoms, sum(sizes))
-        _place(parts, structure_values, batch.rows, len(sizes))
-        for row, group in zip(batch.rows.tolist(), structures.groups, strict=True):
+    for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device))):
+        _place(parts, part.atom_values, part.atoms, sum(sizes))
+        _place(parts, part.structure_values, part.rows, len(sizes))
+        for row, group in zip(part.rows.tolist(), part.groups, strict=True):
             groups[row] = group
-        done += structures.n_atoms
+        done += len(part.atoms)
         if progress:
             progress(done)
     return TrainingSet(
@@ -225,6 +221,43 @@ def assemble(
         splits={},
         **parts,
     )
+
+
+def _batch_atoms(n_atoms: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return _BATCH_ATOMS
+    low, high = _BATCH_ATOMS_CPU
+    return min(high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a batch gives to a training set."""
+
+    rows: Tensor  # (B,) int64, places of its structures in the whole
+    atoms: Tensor  # (n,) int64
+    groups: tuple[str, ...]
+    atom_values: dict[str, Tensor]  # by field
+    structure_values: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, batch: Batch, descriptor: LocalStructureParameters) -> _Part:
+        structures = batch.structures
+        return cls(
+            rows=batch.rows,
+            atoms=batch.atoms,
+            groups=structures.groups,
+            atom_values={
+                "features": batch.features(descriptor),
+                "species": batch.species,
+                "positions": structures.flatten(structures.positions),
+                "forces": structures.flatten(structures.forces),
+            },
+            structure_values={
+                "sizes": batch.sizes,
+                **{name: getattr(structures, name) for name in STRUCTURE_FIELDS if name != "sizes"},
+            },
+        )
 
 
 def _place(parts: dict[str, Tensor], values: dict[str, Tensor], index: Tensor, total: int) -> None:
@@ -248,7 +281,8 @@ def build_training_set(
     Raises:
         InputError: as `featurize`, and shifts that are not those of the elements.
     """
-    return assemble(structures.sizes, structures.select, potential, e_shift=e_shift, backend=backend)
+    device = structures.positions.device
+    return assemble(structures.sizes, structures.select, potential, device=device, e_shift=e_shift, backend=backend)
 
 
 def concatenate(sets: Sequence[TrainingSet]) -> TrainingSet:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import logging
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyfit_gpu.dft_inputs import DftInputs
 from pyfit_gpu.energy_shift import (
     METHODS,
     ShiftRequest,
@@ -22,17 +26,21 @@ from pyfit_gpu.formats.dft_text import write_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_draft, save_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.identify import FileKind, identify
-from pyfit_gpu.jobs import (
-    Setup,
-    featurize_frames,
-    read_all_frames,
-)
+from pyfit_gpu.jobs import Setup, featurize_windows, survey_files
 from pyfit_gpu.loading import load_training_set, read_frames
 from pyfit_gpu.new_potential import new_potential
 from pyfit_gpu.potential import Potential
-from pyfit_gpu.store import Shard, known_shard, manifest_path, save_shard, save_training_set, shard_path
-from pyfit_gpu.structures import Frame
-from pyfit_gpu.training_set import TrainingSet, concatenate, require_same_inputs
+from pyfit_gpu.set_summary import SetSummary
+from pyfit_gpu.set_writer import writing_set
+from pyfit_gpu.store import (
+    Shard,
+    known_shard,
+    manifest_path,
+    register_shard,
+    save_training_set,
+    shard_path,
+)
+from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 
 log = logging.getLogger("pyfit_gpu")
 
@@ -100,46 +108,66 @@ def prepare(
         return
     out = setup.output(out, [*dft_files, potential])
     model = load_potential(potential)
-    frames, shifts = _frames_and_shifts(dft_files, model, e_shift)
-    training_set = featurize_frames(frames, model, setup, e_shift=shifts)
-    _warn_of_energies(training_set)
-    save_training_set(training_set, out)
-    log.info("wrote %s: %s", out, describe_set(training_set))
+    inputs, shifts = _inputs_and_shifts(dft_files, model, e_shift)
+    summary, _ = _write_features(out, inputs, model, setup, shifts)
+    _warn_of_energies(summary)
+    log.info("wrote %s: %s", out, summary)
 
 
-def _warn_of_energies(training_set: TrainingSet) -> None:
+def _write_features(
+    path: str | Path,
+    inputs: DftInputs,
+    model: Potential,
+    setup: Setup,
+    shifts: tuple[float, ...],
+    *,
+    existing: TrainingSet | None = None,
+    shard: dict[str, Any] | None = None,
+) -> tuple[SetSummary, str]:
+    """A set of the structures that are taken, after those that exist; what it holds, and its content hash."""
+    first = [] if existing is None else [existing]
+    n_structures = sum(map(len, first)) + len(inputs.taken)
+    n_atoms = sum(part.n_atoms for part in first) + inputs.n_atoms
+    splits = {} if existing is None else existing.splits
+    summaries = []
+    with writing_set(path, n_structures, n_atoms, model.descriptor.n_features, splits=splits, shard=shard) as writer:
+        for part in itertools.chain(first, featurize_windows(inputs, model, setup, e_shift=shifts)):
+            writer.append(part)
+            summaries.append(SetSummary.of(part))
+    return functools.reduce(operator.add, summaries), writer.content_hash
+
+
+def _warn_of_energies(summary: SetSummary) -> None:
     """Of what is no error and seldom meant: no energy at all, or total energies without a shift."""
-    known = training_set.has_energy
-    if not bool(known.any()):
+    if not summary.n_energies:
         log.warning(
             "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
         )
         return
-    mean = float((training_set.energy_used / training_set.sizes)[known].mean())
+    mean = summary.energy_sum / summary.n_energies
     if abs(mean) > _LARGE_ENERGY:
         log.warning("with e_shift, energies are %.4g eV/atom on average: --e-shift fit brings them near 0", mean)
 
 
-def _frames_and_shifts(
-    dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None
-) -> tuple[list[Frame], tuple[float, ...]]:
-    """All structures of the files, and the energy shift of each element: the same whatever shard is computed."""
+def _inputs_and_shifts(
+    dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None, shard: tuple[int, int] = (0, 1)
+) -> tuple[DftInputs, tuple[float, ...]]:
+    """What is in the files, and the energy shift of each element: the same whatever shard is computed."""
     if not isinstance(e_shift, str):  # what is wrong with numbers shows before anything is read
         e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
-    frames = read_all_frames(dft_files)
-    return frames, find_shift(e_shift, frames, model.descriptor)
+    inputs = survey_files(dft_files, shard, atoms=e_shift == "isolated")
+    return inputs, find_shift(e_shift, inputs.structures, model.descriptor)
 
 
 def _append(dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: ShiftRequest | None) -> None:
-    existing = load_training_set(out)
+    existing = load_training_set(out, lazy=True)
     check_writable(out)
     shifts = _appended_shift(existing, e_shift, out)
     model = load_potential(potential)
     require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
-    added = featurize_frames(read_all_frames(dft_files), model, setup, e_shift=shifts)
-    training_set = concatenate([existing, added])
-    save_training_set(training_set, out)
-    log.info("wrote %s: %s", out, describe_set(training_set))
+    inputs, _ = _inputs_and_shifts(dft_files, model, shifts)
+    summary, _ = _write_features(out, inputs, model, setup, shifts, existing=existing)
+    log.info("wrote %s: %s", out, summary)
 
 
 def _appended_shift(existing: TrainingSet, e_shift: ShiftRequest | None, out: str) -> tuple[float, ...]:
@@ -166,17 +194,18 @@ def _prepare_shard(
     target = shard_path(out, index, count)
     replace(setup, overwrite=True).output(str(target), [*dft_files, potential])
     model = load_potential(potential)
-    frames, shifts = _frames_and_shifts(dft_files, model, e_shift)
-    if count > len(frames):
-        raise InputError(f"shard: expected at most {len(frames)} shards, one structure each, got {count}")
-    described = Shard(index, count, len(frames), _hash_inputs(dft_files, potential, shifts))
+    inputs, shifts = _inputs_and_shifts(dft_files, model, e_shift, shard)
+    n_structures = len(inputs.structures)
+    if count > n_structures:
+        raise InputError(f"shard: expected at most {n_structures} shards, one structure each, got {count}")
+    described = Shard(index, count, n_structures, _hash_inputs(dft_files, potential, shifts))
     missing = known_shard(out, described, overwrite=setup.overwrite)
     if missing is not None:
         log.info("%s is there already, of the same inputs: it is not computed again", target)
     else:
-        training_set = featurize_frames(frames[index::count], model, setup, e_shift=shifts)
-        target, missing = save_shard(training_set, out, described)
-        log.info("wrote %s: %s", target, describe_set(training_set))
+        summary, content_hash = _write_features(target, inputs, model, setup, shifts, shard=described.describe())
+        missing = register_shard(out, described, content_hash, summary.n_structures)
+        log.info("wrote %s: %s", target, summary)
     still = f"shards {', '.join(map(str, missing))} are missing" if missing else "all shards are there"
     log.info("%s: %s", manifest_path(out), still)
 
@@ -193,32 +222,13 @@ def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, 
     return digest.hexdigest()
 
 
-def describe_set(training_set: TrainingSet) -> str:
-    known = (training_set.has_energy, training_set.has_forces, training_set.has_stress)
-    n_energies, n_forces, n_stress = (int(label.sum()) for label in known)
-    return (
-        f"{len(training_set)} structures ({n_energies} with an energy, {n_forces} with forces, {n_stress} with stress) "
-        f"in {len(set(training_set.groups))} groups, {training_set.n_atoms} atoms x {training_set.features.shape[1]} "
-        f"features, {describe_shift(training_set)}"
-    )
-
-
-def describe_shift(training_set: TrainingSet) -> str:
-    shifts = training_set.energy_shift
-    if shifts is None:
-        return "e_shift unknown"
-    elements = training_set.descriptor.elements
-    named = (f"{symbol} {shift:g}" for symbol, shift in zip(elements, shifts, strict=True))
-    return "e_shift " + (", ".join(named) if len(shifts) > 1 else f"{shifts[0]:g}")
-
-
 def convert(source: str, target: str, *, setup: Setup) -> None:
     """Between the classic and the new formats of sets, structures and potentials; the ending of `target` decides."""
     kind = identify(source)
     ending = Path(target).suffix
     target = setup.output(target, [source])
     if kind in (FileKind.TRAINING_SET, FileKind.MANIFEST, FileKind.TEXT_SET):
-        training_set = load_training_set(source)
+        training_set = load_training_set(source, lazy=ending in HDF5_SUFFIXES)
         if ending in HDF5_SUFFIXES:
             save_training_set(training_set, target)
         elif ending in (".extxyz", ".xyz", ".json", ".csv") or target.endswith(".nn.dat"):

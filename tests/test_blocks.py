@@ -263,6 +263,37 @@ class TestWorkers:
         with pytest.raises(ValueError, match="task 3"):
             Workers(torch.device("cpu")).map(task, range(5))
 
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_one_after_the_other(self, count: int) -> None:
+        """In their order, and only a few of them ahead."""
+        torch.set_num_threads(count)
+        begun: list[int] = []
+
+        def task(item: int) -> int:
+            begun.append(item)
+            assert torch.get_num_threads() == 1
+            return item
+
+        workers = Workers(torch.device("cpu"))
+        for expected, found in enumerate(workers.each(task, iter(range(30)))):
+            assert found == expected
+            assert len(begun) <= expected + 1 + count
+        assert sorted(begun) == list(range(30))
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_an_error_ends_the_others(self, count: int) -> None:
+        torch.set_num_threads(count)
+
+        def task(item: int) -> int:
+            if item == 3:
+                raise ValueError("task 3")
+            return item
+
+        results = Workers(torch.device("cpu")).each(task, range(100))
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(ValueError, match="task 3"):
+            next(results)
+
     def test_one_thread_for_a_while(self) -> None:
         torch.set_num_threads(3)
         with one_thread():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sample_sets import make_descriptor, make_potential
 
+from pyfit_gpu.dft_inputs import outline
 from pyfit_gpu.energy_shift import (
     count_elements,
     find_shift,
@@ -20,7 +21,7 @@ from pyfit_gpu.energy_shift import (
     shift_of_elements,
 )
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures import Frame, Structures
+from pyfit_gpu.structures import Frame, Outline, Structures
 from pyfit_gpu.training_set import build_training_set
 
 MakeFrame = Callable[..., Frame]
@@ -124,6 +125,16 @@ class TestCounts:
         frames = [make_frame(np.zeros((len(s), 3)), symbols=list(s)) for s in ("SCC", "S", "CCCC")]
         assert count_elements(frames, ("S", "C")).tolist() == [[1, 2], [1, 0], [0, 4]]
         assert count_elements(frames, ("C", "O", "S")).tolist() == [[2, 0, 1], [0, 0, 1], [4, 0, 0]]
+
+    def test_outlines_count_as_their_frames(self, make_frame: MakeFrame) -> None:
+        frames = [make_frame(np.zeros((k, 3)), symbols=["C", "S", "C", "C"][:k], energy=-2.0 * k) for k in (1, 4, 2)]
+        outlines = [outline(frame) for frame in frames]
+        assert count_elements(outlines, ("S", "C")).tolist() == [[0, 1], [1, 3], [1, 1]]
+        assert fit_shift(outlines, ("S", "C")) == fit_shift(frames, ("S", "C"))
+        nameless = Outline({0: 2, 14: 1}, "g", "here")
+        assert count_elements([nameless], ("Si",)).tolist() == [[3]]
+        with pytest.raises(InputError, match=r"^here: .*\(Si, C\), the file names no element"):
+            count_elements([nameless], SIC)
 
     def test_atoms_without_a_name_are_the_only_element(self, make_frame: MakeFrame) -> None:
         frame = replace(make_frame(np.zeros((3, 3))), atomic_numbers=np.array([0, 14, 0]))

@@ -179,7 +179,13 @@ class TestBuild:
     def test_progress_counts_atoms(self, frames: list[Frame]) -> None:
         seen: list[int] = []
         structures = Structures.from_frames(frames)
-        assemble(structures.sizes, structures.select, make_potential(("C", "Si")), progress=seen.append)
+        assemble(
+            structures.sizes,
+            structures.select,
+            make_potential(("C", "Si")),
+            device=torch.device("cpu"),
+            progress=seen.append,
+        )
         assert seen == sorted(seen)
         assert seen[-1] == 21
 

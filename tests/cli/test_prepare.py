@@ -38,6 +38,7 @@ from cli.helpers import (
 )
 
 import pyfit_gpu as pf
+from pyfit_gpu import dft_inputs
 from pyfit_gpu.training_set import ATOM_FIELDS, STRUCTURE_FIELDS, TrainingSet
 
 POTENTIAL = ("--potential", "si.nn.dat")
@@ -174,6 +175,44 @@ def test_same_command_same_bytes() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # outputs that exist
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read twice, with a few structures at a time."""
+    monkeypatch.setattr(dft_inputs, "HELD_BYTES", 0)
+    monkeypatch.setattr(dft_inputs, "WINDOW_ATOMS", 20)
+
+
+@pytest.mark.parametrize("shift", ["0.5", "fit"])
+def test_in_windows(two_files: tuple[str, str], shift: str, request: pytest.FixtureRequest) -> None:
+    """The same bytes as in one go: whole, in shards, and appended, on one thread and on several."""
+    words = ("--e-shift", shift, "--quiet")
+    prepare(*words, files=two_files, out="whole.h5")
+    for index in range(3):
+        prepare(*words, "--shard", f"{index}/3", files=two_files, out="part.h5")
+    expected = {name: Path(name).read_bytes() for name in ("whole.h5", *(f"part.{k}-of-3.h5" for k in range(3)))}
+    prepare("--e-shift", "0.5", files=two_files, out="appended.h5")
+    request.getfixturevalue("small_limits")
+    for n_threads in (1, 3):
+        prepare(*words, "--n-threads", n_threads, "--overwrite", files=two_files, out="whole.h5")
+        for index in range(3):
+            prepare(*words, "--shard", f"{index}/3", "--overwrite", files=two_files, out="part.h5")
+        for name, content in expected.items():
+            assert Path(name).read_bytes() == content, name
+    prepare("--e-shift", "0.5", files=two_files[:1], out="twice.h5")
+    prepare("--append", files=two_files[1:], out="twice.h5")
+    assert Path("twice.h5").read_bytes() == Path("appended.h5").read_bytes()
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_fault_in_the_last_window() -> None:
+    """Nothing is left of what was written before it was read."""
+    lines = Path("si.poscar.dat").read_text().splitlines()
+    lines[-2] = "0.1 0.2 zero"
+    Path("si.poscar.dat").write_text("\n".join(lines) + "\n")
+    words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "si.h5")
+    refused(*words, match=rf"si\.poscar\.dat, line {len(lines) - 1}, structure {N_STRUCTURES} .*found '0\.1 0\.2 zero'")
 
 
 def test_an_existing_set_is_not_replaced() -> None:
