@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import combinations_with_replacement
 
 import torch
@@ -184,9 +184,12 @@ class Chunk:
         elements = torch.arange(self.basis.n_elements, device=self.pairs.device, dtype=self._all_kinds.dtype)
         return elements[:, None, None] == self._own(self._all_kinds).view(self.pairs.shape)
 
+    def _only(self, values: Tensor, kind: int) -> Tensor:
+        """(.., n, K) for the neighbours of an element, zero for the others."""
+        return values if self._of_kind is None else values * self._of_kind[kind]
+
     def _by_kind(self, values: Tensor) -> list[Tensor]:
-        """(.., n, K) for the neighbours of each element, zero for the others."""
-        return [values] if self._of_kind is None else [values * own for own in self._of_kind]
+        return [self._only(values, kind) for kind in range(self.basis.n_elements)]
 
     @cached_property
     def _radial_by_kind(self) -> list[Tensor]:
@@ -214,25 +217,17 @@ class Chunk:
 
     def pull_back(self, grad: Tensor) -> Tensor:
         """(n, 3, K) eV/Å: dE/dv of every pair's vector v, for `grad` = dE/dG (n, n_features)."""
-        basis = self.basis
-        angular = self._angular.transpose(0, 1)
-        along, rows = None, None
+        angular, along, of_angular = self._angular.transpose(0, 1), [], []
         for kind, of_sums in enumerate(self._grad_of_sums(grad)):
             of_radial = torch.bmm(of_sums.transpose(1, 2), angular).transpose(0, 1)  # (n_r0, n, K)
-            part = (of_radial * self._radial_derivative).sum(dim=0)  # dE/dr
-            if self._of_kind is not None:
-                part *= self._of_kind[kind]
-            along = part if along is None else along + part
-            radial = self._radial_by_kind[kind].transpose(0, 1)
-            rows = torch.bmm(of_sums, radial) if rows is None else rows.baddbmm_(of_sums, radial)
-        assert along is not None
-        assert rows is not None
-        rows = rows.transpose(0, 1).reshape(len(rows[0]), -1)
+            along.append(self._only((of_radial * self._radial_derivative).sum(dim=0), kind))  # dE/dr
+            of_angular.append(torch.bmm(of_sums, self._radial_by_kind[kind].transpose(0, 1)))
+        rows = reduce(torch.add, of_angular).transpose(0, 1).reshape(len(self._angular), -1)
         unit, inverse = self._unit
-        of_unit = angular_pull_back(unit, basis.legendre_orders, rows).mul_(inverse)
+        of_unit = angular_pull_back(unit, self.basis.legendre_orders, rows).mul_(inverse)
         # What the unit vector cannot follow, its own direction, is taken out.
         outward = (of_unit * unit).sum(dim=0)
-        of_unit.addcmul_(unit, along.view(-1) - outward)
+        of_unit.addcmul_(unit, reduce(torch.add, along).view(-1) - outward)
         return of_unit.view(3, *self.pairs.shape).transpose(0, 1)
 
     def _grad_of_sums(self, grad: Tensor) -> list[Tensor]:

@@ -99,6 +99,11 @@ def with_pair_gradients(neighbors: Neighbors, species: Tensor) -> None:
         chunk.pull_back(chunk.raw())
 
 
+def jacobians(neighbors: Neighbors, species: Tensor) -> None:
+    for chunk in HEADER.chunks(neighbors, species, max_pairs=8192):
+        chunk.jacobian()
+
+
 def memory_line(neighbors: Neighbors, species: Tensor) -> str:
     """Of tensors, in MiB: the most at one time, the outputs, and the most that one chunk takes."""
     with PeakMemory() as whole:
@@ -153,6 +158,7 @@ def main() -> None:
         own, name = neighbors.to(dtype), str(dtype).removeprefix("torch.")
         cases[f"features, {name}"] = (lambda own=own: HEADER.raw(own, species), n_atoms)
         cases[f"features, pair gradients, {name}"] = (lambda own=own: with_pair_gradients(own, species), n_atoms)
+        cases[f"derivatives themselves, {name}"] = (lambda own=own: jacobians(own, species), n_atoms)
         print(f"memory, {name}: {memory_line(own, species)}")
     for symbols in (("Si", "C"), ("Si", "C", "O")):
         header, kinds = replace(HEADER, elements=symbols, gi_mode=5), torch.arange(n_atoms) % len(symbols)
