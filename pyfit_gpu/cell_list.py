@@ -71,7 +71,8 @@ class _Comparison:
         self.square = cutoff**2
         self.slack = cutoff**2 * torch.finfo(lists.points[0].dtype).eps ** 0.5
         self.limit = max(_LIMITS[lists.atom.device.type].pairs, int(lists.n_points.max()))
-        self.memory = torch.empty(self.limit, dtype=torch.float64, device=lists.atom.device)
+        # A part of a list has at most `limit` pairs, and _tiles pads it by less than as many again.
+        self.memory = torch.empty(2 * self.limit, dtype=torch.float64, device=lists.atom.device)
 
     def __call__(self, tile: Tensor, n_homes: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
         """Places of the homes, -1 for padding, and how many candidates each has; then the candidates' places."""
@@ -131,7 +132,8 @@ def _pairs(structures: Structures, cutoff: float, width: float) -> Iterator[Pair
     # From the order of the tiles to that of the atoms.
     first = torch.cumsum(counts, 0) - counts
     is_home = (homes >= 0).nonzero().squeeze(1)
-    order = is_home.index_select(0, torch.argsort(lists.atom.index_select(0, homes.index_select(0, is_home))))
+    atom = lists.atom.index_select(0, homes.index_select(0, is_home))
+    order = torch.empty_like(is_home).index_copy_(0, atom, is_home)
     homes, first, counts = (x.index_select(0, order) for x in (homes, first, counts))
     limit = _LIMITS[lists.atom.device.type].atoms
     totals = torch.stack([part.sum() for part in counts.split(limit)]).tolist()
@@ -148,8 +150,8 @@ def _exact(lists: Lists, cutoff: float, homes: Tensor, counts: Tensor, centers: 
     squares = columns[0] * columns[0]
     for column in columns[1:]:
         squares.addcmul_(column, column)
-    inside = squares < cutoff**2
-    if not bool(inside.all()):
+    if len(squares) and bool(squares.max() >= cutoff**2):
+        inside = squares < cutoff**2
         centers, place, *columns = (column[inside] for column in (centers, place, *columns))
         counts = torch.bincount(centers, minlength=len(homes))
     return counts, lists.atom.index_select(0, place), torch.stack(columns, dim=1)

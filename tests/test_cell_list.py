@@ -115,6 +115,16 @@ def test_little_memory_finds_all_pairs(random_frame: MakeFrame, monkeypatch: pyt
         assert_same_pairs(find(frames, 4.4, width), frames, 4.4)
 
 
+@pytest.mark.parametrize("pairs", [1, 300, 1000, 3000])
+def test_lists_larger_than_a_comparison_may_be(
+    random_frame: MakeFrame, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are dealt in parts, and parts of lists of unequal sizes are padded to more than the limit."""
+    monkeypatch.setitem(cell_list._LIMITS, "cpu", cell_list._Limits(atoms=1000, points=4000, pairs=pairs))
+    frames = [random_frame(n, n, length=5 + n / 4, pbc=(n % 2 == 0, True, n % 3 == 0)) for n in range(4, 16)]
+    assert_same_pairs(find(frames, 4.4, np.inf), frames, 4.4)
+
+
 @pytest.mark.parametrize("distance", [4.0, np.nextafter(4.0, 0), np.nextafter(4.0, 5)])
 @pytest.mark.parametrize("company", [1, 30])
 def test_the_cutoff_is_exact(make_frame: MakeFrame, distance: float, company: int) -> None:
