@@ -134,6 +134,16 @@ def test_the_cutoff_is_exact(make_frame: MakeFrame, distance: float, company: in
     assert found.counts[:2].tolist() == ([1, 1] if distance < 4 else [0, 0])
 
 
+def test_no_pair_is_lost_to_the_rounding_of_the_product(make_frame: MakeFrame) -> None:
+    """Pairs nearer than the cutoff by less than the product's error, far from the atom that it counts from."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(100):
+        place, direction = rng.uniform(20, 30, 3), rng.normal(size=3)
+        frames.append(make_frame([[0, 0, 0], place, place + direction * (4 - 2e-14) / np.linalg.norm(direction)]))
+    assert find(frames, 4.0, np.inf).counts.tolist() == [0, 1, 1] * 100
+
+
 def test_atoms_far_apart(make_frame: MakeFrame) -> None:
     """Where there is no cell, boxes fill what atoms take, however empty it is; short vectors keep their digits."""
     rng = np.random.default_rng(0)
