@@ -37,7 +37,7 @@ def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Ten
 
 
 @dataclass(frozen=True, eq=False)
-class _Axis:
+class Axis:
     """Along one cell vector: the boxes of every structure, counted on beyond the cell, and which of them atoms see."""
 
     n_boxes: Tensor  # (B,) int64
@@ -49,11 +49,13 @@ class _Axis:
 
 
 @dataclass(frozen=True, eq=False)
-class _Grid:
+class Grid:
+    """Atoms in the boxes of their structures."""
+
     cell: Tensor  # (B, 3, 3) Å
     owner: Tensor  # (n_atoms,) int64, structure of each atom
     origin: Columns  # (n_atoms,) Å each, atoms wrapped into the cell
-    axes: tuple[_Axis, ...]
+    axes: tuple[Axis, ...]
 
 
 def _combine(columns: Tensor, matrices: Tensor) -> Tensor:
@@ -65,7 +67,14 @@ def _combine(columns: Tensor, matrices: Tensor) -> Tensor:
     return x + y + z
 
 
-def make_grid(structures: Structures, cutoff: float, width: float) -> _Grid:
+def make_grid(structures: Structures, cutoff: float, width: float = WIDTH) -> Grid:
+    """Atoms in boxes.
+
+    Args:
+        structures: a batch on any device.
+        cutoff: Å.
+        width: least width of a box in units of the cutoff; infinity makes one box of every structure.
+    """
     device, dtype = structures.positions.device, structures.positions.dtype
     lattices = structures.cell.detach().to("cpu", torch.float64).numpy()
     cell = torch.from_numpy(complete_cell(lattices, structures.pbc.cpu().numpy()))
@@ -73,52 +82,59 @@ def make_grid(structures: Structures, cutoff: float, width: float) -> _Grid:
     # The spacing of the lattice planes across vector a is 1 / |column a of the inverse|.
     reach = cutoff * torch.linalg.vector_norm(inverse, dim=1).T  # (3, B) in units of cell vectors
     cell, inverse, reach = (t.to(device, dtype) for t in (cell, inverse, reach))
-    periodic, mask = structures.pbc.T, structures.atom_mask
-    sizes = torch.tensor(structures.sizes, device=device)
-
     positions = structures.positions.permute(2, 0, 1).contiguous()
     fractional = _combine(positions, inverse)
-    shift = fractional.floor() * periodic[:, :, None]
-    fractional -= shift
+    shift = fractional.floor() * structures.pbc.T[:, :, None]
     origin = positions - _combine(shift, cell)
 
-    # Boxes fill the cell along periodic axes, and what the atoms take along the others.
+    kept = structures.atom_mask.view(-1).nonzero().squeeze(1)
+    sizes = torch.tensor(structures.sizes, device=device)
+    owner = torch.repeat_interleave(sizes, output_size=structures.n_atoms)
+    axes = _axes(structures, fractional.sub_(shift), reach, torch.where(sizes > _SMALL, width, torch.inf), kept)
+    return Grid(cell, owner, tuple(x.reshape(-1).index_select(0, kept) for x in origin), axes)
+
+
+def _axes(structures: Structures, fractional: Tensor, reach: Tensor, width: Tensor, kept: Tensor) -> tuple[Axis, ...]:
+    """
+    Args:
+        fractional: (3, B, A) in units of cell vectors, wrapped.
+        reach: (3, B) the cutoff in these units.
+        width: (B,) of boxes in units of the cutoff.
+        kept: (n_atoms,) int64, the atoms among A x B, which padding fills.
+    """
+    periodic, mask = structures.pbc.T, structures.atom_mask
     low = fractional.masked_fill(~mask, torch.inf).amin(dim=2)
     high = fractional.masked_fill(~mask, -torch.inf).amax(dim=2)
+    # Boxes fill the cell along periodic axes, and what the atoms take along the others.
     start = torch.where(periodic, 0.0, low)
     extent = torch.where(periodic, 1.0, torch.maximum(high - low, reach))
     n_boxes = (extent / (width * reach)).floor().clamp(1, _MOST_BOXES)
-    n_boxes = torch.where(sizes > _SMALL, n_boxes, 1.0)
     scale = n_boxes / extent
     place = (fractional - start[:, :, None]) * scale[:, :, None]
     reach = reach * scale + _SLACK
     # Of a single box the part that atoms lie in is enough: it sees fewer images.
     bottom = torch.where(n_boxes == 1, (low - start) * scale, 0.0)
     top = torch.where(n_boxes == 1, (high - start) * scale, 1.0)
-    first = torch.where(periodic, (-1 - reach).ceil(), 0.0)[:, :, None]
-    last = torch.where(periodic, (n_boxes + reach).floor(), n_boxes - 1)[:, :, None]
-    lowest = torch.maximum((place - (top + reach)[:, :, None]).ceil(), first)
-    highest = torch.minimum((place + (reach - bottom)[:, :, None]).floor(), last)
+    first = torch.where(periodic, (-1 - reach).ceil(), 0.0)
+    last = torch.where(periodic, (n_boxes + reach).floor(), n_boxes - 1)
+    lowest = torch.maximum((place - (top + reach)[:, :, None]).ceil(), first[:, :, None])
+    highest = torch.minimum((place + (reach - bottom)[:, :, None]).floor(), last[:, :, None])
     home = torch.minimum(place.floor(), n_boxes[:, :, None] - 1)
 
-    kept = mask.view(-1).nonzero().squeeze(1)
-
     def per_atom(padded: Tensor) -> Tensor:
-        return padded.reshape(-1).index_select(0, kept)
+        return padded.reshape(-1).index_select(0, kept).long()
 
-    axes = tuple(
-        _Axis(
+    return tuple(
+        Axis(
             n_boxes=n_boxes[axis].long(),
-            first=first[axis, :, 0].long(),
-            counts=(last - first)[axis, :, 0].long() + 1,
-            atom_first=per_atom(lowest[axis] - first[axis]).long(),
-            atom_counts=per_atom(highest[axis] - lowest[axis]).long() + 1,
-            atom_home=per_atom(home[axis] - lowest[axis]).long(),
+            first=first[axis].long(),
+            counts=(last - first)[axis].long() + 1,
+            atom_first=per_atom(lowest[axis] - first[axis, :, None]),
+            atom_counts=per_atom(highest[axis] - lowest[axis]) + 1,
+            atom_home=per_atom(home[axis] - lowest[axis]),
         )
         for axis in range(3)
     )
-    owner = torch.repeat_interleave(sizes, output_size=structures.n_atoms)
-    return _Grid(cell, owner, tuple(per_atom(column) for column in origin), axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +148,7 @@ class Lists:
     n_homes: Tensor  # (n_lists,) int64
 
 
-def _sizes(grid: _Grid) -> tuple[list[int], list[int], int, int]:
+def _sizes(grid: Grid) -> tuple[list[int], list[int], int, int]:
     """What must be known to allocate: K of each axis, points after each, all boxes and the most of a structure."""
     boxes = grid.axes[0].n_boxes * grid.axes[1].n_boxes * grid.axes[2].n_boxes
     one, two, three = (axis.atom_counts for axis in grid.axes)
@@ -142,7 +158,8 @@ def _sizes(grid: _Grid) -> tuple[list[int], list[int], int, int]:
     return known[:3], known[3:6], known[6], known[7]
 
 
-def make_lists(grid: _Grid) -> Lists:
+def make_lists(grid: Grid) -> Lists:
+    """The lists of all boxes: atoms spread along one axis after the other, then sorted by box."""
     in_axes, in_points, n_boxes, most_boxes = _sizes(grid)
     device = grid.owner.device
     stride = grid.axes[0].n_boxes * grid.axes[1].n_boxes * grid.axes[2].n_boxes

@@ -35,9 +35,13 @@ _LIMITS = {"cpu": _Limits(2**13, 2**16, 2**17), "cuda": _Limits(2**20, 2**22, 2*
 Pairs = tuple[Tensor, Tensor, Tensor]  # counts, index, vectors
 
 
+def _limits(tensor: Tensor) -> _Limits:
+    return _LIMITS["cpu" if tensor.device.type == "cpu" else "cuda"]
+
+
 def _tiles(lists: Lists) -> Iterator[tuple[Tensor, int, int]]:
     """Lists of similar size together: (4, b) first home, homes, first point, points; then the largest of the two."""
-    limit = _LIMITS[lists.atom.device.type]
+    limit = _limits(lists.atom)
     n_homes, n_points = torch.stack((lists.n_homes, lists.n_points)).cpu().numpy()
     first_home, first_point = np.cumsum(n_homes) - n_homes, np.cumsum(n_points) - n_points
     # A list of too many pairs takes several turns, each with some of its homes.
@@ -70,8 +74,9 @@ class _Comparison:
         self.lists = lists
         self.square = cutoff**2
         self.slack = cutoff**2 * torch.finfo(lists.points[0].dtype).eps ** 0.5
-        self.limit = max(_LIMITS[lists.atom.device.type].pairs, int(lists.n_points.max()))
-        self.memory = torch.empty(self.limit, dtype=torch.float64, device=lists.atom.device)
+        self.limit = max(_limits(lists.atom).pairs, int(lists.n_points.max()))
+        # A part of a list has at most `limit` pairs, and _tiles pads it by less than as many again.
+        self.memory = torch.empty(2 * self.limit, dtype=torch.float64, device=lists.atom.device)
 
     def __call__(self, tile: Tensor, n_homes: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
         """Places of the homes, -1 for padding, and how many candidates each has; then the candidates' places."""
@@ -131,9 +136,10 @@ def _pairs(structures: Structures, cutoff: float, width: float) -> Iterator[Pair
     # From the order of the tiles to that of the atoms.
     first = torch.cumsum(counts, 0) - counts
     is_home = (homes >= 0).nonzero().squeeze(1)
-    order = is_home.index_select(0, torch.argsort(lists.atom.index_select(0, homes.index_select(0, is_home))))
+    atom = lists.atom.index_select(0, homes.index_select(0, is_home))
+    order = torch.empty_like(is_home).index_copy_(0, atom, is_home)
     homes, first, counts = (x.index_select(0, order) for x in (homes, first, counts))
-    limit = _LIMITS[lists.atom.device.type].atoms
+    limit = _limits(lists.atom).atoms
     totals = torch.stack([part.sum() for part in counts.split(limit)]).tolist()
     for home, begin, number, total in zip(
         homes.split(limit), first.split(limit), counts.split(limit), totals, strict=True
@@ -148,8 +154,8 @@ def _exact(lists: Lists, cutoff: float, homes: Tensor, counts: Tensor, centers: 
     squares = columns[0] * columns[0]
     for column in columns[1:]:
         squares.addcmul_(column, column)
-    inside = squares < cutoff**2
-    if not bool(inside.all()):
+    if len(squares) and bool(squares.max() >= cutoff**2):
+        inside = squares < cutoff**2
         centers, place, *columns = (column[inside] for column in (centers, place, *columns))
         counts = torch.bincount(centers, minlength=len(homes))
     return counts, lists.atom.index_select(0, place), torch.stack(columns, dim=1)
@@ -168,7 +174,7 @@ def find_pairs(structures: Structures, cutoff: float, *, width: float = WIDTH) -
         (n_atoms,) counts, (n_pairs,) index and (n_pairs, 3) vectors in Å, sorted by central atom.
     """
     found, done = [], 0
-    for rows in _slices(structures.sizes, _LIMITS[structures.positions.device.type].atoms):
+    for rows in _slices(structures.sizes, _limits(structures.positions).atoms):
         part = structures if len(rows) == len(structures) else structures.select(rows)
         found += [(counts, index + done, vectors) for counts, index, vectors in _pairs(part, cutoff, width)]
         done += part.n_atoms

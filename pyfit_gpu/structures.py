@@ -177,10 +177,13 @@ class Structures:
         )
 
     def select(self, rows: Sequence[int]) -> Structures:
-        """The named structures in the given order, padded to the largest of them."""
-        rows = list(rows)
+        """The named structures in the given order, padded to the largest of them; those of a plain range as views."""
+        index: Tensor | slice
+        if isinstance(rows, range) and rows.step == 1:
+            index = slice(rows.start, rows.stop)
+        else:
+            index = torch.tensor(list(rows), device=self.positions.device)
         n_padded = max(self.sizes[row] for row in rows)
-        index = torch.tensor(rows, device=self.positions.device)
         return Structures(
             positions=self.positions[index, :n_padded],
             cell=self.cell[index],

@@ -115,6 +115,16 @@ def test_little_memory_finds_all_pairs(random_frame: MakeFrame, monkeypatch: pyt
         assert_same_pairs(find(frames, 4.4, width), frames, 4.4)
 
 
+@pytest.mark.parametrize("pairs", [1, 300, 1000, 3000])
+def test_lists_larger_than_a_comparison_may_be(
+    random_frame: MakeFrame, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are dealt in parts, and parts of lists of unequal sizes are padded to more than the limit."""
+    monkeypatch.setitem(cell_list._LIMITS, "cpu", cell_list._Limits(atoms=1000, points=4000, pairs=pairs))
+    frames = [random_frame(n, n, length=5 + n / 4, pbc=(n % 2 == 0, True, n % 3 == 0)) for n in range(4, 16)]
+    assert_same_pairs(find(frames, 4.4, np.inf), frames, 4.4)
+
+
 @pytest.mark.parametrize("distance", [4.0, np.nextafter(4.0, 0), np.nextafter(4.0, 5)])
 @pytest.mark.parametrize("company", [1, 30])
 def test_the_cutoff_is_exact(make_frame: MakeFrame, distance: float, company: int) -> None:
@@ -122,6 +132,16 @@ def test_the_cutoff_is_exact(make_frame: MakeFrame, distance: float, company: in
     pair = make_frame([[0, 0, 0], [distance, 0, 0]])
     found = find([pair] + [make_frame(np.eye(3) * 3.1)] * company, 4.0, 1.0)
     assert found.counts[:2].tolist() == ([1, 1] if distance < 4 else [0, 0])
+
+
+def test_no_pair_is_lost_to_the_rounding_of_the_product(make_frame: MakeFrame) -> None:
+    """Pairs nearer than the cutoff by less than the product's error, far from the atom that it counts from."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(100):
+        place, direction = rng.uniform(20, 30, 3), rng.normal(size=3)
+        frames.append(make_frame([[0, 0, 0], place, place + direction * (4 - 2e-14) / np.linalg.norm(direction)]))
+    assert find(frames, 4.0, np.inf).counts.tolist() == [0, 1, 1] * 100
 
 
 def test_atoms_far_apart(make_frame: MakeFrame) -> None:
