@@ -17,11 +17,9 @@ from torch import Tensor
 from pyfit_gpu.expansion import Chunk
 from pyfit_gpu.forces import PairSums
 from pyfit_gpu.networks import ElementLayout, ElementNetworks
-from pyfit_gpu.potential import Batch, Potential, batches, network_outputs, sum_over_atoms
+from pyfit_gpu.potential import Batch, Potential, batch_atoms, batches, network_outputs, sum_over_atoms
 from pyfit_gpu.structures import Structures
 
-# So many atoms go through at once, where one member looks at them: pairs have a row for each member.
-_MAX_ATOMS = 50_000
 # From so many members on, writing dG/dv out costs less than a pull back each (measured with 42 and 48 features).
 _JACOBIAN_MEMBERS = 7
 # Of dG/dv of a chunk: on a CPU it stays in cache; on a GPU launches dominate small chunks (estimated, not measured).
@@ -117,8 +115,8 @@ def predict(
 def prediction_batches(
     sizes: Sequence[int], take: Callable[[list[int]], Structures], potential: Potential, *, backend: str = "auto"
 ) -> Iterator[Batch]:
-    """Batches for `predict_batch`, with as many atoms as the number of members leaves room for; see `batches`."""
-    max_atoms = max(1, _MAX_ATOMS // potential.networks.n_members)
+    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member, so that many members get fewer."""
+    max_atoms = max(1, batch_atoms(potential.device) // potential.networks.n_members)
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
 
 

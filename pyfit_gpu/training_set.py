@@ -17,14 +17,13 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.feature_rows import FeatureRows, join_features
 from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.parallel import Workers
-from pyfit_gpu.potential import Batch, Potential, batch_maker
+from pyfit_gpu.potential import Batch, Potential, batch_atoms, batch_maker
 from pyfit_gpu.splits import Split, classic_split, held_out
 from pyfit_gpu.structures import Structures, size_batches
 
 ATOM_FIELDS = ("features", "species", "positions", "forces")
 STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stress")
 
-_BATCH_ATOMS = 50_000  # padded, of a batch on a GPU
 _BATCH_ATOMS_CPU = (2_000, 20_000)  # at least, so that operations last, and at most
 _BATCHES_PER_THREAD = 3  # so that all threads end at about the same time
 
@@ -225,7 +224,7 @@ def assemble(
 
 def _batch_atoms(n_atoms: int, device: torch.device) -> int:
     if device.type != "cpu":
-        return _BATCH_ATOMS
+        return batch_atoms(device)
     low, high = _BATCH_ATOMS_CPU
     return min(high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
 
