@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import combinations_with_replacement
 
 import torch
@@ -217,17 +217,20 @@ class Chunk:
 
     def pull_back(self, grad: Tensor) -> Tensor:
         """(n, 3, K) eV/Å: dE/dv of every pair's vector v, for `grad` = dE/dG (n, n_features)."""
-        angular, along, of_angular = self._angular.transpose(0, 1), [], []
+        n, width = self.pairs.shape
+        angular = self._angular.transpose(0, 1)
+        along = angular.new_zeros(n, width)  # dE/dr
+        of_angular = angular.new_empty(n, angular.shape[1], width)
         for kind, of_sums in enumerate(self._grad_of_sums(grad)):
             of_radial = torch.bmm(of_sums.transpose(1, 2), angular).transpose(0, 1)  # (n_r0, n, K)
-            along.append(self._only((of_radial * self._radial_derivative).sum(dim=0), kind))  # dE/dr
-            of_angular.append(torch.bmm(of_sums, self._radial_by_kind[kind].transpose(0, 1)))
-        rows = reduce(torch.add, of_angular).transpose(0, 1).reshape(len(self._angular), -1)
+            along += self._only((of_radial * self._radial_derivative).sum(dim=0), kind)
+            of_angular.baddbmm_(of_sums, self._radial_by_kind[kind].transpose(0, 1), beta=min(kind, 1))
+        rows = of_angular.transpose(0, 1).reshape(angular.shape[1], -1)
         unit, inverse = self._unit
         of_unit = angular_pull_back(unit, self.basis.legendre_orders, rows).mul_(inverse)
         # What the unit vector cannot follow, its own direction, is taken out.
         outward = (of_unit * unit).sum(dim=0)
-        of_unit.addcmul_(unit, reduce(torch.add, along).view(-1) - outward)
+        of_unit.addcmul_(unit, along.view(-1) - outward)
         return of_unit.view(3, *self.pairs.shape).transpose(0, 1)
 
     def _grad_of_sums(self, grad: Tensor) -> list[Tensor]:
