@@ -164,7 +164,7 @@ def test_positions_that_ask_for_a_gradient(random_frame: MakeFrame) -> None:
 
 
 def test_waits_for_the_device_as_often_for_many_structures_as_for_one(random_frame: MakeFrame) -> None:
-    """Every question to the device is one of the few that a memory slice needs, never one of a structure."""
+    """Every question to the device is one of the few that a memory slice or a tile needs, never one of a structure."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     waits = []
@@ -175,4 +175,4 @@ def test_waits_for_the_device_as_often_for_many_structures_as_for_one(random_fra
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             find_pairs(structures, 4.0)
         waits.append(sum(event.count for event in profile.key_averages() if "Synchronize" in event.key))
-    assert waits[1] <= waits[0] + 2
+    assert waits[1] - waits[0] < 20, waits  # a few tiles more
