@@ -25,10 +25,10 @@ import torch
 from ase.build import bulk
 
 import pyfit_gpu as pf
+from pyfit_gpu.potential import batch_atoms
 from pyfit_gpu.structures import Frame, Structures, size_batches
 
 CUTOFF = 4.5  # Å
-BATCH_ATOMS = 50_000  # as potential.batches
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # centers, index, vectors of each batch
 
@@ -206,7 +206,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.device}, {place}, {options.dtype}, cutoff {CUTOFF} Å")
     if not options.large:
         structures = pf.load_structures(options.structures).to(options.device, dtype)
-        compare([structures.select(rows) for rows in size_batches(structures.sizes, BATCH_ATOMS)], options.rounds)
+        rows = size_batches(structures.sizes, batch_atoms(torch.device(options.device)))
+        compare([structures.select(batch) for batch in rows], options.rounds)
         return
     print(f"{'atoms':>10}{'backend':>16}{'µs/atom':>12}{'bytes/atom':>14}", flush=True)
     for backend in options.backends:
