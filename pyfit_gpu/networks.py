@@ -153,7 +153,8 @@ class ElementNetworks:
     def affine(self) -> list[Tensor]:
         """Per layer (S, K, n_in + 1, n_out + 1), of the last (S, K, n_in + 1, n_out): the biases are the last row.
 
-        The last column turns inputs whose last is 1 into an output that a sigmoid turns into 1 again.
+        The last column turns inputs whose last is 1 into an output that a sigmoid turns into 1 again. Remembered: of
+        networks whose weights do not change in place, as those of `bare()`.
         """
         found = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), start=1):

@@ -22,7 +22,7 @@ CASES = list(itertools.product(HIDDEN, [0, 1], [(1, 1), (3, 1), (1, 2), (3, 3)])
 @pytest.fixture(autouse=True)
 def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several of each element."""
-    monkeypatch.setattr(energy_runs, "RUN", 16)
+    monkeypatch.setattr(energy_runs, "RUN", {"cpu": 16})
 
 
 def random_networks(sizes: Sequence[int], shape: tuple[int, int], activation: int) -> tuple[ElementNetworks, Tensor]:
