@@ -23,8 +23,8 @@ from pyfit_gpu.feature_rows import FeatureRows, read_features
 from pyfit_gpu.networks import ElementNetworks
 
 # Atoms of a run at most. On a CPU long runs cost less, but pad more where there are several elements. On a GPU sums
-# over atoms are a partial sum per run, and short ones keep more of it busy (H100: one member in float32 takes 0.15 ms with
-# 1024, 0.19 with 2048, 0.29 with 4096; many members take the same).
+# over atoms are a partial sum per run, and short ones keep more of it busy (H100: one member in float32 takes 0.15 ms
+# with 1024, 0.19 with 2048, 0.29 with 4096; many members take the same).
 RUN = {"cpu": 4096, "cuda": 1024}
 _ALIGNED = 8  # atoms
 
