@@ -82,7 +82,7 @@ class DftInputs:
             known = self.structures[file.first : end]
             read = known if file.is_held else file.read(self._is_taken)
             for number, (structure, before) in enumerate(itertools.zip_longest(read, known), start=file.first):
-                if structure is None or before is None or structure.n_atoms != before.n_atoms:
+                if structure is None or before is None or not _is_same(structure, before):
                     raise InputError(f"{file.path}: structure {number - file.first + 1} is not what it was: the file "
                                      "has changed while it was read")  # fmt: skip
                 if self._is_taken(number) and isinstance(structure, Frame):
@@ -100,8 +100,10 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
         atoms: whether structures of one atom must come as frames, wherever they stand.
 
     Raises:
-        InputError: as `read_frames`.
+        InputError: as `read_frames`, or no file.
     """
+    if not paths:
+        raise InputError("expected at least one DFT file, got none")
     index, count = shard
     is_text = [not looks_like_ase(path) for path in paths]
     holds_text = sum(_size(path) for path, text in zip(paths, is_text, strict=True) if text) <= HELD_BYTES
@@ -125,6 +127,11 @@ def outline(structure: Frame | Outline) -> Outline:
     if isinstance(structure, Outline):
         return structure
     return Outline(structure.element_counts, structure.group, structure.source, structure.energy)
+
+
+def _is_same(structure: Frame | Outline, before: Frame | Outline) -> bool:
+    """As far as outlines tell; what is held is trivially so."""
+    return structure is before or outline(structure) == outline(before)
 
 
 def _size(path: str) -> int:

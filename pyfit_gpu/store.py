@@ -205,25 +205,6 @@ def manifest_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def save_shard(training_set: TrainingSet, path: str | os.PathLike[str], shard: Shard) -> tuple[Path, list[int]]:
-    """Write one shard of the set `path` and bring the manifest up to date.
-
-    Returns:
-        The shard's file, and the shards that are still missing.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    _attach_splits(training_set, training_set.splits)
-    n_structures, n_features = len(training_set), training_set.features.shape[1]
-    target = shard_path(path, shard.index, shard.count)
-    with writing_set(
-        target, n_structures, training_set.n_atoms, n_features, splits=training_set.splits, shard=shard.describe()
-    ) as writer:
-        writer.append(training_set)
-    return target, register_shard(path, shard, writer.content_hash, n_structures)
-
-
 def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) -> list[int] | None:
     """Look before the work whether this shard is there already, from a task that was killed before it said so.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.networks import ElementNetworks
 from pyfit_gpu.potential import Potential
+from pyfit_gpu.set_writer import writing_set
+from pyfit_gpu.store import Shard, register_shard, shard_path
 from pyfit_gpu.training_set import TrainingSet
 
 NAN = float("nan")
@@ -97,6 +100,15 @@ def make_set(
         pbc=torch.from_numpy(rng.integers(0, 2, (n_structures, 3)).astype(bool)),
         stress=draw(n_structures, 6),
     )
+
+
+def save_shard(training_set: TrainingSet, path: Path, shard: Shard) -> tuple[Path, list[int]]:
+    """Shard of the set `path` as `prepare` writes it: its file, and the shards that are still missing."""
+    target = shard_path(path, shard.index, shard.count)
+    sizes = len(training_set), training_set.n_atoms, training_set.features.shape[1]
+    with writing_set(target, *sizes, splits=training_set.splits, shard=shard.describe()) as writer:
+        writer.append(training_set)
+    return target, register_shard(path, shard, writer.content_hash, len(training_set))
 
 
 def arrays_of(training_set: TrainingSet) -> dict[str, bytes]:

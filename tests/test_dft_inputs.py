@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,12 +101,27 @@ def test_outline(paths: list[str]) -> None:
     assert outline(expected) is expected
 
 
-@pytest.mark.parametrize("change", ["fewer", "more", "another size", "gone"])
-def test_a_file_that_changes_meanwhile(paths: list[str], change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+CHANGES: dict[str, Callable[[list[Frame]], list[Frame]]] = {
+    "fewer": lambda frames: frames[:4],
+    "more": lambda frames: [*frames, frames[0]],
+    "another size": lambda frames: frames[::-1],
+    "another energy": lambda frames: [*frames[:4], replace(frames[4], energy=-1.0)],
+    "no energy": lambda frames: [replace(frames[0], energy=None), *frames[1:]],
+    "another group": lambda frames: [*frames[:4], replace(frames[4], group="other")],
+    "another element": lambda frames: [*frames[:4], replace(frames[4], atomic_numbers=frames[4].atomic_numbers + 1)],
+    "gone": lambda frames: [],
+}
+
+
+@pytest.mark.parametrize("shard", [(0, 1), (1, 5)], ids=str)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_meanwhile(
+    paths: list[str], change: str, shard: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the survey has told of it to others, such as the fit of energy shifts; in structures not taken too."""
     monkeypatch.setattr(dft_inputs, "HELD_BYTES", 0)
-    inputs = survey(paths)
-    frames = list(read_frames(paths[0]))
-    changed = {"fewer": frames[:4], "more": [*frames, frames[0]], "another size": frames[::-1], "gone": []}[change]
+    inputs = survey(paths, shard=shard)
+    changed = CHANGES[change](list(read_frames(paths[0])))
     with open(paths[0], "w") as file:
         write_dft_text(file, changed)
     if change == "gone":
@@ -119,3 +135,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         survey([str(tmp_path / "nowhere.dat")])
     with pytest.raises(InputError, match=r"cannot read: Is a directory"):
         survey([str(tmp_path)])
+
+
+def test_no_file() -> None:
+    with pytest.raises(InputError, match="expected at least one DFT file, got none"):
+        survey([])

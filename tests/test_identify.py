@@ -13,7 +13,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import write
-from sample_sets import NAN, make_potential, make_set
+from sample_sets import NAN, make_potential, make_set, save_shard
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_settings import FitSettings
@@ -23,7 +23,7 @@ from pyfit_gpu.identify import FileKind, identify, info
 from pyfit_gpu.logs import EnergyVolumeLog, LossLog, ValidationLog
 from pyfit_gpu.report import EnergyTable, save_csv
 from pyfit_gpu.run_file import Run, save_run
-from pyfit_gpu.store import Shard, save_shard, save_training_set
+from pyfit_gpu.store import Shard, save_training_set
 from pyfit_gpu.training import FitState, fit
 from pyfit_gpu.training_set import TrainingSet
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import write
-from sample_sets import assert_same_set, make_potential, make_set
+from sample_sets import assert_same_set, make_potential, make_set, save_shard
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.loading import load_potentials, load_structures, load_training_set, read_frames, read_head
-from pyfit_gpu.store import Shard, save_shard, save_training_set
+from pyfit_gpu.store import Shard, save_training_set
 from pyfit_gpu.training_set import TrainingSet
 
 TEXT = """\

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from cli.helpers import OWN, done
-from sample_sets import NAN, assert_same_set, make_set
+from sample_sets import NAN, assert_same_set, make_set, save_shard
 from test_store import LAYOUT, run_script, specified_hash
 
 from pyfit_gpu import named_splits
@@ -27,7 +27,7 @@ from pyfit_gpu.identify import info
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.named_splits import load_split, named_split, save_split, split_names
 from pyfit_gpu.splits import Split
-from pyfit_gpu.store import Shard, save_shard, save_training_set
+from pyfit_gpu.store import Shard, save_training_set
 from pyfit_gpu.training_set import TrainingSet
 
 GROUPS = ["b", "Å x", "a", "b", "NO_DFT", "b", "a", "b", "b", "c", "a", "a", "b"]

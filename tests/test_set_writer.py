@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
@@ -70,6 +71,21 @@ def test_an_error_between_two_parts(whole: TrainingSet, tmp_path: Path) -> None:
         break_off()
     assert os.listdir(tmp_path) == ["set.h5"]
     assert (tmp_path / "set.h5").read_bytes() == before
+
+
+def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
+    """It shows before what comes inside, which is the work."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with (
+            pytest.raises(InputError, match=r"set\.h5: cannot write: File too large"),
+            writing_set(tmp_path / "set.h5", 1000, 10_000, 18),
+        ):
+            pytest.fail("the work has begun")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
 
 
 def test_memory_is_that_of_a_part(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from sample_sets import NAN, assert_same_set, make_set
+from sample_sets import NAN, assert_same_set, make_set, save_shard
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.feature_rows import FeatureRows, read_features
@@ -26,7 +26,7 @@ from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.loading import load_training_set
-from pyfit_gpu.store import Shard, load_manifest, manifest_path, save_shard, save_training_set, shard_path
+from pyfit_gpu.store import Shard, load_manifest, manifest_path, save_training_set, shard_path
 from pyfit_gpu.structures import Structures
 from pyfit_gpu.training_set import TrainingSet, build_training_set
 
@@ -332,9 +332,9 @@ import torch
 
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from sample_sets import make_set
+from sample_sets import make_set, save_shard
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.store import Shard, save_shard, save_training_set
+from pyfit_gpu.store import Shard, save_training_set
 
 folder = Path(sys.argv[2])
 

@@ -133,8 +133,8 @@ def test_numbers_that_are_not_finite(make_frame: MakeFrame, name: str, bad: floa
 
 def test_negative_weight(make_frame: MakeFrame) -> None:
     with pytest.raises(InputError, match=r"made\.dat, structure 1.*weight.*-1\.0"):
-        check_frame(make_frame([[0, 0, 0]], CUBE, weight=-1.0))
-    check_frame(make_frame([[0, 0, 0]], CUBE, weight=0.0))
+        Structures.from_frames([make_frame([[0, 0, 0]], CUBE, weight=-1.0)])
+    assert Structures.from_frames([make_frame([[0, 0, 0]], CUBE, weight=0.0)]).weight.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(

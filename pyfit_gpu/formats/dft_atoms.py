@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from pyfit_gpu.formats.text_lines import parse_columns
 from pyfit_gpu.structures import FloatArray
 
-_POSITION, _SYMBOL, _FORCES = ("position", np.float64, 3), ("symbol", "U8"), ("forces", np.float64, 3)
+_SYMBOL_LENGTH = 8  # of more characters the first are kept
+_POSITION, _FORCES = ("position", np.float64, 3), ("forces", np.float64, 3)
+_SYMBOL = ("symbol", f"U{_SYMBOL_LENGTH}")
 _COLUMNS = {  # by the number of cells
     3: np.dtype([_POSITION]),
     4: np.dtype([_POSITION, _SYMBOL]),
@@ -38,8 +40,9 @@ def parse_atoms(lines: Sequence[str]) -> Atoms | None:
         return None
     elements = forces = None
     if width in (4, 7):
-        elements = parse_elements(table["symbol"].tolist())
-        if elements is None:
+        symbols = table["symbol"].tolist()
+        elements = parse_elements(symbols)
+        if elements is None or max(map(len, set(symbols))) == _SYMBOL_LENGTH:  # quotes, and perhaps half a word
             return None
     if width in (6, 7):
         forces = np.ascontiguousarray(table["forces"])

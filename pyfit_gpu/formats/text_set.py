@@ -129,14 +129,14 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            return _read(_Lines(name, Lines(file)))
+            return _read(_Lines(name, Lines(file)), os.fstat(file.fileno()).st_size)
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: expected a text training set, found binary data") from error
     except OSError as error:
         raise InputError(f"{name}: cannot read the training set: {error.strerror}") from error
 
 
-def _read(lines: _Lines) -> TrainingSet:
+def _read(lines: _Lines, n_bytes: int) -> TrainingSet:
     numbered = [lines.numbered_comment("the potential's header") for _ in range(2)]
     first = numbered[1][1].split()
     n_elements = int(first[0]) if first and is_count(first[0]) else 1
@@ -146,12 +146,12 @@ def _read(lines: _Lines) -> TrainingSet:
     if lines.count("1, the potential type of a straight network") != 1:
         lines.fail("1, the potential type of a straight network")
     n_structures = lines.count("the number of structures")
-    n_atoms = lines.count("the number of atoms")
+    descriptor = draft.descriptor
+    n_atoms = _number_of_atoms(lines, descriptor.n_features, n_bytes)
     lines.comment("the names of the columns")
     if n_structures < 1 or n_atoms < n_structures:
         lines.fail("at least one structure with at least one atom")
 
-    descriptor = draft.descriptor
     table = _Table(lines, n_atoms, descriptor.n_features, descriptor.elements)
     table.read()
     if len(table.sizes) != n_structures:
@@ -182,6 +182,15 @@ def _read(lines: _Lines) -> TrainingSet:
         pbc=torch.ones(n_structures, 3, dtype=torch.bool),
         stress=unknown.new_full((n_structures, 6), float("nan")),
     )
+
+
+def _number_of_atoms(lines: _Lines, n_features: int, n_bytes: int) -> int:
+    """No more than there is room for: memory is asked for before the atoms are read."""
+    n_atoms = lines.count("the number of atoms")
+    room = n_bytes // (22 + 2 * n_features)  # the shortest lines: "ATOM-0 g 1 0 1 0 1" and "Gi 0 0 ..", with their ends
+    if n_atoms > room:
+        lines.fail(f"at most {room} atoms, as many as the file's {n_bytes} bytes have room for")
+    return n_atoms
 
 
 class _Table:

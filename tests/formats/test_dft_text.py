@@ -150,6 +150,15 @@ def test_symbols_of_atoms(read: Read, symbol: str) -> None:
     np.testing.assert_array_equal(frame.positions, [[0, 0, 0], [0, 0, 1]])
 
 
+@pytest.mark.parametrize("forces", ["", " 1 2 3"])
+@pytest.mark.parametrize("quotes", range(9))
+def test_symbols_in_many_quotes(read: Read, quotes: int, forces: str) -> None:
+    """A long word is never cut: seven quotes and Si would be sulfur."""
+    symbol = "'" * quotes + "Si" + "'" * quotes
+    (frame,) = read(structure(f"0 0 0 {symbol}{forces}\n0 0 1 {symbol}{forces}"))
+    assert frame.atomic_numbers.tolist() == [14, 14]
+
+
 @pytest.mark.parametrize("symbols", [("", ""), ("Si", "C")])
 def test_forces_are_never_scaled(read: Read, symbols: tuple[str, str]) -> None:
     atoms = f"0 0 0 {symbols[0]} 1 2 3\n.5 .5 .5 {symbols[1]} -1 -2e-1 0.25"

@@ -144,6 +144,7 @@ def test_not_a_number(read: Read, line: int, text: str, cell: str) -> None:
         (18, "0 0 0 Si 1 2 3 4", 18, "x y z.*found '0 0 0 Si 1 2 3 4'"),
         (18, "0 0 0 si", 18, "element symbol.*found '0 0 0 si'"),
         (18, "0 0 0 X", 18, "element symbol.*found '0 0 0 X'"),
+        (18, "0 0 0 ''''''Six\n0 0 1 Si", 18, "element symbol.*found '0 0 0 ''''''Six'"),
         (18, "\n0 0 0", 18, "x y z.*found an empty line"),
         (16, "Si\n2\nc\n0 0 0 Si\n1 1 1 C\n-1\n", 20, "Si.*found '1 1 1 C'"),
         (20, "-10.5 eV", 20, "energy.*found '-10.5 eV'"),

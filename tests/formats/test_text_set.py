@@ -319,6 +319,10 @@ FAULTS: dict[str, tuple[str, str]] = {
     "a number of structures that is too large": (TEXT.replace("# 2 - Number", "# 3 - Number"), r"3 structures"),
     "a number of structures that is too small": (TEXT.replace("# 2 - Number", "# 1 - Number"), r"1 structure"),
     "a number of atoms that is too large": (TEXT.replace("# 3 - Number", "# 4 - Number"), r"ATOM-3.*end of the file"),
+    "more atoms than the memory holds": (
+        TEXT.replace("# 3 - Number", "# 99999999999 - Number"),
+        r"line 11: expected at most \d+ atoms.*found '# 99999999999 - Number",
+    ),
     "a number of atoms that is too small": (TEXT.replace("# 3 - Number", "# 2 - Number"), r"line 17: .*2 atoms"),
     "atoms that end inside a structure": (
         with_line(17, None, with_line(18, None))
@@ -413,6 +417,13 @@ class TestFaults:
             if 0 < count < len(lines) - 1:
                 with pytest.raises(InputError, match=r"set.txt"):
                     read("".join(lines[:count]) + lines[count][: len(lines[count]) // 3])
+
+    def test_the_shortest_lines_have_room(self, read: Read) -> None:
+        """The number of atoms is bounded by the file's size: never below what a file can hold."""
+        header = TEXT[: TEXT.index("ATOM-0")]
+        atoms = "".join(f"ATOM-{atom} g 1 {atom} 1 1 1\nGi 1 1\n" for atom in range(1000))
+        content = header.replace("# 2 - Number", "# 1000 - Number").replace("# 3 - Number", "# 1000 - Number") + atoms
+        assert len(read(content.removesuffix("\n"))) == 1000
 
     def test_line_numbers_count_empty_lines(self, read: Read) -> None:
         """In the header as below it: the editor's line."""
