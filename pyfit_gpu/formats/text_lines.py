@@ -50,7 +50,8 @@ class Lines:
 
 
 def is_count(cell: str) -> bool:
-    return cell.isascii() and cell.isdigit()
+    """Whether it is a whole number that counts something; Python refuses to read those of thousands of digits."""
+    return len(cell) <= 18 and cell.isascii() and cell.isdigit()
 
 
 def parse_number(cell: str) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyfit_gpu.formats import text_lines
-from pyfit_gpu.formats.text_lines import Lines, parse_columns, parse_numbers
+from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns, parse_numbers
 
 NUMBERS = np.dtype([("values", np.float64, 3)])
 
@@ -91,3 +91,12 @@ def test_not_finite_numbers(cell: str) -> None:
     assert parse_numbers(["1", cell, "2"]) is None
     table = parse_columns([f"1 {cell or 'x'} 2"], NUMBERS)
     assert table is None or not math.isfinite(table["values"].sum())
+
+
+@pytest.mark.parametrize(("cell", "expected"), [("12", True), ("0", True), ("-1", False), ("1e3", False), ("٣", False)])
+def test_counts(cell: str, expected: bool) -> None:
+    assert is_count(cell) == expected
+
+
+def test_a_count_of_thousands_of_digits_is_none() -> None:
+    assert not is_count("9" * 5000)
