@@ -19,6 +19,7 @@ from pyfit_gpu.boxes import WIDTH, Lists, make_grid, make_lists, ragged_range
 from pyfit_gpu.structures import Structures
 
 _MOST_PADDING = 1.3  # pairs that a tile compares for one that it has to
+_ROUNDING = 32 * torch.finfo(torch.float64).eps  # of |x|^2: more than a candidate's square is wrong by
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ def _limits(tensor: Tensor) -> _Limits:
     return _LIMITS["cpu" if tensor.device.type == "cpu" else "cuda"]
 
 
-def _tiles(lists: Lists) -> Iterator[tuple[Tensor, int, int]]:
+_Tile = tuple[Tensor, int, int]
+
+
+def _tiles(lists: Lists) -> Iterator[_Tile]:
     """Lists of similar size together: (4, b) first home, homes, first point, points; then the largest of the two."""
     limit = _limits(lists.atom)
     n_homes, n_points = torch.stack((lists.n_homes, lists.n_points)).cpu().numpy()
@@ -67,16 +71,21 @@ class _Comparison:
     """Finds candidates tile after tile, in memory that all of them use: fresh memory takes as long as the numbers.
 
     Squares of distances come from a matrix product, |x|^2 + |y|^2 - 2 x y, several times faster than differences.
-    It rounds as it likes, so there is some slack, and candidates are compared exactly afterwards.
+    It rounds as it likes, so there is some slack, which grows with |x|^2 (the |y| of a neighbour is hardly another),
+    and candidates are compared exactly afterwards.
     """
 
-    def __init__(self, lists: Lists, cutoff: float) -> None:
+    def __init__(self, lists: Lists, tiles: Sequence[_Tile], cutoff: float) -> None:
         self.lists = lists
         self.square = cutoff**2
         self.slack = cutoff**2 * torch.finfo(lists.points[0].dtype).eps ** 0.5
-        self.limit = max(_limits(lists.atom).pairs, int(lists.n_points.max()))
-        # A part of a list has at most `limit` pairs, and _tiles pads it by less than as many again.
-        self.memory = torch.empty(2 * self.limit, dtype=torch.float64, device=lists.atom.device)
+        self.limit = _limits(lists.atom).pairs
+        most = max(min(tile.shape[1], self._together(*sizes)) * math.prod(sizes) for tile, *sizes in tiles)
+        self.memory = torch.empty(most, dtype=torch.float64, device=lists.atom.device)
+
+    def _together(self, n_homes: int, n_points: int) -> int:
+        """Lists that are compared at once."""
+        return max(1, self.limit // (n_homes * n_points))
 
     def __call__(self, tile: Tensor, n_homes: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
         """Places of the homes, -1 for padding, and how many candidates each has; then the candidates' places."""
@@ -90,7 +99,7 @@ class _Comparison:
         origin = here[:, :, :1].clone()  # the first atom of the box: short vectors keep their digits
         here, there = here.sub_(origin), there.sub_(origin)
         # What pads a tile is infinitely far away.
-        own = (here * here).sum(dim=0).sub_(self.square).masked_fill_(~is_home, torch.inf)
+        own = (here * here).sum(dim=0).mul_(1 - _ROUNDING).sub_(self.square).masked_fill_(~is_home, torch.inf)
         other = (there * there).sum(dim=0).masked_fill_(~is_point, torch.inf)
         left = torch.stack((*here, own, torch.ones_like(own)), dim=2)
         right = torch.stack((*there.mul_(-2), torch.ones_like(other), other), dim=1)
@@ -105,7 +114,7 @@ class _Comparison:
     def _products(self, left: Tensor, right: Tensor, itself: Tensor) -> Tensor:
         """Where left (b, homes, 5) times right (b, 5, points) is below the slack, counted through; never `itself`."""
         n_lists, n_homes, n_points = len(left), left.shape[1], right.shape[2]
-        step = max(1, self.limit // (n_homes * n_points))
+        step = self._together(n_homes, n_points)
         found = []
         for start in range(0, n_lists, step):
             some = slice(start, start + step)
@@ -131,8 +140,9 @@ def _below(values: Tensor, limit: float) -> Tensor:
 def _pairs(structures: Structures, cutoff: float, width: float) -> Iterator[Pairs]:
     """The pairs of some structures, of so many atoms at a time as the limits say."""
     lists = make_lists(make_grid(structures, cutoff, width))
-    compare = _Comparison(lists, cutoff)
-    homes, counts, found = (torch.cat(parts) for parts in zip(*(compare(*tile) for tile in _tiles(lists)), strict=True))
+    tiles = list(_tiles(lists))
+    compare = _Comparison(lists, tiles, cutoff)
+    homes, counts, found = (torch.cat(parts) for parts in zip(*(compare(*tile) for tile in tiles), strict=True))
     # From the order of the tiles to that of the atoms.
     first = torch.cumsum(counts, 0) - counts
     is_home = (homes >= 0).nonzero().squeeze(1)

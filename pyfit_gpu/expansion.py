@@ -199,7 +199,7 @@ class Chunk:
     def _sums(self) -> list[Tensor]:
         """A^a for each element, (n, n_angular, n_r0)."""
         angular = self._angular.transpose(0, 1)
-        return [torch.bmm(angular, radial.permute(1, 2, 0)) for radial in self._radial_by_kind]
+        return [_product(angular, radial.permute(1, 2, 0)) for radial in self._radial_by_kind]
 
     def raw(self) -> Tensor:
         """(n, n_features): G."""
@@ -212,7 +212,7 @@ class Chunk:
         weights = basis.weights.expand(n, -1, -1)
         for block, (a, b), product in zip(result.unbind(1), basis.blocks, products, strict=True):
             copies = 1 if a == b else 2
-            torch.div(torch.bmm(weights, product), basis.norm / copies, out=block)
+            torch.div(_product(weights, product), basis.norm / copies, out=block)
         return result.view(n, -1)
 
     def pull_back(self, grad: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ class Chunk:
         along = angular.new_zeros(n, width)  # dE/dr
         of_angular = angular.new_empty(n, angular.shape[1], width)
         for kind, of_sums in enumerate(self._grad_of_sums(grad)):
-            of_radial = torch.bmm(of_sums.transpose(1, 2), angular).transpose(0, 1)  # (n_r0, n, K)
+            of_radial = _product(of_sums.transpose(1, 2), angular).transpose(0, 1)  # (n_r0, n, K)
             along += self._only((of_radial * self._radial_derivative).sum(dim=0), kind)
             of_angular.baddbmm_(of_sums, self._radial_by_kind[kind].transpose(0, 1), beta=min(kind, 1))
         rows = of_angular.transpose(0, 1).reshape(angular.shape[1], -1)
@@ -240,7 +240,7 @@ class Chunk:
         weights = basis.weights.T.expand(n, -1, -1)
         result: dict[int, Tensor] = {}
         for (a, b), own in zip(basis.blocks, by_block.unbind(1), strict=True):
-            spread = torch.bmm(weights, own)  # (n, n_angular, n_r0)
+            spread = _product(weights, own)  # (n, n_angular, n_r0)
             for moved, other in _moved_and_other(a, b):
                 product = spread * self._sums[other]
                 result[moved] = result[moved] + product if moved in result else product
@@ -252,10 +252,11 @@ class Chunk:
         unit, inverse = self._unit
         along = (unit * moves).sum(dim=0)  # dr
         turn = (moves - unit * along).mul_(inverse)
-        angular = self._rows_of(angular_push_forward, turn).transpose(0, 1)
+        turned = self._rows_of(angular_push_forward, turn).transpose(0, 1)
+        angular = self._angular.transpose(0, 1)
         radial = self._by_kind(self._radial_derivative * along.view(self.pairs.shape))
         sums = [
-            torch.bmm(self._angular.transpose(0, 1), moved.permute(1, 2, 0)).baddbmm_(angular, still.permute(1, 2, 0))
+            _product(angular, moved.permute(1, 2, 0)).add_(_product(turned, still.permute(1, 2, 0)))
             for moved, still in zip(radial, self._radial_by_kind, strict=True)
         ]
         return self._invariants(
@@ -274,8 +275,8 @@ class Chunk:
                 parts = []
                 for moved, other in _moved_and_other(a, b):
                     factor = factors[other][:, rows].transpose(1, 2)  # (n, n_r0, 2 l + 1): 2 w A / N
-                    value = torch.bmm(factor, self._angular[rows].transpose(0, 1))
-                    part = torch.bmm(factor, turned[rows].transpose(0, 1)).view(n, -1, 3, width)
+                    value = _product(factor, self._angular[rows].transpose(0, 1))
+                    part = _product(factor, turned[rows].transpose(0, 1)).view(n, -1, 3, width)
                     part.mul_(radial).addcmul_(value[:, :, None], slopes)
                     parts.append(part if self._of_kind is None else part * self._of_kind[moved][:, None, None])
                 block[:, number] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -291,6 +292,19 @@ class Chunk:
         rows = unit.new_empty(len(self._angular), 3 * unit.shape[1])
         angular_push_forward(shaped.reshape(3, -1), self.basis.legendre_orders, turn.reshape(3, -1), out=rows)
         return rows.view(-1, n, 3 * width), self._radial_derivative.transpose(0, 1)[:, :, None] * own[:, None]
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """(n, p, q) x (n, q, s) to (n, p, s).
+
+    A single row or column, of one Gaussian centre, would be multiplied in a way that depends on n, which shows in the
+    last bits. Two are not.
+    """
+    if right.shape[2] == 1:
+        return torch.bmm(left, right.expand(-1, -1, 2))[:, :, :1]
+    if left.shape[1] == 1:
+        return torch.bmm(left.expand(-1, 2, -1), right)[:, :1]
+    return torch.bmm(left, right)
 
 
 def _moved_and_other(a: int, b: int) -> tuple[tuple[int, int], ...]:

@@ -62,11 +62,13 @@ def find_neighbors(structures: Structures, cutoff: float, *, backend: str = "aut
         backend: one of `BACKENDS`; "auto" is "torch".
 
     Raises:
-        InputError: two atoms at one place.
+        InputError: a position that is not finite, two atoms at one place.
         ValueError: an unknown backend, or one that is not installed.
     """
     finders = {"torch": find_pairs, "vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs}
-    neighbors = Neighbors(*finders[_choose_backend(backend)](structures, cutoff))
+    find = finders[_choose_backend(backend)]
+    _check_positions(structures)
+    neighbors = Neighbors(*find(structures, cutoff))
     check_distances(structures, neighbors)
     return neighbors
 
@@ -77,6 +79,17 @@ def _choose_backend(backend: str) -> str:
     if backend == "torch-cluster" and importlib.util.find_spec("torch_cluster") is None:
         raise ValueError("backend: torch-cluster is not installed (see docs/install.md)")
     return "torch" if backend == "auto" else backend
+
+
+def _check_positions(structures: Structures) -> None:
+    """Files cannot give such numbers, but structures can be changed."""
+    wrong = ~structures.positions.isfinite().all(dim=2) & structures.atom_mask
+    if bool(wrong.any()):
+        atom = int(structures.flatten(wrong).nonzero()[0])
+        raise InputError(
+            f"{structures.describe_atom(atom)}: positions: expected finite numbers, "
+            f"found {structures.flatten(structures.positions)[atom].tolist()}"
+        )
 
 
 def check_distances(structures: Structures, neighbors: Neighbors) -> None:

@@ -179,7 +179,7 @@ class Structures:
     def select(self, rows: Sequence[int]) -> Structures:
         """The named structures in the given order, padded to the largest of them; those of a plain range as views."""
         index: Tensor | slice
-        if isinstance(rows, range) and rows.step == 1:
+        if isinstance(rows, range) and rows.step == 1 and rows.start >= 0:  # a slice from -2 to 0 is empty
             index = slice(rows.start, rows.stop)
         else:
             index = torch.tensor(list(rows), device=self.positions.device)

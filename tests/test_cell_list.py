@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from held_memory import PeakMemory
 from test_neighbors import assert_same_pairs
 
 from pyfit_gpu import boxes, cell_list
@@ -155,6 +157,56 @@ def test_atoms_far_apart(make_frame: MakeFrame) -> None:
     whole = find_neighbors(Structures.from_frames([frame]), 3.0, backend="vesin")
     assert torch.equal(found.counts, whole.counts)
     assert found.counts.max() > 0
+
+
+@pytest.mark.parametrize("apart", [1e6, 1e8, 1e9])
+def test_two_clusters_far_apart_in_one_box(make_frame: MakeFrame, apart: float) -> None:
+    """The product's squares are those of the way from one cluster to the other, and their rounding grows with them."""
+    cluster = np.round(np.random.default_rng(3).uniform(0, 12, (90, 3)), 1)
+    frame = make_frame(np.concatenate((cluster, cluster + np.array([apart, 0, 0]))))
+    distances = np.linalg.norm(frame.positions[:, None] - frame.positions, axis=2)
+    expected = (distances < 3.05).sum(axis=1) - 1
+    assert n_boxes(frame, 3.05, np.inf) == [1, 1, 1]
+    found = find([frame], 3.05, np.inf)
+    assert expected.sum() > 500
+    assert found.counts.tolist() == expected.tolist()
+
+
+@pytest.mark.usefixtures("boxes_in_small_structures")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("sides", [(5, 5, 5), (7, 9, 5), (3, 11, 13)], ids=str)
+def test_pairs_at_the_cutoff_on_lattice_points(
+    make_frame: MakeFrame, sides: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """Atoms on the borders of boxes, and neighbours within the last digits of the cutoff: which box is luck.
+
+    Coordinates are quarters, and so distances are exact, but parts of a cell are not.
+    """
+    points = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1).reshape(-1, 3)
+    for skew, origin, steps in itertools.product((0, 1), (-5, 50), (1, 2, 3)):
+        cell = np.diag(sides) + skew * np.array([[0, 0, 0], [1, 0, 0], [2, -1, 0]])
+        frame = make_frame(0.25 * (points + origin), 0.25 * cell)
+        shifts = np.arange(-4, 5)
+        around = np.stack(np.meshgrid(*[shifts] * 3), axis=-1).reshape(-1, 3)  # whole numbers: a lattice of points
+        expected = ((around**2).sum(axis=1) <= steps**2).sum() - 1
+        cutoff = 0.25 * steps * (1 + 2 * torch.finfo(dtype).eps)
+        for width in (1 / 3, 0.5, 1.0, np.inf):
+            found = find([frame], cutoff, width, dtype)
+            assert (found.counts == expected).all(), (skew, origin, steps, width)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (40, 40, 40), range(1, 30)], ids=str)
+def test_memory_is_that_of_the_pairs(
+    random_frame: MakeFrame, sizes: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU may take at once is not what a few atoms need."""
+    monkeypatch.setitem(cell_list._LIMITS, "cpu", cell_list._LIMITS["cuda"])
+    structures = Structures.from_frames([random_frame(n, n, length=8 + n / 5) for n in sizes])
+    lists = boxes.make_lists(boxes.make_grid(structures, 4.0))
+    n_pairs = len(lists.n_homes) * int(lists.n_homes.max() * lists.n_points.max())  # all padded to the largest
+    with PeakMemory() as memory:
+        find_pairs(structures, 4.0)
+    assert memory.peak < 16 * n_pairs + 200 * len(lists.atom) + 2000
 
 
 def test_positions_that_ask_for_a_gradient(random_frame: MakeFrame) -> None:

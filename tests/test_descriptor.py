@@ -154,12 +154,22 @@ def test_batch_equals_single(random_frame: MakeFrame, make_frame: MakeFrame) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("settings", [replace(SETTINGS, legendre_orders=(0, 1, 2, 4, 6)), SIC], ids=["Si", "SiC"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SETTINGS, legendre_orders=(0, 1, 2, 4, 6)),
+        SIC,
+        replace(SETTINGS, gaussian_centers=(2.5,)),
+        replace(SIC, gaussian_centers=(2.5,)),
+    ],
+    ids=["Si", "SiC", "Si, one centre", "SiC, one centre"],
+)
 def test_bits_do_not_depend_on_other_atoms(
     random_frame: MakeFrame, settings: LocalStructureParameters, dtype: torch.dtype
 ) -> None:
     """So shards joined are the unsharded set: every place in a chunk, and a chunk of one atom, gives the same bits."""
     frames = [random_frame(seed, 3 + seed % 5, elements=settings.elements) for seed in range(20)]
+    frames += [random_frame(seed, 1, length=2.3, skew=0.1, elements=settings.elements) for seed in range(8)]
     alone = [features(settings, frame, dtype=dtype) for frame in frames]
     assert torch.equal(features(settings, *frames, dtype=dtype), torch.cat(alone))
     assert torch.equal(features(settings, *reversed(frames), dtype=dtype), torch.cat(alone[::-1]))

@@ -222,6 +222,32 @@ def test_the_order_of_questions_does_not_matter(n_elements: int) -> None:
             assert torch.equal(questions[name](chunk), first[name])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("n_elements", [1, 2])
+@pytest.mark.parametrize("n_centers", [1, 2])
+def test_bits_of_all_forms_do_not_depend_on_other_atoms(n_centers: int, n_elements: int, dtype: torch.dtype) -> None:
+    """Products with an axis of 1 have ways of their own, which depend on how many there are."""
+    n, width = 40, 28
+    whole = chunk_of(neighborhoods(23, n_elements, (width,) * n), n_elements, width=width, dtype=dtype)
+    whole.basis = replace(whole.basis, centers=whole.basis.centers[:n_centers], norm=whole.basis.norm[:n_centers])
+    grad, tangent = normal(24, *whole.raw().shape, dtype=dtype), normal(25, n, 3, width, dtype=dtype)
+
+    def forms(chunk: Chunk) -> tuple[Tensor, ...]:
+        return (
+            chunk.raw(),
+            chunk.pull_back(grad[chunk.atoms]),
+            chunk.push_forward(tangent[chunk.atoms]),
+            chunk.jacobian(),
+        )
+
+    expected = forms(whole)
+    for start, stop in ((0, 1), (7, 9), (3, 30)):
+        part = whole.fresh()
+        part.atoms, part.pairs = part.atoms[start:stop], part.pairs[start:stop]
+        for found, of_all in zip(forms(part), expected, strict=True):
+            assert torch.equal(found, of_all[start:stop])
+
+
 @pytest.mark.parametrize("n_elements", [1, 2])
 def test_everything_is_on_the_device_of_the_input(n_elements: int) -> None:
     """Tensors on the meta device refuse to meet any of the host."""

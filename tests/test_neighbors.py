@@ -6,6 +6,7 @@ import importlib.machinery
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pair_sum
@@ -189,6 +190,19 @@ def test_an_atom_at_one_place_with_its_own_image(make_frame: MakeFrame, backend:
 def test_close_but_apart(make_frame: MakeFrame, backend: str) -> None:
     found = search([make_frame([[0, 0, 0], [0, 0, 0.0011]])], 2.0, backend)
     assert found.counts.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("pbc", [True, False])
+def test_positions_that_are_not_finite(make_frame: MakeFrame, backend: str, pbc: bool, bad: float) -> None:
+    cell = 3 * np.eye(3) if pbc else None
+    frames = [make_frame([[0, 0, 0]], cell), make_frame([[0, 0, 0], [1, 1, 1]], cell, source="si.dat, structure 2")]
+    structures = Structures.from_frames(frames)
+    positions = structures.positions.clone()
+    positions[1, 1, 2] = bad
+    message = rf"si\.dat, structure 2, atom 2: positions: expected finite numbers, found \[1\.0, 1\.0, {bad}\]"
+    with pytest.raises(InputError, match=message):
+        find_neighbors(replace(structures, positions=positions), 2.0, backend=backend)
 
 
 def test_unknown_backend(make_frame: MakeFrame) -> None:

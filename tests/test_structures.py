@@ -82,6 +82,17 @@ def test_select_equals_a_batch_of_the_same_frames(frames: list[Frame], rows: lis
             assert getattr(selected, name) == value
 
 
+@pytest.mark.parametrize("rows", [range(-2, 0), range(-1, 1), range(-3, -1), range(1, 3), range(2, 0, -1)], ids=str)
+def test_select_takes_ranges_as_it_takes_their_numbers(frames: list[Frame], rows: range) -> None:
+    batch = Structures.from_frames(frames)
+    selected, expected = batch.select(rows), batch.select(list(rows))
+    for name, value in vars(expected).items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(getattr(selected, name), value, rtol=0, atol=0, equal_nan=True, msg=name)
+        else:
+            assert getattr(selected, name) == value
+
+
 def test_dtype_is_that_of_positions_and_cells(frames: list[Frame]) -> None:
     """Labels stay float64: total energies of many atoms have more digits than float32 holds."""
     batch = Structures.from_frames(frames, dtype=torch.float32, device="meta")
