@@ -336,7 +336,7 @@ class _Need:
         if computes_anew:
             functions = n_rows(self.descriptor.legendre_orders)
             radial = len(self.descriptor.gaussian_centers) * self.descriptor.n_elements
-            numbers += (6 * functions + 5 * radial + 10 + 6 * members) * min(pairs, self._chunk_pairs())
+            numbers += (4 * functions + 5 * radial + 20 + 6 * members) * min(pairs, self._chunk_pairs())
         return int(self.itemsize * numbers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:

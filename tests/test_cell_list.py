@@ -215,6 +215,7 @@ def test_positions_that_ask_for_a_gradient(random_frame: MakeFrame) -> None:
     assert not find_neighbors(structures, 4.0).vectors.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore")  # the profiler's own
 def test_waits_for_the_device_as_often_for_many_structures_as_for_one(random_frame: MakeFrame) -> None:
     """Every question to the device is one of the few that a memory slice or a tile needs, never one of a structure."""
     if not torch.cuda.is_available():
