@@ -6,10 +6,12 @@ an error. Large arrays need not pass through it: `reserve` makes a place in the 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import h5py
@@ -110,9 +112,23 @@ def reserve(file: h5py.File, name: str, shape: Sequence[int], dtype: str) -> int
 
 
 def undisturbed(task: Callable[[], T]) -> T:
-    """What HDF5 does with an `Overlay`, where no signal comes between: those of Python raise in the main thread alone.
+    """What HDF5 does with an `Overlay`, where no signal comes between: those that arrive are raised afterwards.
 
-    An exception inside of the calls that HDF5 makes comes out as something else.
+    An exception inside of the calls that HDF5 makes comes out as something else. To work in another thread, where
+    Python raises none, is no way: h5py's lock can stay with this one for ever where a signal came between before.
     """
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(task).result()
+    arrived: list[int] = []
+    with contextlib.ExitStack() as after:
+        after.callback(_raise_signals, arrived)
+        if threading.current_thread() is threading.main_thread():
+            for number in signal.valid_signals():
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    after.callback(signal.signal, number, handler)
+                    signal.signal(number, lambda found, _: arrived.append(found))
+        return task()
+
+
+def _raise_signals(numbers: Sequence[int]) -> None:
+    for number in numbers:
+        signal.raise_signal(number)
