@@ -35,6 +35,7 @@ import pyfit_gpu as pf
 
 POTENTIAL = ("--potential", "si.nn.dat")
 TRAIN = ("train", "set.h5", *POTENTIAL, "--out", "out.nn.dat", "--steps", "1000000", "--backup-interval", "1")
+TRAIN = (*TRAIN, "--keep", "last")  # the best validation need not be that of the step that a signal ends
 RUN = ("run", "-t", "-s", "set.h5", "-e", "si.nn.dat", "-y", "out.nn.dat", "-i", "1000000", "-w", "-c")
 RUN = (*RUN, "--network-backup-interval", "1", "--validation-interval", "1")
 
