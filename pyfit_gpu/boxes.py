@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyfit_gpu.ragged import ragged_range
 from pyfit_gpu.structures import Structures, complete_cell
 
 # Width of a box in units of the cutoff: narrower ones compare fewer atoms, wider ones list fewer images.
@@ -27,13 +28,6 @@ _MOST_BOXES = 2**16  # along an axis: numbers of boxes stay within int64, howeve
 _SLACK = 1e-3  # of a box: a candidate too many is dropped by its distance; one too few would be lost
 
 Columns = tuple[Tensor, ...]  # x, y, z: gathering from columns is several times faster than rows
-
-
-def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """For first (7, 3) and counts (2, 3): owners 0 0 1 1 1 and numbers 7 8 3 4 5. With the total, nothing waits."""
-    owners = torch.repeat_interleave(counts, output_size=total)
-    offset = first - torch.cumsum(counts, 0) + counts
-    return owners, torch.arange(total, device=counts.device) + offset.index_select(0, owners)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyfit_gpu.boxes import WIDTH, Lists, make_grid, make_lists, ragged_range
+from pyfit_gpu.boxes import WIDTH, Lists, make_grid, make_lists
+from pyfit_gpu.ragged import ragged_range
 from pyfit_gpu.structures import Structures
 
 _MOST_PADDING = 1.3  # pairs that a tile compares for one that it has to

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyfit_gpu.feature_rows import FeatureRows, read_features
 from pyfit_gpu.networks import ElementNetworks
+from pyfit_gpu.ragged import ragged_range
 
 # Atoms of a run at most. On a CPU long runs cost less, but pad more where there are several elements. On a GPU sums
 # over atoms are a partial sum per run, and short ones keep more of it busy (H100: one member in float32 takes 0.15 ms
@@ -50,11 +51,9 @@ class Runs:
         if n_elements == 1:
             return cls(element, n_runs, length, None)
         order = torch.argsort(species, stable=True)
-        kind = species[order]
-        first_atom, first_run = (torch.cumsum(number, 0) - number for number in (counts, n_runs))
-        within = torch.arange(len(order), device=species.device) - first_atom[kind]
+        first = length * (torch.cumsum(n_runs, 0) - n_runs)
         place = torch.empty_like(order)
-        place[order] = first_run[kind] * length + within
+        place[order] = ragged_range(first, counts, len(order))[1]
         return cls(element, n_runs, length, place)
 
     @property

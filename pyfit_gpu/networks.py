@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.ragged import ragged_range
 
 Seed = int | tuple[int, ...] | None  # None: a random one
 
@@ -237,9 +238,8 @@ class ElementLayout:
         counts = torch.bincount(species, minlength=n_elements)
         largest = max(1, int(counts.max())) if len(species) else 1
         order = torch.argsort(species, stable=True)
-        kind = species[order]
-        first = torch.cumsum(counts, 0) - counts
-        sorted_place = kind * largest + torch.arange(len(order), device=species.device) - first[kind]
+        first = largest * torch.arange(n_elements, device=species.device)
+        _, sorted_place = ragged_range(first, counts, len(order))
         place = torch.empty_like(order)
         place[order] = sorted_place
         atom = torch.zeros(n_elements * largest, dtype=torch.int64, device=species.device)

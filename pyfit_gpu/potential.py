@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
@@ -15,6 +14,7 @@ from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.neighbors import Neighbors, find_neighbors
 from pyfit_gpu.networks import ElementLayout, ElementNetworks, Seed, member_seed
+from pyfit_gpu.ragged import ragged_range
 from pyfit_gpu.structures import Structures, size_batches
 
 N_BOND_ORDER_PARAMETERS = 8
@@ -243,14 +243,13 @@ def batch_maker(
     dtype: torch.dtype | None = None,
 ) -> Callable[[list[int]], Batch]:
     """Makes a batch of the named structures; arguments as those of `batches`."""
-    counts = np.array(sizes, dtype=np.int64)
-    first = np.cumsum(counts) - counts
+    counts = torch.tensor(sizes)
+    first = torch.cumsum(counts, 0) - counts
 
     def make(rows: list[int]) -> Batch:
         structures = take(rows)
         device = structures.positions.device
-        own = counts[rows]
-        atoms = torch.from_numpy(np.repeat(first[rows] - (np.cumsum(own) - own), own) + np.arange(own.sum()))
+        _, atoms = ragged_range(first[rows], counts[rows], structures.n_atoms)
         species = potential.species_index(structures)
         neighbors = find_neighbors(structures, potential.descriptor.neighbor_cutoff, backend=backend)
         if dtype is not None:
