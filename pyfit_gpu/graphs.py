@@ -24,8 +24,8 @@ class Recorded:
     """A function of one tensor on a GPU that is the same operations at the same addresses each time.
 
     It must not wait for the device, and calling it again with the same argument must change nothing. Starting a hundred
-    operations takes milliseconds, whatever they compute; recorded, a round of trials of a small network takes a sixth
-    of the time (docs/performance.md). Recordings hold the memory that the largest of them computes in.
+    operations takes milliseconds, whatever they compute; recorded, loss and gradient of a small network take a
+    sixth of the time (docs/performance.md). Recordings hold the memory that the largest of them computes in.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:

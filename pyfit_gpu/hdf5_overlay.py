@@ -115,7 +115,7 @@ def undisturbed(task: Callable[[], T]) -> T:
     """What HDF5 does with an `Overlay`, where no signal comes between: those that arrive are raised afterwards.
 
     An exception inside of the calls that HDF5 makes comes out as something else. To work in another thread, where
-    Python raises none, is no way: h5py's lock can stay with this one for ever where a signal came between before.
+    Python raises none, is no way: it was once seen to wait for h5py's lock without an end.
     """
     arrived: list[int] = []
     with contextlib.ExitStack() as after:

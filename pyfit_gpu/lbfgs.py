@@ -94,7 +94,7 @@ class LBFGS:
     def _find(self, evaluate: Evaluate, unknown: Sequence[int]) -> None:
         slots = [other_slot(self._members[k].previous) for k in unknown]
         points = self._vectors.points[self._vectors.index(unknown)]
-        (found,) = _transfer(torch.cat(self._evaluate(evaluate, unknown, points, slots), dim=1))
+        found = _transfer(torch.cat(self._evaluate(evaluate, unknown, points, slots), dim=1))
         for k, slot, (loss, gradient_max, gradient_sum, _) in zip(unknown, slots, found, strict=True):
             m = self._members[k]
             m.loss, m.gradient_max, m.gradient_sum = _usable(loss, gradient_max), gradient_max, gradient_sum
@@ -198,7 +198,7 @@ class LBFGS:
             found = self._try_together(self._vectors, evaluate, members, lengths, slots)
         else:
             points = self._vectors.along(members, lengths)
-            (found,) = _transfer(torch.cat(self._evaluate(evaluate, members, points, slots), dim=1))
+            found = _transfer(torch.cat(self._evaluate(evaluate, members, points, slots), dim=1))
         rows = zip(asked.items(), found, strict=True)
         return {
             k: Trial(ask.length, _usable(loss, gradient_max), slope, ask.slot, gradient_max, ask.given)
@@ -221,7 +221,7 @@ class LBFGS:
                 self._recorded = (evaluate, Recorded(trial))
             trial = self._recorded[1]
         befores = [self._members[k].slot for k in members]
-        (found,) = _transfer(trial(vectors.table(members, lengths, befores, slots)))
+        found = _transfer(trial(vectors.table(members, lengths, befores, slots)))
         for k, length, slot, row in zip(members, lengths, slots, found, strict=True):
             self._members[k].n_evaluations += 1
             if self._members[k].goes_on:
@@ -238,7 +238,7 @@ class LBFGS:
                 unforeseen.append(k)
                 moves.append((m.length, m.slot if m.previous is None else m.previous, m.slot))
         if unforeseen:
-            (found,) = _transfer(self._vectors.look_ahead(unforeseen, *zip(*moves, strict=True)))
+            found = _transfer(self._vectors.look_ahead(unforeseen, *zip(*moves, strict=True)))
             for k, (length, _, slot), numbers in zip(unforeseen, moves, found, strict=True):
                 self._foreseen[k] = (slot, length, numbers)
         return {k: self._start(k, *self._foreseen.pop(k)[2]) for k in members}
@@ -277,15 +277,10 @@ def _advance(
             asked.pop(k, None)
 
 
-def _transfer(*tensors: Tensor) -> list[list[list[float]]]:
-    """Tables (A, n) to the host, all at once."""
-    numbers = torch.cat([tensor.flatten().to(torch.float64) for tensor in tensors]).tolist()
-    tables, start = [], 0
-    for n_rows, n_columns in (tensor.shape for tensor in tensors):
-        rows = range(start, start + n_rows * n_columns, n_columns)
-        tables.append([numbers[row : row + n_columns] for row in rows])
-        start += n_rows * n_columns
-    return tables
+def _transfer(table: Tensor) -> list[list[float]]:
+    """(A, n) to the host: what a round waits for."""
+    found: list[list[float]] = table.tolist()
+    return found
 
 
 def _usable(loss: float, gradient_max: float) -> float:

@@ -7,26 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dft_samples import BAD, GOOD
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.structures import Frame, Structures
 
 Read = Callable[[str | bytes], list[Frame]]
-
-GOOD = """\
-Si_B1
-1.0
-4.0 0.0 0.0
-0.5 4.0 0.0
-0.0 0.0 5.0
-2
-cartesian
-0.0 0.0 0.0
-1.5 1.0 1.25
--10.5
-"""
-BAD = GOOD.replace("Si_B1", "Si_B2")  # the second structure, lines 11 to 20, where the tests put their faults
 
 
 @pytest.fixture
