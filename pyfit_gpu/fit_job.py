@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.fit_report import announce, summarize, write_ranking
-from pyfit_gpu.fit_run import FitState, TrainingFailure
+from pyfit_gpu.fit_run import TrainingFailure
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.history import History
@@ -22,7 +22,7 @@ from pyfit_gpu.jobs import Setup, log
 from pyfit_gpu.logs import ProgressRows, RowFile
 from pyfit_gpu.potential import Potential
 from pyfit_gpu.progress import Progress
-from pyfit_gpu.run_file import Run, save_run
+from pyfit_gpu.run_file import FitState, Run, save_run
 from pyfit_gpu.splits import Split
 from pyfit_gpu.training import fit
 from pyfit_gpu.training_outputs import TrainingOutputs

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from pyfit_gpu.memory_plan import MemoryPlan
 from pyfit_gpu.networks import member_seed
 from pyfit_gpu.objective import Objective
 from pyfit_gpu.potential import Potential
+from pyfit_gpu.run_file import FitState
 from pyfit_gpu.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -33,17 +34,6 @@ _log = logging.getLogger("pyfit_gpu")
 
 class TrainingFailure(RuntimeError):
     """The loss is no longer a number; the potential keeps the last weights for which it was."""
-
-
-@dataclass(frozen=True, eq=False)
-class FitState:
-    """Everything a fit needs to go on bit for bit, between two steps."""
-
-    members: list[dict[str, Any]]  # of each: its history, and what stopping looks at
-    optimizer: dict[str, Tensor]  # of `LBFGS.state`
-    good: Tensor  # (K, P) float64, weights of the last step whose loss was a number
-    kept: Tensor  # (K, P) float64, weights of the best validation
-    known: bool = True  # False: the loss is another since, what the optimiser knows of it no longer holds
 
 
 @dataclass

@@ -50,6 +50,10 @@ class Potential:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Potential:
         return replace(self, networks=self.networks.to(device, dtype), energy_shift=self.energy_shift.clone())
 
+    def without_parameters(self) -> Potential:
+        """Everything but the networks' parameters, of which the shapes are left (on the meta device)."""
+        return self.to("meta")
+
     def randomized(self, seed: Seed, max_random: float | None = None) -> Potential:
         """The same potential with weights and biases drawn uniformly from +-max_random (the header's, if None)."""
         networks = ElementNetworks.random(

@@ -18,13 +18,23 @@ from torch import Tensor
 from pyfit_gpu._version import __version__
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path
-from pyfit_gpu.fit_run import FitState
 from pyfit_gpu.formats.nn_dat import header_lines, parse_header
 from pyfit_gpu.hdf5_overlay import LIBVER
 from pyfit_gpu.potential import Potential
 
 RUN_FORMAT = "pyfit-gpu run"
 RUN_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class FitState:
+    """Everything a fit needs to go on bit for bit, between two steps."""
+
+    members: list[dict[str, Any]]  # of each: its history, and what stopping looks at
+    optimizer: dict[str, Tensor]  # of `LBFGS.state`
+    good: Tensor  # (K, P) float64, weights of the last step whose loss was a number
+    kept: Tensor  # (K, P) float64, weights of the best validation
+    known: bool = True  # False: the loss is another since, what the optimiser knows of it no longer holds
 
 
 @dataclass(frozen=True, eq=False)

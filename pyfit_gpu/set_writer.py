@@ -21,6 +21,7 @@ from pyfit_gpu import stored_splits
 from pyfit_gpu._version import __version__
 from pyfit_gpu.feature_rows import FeatureRows
 from pyfit_gpu.files import atomic_path
+from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.hdf5_overlay import LIBVER, Overlay, reserve, undisturbed, write_at
 from pyfit_gpu.splits import Split
 from pyfit_gpu.training_set import TrainingSet
@@ -193,7 +194,7 @@ def _attributes(part: TrainingSet) -> dict[str, str]:
         "format": FORMAT_NAME,
         "settings": json.dumps({**part.descriptor.identity(), "shift": part.descriptor.shift}, sort_keys=True),
         "energy_shift": json.dumps(part.energy_shift),
-        "potential_header": "\n".join(part.potential_header),
+        "potential_header": "\n".join(header_lines(part.potential)),
         "created_by": f"pyfit-gpu {__version__}",
     }
 

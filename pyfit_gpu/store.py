@@ -23,6 +23,8 @@ from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.feature_rows import FeatureFile, FeatureRows
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.nn_dat import parse_header
+from pyfit_gpu.potential import Potential
 from pyfit_gpu.set_writer import (
     DATASETS,
     FORMAT_NAME,
@@ -168,13 +170,20 @@ def _from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, str]) -> Tr
         if np.any(arrays[dataset] < 0) or np.any(arrays[dataset] >= count):
             raise InputError(f"{dataset}: expected numbers from 0 to {count - 1}")
     return TrainingSet(
-        descriptor=descriptor,
+        potential=_made_for(attributes["potential_header"], descriptor),
         energy_shift=None if shift is None else tuple(shift),
-        potential_header=tuple(attributes["potential_header"].split("\n")),
         groups=tuple(names[k] for k in arrays[GROUP_INDEX]),
         splits={},
         **tensors,
     )
+
+
+def _made_for(header: str, descriptor: LocalStructureParameters) -> Potential:
+    potential = parse_header(list(enumerate(header.split("\n"), 1)), "potential_header")
+    difference = descriptor.difference(potential.descriptor)
+    if difference:
+        raise InputError(f"damaged: potential_header contradicts settings: {difference}")
+    return potential
 
 
 @dataclass(frozen=True)

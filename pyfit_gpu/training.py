@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.fit_run import FitRun, FitState, TrainingFailure
+from pyfit_gpu.fit_run import FitRun, TrainingFailure
 from pyfit_gpu.fit_settings import FitSettings
 from pyfit_gpu.history import History, Observers
 from pyfit_gpu.memory_plan import MemoryPlan
 from pyfit_gpu.potential import Potential
+from pyfit_gpu.run_file import FitState
 from pyfit_gpu.training_set import TrainingSet, require_same_inputs
 
 if TYPE_CHECKING:

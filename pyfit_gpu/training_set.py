@@ -15,7 +15,6 @@ from pyfit_gpu.descriptor import LocalStructureParameters
 from pyfit_gpu.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.feature_rows import FeatureRows, join_features
-from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.potential import Batch, Potential, batch_atoms, batch_maker
 from pyfit_gpu.splits import Split, classic_split, held_out
@@ -32,9 +31,8 @@ _BATCHES_PER_THREAD = 3  # so that all threads end at about the same time
 class TrainingSet:
     """Flat atoms, one structure after the other, in file order. What is not known is NaN, never zero."""
 
-    descriptor: LocalStructureParameters
+    potential: Potential  # that the set was made for, without parameters; the energy shift is the set's own
     energy_shift: tuple[float, ...] | None  # eV per atom of each element; None: already in `energy`
-    potential_header: tuple[str, ...]  # .nn.dat header of the potential the set was made with
     groups: tuple[str, ...]  # (B,)
     features: Tensor | FeatureRows  # (n_atoms, n_features); rows of a file are read where they are needed
     species: Tensor  # (n_atoms,) int64, index into the descriptor's elements
@@ -51,6 +49,10 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    @property
+    def descriptor(self) -> LocalStructureParameters:
+        return self.potential.descriptor
 
     @property
     def n_atoms(self) -> int:
@@ -213,9 +215,8 @@ def assemble(
         if progress:
             progress(done)
     return TrainingSet(
-        descriptor=potential.descriptor,
+        potential=potential.without_parameters(),
         energy_shift=energy_shift,
-        potential_header=tuple(header_lines(potential)),
         groups=tuple(groups),
         splits={},
         **parts,

@@ -10,10 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from sample_sets import assert_same_set, make_set
+from sample_sets import assert_same_set, make_potential, make_set
 
 from pyfit_gpu import feature_rows
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import header_lines
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.set_writer import writing_set
 from pyfit_gpu.store import save_training_set
@@ -105,6 +106,7 @@ def test_memory_is_that_of_a_part(tmp_path: Path) -> None:
 
 def test_it_stays_the_set_of_its_settings(whole: TrainingSet, tmp_path: Path) -> None:
     """Those of the first part."""
-    second = replace(whole, potential_header=("of another network",))
+    second = replace(whole, potential=make_potential(("Si", "C"), hidden=(9,)).without_parameters())
     write(tmp_path / "set.h5", [whole, second], 12, 26)
-    assert load_training_set(tmp_path / "set.h5").potential_header == whole.potential_header
+    found = load_training_set(tmp_path / "set.h5")
+    assert header_lines(found.potential) == header_lines(whole.potential)

@@ -18,12 +18,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from sample_sets import NAN, assert_same_set, make_set, save_shard
+from sample_sets import NAN, assert_same_set, make_set, save_shard, with_settings
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.feature_rows import FeatureRows, read_features
 from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.nn_dat import header_lines, load_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.loading import load_training_set
 from pyfit_gpu.store import Shard, load_manifest, manifest_path, save_training_set, shard_path
@@ -168,7 +168,7 @@ class TestLayout:
         assert attributes["version"] == 1
         assert np.issubdtype(attributes["version"].dtype, np.integer)
         assert json.loads(attributes["energy_shift"]) == [0.1, 107.3]
-        assert attributes["potential_header"].split("\n") == list(sample.potential_header)
+        assert attributes["potential_header"].split("\n") == header_lines(sample.potential)
         assert attributes["created_by"].startswith("pyfit-gpu ")
         assert "shard" not in attributes
         assert json.loads(attributes["settings"]) == {
@@ -589,7 +589,7 @@ class TestShards:
         save_shard(replace(parts[1], energy_shift=(1.0,)), tmp_path / "set.h5", Shard(1, 2, 12, "inputs"))
         with pytest.raises(InputError, match="e_shift"):
             load_training_set(tmp_path / "set.json")
-        other = replace(parts[1], descriptor=replace(whole.descriptor, cutoff=4.4))
+        other = with_settings(parts[1], cutoff=4.4)
         save_shard(other, tmp_path / "set.h5", Shard(1, 2, 12, "inputs"))
         with pytest.raises(InputError, match="cutoff"):
             load_training_set(tmp_path / "set.json")

@@ -18,7 +18,7 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
-from sample_sets import NAN, make_potential, make_set
+from sample_sets import NAN, make_potential, make_set, with_settings
 from torch import Tensor
 
 from pyfit_gpu.closure import KEPT_MEMORY
@@ -779,7 +779,7 @@ class TestRefusals:
         potential = make_potential(gi_mode=0)
         before = weights_of(potential)
         mine = make_set(gi_mode=0)
-        other = replace(mine, descriptor=replace(mine.descriptor, **{name: OTHER_SETTINGS[name]}))
+        other = with_settings(mine, **{name: OTHER_SETTINGS[name]})
         with pytest.raises(InputError, match=rf"training set.*: {name}: expected .*, found "):
             fit(potential, other)
         with pytest.raises(InputError, match=rf"validation set.*: {name}: expected .*, found "):

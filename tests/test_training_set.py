@@ -10,11 +10,11 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
-from sample_sets import NAN, arrays_of, assert_same_set, make_descriptor, make_potential, make_set
+from sample_sets import NAN, arrays_of, assert_same_set, make_descriptor, make_potential, make_set, with_settings
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.nn_dat import header_lines, load_potential
 from pyfit_gpu.potential import featurize
 from pyfit_gpu.structures import Frame, Structures
 from pyfit_gpu.training_set import (
@@ -167,7 +167,7 @@ class TestBuild:
         potential = make_potential(("C", "Si"))
         whole = build_training_set(Structures.from_frames(frames), potential)
         zeros = [f"{0.0} 0.0"] * potential.networks.n_parameters
-        (tmp_path / "zero.nn.dat").write_text("\n".join([*whole.potential_header, *zeros]) + "\n")
+        (tmp_path / "zero.nn.dat").write_text("\n".join([*header_lines(whole.potential), *zeros]) + "\n")
         again = load_potential(tmp_path / "zero.nn.dat")
         assert again.descriptor == whole.descriptor
         assert again.networks.layer_sizes == potential.networks.layer_sizes
@@ -310,7 +310,7 @@ class TestSelect:
         assert_same_set(whole.select(range(len(whole))), whole)
         part = whole.select([1])
         assert (part.descriptor, part.energy_shift) == (whole.descriptor, whole.energy_shift)
-        assert part.potential_header == whole.potential_header
+        assert part.potential is whole.potential
 
     def test_no_rows(self) -> None:
         nothing = make_set(energy_shift=(1.5,)).select([])
@@ -333,7 +333,7 @@ class TestConcatenate:
     @pytest.mark.parametrize("name", OTHER)
     def test_other_settings_are_named(self, name: str) -> None:
         first = make_set([2], gi_mode=0)
-        other = replace(first, descriptor=replace(first.descriptor, **{name: OTHER[name]}))
+        other = with_settings(first, **{name: OTHER[name]})
         with pytest.raises(InputError, match=rf"\b{name}: expected"):
             concatenate([first, first, other])
 

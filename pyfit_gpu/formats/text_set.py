@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +15,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.feature_rows import read_features
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_text import group_in_text
-from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, parse_header
+from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, header_lines, parse_header
 from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns
 from pyfit_gpu.structures import is_unlabelled
 from pyfit_gpu.training_set import TrainingSet
@@ -64,13 +64,9 @@ def write_text_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> N
 
 def _header_with_shift(training_set: TrainingSet) -> list[str]:
     """The potential's header with the set's own energy shift in the species lines, so that it comes back."""
-    lines = list(training_set.potential_header)
-    shifts = training_set.energy_shift
-    for species in range(training_set.descriptor.n_elements):
-        cells = lines[2 + species].split()
-        comment = "" if shifts is None else f" - e_shift {shifts[species]!r}"
-        lines[2 + species] = f"{cells[0]} {cells[1]}{comment}"
-    return lines
+    potential = training_set.potential
+    shifts = training_set.energy_shift or (math.nan,) * potential.descriptor.n_elements
+    return header_lines(replace(potential, energy_shift=torch.tensor(shifts, dtype=torch.float64)))
 
 
 @dataclass
@@ -141,7 +137,6 @@ def _read(lines: _Lines, n_bytes: int) -> TrainingSet:
     first = numbered[1][1].split()
     n_elements = int(first[0]) if first and is_count(first[0]) else 1
     numbered += [lines.numbered_comment("the potential's header") for _ in range(N_HEADER_LINES - 3 + n_elements)]
-    header = [text for _, text in numbered]
     draft = parse_header(numbered, lines.name)
     if lines.count("1, the potential type of a straight network") != 1:
         lines.fail("1, the potential type of a straight network")
@@ -166,9 +161,8 @@ def _read(lines: _Lines, n_bytes: int) -> TrainingSet:
         energy = energy - torch.zeros_like(energy).index_add_(0, owner, draft.energy_shift[species])
     unknown = torch.full((n_structures,), float("nan"), dtype=torch.float64)
     return TrainingSet(
-        descriptor=descriptor,
+        potential=draft,
         energy_shift=tuple(draft.energy_shift.tolist()) if shift_known else None,
-        potential_header=tuple(header),
         groups=tuple(table.groups),
         features=torch.from_numpy(table.features),
         species=species,

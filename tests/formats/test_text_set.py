@@ -273,9 +273,9 @@ class TestWriting:
     def test_the_shift_is_the_sets_own(self, tmp_path: Path) -> None:
         """Not that of the potential whose header the set carries."""
         whole = make_set([1])
-        header = [line.replace("28.0855", "28.0855 - e_shift 3.5") for line in whole.potential_header]
+        other = replace(whole.potential, energy_shift=torch.tensor([3.5], dtype=torch.float64))
         for shift in ((107.25,), None):
-            write_text_set(replace(whole, potential_header=tuple(header), energy_shift=shift), tmp_path / "out.txt")
+            write_text_set(replace(whole, potential=other, energy_shift=shift), tmp_path / "out.txt")
             assert read_text_set(tmp_path / "out.txt").energy_shift == shift
 
     def test_an_old_file_survives_an_error(self, tmp_path: Path) -> None:
