@@ -11,43 +11,43 @@ from typing import TYPE_CHECKING, Any
 from pyfit_gpu._version import __version__
 
 if TYPE_CHECKING:
-    from pyfit_gpu.calculator import PyfitCalculator
-    from pyfit_gpu.descriptor import LocalStructureParameters
+    from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+    from pyfit_gpu.descriptors.lsp import LocalStructureParameters
     from pyfit_gpu.errors import InputError
-    from pyfit_gpu.fit_settings import FitSettings
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
-    from pyfit_gpu.loading import load_potentials, load_structures, load_training_set
-    from pyfit_gpu.neighbors import Neighbors, find_neighbors
-    from pyfit_gpu.potential import Potential, featurize, join_members
-    from pyfit_gpu.prediction import Prediction, evaluate, predict
-    from pyfit_gpu.store import save_training_set
-    from pyfit_gpu.structures import Structures
-    from pyfit_gpu.training import fit
-    from pyfit_gpu.training_set import TrainingSet, build_training_set
+    from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
+    from pyfit_gpu.formats.training_set.reader import save_training_set
+    from pyfit_gpu.interfaces.ase import PyfitCalculator
+    from pyfit_gpu.models.potential import Potential, featurize, join_members
+    from pyfit_gpu.models.prediction import Prediction, evaluate, predict
+    from pyfit_gpu.structures.batch import Structures
+    from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
+    from pyfit_gpu.training.fit import fit
+    from pyfit_gpu.training.settings import FitSettings
 
 _HOMES = {
-    "FitSettings": "fit_settings",
+    "FitSettings": "training.settings",
     "InputError": "errors",
-    "LocalStructureParameters": "descriptor",
-    "Neighbors": "neighbors",
-    "Potential": "potential",
-    "Prediction": "prediction",
-    "PyfitCalculator": "calculator",
-    "Structures": "structures",
-    "TrainingSet": "training_set",
-    "build_training_set": "training_set",
-    "evaluate": "prediction",
-    "featurize": "potential",
-    "find_neighbors": "neighbors",
-    "fit": "training",
-    "join_members": "potential",
+    "LocalStructureParameters": "descriptors.lsp",
+    "Neighbors": "structures.neighbors",
+    "Potential": "models.potential",
+    "Prediction": "models.prediction",
+    "PyfitCalculator": "interfaces.ase",
+    "Structures": "structures.batch",
+    "TrainingSet": "datasets.training_set",
+    "build_training_set": "datasets.training_set",
+    "evaluate": "models.prediction",
+    "featurize": "models.potential",
+    "find_neighbors": "structures.neighbors",
+    "fit": "training.fit",
+    "join_members": "models.potential",
     "load_potential": "formats.nn_dat",
-    "load_potentials": "loading",
-    "load_structures": "loading",
-    "load_training_set": "loading",
-    "predict": "prediction",
+    "load_potentials": "formats.opening",
+    "load_structures": "formats.opening",
+    "load_training_set": "formats.opening",
+    "predict": "models.prediction",
     "save_potential": "formats.nn_dat",
-    "save_training_set": "store",
+    "save_training_set": "formats.training_set.reader",
 }
 
 __all__ = [

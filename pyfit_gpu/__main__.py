@@ -1,6 +1,6 @@
 import sys
 
-from pyfit_gpu.cli import main
+from pyfit_gpu.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

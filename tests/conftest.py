@@ -13,7 +13,7 @@ import pytest
 import torch
 from ase.data import atomic_numbers
 
-from pyfit_gpu.structures import Frame
+from pyfit_gpu.structures.batch import Frame
 
 TESTS = Path(__file__).parent
 MakeFrame = Callable[..., Frame]
@@ -38,7 +38,7 @@ def interrupts() -> None:
 @pytest.fixture
 def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sets are cut into several lanes too."""
-    monkeypatch.setattr("pyfit_gpu.objective.LANE_ATOMS", (1024, 1024))
+    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (1024, 1024))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.potential import Potential
-from pyfit_gpu.structures import Frame
+from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.structures.batch import Frame
 
 
 def block_order(order: Sequence[int]) -> list[int]:

@@ -91,7 +91,7 @@ def test_quickstart_ends_with_errors_and_files(tmp_path):
 
 
 def test_classic_configuration_runs(workplace, monkeypatch, capsys):
-    from pyfit_gpu.cli import main
+    from pyfit_gpu.commands.cli import main
 
     monkeypatch.chdir(workplace)
     (workplace / "data").symlink_to(EXAMPLES / "data")

@@ -1,1 +1,1 @@
-"""Outside file formats, one module each."""
+"""Outside file formats, one module each, and what a file is by its content."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.vasp_check import check_outcar, check_vasprun
-from pyfit_gpu.structures import FloatArray, Frame, is_unlabelled
+from pyfit_gpu.structures.batch import FloatArray, Frame, is_unlabelled
 
 if TYPE_CHECKING:
     from ase import Atoms

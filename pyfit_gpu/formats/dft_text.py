@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_atoms import Atoms, count_elements, parse_atoms, parse_element
 from pyfit_gpu.formats.text_lines import Lines, is_count, parse_number, parse_numbers
-from pyfit_gpu.structures import NO_ENERGY_PREFIX, FloatArray, Frame, Outline, is_unlabelled
+from pyfit_gpu.structures.batch import NO_ENERGY_PREFIX, FloatArray, Frame, Outline, is_unlabelled
 
 
 @overload

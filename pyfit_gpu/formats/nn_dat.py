@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 
-from pyfit_gpu.descriptor import LocalStructureParameters
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
-from pyfit_gpu.networks import ElementNetworks, Seed, count_parameters
-from pyfit_gpu.potential import N_BOND_ORDER_PARAMETERS, Potential
+from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters
+from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
 
 N_HEADER_LINES = 8  # for one element; one more per further element
 

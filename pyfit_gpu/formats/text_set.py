@@ -11,14 +11,14 @@ from typing import NoReturn
 import numpy as np
 import torch
 
+from pyfit_gpu.datasets.feature_rows import read_features
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.feature_rows import read_features
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, header_lines, parse_header
 from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns
-from pyfit_gpu.structures import is_unlabelled
-from pyfit_gpu.training_set import TrainingSet
+from pyfit_gpu.structures.batch import is_unlabelled
 
 _COLUMNS = "ATOM-ID GROUP-NAME GROUP_ID STRUCTURE_ID STRUCTURE_Natom STRUCTURE_E_DFT STRUCTURE_Vol"
 

@@ -28,7 +28,11 @@ from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
 
 import pyfit_gpu as pf
-from pyfit_gpu import calculator, expansion, forces, networks, prediction, verlet
+from pyfit_gpu.descriptors import expansion
+from pyfit_gpu.descriptors import pair_sums as forces
+from pyfit_gpu.interfaces import ase as calculator
+from pyfit_gpu.models import networks, prediction
+from pyfit_gpu.structures import verlet
 
 POTENTIAL = Path(__file__).parents[1] / "data" / "si_small.nn.dat"
 SKINS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)  # Å

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 import pyfit_gpu as pf
-from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import Objective
+from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.training.objective import Objective
 
 HEADER = pf.LocalStructureParameters(
     elements=("Si",),
@@ -34,7 +34,7 @@ LAYERS = (40, 16, 16, 1)
 
 
 def make_set(path: Path, dtype: torch.dtype) -> pf.TrainingSet:
-    from pyfit_gpu.potential import Potential
+    from pyfit_gpu.models.potential import Potential
 
     structures = pf.load_structures(path)
     networks = ElementNetworks.random(LAYERS, 0.1, 1, n_elements=1, activation=1)

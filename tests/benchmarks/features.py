@@ -19,7 +19,7 @@ from closure import HEADER
 from torch import Tensor
 
 import pyfit_gpu as pf
-from pyfit_gpu.neighbors import Neighbors, find_neighbors
+from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from held_memory import PeakMemory

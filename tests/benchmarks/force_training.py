@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import pyfit_gpu as pf
-from pyfit_gpu.neighbors import find_neighbors
-from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import LossWeights, Objective
+from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.structures.neighbors import find_neighbors
+from pyfit_gpu.training.objective import LossWeights, Objective
 
 FORCE_WEIGHT = 0.01  # Å^2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import pyfit_gpu as pf
-from pyfit_gpu.objective import LossWeights, Objective
+from pyfit_gpu.training.objective import LossWeights, Objective
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
 

@@ -26,12 +26,12 @@ from closure import HEADER, LAYERS, make_set
 from torch import Tensor
 
 import pyfit_gpu as pf
-from pyfit_gpu.closure import Closure
-from pyfit_gpu.graphs import Recorded
-from pyfit_gpu.neighbors import BACKENDS, Neighbors, find_neighbors
-from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.objective import LossWeights, Objective
-from pyfit_gpu.prediction import predict
+from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.prediction import predict
+from pyfit_gpu.optimizers.cuda_graphs import Recorded
+from pyfit_gpu.structures.neighbors import BACKENDS, Neighbors, find_neighbors
+from pyfit_gpu.training.closure import Closure
+from pyfit_gpu.training.objective import LossWeights, Objective
 
 DEFAULT = Path(os.environ.get("PYFIT_SHARED") or Path(__file__).parents[3] / "shared") / "data"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}  # of the largest number of each result

@@ -18,7 +18,7 @@ import torch
 from closure import HEADER, LAYERS, make_set
 
 import pyfit_gpu as pf
-from pyfit_gpu.networks import ElementNetworks
+from pyfit_gpu.models.networks import ElementNetworks
 
 SHARED = Path(os.environ.get("PYFIT_SHARED") or Path(__file__).parents[3] / "shared")
 

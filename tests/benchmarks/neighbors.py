@@ -25,8 +25,8 @@ import torch
 from ase.build import bulk
 
 import pyfit_gpu as pf
-from pyfit_gpu.potential import batch_atoms
-from pyfit_gpu.structures import Frame, Structures, size_batches
+from pyfit_gpu.models.potential import batch_atoms
+from pyfit_gpu.structures.batch import Frame, Structures, size_batches
 
 CUTOFF = 4.5  # Å
 

@@ -22,9 +22,9 @@ import torch
 from closure import HEADER, LAYERS
 
 import pyfit_gpu as pf
-from pyfit_gpu.loading import read_frames
-from pyfit_gpu.networks import ElementNetworks
-from pyfit_gpu.potential import Potential
+from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.potential import Potential
 
 PACKAGE = Path(pf.__file__).parents[1]
 # Peak memory and processor time of the command alone: a child's are known when it has ended.

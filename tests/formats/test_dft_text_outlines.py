@@ -12,7 +12,7 @@ from dft_samples import BAD, GOOD
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import text_lines
 from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.structures import Frame, Outline
+from pyfit_gpu.structures.batch import Frame, Outline
 
 Read = Callable[..., list[Frame | Outline]]
 

@@ -14,7 +14,7 @@ import torch
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
-from pyfit_gpu.potential import Potential
+from pyfit_gpu.models.potential import Potential
 
 Load = Callable[..., Potential]
 

@@ -10,7 +10,7 @@ import pytest
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
-from pyfit_gpu.potential import Potential
+from pyfit_gpu.models.potential import Potential
 
 Load = Callable[[str | bytes], Potential]
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from sample_sets import NAN, make_set
 
+from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import text_set
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
-from pyfit_gpu.structures import Structures
-from pyfit_gpu.training import fit
-from pyfit_gpu.training_set import TrainingSet, build_training_set
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.training.fit import fit
 
 Read = Callable[[str | bytes], TrainingSet]
 

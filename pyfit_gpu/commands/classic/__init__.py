@@ -1,0 +1,1 @@
+"""The classic program's job: the same keys, options and files."""

@@ -1,0 +1,318 @@
+"""The command line. It only translates: options to keywords, exceptions to messages and exit statuses.
+
+Heavy modules are imported when a verb runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from pyfit_gpu.commands.interrupts import (
+    STATUS_SIGINT,
+    STATUS_SIGTERM,
+    Terminated,
+    signals_are_exceptions,
+    signals_end_the_process,
+)
+from pyfit_gpu.commands.options import STATUS_USAGE, Parser, build_parser
+from pyfit_gpu.files import release_claims
+
+STATUS_FAILED = 1
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    with signals_end_the_process():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return STATUS_SIGINT
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return STATUS_SIGTERM
+    except BrokenPipeError:
+        # The reader of our output has gone (| head): nothing more to say, and no second error on closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STATUS_FAILED
+    finally:
+        release_claims()
+
+
+def _dispatch(words: list[str]) -> int:
+    # A first word that is an option means the classic job, but for --help, --version and a lone -h.
+    bare = bool(words) and words[0].startswith("-") and words[0] not in ("--help", "--version") and words != ["-h"]
+    if bare or words[:1] == ["run"]:
+        return _guarded(lambda: _run_classic(words if bare else words[1:]))
+    parser, verbs = build_parser()
+    if not words:
+        parser.print_help()
+        return STATUS_USAGE
+    if words[0] not in verbs:
+        # --help and --version; of anything else argparse says what it expected
+        parser.parse_args(words)
+    options = verbs[words[0]].parse_strictly(words[1:])
+    return _guarded(lambda: _VERBS[words[0]](options))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """What the user can mend becomes a message and status 2; a defect of the program keeps its traceback."""
+    from pyfit_gpu.errors import InputError
+
+    try:
+        return work()
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"pyfit-gpu: error: {line}", file=sys.stderr)
+        return STATUS_USAGE
+    except MemoryError:
+        print("pyfit-gpu: error: out of memory", file=sys.stderr)
+        return STATUS_FAILED
+    except RuntimeError as error:
+        import torch
+
+        from pyfit_gpu.training.loop import TrainingFailure
+
+        if not isinstance(error, TrainingFailure | torch.OutOfMemoryError):
+            raise
+        print(f"pyfit-gpu: error: {error}", file=sys.stderr)
+        return STATUS_FAILED
+
+
+class _Stream(logging.StreamHandler[TextIO]):
+    """A reader that has gone (`| head`) ends its stream, not the work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
+
+def _start_messages(quiet: bool) -> None:
+    """Begin the work proper: everything heavy is imported, so signals may be exceptions from here on."""
+    signals_are_exceptions()
+    log = logging.getLogger("pyfit_gpu")
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    plain = _Stream(sys.stdout)
+    plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
+    warnings = _Stream(sys.stderr)
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    log.addHandler(plain)
+    log.addHandler(warnings)
+
+
+def _setup(options: argparse.Namespace) -> Any:
+    from pyfit_gpu.commands.jobs import Setup
+    from pyfit_gpu.devices import select_device, select_dtype, set_threads, share_device, world_size
+
+    _start_messages(options.quiet)
+    set_threads(options.n_threads)
+    if options.force_cpu:
+        request = "cpu"
+    elif options.gpu_affinity is not None:
+        request = f"cuda:{options.gpu_affinity}"
+    else:
+        request = options.device
+    if request == "auto" and world_size() > 1:
+        request = share_device()
+    return Setup(
+        device=select_device(request),
+        dtype=select_dtype(options.dtype),
+        overwrite=options.overwrite,
+        unique=options.unique,
+        quiet=options.quiet,
+    )
+
+
+_NEW = ("gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "n_centers", "gaussian_centers",
+        "hidden", "activation", "max_random")  # fmt: skip
+
+
+def _new(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.new import new
+
+    settings = {name: getattr(options, name) for name in _NEW}
+    new(options.elements, cutoff=options.cutoff, out=options.out, setup=_setup(options), **settings)
+    return 0
+
+
+def _e_shift(text: str | None) -> Any:
+    from pyfit_gpu.models.energy_shift import parse_shift
+
+    return None if text is None else parse_shift(text)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.prepare import prepare
+
+    prepare(
+        options.dft_files,
+        potential=options.potential,
+        out=options.out,
+        setup=_setup(options),
+        e_shift=_e_shift(options.e_shift),
+        append=options.append,
+        shard=options.shard,
+    )
+    return 0
+
+
+_FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iterations", "max_evaluations",
+        "history_size", "tolerance_gradient", "tolerance_change", "line_search_evaluations", "float32_steps", "l2",
+        "force_weight", "stress_weight", "error_restart_level", "validation_interval", "patience", "min_improvement",
+        "target_rmse", "max_time", "keep")  # fmt: skip
+
+
+def _train(options: argparse.Namespace) -> int:
+    started = time.monotonic()  # imports count for a time limit
+    from pyfit_gpu.commands.train import options as fit_options
+    from pyfit_gpu.commands.train.command import train
+    from pyfit_gpu.training.memory_plan import parse_memory
+    from pyfit_gpu.training.settings import FitSettings
+
+    return train(
+        options.training_set,
+        start=fit_options.StartOptions(
+            tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
+        ),
+        outputs=_training_outputs(options),
+        settings=FitSettings(**{name: getattr(options, name) for name in _FIT}),
+        setup=_setup(options),
+        split=fit_options.SplitOptions(
+            options.split,
+            options.train_fraction,
+            options.seed,
+            None if options.test_groups is None else tuple(options.test_groups),
+        ),
+        weights=fit_options.WeightOptions(
+            tuple(options.group_weight), tuple(options.window_weight), tuple(options.group_target)
+        ),
+        run=fit_options.RunOptions(
+            options.resume,
+            tuple(options.allow_change),
+            options.checkpoint_interval,
+            _beside(options, options.stop_file, ".stop"),
+            options.distribute,
+            started,
+            None if options.memory is None else parse_memory(options.memory),
+        ),
+    )
+
+
+def _training_outputs(options: argparse.Namespace) -> Any:
+    from pyfit_gpu.commands.train.outputs import TrainingOutputs
+
+    return TrainingOutputs(
+        network=options.out,
+        loss_log=_beside(options, options.loss_log, ".loss.txt"),
+        validation_log=_beside(options, options.validation_log, ".validation.txt"),
+        group_log=_beside(options, options.group_log, ".groups.csv"),
+        energy_volume_log=options.energy_volume_log,
+        energy_volume_interval=options.energy_volume_interval,
+        backup_dir=_beside(options, options.backup_dir, ".backup"),
+        backup_interval=options.backup_interval,
+        run_file=_beside(options, options.run_file, ".run.h5"),
+        ranking=_beside(options, options.ranking, ".ranking.csv"),
+    )
+
+
+def _beside(options: argparse.Namespace, name: str | None, ending: str) -> str:
+    """The name given, or the output's stem with this ending."""
+    from pyfit_gpu.commands.train.outputs import beside
+
+    return beside(options.out, ending) if name is None else name
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.plan import plan
+    from pyfit_gpu.training.settings import FitSettings
+
+    settings = FitSettings(
+        history_size=options.history_size, force_weight=options.force_weight, stress_weight=options.stress_weight
+    )
+    plan(
+        options.training_set,
+        potential=options.potential,
+        setup=_setup(options),
+        members=options.members,
+        memory=options.memory,
+        settings=settings,
+    )
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.evaluate import evaluate
+
+    evaluate(
+        options.dft_files,
+        potential=options.potential,
+        out=options.out,
+        setup=_setup(options),
+        e_shift=_e_shift(options.e_shift),
+        forces=options.forces,
+        plots=options.plots,
+    )
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.info import info
+
+    print(info(options.file))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.convert import convert
+
+    convert(options.source, options.target, setup=_setup(options))
+    return 0
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "new": _new,
+    "prepare": _prepare,
+    "train": _train,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "info": _info,
+    "convert": _convert,
+}
+
+
+def _run_classic(words: list[str]) -> int:
+    from pyfit_gpu.commands.classic.options import classic_help, parse_classic
+
+    help_word = _help_request(words)
+    if help_word is not None:
+        print(classic_help(help_word))
+        return 0
+    config, options = parse_classic(words, Parser)
+    from pyfit_gpu.commands.classic.job import run_classic
+    from pyfit_gpu.devices import select_dtype, set_threads
+
+    _start_messages(options.quiet)
+    set_threads(config.thread_count)
+    return run_classic(config, gpu_given=options.gpu_given, dtype=select_dtype(options.dtype), quiet=options.quiet)
+
+
+def _help_request(words: list[str]) -> str | None:
+    """`run -h`, `run --help` and `-h WORD`: the word, or an empty one; None: no help asked for."""
+    for place, word in enumerate(words):
+        if word in ("-h", "--help"):
+            return words[place + 1] if len(words) > place + 1 else ""
+    return None

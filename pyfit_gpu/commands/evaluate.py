@@ -1,0 +1,193 @@
+"""The verb `evaluate`: what a potential says about structures, and how far that is from what their files say."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.units import GPa
+
+from pyfit_gpu.commands.jobs import Setup, frame_batches, read_all_frames
+from pyfit_gpu.commands.report import (
+    EnergyTable,
+    component_report,
+    error_report,
+    plot_energy_volume,
+    plot_parity,
+    save_csv,
+    spread_report,
+)
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import atomic_text, check_writable
+from pyfit_gpu.formats.ase_files import LabelSpread, write_extxyz
+from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.models.energy_shift import EnergyShift, count_elements, evaluation_shift
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches
+from pyfit_gpu.structures.batch import FloatArray, Frame
+
+log = logging.getLogger("pyfit_gpu")
+
+
+def evaluate(
+    dft_files: Sequence[str],
+    *,
+    potential: str | Sequence[str],
+    out: str,
+    setup: Setup,
+    e_shift: EnergyShift | None = None,
+    forces: bool = False,
+    plots: str = "",
+) -> None:
+    """Energies, forces and stress of structures, tables of their errors, and plots.
+
+    Of several members everything is their mean; their spread stands beside it.
+
+    Args:
+        potential: one file, or those of several members.
+        out: `.csv`: a row per structure, on the network's scale; `.extxyz`: structures with energies on the DFT scale,
+            forces and stress.
+        forces: compute forces and stress, and their errors, for a `.csv` too.
+        e_shift: eV per atom, one number or one per element; None: the potential's own, or 0 with a note if it does
+            not know it.
+        plots: folder for parity.png and energy_volume.png; empty: none.
+    """
+    suffix = Path(out).suffix
+    if suffix not in (".csv", ".extxyz"):
+        raise InputError(f"{out}: expected a name that ends in .csv or .extxyz")
+    members = [potential] if isinstance(potential, str) else list(potential)
+    out = setup.output(out, [*dft_files, *members])
+    plot_paths = _plot_paths(plots, setup) if plots else None
+    model = load_potentials(members)
+    model.require_straight("evaluate")
+    shift = evaluation_shift(model, e_shift)
+    if model.networks.n_members > 1:
+        log.info("mean and spread of %d members", model.networks.n_members)
+    frames = read_all_frames(dft_files)
+    found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz")
+    shifts = count_elements(frames, model.descriptor.elements) @ shift
+    table = energy_table(frames, found.energy, shifts, None if found.spread is None else found.spread.energy)
+    if suffix == ".csv":
+        save_csv(table, out)
+    else:
+        with atomic_text(out) as file:
+            write_extxyz(file, found.frames(frames, found.energy - shifts), found.label_spreads())
+    if plot_paths:
+        Path(plots).mkdir(exist_ok=True)
+        plot_parity(table, plot_paths[0])
+        plot_energy_volume(table, plot_paths[1])
+    if not setup.quiet:
+        print(error_report(table, [frame.source for frame in frames]))
+        _print_components(frames, found)
+    log.info("wrote %s", ", ".join((out, *(plot_paths or ()))))
+
+
+def _print_components(frames: Sequence[Frame], found: FramePrediction) -> None:
+    """Tables of forces and stress, where they were computed, and the members' spread."""
+    if found.forces is None or found.stress is None:
+        return
+    groups = [frame.group for frame in frames]
+    forces = _differences(found.forces, [frame.forces for frame in frames])
+    known = [None if frame.stress is None else frame.stress / GPa for frame in frames]
+    stress = _differences(list(found.stress / GPa), known)
+    spread = found.spread
+    print(component_report("forces", "eV/Å", groups, forces))
+    if spread is not None and spread.forces is not None:
+        print(spread_report("components", "eV/Å", [part.ravel() for part in spread.forces], forces, 4))
+    print(component_report("stress", "GPa", groups, stress))
+    if spread is not None and spread.stress is not None:
+        print(spread_report("components", "GPa", list(spread.stress / GPa), stress, 4))
+
+
+def _plot_paths(folder: str, setup: Setup) -> tuple[str, str]:
+    """Names of both plots in a folder that exists or can be made."""
+    parity, energy_volume = str(Path(folder) / "parity.png"), str(Path(folder) / "energy_volume.png")
+    if not Path(folder).exists():
+        check_writable(folder)
+        return parity, energy_volume
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: expected a folder for plots, found a file")
+    return setup.output(parity), setup.output(energy_volume)
+
+
+@dataclass(frozen=True, eq=False)
+class FramePrediction:
+    """Of many frames, on the host; energies on the networks' own scale."""
+
+    energy: FloatArray  # (B,) eV
+    forces: list[FloatArray] | None  # per frame (n, 3) eV/Å; None: not asked for
+    stress: FloatArray | None  # (B, 6) eV/Å^3, NaN for a frame without a full cell
+    spread: FramePrediction | None = None  # the same three as standard deviations over members; None: there is one
+
+    def label_spreads(self) -> list[LabelSpread] | None:
+        """Of every frame; None: there is one member."""
+        spread = self.spread
+        if spread is None:
+            return None
+        forces: Sequence[FloatArray | None] = spread.forces or [None] * len(spread.energy)
+        return [
+            LabelSpread(e, f, s) for e, f, s in zip(spread.energy.tolist(), forces, spread.known_stress(), strict=True)
+        ]
+
+    def known_stress(self) -> list[FloatArray | None]:
+        """Of every frame; None where there is none."""
+        if self.stress is None:
+            return [None] * len(self.energy)
+        return [None if np.isnan(stress).any() else stress for stress in self.stress]
+
+    def frames(self, frames: Sequence[Frame], energy: FloatArray) -> list[Frame]:
+        """The frames with predicted labels in place of their own, and `energy` (B,) eV."""
+        forces: Sequence[FloatArray | None] = self.forces or [None] * len(frames)
+        rows = zip(frames, energy, forces, self.known_stress(), strict=True)
+        return [replace(frame, energy=float(e), forces=f, stress=s) for frame, e, f, s in rows]
+
+
+def predict_frames(frames: Sequence[Frame], model: Potential, setup: Setup, *, derivatives: bool) -> FramePrediction:
+    """Batch after batch on the device, the results on the host in the frames' order."""
+    model = model.to(setup.device, setup.dtype)
+    sizes = [frame.n_atoms for frame in frames]
+    like = torch.empty(0, dtype=torch.float64)
+    spread = model.networks.n_members > 1
+    whole = Prediction.empty(len(frames), sum(sizes), like, derivatives=derivatives, spread=spread)
+    for batch in prediction_batches(sizes, frame_batches(frames, setup), model):
+        part = predict_batch(model, batch, derivatives=derivatives).to("cpu", torch.float64)
+        whole.put(part, batch.rows.cpu(), batch.atoms.cpu())
+    of_members = None if whole.spread is None else FramePrediction(*_on_host(whole.spread, sizes))
+    return FramePrediction(*_on_host(whole, sizes), of_members)
+
+
+def _on_host(
+    found: Prediction | Spread, sizes: Sequence[int]
+) -> tuple[FloatArray, list[FloatArray] | None, FloatArray | None]:
+    """Energy, forces and stress."""
+    forces = None if found.forces is None else [part.numpy() for part in found.forces.split(list(sizes))]
+    return found.energy.numpy(), forces, None if found.stress is None else found.stress.numpy()
+
+
+def _differences(found: Sequence[FloatArray], known: Sequence[FloatArray | None]) -> list[FloatArray]:
+    """Predicted minus known components of every structure; none where something is not known."""
+    none = np.empty(0)
+    pairs = zip(found, known, strict=True)
+    return [none if k is None or np.isnan(f).any() else (f - k).ravel() for f, k in pairs]
+
+
+def energy_table(
+    frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray, std: np.ndarray | None = None
+) -> EnergyTable:
+    """Predicted `energies` (B,) eV, with their spread `std` (B,) eV, against the frames' own plus `shifts` (B,) eV."""
+    n_atoms = np.array([frame.n_atoms for frame in frames])
+    reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
+    volume = np.array([frame.volume for frame in frames])
+    return EnergyTable(
+        groups=tuple(frame.group for frame in frames),
+        n_atoms=n_atoms,
+        volume_per_atom=volume / n_atoms,
+        energy_per_atom=energies / n_atoms,
+        reference_energy_per_atom=(reference + shifts) / n_atoms,
+        energy_per_atom_std=None if std is None else std / n_atoms,
+    )

@@ -1,0 +1,141 @@
+"""What the verbs of the command line and the classic job have in common: where to compute, reading inputs, features."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pyfit_gpu.commands.progress import Progress
+from pyfit_gpu.datasets.training_set import TrainingSet, assemble
+from pyfit_gpu.devices import describe_device
+from pyfit_gpu.files import check_distinct, check_output, unique_path
+from pyfit_gpu.formats.dft_inputs import DftInputs, survey
+from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.models.energy_shift import EnergyShift
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.structures.batch import Frame, Outline, Structures
+
+log = logging.getLogger("pyfit_gpu")
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how to compute, common to all verbs."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float64
+    overwrite: bool = False
+    unique: bool = False
+    quiet: bool = False
+
+    def output(self, path: str, inputs: Sequence[str] = ()) -> str:
+        """The name to write to, after the checks that come before any work.
+
+        Raises:
+            InputError: the file exists and must not be replaced, is an input, or could not be written.
+        """
+        if self.unique:
+            path = str(unique_path(path))
+        check_output(path, overwrite=self.overwrite)
+        check_distinct({"output": path}, {f"input {name}": name for name in inputs})
+        return path
+
+
+def survey_files(paths: Sequence[str], shard: tuple[int, int], *, atoms: bool) -> DftInputs:
+    """`survey`, with a line of what there is."""
+    started = time.monotonic()
+    inputs = survey(paths, shard=shard, atoms=atoms)
+    _say_what_was_read(inputs.structures, started)
+    return inputs
+
+
+def read_all_frames(paths: Sequence[str]) -> list[Frame]:
+    started = time.monotonic()
+    frames = [frame for path in paths for frame in read_frames(path)]
+    _say_what_was_read(frames, started)
+    return frames
+
+
+def _say_what_was_read(structures: Sequence[Frame | Outline], started: float) -> None:
+    log.info(
+        "read %d structures, %d atoms, %d with an energy (%.2f s)",
+        len(structures),
+        sum(structure.n_atoms for structure in structures),
+        sum(structure.energy is not None for structure in structures),
+        time.monotonic() - started,
+    )
+
+
+def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]], Structures]:
+    """Takes rows of frames to a batch on the device."""
+
+    def take(rows: list[int]) -> Structures:
+        return Structures.from_frames([frames[row] for row in rows], device=setup.device)
+
+    return take
+
+
+def featurize_frames(
+    frames: Sequence[Frame], potential: Potential, setup: Setup, *, e_shift: EnergyShift | None
+) -> TrainingSet:
+    """A training set on the CPU, with progress and a closing line."""
+    with _Featurizer(sum(frame.n_atoms for frame in frames), potential, setup, e_shift) as featurizer:
+        return featurizer(frames)
+
+
+def featurize_windows(
+    inputs: DftInputs, potential: Potential, setup: Setup, *, e_shift: EnergyShift
+) -> Iterator[TrainingSet]:
+    """`featurize_frames` of the structures that are taken, window by window."""
+    with _Featurizer(inputs.n_atoms, potential, setup, e_shift) as featurizer:
+        for frames in inputs.windows():
+            yield featurizer(frames)
+
+
+class _Featurizer:
+    """Features of so many atoms, with progress over all parts and a closing line."""
+
+    def __init__(self, n_atoms: int, potential: Potential, setup: Setup, e_shift: EnergyShift | None) -> None:
+        self._n_atoms = n_atoms
+        self._potential = potential
+        self._setup = setup
+        self._e_shift = e_shift
+        self._progress = Progress("features", n_atoms, "atoms", quiet=setup.quiet)
+        self._done = 0
+        self._seconds = 0.0
+
+    def __enter__(self) -> _Featurizer:
+        return self
+
+    def __call__(self, frames: Sequence[Frame]) -> TrainingSet:
+        started = time.monotonic()
+        training_set = assemble(
+            [frame.n_atoms for frame in frames],
+            frame_batches(frames, self._setup),
+            self._potential,
+            device=self._setup.device,
+            e_shift=self._e_shift,
+            dtype=self._setup.dtype,
+            progress=lambda n_atoms: self._progress.update(self._done + n_atoms),
+        ).to("cpu", torch.float64)
+        self._done += training_set.n_atoms
+        self._seconds += time.monotonic() - started
+        return training_set
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        self._progress.close()
+        if kind is None:
+            log.info(
+                "computed %d features of %d atoms on %s in %.2f s (%.0f atoms/s)",
+                self._potential.descriptor.n_features,
+                self._n_atoms,
+                describe_device(self._setup.device),
+                self._seconds,
+                self._n_atoms / max(self._seconds, 1e-9),
+            )

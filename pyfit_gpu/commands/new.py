@@ -1,0 +1,30 @@
+"""The verb `new`: a fresh potential."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import save_draft
+from pyfit_gpu.models.new_potential import new_potential
+
+
+def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **settings: Any) -> None:
+    """A fresh potential file whose header asks for random weights.
+
+    Args:
+        elements: chemical symbols.
+        cutoff: Å.
+        out: `.nn.dat` file to write.
+        settings: the others of `new_potential`.
+    """
+    if not out.endswith(".dat"):
+        raise InputError(f"{out}: expected a potential's name to end in .nn.dat")
+    draft = new_potential(elements, cutoff, **settings)
+    out = setup.output(out)
+    save_draft(draft, out)
+    sizes = "-".join(map(str, draft.networks.layer_sizes))
+    centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
+    log.info("wrote %s: network %s, Gaussian centres %s Å, weights are drawn on loading", out, sizes, centers)

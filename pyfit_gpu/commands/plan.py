@@ -1,0 +1,98 @@
+"""The verb `plan`: what a training would take, as a table and in words."""
+
+from __future__ import annotations
+
+import logging
+
+from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.datasets.training_set import require_same_inputs
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.training.memory_plan import MemoryPlan, format_bytes, parse_memory, plan_memory
+from pyfit_gpu.training.objective import BLOCK_ATOMS
+from pyfit_gpu.training.settings import FitSettings
+
+log = logging.getLogger("pyfit_gpu")
+
+
+def plan(
+    training_set: str,
+    *,
+    potential: str,
+    setup: Setup,
+    members: int = 1,
+    memory: str | None = None,
+    settings: FitSettings | None = None,
+) -> MemoryPlan:
+    """Print what training would take; nothing is trained, and the features are not loaded.
+
+    Args:
+        training_set: HDF5, shard manifest or classic text.
+        potential: whose network would be trained.
+        members: networks trained at once.
+        memory: limit, as `parse_memory` reads it; None: a share of the device's memory.
+        settings: history size, weights and steps in float32 are looked at.
+
+    Raises:
+        InputError: it cannot be kept within the limit, or as `train`.
+    """
+    if members < 1:
+        raise InputError(f"members: expected a whole number above 0, got {members}")
+    limit = None if memory is None else parse_memory(memory)
+    model = load_potential(potential, seed=1)
+    model.require_straight("train")
+    whole = load_training_set(training_set, lazy=True)
+    require_same_inputs(model.descriptor, whole.descriptor, f"{training_set} was not made for {potential}")
+    settings = settings or FitSettings()
+    for name, known in (("force", whole.has_forces), ("stress", whole.has_stress)):
+        weight = getattr(settings, f"{name}_weight")
+        if weight and not bool((known & whole.has_energy).any()):
+            raise InputError(f"{name}_weight: expected 0, got {weight}: no structure of {training_set} has this label")
+    found = plan_memory(
+        whole,
+        model,
+        settings,
+        members=members,
+        device=setup.device,
+        dtype=setup.dtype,
+        memory=limit,
+    )
+    log.info("%s", "\n".join([*table(found), *decisions(found)]))
+    return found
+
+
+def table(found: MemoryPlan) -> list[str]:
+    """Lines: what, and how much on the host and on a GPU."""
+    rows = [(item.name, item.host, item.device) for item in found.items]
+    rows.append(("total", found.host, found.device))
+    rows.append(("limit", 0, found.limit) if found.on_gpu else ("limit", found.limit, 0))
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'':<{width}}  {'host':>11}" + f"  {'device':>11}" * found.on_gpu]
+    for name, *counts in rows:
+        cells = [format_bytes(count) if count else "" for count in counts[: 1 + found.on_gpu]]
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{cell:>11}" for cell in cells).rstrip())
+    return lines
+
+
+def decisions(found: MemoryPlan) -> list[str]:
+    """What the plan does, in words."""
+    most = found.block_atoms or (None if found.on_gpu else BLOCK_ATOMS)
+    blocks = ", all atoms at once" if most is None else f", in blocks of up to {most} atoms"
+    if found.stream:
+        lines = [f"features are streamed: read from the file at every evaluation{blocks}"]
+    else:
+        lines = [f"features stay in memory{blocks}"]
+    if found.jacobian_bytes:
+        whole = format_bytes(found.jacobian_bytes)
+        if found.kept_bytes == found.jacobian_bytes:
+            lines.append(f"derivatives for forces are kept, {whole}")
+        elif found.kept_bytes:
+            share = found.kept_bytes / found.jacobian_bytes
+            lines.append(f"derivatives for forces: {share:.0%} of {whole} are kept, the others computed anew each time")
+        else:
+            text = ", and so are neighbours" if found.stream else ""
+            lines.append(f"derivatives for forces are computed anew at every evaluation{text} (kept: {whole})")
+        if not found.exact_pairs:
+            lines.append("neighbours were counted in a sample of the structures")
+    return lines

@@ -1,0 +1,193 @@
+"""The verb `prepare`: DFT files to an HDF5 training set."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyfit_gpu.commands.jobs import HDF5_SUFFIXES, Setup, featurize_windows, log, survey_files
+from pyfit_gpu.datasets.summary import SetSummary
+from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import check_writable, exclusive
+from pyfit_gpu.formats.dft_inputs import DftInputs
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.formats.training_set.reader import (
+    Shard,
+    known_shard,
+    manifest_path,
+    register_shard,
+    shard_path,
+)
+from pyfit_gpu.formats.training_set.writer import writing_set
+from pyfit_gpu.models.energy_shift import (
+    METHODS,
+    ShiftRequest,
+    find_shift,
+    shift_of_elements,
+)
+from pyfit_gpu.models.potential import Potential
+
+_LARGE_ENERGY = 30.0  # eV/atom; cohesive energies are below 10
+
+
+def prepare(
+    dft_files: Sequence[str],
+    *,
+    potential: str,
+    out: str,
+    setup: Setup,
+    e_shift: ShiftRequest | None = None,
+    append: bool = False,
+    shard: tuple[int, int] | None = None,
+) -> None:
+    """DFT files to an HDF5 training set.
+
+    Args:
+        dft_files: structures, any format that `load_structures` reads.
+        potential: .nn.dat file whose header gives the descriptor.
+        out: the set, `.h5`.
+        e_shift: eV per atom, one number or one per element; "fit" or "isolated": found from the structures, all of
+            them also where `shard` takes a part; None: that of the set that is appended to, else 0.
+        append: add to an existing set; what it holds is not computed again.
+        shard: (I, N): only the structures whose number mod N is I, into a file of their own.
+    """
+    if append and (shard is not None or setup.unique or setup.overwrite):
+        raise InputError("--append: expected without --shard, --unique and --overwrite")
+    if shard is not None and setup.unique:
+        raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
+    if Path(out).suffix not in HDF5_SUFFIXES:
+        raise InputError(f"{out}: expected a name that ends in {' or '.join(HDF5_SUFFIXES)} (convert writes text sets)")
+    if append and isinstance(e_shift, str) and e_shift in METHODS:
+        raise InputError(
+            f"--e-shift {e_shift}: expected without --append: a set has one energy shift, and what it holds was "
+            "prepared with its own"
+        )
+    if shard is not None:
+        _prepare_shard(dft_files, potential, out, setup, e_shift, shard)
+        return
+    if append:
+        with exclusive(out):
+            _append(dft_files, potential, out, setup, e_shift)
+        return
+    out = setup.output(out, [*dft_files, potential])
+    model = load_potential(potential)
+    inputs, shifts = _inputs_and_shifts(dft_files, model, e_shift)
+    summary, _ = _write_features(out, inputs, model, setup, shifts)
+    _warn_of_energies(summary)
+    log.info("wrote %s: %s", out, summary)
+
+
+def _write_features(
+    path: str | Path,
+    inputs: DftInputs,
+    model: Potential,
+    setup: Setup,
+    shifts: tuple[float, ...],
+    *,
+    existing: TrainingSet | None = None,
+    shard: dict[str, Any] | None = None,
+) -> tuple[SetSummary, str]:
+    """A set of the structures that are taken, after those that exist; what it holds, and its content hash."""
+    first = [] if existing is None else [existing]
+    n_structures = sum(map(len, first)) + len(inputs.taken)
+    n_atoms = sum(part.n_atoms for part in first) + inputs.n_atoms
+    splits = {} if existing is None else existing.splits
+    summaries = []
+    with writing_set(path, n_structures, n_atoms, model.descriptor.n_features, splits=splits, shard=shard) as writer:
+        for part in itertools.chain(first, featurize_windows(inputs, model, setup, e_shift=shifts)):
+            writer.append(part)
+            summaries.append(SetSummary.of(part))
+    return functools.reduce(operator.add, summaries), writer.content_hash
+
+
+def _warn_of_energies(summary: SetSummary) -> None:
+    """Of what is no error and seldom meant: no energy at all, or total energies without a shift."""
+    if not summary.n_energies:
+        log.warning(
+            "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
+        )
+        return
+    mean = summary.energy_sum / summary.n_energies
+    if abs(mean) > _LARGE_ENERGY:
+        log.warning("with e_shift, energies are %.4g eV/atom on average: --e-shift fit brings them near 0", mean)
+
+
+def _inputs_and_shifts(
+    dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None, shard: tuple[int, int] = (0, 1)
+) -> tuple[DftInputs, tuple[float, ...]]:
+    """What is in the files, and the energy shift of each element: the same whatever shard is computed."""
+    if not isinstance(e_shift, str):  # what is wrong with numbers shows before anything is read
+        e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
+    inputs = survey_files(dft_files, shard, atoms=e_shift == "isolated")
+    return inputs, find_shift(e_shift, inputs.structures, model.descriptor)
+
+
+def _append(dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: ShiftRequest | None) -> None:
+    existing = load_training_set(out, lazy=True)
+    check_writable(out)
+    shifts = _appended_shift(existing, e_shift, out)
+    model = load_potential(potential)
+    require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
+    inputs, _ = _inputs_and_shifts(dft_files, model, shifts)
+    summary, _ = _write_features(out, inputs, model, setup, shifts, existing=existing)
+    log.info("wrote %s: %s", out, summary)
+
+
+def _appended_shift(existing: TrainingSet, e_shift: ShiftRequest | None, out: str) -> tuple[float, ...]:
+    """(S,) eV: the set's own, which numbers that are given must equal."""
+    own, elements = existing.energy_shift, existing.descriptor.elements
+    if own is None:
+        raise InputError(f"{out}: cannot append: e_shift: expected a set that knows its own, found it unknown")
+    given = own if e_shift is None else shift_of_elements(e_shift, elements)
+    if given != own:
+        expected, got = (", ".join(f"{a} {b}" for a, b in zip(elements, x, strict=True)) for x in (own, given))
+        raise InputError(f"{out}: cannot append: e_shift: expected {expected} (the set's), got {got}")
+    return own
+
+
+def _prepare_shard(
+    dft_files: Sequence[str],
+    potential: str,
+    out: str,
+    setup: Setup,
+    e_shift: ShiftRequest | None,
+    shard: tuple[int, int],
+) -> None:
+    index, count = shard
+    target = shard_path(out, index, count)
+    replace(setup, overwrite=True).output(str(target), [*dft_files, potential])
+    model = load_potential(potential)
+    inputs, shifts = _inputs_and_shifts(dft_files, model, e_shift, shard)
+    n_structures = len(inputs.structures)
+    if count > n_structures:
+        raise InputError(f"shard: expected at most {n_structures} shards, one structure each, got {count}")
+    described = Shard(index, count, n_structures, _hash_inputs(dft_files, potential, shifts))
+    missing = known_shard(out, described, overwrite=setup.overwrite)
+    if missing is not None:
+        log.info("%s is there already, of the same inputs: it is not computed again", target)
+    else:
+        summary, content_hash = _write_features(target, inputs, model, setup, shifts, shard=described.describe())
+        missing = register_shard(out, described, content_hash, summary.n_structures)
+        log.info("wrote %s: %s", target, summary)
+    still = f"shards {', '.join(map(str, missing))} are missing" if missing else "all shards are there"
+    log.info("%s: %s", manifest_path(out), still)
+
+
+def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, ...]) -> str:
+    """Equal for the shards of one set, whatever the machine: contents and energy shifts, not names."""
+    digest = hashlib.sha256(repr(shifts).encode())
+    for path in (*dft_files, potential):
+        try:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{path}: cannot read: {error.strerror}") from error
+    return digest.hexdigest()

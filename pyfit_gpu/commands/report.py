@@ -1,0 +1,244 @@
+"""Errors as tables, tables as files, and plots."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyfit_gpu.files import atomic_path, atomic_text
+from pyfit_gpu.structures.batch import FloatArray
+
+COLUMNS = ("index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom")
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyTable:
+    """Predicted and reference energies of structures, on the network's scale."""
+
+    groups: tuple[str, ...]  # (B,)
+    n_atoms: NDArray[np.int64]  # (B,)
+    volume_per_atom: FloatArray  # (B,) Å^3
+    energy_per_atom: FloatArray  # (B,) eV/atom, predicted
+    reference_energy_per_atom: FloatArray  # (B,) eV/atom, NaN where unknown
+    energy_per_atom_std: FloatArray | None = None  # (B,) eV/atom, over members; None: there is one
+
+    @property
+    def error(self) -> FloatArray:
+        """(B,) eV/atom, NaN where there is no reference."""
+        return self.energy_per_atom - self.reference_energy_per_atom
+
+
+def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
+    """A row per structure; the reference is empty where unknown. Numbers come back bit for bit.
+
+    Of several members there is one column more, energy_per_atom_std.
+    """
+    std = None if table.energy_per_atom_std is None else table.energy_per_atom_std.tolist()
+    rows = zip(
+        table.groups,
+        table.n_atoms.tolist(),
+        table.volume_per_atom.tolist(),
+        table.energy_per_atom.tolist(),
+        table.reference_energy_per_atom.tolist(),
+        strict=True,
+    )
+    with atomic_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS if std is None else [*COLUMNS, "energy_per_atom_std"])
+        for index, (group, n_atoms, volume, energy, reference) in enumerate(rows):
+            known = "" if np.isnan(reference) else repr(reference)
+            more = [] if std is None else [repr(std[index])]
+            writer.writerow([index, group, n_atoms, repr(volume), repr(energy), known, *more])
+
+
+def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -> str:
+    """RMSE, MAE and largest error in all and per group, and the worst structures, in meV/atom."""
+    known = ~np.isnan(table.error)
+    n_unknown = int((~known).sum())
+    lines = []
+    errors = [1000 * table.error[row : row + 1] if is_known else _NONE for row, is_known in enumerate(known)]
+    if known.any():
+        lines += _error_table(table.groups, errors, "meV/atom", 3)
+        lines += ["", "worst structures (predicted - reference, meV/atom):"]
+        width = _name_width(table.groups, known)
+        order = np.argsort(-np.abs(np.where(known, table.error, 0.0)), kind="stable")
+        for row in order[: min(n_worst, int(known.sum()))]:
+            lines.append(f"{1000 * table.error[row]:>10.3f}  {table.groups[row]:<{width}}  {sources[row]}")
+    if n_unknown:
+        lines.append(f"{n_unknown} of {len(known)} structures have no reference energy")
+    if table.energy_per_atom_std is not None:
+        lines += ["", spread_report("structures", "meV/atom", list(1000 * table.energy_per_atom_std[:, None]), errors)]
+    return "\n".join(lines)
+
+
+def component_report(label: str, unit: str, groups: Sequence[str], errors: Sequence[FloatArray]) -> str:
+    """The same table for a label with components, forces or stress.
+
+    Args:
+        groups: (B,)
+        errors: per structure its components' errors, in `unit`; empty where there is no reference.
+    """
+    n_unknown = sum(len(error) == 0 for error in errors)
+    lines = ["", f"{label}:"]
+    if n_unknown < len(errors):
+        lines += _error_table(groups, errors, f"{unit}, per component", 4)
+    if n_unknown:
+        lines.append(f"{n_unknown} of {len(errors)} structures have no reference {label}")
+    return "\n".join(lines)
+
+
+def spread_report(
+    things: str, unit: str, spreads: Sequence[FloatArray], errors: Sequence[FloatArray], digits: int = 3
+) -> str:
+    """How far members disagree, and whether they do where they are wrong.
+
+    Args:
+        things: what has a spread: structures, components.
+        spreads: per structure, in `unit`, NaN where there is none.
+        errors: per structure in the same order, in `unit`; empty where there is no reference.
+    """
+    every = np.concatenate(list(spreads))
+    every = every[~np.isnan(every)]
+    if not len(every):
+        return f"spread of the members: no {things} have one"
+    text = f"spread of the members: mean {every.mean():.{digits}f}, largest {every.max():.{digits}f} {unit}"
+    known = [(spread, np.abs(error)) for spread, error in zip(spreads, errors, strict=True) if len(error)]
+    if not known:
+        return text
+    spread, error = (np.concatenate(parts) for parts in zip(*known, strict=True))
+    text += f"\nerror within 2 spreads for {np.mean(error <= 2 * spread):.0%} of {len(error)} {things}"
+    correlation = _rank_correlation(spread, error)
+    if correlation is not None:
+        text += f"; rank correlation of spread and |error| {correlation:.2f} (1: the same order, 0: unrelated)"
+    return text
+
+
+def _rank_correlation(first: FloatArray, second: FloatArray) -> float | None:
+    """Spearman's, equal values sharing their mean rank; None for less than 3 pairs, or where one never changes."""
+
+    def ranks(values: FloatArray) -> FloatArray:
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+    of_first, of_second = ranks(first), ranks(second)
+    if len(first) < 3 or np.ptp(of_first) == 0 or np.ptp(of_second) == 0:
+        return None
+    return float(np.corrcoef(of_first, of_second)[0, 1])
+
+
+_NONE = np.empty(0)
+
+
+def _name_width(groups: Sequence[str], known: Sequence[bool] | NDArray[np.bool_]) -> int:
+    return max(len("group"), *(len(name) for name, is_known in zip(groups, known, strict=True) if is_known))
+
+
+def _error_table(groups: Sequence[str], errors: Sequence[FloatArray], unit: str, digits: int) -> list[str]:
+    """A line per group that has errors, and one for all."""
+    known = [len(error) > 0 for error in errors]
+    width = _name_width(groups, known)
+    lines = [f"{'group':<{width}} {'structures':>10} {'RMSE':>10} {'MAE':>10} {'largest':>10}   {unit}"]
+    by_group: dict[str, list[FloatArray]] = {}
+    for name, error, is_known in zip(groups, errors, known, strict=True):
+        if is_known:
+            by_group.setdefault(name, []).append(error)
+    every = [error for error in errors if len(error)]
+    for name, members in [*sorted(by_group.items()), ("all", every)]:
+        error = np.concatenate(members)
+        rmse, mae, largest = np.sqrt(np.mean(error**2)), np.mean(np.abs(error)), np.max(np.abs(error))
+        columns = " ".join(f"{value:>10.{digits}f}" for value in (rmse, mae, largest))
+        lines.append(f"{name:<{width}} {len(members):>10} {columns}")
+    return lines
+
+
+def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:
+    """Predicted against reference energy per atom, and the error below, as PNG."""
+    known = ~np.isnan(table.error)
+    figure = _figure(5.0, 6.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    reference = table.reference_energy_per_atom[known]
+    predicted = table.energy_per_atom[known]
+    if len(reference):
+        ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
+        upper.plot(ends, ends, color="0.6", linewidth=1, zorder=0)
+        rmse = 1000 * float(np.sqrt(np.mean((predicted - reference) ** 2)))
+        upper.set_title(f"{len(reference)} structures, RMSE {rmse:.2f} meV/atom", fontsize=10)
+    for name, rows in _by_group(table, known):
+        upper.scatter(table.reference_energy_per_atom[rows], table.energy_per_atom[rows], s=12, label=name)
+        lower.scatter(table.reference_energy_per_atom[rows], 1000 * table.error[rows], s=8)
+    lower.axhline(0.0, color="0.6", linewidth=1, zorder=0)
+    upper.set_ylabel("network energy (eV/atom)")
+    lower.set_ylabel("error (meV/atom)")
+    lower.set_xlabel("reference energy (eV/atom)")
+    _legend(upper)
+    _save(figure, path)
+
+
+def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None:
+    """Energy against volume per atom, reference as points and network as lines, per group, as PNG.
+
+    Lines are drawn for groups in which the volume tells the structures apart (crystals under strain); the view is
+    theirs, and structures outside of it are counted in the title. Other groups are shown as pale points.
+    """
+    figure = _figure(6.4, 4.8)
+    axes = figure.subplots()
+    groups = _by_group(table, np.ones(len(table.groups), dtype=bool))
+    curves = {name for name, rows in groups if _is_curve(table.volume_per_atom[rows])}
+    for name, rows in groups:
+        order = rows[np.argsort(table.volume_per_atom[rows], kind="stable")]
+        volume, reference = table.volume_per_atom[order], table.reference_energy_per_atom[order]
+        if name in curves:
+            (line,) = axes.plot(volume, table.energy_per_atom[order], linewidth=1)
+            axes.scatter(volume, reference, s=12, color=line.get_color(), label=name)
+        else:
+            axes.scatter(volume, reference, s=4, color="0.8", zorder=0)
+    shown = [row for name, rows in groups if name in curves or not curves for row in rows]
+    n_outside = 0
+    for values, limit in ((table.volume_per_atom, axes.set_xlim), (table.energy_per_atom, axes.set_ylim)):
+        low, high = values[shown].min(), values[shown].max()
+        margin = 0.05 * (high - low) or 1.0
+        limit(low - margin, high + margin)
+        n_outside = max(n_outside, int(((values < low - margin) | (values > high + margin)).sum()))
+    outside = f"; {n_outside} structures lie outside" if n_outside else ""
+    axes.set_title(f"reference: points, network: lines{outside}", fontsize=10)
+    axes.set_xlabel("volume (Å³/atom)")
+    axes.set_ylabel("energy (eV/atom)")
+    _legend(axes)
+    _save(figure, path)
+
+
+def _is_curve(volumes: FloatArray) -> bool:
+    """At least three structures whose volumes all differ by more than half a percent."""
+    ordered = np.sort(volumes)
+    return len(ordered) >= 3 and bool(np.all(np.diff(ordered) > 0.005 * ordered[:-1]))
+
+
+def _by_group(table: EnergyTable, chosen: NDArray[np.bool_]) -> list[tuple[str, NDArray[np.int64]]]:
+    group_of = np.array(table.groups)
+    return [(name, np.flatnonzero(chosen & (group_of == name))) for name in sorted(set(group_of[chosen].tolist()))]
+
+
+def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
+    # Without pyplot there is no display and no state: a figure of our own, drawn by the PNG backend.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _legend(axes) -> None:  # type: ignore[no-untyped-def]
+    if 1 <= len(axes.get_legend_handles_labels()[1]) <= 20:
+        axes.legend(fontsize=7, ncols=2)
+
+
+def _save(figure, path: str | os.PathLike[str]) -> None:  # type: ignore[no-untyped-def]
+    with atomic_path(path) as temporary:
+        figure.savefig(Path(temporary), format="png", dpi=150)

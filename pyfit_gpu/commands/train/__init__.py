@@ -1,0 +1,1 @@
+"""The verb `train`: options, files, logs, resumption, the job itself."""

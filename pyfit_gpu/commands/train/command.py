@@ -1,0 +1,316 @@
+"""The verb `train`: a training set to fitted potentials, in one process or several."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+
+from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.train.job import Resumption, describe_data, parts_of, require_same_run, run_fit
+from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions
+from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.datasets.splits import Split
+from pyfit_gpu.datasets.summary import describe_set
+from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
+from pyfit_gpu.datasets.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
+from pyfit_gpu.devices import total_memory, world_size
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import check_distinct, found_faults, free_number
+from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
+from pyfit_gpu.formats.opening import load_potentials, load_training_set
+from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
+from pyfit_gpu.formats.training_set.named_splits import named_split
+from pyfit_gpu.models.networks import member_seed
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.closure import kept_memory, make_objective
+from pyfit_gpu.training.distributed import Team, require_enough_members
+from pyfit_gpu.training.memory_plan import MEMORY_SHARE, MemoryPlan, format_bytes, plan_memory
+from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.settings import FitSettings
+
+_REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong
+
+
+def train(
+    training_set: str,
+    *,
+    start: StartOptions,
+    outputs: TrainingOutputs,
+    settings: FitSettings,
+    setup: Setup,
+    split: SplitOptions | None = None,
+    weights: WeightOptions | None = None,
+    run: RunOptions | None = None,
+) -> int:
+    """Fit potentials to a training set (HDF5, shard manifest or classic text); returns the exit status.
+
+    Under torchrun the first process does this and the others compute what it asks for.
+    """
+    job = _Job(training_set, start, outputs, settings, setup, split or SplitOptions(), weights or WeightOptions(),
+               run or RunOptions())  # fmt: skip
+    if world_size() == 1:
+        return job.prepared().run(None)
+    team = Team.join(setup.device, job.how.deal)
+    try:
+        return _lead(job, team) if team.rank == 0 else _follow(job, team)
+    finally:
+        team.leave()
+
+
+def _lead(job: _Job, team: Team) -> int:
+    try:
+        ready = job.prepared()
+        require_enough_members(team.deal, team.size, ready.potential.networks.n_members)
+    except BaseException:
+        dist.broadcast_object_list([None], 0)
+        raise
+    dist.broadcast_object_list([(ready.split, ready.settings, ready.plan)], 0)
+    for rank, fault in enumerate(team.faults()):
+        if fault:
+            raise InputError(f"process {rank}: {fault}")
+    log.info("%d processes share the work (%s)", team.size, team.deal)
+    try:
+        return ready.run(team)
+    finally:
+        team.dismiss()
+
+
+def _follow(job: _Job, team: Team) -> int:
+    """Signals are for the first process, which decides when all stop, and says what is wrong."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    message: list[Any] = [None]
+    dist.broadcast_object_list(message, 0)
+    if message[0] is None:
+        return _REFUSED
+    split, settings, plan = message[0]
+    fault = ""
+    try:
+        whole = job.weighted(load_training_set(job.training_set, lazy=True))
+        like = load_potentials(job.start.potentials).networks
+    except InputError as error:
+        fault = str(error)
+    if any(team.faults(fault)):
+        return _REFUSED
+    parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
+    memory = kept_memory(job.setup.device, plan, team)
+
+    def make(name: str, single: bool) -> Objective:
+        nonlocal memory
+        objective, memory = make_objective(parts[name], settings, single=single, memory=memory, plan=plan, team=team)
+        return objective
+
+    def drop(objective: Objective) -> None:
+        nonlocal memory
+        memory += objective.kept_bytes
+
+    try:
+        team.serve(like, make, drop)
+    except RuntimeError:
+        return _REFUSED  # the first process says why
+    return 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was asked for."""
+
+    training_set: str
+    start: StartOptions
+    outputs: TrainingOutputs
+    settings: FitSettings
+    setup: Setup
+    split: SplitOptions
+    weights: WeightOptions
+    how: RunOptions
+
+    def prepared(self) -> _Ready:
+        """Everything read and checked, nothing written yet.
+
+        Raises:
+            InputError: with all faults of the outputs, or the first of the inputs.
+        """
+        outputs = self._outputs()
+        inputs = {"training set": self.training_set}
+        inputs |= {f"potential {k}" if k else "potential": path for k, path in enumerate(self.start.potentials)}
+        resume = self.how.resume and os.path.exists(outputs.run_file)
+        faults = outputs.faults(inputs, overwrite=self.setup.overwrite or self.setup.unique, resume=resume)
+        if self.how.resume and not outputs.run_file:
+            faults.append("resume: expected the name of a run file, it is switched off")
+        if self.how.resume and self.setup.unique:
+            faults.append("resume: expected the outputs' own names, --unique gives others")
+        results = {what: path for what, path in outputs.files().items() if what.startswith("network")}
+        faults += found_faults(
+            partial(check_distinct, results, {"training set": self.training_set}),
+            partial(check_distinct, {"stop file": self.how.stop_file}, {**outputs.files(), **inputs}),
+        )
+        if self.how.stop_file and os.path.exists(self.how.stop_file):
+            faults.append(f"{self.how.stop_file}: the stop file is there already: expected it to be removed first")
+        if faults:
+            raise InputError("\n".join(faults))
+        earlier = load_run(outputs.run_file) if resume else None
+        return self._read(replace(self, outputs=outputs), earlier)
+
+    def _outputs(self) -> TrainingOutputs:
+        count = self.start.members or (len(self.start.potentials) if len(self.start.potentials) > 1 else 0)
+        first = self.start.first_member
+        outputs = replace(self.outputs, members=tuple(range(first, first + count)))
+        return outputs.numbered(free_number(outputs.paths())) if self.setup.unique else outputs
+
+    def _read(self, job: _Job, earlier: Run | None) -> _Ready:
+        whole = load_training_set(self.training_set, lazy=True)
+        split = self._plan(whole, earlier)
+        weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
+        potential = starting_potential(self.start, weight_seed)
+        potential.require_straight("train")
+        where = f"{self.training_set} was not made for {self.start.potentials[0]}"
+        require_same_inputs(potential.descriptor, whole.descriptor, where)
+        log.info("%s: %s", self.training_set, describe_set(whole))
+        if split.groups_without_validation and split.train_fraction < 1.0:
+            log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
+        data = {**describe_data(whole, potential), "split": _digest(split)}
+        weighted = self.weighted(whole)
+        targets = group_targets(weighted, parse_by_group(self.weights.targets, "--group-target"))
+        settings = replace(self.settings, seed=weight_seed, group_targets=targets)
+        if settings.max_time and self.how.started is not None:
+            # What reading took counts as well; a limit that is over already still leaves row 0.
+            left = settings.max_time - (time.monotonic() - self.how.started)
+            settings = replace(settings, max_time=max(left, 1e-6))
+        resumption = self._resumption(settings, data, split, earlier)
+        if resumption.run is not None:
+            potential = resumption.run.potential
+        return _Ready(
+            job, potential, weighted, split, settings, resumption, self._plan_memory(potential, whole, settings)
+        )
+
+    def _plan_memory(self, potential: Potential, whole: TrainingSet, settings: FitSettings) -> MemoryPlan:
+        """Of one process."""
+        device, memory = self.setup.device, self.how.memory
+        sharing = world_size() if device.type == "cpu" else 1
+        if memory is None and sharing > 1:
+            memory = int(MEMORY_SHARE * total_memory(device))
+        plan = plan_memory(
+            whole,
+            potential,
+            settings,
+            device=device,
+            dtype=self.setup.dtype,
+            memory=None if memory is None else memory // sharing,
+        )
+        log.info("memory: %s of %s%s", format_bytes(plan.limited), format_bytes(plan.limit),
+                 ", features are read from the file at every evaluation" if plan.stream else "")  # fmt: skip
+        return plan
+
+    def _plan(self, whole: TrainingSet, earlier: Run | None) -> Split:
+        wanted = self.split
+        if wanted.name:
+            return named_split(
+                whole,
+                self.training_set,
+                wanted.name,
+                train_fraction=wanted.train_fraction,
+                seed=wanted.seed,
+                test_groups=wanted.test_groups,
+            )
+        seed = 2 if wanted.seed is None else wanted.seed
+        if seed == 0 and earlier is not None:
+            seed = int(earlier.data["split seed"])  # the one that was drawn
+        fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
+        return whole.plan_split(fraction, seed, wanted.test_groups or ())
+
+    def weighted(self, whole: TrainingSet) -> TrainingSet:
+        whole = weight_groups(whole, parse_by_group(self.weights.groups, "--group-weight"))
+        return weight_windows(whole, parse_windows(self.weights.windows, "--window-weight"))
+
+    def _resumption(self, settings: FitSettings, data: dict[str, Any], split: Split, earlier: Run | None) -> Resumption:
+        options = {
+            "dtype": str(self.setup.dtype).removeprefix("torch."),
+            "first_member": self.start.first_member,
+            "group_weight": list(self.weights.groups),
+            "window_weight": list(self.weights.windows),
+        }
+        changed = False
+        if earlier is not None:
+            changed = require_same_run(earlier, {**asdict(settings), **options}, data, self.how.allow_change)
+            log.info("resume: %s, after %s steps", self.outputs.run_file, _steps(earlier))
+        elif self.how.resume:
+            log.info("resume: there is no run file yet, training starts")
+        return Resumption(
+            options=options,
+            data={**data, "split seed": split.seed},
+            first_member=self.start.first_member,
+            interval=self.how.checkpoint_interval,
+            run=earlier,
+            changed=changed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """What was read."""
+
+    job: _Job
+    potential: Potential
+    training_set: TrainingSet
+    split: Split
+    settings: FitSettings
+    resumption: Resumption
+    plan: MemoryPlan
+
+    def run(self, team: Team | None) -> int:
+        return run_fit(
+            self.potential,
+            self.training_set,
+            self.split,
+            self.settings,
+            self.job.outputs,
+            self.job.setup,
+            stop_file=self.job.how.stop_file,
+            resumption=self.resumption,
+            plan=self.plan,
+            team=team,
+        )
+
+
+def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
+    """All members with the weights they start from.
+
+    Raises:
+        InputError: a file that cannot be read, potentials that do not go together, or several members of one start.
+    """
+    runs = [path for path in start.potentials if os.path.exists(path) and is_run_file(path)]
+    if runs:
+        raise InputError(f"{runs[0]}: expected a potential (.nn.dat) to start from, found a run file")
+    if len(start.potentials) > 1:
+        if start.members not in (None, len(start.potentials)):
+            raise InputError(f"members: expected {len(start.potentials)}, one of each potential, got {start.members}")
+        if start.randomize:
+            raise InputError("randomize: expected one potential, of which random starts are drawn, got several")
+        return load_potentials(list(start.potentials))
+    (path,) = start.potentials
+    numbers = range(start.first_member, start.first_member + (start.members or 1))
+    potential = load_potential(path, seed=member_seed(weight_seed, 0, numbers[0]))
+    if start.randomize or asks_for_random_weights(path):
+        return potential.random_members(numbers, weight_seed)
+    if len(numbers) > 1:
+        raise InputError(
+            f"members: {path} holds one start: expected --randomize, a header that asks for random weights, or "
+            f"{len(numbers)} potentials"
+        )
+    return potential
+
+
+def _digest(split: Split) -> str:
+    return hashlib.sha256(repr((split.train, split.validation, split.test)).encode()).hexdigest()[:16]
+
+
+def _steps(run: Run) -> str:
+    steps = sorted({max(len(member["history"]["loss"]) - 1, 0) for member in run.state.members})
+    return str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"

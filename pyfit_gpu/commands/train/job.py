@@ -1,0 +1,270 @@
+"""Training as a job: progress, logs, run file, signals, and every output written however it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pyfit_gpu.commands.interrupts import STATUS_UNFINISHED, StopRequest, stop_on_signals
+from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.progress import Progress
+from pyfit_gpu.commands.train.logs import ProgressRows, RowFile
+from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.commands.train.summary import announce, summarize, write_ranking
+from pyfit_gpu.datasets.splits import Split
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.formats.run_file import FitState, Run, save_run
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.fit import fit
+from pyfit_gpu.training.history import History
+from pyfit_gpu.training.loop import TrainingFailure
+from pyfit_gpu.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from pyfit_gpu.training.distributed import Team
+    from pyfit_gpu.training.memory_plan import MemoryPlan
+
+# What says when to stop or how often to look, not what is computed: free to change when a run is resumed.
+FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
+
+# What the state is made of.
+FIXED_SETTINGS = ("history_size", "first_member")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How a run can be gone on with."""
+
+    options: dict[str, Any] = field(default_factory=dict)  # beside the settings, to be the same when resumed; JSON
+    data: dict[str, Any] = field(default_factory=dict)  # see `describe_data`
+    first_member: int = 0
+    interval: float = 30.0  # s between run files; 0: one after every step
+    run: Run | None = None  # to go on with
+    changed: bool = False  # settings are not those of that run, with the user's consent
+
+
+def run_fit(
+    potential: Potential,
+    training_set: TrainingSet,
+    split: Split,
+    settings: FitSettings,
+    outputs: TrainingOutputs,
+    setup: Setup,
+    *,
+    stop_file: str = "",
+    resumption: Resumption | None = None,
+    plan: MemoryPlan | None = None,
+    team: Team | None = None,
+) -> int:
+    """Train all members of a potential and write every output, also when a signal or a lost loss ends it early.
+
+    Args:
+        stop_file: training ends when a file of this name is there.
+        plan: what is kept in memory, see `fit`.
+        team: processes that share the work; this one is the first.
+
+    Returns:
+        Exit status: 0, what a signal asks for, or STATUS_UNFINISHED when time was up.
+
+    Raises:
+        TrainingFailure: the loss of every member is no longer a number; outputs hold the last good weights.
+    """
+    resumption = resumption or Resumption()
+    train, validation, test = parts_of(training_set, split, setup)
+    announce(potential, {"train": train, "validate": validation, "test": test}, settings, split, setup)
+    if outputs.validation_log and not (split.validation and settings.validation_interval):
+        log.info("nothing validates: no validation log is written")
+        outputs = replace(outputs, validation_log="")
+    observers = [own.observers(train, validation) for own in outputs.of_members()]
+    with ExitStack() as stack:
+        logs = {outputs.beside_run_file(one.path): one for own in observers for one in own if isinstance(one, RowFile)}
+        for one in logs.values():
+            stack.callback(one.close)
+        if resumption.run is not None:
+            _resume_logs(logs, resumption.run)
+        progress = stack.enter_context(closing(Progress("training", settings.steps, "steps", quiet=setup.quiet)))
+        rows = ProgressRows(progress)
+        checkpoints = _Checkpoints(potential, settings, outputs, resumption, logs)
+        with stop_on_signals() as stop:
+            stopped = _Stopped(stop, stop_file)
+            started = time.monotonic()
+            try:
+                history = fit(
+                    potential,
+                    train,
+                    validation,
+                    test=test if len(test) else None,
+                    first_member=resumption.first_member,
+                    random_starts=bool(outputs.members),
+                    settings=settings,
+                    observers=lambda k: [rows, *observers[k]],
+                    should_stop=stopped,
+                    checkpoint=checkpoints,
+                    resume=_state(resumption),
+                    plan=plan,
+                    team=team,
+                )
+            except BaseException as error:
+                # Whatever ends it (a log without room, a second signal) does not lose what was trained so far.
+                if rows.trained or isinstance(error, TrainingFailure):
+                    save_members(potential, outputs, rows.best)
+                raise
+            save_members(potential, outputs, history.ranking[0])
+            checkpoints.finish(history)
+    if outputs.ranking and outputs.members:
+        write_ranking(history, outputs)
+    summarize(history, outputs, time.monotonic() - started)
+    if stopped.by_file:
+        log.info("stopped by %s", stop_file)
+        return 0
+    return STATUS_UNFINISHED if history.end == "time" else stop.status
+
+
+def parts_of(training_set: TrainingSet, split: Split, setup: Setup) -> tuple[TrainingSet, TrainingSet, TrainingSet]:
+    """Training, validation and test structures, on the device."""
+    train, validation, test = (
+        training_set.select(rows).to(setup.device, setup.dtype) for rows in (split.train, split.validation, split.test)
+    )
+    return train, validation, test
+
+
+def _state(resumption: Resumption) -> FitState | None:
+    run = resumption.run
+    return None if run is None else replace(run.state, known=not resumption.changed)
+
+
+def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
+    begun = any(member["history"]["loss"] for member in run.state.members)  # else the fit does that
+    written = {path: position for path, position in run.logs.items() if path in logs and (begun or position[1])}
+    for path, position in written.items():
+        logs[path].check(*position)  # all of them before any is changed
+    for path, one in logs.items():
+        if path not in run.logs:
+            one.begin()  # a log that the run did not have begins where it goes on
+        elif path in written:
+            one.resume(*written[path])
+
+
+class _Stopped:
+    """Whether to stop after this step: a signal, or a file."""
+
+    def __init__(self, signals: StopRequest, stop_file: str) -> None:
+        self.signals = signals
+        self.stop_file = stop_file
+        self.by_file = False
+
+    def __call__(self) -> bool:
+        if self.signals:
+            return True
+        self.by_file = bool(self.stop_file) and os.path.exists(self.stop_file)
+        return self.by_file
+
+
+class _Checkpoints:
+    """Writes the run file now and then, and at the end."""
+
+    def __init__(
+        self,
+        potential: Potential,
+        settings: FitSettings,
+        outputs: TrainingOutputs,
+        resumption: Resumption,
+        logs: Mapping[str, RowFile],
+    ) -> None:
+        self.potential = potential
+        self.settings = settings
+        self.path = outputs.run_file
+        self.resumption = resumption
+        self.logs = logs
+        for one in logs.values():
+            one.keeps_earlier = bool(self.path)
+        self.written = -math.inf  # the first is there before any other output: what it stands beside belongs to it
+        self.last: FitState | None = None
+
+    def __call__(self, state: Callable[[], FitState], last: bool) -> None:
+        if not self.path:
+            return
+        if last:
+            self.last = state()
+        elif time.monotonic() - self.written >= self.resumption.interval:
+            self._save(state(), done=False)
+
+    def finish(self, history: History) -> None:
+        """With the weights that are kept."""
+        if self.last is not None:
+            self._save(self.last, done=history.end == "done")
+
+    def _save(self, state: FitState, *, done: bool) -> None:
+        settings = {**asdict(self.settings), **self.resumption.options}
+        positions = {path: one.position() for path, one in self.logs.items()}
+        run = Run(self.potential, state, settings, self.resumption.data, positions, self.resumption.first_member, done)
+        save_run(run, self.path)
+        for one in self.logs.values():
+            one.saved()
+        self.written = time.monotonic()
+
+
+def require_same_run(run: Run, settings: Mapping[str, Any], data: Mapping[str, Any], allowed: tuple[str, ...]) -> bool:
+    """Refuse to go on with a run under other settings; whether any differ that are allowed to.
+
+    Args:
+        allowed: names of settings that may differ.
+
+    Raises:
+        InputError: with the names of all settings that differ, and both values.
+    """
+    faults, changed = [], False
+    for name, value in settings.items():
+        earlier = run.settings.get(name)
+        if name in FREE_SETTINGS or earlier == value:
+            continue
+        if name in FIXED_SETTINGS:
+            faults.append(f"resume: {name}: expected {earlier} (the run's), which cannot change, got {value}")
+        elif name in allowed:
+            log.info("resume: %s changes from %s to %s", name, earlier, value)
+            changed = True
+        else:
+            faults.append(f"resume: {name}: expected {earlier} (the run's), got {value} (--allow-change {name})")
+    for name, value in data.items():
+        if run.data.get(name) != value:
+            faults.append(f"resume: {name}: expected {run.data.get(name)} (the run's), found {value}")
+    unknown = [name for name in allowed if name not in settings]
+    if unknown:
+        faults.append(f"allow_change: expected names of settings ({', '.join(sorted(settings))}), got {unknown[0]}")
+    if faults:
+        raise InputError("\n".join(faults))
+    return changed
+
+
+def describe_data(training_set: TrainingSet, potential: Potential) -> dict[str, Any]:
+    """What must be the same when a run is resumed: the set by a hash of its labels, the network by its shape."""
+    digest = hashlib.sha256(repr((training_set.groups, training_set.energy_shift)).encode())
+    for name in ("sizes", "species", "positions", "energy", "forces", "stress", "weight"):
+        digest.update(getattr(training_set, name).cpu().numpy().tobytes())
+    return {
+        "training set (hash of its labels)": digest.hexdigest()[:16],
+        "descriptor": {name: _plain(value) for name, value in potential.descriptor.identity().items()},
+        "layers": list(potential.networks.layer_sizes),
+        "activation": potential.networks.activation,
+        "members": potential.networks.n_members,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def save_members(potential: Potential, outputs: TrainingOutputs, best: int) -> None:
+    """The networks of all members, and the best under the name of all."""
+    for k, own in enumerate(outputs.of_members()):
+        save_potential(potential, own.network, member=k)
+    if outputs.members:
+        save_potential(potential, outputs.network, member=best)

@@ -1,0 +1,174 @@
+"""The files that a fit writes: their names, what could keep them from being written, and the observers behind them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from pyfit_gpu.commands.train.logs import Backups, EnergyVolumeLog, GpuLog, GroupLog, LossLog, ValidationLog
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import check_distinct, check_output, check_writable, found_faults, numbered_path
+from pyfit_gpu.training.history import Observer
+
+# What each file is; every one is a field of TrainingOutputs.
+FILES = {
+    "network": "network to write",
+    "loss_log": "loss log",
+    "validation_log": "validation log",
+    "group_log": "group log",
+    "energy_volume_log": "energy-volume log",
+    "gpu_log": "GPU log",
+    "run_file": "run file",
+    "ranking": "ranking",
+}
+_OF_ALL = ("run_file", "ranking")  # one file for all members
+
+
+@dataclass(frozen=True)
+class TrainingOutputs:
+    """Files that a fit writes; an empty name or an interval of 0 switches one off."""
+
+    network: str  # of several members the best
+    loss_log: str = ""
+    validation_log: str = ""
+    group_log: str = ""
+    energy_volume_log: str = ""
+    energy_volume_interval: int = 0
+    backup_dir: str = ""
+    backup_interval: int = 0
+    gpu_log: str = ""
+    run_file: str = ""
+    ranking: str = ""  # of several members
+    members: tuple[int, ...] = ()  # numbers of several members, each of which has files of its own
+
+    def __post_init__(self) -> None:
+        for name in ("energy_volume_interval", "backup_interval"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
+
+    def _renamed(self, rename: Callable[[str], str], names: Sequence[str]) -> dict[str, str]:
+        return {name: rename(getattr(self, name)) for name in names if getattr(self, name)}
+
+    def numbered(self, number: int) -> TrainingOutputs:
+        """Every output under the same number."""
+        names = self._renamed(lambda path: str(numbered_path(path, number)), (*FILES, "backup_dir"))
+        return replace(self, **names)  # type: ignore[arg-type]
+
+    def of_members(self) -> list[TrainingOutputs]:
+        """Of each of several members; of one alone these."""
+        if not self.members:
+            return [self]
+        own = [name for name in (*FILES, "backup_dir") if name not in _OF_ALL]
+        without = dict.fromkeys((*_OF_ALL, "gpu_log"), "")
+        found = [
+            replace(self, members=(), **{**self._renamed(partial(member_path, number=number), own), **without})  # type: ignore[arg-type]
+            for number in self.members
+        ]
+        found[0] = replace(found[0], gpu_log=self.gpu_log)  # there is one GPU
+        return found
+
+    def files(self) -> dict[str, str]:
+        """Names of the files by what they are, without backups; empty where switched off."""
+        found = {what: getattr(self, name) for name, what in FILES.items()}
+        if not self.members:
+            return found
+        found = {what: path for what, path in found.items() if what in (FILES[name] for name in ("network", *_OF_ALL))}
+        for number, own in zip(self.members, self.of_members(), strict=True):
+            found |= {f"{what} of member {number}": path for what, path in own.files().items()}
+        return found
+
+    def paths(self) -> list[str]:
+        """Every output that is written."""
+        backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
+        return [path for path in (*self.files().values(), *backups) if path]
+
+    def beside_run_file(self, path: str | os.PathLike[str]) -> str:
+        """A file as the run file names it, so that a run can be resumed from another folder, or after it was moved."""
+        return os.path.relpath(path, os.path.dirname(self.run_file) or ".")
+
+    def faults(self, inputs: Mapping[str, str], *, overwrite: bool, resume: bool = False) -> list[str]:
+        """Everything that would keep these outputs from being written.
+
+        Logs are always written anew, so they must not be an input; the network may be, where it may be replaced.
+
+        Args:
+            inputs: files that the run reads, by what they are.
+            resume: whether the outputs of an earlier run may be there, to be continued.
+        """
+        files = self.files()
+        results = {what: path for what, path in files.items() if what.startswith(("network", "run file"))}
+        others = {what: path for what, path in files.items() if what not in results}
+        may_exist = overwrite or resume
+        run_exists = bool(self.run_file) and os.path.exists(self.run_file)  # says all: the backups are that run's
+        checks: list[Callable[[], None]] = [
+            partial(self._check_result, path, overwrite=may_exist) for path in results.values() if path
+        ]
+        checks += [partial(check_writable, path) for path in others.values() if path]
+        networks = {what: path for what, path in results.items() if what.startswith("network")}
+        the_rest = {what: path for what, path in files.items() if what not in networks}
+        checks.append(partial(check_distinct, the_rest, {**networks, **inputs}))
+        for own in self.of_members():
+            if own.backup_dir and own.backup_interval:
+                checks.append(partial(own._check_backups, inputs, may_exist or run_exists))
+        return found_faults(*checks)
+
+    def _check_result(self, path: str, *, overwrite: bool) -> None:
+        """The network, or the run file of hours of work."""
+        if path == self.run_file and os.path.exists(path) and not overwrite:
+            raise InputError(f"{path}: there is a run already (give --resume to go on, --overwrite to start afresh)")
+        check_output(path, overwrite=overwrite)
+
+    def _check_backups(self, inputs: Mapping[str, str], overwrite: bool) -> None:
+        folder = Path(self.backup_dir)
+        if not folder.exists():
+            check_writable(folder)
+        elif not folder.is_dir():
+            raise InputError(f"{folder}: expected a folder for network backups, found a file")
+        elif any(folder.iterdir()) and not overwrite:
+            raise InputError(
+                f"{folder}: the backup folder is not empty (give --overwrite to replace what it holds, --unique to "
+                "number it)"
+            )
+        for purpose, path in inputs.items():
+            if path and os.path.realpath(os.path.dirname(path) or ".") == os.path.realpath(folder):
+                raise InputError(
+                    f"{path}: the {purpose} lies in the backup folder {folder}, whose backups would be replaced: "
+                    "expected a copy of it elsewhere, or another backup folder"
+                )
+
+    def observers(self, train: TrainingSet, validation: TrainingSet | None = None) -> list[Observer]:
+        """Of one member."""
+        chosen: list[Observer] = []
+        if self.loss_log:
+            chosen.append(LossLog(self.loss_log))
+        if self.validation_log:
+            chosen.append(ValidationLog(self.validation_log))
+        if self.group_log:
+            groups = {*train.groups, *(validation.groups if validation is not None else ())}
+            chosen.append(GroupLog(self.group_log, sorted(groups)))
+        if self.energy_volume_log and self.energy_volume_interval:
+            chosen.append(EnergyVolumeLog(self.energy_volume_log, train.volume_per_atom, self.energy_volume_interval))
+        if self.backup_dir and self.backup_interval:
+            chosen.append(Backups(self.backup_dir, self.backup_interval))
+        if self.gpu_log:
+            chosen.append(GpuLog(self.gpu_log))
+        return chosen
+
+
+def member_path(path: str, number: int) -> str:
+    """`fits/si.nn.dat` as `fits/si.m003.nn.dat`: the member stands before the first dot."""
+    given = Path(path)
+    stem, dot, ending = given.name.partition(".")
+    return str(given.with_name(f"{stem}.m{number:03d}{dot}{ending}"))
+
+
+def beside(path: str, ending: str) -> str:
+    """`out/si.trained.nn.dat` with `.loss.txt` as `out/si.trained.loss.txt`."""
+    target = Path(path)
+    name = target.name.removesuffix(".nn.dat")
+    stem = name if name != target.name else target.stem
+    return str(target.with_name(stem + ending))

@@ -1,0 +1,145 @@
+"""What a fit says before and after: to the log, and as a ranking of its members."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping
+
+from ase.units import GPa
+
+from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.datasets.splits import Split
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.files import atomic_text
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.history import History, LabelErrors, MemberHistory
+from pyfit_gpu.training.settings import FitSettings
+
+
+def announce(
+    potential: Potential, parts: Mapping[str, TrainingSet], settings: FitSettings, split: Split, setup: Setup
+) -> None:
+    """What trains on what, and how.
+
+    Args:
+        parts: the structures that train, validate, test.
+    """
+    sizes = "-".join(str(size) for size in potential.networks.layer_sizes)
+    n_members = potential.networks.n_members
+    of_members = f"{n_members} members, each " if n_members > 1 else ""
+    log.info("%snetwork %s (%d parameters), %s, %s",
+             of_members, sizes, potential.networks.n_parameters, setup.dtype, setup.device)  # fmt: skip
+    parts = {name: part for name, part in parts.items() if name != "test" or len(part)}
+    counts = ", ".join(f"{len(part)} {'structures ' * (name == 'train')}{name} ({part.n_atoms} atoms)"
+                       for name, part in parts.items())  # fmt: skip
+    log.info("%s, split seed %d", counts, split.seed)
+    log.info("labels: %s", ", ".join(f"{_count_labels(part)} {name}" for name, part in parts.items()))
+    if settings.force_weight or settings.stress_weight:
+        log.info("weights: energy 1, force %g Å^2, stress %g", settings.force_weight, settings.stress_weight)
+    elif bool(parts["train"].has_forces.any()):
+        log.info("energies alone train; forces are known, and take part with a force weight (--force-weight 0.1)")
+    if settings.patience and not (len(parts["validate"]) and settings.validation_interval):
+        log.warning("patience: nothing validates, so it ends nothing")
+    log.info("LBFGS, line search %s, %d steps of up to %d iterations",
+             settings.line_search, settings.steps, settings.max_iterations)  # fmt: skip
+
+
+def _count_labels(part: TrainingSet) -> str:
+    counts = ((known & (part.weight > 0)).sum() for known in (part.has_energy, part.has_forces, part.has_stress))
+    return "{} energies, {} structures with forces, {} with stress".format(*map(int, counts))
+
+
+def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> None:
+    """How it ended: of several members the best, and where the others are."""
+    best = history.best
+    if outputs.members:
+        _summarize_members(history, outputs)
+    log.info(
+        "%s after %d steps: loss %.6e eV/atom (start %.6e)%s, %d evaluations in %.2f s",
+        _end(history, best),
+        best.step,
+        best.loss[-1],
+        best.loss[0],
+        _validation(best),
+        history.n_evaluations,
+        seconds,
+    )
+    for name, errors in (("training", best.errors[-1]), ("validation", _last(best.validation_errors))):
+        if errors is not None and (errors.forces is not None or errors.stress is not None):
+            log.info("%s RMSE: %s", name, describe_errors(errors))
+    if best.test is not None:
+        log.info("test groups (extrapolation) RMSE: %s", describe_errors(best.test))
+        for group, error in best.test_group_errors.items():
+            log.info("  %s: energy %.3f meV/atom", group, 1000 * error)
+    if best.loss[-1] > best.loss[0]:
+        log.warning("the loss is larger than at the start: training diverged (try a smaller learning rate)")
+    if best.gave_up:
+        log.warning("the loss was above error_restart_level after every restart: the last network is written")
+    if best.kept_step != best.step and best.validation:
+        log.info("kept: the weights of step %d, with the least validation loss", best.kept_step)
+    log.info("wrote %s", outputs.network)
+
+
+def _end(history: History, best: MemberHistory) -> str:
+    if history.end != "done":
+        return {"interrupted": "interrupted", "time": "out of time"}[history.end]
+    said = {"gave up": "gave up", "patience": "no more improvement", "target": "target reached", "failed": "failed"}
+    return said.get(best.status, "done")
+
+
+def _validation(best: MemberHistory) -> str:
+    if not best.validation:
+        return ""
+    step, value = max(best.validation.items())
+    least_at = min(best.validation, key=best.validation.__getitem__)
+    least = f"; least {best.validation[least_at]:.6e} at step {least_at}" if least_at != step else ""
+    return f", validation {value:.6e} (step {step}{least})"
+
+
+def _summarize_members(history: History, outputs: TrainingOutputs) -> None:
+    scores = [member.score for member in history.members if math.isfinite(member.score)]
+    failed = len(history.members) - len(scores)
+    log.info(
+        "%d members: score %.6e to %.6e eV/atom%s; best is member %d%s",
+        len(history.members),
+        min(scores, default=math.nan),
+        max(scores, default=math.nan),
+        f", {failed} without a result" if failed else "",
+        outputs.members[history.ranking[0]],
+        f", ranking in {outputs.ranking}" if outputs.ranking else "",
+    )
+
+
+def _last(by_step: Mapping[int, LabelErrors]) -> LabelErrors | None:
+    return by_step[max(by_step)] if by_step else None
+
+
+def describe_errors(errors: LabelErrors) -> str:
+    parts = [f"energy {1000 * errors.energy:.3f} meV/atom"]
+    if errors.forces is not None:
+        parts.append(f"forces {errors.forces:.4f} eV/Å")
+    if errors.stress is not None:
+        parts.append(f"stress {errors.stress / GPa:.3f} GPa")
+    return ", ".join(parts)
+
+
+def write_ranking(history: History, outputs: TrainingOutputs) -> None:
+    """Members from the best to the worst: errors of the weights that are kept, eV/atom and eV/Å."""
+    columns = ("rank", "member", "score", "kept_step", "steps", "status", "restarts", "training_loss",
+               "validation_loss", "validation_energy", "validation_forces", "test_energy", "test_forces",
+               "network")  # fmt: skip
+    files = [own.network for own in outputs.of_members()]
+    with atomic_text(outputs.ranking) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(columns)
+        for rank, k in enumerate(history.ranking, 1):
+            one = history.members[k]
+            validation, test = one.kept_validation_errors, one.test
+            values = (one.score, one.kept_step, one.step, one.status, one.n_restarts, one.loss[one.kept_step],
+                      one.kept_validation, validation and validation.energy,
+                      validation and validation.forces, test and test.energy, test and test.forces)  # fmt: skip
+            shown = [f"{value:.6e}" if isinstance(value, float) else "" if value is None else value for value in values]
+            rows.writerow((rank, outputs.members[k], *shown, os.path.basename(files[k])))

@@ -1,0 +1,315 @@
+"""Features and labels of structures: what a network is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
+from torch import Tensor
+
+from pyfit_gpu.datasets.feature_rows import FeatureRows, join_features
+from pyfit_gpu.datasets.splits import Split, classic_split, held_out
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.energy_shift import EnergyShift, shift_of_elements
+from pyfit_gpu.models.potential import Batch, Potential, batch_atoms, batch_maker
+from pyfit_gpu.parallel import Workers
+from pyfit_gpu.structures.batch import Structures, size_batches
+
+ATOM_FIELDS = ("features", "species", "positions", "forces")
+STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stress")
+
+_BATCH_ATOMS_CPU = (2_000, 20_000)  # at least, so that operations last, and at most
+_BATCHES_PER_THREAD = 3  # so that all threads end at about the same time
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Flat atoms, one structure after the other, in file order. What is not known is NaN, never zero."""
+
+    potential: Potential  # that the set was made for, without parameters; the energy shift is the set's own
+    energy_shift: tuple[float, ...] | None  # eV per atom of each element; None: already in `energy`
+    groups: tuple[str, ...]  # (B,)
+    features: Tensor | FeatureRows  # (n_atoms, n_features); rows of a file are read where they are needed
+    species: Tensor  # (n_atoms,) int64, index into the descriptor's elements
+    positions: Tensor  # (n_atoms, 3) Å
+    forces: Tensor  # (n_atoms, 3) eV/Å
+    sizes: Tensor  # (B,) int64, atoms of each structure
+    energy: Tensor  # (B,) eV, the file's own scale
+    volume: Tensor  # (B,) Å^3, zero for a structure without a full cell
+    weight: Tensor  # (B,)
+    cell: Tensor  # (B, 3, 3) Å, rows are the vectors
+    pbc: Tensor  # (B, 3) bool
+    stress: Tensor  # (B, 6) eV/Å^3, ASE's sign and order
+    splits: Mapping[str, Split] = field(default_factory=dict)  # stored under names, see named_splits.py
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def descriptor(self) -> LocalStructureParameters:
+        return self.potential.descriptor
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.species)
+
+    @property
+    def has_energy(self) -> Tensor:
+        """(B,) bool."""
+        return ~torch.isnan(self.energy)
+
+    @property
+    def has_forces(self) -> Tensor:
+        """(B,) bool, whether the forces on all atoms are known."""
+        unknown = torch.isnan(self.forces).any(dim=1)
+        structure = torch.repeat_interleave(self.sizes)
+        return torch.bincount(structure[unknown], minlength=len(self)) == 0
+
+    @property
+    def has_stress(self) -> Tensor:
+        """(B,) bool; a structure without a full cell has none."""
+        return ~torch.isnan(self.stress).any(dim=1) & (self.volume > 0)
+
+    @property
+    def volume_per_atom(self) -> Tensor:
+        """(B,) Å^3."""
+        return self.volume / self.sizes
+
+    @property
+    def energy_used(self) -> Tensor:
+        """(B,) eV, the networks' scale: energy plus the energy shift of each atom."""
+        if self.energy_shift is None or not any(self.energy_shift):
+            return self.energy
+        counts = torch.stack([self.count_species(species) for species in range(self.descriptor.n_elements)], dim=1)
+        return self.energy + counts.to(self.energy.dtype) @ self.energy.new_tensor(self.energy_shift)
+
+    def count_species(self, species: int) -> Tensor:
+        """(B,) int64, atoms of one element in each structure."""
+        structure = torch.repeat_interleave(self.sizes)
+        return torch.bincount(structure[self.species == species], minlength=len(self))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TrainingSet:
+        """All tensors on the given device, the features in the given dtype; labels keep their float64."""
+        moved = {name: getattr(self, name).to(device) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)}
+        moved["features"] = moved["features"].to(device, dtype or self.features.dtype)
+        return replace(self, **moved)
+
+    def select(self, rows: Sequence[int] | Tensor) -> TrainingSet:
+        """The named structures in the given order, without stored splits: their rows are those of the whole set."""
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.sizes.device)
+        ends = torch.cumsum(self.sizes, 0)
+        sizes = self.sizes[index]
+        owner = torch.repeat_interleave(sizes)
+        first = torch.cumsum(sizes, 0) - sizes
+        atoms = (ends - self.sizes)[index][owner] + torch.arange(len(owner), device=owner.device) - first[owner]
+        taken = {name: getattr(self, name)[atoms] for name in ATOM_FIELDS}
+        taken |= {name: getattr(self, name)[index] for name in STRUCTURE_FIELDS}
+        groups = tuple(self.groups[row] for row in index.tolist())
+        return replace(self, groups=groups, splits={}, **taken)
+
+    def structures(self) -> Structures:
+        """The whole set as one padded batch, in the precision of its positions."""
+        sizes = self.sizes.tolist()
+        numbers = torch.tensor(
+            [ATOMIC_NUMBERS[symbol] for symbol in self.descriptor.elements], device=self.sizes.device
+        )
+        mask = torch.arange(max(sizes), device=self.sizes.device) < self.sizes[:, None]
+        shape = tuple(mask.shape)
+        positions = self.positions.new_zeros(*shape, 3)
+        positions[mask] = self.positions
+        forces = self.forces.new_full((*shape, 3), torch.nan)
+        forces[mask] = self.forces
+        atomic_numbers = torch.full(shape, -1, dtype=torch.int64, device=self.sizes.device)
+        atomic_numbers[mask] = numbers[self.species]
+        return Structures(
+            positions=positions,
+            cell=self.cell,
+            pbc=self.pbc,
+            atomic_numbers=atomic_numbers,
+            sizes=tuple(sizes),
+            groups=self.groups,
+            sources=tuple(f"training set, a structure of group {group}" for group in self.groups),
+            energy=self.energy,
+            forces=forces,
+            stress=self.stress,
+            weight=self.weight,
+        )
+
+    def plan_split(self, train_fraction: float = 0.9, seed: int = 2, test_groups: Sequence[str] = ()) -> Split:
+        """Which structures train, validate and test; those without an energy do nothing of it.
+
+        The structures of test groups are taken out first. The others are divided by the classic rule as if the test
+        groups were not in the set: one generator draws from the groups left, in the order of their names.
+
+        Args:
+            train_fraction: share of each group that trains.
+            seed: of the draw; 0: a random one.
+            test_groups: names of groups, with shell wildcards.
+
+        Raises:
+            InputError: a train_fraction outside 0 .. 1, a pattern that matches no group, or nothing to train on.
+        """
+        eligible = self.has_energy.cpu().numpy()
+        test = held_out(self.groups, eligible, test_groups)
+        volumes = self.volume_per_atom.cpu().double().numpy()
+        split = classic_split(self.groups, volumes, eligible & ~test, train_fraction, seed)
+        return replace(split, test=np.flatnonzero(test).tolist(), test_groups=tuple(test_groups))
+
+    def split(self, train_fraction: float = 0.9, seed: int = 2) -> tuple[TrainingSet, TrainingSet]:
+        """Training and validation sets, see `plan_split`."""
+        plan = self.plan_split(train_fraction, seed)
+        return self.select(plan.train), self.select(plan.validation)
+
+
+def require_same_inputs(expected: LocalStructureParameters, found: LocalStructureParameters, where: str) -> None:
+    """Refuse to mix sets and potentials whose settings give other network inputs.
+
+    Raises:
+        InputError: with the name of the differing setting and both values.
+    """
+    difference = expected.difference(found)
+    if difference:
+        raise InputError(f"{where}: {difference}")
+
+
+def assemble(
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    device: torch.device,
+    e_shift: EnergyShift | None = 0.0,
+    backend: str = "auto",
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TrainingSet:
+    """A training set from structures that `take` gives in batches; see `build_training_set`.
+
+    Args:
+        sizes: atoms of each structure.
+        take: gives the batch of the named structures, on the device.
+        dtype: of the features; None: that of the positions.
+        progress: called with the number of atoms done so far.
+    """
+    energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+
+    @torch.no_grad()
+    def compute(rows: list[int]) -> _Part:
+        return _Part.of(make(rows), potential.descriptor)
+
+    parts: dict[str, Tensor] = {}
+    groups = [""] * len(sizes)
+    done = 0
+    for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device))):
+        _place(parts, part.atom_values, part.atoms, sum(sizes))
+        _place(parts, part.structure_values, part.rows, len(sizes))
+        for row, group in zip(part.rows.tolist(), part.groups, strict=True):
+            groups[row] = group
+        done += len(part.atoms)
+        if progress:
+            progress(done)
+    return TrainingSet(
+        potential=potential.without_parameters(),
+        energy_shift=energy_shift,
+        groups=tuple(groups),
+        splits={},
+        **parts,
+    )
+
+
+def _batch_atoms(n_atoms: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return batch_atoms(device)
+    low, high = _BATCH_ATOMS_CPU
+    return min(high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a batch gives to a training set."""
+
+    rows: Tensor  # (B,) int64, places of its structures in the whole
+    atoms: Tensor  # (n,) int64
+    groups: tuple[str, ...]
+    atom_values: dict[str, Tensor]  # by field
+    structure_values: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, batch: Batch, descriptor: LocalStructureParameters) -> _Part:
+        structures = batch.structures
+        return cls(
+            rows=batch.rows,
+            atoms=batch.atoms,
+            groups=structures.groups,
+            atom_values={
+                "features": batch.features(descriptor),
+                "species": batch.species,
+                "positions": structures.flatten(structures.positions),
+                "forces": structures.flatten(structures.forces),
+            },
+            structure_values={
+                "sizes": batch.sizes,
+                **{name: getattr(structures, name) for name in STRUCTURE_FIELDS if name != "sizes"},
+            },
+        )
+
+
+def _place(parts: dict[str, Tensor], values: dict[str, Tensor], index: Tensor, total: int) -> None:
+    for name, value in values.items():
+        if name not in parts:
+            parts[name] = value.new_empty(total, *value.shape[1:])
+        parts[name][index] = value
+
+
+def build_training_set(
+    structures: Structures, potential: Potential, *, e_shift: EnergyShift = 0.0, backend: str = "auto"
+) -> TrainingSet:
+    """Features and labels of every structure, in file order, on the structures' device.
+
+    Args:
+        structures: a batch; those without an energy are kept, and neither trained on nor scored.
+        potential: gives the descriptor.
+        e_shift: eV per atom, added to the energies when they are used: E_used = E_file + n_atoms * e_shift. One
+            number, one per element in the potential's order, or by name: {"Si": 107.1, "C": 154.9}.
+
+    Raises:
+        InputError: as `featurize`, and shifts that are not those of the elements.
+    """
+    device = structures.positions.device
+    return assemble(structures.sizes, structures.select, potential, device=device, e_shift=e_shift, backend=backend)
+
+
+def concatenate(sets: Sequence[TrainingSet]) -> TrainingSet:
+    """One set after the other. Splits stored with the first are kept: its rows stay where they are.
+
+    Raises:
+        InputError: other descriptor settings or another energy shift, with the name of the setting.
+    """
+    first = sets[0]
+    for other in sets[1:]:
+        require_same_inputs(first.descriptor, other.descriptor, "the training sets differ")
+        if first.energy_shift != other.energy_shift:
+            raise InputError(
+                f"the training sets differ: e_shift: expected {first.energy_shift}, found {other.energy_shift}"
+            )
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in sets])
+        for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)
+        if name != "features"
+    }
+    joined["features"] = join_features([part.features for part in sets])
+    groups = tuple(group for part in sets for group in part.groups)
+    return replace(first, groups=groups, **joined)
+
+
+def interleave(shards: Sequence[TrainingSet]) -> TrainingSet:
+    """Shards back in file order: structure i of the whole is structure i // N of shard i mod N."""
+    whole = concatenate(shards)
+    starts = np.cumsum([0, *(len(shard) for shard in shards)])
+    return whole.select([int(starts[i % len(shards)]) + i // len(shards) for i in range(len(whole))])

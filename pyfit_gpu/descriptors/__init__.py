@@ -1,0 +1,1 @@
+"""Local structure parameters: the environment of an atom as numbers, and their exact derivatives."""

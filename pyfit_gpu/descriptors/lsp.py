@@ -1,0 +1,242 @@
+"""Local structure parameters: the environment of each atom as numbers that rotation and permutation leave alone.
+
+    fc(r)     = (r - rc)^4 / (d^4 + (r - rc)^4)  for r < rc, else 0
+    f_n(r)    = exp(-((r - r0_n) / sigma)^2) fc(r)
+    G^ab_ln   = (2 - delta_ab) / N_n  sum_{j of a} sum_{k of b} f_n(r_ij) f_n(r_ik) P_l(cos theta_jik)
+
+for pairs a <= b of elements, then l, then n: S (S + 1) / 2 blocks of n_l n_r0 values. The double sum is never
+done: by the addition theorem (harmonics.py) it is a product of two sums over neighbours, so an atom with K
+neighbours costs O(K), and so do the derivatives (expansion.py). Family of descriptors: Pun, Batra, Ramprasad,
+Mishin, Nat. Commun. 10, 2339 (2019); the blocks per pair of elements are this project's generalisation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
+from torch import Tensor
+
+from pyfit_gpu.descriptors.expansion import Basis, Chunk
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.structures.neighbors import Neighbors
+
+GI_MODES = {
+    0: "G + shift, N = 16",
+    1: "ln(G + shift), N = r0^2",
+    3: "G + shift, N = r0^2, cutoff 1.5 rc",
+    4: "ln(G + shift), N = r0^2, cutoff 1.5 rc",
+    5: "asinh(G), N = r0^2",
+}
+MAX_LEGENDRE_ORDER = 60  # tested up to here
+_LOG_MODES = (1, 4)
+_LONG_MODES = (3, 4)
+
+# Atoms with similar neighbour counts are evaluated together. On a CPU 512 atoms keep the rows in cache, or twice as
+# many in float32; on a GPU launches dominate small chunks. Pairs bound the memory where atoms have many neighbours.
+_CHUNK_CPU = (512, 65_536)  # atoms, pairs
+_CHUNK_GPU = (131_072, 4_000_000)
+# Neighbour counts are padded to a multiple of this: fewer, larger chunks for the GPU (H100: 8 and 32 are slower).
+_WIDTH_STEP_CPU = 2
+_WIDTH_STEP_GPU = 16
+
+
+@dataclass(frozen=True)
+class LocalStructureParameters:
+    """The settings that decide a network's inputs, and the evaluation."""
+
+    elements: tuple[str, ...]  # chemical symbols in the order that numbers the species
+    gi_mode: int  # one of GI_MODES
+    shift: float  # added to G in modes 0, 1, 3 and 4
+    cutoff: float  # rc, Å
+    cutoff_width: float  # d, Å
+    gaussian_width: float  # sigma, Å
+    legendre_orders: tuple[int, ...]
+    gaussian_centers: tuple[float, ...]  # r0, Å
+
+    def __post_init__(self) -> None:
+        if self.gi_mode not in GI_MODES:
+            known = "; ".join(f"{mode}: {meaning}" for mode, meaning in GI_MODES.items())
+            raise InputError(f"gi_mode: expected one of ({known}), got {self.gi_mode}")
+        unknown = [symbol for symbol in self.elements if ATOMIC_NUMBERS.get(symbol, 0) == 0]
+        twice = sorted({symbol for symbol in self.elements if self.elements.count(symbol) > 1})
+        if not self.elements or twice or unknown:
+            faults = [f"{symbol} is no element" for symbol in unknown]
+            faults += [f"{symbol} is there twice" for symbol in twice]
+            why = f": {', '.join(faults)}" if faults else ""
+            raise InputError(f"elements: expected different chemical symbols, got {self.elements}{why}")
+        if self.gi_mode in _LOG_MODES and len(self.elements) > 1:
+            raise InputError(
+                f"gi_mode: expected 5 for {len(self.elements)} elements, got {self.gi_mode}: blocks of two "
+                "elements can be negative, and this mode takes a logarithm"
+            )
+        for name in ("cutoff", "cutoff_width", "gaussian_width"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}: expected a length above 0 Å, got {getattr(self, name)}")
+        if not math.isfinite(self.shift):
+            raise InputError(f"shift: expected a finite number, got {self.shift}")
+        allowed = range(MAX_LEGENDRE_ORDER + 1)
+        if not self.legendre_orders or any(order not in allowed for order in self.legendre_orders):
+            raise InputError(
+                f"legendre_orders: expected whole numbers from 0 to {MAX_LEGENDRE_ORDER}, got {self.legendre_orders}"
+            )
+        # In mode 0 the centres do not divide anything.
+        least = -math.inf if self.gi_mode == 0 else 0.0
+        if not self.gaussian_centers or not all(least < center < math.inf for center in self.gaussian_centers):
+            raise InputError(f"gaussian_centers: expected lengths above {least} Å, got {self.gaussian_centers}")
+
+    @property
+    def n_elements(self) -> int:
+        return len(self.elements)
+
+    @property
+    def n_features(self) -> int:
+        n_blocks = self.n_elements * (self.n_elements + 1) // 2
+        return n_blocks * len(self.legendre_orders) * len(self.gaussian_centers)
+
+    @property
+    def neighbor_cutoff(self) -> float:
+        """Å; modes 3 and 4 look 1.5 times as far as the bond-order formulas of the same potential."""
+        return 1.5 * self.cutoff if self.gi_mode in _LONG_MODES else self.cutoff
+
+    def identity(self) -> dict[str, object]:
+        """The settings that decide the inputs, by name: two sets with equal identities can serve one network."""
+        return {
+            "elements": list(self.elements),
+            "gi_mode": self.gi_mode,
+            "shift": None if self.gi_mode == 5 else self.shift,
+            "cutoff": self.cutoff,
+            "cutoff_width": self.cutoff_width,
+            "gaussian_width": self.gaussian_width,
+            "legendre_orders": list(self.legendre_orders),
+            "gaussian_centers": list(self.gaussian_centers),
+        }
+
+    def difference(self, other: LocalStructureParameters) -> str:
+        """The first setting by which `other` gives other inputs, with both values; empty: there is none."""
+        theirs = other.identity()
+        for name, value in self.identity().items():
+            if theirs[name] != value:
+                return f"{name}: expected {value}, found {theirs[name]}"
+        return ""
+
+    def __call__(
+        self, neighbors: Neighbors, species: Tensor, where: Callable[[int], str] = "atom {} of the batch".format
+    ) -> Tensor:
+        """The network inputs of every atom.
+
+        Args:
+            neighbors: of all atoms of a batch, found with `neighbor_cutoff`.
+            species: (n_atoms,) int64, index into `elements`.
+            where: names an atom, counted from 0, in an error.
+
+        Returns:
+            (n_atoms, n_features), dtype and device of the neighbour vectors.
+
+        Raises:
+            InputError: the logarithm of a value that is not positive (mode 1 with shift 0 and an atom alone).
+        """
+        return self.transform(self.raw(neighbors, species), where)
+
+    def raw(self, neighbors: Neighbors, species: Tensor) -> Tensor:
+        """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
+        raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
+        for chunk in self.chunks(neighbors, species):
+            raw[chunk.atoms] = chunk.raw()
+        return raw
+
+    def chunks(self, neighbors: Neighbors, species: Tensor, *, max_pairs: int | None = None) -> Iterator[Chunk]:
+        """All atoms in chunks: G and its derivatives, computed when asked for.
+
+        Args:
+            max_pairs: of a chunk, where less than usual is wanted.
+        """
+        vectors, counts = neighbors.vectors, neighbors.counts
+        n_pairs = len(vectors)
+        # One byte per pair: whatever has the size of all pairs is large beside a chunk.
+        kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
+        basis = _basis(self, vectors.device, vectors.dtype)
+        order, sizes = _chunks(counts, max_pairs, vectors.itemsize)
+        counts = counts[order, None]
+        first = (torch.cumsum(neighbors.counts, 0) - neighbors.counts)[order, None]
+        start = 0
+        for n, width in sizes:
+            own, start = slice(start, start + n), start + n
+            rank = torch.arange(width, device=vectors.device)
+            pairs = torch.where(rank < counts[own], first[own] + rank, n_pairs)
+            yield Chunk(basis, order[own], pairs, vectors, kinds)
+
+    def transform(self, raw: Tensor, where: Callable[[int], str]) -> Tensor:
+        """G to the network's input, as the mode says."""
+        if self.gi_mode == 5:
+            return torch.asinh(raw)
+        shifted = raw + self.shift
+        if self.gi_mode not in _LOG_MODES:
+            return shifted
+        if shifted.numel() and bool(shifted.min() <= 0):
+            atom, feature = divmod(int(shifted.argmin()), shifted.shape[1])
+            raise InputError(
+                f"{where(atom)}: feature {feature + 1}: the logarithm of G + shift needs a number above 0, got "
+                f"{float(shifted[atom, feature]):.3g} (gi_mode {self.gi_mode}, shift {self.shift}; an atom without "
+                "neighbours has G = 0)"
+            )
+        return shifted.log()
+
+    def transform_slope(self, raw: Tensor) -> Tensor:
+        """Derivative of `transform`, of the same shape as `raw`."""
+        if self.gi_mode == 5:
+            return (raw.square() + 1).rsqrt()
+        return (raw + self.shift).reciprocal() if self.gi_mode in _LOG_MODES else torch.ones_like(raw)
+
+
+@lru_cache(maxsize=16)
+def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
+    """Remembered: its tensors come from the host, which a loop over batches would wait for."""
+    return Basis.of(
+        cutoff=settings.neighbor_cutoff,
+        cutoff_width=settings.cutoff_width,
+        gaussian_width=settings.gaussian_width,
+        legendre_orders=settings.legendre_orders,
+        gaussian_centers=settings.gaussian_centers,
+        norm=[16.0 if settings.gi_mode == 0 else center**2 for center in settings.gaussian_centers],
+        n_elements=settings.n_elements,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def chunk_limits(*, on_gpu: bool, itemsize: int) -> tuple[int, int]:
+    """Atoms, and places for pairs, of one chunk at most."""
+    if on_gpu:
+        return _CHUNK_GPU
+    atoms, pairs = _CHUNK_CPU
+    return atoms * 8 // itemsize, pairs * 8 // itemsize
+
+
+def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
+    """(n_atoms,) places for the pairs of each atom, for as many neighbours as it has."""
+    step = _WIDTH_STEP_GPU if on_gpu else _WIDTH_STEP_CPU
+    return ((counts + step - 1) // step * step).clamp(min=step)
+
+
+def _chunks(counts: Tensor, most_pairs: int | None, itemsize: int) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Numbers of the atoms in the order of chunks, and how many atoms and places for pairs of each every chunk has.
+
+    A width is not zero for an atom without neighbours. It depends on the atom's own count alone, so its features
+    have the same bits whatever other atoms are computed with it: in one file or in shards.
+    """
+    on_gpu = counts.device.type != "cpu"
+    max_atoms, max_pairs = chunk_limits(on_gpu=on_gpu, itemsize=itemsize)
+    if most_pairs is not None:
+        max_pairs = min(max_pairs, most_pairs)
+    ordered, order = torch.sort(padded_widths(counts, on_gpu=on_gpu), stable=True)
+    distinct = torch.stack(torch.unique_consecutive(ordered, return_counts=True)).tolist()  # the only wait for a GPU
+    sizes = []
+    for width, number in zip(*distinct, strict=True):
+        size = max(1, min(max_atoms, max_pairs // width))
+        sizes += [(min(size, number - start), width) for start in range(0, number, size)]
+    return order, sizes

@@ -1,0 +1,141 @@
+"""The structures of DFT files as `prepare` takes them: counted first, then window by window.
+
+Classic text beyond `HELD_BYTES` is read twice: once for what is known of all structures (sizes, energies, elements),
+and again for the coordinates, of so many atoms at a time. Smaller inputs, and all that ASE reads, are read once and
+held.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.ase_files import looks_like_ase
+from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.structures.batch import Frame, Outline
+
+HELD_BYTES = 2**26  # of text; about two million atoms, whose features would take 600 MB
+WINDOW_ATOMS = 100_000  # of a window, or what one structure more makes it
+
+
+@dataclass(frozen=True)
+class DftFile:
+    """One of the files."""
+
+    path: str
+    first: int  # number of its first structure in all files
+    is_held: bool
+
+    def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | Outline]:
+        """Its structures; those whose numbers in all files are not wanted can come as outlines.
+
+        Raises:
+            InputError: as `read_frames`.
+        """
+        try:
+            yield from read_frames(self.path, lambda number: wanted(self.first + number))
+        except OSError as error:  # of reading: where a set is written meanwhile, it must not pass for one of writing
+            raise InputError(f"{self.path}: cannot read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class DftInputs:
+    """What is known of all structures, and the way to those of one shard."""
+
+    files: tuple[DftFile, ...]
+    structures: tuple[Frame | Outline, ...]  # of all files
+    index: int  # structures index, index + count, .. are taken
+    count: int
+
+    @property
+    def taken(self) -> tuple[Frame | Outline, ...]:
+        return self.structures[self.index :: self.count]
+
+    @property
+    def n_atoms(self) -> int:
+        """Of those that are taken."""
+        return sum(structure.n_atoms for structure in self.taken)
+
+    def windows(self) -> Iterator[list[Frame]]:
+        """The structures that are taken, in order, in lists of `WINDOW_ATOMS` or a little more.
+
+        Raises:
+            InputError: as `read_frames`, or a file that has changed since it was read first.
+        """
+        window: list[Frame] = []
+        held = 0
+        for frame in self._frames():
+            window.append(frame)
+            held += frame.n_atoms
+            if held >= WINDOW_ATOMS:
+                yield window
+                window, held = [], 0
+        if window:
+            yield window
+
+    def _frames(self) -> Iterator[Frame]:
+        ends = [file.first for file in self.files[1:]] + [len(self.structures)]
+        for file, end in zip(self.files, ends, strict=True):
+            known = self.structures[file.first : end]
+            read = known if file.is_held else file.read(self._is_taken)
+            for number, (structure, before) in enumerate(itertools.zip_longest(read, known), start=file.first):
+                if structure is None or before is None or not _is_same(structure, before):
+                    raise InputError(f"{file.path}: structure {number - file.first + 1} is not what it was: the file "
+                                     "has changed while it was read")  # fmt: skip
+                if self._is_taken(number) and isinstance(structure, Frame):
+                    yield structure
+
+    def _is_taken(self, number: int) -> bool:
+        return number % self.count == self.index
+
+
+def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool = False) -> DftInputs:
+    """Look through the files once.
+
+    Args:
+        shard: (I, N): only structures I, I + N, .. are taken.
+        atoms: whether structures of one atom must come as frames, wherever they stand.
+
+    Raises:
+        InputError: as `read_frames`, or no file.
+    """
+    if not paths:
+        raise InputError("expected at least one DFT file, got none")
+    index, count = shard
+    is_text = [not looks_like_ase(path) for path in paths]
+    holds_text = sum(_size(path) for path, text in zip(paths, is_text, strict=True) if text) <= HELD_BYTES
+    files: list[DftFile] = []
+    structures: list[Frame | Outline] = []
+    for path, text in zip(paths, is_text, strict=True):
+        file = DftFile(path, len(structures), holds_text or not text)
+        files.append(file)
+
+        def wanted(number: int, file: DftFile = file) -> bool:
+            return atoms or (file.is_held and number % count == index)
+
+        for structure in file.read(wanted):
+            is_needed = file.is_held and len(structures) % count == index
+            structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else outline(structure))
+    return DftInputs(tuple(files), tuple(structures), index, count)
+
+
+def outline(structure: Frame | Outline) -> Outline:
+    """Without coordinates."""
+    if isinstance(structure, Outline):
+        return structure
+    return Outline(structure.element_counts, structure.group, structure.source, structure.energy)
+
+
+def _is_same(structure: Frame | Outline, before: Frame | Outline) -> bool:
+    """As far as outlines tell; what is held is trivially so."""
+    return structure is before or outline(structure) == outline(before)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # reading it names the fault
+        return 0

@@ -1,0 +1,167 @@
+"""A potential as a calculator of ASE, for molecular dynamics, relaxations and everything else that ASE does.
+
+Energies are on the scale of the DFT data: E = E_nn - sum over atoms of their element's energy shift.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties
+from torch import Tensor
+
+from pyfit_gpu.devices import select_device, select_dtype
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
+from pyfit_gpu.models.potential import Batch, Potential
+from pyfit_gpu.models.prediction import Spread, predict_batch
+from pyfit_gpu.structures.batch import FloatArray, Frame, Structures
+from pyfit_gpu.structures.verlet import VerletList
+
+_SPREADS = ("energy_std", "forces_std", "stress_std")
+_DERIVATIVES = {"forces", "stress", "forces_std", "stress_std"}
+
+
+class PyfitCalculator(Calculator):
+    """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a potential.
+
+    Of several members these are the means, and `energy_std`, `forces_std` and `stress_std` their sample standard
+    deviations: in `results`, and by `get_property`.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        potential: Potential | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str = torch.float64,
+        skin: float = 0.5,
+        e_shift: EnergyShift | None = None,
+    ) -> None:
+        """
+        Args:
+            potential: what to compute with, or its .nn.dat file, or the files of several members. Later changes of
+                the weights are not seen.
+            device: "cpu", "cuda:N" or "auto"; None: the potential's own, and "auto" for a file.
+            dtype: float64 or float32, of features and networks. Positions, neighbours and results are float64.
+            skin: Å, see `VerletList`; 0: neighbours are searched at every calculation.
+            e_shift: eV per atom, one number or one for each element; None: the potential's own, or 0 with a warning
+                if it does not know it.
+
+        Raises:
+            InputError: a physically informed potential, a file that is none, files that do not go together, an unknown
+                device, a faulty number.
+        """
+        if not isinstance(potential, Potential):
+            potential = load_potentials(potential)
+            device = "auto" if device is None else device
+        potential.require_straight("PyfitCalculator")
+        device = potential.device if device is None else select_device(str(device))
+        dtype = select_dtype(str(dtype).removeprefix("torch."))
+        # A copy: `fit` changes weights in place, which ASE's cache of results would not notice.
+        self.potential = copy.deepcopy(potential).to(device, dtype)
+        shift = evaluation_shift(potential, e_shift)
+        self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
+        self.neighbor_list = VerletList(potential.descriptor.neighbor_cutoff, skin)
+        super().__init__()
+        if potential.networks.n_members > 1:
+            self.implemented_properties = [*self.implemented_properties, *_SPREADS]
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill `results`, with forces and stress only where one of them is asked for. ASE calls this."""
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise InputError("calculate: expected an Atoms object, got None")
+        frame = _frame(self.atoms, self.potential)
+        has_volume = frame.volume > 0
+        if not has_volume and not {"stress", "stress_std"}.isdisjoint(properties):
+            raise PropertyNotImplementedError(
+                f"stress: expected a cell of 3 independent vectors, got {self.atoms.cell.tolist()}"
+            )
+        batch = self._batch(frame)
+        derivatives = not _DERIVATIVES.isdisjoint(properties)
+        prediction = predict_batch(self.potential, batch, derivatives=derivatives)
+        shifts = self.energy_shift[batch.species]
+        energy = float(prediction.energy.double() - shifts.sum())
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": _array(prediction.atomic_energies.double() - shifts),
+        }
+        if prediction.forces is not None and prediction.stress is not None:
+            self.results["forces"] = _array(prediction.forces)
+            if has_volume:
+                self.results["stress"] = _array(prediction.stress[0])
+        if prediction.spread is not None:
+            self.results |= _spread_results(prediction.spread, has_volume)
+
+    def _batch(self, frame: Frame) -> Batch:
+        device = self.potential.device
+        structures = Structures.from_frames([frame], device=device)
+        species = self.potential.species_index(structures)
+        return Batch(
+            rows=torch.zeros(1, dtype=torch.int64, device=device),
+            atoms=torch.arange(len(species), device=device),
+            structures=structures,
+            species=species,
+            neighbors=self.neighbor_list(structures).to(self.potential.dtype),
+        )
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Refuses: ASE would keep a setting that nothing reads."""
+        if settings:
+            raise InputError(f"PyfitCalculator: expected settings when it is made, got set({', '.join(settings)})")
+        return {}
+
+    def export_properties(self) -> Properties:
+        """What ASE knows of the results: it refuses names of others."""
+        return Properties({name: value for name, value in self.results.items() if name not in _SPREADS})
+
+    def _get_name(self) -> str:
+        return "pyfit"
+
+
+def _spread_results(spread: Spread, has_volume: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"energy_std": float(spread.energy)}
+    if spread.forces is not None and spread.stress is not None:
+        found["forces_std"] = _array(spread.forces)
+        if has_volume:
+            found["stress_std"] = _array(spread.stress[0])
+    return found
+
+
+def _frame(atoms: Atoms, potential: Potential) -> Frame:
+    source = "Atoms, counted from 1"
+    ghosts = np.flatnonzero(atoms.numbers == 0)
+    if len(ghosts):
+        # In a file without symbols 0 stands for a potential's only element; in ASE it is X, which is none.
+        elements = ", ".join(potential.descriptor.elements)
+        raise InputError(f"{source}, atom {ghosts[0] + 1}: expected an element of the potential ({elements}), found X")
+    return Frame(
+        positions=atoms.positions,
+        cell=atoms.cell.array,
+        pbc=atoms.pbc,
+        atomic_numbers=atoms.numbers.astype(np.int64),
+        group="",
+        source=source,
+    )
+
+
+def _array(values: Tensor) -> FloatArray:
+    return values.double().cpu().numpy()

@@ -1,0 +1,1 @@
+"""Potentials: networks on descriptors, energies and their derivatives, the energy scale."""

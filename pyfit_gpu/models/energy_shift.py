@@ -1,0 +1,228 @@
+"""Energy shifts: the zero of energy of each element, given by hand or found from the structures themselves.
+
+E_used = E_file + sum_a n_a shift_a
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
+
+import numpy as np
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
+from numpy.typing import NDArray
+
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.potential import Potential, unknown_element
+from pyfit_gpu.structures.batch import FloatArray, Frame, Outline, Structures
+from pyfit_gpu.structures.neighbors import find_neighbors
+
+log = logging.getLogger("pyfit_gpu")
+
+EnergyShift = float | Sequence[float] | Mapping[str, float]  # eV per atom: for all elements, in their order, by name
+ShiftRequest = EnergyShift | str  # or one of METHODS
+
+METHODS = ("fit", "isolated")
+
+_FORMS = "a finite number for all elements, one per element as in Si=107.1,C=154.9, fit or isolated"
+_DECIMALS = 6  # of a fitted shift, eV
+_RANK_TOLERANCE = 1e-10  # of compositions: one atom in a million still tells elements apart
+
+
+def parse_shift(text: str) -> float | dict[str, float] | str:
+    """The command line's `107.1`, `Si=107.1,C=154.9`, `fit` or `isolated`.
+
+    Raises:
+        InputError: anything else, or an element that stands there twice.
+    """
+    if text in METHODS:
+        return text
+    if "=" not in text:
+        return _number(text, text)
+    shifts: dict[str, float] = {}
+    for part in text.split(","):
+        symbol, _, number = (cell.strip() for cell in part.partition("="))
+        if symbol in shifts:
+            raise InputError(f"--e-shift: expected every element once, got {symbol} twice in {text!r}")
+        if not symbol:
+            raise InputError(f"--e-shift: expected {_FORMS}, got {text!r}")
+        shifts[symbol] = _number(number, text)
+    return shifts
+
+
+def _number(cell: str, text: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or "_" in cell:
+        raise InputError(f"--e-shift: expected {_FORMS}, got {text!r}")
+    return value
+
+
+def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[float, ...]:
+    """(S,) eV per atom of each element, in their order.
+
+    Raises:
+        InputError: no numbers but a method, another number of shifts than elements, elements missing or unknown, a
+            number that is not finite.
+    """
+    names = ", ".join(elements)
+    if isinstance(e_shift, str):
+        why = " (only prepare finds shifts from energies)" if e_shift in METHODS else ""
+        raise InputError(f"e_shift: expected a number, or one for each of {names}, got {e_shift!r}{why}")
+    if isinstance(e_shift, Mapping):
+        faults = [f"{symbol} is missing" for symbol in elements if symbol not in e_shift]
+        faults += [f"{symbol} is not one of them" for symbol in e_shift if symbol not in elements]
+        if faults:
+            raise InputError(f"e_shift: expected every element of the potential ({names}) once: {', '.join(faults)}")
+        e_shift = [e_shift[symbol] for symbol in elements]
+    values = np.asarray(e_shift, dtype=np.float64)
+    if values.ndim and values.shape != (len(elements),):
+        raise InputError(f"e_shift: expected one number, or one for each of {names}, got {values.tolist()}")
+    if not np.isfinite(values).all():
+        raise InputError(f"e_shift: expected finite numbers, got {values.tolist()}")
+    return tuple(np.broadcast_to(values, len(elements)).tolist())
+
+
+def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple[float, ...]:
+    """(S,) eV per atom, to take off a potential's energies: what is given, or its own, or 0 with a warning.
+
+    Raises:
+        InputError: as `shift_of_elements`.
+    """
+    if e_shift is not None:
+        return shift_of_elements(e_shift, potential.descriptor.elements)
+    own = tuple(potential.energy_shift.tolist())
+    if any(math.isnan(shift) for shift in own):
+        log.warning("the potential does not say its e_shift: 0.0 is taken (give e_shift, --e-shift)")
+        return (0.0,) * len(own)
+    return own
+
+
+def find_shift(
+    request: ShiftRequest, structures: Sequence[Frame | Outline], descriptor: LocalStructureParameters
+) -> tuple[float, ...]:
+    """(S,) eV per atom of each element: the numbers given, or found by a method from all the structures.
+
+    Raises:
+        InputError: as `shift_of_elements`, `fit_shift` and `isolated_shift`.
+    """
+    if request == "fit":
+        return fit_shift(structures, descriptor.elements)
+    if request == "isolated":
+        return isolated_shift(structures, descriptor.elements, descriptor.neighbor_cutoff)
+    return shift_of_elements(request, descriptor.elements)
+
+
+def count_elements(structures: Sequence[Frame | Outline], elements: Sequence[str]) -> NDArray[np.int64]:
+    """(B, S) atoms of each element in each structure.
+
+    Raises:
+        InputError: an element that is not one of `elements`, with structure and, of a frame, atom.
+    """
+    column = {ATOMIC_NUMBERS[symbol]: species for species, symbol in enumerate(elements)}
+    if len(elements) == 1:
+        column[0] = 0  # a file without symbols means the only element
+    counts = np.zeros((len(structures), len(elements)), dtype=np.int64)
+    for row, structure in enumerate(structures):
+        for number, count in structure.element_counts.items():
+            if number not in column:
+                _blame_element(structure, number, elements)
+            counts[row, column[number]] += count
+    return counts
+
+
+def _blame_element(structure: Frame | Outline, number: int, elements: Sequence[str]) -> NoReturn:
+    where = structure.source
+    if isinstance(structure, Frame):
+        where += f", atom {structure.atomic_numbers.tolist().index(number) + 1}"
+    raise unknown_element(number, elements, where)
+
+
+def fit_shift(structures: Sequence[Frame | Outline], elements: Sequence[str]) -> tuple[float, ...]:
+    """(S,) eV: least squares over the structures that have an energy, and a log line of the energies found.
+
+        minimise  sum_s ( (E_s + sum_a n_sa shift_a) / n_s )^2
+
+    Of many solutions the one of least norm is taken, with a warning that names the elements. A shift is a choice of
+    zero: its digits below 1e-6 eV mean nothing, and without them all shards of a set have the same on any machine.
+
+    Raises:
+        InputError: no structure has an energy, or an element that is not one of `elements`.
+    """
+    counts = count_elements(structures, elements)
+    known = np.array([structure.energy is not None for structure in structures])
+    if not known.any():
+        raise InputError(f"e_shift fit: expected structures with an energy, found none among {len(structures)}")
+    counts, n_atoms = counts[known], counts[known].sum(axis=1)
+    per_atom = np.array([structure.energy for structure in structures if structure.energy is not None]) / n_atoms
+    composition = counts / n_atoms[:, None]
+    solution, _, rank, _ = np.linalg.lstsq(composition, -per_atom, rcond=_RANK_TOLERANCE)
+    shifts = tuple(round(float(shift), _DECIMALS) + 0.0 for shift in solution)  # + 0.0: no minus zero
+    if rank < len(elements):
+        _warn_of_undetermined(composition, elements)
+    rmse = float(np.sqrt(np.mean((per_atom + composition @ np.array(shifts)) ** 2)))
+    log.info(
+        "e_shift fit to %d structures: energy per atom of %s; RMSE %.6g eV/atom", len(counts),
+        _named(elements, (f"{0.0 - shift:.6f} eV" for shift in shifts)), rmse,
+    )  # fmt: skip
+    return shifts
+
+
+def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str]) -> None:
+    """Name the elements whose energy the compositions (B, S) leave open."""
+    absent = [symbol for symbol, column in zip(elements, composition.T, strict=True) if not column.any()]
+    # What the compositions see of each element alone: 1, or less where mixing it with others changes no energy.
+    seen = np.diagonal(np.linalg.pinv(composition, rcond=_RANK_TOLERANCE) @ composition)
+    mixed = [symbol for symbol, part in zip(elements, seen, strict=True) if part < 1 - 1e-9 and symbol not in absent]
+    if absent:
+        log.warning("e_shift fit: no structure with an energy has %s atoms: shift 0 is taken", " or ".join(absent))
+    if mixed:
+        log.warning(
+            "e_shift fit: the compositions do not determine the energies of %s apart from one another: the shifts of "
+            "least norm are taken", " and ".join(mixed),
+        )  # fmt: skip
+
+
+def isolated_shift(structures: Sequence[Frame | Outline], elements: Sequence[str], cutoff: float) -> tuple[float, ...]:
+    """(S,) eV: minus the energies of isolated atoms, the lowest where there are several, and a log line of them.
+
+    Args:
+        structures: those of one atom as frames.
+        cutoff: Å; a frame of one atom without neighbours within it, periodic images included, is an isolated atom.
+
+    Raises:
+        InputError: elements without such a frame that has an energy, or one that is not one of `elements`.
+    """
+    count_elements(structures, elements)
+    single = [frame for frame in structures if isinstance(frame, Frame) and frame.n_atoms == 1]
+    single = [frame for frame in single if frame.energy is not None]
+    neighbors = find_neighbors(Structures.from_frames(single), cutoff).counts.tolist() if single else []
+    counts = count_elements(single, elements)
+    faults, shifts, described = [], [], []
+    for species, symbol in enumerate(elements):
+        of_element = [(row, n) for row, n in enumerate(neighbors) if counts[row, species]]
+        isolated = [(energy, row) for row, n in of_element if n == 0 and (energy := single[row].energy) is not None]
+        if not isolated:
+            more = f", but {len(of_element)} with neighbours (images of the atom itself)" if of_element else ""
+            faults.append(f"{symbol}: found none{more}")
+            continue
+        energy, row = min(isolated)
+        shifts.append(0.0 - energy)
+        several = f"the lowest of {len(isolated)}: " if len(isolated) > 1 else ""
+        described.append(f"{float(energy)!r} eV ({several}{single[row].source})")
+    if faults:
+        raise InputError(
+            "e_shift isolated: expected for each element a structure of one atom with an energy and no neighbour "
+            f"within {cutoff:g} Å; {'; '.join(faults)}"
+        )
+    log.info("e_shift from isolated atoms: energy of %s", _named(elements, described))
+    return tuple(shifts)
+
+
+def _named(elements: Sequence[str], texts: Iterable[str]) -> str:
+    return ", ".join(f"{symbol} {text}" for symbol, text in zip(elements, texts, strict=True))

@@ -1,0 +1,256 @@
+"""Fully connected networks, one per element and member, as stacked weights evaluated in batched products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.sums import ragged_range
+
+Seed = int | tuple[int, ...] | None  # None: a random one
+
+_ALWAYS_ONE = 50.0  # sigmoid(50) = 1 / (1 + 2e-22)
+
+ACTIVATIONS = {0: "1 / (1 + exp(-x))", 1: "1 / (1 + exp(-x)) - 1/2"}
+
+
+@dataclass(frozen=True, eq=False)
+class ElementNetworks:
+    """K members x S elements x layers. Hidden layers have the activation, the output layer is linear."""
+
+    weights: tuple[Tensor, ...]  # per layer (K, S, n_in, n_out)
+    biases: tuple[Tensor, ...]  # per layer (K, S, n_out)
+    activation: int  # one of ACTIVATIONS
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            known = "; ".join(f"{number}: {formula}" for number, formula in ACTIVATIONS.items())
+            raise InputError(f"activation: expected one of ({known}), got {self.activation}")
+
+    @property
+    def n_members(self) -> int:
+        return self.weights[0].shape[0]
+
+    @property
+    def n_elements(self) -> int:
+        return self.weights[0].shape[1]
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Inputs, hidden layers, outputs."""
+        return (self.weights[0].shape[2], *(weight.shape[3] for weight in self.weights))
+
+    @property
+    def n_parameters(self) -> int:
+        """Of one member."""
+        return sum(tensor[0].numel() for tensor in (*self.weights, *self.biases))
+
+    def member(self, number: int) -> ElementNetworks:
+        """One member, counted from 0; its tensors are views of these."""
+        chosen = slice(number, number + 1)
+        weights, biases = (tuple(layer[chosen] for layer in layers) for layers in (self.weights, self.biases))
+        return replace(self, weights=weights, biases=biases)
+
+    @classmethod
+    def from_flat(
+        cls, flat: Tensor, layer_sizes: Sequence[int], *, n_elements: int, activation: int
+    ) -> ElementNetworks:
+        """Networks whose tensors are views of `flat` (K, n_parameters), in the order of the .nn.dat format.
+
+        That is per element, per layer: weights leaving input 1, input 2, .., then biases.
+        """
+        n_members = flat.shape[0]
+        by_element = flat.view(n_members, n_elements, -1)
+        weights, biases, start = [], [], 0
+        for n_in, n_out in pairwise(layer_sizes):
+            weight = by_element[..., start : start + n_in * n_out]
+            start += n_in * n_out
+            weights.append(weight.unflatten(-1, (n_in, n_out)))
+            biases.append(by_element[..., start : start + n_out])
+            start += n_out
+        return cls(tuple(weights), tuple(biases), activation)
+
+    def flat(self) -> Tensor:
+        """(K, n_parameters), a copy in the order of `from_flat`."""
+        layers = zip(self.weights, self.biases, strict=True)
+        parts = [part for weight, bias in layers for part in (weight.flatten(2), bias)]
+        return torch.cat(parts, dim=2).flatten(1)
+
+    @classmethod
+    def random(
+        cls,
+        layer_sizes: Sequence[int],
+        max_random: float,
+        seed: Seed,
+        *,
+        n_elements: int,
+        activation: int,
+    ) -> ElementNetworks:
+        """One member, weights and biases uniform in +-max_random, the same on every machine for one seed."""
+        count = n_elements * count_parameters(layer_sizes)
+        values = np.random.default_rng(seed).uniform(-max_random, max_random, (1, count))
+        return cls.from_flat(torch.from_numpy(values), layer_sizes, n_elements=n_elements, activation=activation)
+
+    @torch.no_grad()
+    def copy_member(self, number: int, other: ElementNetworks, its_number: int) -> None:
+        """Overwrite one member's weights with those of a member of networks with the same layers."""
+        for mine, theirs in zip((*self.weights, *self.biases), (*other.weights, *other.biases), strict=True):
+            mine[number] = theirs[its_number]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ElementNetworks:
+        return replace(
+            self,
+            weights=tuple(weight.to(device, dtype or weight.dtype) for weight in self.weights),
+            biases=tuple(bias.to(device, dtype or bias.dtype) for bias in self.biases),
+        )
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Outputs of every member for atoms arranged by element.
+
+        Args:
+            inputs: (S, M, n_in), the atoms of each element, padded to M.
+
+        Returns:
+            (K, S, M, n_out); what stands in padded places means nothing.
+        """
+        hidden = self._repeated(inputs)
+        last = len(self.weights) - 1
+        for layer in range(last + 1):
+            hidden = self._layer(layer, hidden)
+            if layer < last:
+                hidden = self._activated(torch.sigmoid(hidden))
+        return hidden.unflatten(0, (self.n_members, self.n_elements))
+
+    def with_flat(self, flat: Tensor) -> ElementNetworks:
+        """Networks of the same layers with other weights, (K, n_parameters); their tensors are views of it."""
+        return self.from_flat(flat, self.layer_sizes, n_elements=self.n_elements, activation=self.activation)
+
+    def bare(self) -> ElementNetworks:
+        """Networks that give the same with activation 0: the 1/2 that activation 1 takes off is in the biases."""
+        biases = list(self.biases)
+        if self.activation == 1:
+            for layer in range(1, len(biases)):
+                biases[layer] = biases[layer] - 0.5 * self.weights[layer].sum(dim=2)
+        return replace(self, biases=tuple(biases), activation=0)
+
+    def of_bare(self, of_bare: Tensor) -> Tensor:
+        """(K, n_parameters): derivatives by these weights, from those by the weights of `bare()`."""
+        if self.activation == 0:
+            return of_bare
+        flat = of_bare.clone()
+        views = self.with_flat(flat)
+        for weight, bias in zip(views.weights[1:], views.biases[1:], strict=True):
+            weight.sub_(bias[:, :, None], alpha=0.5)
+        return flat
+
+    @cached_property
+    def affine(self) -> list[Tensor]:
+        """Per layer (S, K, n_in + 1, n_out + 1), of the last (S, K, n_in + 1, n_out): the biases are the last row.
+
+        The last column turns inputs whose last is 1 into an output that a sigmoid turns into 1 again. Remembered: of
+        networks whose weights do not change in place, as those of `bare()`.
+        """
+        found = []
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
+            both = torch.cat((weight, bias[:, :, None]), dim=2)
+            if layer < len(self.weights):
+                both = torch.nn.functional.pad(both, (0, 1))
+                both[..., -1, -1] = _ALWAYS_ONE
+            found.append(both.transpose(0, 1))
+        return found
+
+    def with_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The single output and its gradient by the inputs, both differentiable by weights.
+
+        Args:
+            inputs: (S, M, n_in), as for a call.
+
+        Returns:
+            (K, S, M) and (K, S, M, n_in).
+        """
+        hidden = self._repeated(inputs)
+        last = len(self.weights) - 1
+        slopes = []
+        for layer in range(last):
+            sigmoid = torch.sigmoid(self._layer(layer, hidden))
+            slopes.append(sigmoid * (1 - sigmoid))
+            hidden = self._activated(sigmoid)
+        output = self._layer(last, hidden).squeeze(-1)
+        gradient = self.weights[last].flatten(0, 1).transpose(1, 2).expand(-1, inputs.shape[1], -1)
+        for layer in reversed(range(last)):
+            gradient = torch.bmm(gradient * slopes[layer], self.weights[layer].flatten(0, 1).transpose(1, 2))
+        members = (self.n_members, self.n_elements)
+        return output.unflatten(0, members), gradient.unflatten(0, members)
+
+    def _repeated(self, inputs: Tensor) -> Tensor:
+        """(K S, M, n_in)."""
+        if self.n_members == 1:
+            return inputs
+        repeated = inputs[None].expand(self.n_members, *inputs.shape)
+        # With one element this is a view with a stride of zero, which the products take as it is.
+        return repeated.flatten(0, 1) if self.n_elements > 1 else repeated[:, 0]
+
+    def _layer(self, layer: int, hidden: Tensor) -> Tensor:
+        # (K S, M, n_in) x (K S, n_in, n_out): one batched product for all members and elements.
+        bias = self.biases[layer].flatten(0, 1)[:, None]
+        return torch.baddbmm(bias, hidden, self.weights[layer].flatten(0, 1))
+
+    def _activated(self, sigmoid: Tensor) -> Tensor:
+        return sigmoid - 0.5 if self.activation == 1 else sigmoid
+
+
+def member_seed(seed: int | None, restart: int, member: int) -> Seed:
+    """Of what member 0, 1, .. draws at the start (0) or at a restart (1, 2, ..).
+
+    Numbers side by side, not a sum: neighbouring seeds of a job array must not draw one another's weights.
+    """
+    if seed is None:
+        return None
+    if member:
+        return (seed, restart, member)
+    return (seed, restart) if restart else seed
+
+
+def count_parameters(layer_sizes: Sequence[int]) -> int:
+    """Weights and biases of one network."""
+    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(layer_sizes))
+
+
+@dataclass(frozen=True, eq=False)
+class ElementLayout:
+    """Where each atom stands when atoms are arranged by element. With one element nothing moves."""
+
+    atom: Tensor | None  # (S, M) int64, atom at each place, 0 where padded; None: one element
+    place: Tensor | None  # (n_atoms,) int64, flat place of each atom
+
+    @classmethod
+    def of(cls, species: Tensor, n_elements: int) -> ElementLayout:
+        """For `species` (n_atoms,) int64."""
+        if n_elements == 1:
+            return cls(None, None)
+        counts = torch.bincount(species, minlength=n_elements)
+        largest = max(1, int(counts.max())) if len(species) else 1
+        order = torch.argsort(species, stable=True)
+        first = largest * torch.arange(n_elements, device=species.device)
+        _, sorted_place = ragged_range(first, counts, len(order))
+        place = torch.empty_like(order)
+        place[order] = sorted_place
+        atom = torch.zeros(n_elements * largest, dtype=torch.int64, device=species.device)
+        atom[sorted_place] = order
+        return cls(atom.view(n_elements, largest), place)
+
+    def arrange(self, per_atom: Tensor) -> Tensor:
+        """(n_atoms, F) to (S, M, F)."""
+        return per_atom[None] if self.atom is None else per_atom[self.atom]
+
+    def restore(self, arranged: Tensor) -> Tensor:
+        """(K, S, M, n_out) to (K, n_atoms, n_out)."""
+        flat = arranged.flatten(1, 2)
+        return flat if self.place is None else flat.index_select(1, self.place)

@@ -1,0 +1,103 @@
+"""A potential from scratch: what its header says. Weights are drawn by whoever loads the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from ase.data import atomic_masses as ATOMIC_MASSES
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
+
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.networks import ElementNetworks, count_parameters
+from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
+
+FIRST_CENTER = 1.5  # Å, below the bonds of all but hydrogen and the first row
+_LOG_SHIFT = 0.5  # the usual one where the input is ln(G + shift)
+
+
+def new_potential(
+    elements: Sequence[str],
+    cutoff: float,
+    *,
+    gi_mode: int = 5,
+    shift: float | None = None,
+    cutoff_width: float = 1.0,
+    gaussian_width: float = 0.5,
+    legendre_orders: Sequence[int] = (0, 1, 2, 4, 6),
+    n_centers: int | None = None,
+    gaussian_centers: Sequence[float] | None = None,
+    hidden: Sequence[int] = (16, 16),
+    activation: int = 1,
+    max_random: float = 0.3,
+) -> Potential:
+    """A straight potential without weights (on the meta device), for `save_draft`.
+
+    Args:
+        elements: chemical symbols; their order numbers the species.
+        cutoff: rc, Å.
+        shift: None: 0.5 in the modes with a logarithm, else 0.
+        n_centers: so many Gaussian centres, see `spread_centers` (8).
+        gaussian_centers: Å, instead of n_centers.
+        hidden: neurons of each hidden layer.
+        max_random: half-width of the interval of random weights.
+
+    Raises:
+        InputError: a setting that makes no potential, by its name.
+    """
+    if n_centers is not None and gaussian_centers is not None:
+        raise InputError("n_centers: expected without gaussian_centers, which says how many there are")
+    if not hidden or any(size < 1 for size in hidden):
+        raise InputError(f"hidden: expected numbers of neurons above 0, got {list(hidden)}")
+    if not 0 < max_random < math.inf:
+        raise InputError(f"max_random: expected a number above 0 (equal neurons stay equal), got {max_random}")
+    if len(set(legendre_orders)) != len(legendre_orders):
+        raise InputError(f"legendre_orders: expected different numbers, got {list(legendre_orders)}")
+    descriptor = LocalStructureParameters(
+        elements=tuple(elements),
+        gi_mode=gi_mode,
+        shift=(_LOG_SHIFT if gi_mode in (1, 4) else 0.0) if shift is None else shift,
+        cutoff=cutoff,
+        cutoff_width=cutoff_width,
+        gaussian_width=gaussian_width,
+        legendre_orders=tuple(legendre_orders),
+        gaussian_centers=(FIRST_CENTER,) if gaussian_centers is None else tuple(gaussian_centers),
+    )
+    if gaussian_centers is None:
+        centers = spread_centers(descriptor.neighbor_cutoff, cutoff_width, 8 if n_centers is None else n_centers)
+        descriptor = replace(descriptor, gaussian_centers=centers)
+    layer_sizes = (descriptor.n_features, *hidden, 1)
+    n_parameters = descriptor.n_elements * count_parameters(layer_sizes)
+    empty = torch.empty(1, n_parameters, dtype=torch.float64, device="meta")
+    return Potential(
+        descriptor=descriptor,
+        networks=ElementNetworks.from_flat(empty, layer_sizes, n_elements=descriptor.n_elements, activation=activation),
+        masses=tuple(float(ATOMIC_MASSES[ATOMIC_NUMBERS[symbol]]) for symbol in descriptor.elements),
+        max_random=max_random,
+        use_baseline=False,
+        bond_order_parameters=(0.0,) * N_BOND_ORDER_PARAMETERS,
+        energy_shift=torch.full((descriptor.n_elements,), math.nan, dtype=torch.float64),
+    )
+
+
+def spread_centers(cutoff: float, cutoff_width: float, n_centers: int) -> tuple[float, ...]:
+    """Å: evenly from 1.5 Å to half a cutoff width before the cutoff, beyond which fc is below 1/17.
+
+    A centre nearer the cutoff sees next to nothing that its neighbour does not see. Rounded to 1e-4 Å.
+
+    Raises:
+        InputError: fewer than two centres, or a cutoff that leaves no room for them.
+    """
+    if n_centers < 2:
+        raise InputError(f"n_centers: expected at least 2, got {n_centers} (give a single centre by gaussian_centers)")
+    last = cutoff - cutoff_width / 2
+    if last <= FIRST_CENTER:
+        raise InputError(
+            f"n_centers: expected a cutoff that leaves room for centres from {FIRST_CENTER} Å to half a cutoff width "
+            f"before it, got {last:g} Å as the last (give gaussian_centers)"
+        )
+    return tuple(np.round(np.linspace(FIRST_CENTER, last, n_centers), 4).tolist())

@@ -1,0 +1,1 @@
+"""Optimisers of many networks at once. They know vectors and objectives, nothing of potentials or sets."""

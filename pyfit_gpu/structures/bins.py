@@ -1,0 +1,192 @@
+"""Structures cut into boxes, and the atoms and images around each box: what `cell_list.py` compares.
+
+A structure is cut along its cell vectors into boxes of about equal width, a small one into a single box. With u an
+atom's place along an axis in units of boxes, wrapped into the cell, and R the cutoff in the same units, the atom can
+be a neighbour of an atom in box K, counted on beyond the cell, where
+
+    u - 1 - R <= K <= u + R,        K = k + n t:  its image by -t cell vectors, seen from box k of n
+
+so one range per axis gives the images and the lists of all boxes, and three of them after each other the boxes in
+space. All of it is elementwise, so the lists of a structure have the same bits and the same order whatever else is
+in the batch: atoms by their numbers, images of one by the boxes from which they are seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.structures.batch import Structures, complete_cell
+from pyfit_gpu.sums import ragged_range
+
+# Width of a box in units of the cutoff: narrower ones compare fewer atoms, wider ones list fewer images.
+WIDTH = 2.5
+_SMALL = 200  # atoms of a structure up to which one box is quickest
+_MOST_BOXES = 2**16  # along an axis: numbers of boxes stay within int64, however far apart two atoms are
+_SLACK = 1e-3  # of a box: a candidate too many is dropped by its distance; one too few would be lost
+
+Columns = tuple[Tensor, ...]  # x, y, z: gathering from columns is several times faster than rows
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Along one cell vector: the boxes of every structure, counted on beyond the cell, and which of them atoms see."""
+
+    n_boxes: Tensor  # (B,) int64
+    first: Tensor  # (B,) int64, the first K of any atom
+    counts: Tensor  # (B,) int64, how many K
+    atom_first: Tensor  # (n_atoms,) int64, the first K of each atom, from that of its structure
+    atom_counts: Tensor  # (n_atoms,) int64, how many
+    atom_home: Tensor  # (n_atoms,) int64, the box it is in, from its first
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Atoms in the boxes of their structures."""
+
+    cell: Tensor  # (B, 3, 3) Å
+    owner: Tensor  # (n_atoms,) int64, structure of each atom
+    origin: Columns  # (n_atoms,) Å each, atoms wrapped into the cell
+    axes: tuple[Axis, ...]
+
+
+def _combine(columns: Tensor, matrices: Tensor) -> Tensor:
+    """(3, B, A) x (B, 3, 3) to (3, B, A): vectors times matrices.
+
+    One operation after the other, because a matrix product may round otherwise for other numbers of vectors.
+    """
+    x, y, z = (column * matrices[:, axis].T[:, :, None] for axis, column in enumerate(columns))
+    return x + y + z
+
+
+def make_grid(structures: Structures, cutoff: float, width: float = WIDTH) -> Grid:
+    """Atoms in boxes.
+
+    Args:
+        structures: a batch on any device.
+        cutoff: Å.
+        width: least width of a box in units of the cutoff; infinity makes one box of every structure.
+    """
+    device, dtype = structures.positions.device, structures.positions.dtype
+    lattices = structures.cell.detach().to("cpu", torch.float64).numpy()
+    cell = torch.from_numpy(complete_cell(lattices, structures.pbc.cpu().numpy()))
+    inverse = torch.linalg.inv(cell)
+    # The spacing of the lattice planes across vector a is 1 / |column a of the inverse|.
+    reach = cutoff * torch.linalg.vector_norm(inverse, dim=1).T  # (3, B) in units of cell vectors
+    cell, inverse, reach = (t.to(device, dtype) for t in (cell, inverse, reach))
+    positions = structures.positions.permute(2, 0, 1).contiguous()
+    fractional = _combine(positions, inverse)
+    shift = fractional.floor() * structures.pbc.T[:, :, None]
+    origin = positions - _combine(shift, cell)
+
+    kept = structures.atom_mask.view(-1).nonzero().squeeze(1)
+    sizes = torch.tensor(structures.sizes, device=device)
+    owner = torch.repeat_interleave(sizes, output_size=structures.n_atoms)
+    axes = _axes(structures, fractional.sub_(shift), reach, torch.where(sizes > _SMALL, width, torch.inf), kept)
+    return Grid(cell, owner, tuple(x.reshape(-1).index_select(0, kept) for x in origin), axes)
+
+
+def _axes(structures: Structures, fractional: Tensor, reach: Tensor, width: Tensor, kept: Tensor) -> tuple[Axis, ...]:
+    """
+    Args:
+        fractional: (3, B, A) in units of cell vectors, wrapped.
+        reach: (3, B) the cutoff in these units.
+        width: (B,) of boxes in units of the cutoff.
+        kept: (n_atoms,) int64, the atoms among A x B, which padding fills.
+    """
+    periodic, mask = structures.pbc.T, structures.atom_mask
+    low = fractional.masked_fill(~mask, torch.inf).amin(dim=2)
+    high = fractional.masked_fill(~mask, -torch.inf).amax(dim=2)
+    # Boxes fill the cell along periodic axes, and what the atoms take along the others.
+    start = torch.where(periodic, 0.0, low)
+    extent = torch.where(periodic, 1.0, torch.maximum(high - low, reach))
+    n_boxes = (extent / (width * reach)).floor().clamp(1, _MOST_BOXES)
+    scale = n_boxes / extent
+    place = (fractional - start[:, :, None]) * scale[:, :, None]
+    reach = reach * scale + _SLACK
+    # Of a single box the part that atoms lie in is enough: it sees fewer images.
+    bottom = torch.where(n_boxes == 1, (low - start) * scale, 0.0)
+    top = torch.where(n_boxes == 1, (high - start) * scale, 1.0)
+    first = torch.where(periodic, (-1 - reach).ceil(), 0.0)
+    last = torch.where(periodic, (n_boxes + reach).floor(), n_boxes - 1)
+    lowest = torch.maximum((place - (top + reach)[:, :, None]).ceil(), first[:, :, None])
+    highest = torch.minimum((place + (reach - bottom)[:, :, None]).floor(), last[:, :, None])
+    home = torch.minimum(place.floor(), n_boxes[:, :, None] - 1)
+
+    def per_atom(padded: Tensor) -> Tensor:
+        return padded.reshape(-1).index_select(0, kept).long()
+
+    return tuple(
+        Axis(
+            n_boxes=n_boxes[axis].long(),
+            first=first[axis].long(),
+            counts=(last - first)[axis].long() + 1,
+            atom_first=per_atom(lowest[axis] - first[axis, :, None]),
+            atom_counts=per_atom(highest[axis] - lowest[axis]) + 1,
+            atom_home=per_atom(home[axis] - lowest[axis]),
+        )
+        for axis in range(3)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The lists of the boxes that have any, one after the other."""
+
+    points: Columns  # (n_points,) Å each
+    atom: Tensor  # (n_points,) int64, number in the batch
+    homes: Tensor  # (n_atoms,) int64, the atoms themselves among the points, box by box
+    n_points: Tensor  # (n_lists,) int64
+    n_homes: Tensor  # (n_lists,) int64
+
+
+def _sizes(grid: Grid) -> tuple[list[int], list[int], int, int]:
+    """What must be known to allocate: K of each axis, points after each, all boxes and the most of a structure."""
+    boxes = grid.axes[0].n_boxes * grid.axes[1].n_boxes * grid.axes[2].n_boxes
+    one, two, three = (axis.atom_counts for axis in grid.axes)
+    numbers = [axis.counts.sum() for axis in grid.axes]
+    numbers += [one.sum(), (one * two).sum(), (one * two * three).sum(), boxes.sum(), boxes.max()]
+    known = torch.stack(numbers).tolist()
+    return known[:3], known[3:6], known[6], known[7]
+
+
+def make_lists(grid: Grid) -> Lists:
+    """The lists of all boxes: atoms spread along one axis after the other, then sorted by box."""
+    in_axes, in_points, n_boxes, most_boxes = _sizes(grid)
+    device = grid.owner.device
+    stride = grid.axes[0].n_boxes * grid.axes[1].n_boxes * grid.axes[2].n_boxes
+    box = (torch.cumsum(stride, 0) - stride).index_select(0, grid.owner)
+    atom, points, itself = torch.arange(len(grid.owner), device=device), grid.origin, torch.zeros_like(grid.owner)
+    for number, axis in enumerate(grid.axes):
+        stride = stride // axis.n_boxes
+        # Every K of every structure: the box's part of the number, and where its atoms come from.
+        row, unwrapped = ragged_range(axis.first, axis.counts, in_axes[number])
+        along = axis.n_boxes.index_select(0, row)
+        turns = torch.div(unwrapped, along, rounding_mode="floor")
+        part = (unwrapped - turns * along) * stride.index_select(0, row)
+        moved = grid.cell[:, number].index_select(0, row) * -turns[:, None]
+        # Every atom so far with each K of it.
+        begin = (torch.cumsum(axis.counts, 0) - axis.counts).index_select(0, grid.owner) + axis.atom_first
+        begin, counts = begin.index_select(0, atom), axis.atom_counts.index_select(0, atom)
+        parent, seen = ragged_range(begin, counts, in_points[number])
+        atom = atom.index_select(0, parent)
+        box = box.index_select(0, parent) + part.index_select(0, seen)
+        points = tuple(
+            x.index_select(0, parent) + d.index_select(0, seen)
+            for x, d in zip(points, moved.T.contiguous(), strict=True)
+        )
+        itself = itself * axis.atom_counts + axis.atom_home
+    per_atom = torch.bincount(atom, minlength=len(grid.owner))
+    itself += torch.cumsum(per_atom, 0) - per_atom
+    if most_boxes > 1:
+        # Sorting takes half as long with half the bytes.
+        short = next(t for t in (torch.int16, torch.int32, torch.int64) if n_boxes <= torch.iinfo(t).max)
+        box, order = torch.sort(box.to(short), stable=True)
+        atom, points = atom.index_select(0, order), tuple(x.index_select(0, order) for x in points)
+        is_home = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, itself, True).index_select(0, order)
+        itself = is_home.nonzero().squeeze(1)
+    n_points = torch.unique_consecutive(box, return_counts=True)[1]
+    last = torch.searchsorted(itself, torch.cumsum(n_points, 0))
+    return Lists(points, atom, itself, n_points, torch.diff(last, prepend=last.new_zeros(1)))

@@ -1,0 +1,165 @@
+"""The radius graph of a batch of structures, with periodic images.
+
+Three backends give the same pairs: `torch` (everywhere, and the quickest: `cell_list.py`), `vesin` (on the host, one
+library call per structure) and `torch-cluster` (where it is installed). The number of periodic images follows from
+the spacing of the lattice planes (docs/theory.md, "Neighbours"), so skewed and tiny cells are right.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.structures.batch import Structures, complete_cell
+from pyfit_gpu.structures.bins import make_grid, make_lists
+from pyfit_gpu.structures.cell_list import Pairs, find_pairs
+
+BACKENDS = ("auto", "vesin", "torch-cluster", "torch")
+
+# Closer than this are two atoms at one place: no electronic structure calculation gives such a structure.
+MINIMUM_DISTANCE = 1e-3  # Å
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """Pairs sorted by their central atom. Atoms are numbered over the whole batch, without padding.
+
+    Pairs lie one after the other and not padded per atom: the descriptor pads chunks of atoms with
+    similar counts, which wastes a sixtieth of what one padded table does.
+    """
+
+    counts: Tensor  # (n_atoms,) int64, neighbours of each atom
+    index: Tensor  # (n_pairs,) int64, the neighbour's number in the batch
+    vectors: Tensor  # (n_pairs, 3) Å, from the central atom to the neighbour's image
+
+    @property
+    def centers(self) -> Tensor:
+        """(n_pairs,) int64, the central atom of each pair."""
+        return torch.repeat_interleave(self.counts)
+
+    def to(self, dtype: torch.dtype) -> Neighbors:
+        """The same with vectors in another precision: they lose fewer digits than positions would."""
+        return replace(self, vectors=self.vectors.to(dtype))
+
+    @property
+    def distances(self) -> Tensor:
+        """(n_pairs,) Å."""
+        return torch.linalg.vector_norm(self.vectors, dim=1)
+
+
+def find_neighbors(structures: Structures, cutoff: float, *, backend: str = "auto") -> Neighbors:
+    """Every atom and periodic image within the cutoff of every atom (images of the atom itself too).
+
+    Args:
+        structures: a batch on any device; the result is on the same device.
+        cutoff: Å.
+        backend: one of `BACKENDS`; "auto" is "torch".
+
+    Raises:
+        InputError: a position that is not finite, two atoms at one place.
+        ValueError: an unknown backend, or one that is not installed.
+    """
+    finders = {"torch": find_pairs, "vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs}
+    find = finders[_choose_backend(backend)]
+    _check_positions(structures)
+    neighbors = Neighbors(*find(structures, cutoff))
+    check_distances(structures, neighbors)
+    return neighbors
+
+
+def _choose_backend(backend: str) -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "torch-cluster" and importlib.util.find_spec("torch_cluster") is None:
+        raise ValueError("backend: torch-cluster is not installed (see docs/install.md)")
+    return "torch" if backend == "auto" else backend
+
+
+def _check_positions(structures: Structures) -> None:
+    """Files cannot give such numbers, but structures can be changed."""
+    wrong = ~structures.positions.isfinite().all(dim=2) & structures.atom_mask
+    if bool(wrong.any()):
+        atom = int(structures.flatten(wrong).nonzero()[0])
+        raise InputError(
+            f"{structures.describe_atom(atom)}: positions: expected finite numbers, "
+            f"found {structures.flatten(structures.positions)[atom].tolist()}"
+        )
+
+
+def check_distances(structures: Structures, neighbors: Neighbors) -> None:
+    if len(neighbors.index) == 0:
+        return
+    distances = neighbors.distances
+    if bool(distances.min() >= MINIMUM_DISTANCE):
+        return
+    pair = int(distances.argmin())
+    first, second = int(neighbors.centers[pair]), int(neighbors.index[pair])
+    raise InputError(
+        f"{structures.describe_atom(first)} and {structures.describe_atom(second)} (or images) are at one place: "
+        f"expected a distance of at least {MINIMUM_DISTANCE} Å, found {float(distances[pair]):.3g} Å"
+    )
+
+
+def _vesin_pairs(structures: Structures, cutoff: float) -> Pairs:
+    from vesin import NeighborList
+
+    # One thread: the pairs of an atom then come in one order, and sums over them keep their bits.
+    calculator = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    positions = structures.positions.detach().to("cpu", torch.float64).numpy()
+    pbc = structures.pbc.cpu().numpy()
+    cells = complete_cell(structures.cell.detach().to("cpu", torch.float64).numpy(), pbc)
+    pairs, vectors = [], []
+    offset = 0
+    for row, size in enumerate(structures.sizes):
+        # Without a copy these are views of memory that the next call reuses.
+        found, separations = calculator.compute(positions[row, :size], cells[row], pbc[row], "PD", copy=False)
+        pairs.append(found.astype(np.int64) + offset)
+        vectors.append(separations.copy())
+        offset += size
+    device, dtype = structures.positions.device, structures.positions.dtype
+    index = torch.from_numpy(np.concatenate(pairs)).to(device)
+    counts = torch.bincount(index[:, 0], minlength=offset)
+    return counts, index[:, 1].contiguous(), torch.from_numpy(np.concatenate(vectors)).to(device, dtype)
+
+
+def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
+    from torch_cluster import radius
+
+    # In one box, a structure has one list: all atoms and images that can be within the cutoff of any.
+    lists = make_lists(make_grid(structures, cutoff, width=math.inf))
+    rows = torch.arange(len(structures), device=lists.atom.device)
+    points = torch.stack(lists.points, dim=1)
+    atoms = points.index_select(0, lists.homes)
+    of_points, of_atoms = (torch.repeat_interleave(rows, n) for n in (lists.n_points, lists.n_homes))
+    limit = _most_neighbors(structures, cutoff)
+    while True:
+        # The search radius is a hair larger: the exact comparison is ours, the same for all backends.
+        found = radius(points, atoms, cutoff * (1 + 1e-6), of_points, of_atoms, max_num_neighbors=limit)
+        centers, place = found
+        if len(centers) == 0 or int(torch.bincount(centers).max()) < limit:
+            break
+        limit *= 2  # torch-cluster silently drops neighbours beyond its limit
+    vectors = points.index_select(0, place) - atoms.index_select(0, centers)
+    keep = (vectors.square().sum(dim=1) < cutoff**2) & (place != lists.homes.index_select(0, centers))
+    centers, place, vectors = centers[keep], place[keep], vectors[keep]
+    order = torch.argsort(centers, stable=True)
+    counts = torch.bincount(centers, minlength=structures.n_atoms)
+    return counts, lists.atom.index_select(0, place[order]), vectors[order]
+
+
+def _most_neighbors(structures: Structures, cutoff: float) -> int:
+    """A first guess of the largest neighbour count: the densest cell, twice over.
+
+    torch-cluster takes memory for so many of every atom; a structure without a cell has no density to go by.
+    """
+    volume = structures.volume
+    sizes = torch.tensor(structures.sizes, device=volume.device)
+    periodic = structures.pbc.all(dim=1)
+    density = torch.where(periodic, sizes / torch.where(periodic, volume, 1.0), 0.0)
+    return int(2 * float(density.max()) * 4.19 * cutoff**3) + 64

@@ -1,0 +1,1 @@
+"""Fitting potentials to training sets: objective, loop, history, memory plan, several processes."""

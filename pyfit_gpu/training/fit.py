@@ -1,0 +1,113 @@
+"""Training: full-batch LBFGS on the loss of one set, of several networks at once, with observers that write logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.run_file import FitState
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.history import History, Observers
+from pyfit_gpu.training.loop import FitRun, TrainingFailure
+from pyfit_gpu.training.memory_plan import MemoryPlan
+from pyfit_gpu.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from pyfit_gpu.training.distributed import Team
+
+__all__ = ["FitState", "TrainingFailure", "fit"]
+
+
+def fit(
+    potential: Potential,
+    train: TrainingSet,
+    validation: TrainingSet | None = None,
+    *,
+    test: TrainingSet | None = None,
+    members: int | None = None,
+    first_member: int = 0,
+    random_starts: bool = False,
+    steps: int | None = None,
+    settings: FitSettings | None = None,
+    observers: Observers = (),
+    should_stop: Callable[[], bool] = lambda: False,
+    checkpoint: Callable[[Callable[[], FitState], bool], None] | None = None,
+    resume: FitState | None = None,
+    plan: MemoryPlan | None = None,
+    team: Team | None = None,
+) -> History:
+    """Train the networks' weights in place, in the dtype and on the device of the training set.
+
+    The potential takes over the set's energy shift (unknown, if the set does not know it). Each member has its own
+    optimiser, line search, end and restarts, and costs nothing once it has ended; its numbers do not depend on which
+    others are trained beside it.
+
+    Args:
+        potential: its weights are the start and receive the result: those of the best validation, if there is one.
+        train: structures that all have an energy; forces and stress count, where known, with the settings' weights.
+        validation: structures that all have an energy; None or empty: no validation.
+        test: structures that take no part; the final weights are scored on them.
+        members: so many random starts, drawn by the settings' seed; the potential receives the best of them, and all
+            are in the history's. None: the potential's own members.
+        first_member: number of the first one, which together with the seed decides what is drawn.
+        random_starts: the weights were drawn: a member whose loss is lost may draw others. `members` says so too.
+        steps: overrides `settings.steps`; 0 evaluates and leaves the weights as they are.
+        observers: are told about every row as soon as it is known; a function gives those of each member.
+        should_stop: asked after every step.
+        checkpoint: called at the start and after every step with a function that gives the state, and whether it was
+            the last step.
+        resume: the state from which to go on.
+        plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
+        team: processes that share the work; this one is the first of them.
+
+    Raises:
+        InputError: a set made with other descriptor settings (named), a physically informed potential, or a weight
+            for a label that no structure has; nothing has been changed then.
+        TrainingFailure: the loss of every member is no longer a number.
+    """
+    settings = settings or FitSettings()
+    if steps is not None:
+        settings = replace(settings, steps=steps)
+    potential.require_straight("train")
+    sets = {"training": train, "validation": validation, "test": test}
+    for name, part in sets.items():
+        if part is not None and len(part):
+            require_same_inputs(potential.descriptor, part.descriptor, f"the {name} set is not this potential's")
+    _require_labels(train, settings)
+    if test is not None and not (len(test) and bool(test.weight.sum() > 0)):
+        test = None
+    if test is not None and not bool(test.has_energy.all()):
+        raise InputError("test: expected structures that all have an energy (split() leaves out those without)")
+    trained = potential
+    if members is not None:
+        if members < 1:
+            raise InputError(f"members: expected a whole number above 0, got {members}")
+        trained = potential.random_members(range(first_member, first_member + members), settings.seed)
+    random_starts = random_starts or members is not None or trained.networks.n_members > 1
+    run = FitRun(trained, train, validation, settings, observers, first_member, random_starts, plan, team)
+    shift = torch.tensor(train.energy_shift or (math.nan,) * potential.descriptor.n_elements, dtype=torch.float64)
+    for changed in (potential, trained):
+        changed.energy_shift.copy_(shift)
+    if resume is not None:
+        run.restore(resume)
+    history = run.until_done(should_stop, checkpoint)
+    if test is not None:
+        run.score(test)
+    if trained is not potential:
+        potential.networks.copy_member(0, trained.networks, history.ranking[0])
+    return history
+
+
+def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
+    for name, known in (("force", train.has_forces), ("stress", train.has_stress)):
+        weight = getattr(settings, f"{name}_weight")
+        if weight > 0 and not bool((known & (train.weight > 0)).any()):
+            label = {"force": "forces", "stress": "a stress and a full cell"}[name]
+            text = " (a text set holds energies alone)" if bool(torch.isnan(train.positions).all()) else ""
+            raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}{text}")

@@ -1,0 +1,165 @@
+"""Forces and virials of a training set as a linear map of the networks' gradients, and its transpose.
+
+The features of a training set never change, so neither do their derivatives by the pair vectors: forces are a fixed
+linear map of dE/d(features). Where the memory allows its blocks are kept, and a step of the optimiser reads them once
+each way; the others are computed anew each time, in chunks, which gives the same sums to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.descriptors.expansion import Chunk
+from pyfit_gpu.descriptors.pair_sums import PairSums
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.structures.batch import size_batches
+from pyfit_gpu.structures.neighbors import find_neighbors
+
+_BLOCK_BYTES = 2**29  # of one kept block, at most: a few times as much is needed for a moment to make it
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A chunk of atoms with what turns dE/d(features) into dE/d(pair vectors)."""
+
+    chunk: Chunk
+    slope: Tensor  # (n, n_features), features by G
+    jacobian: Tensor | None  # (n, n_features, 3 K), features by pair vectors; None: not kept
+
+    def of_vectors(self, of_features: Tensor) -> Tensor:
+        """(n, M, n_features) to (n, M, 3, K)."""
+        if self.jacobian is not None:
+            return torch.bmm(of_features, self.jacobian).unflatten(-1, (3, -1))
+        chunk = self.chunk.fresh()
+        members = (of_features * self.slope[:, None]).unbind(1)
+        return torch.stack([chunk.pull_back(member) for member in members], dim=1)
+
+    def transposed(self, tangent: Tensor) -> Tensor:
+        """(n, M, 3, K) to (n, M, n_features)."""
+        if self.jacobian is not None:
+            return torch.bmm(tangent.flatten(2), self.jacobian.transpose(1, 2))
+        chunk = self.chunk.fresh()
+        return torch.stack([chunk.push_forward(member) for member in tangent.unbind(1)], dim=1) * self.slope[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Structures of similar size."""
+
+    sums: PairSums
+    blocks: tuple[_Block, ...]
+    n_structures: int
+    n_atoms: int
+
+
+def require_positions(training_set: TrainingSet) -> None:
+    """
+    Raises:
+        InputError: the set does not hold them.
+    """
+    if bool(torch.isnan(training_set.positions).any()):
+        raise InputError(
+            "training on forces or stress needs positions, which this training set does not hold: a text set "
+            "cannot, an HDF5 set made by `prepare` does"
+        )
+
+
+class ForceMap:
+    """For some structures of a set. Their atoms stand in the map's own order."""
+
+    def __init__(self, training_set: TrainingSet, rows: Sequence[int], *, virials: bool, memory: float) -> None:
+        """
+        Args:
+            rows: the structures; at least one.
+            virials: whether they are wanted, or forces alone.
+            memory: bytes, at most, of derivatives that are kept.
+
+        Raises:
+            InputError: a structure whose positions the set does not hold.
+        """
+        self.virials = virials
+        self.kept_bytes = 0
+        self._memory = memory
+        first = (torch.cumsum(training_set.sizes, 0) - training_set.sizes).tolist()
+        sizes = training_set.sizes.tolist()
+        order: list[int] = []
+        parts = []
+        for batch in size_batches([sizes[row] for row in rows]):
+            chosen = [rows[place] for place in batch]
+            parts.append(self._part(training_set.select(chosen)))
+            order += chosen
+        self._parts = tuple(parts)
+        device = training_set.sizes.device
+        self.rows = torch.tensor(order, device=device)  # (B',) int64, structures of the set in the map's order
+        atoms = [torch.arange(first[row], first[row] + sizes[row], device=device) for row in order]
+        self.atoms = torch.cat(atoms)  # (n',) int64, atoms of the set in the map's order
+
+    def _part(self, chosen: TrainingSet) -> _Part:
+        require_positions(chosen)
+        descriptor, dtype = chosen.descriptor, chosen.features.dtype
+        neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
+        blocks = []
+        bytes_per_pair = 3 * descriptor.n_features * dtype.itemsize
+        for chunk in descriptor.chunks(neighbors, chosen.species, max_pairs=max(1, _BLOCK_BYTES // bytes_per_pair)):
+            slope = descriptor.transform_slope(chunk.raw())
+            kept = None
+            n_bytes = chunk.pairs.numel() * bytes_per_pair
+            if self.kept_bytes + n_bytes <= self._memory:
+                kept = chunk.jacobian().flatten(2).mul_(slope[..., None])
+                self.kept_bytes += n_bytes
+            blocks.append(_Block(chunk.fresh(), slope, kept))
+        return _Part(PairSums(neighbors, chosen.sizes), tuple(blocks), len(chosen), chosen.n_atoms)
+
+    def __call__(self, of_features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Forces (n', M, 3) eV/Å and virials (B', M, 6) eV; differentiable.
+
+        Args:
+            of_features: (n', M, n_features), dE/d(features) of the map's atoms, for M members.
+        """
+        forces, virials = _Apply.apply(of_features, self)
+        return forces, virials
+
+    def apply(self, of_features: Tensor) -> tuple[Tensor, Tensor | None]:
+        forces, virials = [], []
+        for part, own in zip(self._parts, of_features.split([part.n_atoms for part in self._parts]), strict=True):
+            pairs = ((block.chunk, block.of_vectors(own[block.chunk.atoms])) for block in part.blocks)
+            part_forces, part_virials = part.sums(pairs, virials=self.virials)
+            forces.append(part_forces)
+            if part_virials is not None:
+                virials.append(part_virials)
+        return torch.cat(forces), torch.cat(virials) if self.virials else None
+
+    def transpose(self, of_forces: Tensor, of_virials: Tensor | None) -> Tensor:
+        """(n', M, n_features): what reaches the networks' gradients of derivatives by forces and virials."""
+        result = []
+        by_atoms = [part.n_atoms for part in self._parts]
+        by_structures = [part.n_structures for part in self._parts]
+        own_virials = [None] * len(self._parts) if of_virials is None else of_virials.split(by_structures)
+        for part, own_forces, own in zip(self._parts, of_forces.split(by_atoms), own_virials, strict=True):
+            n_features = part.blocks[0].slope.shape[1]
+            collected = own_forces.new_empty(part.n_atoms, own_forces.shape[1], n_features)
+            for block in part.blocks:
+                tangent = part.sums.pull_back(block.chunk, own_forces, own)
+                collected[block.chunk.atoms] = block.transposed(tangent)
+            result.append(collected)
+        return torch.cat(result)
+
+
+class _Apply(torch.autograd.Function):
+    """The map for autograd. It is linear: nothing is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, of_features: Tensor, force_map: ForceMap) -> tuple[Tensor, Tensor | None]:
+        ctx.force_map = force_map
+        return force_map.apply(of_features)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_forces: Tensor, of_virials: Tensor | None) -> tuple[Tensor, None]:
+        return ctx.force_map.transpose(of_forces.contiguous(), of_virials), None

@@ -1,0 +1,180 @@
+"""What a fit tells: rows for observers as they come, and the history of every member."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.objective import Errors
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """Root-mean-square errors of the labels that take part in the loss."""
+
+    energy: float  # eV/atom
+    forces: float | None = None  # eV/Å, per component
+    stress: float | None = None  # eV/Å^3, per component
+
+    @classmethod
+    def of(cls, errors: Errors, member: int = 0) -> LabelErrors:
+        named = {"energy": errors.energy, "forces": errors.forces, "stress": errors.stress}
+        return cls(**{name: float(value[member]) for name, value in named.items() if value is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """The state of one member after `step` steps."""
+
+    step: int
+    loss: float  # eV/atom, on the training structures, without the L2 term
+    validation: float | None  # eV/atom, the same on the validation structures, where this step computes it
+    potential: Potential
+    energies_per_atom: Callable[[], Tensor]  # (B,) eV/atom of the training structures, computed when called
+    errors: LabelErrors | None = None  # of the training structures
+    validation_errors: LabelErrors | None = None  # of the validation structures, where this step computes them
+    group_errors: Mapping[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of the training structures
+    validation_group_errors: Mapping[str, float] = field(default_factory=dict)  # where this step computes them
+    member: int = 0  # which of the potential's members
+
+
+class Observer(Protocol):
+    """Sees every row of one member as soon as it is known."""
+
+    def begin(self) -> None:
+        """Row 0 comes next: at the start, and again when training restarts with new weights."""
+
+    def see(self, row: Row) -> None: ...
+
+
+Status = Literal["running", "steps", "patience", "target", "gave up", "failed"]
+
+
+@dataclass
+class MemberHistory:
+    """What one member did: one entry per step, and row 0 before the first."""
+
+    loss: list[float] = field(default_factory=list)  # eV/atom
+    validation: dict[int, float] = field(default_factory=dict)  # step: eV/atom
+    errors: list[LabelErrors] = field(default_factory=list)
+    validation_errors: dict[int, LabelErrors] = field(default_factory=dict)
+    n_restarts: int = 0
+    n_evaluations: int = 0  # of loss and gradient
+    status: Status = "running"  # why it stopped; running: it would have gone on
+    kept_step: int = 0  # whose weights the potential has at the end
+    kept_validation: float | None = None  # eV/atom, validation loss of the kept weights, if anything validates
+    kept_validation_errors: LabelErrors | None = None
+    test: LabelErrors | None = None  # of the kept weights, on structures that took no part
+    test_group_errors: dict[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of each of their groups
+
+    @property
+    def step(self) -> int:
+        return len(self.loss) - 1
+
+    @property
+    def gave_up(self) -> bool:
+        """The loss was above error_restart_level, or not a number, after every restart."""
+        return self.status == "gave up"
+
+    @property
+    def score(self) -> float:
+        """By which members are ranked: validation loss of the kept weights, or else the training loss, eV/atom."""
+        if self.status in ("gave up", "failed"):
+            return math.inf
+        score = self.loss[-1] if self.kept_validation is None else self.kept_validation
+        return score if math.isfinite(score) else math.inf
+
+    def begin(self) -> None:
+        """Forget an attempt."""
+        for record in (self.loss, self.validation, self.errors, self.validation_errors):
+            record.clear()
+        self.kept_step = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for the run file."""
+        return {
+            "loss": list(self.loss),  # which grows while someone keeps the state
+            "validation": [[step, value] for step, value in self.validation.items()],
+            "errors": [_numbers(errors) for errors in self.errors],
+            "validation_errors": [[step, _numbers(errors)] for step, errors in self.validation_errors.items()],
+            "n_restarts": self.n_restarts,
+            "n_evaluations": self.n_evaluations,
+            "status": self.status,
+            "kept_step": self.kept_step,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> MemberHistory:
+        return cls(
+            loss=list(content["loss"]),
+            validation={int(step): value for step, value in content["validation"]},
+            errors=[LabelErrors(*values) for values in content["errors"]],
+            validation_errors={int(step): LabelErrors(*values) for step, values in content["validation_errors"]},
+            n_restarts=content["n_restarts"],
+            n_evaluations=content["n_evaluations"],
+            status=content["status"],
+            kept_step=content["kept_step"],
+        )
+
+
+def _numbers(errors: LabelErrors) -> list[float | None]:
+    return [errors.energy, errors.forces, errors.stress]
+
+
+@dataclass
+class History:
+    """What a fit did. Of several members, the names of `MemberHistory` are those of the best."""
+
+    members: list[MemberHistory]
+    potential: Potential  # all members, with the weights that are kept
+    end: Literal["done", "interrupted", "time"] = "done"
+
+    @property
+    def ranking(self) -> list[int]:
+        """Members from the best score to the worst."""
+        return sorted(range(len(self.members)), key=lambda k: (self.members[k].score, k))
+
+    @property
+    def best(self) -> MemberHistory:
+        return self.members[self.ranking[0]]
+
+    @property
+    def interrupted(self) -> bool:
+        return self.end == "interrupted"
+
+    @property
+    def loss(self) -> list[float]:
+        return self.best.loss
+
+    @property
+    def validation(self) -> dict[int, float]:
+        return self.best.validation
+
+    @property
+    def errors(self) -> list[LabelErrors]:
+        return self.best.errors
+
+    @property
+    def validation_errors(self) -> dict[int, LabelErrors]:
+        return self.best.validation_errors
+
+    @property
+    def n_restarts(self) -> int:
+        return self.best.n_restarts
+
+    @property
+    def gave_up(self) -> bool:
+        return self.best.gave_up
+
+    @property
+    def n_evaluations(self) -> int:
+        """Of all members."""
+        return sum(member.n_evaluations for member in self.members)
+
+
+Observers = Sequence[Observer] | Callable[[int], Sequence[Observer]]

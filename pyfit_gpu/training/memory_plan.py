@@ -1,0 +1,357 @@
+"""How much memory a training takes, known before it begins, and what to do where that is too much.
+
+Every number is a formula over the sizes of set, network and settings, written beside what it counts. What is kept for
+the whole of a training is counted to a few per cent; what is taken for a moment is an upper bound, fitted to what was
+measured (tests/test_memory_plan.py holds both against the tensors themselves).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.descriptors.harmonics import n_rows
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
+from pyfit_gpu.devices import total_memory
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.objective import BLOCK_ATOMS, RECORDED_ATOMS
+from pyfit_gpu.training.set_sizes import SetSizes
+from pyfit_gpu.training.settings import FitSettings
+
+MEMORY_SHARE = 0.8  # of a device's memory, where no limit is given
+_LEAST_BLOCK_ATOMS = 512
+_LEAST_GPU_BLOCK = 4096  # atoms; with less to do at once a GPU is no faster than reading the file
+_PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
+_PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
+_PIECE = 2**22  # of feature_rows.py, beside the rows that lie between, up to four times as many
+_KEPT_CHUNK = 2**29  # of force_map.py
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_memory(text: str) -> int:
+    """Bytes from `4G`, `512M`, `1.5GiB` or a number of bytes; units are powers of 1024.
+
+    Raises:
+        InputError: anything else, or nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    found = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if found <= 0:
+        raise InputError(f"memory: expected a size above 0 such as 4G, 512M or 1.5GiB, got {text!r}")
+    return found
+
+
+def format_bytes(count: float) -> str:
+    """`1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+@dataclass(frozen=True)
+class MemoryItem:
+    """Bytes for one purpose."""
+
+    name: str
+    host: int
+    device: int = 0  # of a GPU
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a training takes, and how it keeps within its limit."""
+
+    items: tuple[MemoryItem, ...]
+    limit: int  # bytes, of the device
+    on_gpu: bool
+    stream: bool  # features are read from the file at every evaluation
+    block_atoms: int | None  # None: as ever
+    jacobian_bytes: int  # all derivatives for forces and stress, if they were kept
+    kept_bytes: int  # how much of them is kept, at most; the rest is computed at every evaluation
+    exact_pairs: bool  # neighbours were counted in the whole set, not in a sample
+
+    @property
+    def host(self) -> int:
+        return sum(item.host for item in self.items)
+
+    @property
+    def device(self) -> int:
+        return sum(item.device for item in self.items)
+
+    @property
+    def limited(self) -> int:
+        """Bytes that the limit is for."""
+        return self.device if self.on_gpu else self.host
+
+
+def objective_options(plan: MemoryPlan) -> dict[str, Any]:
+    """Keywords of `Objective` that carry the plan out."""
+    return {"stream": plan.stream, "block_atoms": plan.block_atoms, "memory": plan.kept_bytes}
+
+
+def plan_memory(
+    training_set: TrainingSet | SetSizes,
+    potential: Potential,
+    settings: FitSettings,
+    *,
+    members: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    memory: int | None = None,
+    n_threads: int | None = None,
+) -> MemoryPlan:
+    """The fastest way to train that keeps within the memory.
+
+    In order: everything resident; fewer derivatives kept; on a GPU smaller blocks; features streamed from the file;
+    smaller blocks again.
+
+    Args:
+        training_set: all structures, those that validate too; loaded lazily, its features are not read.
+        members: trained at once; None: the potential's own.
+        dtype: of features and networks.
+        memory: bytes of the device, or on a CPU of the whole process; None: `MEMORY_SHARE` of what there is.
+        n_threads: that compute side by side on a CPU; None: torch's.
+
+    Raises:
+        InputError: even the smallest plan does not fit; with what it would take.
+    """
+    device = torch.device(device)
+    sizes, on_gpu = training_set, device.type == "cuda"
+    if isinstance(sizes, TrainingSet):
+        force, stress = settings.force_weight > 0, settings.stress_weight > 0
+        sizes = SetSizes.of(sizes, force=force, stress=stress, on_gpu=on_gpu)
+    limit = int(MEMORY_SHARE * total_memory(device)) if memory is None else memory
+    need = _Need(
+        sizes,
+        potential.descriptor,
+        potential.networks.layer_sizes,
+        settings,
+        members or potential.networks.n_members,
+        on_gpu=on_gpu,
+        itemsize=dtype.itemsize,
+        n_threads=n_threads or torch.get_num_threads(),
+    )
+    plan = need.plan(limit, stream=False, block_atoms=None)
+    for stream, block_atoms in need.choices():
+        plan = need.plan(limit, stream=stream, block_atoms=block_atoms)
+        if plan.limited <= limit:
+            break
+    _require(plan, limit, sizes)
+    return plan
+
+
+def _limited(items: list[MemoryItem], on_gpu: bool) -> int:
+    return sum(item.device if on_gpu else item.host for item in items)
+
+
+def _require(plan: MemoryPlan, limit: int, sizes: SetSizes) -> None:
+    if plan.limited > limit:
+        text = (
+            "" if sizes.in_files else " (a text set is held in memory; `convert` makes an HDF5 set, which need not be)"
+        )
+        raise InputError(
+            f"memory: expected at least {format_bytes(plan.limited)} for this set and network, "
+            f"got {format_bytes(limit)}{text}"
+        )
+    host = total_memory(torch.device("cpu"))
+    if plan.on_gpu and plan.host > host:
+        raise InputError(f"memory of the host: expected at least {format_bytes(plan.host)}, found {format_bytes(host)}")
+
+
+@dataclass(frozen=True)
+class _Need:
+    sizes: SetSizes
+    descriptor: LocalStructureParameters
+    layers: tuple[int, ...]
+    settings: FitSettings
+    members: int
+    on_gpu: bool
+    itemsize: int  # bytes of a number in features and networks
+    n_threads: int
+
+    def choices(self) -> Iterator[tuple[bool, int | None]]:
+        """Stream, and atoms of a block: the fastest first."""
+        whole = self.sizes.n_atoms if self.on_gpu else BLOCK_ATOMS
+        smaller = []
+        atoms = whole // 2
+        while atoms >= _LEAST_BLOCK_ATOMS:
+            smaller.append(atoms)
+            atoms //= 2
+        yield False, None
+        if self.on_gpu:
+            yield from ((False, atoms) for atoms in smaller if atoms >= _LEAST_GPU_BLOCK)
+        else:
+            yield True, None
+        yield from ((True, atoms) for atoms in smaller)
+
+    def plan(self, limit: int, *, stream: bool, block_atoms: int | None) -> MemoryPlan:
+        all_of_them = self._jacobians()
+        kept = 0 if stream else all_of_them
+        items = self._items(stream, block_atoms, kept)
+        if kept and _limited(items, self.on_gpu) > limit:
+            # As many as there is room for beside what the others take to be computed.
+            least = self._items(stream, block_atoms, 0)
+            room = limit - _limited(least, self.on_gpu) - self._making_jacobians()
+            kept = max(0, min(kept - 1, int(room / self._swap)))
+            items = self._items(stream, block_atoms, kept) if kept else least
+        return MemoryPlan(
+            items=tuple(item for item in items if item.host or item.device),
+            limit=limit,
+            on_gpu=self.on_gpu,
+            stream=stream,
+            block_atoms=block_atoms,
+            jacobian_bytes=all_of_them,
+            kept_bytes=kept,
+            exact_pairs=self.sizes.exact_pairs,
+        )
+
+    def _items(self, stream: bool, block_atoms: int | None, kept: int) -> list[MemoryItem]:
+        host, device = _PROGRAM_CUDA if self.on_gpu else (_PROGRAM, 0)
+        open_blocks = self._workers if stream else 0
+        # The C library holds on to up to twice what was given back last; this was seen in some processes, not in all.
+        held_blocks = open_blocks + 2 * stream
+        in_block = self._block(block_atoms)
+        activations = self._activations(in_block, computes_anew=kept < self._jacobians())
+        making = self._making_jacobians() if kept else 0
+        features = (self.sizes.places * self.descriptor.n_features + self.sizes.ones) * self.itemsize
+        return [
+            MemoryItem("the program", host, device),
+            self._labels(stream),
+            MemoryItem("features of a text set", 0 if self.sizes.in_files else 2 * self._file_features),
+            self._item("features", 0 if stream else int(features * self._swap)),
+            self._item("neighbours", 0 if stream else self._pairs(1.0)),
+            self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
+            MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
+            self._item("derivatives kept for forces", int(kept * self._swap) + making),
+            self._item("values and derivatives of blocks", self._workers * activations),
+            self._item("recorded operations", self._recorded(in_block, stream)),
+            self._item("sums", self._sums()),
+            self._item("LBFGS history and vectors", self.optimizer_bytes),
+            MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
+        ]
+
+    def _item(self, name: str, count: int) -> MemoryItem:
+        return MemoryItem(name, 0, count) if self.on_gpu else MemoryItem(name, count)
+
+    @property
+    def _workers(self) -> int:
+        return 1 if self.on_gpu else min(self.n_threads, self.sizes.n_lanes)
+
+    @property
+    def _swap(self) -> float:
+        """Two precisions are there for a moment when float32 gives way to float64."""
+        return 1.5 if self.settings.float32_steps and self.itemsize == 8 else 1.0
+
+    @property
+    def _at_once(self) -> int:
+        """Members that are computed together."""
+        return self.members if self.on_gpu else 1
+
+    @property
+    def n_parameters(self) -> int:
+        per_network = sum((a + 1) * b for a, b in zip(self.layers[:-1], self.layers[1:], strict=True))
+        return self.descriptor.n_elements * per_network
+
+    @property
+    def _file_features(self) -> int:
+        return self.sizes.n_atoms * self.descriptor.n_features * 8
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Steps and changes of the gradient (H + 1 each), 6 vectors more, on a GPU their products; 6 in `fit`."""
+        history, width = self.settings.history_size + 1, -(-self.n_parameters // 16) * 16
+        products = history**2 if self.on_gpu else 0
+        return 8 * self.members * (width * (2 * history + 6) + products + 6 * self.n_parameters)
+
+    def _labels(self, stream: bool) -> MemoryItem:
+        """Everything of the set but features, whole and by parts; shares and targets; the places of atoms in blocks."""
+        # species, positions, forces, row of the file; sizes, energy, volume, weight, group, cell, pbc, stress
+        own = 64 * self.sizes.n_atoms + 163 * self.sizes.n_structures
+        copies = 3 if stream and self.sizes.label_atoms else 2
+        dividing = 24 * self.sizes.n_atoms  # numbers of atoms, for a moment, when parts and blocks are taken out
+        layout = 8 * (self.sizes.n_atoms + self.sizes.places - self.sizes.ones)
+        if self.descriptor.n_elements == 1:
+            layout = 0
+        objective = 8 * self.sizes.n_atoms + layout + (56 + 3 * self.itemsize) * self.sizes.n_structures
+        if self.on_gpu:
+            return MemoryItem("labels", 2 * own + dividing, (copies - 1) * own + dividing + objective)
+        return MemoryItem("labels", copies * own + dividing + objective)
+
+    def _pairs(self, share: float) -> int:
+        """Neighbours, slopes of the features and what sums pairs to forces, of this share of the atoms with labels."""
+        sizes, e = self.sizes, self.itemsize
+        several = self.descriptor.n_elements > 1
+        by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + several) * sizes.pairs
+        by_atom = self.descriptor.n_features * e + 40 + 4 * e
+        return int(share * (by_pair + by_atom * sizes.label_atoms))
+
+    def _jacobians(self) -> int:
+        return int(3 * self.descriptor.n_features * self.itemsize * self.sizes.places_for_pairs)
+
+    def _making_jacobians(self) -> int:
+        """Of one chunk, beside those that are kept."""
+        chunk = self._chunk_pairs() * 3 * self.descriptor.n_features * self.itemsize
+        return int(1.5 * min(chunk, _KEPT_CHUNK, self._jacobians()))
+
+    def _block(self, block_atoms: int | None) -> int:
+        """Atoms of one block, at most."""
+        atoms = block_atoms or (self.sizes.n_atoms if self.on_gpu else BLOCK_ATOMS)
+        n_blocks = -(-self.sizes.lane_atoms // atoms)
+        return min(self.sizes.lane_atoms, -(-self.sizes.lane_atoms // n_blocks) + self.sizes.largest)
+
+    def _share(self, atoms: int) -> float:
+        return min(1.0, atoms / max(1, self.sizes.label_atoms))
+
+    def _reading(self, atoms: int) -> int:
+        return 5 * min(_PIECE, 8 * self.descriptor.n_features * atoms)
+
+    def _open_block(self, atoms: int) -> int:
+        places = int(atoms * self.sizes.worst_padding)
+        features = (
+            (atoms * (self.descriptor.n_elements > 1) + places) * (self.descriptor.n_features + 1) * self.itemsize
+        )
+        return features + self._pairs(self._share(atoms))
+
+    def _activations(self, atoms: int, *, computes_anew: bool) -> int:
+        """Of one block: outputs of the layers, their derivatives; with labels what autograd keeps, and pairs."""
+        members, n_features = self._at_once, self.descriptor.n_features
+        places = int(atoms * self.sizes.worst_padding)
+        hidden = self.layers[1:-1] or (0,)
+        if not self.sizes.label_atoms:
+            rows = [n + 1 for n in hidden]
+            return self.itemsize * members * places * (sum(rows) + 2 * max(rows) + 6)
+        repeated = n_features if members > 1 and self.descriptor.n_elements > 1 else 0
+        numbers = members * places * (6.5 * sum(hidden) + 3 * n_features + 20 + repeated)
+        pairs = self._share(atoms) * self.sizes.places_for_pairs
+        numbers += members * 6 * pairs
+        if computes_anew:
+            functions = n_rows(self.descriptor.legendre_orders)
+            radial = len(self.descriptor.gaussian_centers) * self.descriptor.n_elements
+            numbers += (4 * functions + 5 * radial + 20 + 6 * members) * min(pairs, self._chunk_pairs())
+        return int(self.itemsize * numbers)
+
+    def _recorded(self, atoms: int, stream: bool) -> int:
+        """What recordings (`graphs`) hold, of as many members as are recorded."""
+        n_points = min(self.members, RECORDED_ATOMS // max(1, self.sizes.n_atoms))
+        if not self.on_gpu or stream or self.sizes.label_atoms or not n_points:
+            return 0
+        return self._activations(atoms, computes_anew=False) * n_points // self.members
+
+    def _chunk_pairs(self) -> float:
+        """Places for pairs that are computed together."""
+        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
+        return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
+
+    def _sums(self) -> int:
+        """What lanes add up to: gradients, and energies a few times over."""
+        gradients = (self.sizes.n_lanes + 3 * self._workers) * self.members * self.n_parameters
+        return self.itemsize * gradients + (3 * self.itemsize + 32) * self.members * self.sizes.n_structures

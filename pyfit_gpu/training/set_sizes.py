@@ -1,0 +1,112 @@
+"""The sizes of a training set that decide how much memory it takes; its features are not read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.datasets.feature_rows import FeatureRows
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.descriptors.lsp import padded_widths
+from pyfit_gpu.structures.batch import size_batches
+from pyfit_gpu.structures.neighbors import find_neighbors
+from pyfit_gpu.training.energy_runs import Runs
+from pyfit_gpu.training.objective import BLOCK_ATOMS, LANE_ATOMS, N_LANES, cut_blocks, lane_bounds
+
+SAMPLE_ATOMS = 20_000  # whose neighbours are counted, at least, of a larger set
+
+
+@dataclass(frozen=True)
+class SetSizes:
+    n_atoms: int
+    n_structures: int
+    largest: int  # atoms of the largest structure
+    n_lanes: int
+    lane_atoms: int  # atoms of the largest lane; no block has more
+    places: int  # for atoms, arranged by element in blocks
+    ones: int  # of these the ones in blocks of energies alone, where features end with a 1
+    worst_padding: float  # places per atom, of the block with the most
+    in_files: bool  # the features stay in files until they are needed
+    label_atoms: int = 0  # in structures with forces or stress that count
+    pairs: int = 0  # neighbours of these
+    places_for_pairs: int = 0  # the same, with each atom's number rounded up as in the descriptor
+    exact_pairs: bool = True  # counted, not taken from a sample
+
+    @classmethod
+    def of(
+        cls, training_set: TrainingSet, *, force: bool = False, stress: bool = False, on_gpu: bool = False
+    ) -> SetSizes:
+        """
+        Args:
+            training_set: on the host.
+            force, stress: whether these labels count.
+            on_gpu: where the training will be.
+        """
+        sizes = training_set.sizes.tolist()
+        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[force or stress])
+        wanted = torch.zeros(len(training_set), dtype=torch.bool)
+        for counts, known in ((force, training_set.has_forces), (stress, training_set.has_stress)):
+            if counts:
+                wanted |= known
+        wanted &= training_set.has_energy & (training_set.weight > 0)
+        padded = _places_by_block(training_set, lanes, training_set.n_atoms if on_gpu else BLOCK_ATOMS, wanted)
+        rows = wanted.nonzero()[:, 0]
+        label_atoms = int(training_set.sizes[rows].sum())
+        pairs, places_for_pairs, counted = _pairs(training_set, rows, label_atoms, on_gpu=on_gpu)
+        factor = label_atoms / counted if counted else 0.0
+        return cls(
+            n_atoms=training_set.n_atoms,
+            n_structures=len(training_set),
+            largest=max(sizes),
+            n_lanes=len(lanes),
+            lane_atoms=max(sum(sizes[first:end]) for first, end in lanes),
+            places=sum(places for places, _, _ in padded),
+            ones=sum(places for places, _, with_labels in padded if not with_labels),
+            worst_padding=max(places / max(1, atoms) for places, atoms, _ in padded),
+            in_files=isinstance(training_set.features, FeatureRows),
+            label_atoms=label_atoms,
+            pairs=round(factor * pairs),
+            places_for_pairs=round(factor * places_for_pairs),
+            exact_pairs=counted == label_atoms,
+        )
+
+
+def _places_by_block(
+    training_set: TrainingSet, lanes: list[tuple[int, int]], block_atoms: int, wanted: Tensor
+) -> list[tuple[int, int, bool]]:
+    """Places and atoms of every block, and whether labels other than energies count in it.
+
+    Args:
+        wanted: (B,) bool, structures with such labels.
+    """
+    n_elements = training_set.descriptor.n_elements
+    sizes = training_set.sizes.tolist()
+    ends = [0, *torch.cumsum(training_set.sizes, 0).tolist()]
+    found = []
+    for first, end in lanes:
+        for a, b in cut_blocks(sizes[first:end], block_atoms):
+            species = training_set.species[ends[first + a] : ends[first + b]]
+            with_labels = bool(wanted[first + a : first + b].any())
+            if with_labels:  # for each element as many as for the most frequent one
+                places = n_elements * int(torch.bincount(species, minlength=n_elements).max())
+            else:
+                places = Runs.of(species, n_elements).n_places
+            found.append((places, len(species), with_labels))
+    return found
+
+
+def _pairs(training_set: TrainingSet, rows: Tensor, label_atoms: int, *, on_gpu: bool) -> tuple[int, int, int]:
+    """Pairs, places for them, and the atoms that have them: of all these structures, or of some evenly chosen."""
+    step = max(1, label_atoms // SAMPLE_ATOMS)
+    chosen = training_set.select(rows[::step])
+    pairs = places = 0
+    for batch in size_batches(chosen.sizes.tolist()):
+        part = chosen.select(batch)
+        if bool(torch.isnan(part.positions).any()):
+            continue  # which training will refuse
+        counts = find_neighbors(part.structures(), part.descriptor.neighbor_cutoff).counts
+        pairs += int(counts.sum())
+        places += int(padded_widths(counts, on_gpu=on_gpu).sum())
+    return pairs, places, chosen.n_atoms

@@ -1,0 +1,183 @@
+"""`new`: a potential file for given elements, and that everything else takes it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pair_sum
+import pytest
+import torch
+from ase.data import atomic_masses, atomic_numbers
+from commands.helpers import OWN, Result, done, log_rows, new_names, refused
+
+import pyfit_gpu as pf
+from pyfit_gpu.formats.nn_dat import header_lines
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def new(*words: object, elements: str = "Si C", out: str = "new.nn.dat") -> Result:
+    return done("new", "--elements", *elements.split(), "--out", out, *words)
+
+
+def test_what_is_written() -> None:
+    """Read by the tests' own reader."""
+    new("--cutoff", "5")
+    nn = pair_sum.read_nn_dat_header("new.nn.dat")
+    assert nn["symbols"] == ["Si", "C"]
+    assert nn["masses"] == [atomic_masses[atomic_numbers[symbol]] for symbol in ("Si", "C")]
+    assert nn["e_shifts"] == [None, None]
+    assert (nn["gi_mode"], nn["shift"], nn["activation"]) == (5, 0.0, 1)
+    assert (nn["randomize"], nn["max_random"]) == (True, 0.3)
+    assert (nn["rc"], nn["d"], nn["sigma"]) == (5.0, 1.0, 0.5)
+    assert nn["legendre_orders"] == [0, 1, 2, 4, 6]
+    assert nn["r0"].tolist() == [1.5, 1.9286, 2.3571, 2.7857, 3.2143, 3.6429, 4.0714, 4.5]
+    assert (nn["baseline"], nn["baseline_parameters"].tolist()) == (False, [0.0] * 8)
+    assert nn["layer_sizes"] == [3 * 5 * 8, 16, 16, 1]
+    assert len(Path("new.nn.dat").read_text().splitlines()) == 9  # and no weights
+
+
+def test_every_option() -> None:
+    words = ("--cutoff", "4.5", "--gi-mode", "1", "--shift", "0.25", "--cutoff-width", "0.9", "--gaussian-width", "0.7")
+    words += ("--legendre-orders", "3", "0", "--gaussian-centers", "1.1", "2.2", "3.3", "--hidden", "7", "6", "5")
+    new(*words, "--activation", "0", "--max-random", "0.125", elements="Ge")
+    nn = pair_sum.read_nn_dat_header("new.nn.dat")
+    assert nn["symbols"] == ["Ge"]
+    assert (nn["gi_mode"], nn["shift"], nn["activation"], nn["max_random"]) == (1, 0.25, 0, 0.125)
+    assert (nn["rc"], nn["d"], nn["sigma"]) == (4.5, 0.9, 0.7)
+    assert (nn["legendre_orders"], nn["r0"].tolist()) == ([3, 0], [1.1, 2.2, 3.3])
+    assert nn["layer_sizes"] == [6, 7, 6, 5, 1]
+
+
+@pytest.mark.parametrize(("gi_mode", "shift"), [(0, 0.0), (1, 0.5), (3, 0.0), (4, 0.5), (5, 0.0)])
+def test_shift_of_the_modes(gi_mode: int, shift: float) -> None:
+    """An atom without neighbours must have a logarithm."""
+    new("--cutoff", "4", "--gi-mode", gi_mode, elements="Si")
+    assert pf.load_potential("new.nn.dat").descriptor.shift == shift
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "last"),
+    [
+        (("--cutoff", "4.5"), 1.5, 4.0),
+        (("--cutoff", "6", "--cutoff-width", "1.5"), 1.5, 5.25),
+        (("--cutoff", "4", "--gi-mode", "3"), 1.5, 5.5),  # features reach to 1.5 times the cutoff
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_centers_are_spread_evenly(words: tuple[str, ...], first: float, last: float, count: int) -> None:
+    new(*words, "--n-centers", count, elements="Si")
+    centers = pf.load_potential("new.nn.dat").descriptor.gaussian_centers
+    assert centers == pytest.approx([first + k * (last - first) / (count - 1) for k in range(count)], abs=5.1e-5)
+
+
+def test_loading_draws_the_weights() -> None:
+    new("--cutoff", "4", "--max-random", "0.2")
+    before = Path("new.nn.dat").read_bytes()
+    flat = [pf.load_potential("new.nn.dat", seed=seed).networks.flat() for seed in (1, 1, 2)]
+    assert torch.equal(flat[0], flat[1])
+    assert not torch.equal(flat[0], flat[2])
+    assert 0.19 < flat[0].abs().max() <= 0.2
+    assert Path("new.nn.dat").read_bytes() == before
+
+
+def test_the_header_is_that_of_every_potential() -> None:
+    """Only that a trained file does not ask for random weights."""
+    new("--cutoff", "4")
+    lines = Path("new.nn.dat").read_text().splitlines()
+    saved = header_lines(pf.load_potential("new.nn.dat", seed=1))
+    assert [line for line in lines if line not in saved] == [" 1 0.3 4.0 1.0 0.5"]
+    assert [line for line in saved if line not in lines] == [" 0 0.3 4.0 1.0 0.5"]
+
+
+def test_prepare_train_and_evaluate() -> None:
+    shutil.copy(OWN / "structures.poscar.dat", "si.poscar.dat")
+    new("--cutoff", "4.5", "--hidden", "5", elements="Si", out="si.nn.dat")
+    done("prepare", "si.poscar.dat", "--potential", "si.nn.dat", "--out", "si.h5", "--e-shift", "fit")
+    done("train", "si.h5", "--potential", "si.nn.dat", "--out", "out.nn.dat", "--steps", "5")
+    losses = [loss for _, loss in log_rows("out.loss.txt")]
+    assert losses[-1] < 0.5 * losses[0]
+    done("evaluate", "si.poscar.dat", "--potential", "out.nn.dat", "--out", "out.csv")
+
+
+def test_info() -> None:
+    new("--cutoff", "5")
+    said = done("info", "new.nn.dat").out
+    for text in (
+        "straight, 120-16-16-1",
+        "random weights are drawn on loading",
+        "Si C",
+        "e_shift       unknown",
+        "5 Å",
+    ):
+        assert text in said
+
+
+def test_what_is_said() -> None:
+    said = new("--cutoff", "4.5", "--n-centers", "2").out
+    assert said == "wrote new.nn.dat: network 30-16-16-1, Gaussian centres 1.5 4 Å, weights are drawn on loading\n"
+    assert new("--cutoff", "4.5", "--overwrite", "--quiet").said == ""
+
+
+def test_outputs_that_exist() -> None:
+    Path("new.nn.dat").write_text("precious")
+    refused(
+        "new", "--elements", "Si", "--cutoff", "4", "--out", "new.nn.dat", match=r"new\.nn\.dat: exists.*--overwrite"
+    )
+    before = {"new.nn.dat"}
+    new("--cutoff", "4", "--unique")
+    assert new_names(before) == {"new.00000.nn.dat"}
+    assert Path("new.nn.dat").read_text() == "precious"
+    new("--cutoff", "4", "--overwrite")
+    assert Path("new.nn.dat").read_bytes() == Path("new.00000.nn.dat").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("elements", "words", "match"),
+    [
+        ("Si Si C", "--cutoff 4", r"elements: expected different chemical symbols.*: Si is there twice$"),
+        ("Si Xx", "--cutoff 4", r"elements: expected different chemical symbols.*: Xx is no element$"),
+        ("si", "--cutoff 4", "elements: .*si is no element"),
+        ("Si", "", r"--cutoff"),
+        ("Si", "--cutoff 0", "cutoff: expected a length above 0 Å, got 0"),
+        ("Si", "--cutoff -4", "cutoff: expected a length above 0 Å, got -4"),
+        ("Si", "--cutoff four", "--cutoff.*four"),
+        ("Si", "--cutoff 4 --cutoff-width 0", "cutoff_width: expected a length above 0"),
+        ("Si", "--cutoff 4 --gaussian-width 0", "gaussian_width: expected a length above 0"),
+        ("Si", "--cutoff 4 --gi-mode 2", "gi_mode: expected one of .*got 2"),
+        ("Si C", "--cutoff 4 --gi-mode 1", "gi_mode: expected 5 for 2 elements, got 1"),
+        ("Si", "--cutoff 4 --activation 2", "activation: expected one of .*got 2"),
+        ("Si", "--cutoff 4 --legendre-orders 0 1.5", "--legendre-orders.*1.5"),
+        ("Si", "--cutoff 4 --hidden 5 0", r"hidden: expected numbers of neurons above 0, got \[5, 0\]"),
+        ("Si", "--cutoff 4 --max-random 0", "max_random: expected a number above 0"),
+        ("Si", "--cutoff 4 --legendre-orders 0 2 2", "legendre_orders: expected different numbers"),
+        ("Si", "--cutoff 4 --legendre-orders 0 61", "legendre_orders: expected whole numbers from 0 to 60"),
+        ("Si", "--cutoff 4 --max-random -1", "max_random: expected a number above 0"),
+        ("Si", "--cutoff 4 --gaussian-centers 2 0", "gaussian_centers: expected lengths above"),
+        ("Si", "--cutoff 4 --n-centers 2 --gaussian-centers 2 3", "n_centers: expected without gaussian_centers"),
+        ("Si", "--cutoff 4 --n-centers 1", "n_centers: expected at least 2, got 1"),
+        ("Si", "--cutoff 2", "n_centers: .*room.*got 1.5 Å.*gaussian_centers"),
+    ],
+)
+def test_settings_that_are_refused(elements: str, words: str, match: str) -> None:
+    refused("new", "--elements", *elements.split(), "--out", "new.nn.dat", *words.split(), match=match)
+
+
+@pytest.mark.parametrize("out", ["new.h5", "new"])
+def test_a_potential_needs_its_ending(out: str) -> None:
+    refused("new", "--elements", "Si", "--cutoff", "4", "--out", out, match=rf"{out}: expected .*\.nn\.dat")
+
+
+def test_masses_of_all_elements_are_numbers() -> None:
+    from pyfit_gpu.models.new_potential import new_potential
+
+    symbols = [symbol for symbol, number in atomic_numbers.items() if number > 0]
+    masses = [new_potential([symbol], 4.0).masses[0] for symbol in symbols]
+    assert np.isfinite(masses).all()
+    assert min(masses) > 1

@@ -1,0 +1,191 @@
+"""`torchrun -m pyfit_gpu train`: as many processes as one likes give the files of one, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+from commands.helpers import ENVIRONMENT, Result, assert_same_files, done, snapshot, wait_until
+
+from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.formats.run_file import load_run
+from pyfit_gpu.training.objective import LANE_ATOMS
+
+# Everything at once: forces, members, validation, groups that only test, targets of groups, both precisions.
+TRAIN = ("train", "si.h5", "--potential", "start.nn.dat", "--out", "out.nn.dat", "--steps", "3", "--device", "cpu",
+         "--max-iterations", "2", "--members", "2", "--force-weight", "0.3", "--float32-steps", "1", "--test-groups",
+         "hot", "--group-target", "diamond_*=0.02", "--validation-interval", "2", "--backup-interval", "2",
+         "--checkpoint-interval", "0", "--energy-volume-log", "volumes.txt", "--history-size", "10")  # fmt: skip
+TIMEOUT = 100  # s
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, example_data: Path) -> Path:
+    """A set of several lanes: the silicon of the examples 16 times, with other positions and the same labels."""
+    folder = tmp_path_factory.mktemp("inputs")
+    rng, copies = np.random.default_rng(0), []
+    for _ in range(16):
+        for atoms in ase.io.read(example_data / "si_dft.extxyz", ":"):
+            copy = atoms.copy()
+            copy.calc = SinglePointCalculator(copy, **atoms.calc.results)
+            copy.positions += rng.normal(scale=0.05, size=copy.positions.shape)
+            copies.append(copy)
+    ase.io.write(folder / "si.extxyz", copies)
+    lines = (example_data / "si.start.nn.dat").read_text().splitlines()
+    lines[3:6] = [" 1 0.3 3.5 1.0 0.8", " 3 0 1 2", " 4 1.6 2.1 2.6 3.1"]  # few features and neighbours
+    (folder / "start.nn.dat").write_text("\n".join([*lines[:7], " 3 12 6 1"]) + "\n")
+    done("prepare", folder / "si.extxyz", "--potential", folder / "start.nn.dat", "--out", folder / "si.h5",
+         "--quiet")  # fmt: skip
+    assert int(load_training_set(folder / "si.h5").sizes.sum()) > 6 * max(LANE_ATOMS[1:])
+    return folder
+
+
+@pytest.fixture
+def fresh(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Goes to a new folder with the inputs."""
+
+    def go(name: str) -> None:
+        (tmp_path / name).mkdir()
+        for file in ("si.h5", "start.nn.dat"):
+            os.link(inputs / file, tmp_path / name / file)
+        monkeypatch.chdir(tmp_path / name)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | None]:
+    """The files of one process without torchrun."""
+    folder = tmp_path_factory.mktemp("one")
+    for file in ("si.h5", "start.nn.dat"):
+        os.link(inputs / file, folder / file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done(*TRAIN)
+        return snapshot()
+
+
+def command(n_processes: int, *words: object) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", n_processes, "--master-port", port)
+    return [sys.executable, *map(str, launcher), "-m", "pyfit_gpu", *map(str, words)]
+
+
+def torchrun(n_processes: int, *words: object, environment: dict[str, str] | None = None) -> Result:
+    ended = subprocess.run(
+        command(n_processes, *words),
+        env=environment or ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return Result(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.mark.parametrize(("n_processes", "deal"), [(2, "data"), (3, "data"), (2, "members")])
+def test_the_files_of_one_process(
+    n_processes: int,
+    deal: str,
+    fresh: Callable[[str], None],
+    expected: dict[str, bytes | None],
+    request: pytest.FixtureRequest,
+) -> None:
+    if n_processes == 3 and not request.config.getoption("--slow"):
+        pytest.skip("three processes from the start only with --slow; a run is resumed by three below")
+    fresh("several")
+    result = torchrun(n_processes, *TRAIN, "--distribute", deal)
+    assert result.status == 0, result.said
+    assert f"{n_processes} processes share the work ({deal})" in result.out
+    assert_same_files(snapshot(), expected)
+
+
+def test_terminated_and_resumed_by_another_number(
+    fresh: Callable[[str], None], expected: dict[str, bytes | None]
+) -> None:
+    """SIGTERM to the launcher saves and writes everything; one process goes on, then three finish."""
+    fresh("cut")
+    words = (*TRAIN, "--steps", "100000")  # free to change; it has not ended when the signal comes
+    with subprocess.Popen(
+        command(2, *words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            log = Path("out.m000.loss.txt")
+            wait_until(lambda: log.exists() and log.read_text().count("\n") >= 2, timeout=60)
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode != 0
+    assert "interrupted after" in out, out + err
+    run = load_run("out.run.h5")
+    steps = len(run.state.members[0]["history"]["loss"]) - 1
+    assert {"out.nn.dat", "out.m000.nn.dat", "out.m001.nn.dat", "out.ranking.csv"} <= set(snapshot())
+    print(f"stopped after {steps} steps")
+    last = steps + 2
+    done(*TRAIN, "--resume", "--steps", last - 1)
+    result = torchrun(3, *TRAIN, "--resume", "--steps", last)
+    assert result.status == 0, result.said
+    found = snapshot()
+    fresh("undisturbed")
+    done(*TRAIN, "--steps", last)
+    assert_same_files(found, snapshot())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is refused: one message, every process ends
+
+
+def refused(*words: object, match: str, environment: dict[str, str] | None = None) -> None:
+    """Both processes end by themselves or are ended by the launcher, soon, and the first has one thing to say."""
+    before = snapshot()
+    started = time.monotonic()
+    result = torchrun(2, *words, environment=environment)
+    assert result.status != 0, result.said
+    messages = re.findall(r"^pyfit-gpu: error: .*$", result.err, re.MULTILINE)
+    assert len(messages) == 1, result.said
+    assert re.search(match, messages[0]), messages
+    # The first failure that the launcher sees; the other process may have been ended by it before it got so far.
+    assert re.search(r"Root Cause.*exitcode *: 2 ", result.err, re.DOTALL), result.err
+    assert "RuntimeError" not in result.said, result.said
+    assert time.monotonic() - started < TIMEOUT / 2
+    assert_same_files(snapshot(), before)
+
+
+def test_an_input_that_is_wrong(fresh: Callable[[str], None]) -> None:
+    """Found by the first process."""
+    fresh("wrong")
+    Path("start.nn.dat").unlink()
+    Path("start.nn.dat").write_text("not a potential\n")
+    refused(*TRAIN, match="start.nn.dat")
+
+
+def test_fewer_members_than_processes(fresh: Callable[[str], None]) -> None:
+    fresh("few")
+    words = (*TRAIN, "--members", "1", "--distribute", "members")
+    refused(*words, match=r"distribute: expected at least as many members as processes \(2\), got 1")
+
+
+def test_a_set_that_only_another_process_cannot_read(fresh: Callable[[str], None]) -> None:
+    """A file system that is not the same everywhere."""
+    fresh("elsewhere")
+    Path("sitecustomize.py").write_text(
+        "import os\nif os.environ.get('RANK') == '1':\n    from pathlib import Path\n    os.chdir('empty')\n"
+    )
+    Path("empty").mkdir()
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{os.getcwd()}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    refused(*TRAIN, match="process 1: si.h5: cannot read: No such file", environment=environment)

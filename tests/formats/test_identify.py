@@ -1,0 +1,318 @@
+"""Every kind of file is told by its content, and `info` says what is in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.io import write
+from sample_sets import NAN, make_potential, make_set, save_shard
+
+from pyfit_gpu.commands.info import info
+from pyfit_gpu.commands.report import EnergyTable, save_csv
+from pyfit_gpu.commands.train.logs import EnergyVolumeLog, LossLog, ValidationLog
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.identify import FileKind, identify
+from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.formats.run_file import Run, save_run
+from pyfit_gpu.formats.text_set import write_text_set
+from pyfit_gpu.formats.training_set.reader import Shard, save_training_set
+from pyfit_gpu.training.fit import FitState, fit
+from pyfit_gpu.training.settings import FitSettings
+
+STRUCTURE = """\
+group_a weight=2
+1.0
+4.0 0 0
+0 4.0 0
+0 0 4.0
+2
+cartesian
+0 0 0
+2.0 2.0 2.0
+-10.5
+"""
+
+
+def set_with_unknowns() -> TrainingSet:
+    """Five structures, 12 atoms; one without an energy, one without forces, two without stress."""
+    made = make_set([2, 1, 3, 4, 2], energy=[-1.0, NAN, -1.5, -2.0, -1.2], energy_shift=(0.795023,))
+    forces = made.forces.clone()
+    forces[3:6] = NAN
+    stress = made.stress.clone()
+    stress[:2] = NAN
+    return replace(made, forces=forces, stress=stress)
+
+
+def write_run(path: Path, rows: int = 2) -> None:
+    """A fit of three steps after two of them, or before the first."""
+    potential = make_potential().random_members(range(2), 1)
+    states: list[FitState] = []
+    fit(potential, make_set(), steps=3, checkpoint=lambda state, last: states.append(state()))
+    save_run(Run(potential, states[1 + rows if rows else 0], {"steps": 3}, {}, {}, first_member=4, done=False), path)
+
+
+def save_parts(path: Path) -> None:
+    for index in range(2):
+        save_shard(set_with_unknowns().select(range(index, 5, 2)), path.with_suffix(".h5"), Shard(index, 2, 5, "x"))
+
+
+def write_logs(folder: Path) -> None:
+    train = make_set()
+    observers = [
+        LossLog(folder / "loss"),
+        ValidationLog(folder / "validation"),
+        EnergyVolumeLog(folder / "energy_volume", train.volume_per_atom, 2),
+    ]
+    settings = FitSettings(steps=6, validation_interval=3)
+    fit(make_potential(), train, make_set(seed=3), settings=settings, observers=observers)
+    for observer in observers:
+        observer.close()
+
+
+def write_xyz(path: Path) -> None:
+    frames = []
+    for symbols in ("Si", "SiCSi"):
+        n = len(Atoms(symbols))
+        atoms = Atoms(symbols, 2.2 * np.eye(3)[:n], cell=[6, 6, 6], pbc=True)
+        atoms.info |= {"energy": -5.0 * n, "config_type": "crystal"}
+        frames.append(atoms)
+    write(path, frames, format="extxyz")
+
+
+def write_table(path: Path) -> None:
+    values = np.linspace(-1, 1, 4)
+    save_csv(EnergyTable(("a",) * 4, np.arange(1, 5), values + 20, values, values), path)
+
+
+# kind: (how to make such a file, lines that `info` must have, as regular expressions)
+KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
+    FileKind.POTENTIAL: (
+        lambda path: save_potential(make_potential(("Si", "C")), path),
+        [
+            r"network +straight, 18-5-4-1, 248 parameters",
+            r"activation +1 .*",
+            r"e_shift +unknown",
+            r"elements +Si C",
+            r"inputs +18, gi_mode 5 .*",
+            r"cutoff +4\.3 Å, width 1\.1 Å",
+            r"orders +0 2",
+            r"Gaussians +centres 1\.7 2\.5 3\.3 Å, width 0\.8 Å",
+        ],
+    ),
+    FileKind.TRAINING_SET: (
+        lambda path: save_training_set(set_with_unknowns(), path),
+        [
+            r"structures +5, 4 with an energy, 3 with a stress",
+            r"atoms +12, 9 with forces",
+            r"groups +3: a \(2\), b \(2\), c \(1\)",
+            r"e_shift +0\.795023 eV/atom",
+            r"energies +0\.1950\d* to 0\.295\d* eV/atom, e_shift added",
+            r"elements +Si",
+        ],
+    ),
+    FileKind.MANIFEST: (save_parts, [r"structures +5, 4 with an energy, 3 with a stress", r"atoms +12, 9 with forces"]),
+    FileKind.TEXT_SET: (
+        lambda path: write_text_set(set_with_unknowns(), path),
+        [r"structures +5, 4 with an energy, 0 with a stress", r"atoms +12, 0 with forces", r"e_shift +0\.795023 .*"],
+    ),
+    FileKind.DFT_TEXT: (
+        lambda path: path.write_text(STRUCTURE + STRUCTURE.replace("group_a", "NO_DFT_b")),
+        [
+            r"structures +2, 1 with an energy, 0 with forces",
+            r"atoms +4, at most 2 in a structure",
+            r"elements +not named in the file",
+            r"groups +2: .*group_a \(1\).*",
+        ],
+    ),
+    FileKind.ASE: (
+        write_xyz,
+        [
+            r"structures +2, 2 with an energy, 0 with forces",
+            r"atoms +4, at most 3 in a structure",
+            r"elements +C Si",
+            r"groups +1: crystal \(2\)",
+        ],
+    ),
+    FileKind.CLASSIC_CONFIG: (
+        lambda path: path.write_text('// of 2019\n{"run_training": true, "training_iterations": 7, "e_shift": 1.5}\n'),
+        [r"tasks +run_training", r"training_iterations = 7", r"e_shift = 1\.5"],
+    ),
+    FileKind.ENERGY_VOLUME_LOG: (
+        lambda path: write_logs(path.parent) or (path.parent / "energy_volume").rename(path),
+        [r"structures +5", r"steps +4 saved, 000000 to 000006"],
+    ),
+    FileKind.ERROR_LOG: (
+        lambda path: write_logs(path.parent) or (path.parent / "validation").rename(path),
+        [r"rows +3, steps 0 to 6", r"error +\S+ to \S+ eV/atom, least \S+ at step \d"],
+    ),
+    FileKind.ENERGY_TABLE: (write_table, [r"structures +4"]),
+    FileKind.RUN: (
+        write_run,
+        [
+            r"state +to be resumed, 2 members, 3 steps asked for",
+            r"member 4 +running, step 2, loss \S+ eV/atom",
+            r"elements +Si",
+        ],
+    ),
+    FileKind.GROUP_LOG: (
+        lambda path: path.write_text(
+            "step,part,a,b\n000000,train,5E-01,7E-01\n000004,train,1E-01,2E-01\n000004,validation,nan,3E-01\n"
+        ),
+        [r"groups +2", r"train +step 4: a 0\.1, b 0\.2 eV/atom", r"validation +step 4: a nan, b 0\.3 eV/atom"],
+    ),
+    FileKind.RANKING: (
+        lambda path: path.write_text("rank,member,score,network\n1,2,1.5e-02,x.m002.nn.dat\n2,0,inf,x.m000.nn.dat\n"),
+        [
+            r"members +2",
+            r"rank 1 +member 2, score 1\.5000e-02 eV/atom, x\.m002\.nn\.dat",
+            r"rank 2 +member 0, score inf eV/atom, x\.m000\.nn\.dat",
+        ],
+    ),
+}
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> FileKind:
+    return request.param
+
+
+@pytest.fixture
+def path(kind: FileKind, tmp_path: Path) -> Path:
+    """A file of the kind whose name says nothing (a manifest must be called .json, to find its shards)."""
+    path = tmp_path / "file.json"
+    KINDS[kind][0](path)
+    if kind is not FileKind.MANIFEST:
+        path = path.rename(tmp_path / "file")
+    return path
+
+
+def test_every_kind_is_tested() -> None:
+    assert set(KINDS) == set(FileKind)
+
+
+def test_identify(kind: FileKind, path: Path) -> None:
+    assert identify(path) is kind
+    assert identify(str(path)) is kind
+
+
+def test_info(kind: FileKind, path: Path) -> None:
+    first, *lines = info(path).splitlines()
+    assert first == f"{path}: {kind.value}"
+    assert len(lines) <= 12
+    stripped = [line.strip() for line in lines]
+    for expected in KINDS[kind][1]:
+        assert any(re.fullmatch(expected, line) for line in stripped), (expected, lines)
+
+
+DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
+    FileKind.POTENTIAL: lambda raw: raw.rsplit(b"\n", 2)[0],
+    FileKind.TRAINING_SET: lambda raw: raw[:-50],
+    FileKind.MANIFEST: lambda raw: raw[:-5],
+    FileKind.TEXT_SET: lambda raw: raw.rsplit(b"\n", 2)[0],
+    FileKind.DFT_TEXT: lambda raw: raw.rsplit(b"\n", 3)[0],
+    FileKind.ASE: lambda raw: raw.rsplit(b"\n", 2)[0],
+    FileKind.CLASSIC_CONFIG: lambda raw: raw[:-5],
+    FileKind.ERROR_LOG: lambda raw: raw + b"not a row\n",
+    FileKind.RUN: lambda raw: raw[:-50],
+    FileKind.GROUP_LOG: lambda raw: raw.rsplit(b",", 1)[0],
+    FileKind.RANKING: lambda raw: raw.rsplit(b",", 1)[0],
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE, ids=lambda kind: kind.name, indirect=True)
+def test_info_reads_the_whole_file(kind: FileKind, path: Path) -> None:
+    """A file that has lost its end is not described as if it were whole."""
+    path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        info(path)
+
+
+def test_loss_log(tmp_path: Path) -> None:
+    (tmp_path / "loss.txt").write_text("000000 4.0000000000E-02\n000001 1.0000000000E-02\n000002 2.0000000000E-02\n")
+    _, *lines = info(tmp_path / "loss.txt").splitlines()
+    assert [line.strip() for line in lines] == [
+        "rows          3, steps 0 to 2",
+        "error         0.04 to 0.02 eV/atom, least 0.01 at step 1",
+    ]
+
+
+def test_a_run_that_was_killed_before_it_began(tmp_path: Path) -> None:
+    write_run(tmp_path / "run.h5", rows=0)
+    assert re.search(r"^  member 4      not begun$", info(tmp_path / "run.h5"), re.MULTILINE)
+
+
+def test_a_potential_that_asks_for_random_weights(tmp_path: Path) -> None:
+    path = tmp_path / "si.nn.dat"
+    save_potential(make_potential(), path)
+    lines = path.read_text().splitlines()
+    assert lines[3].split()[0] == "0"
+    header = [*lines[:3], lines[3].replace("0", "1", 1), *lines[4:8]]
+    path.write_text("\n".join(header) + "\n")
+    assert identify(path) is FileKind.POTENTIAL
+    assert "random" in info(path)
+    assert path.read_text() == "\n".join(header) + "\n"  # an input is never changed
+
+
+def test_own_files(own_data: Path) -> None:
+    for path in sorted(own_data.iterdir()):
+        if path.name.endswith(".nn.dat"):
+            assert identify(path) is FileKind.POTENTIAL, path
+            assert ("bond-order" in info(path)) == path.name.startswith("pinn"), path
+        elif path.suffix == ".extxyz":
+            assert identify(path) is FileKind.ASE, path
+        elif path.name == "structures.poscar.dat":
+            assert identify(path) is FileKind.DFT_TEXT, path
+            assert "structures    34, 34 with an energy" in info(path)
+
+
+def test_a_potential_knows_its_shift(tmp_path: Path) -> None:
+    potential = replace(make_potential(), energy_shift=torch.tensor([107.25], dtype=torch.float64))
+    save_potential(potential, tmp_path / "si.nn.dat")
+    assert "e_shift       107.25 eV/atom" in info(tmp_path / "si.nn.dat")
+
+
+def test_a_manifest_in_another_layout_of_json(tmp_path: Path) -> None:
+    """The specification asks for a JSON object, not for our blanks in it."""
+    path = tmp_path / "set.json"
+    save_parts(path)
+    path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")))
+    assert identify(path) is FileKind.MANIFEST
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    save_parts(path)
+    (tmp_path / "set.1-of-2.h5").unlink()
+    assert identify(path) is FileKind.MANIFEST
+    with pytest.raises(InputError, match="shard 1 of 2 is missing"):
+        info(path)
+
+
+@pytest.mark.parametrize("function", [identify, info])
+def test_bad_files(function: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputError, match=r"empty: the file is empty"):
+        function(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"nowhere.*No such file"):
+        function(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"directory"):
+        function(tmp_path)
+    for name, content in {"binary": bytes(range(256)), "zeros": bytes(100), "blank": b" \n\n \t\n"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}: "):
+            function(tmp_path / name)
+
+
+def test_a_text_of_no_kind(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("Dear reader,\n\nthis is no file of ours.\n\nYours\n")
+    with pytest.raises(InputError, match=r"letter.txt"):
+        info(tmp_path / "letter.txt")
