@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pyfit_gpu._version import __version__
 
 if TYPE_CHECKING:
-    from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+    from pyfit_gpu.datasets.build import build_training_set
+    from pyfit_gpu.datasets.training_set import TrainingSet
     from pyfit_gpu.descriptors.lsp import LocalStructureParameters
     from pyfit_gpu.errors import InputError
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
     from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
     from pyfit_gpu.formats.training_set.reader import save_training_set
     from pyfit_gpu.interfaces.ase import PyfitCalculator
-    from pyfit_gpu.models.potential import Potential, featurize, join_members
+    from pyfit_gpu.models.batches import featurize
+    from pyfit_gpu.models.potential import Potential, join_members
     from pyfit_gpu.models.prediction import Prediction, evaluate, predict
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
@@ -35,9 +37,9 @@ _HOMES = {
     "PyfitCalculator": "interfaces.ase",
     "Structures": "structures.batch",
     "TrainingSet": "datasets.training_set",
-    "build_training_set": "datasets.training_set",
+    "build_training_set": "datasets.build",
     "evaluate": "models.prediction",
-    "featurize": "models.potential",
+    "featurize": "models.batches",
     "find_neighbors": "structures.neighbors",
     "fit": "training.fit",
     "join_members": "models.potential",

@@ -9,9 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-
-_PART = 1024  # numbers added up at a time
 
 T = TypeVar("T")
 
@@ -57,13 +54,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(count)
-
-
-def ordered_sum(values: Tensor) -> Tensor:
-    """Sum over the last axis, in parts of a fixed length.
-
-    Torch's own cuts a long row by the number of threads, and only where it is the only one: its bits would depend on
-    the threads, and on the members beside it.
-    """
-    padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % _PART))
-    return padded.unflatten(-1, (-1, _PART)).sum(dim=-1).sum(dim=-1)

@@ -1,9 +1,11 @@
-"""Rows of different lengths that lie one after the other."""
+"""Sums in a fixed order, and rows of different lengths that lie one after the other."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+_PART = 1024  # numbers added up at a time
 
 
 def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
@@ -11,3 +13,28 @@ def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Ten
     owners = torch.repeat_interleave(counts, output_size=total)
     offset = first - torch.cumsum(counts, 0) + counts
     return owners, torch.arange(total, device=counts.device) + offset.index_select(0, owners)
+
+
+def sum_runs(values: Tensor, lengths: Tensor) -> Tensor:
+    """(n, ..) to (B, ..): sums of runs of so many rows each, always in the same order."""
+    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
+
+
+def sum_over_atoms(atomic: Tensor, sizes: Tensor) -> Tensor:
+    """(K, n_atoms) to (K, B): the sum of each structure's atoms, always in the same order.
+
+    Args:
+        atomic: values per atom, one structure after the other.
+        sizes: (B,) int64, atoms of each structure.
+    """
+    return sum_runs(atomic.T.contiguous(), sizes).T
+
+
+def ordered_sum(values: Tensor) -> Tensor:
+    """Sum over the last axis, in parts of a fixed length.
+
+    Torch's own cuts a long row by the number of threads, and only where it is the only one: its bits would depend on
+    the threads, and on the members beside it.
+    """
+    padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % _PART))
+    return padded.unflatten(-1, (-1, _PART)).sum(dim=-1).sum(dim=-1)

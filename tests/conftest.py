@@ -13,7 +13,7 @@ import pytest
 import torch
 from ase.data import atomic_numbers
 
-from pyfit_gpu.structures.batch import Frame
+from pyfit_gpu.structures.frames import Frame
 
 TESTS = Path(__file__).parent
 MakeFrame = Callable[..., Frame]

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.structures.batch import Frame
+from pyfit_gpu.structures.frames import Frame
 
 
 def block_order(order: Sequence[int]) -> list[int]:

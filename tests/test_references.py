@@ -13,9 +13,12 @@ import torch
 
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
-from pyfit_gpu.models.potential import Potential, featurize, local_parameters
+from pyfit_gpu.models.batches import featurize
+from pyfit_gpu.models.energy import local_parameters
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import evaluate, predict
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 
 TOLERANCE = 1e-11  # of features relative to max(1, |G|), of energies in eV/atom: all printed with 17 digits
 

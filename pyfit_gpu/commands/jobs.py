@@ -10,14 +10,16 @@ from dataclasses import dataclass
 import torch
 
 from pyfit_gpu.commands.progress import Progress
-from pyfit_gpu.datasets.training_set import TrainingSet, assemble
+from pyfit_gpu.datasets.build import assemble
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import describe_device
 from pyfit_gpu.files import check_distinct, check_output, unique_path
 from pyfit_gpu.formats.dft_inputs import DftInputs, survey
 from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.structures.batch import Frame, Outline, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 log = logging.getLogger("pyfit_gpu")
 
@@ -62,7 +64,7 @@ def read_all_frames(paths: Sequence[str]) -> list[Frame]:
     return frames
 
 
-def _say_what_was_read(structures: Sequence[Frame | Outline], started: float) -> None:
+def _say_what_was_read(structures: Sequence[Frame | StructureSummary], started: float) -> None:
     log.info(
         "read %d structures, %d atoms, %d with an energy (%.2f s)",
         len(structures),

@@ -19,13 +19,7 @@ from pyfit_gpu.files import check_writable, exclusive
 from pyfit_gpu.formats.dft_inputs import DftInputs
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
-from pyfit_gpu.formats.training_set.reader import (
-    Shard,
-    known_shard,
-    manifest_path,
-    register_shard,
-    shard_path,
-)
+from pyfit_gpu.formats.training_set.shards import Shard, known_shard, manifest_path, register_shard, shard_path
 from pyfit_gpu.formats.training_set.writer import writing_set
 from pyfit_gpu.models.energy_shift import (
     METHODS,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyfit_gpu.files import atomic_path, atomic_text
-from pyfit_gpu.structures.batch import FloatArray
+from pyfit_gpu.structures.cells import FloatArray
 
 COLUMNS = ("index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.structures.neighbors import Neighbors
+from pyfit_gpu.sums import sum_runs
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 
@@ -54,8 +55,8 @@ class PairSums:
             if virials:
                 sums["virials"][chunk.atoms] = _outer(of_vectors, chunk.vectors)
         by_neighbor = sums["reactions"].index_select(0, self._by_neighbor)
-        forces = sums["actions"] - _sum_runs(by_neighbor, self._n_reactions)
-        return forces, _sum_runs(sums["virials"], self.sizes) if virials else None
+        forces = sums["actions"] - sum_runs(by_neighbor, self._n_reactions)
+        return forces, sum_runs(sums["virials"], self.sizes) if virials else None
 
     def pull_back(self, chunk: Chunk, of_forces: Tensor | None, of_virials: Tensor | None) -> Tensor:
         """(n, .., 3, K): the transposed map, from derivatives by forces and virials to those by dE/dv of a chunk."""
@@ -68,11 +69,6 @@ class PairSums:
             vectors = chunk.vectors
             parts.append(matrix @ vectors.reshape(len(vectors), *[1] * (matrix.dim() - 3), *vectors.shape[1:]))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
-
-
-def _sum_runs(values: Tensor, lengths: Tensor) -> Tensor:
-    """Sums of runs of so many rows each."""
-    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
 
 
 def _outer(of_vectors: Tensor, vectors: Tensor) -> Tensor:

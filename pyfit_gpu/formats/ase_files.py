@@ -23,8 +23,10 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.formats.vasp_check import check_outcar, check_vasprun
-from pyfit_gpu.structures.batch import FloatArray, Frame, is_unlabelled
+from pyfit_gpu.structures.cells import FloatArray
+from pyfit_gpu.structures.frames import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -11,7 +11,7 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from numpy.typing import NDArray
 
 from pyfit_gpu.formats.text_lines import parse_columns
-from pyfit_gpu.structures.batch import FloatArray
+from pyfit_gpu.structures.cells import FloatArray
 
 _SYMBOL_LENGTH = 8  # of more characters the first are kept
 _POSITION, _FORCES = ("position", np.float64, 3), ("forces", np.float64, 3)

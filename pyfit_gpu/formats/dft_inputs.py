@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import looks_like_ase
 from pyfit_gpu.formats.opening import read_frames
-from pyfit_gpu.structures.batch import Frame, Outline
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 HELD_BYTES = 2**26  # of text; about two million atoms, whose features would take 600 MB
 WINDOW_ATOMS = 100_000  # of a window, or what one structure more makes it
@@ -29,7 +29,7 @@ class DftFile:
     first: int  # number of its first structure in all files
     is_held: bool
 
-    def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | Outline]:
+    def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | StructureSummary]:
         """Its structures; those whose numbers in all files are not wanted can come as outlines.
 
         Raises:
@@ -46,12 +46,12 @@ class DftInputs:
     """What is known of all structures, and the way to those of one shard."""
 
     files: tuple[DftFile, ...]
-    structures: tuple[Frame | Outline, ...]  # of all files
+    structures: tuple[Frame | StructureSummary, ...]  # of all files
     index: int  # structures index, index + count, .. are taken
     count: int
 
     @property
-    def taken(self) -> tuple[Frame | Outline, ...]:
+    def taken(self) -> tuple[Frame | StructureSummary, ...]:
         return self.structures[self.index :: self.count]
 
     @property
@@ -108,7 +108,7 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
     is_text = [not looks_like_ase(path) for path in paths]
     holds_text = sum(_size(path) for path, text in zip(paths, is_text, strict=True) if text) <= HELD_BYTES
     files: list[DftFile] = []
-    structures: list[Frame | Outline] = []
+    structures: list[Frame | StructureSummary] = []
     for path, text in zip(paths, is_text, strict=True):
         file = DftFile(path, len(structures), holds_text or not text)
         files.append(file)
@@ -122,14 +122,14 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
     return DftInputs(tuple(files), tuple(structures), index, count)
 
 
-def outline(structure: Frame | Outline) -> Outline:
+def outline(structure: Frame | StructureSummary) -> StructureSummary:
     """Without coordinates."""
-    if isinstance(structure, Outline):
+    if isinstance(structure, StructureSummary):
         return structure
-    return Outline(structure.element_counts, structure.group, structure.source, structure.energy)
+    return StructureSummary(structure.element_counts, structure.group, structure.source, structure.energy)
 
 
-def _is_same(structure: Frame | Outline, before: Frame | Outline) -> bool:
+def _is_same(structure: Frame | StructureSummary, before: Frame | StructureSummary) -> bool:
     """As far as outlines tell; what is held is trivially so."""
     return structure is before or outline(structure) == outline(before)
 

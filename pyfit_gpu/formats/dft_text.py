@@ -16,17 +16,20 @@ from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_atoms import Atoms, count_elements, parse_atoms, parse_element
-from pyfit_gpu.formats.text_lines import Lines, is_count, parse_number, parse_numbers
-from pyfit_gpu.structures.batch import NO_ENERGY_PREFIX, FloatArray, Frame, Outline, is_unlabelled
+from pyfit_gpu.formats.text_lines import NO_ENERGY_PREFIX, Lines, is_count, is_unlabelled, parse_number, parse_numbers
+from pyfit_gpu.structures.cells import FloatArray
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 
 @overload
 def read_dft_text(path: str | os.PathLike[str], wanted: None = None) -> Iterator[Frame]: ...
 @overload
-def read_dft_text(path: str | os.PathLike[str], wanted: Callable[[int], bool]) -> Iterator[Frame | Outline]: ...
+def read_dft_text(
+    path: str | os.PathLike[str], wanted: Callable[[int], bool]
+) -> Iterator[Frame | StructureSummary]: ...
 def read_dft_text(
     path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
-) -> Iterator[Frame | Outline]:
+) -> Iterator[Frame | StructureSummary]:
     """Read the structures one by one; the file is never held as a whole.
 
     Args:
@@ -87,7 +90,7 @@ class _Reader:
             self.fail_at_end(expected)
         return text
 
-    def next_structure(self, wanted: Callable[[int], bool] | None) -> Frame | Outline | None:
+    def next_structure(self, wanted: Callable[[int], bool] | None) -> Frame | StructureSummary | None:
         self.group = ""
         text = self.lines.next()
         while text is not None and not text.strip():
@@ -117,9 +120,9 @@ class _Reader:
             weight=weight,
         )
 
-    def _outline(self, source: str) -> Outline:
+    def _outline(self, source: str) -> StructureSummary:
         self.lines.take(4)  # scale factor and cell
-        return Outline(self._element_counts(self._table()), self.group, source, self._energy())
+        return StructureSummary(self._element_counts(self._table()), self.group, source, self._energy())
 
     def _label(self, text: str) -> float:
         """The weight; the group is kept."""

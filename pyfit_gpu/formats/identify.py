@@ -10,7 +10,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import looks_like_ase
 from pyfit_gpu.formats.opening import HDF5_MAGIC, read_head
 from pyfit_gpu.formats.run_file import is_run_file
-from pyfit_gpu.formats.training_set.reader import MANIFEST_NAME
+from pyfit_gpu.formats.training_set.shards import MANIFEST_NAME
 
 _LOG_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*")
 

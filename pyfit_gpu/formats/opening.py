@@ -17,9 +17,11 @@ from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.run_file import load_run
 from pyfit_gpu.formats.text_set import read_text_set
-from pyfit_gpu.formats.training_set.reader import load_hdf5, load_manifest
+from pyfit_gpu.formats.training_set.reader import load_hdf5
+from pyfit_gpu.formats.training_set.shards import load_manifest
 from pyfit_gpu.models.potential import Potential, join_members
-from pyfit_gpu.structures.batch import Frame, Outline, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 _log = logging.getLogger("pyfit_gpu")
 
@@ -48,8 +50,10 @@ def read_frames(path: str | os.PathLike[str], wanted: None = None) -> Iterator[F
 @overload
 def read_frames(
     path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
-) -> Iterator[Frame | Outline]: ...
-def read_frames(path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None) -> Iterator[Frame | Outline]:
+) -> Iterator[Frame | StructureSummary]: ...
+def read_frames(
+    path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
+) -> Iterator[Frame | StructureSummary]:
     """Structures of one file, the classic text or anything that ASE reads, one by one in file order.
 
     Args:

@@ -8,6 +8,8 @@ from typing import TextIO
 
 import numpy as np
 
+NO_ENERGY_PREFIX = "NO_DFT"
+
 _BLOCK = 1 << 17  # characters read at once: few enough to stay in the cache
 
 
@@ -47,6 +49,11 @@ class Lines:
         self.place = 0
         self.block = text.removesuffix("\n").split("\n") if text else []
         return bool(text)
+
+
+def is_unlabelled(group: str) -> bool:
+    """Whether the classic formats take structures of this group for predictions only."""
+    return group.startswith(NO_ENERGY_PREFIX)
 
 
 def is_count(cell: str) -> bool:

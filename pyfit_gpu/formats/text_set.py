@@ -17,8 +17,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, header_lines, parse_header
-from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns
-from pyfit_gpu.structures.batch import is_unlabelled
+from pyfit_gpu.formats.text_lines import Lines, is_count, is_unlabelled, parse_columns
 
 _COLUMNS = "ATOM-ID GROUP-NAME GROUP_ID STRUCTURE_ID STRUCTURE_Natom STRUCTURE_E_DFT STRUCTURE_Vol"
 

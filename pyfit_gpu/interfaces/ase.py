@@ -20,10 +20,13 @@ from torch import Tensor
 from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
-from pyfit_gpu.models.potential import Batch, Potential
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Spread, predict_batch
-from pyfit_gpu.structures.batch import FloatArray, Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.cells import FloatArray
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.verlet import VerletList
 
 _SPREADS = ("energy_std", "forces_std", "stress_std")

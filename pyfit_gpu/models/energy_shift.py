@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NoReturn
 
 import numpy as np
-from ase.data import atomic_numbers as ATOMIC_NUMBERS
-from numpy.typing import NDArray
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.potential import Potential, unknown_element
-from pyfit_gpu.structures.batch import FloatArray, Frame, Outline, Structures
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.cells import FloatArray
+from pyfit_gpu.structures.elements import count_elements
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 from pyfit_gpu.structures.neighbors import find_neighbors
 
 log = logging.getLogger("pyfit_gpu")
@@ -104,7 +104,7 @@ def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple
 
 
 def find_shift(
-    request: ShiftRequest, structures: Sequence[Frame | Outline], descriptor: LocalStructureParameters
+    request: ShiftRequest, structures: Sequence[Frame | StructureSummary], descriptor: LocalStructureParameters
 ) -> tuple[float, ...]:
     """(S,) eV per atom of each element: the numbers given, or found by a method from all the structures.
 
@@ -118,32 +118,7 @@ def find_shift(
     return shift_of_elements(request, descriptor.elements)
 
 
-def count_elements(structures: Sequence[Frame | Outline], elements: Sequence[str]) -> NDArray[np.int64]:
-    """(B, S) atoms of each element in each structure.
-
-    Raises:
-        InputError: an element that is not one of `elements`, with structure and, of a frame, atom.
-    """
-    column = {ATOMIC_NUMBERS[symbol]: species for species, symbol in enumerate(elements)}
-    if len(elements) == 1:
-        column[0] = 0  # a file without symbols means the only element
-    counts = np.zeros((len(structures), len(elements)), dtype=np.int64)
-    for row, structure in enumerate(structures):
-        for number, count in structure.element_counts.items():
-            if number not in column:
-                _blame_element(structure, number, elements)
-            counts[row, column[number]] += count
-    return counts
-
-
-def _blame_element(structure: Frame | Outline, number: int, elements: Sequence[str]) -> NoReturn:
-    where = structure.source
-    if isinstance(structure, Frame):
-        where += f", atom {structure.atomic_numbers.tolist().index(number) + 1}"
-    raise unknown_element(number, elements, where)
-
-
-def fit_shift(structures: Sequence[Frame | Outline], elements: Sequence[str]) -> tuple[float, ...]:
+def fit_shift(structures: Sequence[Frame | StructureSummary], elements: Sequence[str]) -> tuple[float, ...]:
     """(S,) eV: least squares over the structures that have an energy, and a log line of the energies found.
 
         minimise  sum_s ( (E_s + sum_a n_sa shift_a) / n_s )^2
@@ -188,7 +163,9 @@ def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str]) -> N
         )  # fmt: skip
 
 
-def isolated_shift(structures: Sequence[Frame | Outline], elements: Sequence[str], cutoff: float) -> tuple[float, ...]:
+def isolated_shift(
+    structures: Sequence[Frame | StructureSummary], elements: Sequence[str], cutoff: float
+) -> tuple[float, ...]:
     """(S,) eV: minus the energies of isolated atoms, the lowest where there are several, and a log line of them.
 
     Args:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from ase.data import atomic_numbers as ATOMIC_NUMBERS
-from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from torch import Tensor
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.networks import ElementLayout, ElementNetworks, Seed, member_seed
-from pyfit_gpu.structures.batch import Structures, size_batches
-from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
-from pyfit_gpu.sums import ragged_range
+from pyfit_gpu.models.networks import ElementNetworks, Seed, member_seed
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.elements import index_elements
 
 N_BOND_ORDER_PARAMETERS = 8
 
@@ -158,144 +155,3 @@ def _difference(first: Potential, other: Potential) -> str:
 
 def _baseline(potential: Potential) -> tuple[float, ...] | None:
     return potential.bond_order_parameters if potential.use_baseline else None
-
-
-def index_elements(numbers: Tensor, elements: Sequence[str], where: Callable[[int], str]) -> Tensor:
-    """(n_atoms,) int64, index into `elements` of atomic numbers (n_atoms,).
-
-    Args:
-        where: names an atom, counted from 0, in an error.
-
-    Raises:
-        InputError: an element that is not one of them, or atoms without an element for several elements.
-    """
-    table = torch.full((len(CHEMICAL_SYMBOLS),), -1, dtype=torch.int64)
-    if len(elements) == 1:
-        table[0] = 0  # a file without symbols means the potential's only element
-    for species, symbol in enumerate(elements):
-        table[ATOMIC_NUMBERS[symbol]] = species
-    index = table.to(numbers.device)[numbers]
-    if bool((index < 0).any()):
-        atom = int((index < 0).nonzero()[0])
-        raise unknown_element(int(numbers[atom]), elements, where(atom))
-    return index
-
-
-def unknown_element(number: int, elements: Sequence[str], where: str) -> InputError:
-    expected = f"expected an element of the potential ({', '.join(elements)})"
-    found = f"found {CHEMICAL_SYMBOLS[number]}" if number else "the file names no element"
-    return InputError(f"{where}: {expected}, {found}")
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Structures of similar size, padded, with the neighbours of their atoms."""
-
-    rows: Tensor  # (B,) int64, places of the structures in the whole
-    atoms: Tensor  # (n,) int64, numbers of the atoms in the whole, without padding
-    structures: Structures
-    species: Tensor  # (n,) int64
-    neighbors: Neighbors
-
-    @property
-    def sizes(self) -> Tensor:
-        """(B,) int64, atoms of each structure."""
-        return torch.tensor(self.structures.sizes, device=self.rows.device)
-
-    def features(self, descriptor: LocalStructureParameters) -> Tensor:
-        """(n, n_features)."""
-        return descriptor(self.neighbors, self.species, self.structures.describe_atom)
-
-
-@torch.no_grad()
-def batches(
-    sizes: Sequence[int],
-    take: Callable[[list[int]], Structures],
-    potential: Potential,
-    *,
-    backend: str = "auto",
-    dtype: torch.dtype | None = None,
-    max_atoms: int | None = None,
-) -> Iterator[Batch]:
-    """Many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
-
-    Args:
-        sizes: atoms of each structure.
-        take: gives the batch of the named structures.
-        dtype: of the neighbour vectors; None: that of the positions. Neighbours are found in the positions' precision.
-        max_atoms: padded atoms of a batch; None: as suits the potential's device.
-
-    Raises:
-        InputError: an element that the potential lacks, two atoms at one place.
-    """
-    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
-    for rows in size_batches(sizes, max_atoms or batch_atoms(potential.device)):
-        yield make(rows)
-
-
-def batch_atoms(device: torch.device) -> int:
-    """Padded atoms that go through at once. A GPU is hardly slower for more of them."""
-    return 50_000 if device.type == "cpu" else 250_000
-
-
-def batch_maker(
-    sizes: Sequence[int],
-    take: Callable[[list[int]], Structures],
-    potential: Potential,
-    *,
-    backend: str = "auto",
-    dtype: torch.dtype | None = None,
-) -> Callable[[list[int]], Batch]:
-    """Makes a batch of the named structures; arguments as those of `batches`."""
-    counts = torch.tensor(sizes)
-    first = torch.cumsum(counts, 0) - counts
-
-    def make(rows: list[int]) -> Batch:
-        structures = take(rows)
-        device = structures.positions.device
-        _, atoms = ragged_range(first[rows], counts[rows], structures.n_atoms)
-        species = potential.species_index(structures)
-        neighbors = find_neighbors(structures, potential.descriptor.neighbor_cutoff, backend=backend)
-        if dtype is not None:
-            neighbors = neighbors.to(dtype)
-        return Batch(torch.tensor(rows, device=device), atoms.to(device), structures, species, neighbors)
-
-    return make
-
-
-def featurize(structures: Structures, potential: Potential, *, backend: str = "auto") -> Tensor:
-    """The raw network inputs of every atom, atoms in file order: (n_atoms, n_features).
-
-    Computed in the dtype and on the device of the structures, in batches of similar size.
-
-    Raises:
-        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
-    """
-    features = structures.positions.new_empty(structures.n_atoms, potential.descriptor.n_features)
-    for batch in batches(structures.sizes, structures.select, potential, backend=backend):
-        features[batch.atoms] = batch.features(potential.descriptor)
-    return features
-
-
-def network_outputs(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
-    """(K, n_atoms, n_out): the networks' bare outputs, each atom by its own element's network."""
-    layout = ElementLayout.of(species, potential.descriptor.n_elements)
-    return layout.restore(potential.networks(layout.arrange(features)))
-
-
-def local_parameters(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
-    """(K, n_atoms, 8): bond-order parameters of a physically informed network, baseline added where it has one."""
-    outputs = network_outputs(potential, features, species)
-    if potential.use_baseline:
-        outputs = outputs + outputs.new_tensor(potential.bond_order_parameters)
-    return outputs
-
-
-def sum_over_atoms(atomic: Tensor, sizes: Tensor) -> Tensor:
-    """(K, n_atoms) to (K, B): the sum of each structure's atoms, always in the same order.
-
-    Args:
-        atomic: values per atom, one structure after the other.
-        sizes: (B,) int64, atoms of each structure.
-    """
-    return torch.segment_reduce(atomic.T.contiguous(), "sum", lengths=sizes, axis=0, unsafe=True).T

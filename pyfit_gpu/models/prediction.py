@@ -16,9 +16,12 @@ from torch import Tensor
 
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.pair_sums import PairSums
+from pyfit_gpu.models.batches import Batch, batch_atoms, batches
+from pyfit_gpu.models.energy import network_outputs
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
-from pyfit_gpu.models.potential import Batch, Potential, batch_atoms, batches, network_outputs, sum_over_atoms
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.sums import sum_over_atoms
 
 # From so many members on, writing dG/dv out costs less than a pull back each (measured with 42 and 48 features).
 _JACOBIAN_MEMBERS = 7

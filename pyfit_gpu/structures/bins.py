@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyfit_gpu.structures.batch import Structures, complete_cell
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.cells import complete_cell
 from pyfit_gpu.sums import ragged_range
 
 # Width of a box in units of the cutoff: narrower ones compare fewer atoms, wider ones list fewer images.

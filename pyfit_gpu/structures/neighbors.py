@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures.batch import Structures, complete_cell
+from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.bins import make_grid, make_lists
 from pyfit_gpu.structures.cell_list import Pairs, find_pairs
+from pyfit_gpu.structures.cells import complete_cell
 
 BACKENDS = ("auto", "vesin", "torch-cluster", "torch")
 

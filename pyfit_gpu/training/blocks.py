@@ -21,8 +21,7 @@ from torch import Tensor
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
-from pyfit_gpu.models.potential import sum_over_atoms
-from pyfit_gpu.parallel import ordered_sum
+from pyfit_gpu.sums import ordered_sum, sum_over_atoms
 from pyfit_gpu.training.energy_runs import Runs, forward, pull_back
 from pyfit_gpu.training.force_map import ForceMap, require_positions
 

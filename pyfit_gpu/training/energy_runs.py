@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.sums import ragged_range
+from pyfit_gpu.sums import ragged_range, sum_runs
 
 # Atoms of a run at most. On a CPU long runs cost less, but pad more where there are several elements. On a GPU sums
 # over atoms are a partial sum per run, and short ones keep more of it busy (H100: one member in float32 takes 0.15 ms
@@ -106,7 +106,7 @@ class Runs:
         """(R, K, ..) to (S, K, ..)."""
         if len(self.of_element) == 1:
             return by_run.sum(dim=0, keepdim=True)
-        return torch.segment_reduce(by_run, "sum", lengths=self.of_element, axis=0, unsafe=True)
+        return sum_runs(by_run, self.of_element)
 
 
 def forward(networks: ElementNetworks, runs: Runs, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -28,7 +28,8 @@ from torch import Tensor
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.parallel import Workers, ordered_sum
+from pyfit_gpu.parallel import Workers
+from pyfit_gpu.sums import ordered_sum, sum_runs
 from pyfit_gpu.training.blocks import Block, BlockValue, Shares
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ class _Groups:
     def _sums(self, values: Tensor) -> Tensor:
         """(A, B) to (A, G)."""
         ordered = values.index_select(1, self._order).T.contiguous()
-        return torch.segment_reduce(ordered, "sum", lengths=self._counts, axis=0, unsafe=True).T
+        return sum_runs(ordered, self._counts).T
 
 
 def lane_bounds(sizes: Sequence[int], n_lanes: int, least: int) -> list[tuple[int, int]]:

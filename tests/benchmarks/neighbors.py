@@ -25,8 +25,9 @@ import torch
 from ase.build import bulk
 
 import pyfit_gpu as pf
-from pyfit_gpu.models.potential import batch_atoms
-from pyfit_gpu.structures.batch import Frame, Structures, size_batches
+from pyfit_gpu.models.batches import batch_atoms
+from pyfit_gpu.structures.batch import Structures, size_batches
+from pyfit_gpu.structures.frames import Frame
 
 CUTOFF = 4.5  # Å
 

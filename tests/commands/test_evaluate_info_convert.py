@@ -32,7 +32,7 @@ from commands.helpers import (
 
 import pyfit_gpu as pf
 from pyfit_gpu.formats.ase_files import read_ase_frames, write_extxyz
-from pyfit_gpu.structures.batch import Frame
+from pyfit_gpu.structures.frames import Frame
 
 COLUMNS = ["index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom"]
 

@@ -12,12 +12,11 @@ import pytest
 import torch
 from sample_sets import NAN, arrays_of, assert_same_set, make_descriptor, make_potential, make_set, with_settings
 
+from pyfit_gpu.datasets.build import assemble, build_training_set
 from pyfit_gpu.datasets.training_set import (
     ATOM_FIELDS,
     STRUCTURE_FIELDS,
     TrainingSet,
-    assemble,
-    build_training_set,
     concatenate,
     interleave,
     require_same_inputs,
@@ -25,8 +24,9 @@ from pyfit_gpu.datasets.training_set import (
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import header_lines, load_potential
-from pyfit_gpu.models.potential import featurize
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.models.batches import featurize
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 
 MakeFrame = Callable[..., Frame]
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from pyfit_gpu.descriptors import lsp as module
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.neighbors import find_neighbors
 
 MakeFrame = Callable[..., Frame]

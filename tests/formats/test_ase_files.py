@@ -23,7 +23,7 @@ from ase.units import GPa
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import LabelSpread, looks_like_ase, read_ase_frames, write_extxyz
-from pyfit_gpu.structures.batch import Frame
+from pyfit_gpu.structures.frames import Frame
 
 VASP = Path(__file__).parents[1] / "data" / "vasp"
 LATTICE = 'Lattice="4 0 0 0 4 0 0 0 4"'

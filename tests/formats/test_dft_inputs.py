@@ -15,7 +15,7 @@ from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_inputs import outline, survey
 from pyfit_gpu.formats.dft_text import write_dft_text
 from pyfit_gpu.formats.opening import read_frames
-from pyfit_gpu.structures.batch import Frame, Outline
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 MakeFrames = Callable[..., list[Frame]]
 
@@ -91,12 +91,12 @@ def test_single_atoms_come_as_frames(paths: list[str], limit: str) -> None:
     assert single
     assert all(isinstance(structure, Frame) for structure in single)
     if limit == "read twice":
-        assert any(isinstance(structure, Outline) for structure in structures)
+        assert any(isinstance(structure, StructureSummary) for structure in structures)
 
 
 def test_outline(paths: list[str]) -> None:
     frame = next(read_frames(paths[0]))
-    expected = Outline(frame.element_counts, frame.group, frame.source, frame.energy)
+    expected = StructureSummary(frame.element_counts, frame.group, frame.source, frame.energy)
     assert outline(frame) == expected
     assert outline(expected) is expected
 

@@ -13,7 +13,7 @@ import pytest
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text, write_dft_text
-from pyfit_gpu.structures.batch import Frame
+from pyfit_gpu.structures.frames import Frame
 
 MakeFrame = Callable[..., Frame]
 Read = Callable[[str | bytes], list[Frame]]

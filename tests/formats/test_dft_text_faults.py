@@ -11,7 +11,8 @@ from dft_samples import BAD, GOOD
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 
 Read = Callable[[str | bytes], list[Frame]]
 

@@ -12,9 +12,9 @@ from dft_samples import BAD, GOOD
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import text_lines
 from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.structures.batch import Frame, Outline
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
-Read = Callable[..., list[Frame | Outline]]
+Read = Callable[..., list[Frame | StructureSummary]]
 
 
 def none(number: int) -> bool:
@@ -23,7 +23,7 @@ def none(number: int) -> bool:
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def read(content: str, wanted: Callable[[int], bool] = none) -> list[Frame | Outline]:
+    def read(content: str, wanted: Callable[[int], bool] = none) -> list[Frame | StructureSummary]:
         (tmp_path / "si.dat").write_text(content)
         return list(read_dft_text(tmp_path / "si.dat", wanted))
 
@@ -49,10 +49,10 @@ def test_as_the_frames_say(own_data: Path, monkeypatch: pytest.MonkeyPatch, bloc
     found = list(read_dft_text(path, lambda number: number % 3 == 1))
     assert len(found) == len(frames)
     for number, (one, frame) in enumerate(zip(found, frames, strict=True)):
-        assert isinstance(one, Frame if number % 3 == 1 else Outline)
+        assert isinstance(one, Frame if number % 3 == 1 else StructureSummary)
         assert (one.group, one.source, one.energy) == (frame.group, frame.source, frame.energy)
         assert one.n_atoms == frame.n_atoms
-        if isinstance(one, Outline):
+        if isinstance(one, StructureSummary):
             assert one.element_counts == Counter(frame.atomic_numbers.tolist())
         else:
             assert one.positions.tobytes() == frame.positions.tobytes()
@@ -85,7 +85,7 @@ def test_elements(read: Read, content: str, counts: dict[int, int]) -> None:
     assert isinstance(frame, Frame)
     assert Counter(frame.atomic_numbers.tolist()) == counts
     (outline,) = read(content)
-    assert isinstance(outline, Outline)
+    assert isinstance(outline, StructureSummary)
     assert outline.element_counts == counts
     assert (outline.n_atoms, outline.energy) == (frame.n_atoms, -1.25)
 

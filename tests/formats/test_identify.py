@@ -24,7 +24,8 @@ from pyfit_gpu.formats.identify import FileKind, identify
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.run_file import Run, save_run
 from pyfit_gpu.formats.text_set import write_text_set
-from pyfit_gpu.formats.training_set.reader import Shard, save_training_set
+from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.formats.training_set.shards import Shard
 from pyfit_gpu.training.fit import FitState, fit
 from pyfit_gpu.training.settings import FitSettings
 

@@ -18,7 +18,8 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set, read_frames, read_head
 from pyfit_gpu.formats.text_set import write_text_set
-from pyfit_gpu.formats.training_set.reader import Shard, save_training_set
+from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.formats.training_set.shards import Shard
 
 TEXT = """\
 group_a

@@ -12,7 +12,8 @@ import pytest
 import torch
 from sample_sets import NAN, make_set
 
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import text_set
 from pyfit_gpu.formats.dft_text import read_dft_text

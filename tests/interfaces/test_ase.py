@@ -30,7 +30,8 @@ from pyfit_gpu.interfaces import ase as module
 from pyfit_gpu.interfaces.ase import PyfitCalculator
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, predict
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 
 MakeFrame = Callable[..., Frame]
 

@@ -18,7 +18,8 @@ from sample_sets import arrays_of, assert_same_set, make_descriptor, make_potent
 from torch import Tensor
 
 from pyfit_gpu import evaluate, featurize
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.formats.opening import load_training_set
@@ -26,7 +27,8 @@ from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.neighbors import find_neighbors
 from pyfit_gpu.training.fit import fit
 

@@ -11,18 +11,13 @@ import pytest
 import torch
 from sample_sets import make_descriptor, make_potential
 
-from pyfit_gpu.datasets.training_set import build_training_set
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_inputs import outline
-from pyfit_gpu.models.energy_shift import (
-    count_elements,
-    find_shift,
-    fit_shift,
-    isolated_shift,
-    parse_shift,
-    shift_of_elements,
-)
-from pyfit_gpu.structures.batch import Frame, Outline, Structures
+from pyfit_gpu.models.energy_shift import find_shift, fit_shift, isolated_shift, parse_shift, shift_of_elements
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.elements import count_elements
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 MakeFrame = Callable[..., Frame]
 SIC = ("Si", "C")
@@ -131,7 +126,7 @@ class TestCounts:
         outlines = [outline(frame) for frame in frames]
         assert count_elements(outlines, ("S", "C")).tolist() == [[0, 1], [1, 3], [1, 1]]
         assert fit_shift(outlines, ("S", "C")) == fit_shift(frames, ("S", "C"))
-        nameless = Outline({0: 2, 14: 1}, "g", "here")
+        nameless = StructureSummary({0: 2, 14: 1}, "g", "here")
         assert count_elements([nameless], ("Si",)).tolist() == [[3]]
         with pytest.raises(InputError, match=r"^here: .*\(Si, C\), the file names no element"):
             count_elements([nameless], SIC)

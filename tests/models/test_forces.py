@@ -18,10 +18,12 @@ from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.descriptors.pair_sums import PairSums
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.batches import batches
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.models.potential import Potential, batches
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, evaluate, predict, predict_batch
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
 
 MakeFrame = Callable[..., Frame]

@@ -13,18 +13,14 @@ from ase.data import chemical_symbols
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.batches import batches, featurize
+from pyfit_gpu.models.energy import local_parameters, network_outputs
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.models.potential import (
-    Potential,
-    batches,
-    featurize,
-    join_members,
-    local_parameters,
-    network_outputs,
-    sum_over_atoms,
-)
+from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import evaluate
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.sums import sum_over_atoms
 
 MakeFrame = Callable[..., Frame]
 MakePotential = Callable[..., Potential]

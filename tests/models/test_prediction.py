@@ -15,7 +15,8 @@ from pyfit_gpu.models import prediction as module
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, evaluate, predict
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 
 MakeFrame = Callable[..., Frame]
 

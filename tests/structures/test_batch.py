@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures.batch import Frame, Structures, cell_volumes, check_frame, complete_cell, size_batches
+from pyfit_gpu.structures.batch import Structures, size_batches
+from pyfit_gpu.structures.cells import cell_volumes, complete_cell
+from pyfit_gpu.structures.frames import Frame, check_frame
 
 MakeFrame = Callable[..., Frame]
 CUBE = 4.0 * np.eye(3)

@@ -14,8 +14,9 @@ from structures.test_neighbors import assert_same_pairs
 
 from pyfit_gpu.structures import bins as boxes
 from pyfit_gpu.structures import cell_list
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cell_list import find_pairs
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
 
 MakeFrame = Callable[..., Frame]

@@ -11,7 +11,8 @@ import torch
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures import verlet
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
 from pyfit_gpu.structures.verlet import VerletList
 

@@ -11,10 +11,13 @@ import torch
 from sample_sets import make_potential, make_set
 from torch import Tensor
 
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
-from pyfit_gpu.parallel import Workers, one_thread, ordered_sum
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.parallel import Workers, one_thread
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.sums import ordered_sum
 from pyfit_gpu.training.blocks import Block, BlockValue, Shares
 from pyfit_gpu.training.objective import LossWeights, Objective, cut_blocks, lane_bounds
 

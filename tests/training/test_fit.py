@@ -25,8 +25,9 @@ from pyfit_gpu.commands.interrupts import Terminated, signals_are_exceptions, si
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.splits import Split
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
@@ -34,7 +35,8 @@ from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.closure import KEPT_MEMORY
 from pyfit_gpu.training.fit import TrainingFailure, fit
 from pyfit_gpu.training.history import History, LabelErrors, Observer, Row

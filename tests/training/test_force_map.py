@@ -12,12 +12,14 @@ import torch
 from sample_sets import NAN, make_potential
 from torch import Tensor
 
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
-from pyfit_gpu.structures.batch import Frame, Structures, size_batches
+from pyfit_gpu.structures.batch import Structures, size_batches
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.force_map import ForceMap
 
 MakeFrames = Callable[..., list[Frame]]

@@ -12,10 +12,12 @@ import torch
 from sample_sets import make_potential, make_set
 from torch import Tensor
 
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.objective import LossWeights, Objective
 from pyfit_gpu.training.settings import FitSettings

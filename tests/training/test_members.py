@@ -12,11 +12,13 @@ import torch
 from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential, join_members
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training import closure
 from pyfit_gpu.training import loop as fit_run
 from pyfit_gpu.training.fit import TrainingFailure, fit

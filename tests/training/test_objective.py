@@ -15,15 +15,18 @@ import torch
 from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.feature_rows import FeatureRows
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.models.energy import network_outputs
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.models.potential import network_outputs, sum_over_atoms
 from pyfit_gpu.models.prediction import predict
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training import objective as objective_module
 from pyfit_gpu.training.objective import Evaluation, LossWeights, Objective, l2_penalty
 

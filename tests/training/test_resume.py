@@ -25,13 +25,15 @@ from pyfit_gpu.commands.train.job import (
     run_fit,
 )
 from pyfit_gpu.commands.train.outputs import FILES, TrainingOutputs
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.splits import Split
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import Run, load_run, save_run
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import FitState, fit
 from pyfit_gpu.training.history import History, Row
 from pyfit_gpu.training.objective import Evaluation, LossWeights, Objective

@@ -27,7 +27,7 @@ from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.structures.batch import Frame
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.settings import FitSettings
 
 log = logging.getLogger("pyfit_gpu")

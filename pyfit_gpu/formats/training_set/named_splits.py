@@ -19,7 +19,8 @@ from pyfit_gpu.files import atomic_path, exclusive
 from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, undisturbed
 from pyfit_gpu.formats.opening import HDF5_MAGIC, load_training_set, read_head
 from pyfit_gpu.formats.training_set import splits as stored_splits
-from pyfit_gpu.formats.training_set.reader import locked_manifest, naming, read_manifest, reading, write_manifest
+from pyfit_gpu.formats.training_set.reader import naming, reading
+from pyfit_gpu.formats.training_set.shards import locked_manifest, read_manifest, write_manifest
 
 
 class _Kind(enum.Enum):

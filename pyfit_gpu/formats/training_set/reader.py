@@ -6,12 +6,10 @@ The format is specified in docs/formats/training_set.md.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -20,10 +18,9 @@ import torch
 
 from pyfit_gpu.datasets.feature_rows import FeatureFile, FeatureRows
 from pyfit_gpu.datasets.splits import Split
-from pyfit_gpu.datasets.training_set import TrainingSet, interleave
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.nn_dat import parse_header
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.writer import (
@@ -38,7 +35,6 @@ from pyfit_gpu.formats.training_set.writer import (
 )
 from pyfit_gpu.models.potential import Potential
 
-MANIFEST_NAME = "pyfit-gpu training set manifest"
 FEATURES = "atoms/features"
 
 
@@ -48,7 +44,7 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -
     Raises:
         InputError: the file cannot be written, or one of the set's splits is none of it.
     """
-    _attach_splits(training_set, training_set.splits)
+    attach_splits(training_set, training_set.splits)
     n_features = training_set.features.shape[1]
     with writing_set(path, len(training_set), training_set.n_atoms, n_features, splits=training_set.splits) as writer:
         writer.append(training_set)
@@ -105,7 +101,7 @@ def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, 
     try:
         if hash_content(attributes, arrays) != attributes["content_hash"]:
             raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
-        return _attach_splits(_from_arrays(arrays, attributes), splits), attributes
+        return attach_splits(_from_arrays(arrays, attributes), splits), attributes
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
     except OSError as error:
@@ -131,7 +127,7 @@ def naming(name: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"{os.fspath(name)}: {error}") from error
 
 
-def _attach_splits(training_set: TrainingSet, splits: Mapping[str, Split]) -> TrainingSet:
+def attach_splits(training_set: TrainingSet, splits: Mapping[str, Split]) -> TrainingSet:
     """The set with these splits, each checked against it."""
     checked = {}
     has_energy = training_set.has_energy.cpu().numpy()
@@ -184,169 +180,3 @@ def _made_for(header: str, descriptor: LocalStructureParameters) -> Potential:
     if difference:
         raise InputError(f"damaged: potential_header contradicts settings: {difference}")
     return potential
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `index` of `count` of a set: the structures whose number in the files, mod count, is index."""
-
-    index: int
-    count: int
-    n_structures: int  # of the whole, all shards together
-    inputs: str  # hash of everything that must be the same for all shards: inputs, potential, e_shift
-
-    def __post_init__(self) -> None:
-        if not (self.count >= 1 and 0 <= self.index < self.count):
-            raise InputError(f"shard: expected I/N with 0 <= I < N, got {self.index}/{self.count}")
-
-    def describe(self) -> dict[str, Any]:
-        return {"index": self.index, "count": self.count, "n_structures": self.n_structures, "inputs": self.inputs}
-
-
-def shard_path(path: str | os.PathLike[str], index: int, count: int) -> Path:
-    """`set.h5` as `set.0-of-4.h5`."""
-    whole = Path(path)
-    return whole.with_name(f"{whole.stem}.{index}-of-{count}{whole.suffix}")
-
-
-def manifest_path(path: str | os.PathLike[str]) -> Path:
-    """`set.h5` as `set.json`."""
-    return Path(path).with_suffix(".json")
-
-
-def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) -> list[int] | None:
-    """Look before the work whether this shard is there already, from a task that was killed before it said so.
-
-    Returns:
-        The shards that are still missing, if this one is there; it is then in the manifest. None: it is to be made.
-
-    Raises:
-        InputError: a manifest of other inputs, or a file that is not this shard, is in the way.
-    """
-    target, manifest = shard_path(path, shard.index, shard.count), manifest_path(path)
-    if overwrite:
-        return None
-    if manifest.exists():
-        earlier = read_manifest(manifest)
-        if (earlier["count"], earlier["inputs"]) != (shard.count, shard.inputs):
-            raise InputError(
-                f"{manifest}: belongs to other inputs or to {earlier['count']} shards: expected another name for the "
-                "set, or --overwrite to replace it"
-            )
-    if not target.exists():
-        return None
-    in_the_way = (
-        f"{target}: exists already and is not shard {shard.index} of these inputs (give --overwrite to replace it)"
-    )
-    try:
-        part, attributes = load_hdf5(str(target), lazy=True)
-    except InputError as error:
-        raise InputError(in_the_way) from error
-    if _shard_of(attributes) != shard.describe():
-        raise InputError(in_the_way)
-    return register_shard(path, shard, attributes["content_hash"], len(part))
-
-
-def _shard_of(attributes: Mapping[str, Any]) -> Any:
-    """What a file says of itself as a shard; None if nothing, or nothing that can be read."""
-    try:
-        return json.loads(attributes["shard"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def register_shard(path: str | os.PathLike[str], shard: Shard, content_hash: str, n_structures: int) -> list[int]:
-    """Bring the manifest up to date; returns the shards that are still missing."""
-    target, manifest = shard_path(path, shard.index, shard.count), manifest_path(path)
-    with locked_manifest(manifest):
-        known: dict[str, Any] = {}
-        kept: dict[str, Any] = {}
-        if manifest.exists():
-            earlier = read_manifest(manifest)
-            # Another job array with the same name replaces the manifest: its shards are other files.
-            if (earlier["count"], earlier["inputs"]) == (shard.count, shard.inputs):
-                known = earlier["shards"]
-                kept = {key: earlier[key] for key in (stored_splits.GROUP,) if key in earlier}
-        known[str(shard.index)] = {"file": target.name, "content_hash": content_hash, "n_structures": n_structures}
-        content = {
-            "format": MANIFEST_NAME,
-            "version": FORMAT_VERSION,
-            "count": shard.count,
-            "n_structures": shard.n_structures,
-            "inputs": shard.inputs,
-            "shards": dict(sorted(known.items(), key=lambda item: int(item[0]))),
-            **kept,
-        }
-        write_manifest(manifest, content)
-    return [index for index in range(shard.count) if str(index) not in known]
-
-
-def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_text(path) as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-
-
-@contextlib.contextmanager
-def locked_manifest(manifest: Path) -> Iterator[None]:
-    """One process at a time. The lock file stays: removing it would let two processes lock two files."""
-    name = manifest.with_name(f".{manifest.name}.lock")
-    try:
-        lock = open(name, "w")  # noqa: SIM115 - closed below
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        raise InputError(f"{name}: cannot lock the manifest: {error.strerror}") from error
-    with lock:
-        yield
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: expected a training set manifest, found no valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != MANIFEST_NAME:
-        raise InputError(f"{path}: expected a training set manifest ('format': '{MANIFEST_NAME}'), found other JSON")
-    if content.get("version") != FORMAT_VERSION:
-        raise InputError(f"{path}: expected manifest version {FORMAT_VERSION}, found {content.get('version')}")
-    types = {"count": int, "n_structures": int, "inputs": str, "shards": dict}
-    for key, kind in types.items():
-        if not isinstance(content.get(key), kind):
-            raise InputError(f"{path}: damaged: {key}: expected {kind.__name__}, found {content.get(key)!r}")
-    for index, entry in content["shards"].items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
-            raise InputError(f"{path}: damaged: shard {index}: expected an object with a file name, found {entry!r}")
-    if not isinstance(content.get(stored_splits.GROUP, {}), dict):
-        raise InputError(f"{path}: damaged: splits: expected an object, found {content['splits']!s:.60}")
-    return content
-
-
-def load_manifest(path: Path, *, lazy: bool = False) -> TrainingSet:
-    """All shards as one set, in file order.
-
-    Raises:
-        InputError: a shard is missing (named), damaged, or not the one that the manifest names.
-    """
-    manifest = read_manifest(path)
-    parts = []
-    for index in range(manifest["count"]):
-        entry = manifest["shards"].get(str(index))
-        if entry is None:
-            suffix = next((Path(other["file"]).suffix for other in manifest["shards"].values()), ".h5")
-            missing = shard_path(path.with_suffix(suffix), index, manifest["count"]).name
-            raise InputError(
-                f"{path}: shard {index} of {manifest['count']} is missing ({missing}): its job has not finished"
-            )
-        file = path.with_name(entry["file"])
-        if not file.exists():
-            raise InputError(f"{path}: shard {index} of {manifest['count']} is missing: {file} does not exist")
-        part, attributes = load_hdf5(str(file), lazy=lazy)
-        expected = Shard(index, manifest["count"], manifest["n_structures"], manifest["inputs"]).describe()
-        if attributes["content_hash"] != entry.get("content_hash") or _shard_of(attributes) != expected:
-            raise InputError(f"{path}: shard {index}: {file} is not the file that the manifest names (other content)")
-        parts.append(part)
-    whole = interleave(parts)
-    if len(whole) != manifest["n_structures"]:
-        raise InputError(f"{path}: expected {manifest['n_structures']} structures, the shards hold {len(whole)}")
-    with naming(path):
-        return _attach_splits(whole, stored_splits.from_json(manifest.get(stored_splits.GROUP, {})))

@@ -28,9 +28,10 @@ from pyfit_gpu.commands.train.logs import (
     ProgressRows,
     ValidationLog,
 )
-from pyfit_gpu.datasets.training_set import build_training_set
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures.batch import Frame, Structures
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.history import LabelErrors, Row
 from pyfit_gpu.training.objective import Objective

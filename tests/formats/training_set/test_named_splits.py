@@ -28,7 +28,8 @@ from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set import named_splits
 from pyfit_gpu.formats.training_set.named_splits import load_split, named_split, save_split, split_names
-from pyfit_gpu.formats.training_set.reader import Shard, save_training_set
+from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.formats.training_set.shards import Shard
 
 GROUPS = ["b", "Å x", "a", "b", "NO_DFT", "b", "a", "b", "b", "c", "a", "a", "b"]
 

@@ -20,14 +20,16 @@ import pytest
 import torch
 from sample_sets import NAN, assert_same_set, make_set, save_shard, with_settings
 
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
-from pyfit_gpu.datasets.training_set import TrainingSet, build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import header_lines, load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
-from pyfit_gpu.formats.training_set.reader import Shard, load_manifest, manifest_path, save_training_set, shard_path
+from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.formats.training_set.shards import Shard, load_manifest, manifest_path, shard_path
 from pyfit_gpu.structures.batch import Structures
 
 # As the specification lists them: (type, shape) with A = 12 atoms, B = 5 structures, F = 18 features.
@@ -334,7 +336,8 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from sample_sets import make_set, save_shard
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.training_set.reader import Shard, save_training_set
+from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.formats.training_set.shards import Shard
 
 folder = Path(sys.argv[2])
 

@@ -1,0 +1,128 @@
+"""Structures to a training set: features and labels, batch after batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.datasets.training_set import STRUCTURE_FIELDS, TrainingSet
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.models.batches import Batch, batch_atoms, batch_maker
+from pyfit_gpu.models.energy_shift import EnergyShift, shift_of_elements
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.parallel import Workers
+from pyfit_gpu.structures.batch import Structures, size_batches
+
+_BATCH_ATOMS_CPU = (2_000, 20_000)  # at least, so that operations last, and at most
+_BATCHES_PER_THREAD = 3  # so that all threads end at about the same time
+
+
+def assemble(
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    device: torch.device,
+    e_shift: EnergyShift | None = 0.0,
+    backend: str = "auto",
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TrainingSet:
+    """A training set from structures that `take` gives in batches; see `build_training_set`.
+
+    Args:
+        sizes: atoms of each structure.
+        take: gives the batch of the named structures, on the device.
+        dtype: of the features; None: that of the positions.
+        progress: called with the number of atoms done so far.
+    """
+    energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+
+    @torch.no_grad()
+    def compute(rows: list[int]) -> _Part:
+        return _Part.of(make(rows), potential.descriptor)
+
+    parts: dict[str, Tensor] = {}
+    groups = [""] * len(sizes)
+    done = 0
+    for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device))):
+        _place(parts, part.atom_values, part.atoms, sum(sizes))
+        _place(parts, part.structure_values, part.rows, len(sizes))
+        for row, group in zip(part.rows.tolist(), part.groups, strict=True):
+            groups[row] = group
+        done += len(part.atoms)
+        if progress:
+            progress(done)
+    return TrainingSet(
+        potential=potential.without_parameters(),
+        energy_shift=energy_shift,
+        groups=tuple(groups),
+        splits={},
+        **parts,
+    )
+
+
+def _batch_atoms(n_atoms: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return batch_atoms(device)
+    low, high = _BATCH_ATOMS_CPU
+    return min(high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a batch gives to a training set."""
+
+    rows: Tensor  # (B,) int64, places of its structures in the whole
+    atoms: Tensor  # (n,) int64
+    groups: tuple[str, ...]
+    atom_values: dict[str, Tensor]  # by field
+    structure_values: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, batch: Batch, descriptor: LocalStructureParameters) -> _Part:
+        structures = batch.structures
+        return cls(
+            rows=batch.rows,
+            atoms=batch.atoms,
+            groups=structures.groups,
+            atom_values={
+                "features": batch.features(descriptor),
+                "species": batch.species,
+                "positions": structures.flatten(structures.positions),
+                "forces": structures.flatten(structures.forces),
+            },
+            structure_values={
+                "sizes": batch.sizes,
+                **{name: getattr(structures, name) for name in STRUCTURE_FIELDS if name != "sizes"},
+            },
+        )
+
+
+def _place(parts: dict[str, Tensor], values: dict[str, Tensor], index: Tensor, total: int) -> None:
+    for name, value in values.items():
+        if name not in parts:
+            parts[name] = value.new_empty(total, *value.shape[1:])
+        parts[name][index] = value
+
+
+def build_training_set(
+    structures: Structures, potential: Potential, *, e_shift: EnergyShift = 0.0, backend: str = "auto"
+) -> TrainingSet:
+    """Features and labels of every structure, in file order, on the structures' device.
+
+    Args:
+        structures: a batch; those without an energy are kept, and neither trained on nor scored.
+        potential: gives the descriptor.
+        e_shift: eV per atom, added to the energies when they are used: E_used = E_file + n_atoms * e_shift. One
+            number, one per element in the potential's order, or by name: {"Si": 107.1, "C": 154.9}.
+
+    Raises:
+        InputError: as `featurize`, and shifts that are not those of the elements.
+    """
+    device = structures.positions.device
+    return assemble(structures.sizes, structures.select, potential, device=device, e_shift=e_shift, backend=backend)

@@ -1,0 +1,105 @@
+"""Many structures in batches of similar size, with neighbours and species, and their features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.structures.batch import Structures, size_batches
+from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
+from pyfit_gpu.sums import ragged_range
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Structures of similar size, padded, with the neighbours of their atoms."""
+
+    rows: Tensor  # (B,) int64, places of the structures in the whole
+    atoms: Tensor  # (n,) int64, numbers of the atoms in the whole, without padding
+    structures: Structures
+    species: Tensor  # (n,) int64
+    neighbors: Neighbors
+
+    @property
+    def sizes(self) -> Tensor:
+        """(B,) int64, atoms of each structure."""
+        return torch.tensor(self.structures.sizes, device=self.rows.device)
+
+    def features(self, descriptor: LocalStructureParameters) -> Tensor:
+        """(n, n_features)."""
+        return descriptor(self.neighbors, self.species, self.structures.describe_atom)
+
+
+@torch.no_grad()
+def batches(
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    backend: str = "auto",
+    dtype: torch.dtype | None = None,
+    max_atoms: int | None = None,
+) -> Iterator[Batch]:
+    """Many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
+
+    Args:
+        sizes: atoms of each structure.
+        take: gives the batch of the named structures.
+        dtype: of the neighbour vectors; None: that of the positions. Neighbours are found in the positions' precision.
+        max_atoms: padded atoms of a batch; None: as suits the potential's device.
+
+    Raises:
+        InputError: an element that the potential lacks, two atoms at one place.
+    """
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+    for rows in size_batches(sizes, max_atoms or batch_atoms(potential.device)):
+        yield make(rows)
+
+
+def batch_atoms(device: torch.device) -> int:
+    """Padded atoms that go through at once. A GPU is hardly slower for more of them."""
+    return 50_000 if device.type == "cpu" else 250_000
+
+
+def batch_maker(
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    backend: str = "auto",
+    dtype: torch.dtype | None = None,
+) -> Callable[[list[int]], Batch]:
+    """Makes a batch of the named structures; arguments as those of `batches`."""
+    counts = torch.tensor(sizes)
+    first = torch.cumsum(counts, 0) - counts
+
+    def make(rows: list[int]) -> Batch:
+        structures = take(rows)
+        device = structures.positions.device
+        _, atoms = ragged_range(first[rows], counts[rows], structures.n_atoms)
+        species = potential.species_index(structures)
+        neighbors = find_neighbors(structures, potential.descriptor.neighbor_cutoff, backend=backend)
+        if dtype is not None:
+            neighbors = neighbors.to(dtype)
+        return Batch(torch.tensor(rows, device=device), atoms.to(device), structures, species, neighbors)
+
+    return make
+
+
+def featurize(structures: Structures, potential: Potential, *, backend: str = "auto") -> Tensor:
+    """The raw network inputs of every atom, atoms in file order: (n_atoms, n_features).
+
+    Computed in the dtype and on the device of the structures, in batches of similar size.
+
+    Raises:
+        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
+    """
+    features = structures.positions.new_empty(structures.n_atoms, potential.descriptor.n_features)
+    for batch in batches(structures.sizes, structures.select, potential, backend=backend):
+        features[batch.atoms] = batch.features(potential.descriptor)
+    return features
