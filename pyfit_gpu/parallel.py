@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,10 @@ T = TypeVar("T")
 
 
 class Workers:
-    """As many threads as torch may use. Torch's operations let go of the interpreter while they compute."""
+    """As many threads as torch may use. Torch's operations let go of the interpreter while they compute.
+
+    A task of a worker that asks for workers itself gets none: torch may use one thread there.
+    """
 
     def __init__(self, device: torch.device) -> None:
         """For a device; on a GPU tasks run one after the other, in the calling thread."""
@@ -22,6 +26,14 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
         if self.count > 1:
             self._pool = ThreadPoolExecutor(self.count, "pyfit", initializer=lambda: torch.set_num_threads(1))
+
+    @classmethod
+    def shared(cls, device: torch.device) -> Workers:
+        """Workers that stay for the next call: to start threads takes as long as a small structure."""
+        count = torch.get_num_threads() if device.type == "cpu" else 1
+        if count not in _shared:
+            _shared[count] = cls(device)
+        return _shared[count]
 
     def each(self, task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
         """Results in the order of the items; besides those being computed, at most one waits per thread."""
@@ -43,6 +55,10 @@ class Workers:
     def map(self, task: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         """Results in the order of the items."""
         return [task(item) for item in items] if self._pool is None else list(self._pool.map(task, items))
+
+
+_shared: dict[int, Workers] = {}  # by number of threads
+os.register_at_fork(after_in_child=_shared.clear)  # threads do not survive a fork
 
 
 @contextlib.contextmanager

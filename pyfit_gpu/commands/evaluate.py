@@ -26,6 +26,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.ase_files import LabelSpread, write_extxyz
 from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches
@@ -66,7 +67,7 @@ def evaluate(
     out = setup.output(out, [*dft_files, *members])
     plot_paths = _plot_paths(plots, setup) if plots else None
     model = load_potentials(members)
-    model.require_straight("evaluate")
+    energy_model(model, "evaluate")
     shift = evaluation_shift(model, e_shift)
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)

@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from pyfit_gpu.commands.classic.config import load_classic_config
 from pyfit_gpu.datasets.splits import Split
-from pyfit_gpu.descriptors.lsp import GI_MODES, LocalStructureParameters
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.identify import FileKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
@@ -51,7 +51,7 @@ def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
     centers = " ".join(f"{center:g}" for center in descriptor.gaussian_centers)
     return [
         f"elements      {' '.join(descriptor.elements)}",
-        f"inputs        {descriptor.n_features}, gi_mode {descriptor.gi_mode} ({GI_MODES[descriptor.gi_mode]}), "
+        f"inputs        {descriptor.n_features}, gi_mode {descriptor.gi_mode} ({descriptor.mode.text}), "
         f"shift {descriptor.shift:g}",
         f"cutoff        {descriptor.cutoff:g} Å, width {descriptor.cutoff_width:g} Å",
         f"orders        {' '.join(map(str, descriptor.legendre_orders))}",

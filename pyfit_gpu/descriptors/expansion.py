@@ -6,10 +6,17 @@
 Everything is done for a chunk of atoms with equal padded neighbour counts: sums over neighbours are then batched
 matrix products, and rows of pairs stay in cache. A dummy pair in a padded place stands at the cutoff, where f and f'
 are exactly zero, so nothing else needs a mask.
+
+On a CPU an atom has the same bits whatever other atoms are in the chunk. Libraries choose how to multiply small
+matrices by their shapes, strides and addresses (MKL by the address of the result modulo 64 bytes on some processors,
+by that of the factors on others), so none of these may depend on the chunk: rows of pairs, which lie one after the
+other for all atoms, are copied to blocks, a matrix for each atom; every matrix begins at a multiple of 64 bytes; and
+the numbers of rows and columns are padded until the next one does as well (`padded`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +26,16 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.harmonics import (
-    angular_pull_back,
-    angular_push_forward,
+    addition_coefficients,
+    angular_jvp,
     angular_rows,
+    angular_vjp,
     n_rows,
-    pair_weights,
     rows_of_orders,
 )
+
+_LINE = 64  # bytes that a processor's cache and its widest vectors take at once
+WIDTH_STEP = 4  # places for pairs come in this multiple on a CPU; `padded` counts on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +49,7 @@ class Basis:
     n_elements: int
     centers: Tensor  # (n_r0, 1) Å
     norm: Tensor  # (n_r0,) N_n
-    weights: Tensor  # (n_l, n_angular) w_lm, zero where the row is of another order
+    coefficients: Tensor  # (padded n_l, padded n_angular) w_lm, zero where the row is of another order
     axes: Tensor  # (3, 3), the unit matrix
     zero: Tensor  # ()
 
@@ -65,7 +75,7 @@ class Basis:
             n_elements=n_elements,
             centers=torch.tensor(gaussian_centers, device=device, dtype=dtype)[:, None],
             norm=torch.tensor(norm, device=device, dtype=dtype),
-            weights=pair_weights(legendre_orders, device=device, dtype=dtype),
+            coefficients=_padded_matrix(addition_coefficients(legendre_orders, device=device, dtype=dtype)),
             axes=torch.eye(3, device=device, dtype=dtype),
             zero=torch.zeros((), device=device, dtype=dtype),
         )
@@ -75,9 +85,34 @@ class Basis:
         return len(self.norm)
 
     @cached_property
+    def n_angular(self) -> int:
+        return n_rows(self.legendre_orders)
+
+    @cached_property
+    def padded_norm(self) -> Tensor:
+        """(padded n_r0,), 1 beyond the Gaussian centres."""
+        columns = padded(self.n_centers, 16 // self.norm.itemsize, self.norm.device)
+        return torch.nn.functional.pad(self.norm, (0, columns - self.n_centers), value=1.0)
+
+    @cached_property
     def blocks(self) -> list[tuple[int, int]]:
         """The elements a and b of each block of features."""
         return list(combinations_with_replacement(range(self.n_elements), 2))
+
+
+def padded(count: int, step: int, device: torch.device) -> int:
+    """The next multiple of `step` on a CPU, the count itself elsewhere.
+
+    With rows in fours, columns in steps of 16 bytes and places for pairs in fours, all products of two of these are
+    multiples of 64 bytes: results that stand one after the other begin at such addresses.
+    """
+    return -(-count // step) * step if device.type == "cpu" else count
+
+
+def _padded_matrix(matrix: Tensor) -> Tensor:
+    """(n, m) with rows and columns of zeros up to multiples of four, on a CPU."""
+    rows, columns = (padded(count, 4, matrix.device) for count in matrix.shape)
+    return torch.nn.functional.pad(matrix, (0, columns - matrix.shape[1], 0, rows - matrix.shape[0]))
 
 
 class Chunk:
@@ -103,11 +138,11 @@ class Chunk:
 
     @property
     def vectors(self) -> Tensor:
-        """(n, 3, K) Å; of the dummy, any."""
+        """(n, 3, K) Å; entries of dummy pairs are arbitrary."""
         return self._components.view(3, *self.pairs.shape).transpose(0, 1)
 
     def _own(self, values: Tensor) -> Tensor:
-        """(.., n K), of this chunk's pairs, from `values` (.., n_pairs) of all. The dummy has those of any pair."""
+        """(.., n K) of this chunk's pairs, from `values` (.., n_pairs) of all. Entries of dummy pairs are arbitrary."""
         if values.shape[-1] == 0:
             values = values.new_ones(*values.shape[:-1], 1)
         numbers = self.pairs.reshape(-1).clamp(max=values.shape[-1] - 1)
@@ -133,8 +168,27 @@ class Chunk:
 
     @cached_property
     def _angular(self) -> Tensor:
-        """(n_angular, n, K)."""
-        return self._rows_of(angular_rows)
+        """(n, padded n_angular, K)."""
+        return self._blocks(self._rows_of(angular_rows), 4)
+
+    def _blocks(self, rows: Tensor, step: int, mask: Tensor | None = None) -> Tensor:
+        """(n, padded n_rows, K), a matrix of each atom, from rows (n_rows, n, K) times a mask (n, K).
+
+        On a CPU every matrix and every row in it begins at a multiple of 64 bytes; rows beyond are zero. On a GPU,
+        whose libraries do not look at addresses, the rows as they are.
+        """
+        if rows.device.type != "cpu":
+            return (rows if mask is None else rows * mask).transpose(0, 1)
+        count, n, width = rows.shape
+        line = _LINE // rows.itemsize
+        whole = rows.new_empty(n, padded(count, step, rows.device), -(-width // line) * line)[:, :, :width]
+        if mask is None:
+            whole[:, :count] = rows.transpose(0, 1)
+        else:
+            torch.mul(rows.transpose(0, 1), mask[:, None], out=whole[:, :count])
+        if whole.shape[1] > count:
+            whole[:, count:] = 0
+        return whole
 
     def _rows_of(self, function: Callable[..., Tensor], *more: Tensor) -> Tensor:
         unit, orders = self._unit[0], self.basis.legendre_orders
@@ -184,127 +238,129 @@ class Chunk:
         elements = torch.arange(self.basis.n_elements, device=self.pairs.device, dtype=self._all_kinds.dtype)
         return elements[:, None, None] == self._own(self._all_kinds).view(self.pairs.shape)
 
-    def _only(self, values: Tensor, kind: int) -> Tensor:
-        """(.., n, K) for the neighbours of an element, zero for the others."""
-        return values if self._of_kind is None else values * self._of_kind[kind]
+    def _mask(self, kind: int) -> Tensor | None:
+        """(n, K) bool, whether the neighbour is of an element; None: all are."""
+        return None if self._of_kind is None else self._of_kind[kind]
 
-    def _by_kind(self, values: Tensor) -> list[Tensor]:
-        return [self._only(values, kind) for kind in range(self.basis.n_elements)]
+    def _radial_blocks(self, rows: Tensor) -> list[Tensor]:
+        """Rows (n_r0, n, K) as blocks (n, padded n_r0, K) for each element, zero for neighbours of another one."""
+        return [self._blocks(rows, 16 // rows.itemsize, self._mask(kind)) for kind in range(self.basis.n_elements)]
 
     @cached_property
     def _radial_by_kind(self) -> list[Tensor]:
-        return self._by_kind(self._radial)
+        return self._radial_blocks(self._radial)
 
     @cached_property
     def _sums(self) -> list[Tensor]:
-        """A^a for each element, (n, n_angular, n_r0)."""
-        angular = self._angular.transpose(0, 1)
-        return [_product(angular, radial.permute(1, 2, 0)) for radial in self._radial_by_kind]
+        """A^a for each element, (n, padded n_angular, padded n_r0)."""
+        return [torch.bmm(self._angular, radial.transpose(1, 2)) for radial in self._radial_by_kind]
 
     def raw(self) -> Tensor:
         """(n, n_features): G."""
         return self._invariants([self._sums[a] * self._sums[b] for a, b in self.basis.blocks])
 
     def _invariants(self, products: Sequence[Tensor]) -> Tensor:
-        """(n, n_features) from the products A^a A^b of each block, (n, n_angular, n_r0)."""
-        basis, n = self.basis, len(self.atoms)
-        result = products[0].new_empty(n, len(basis.blocks), len(basis.legendre_orders), basis.n_centers)
-        weights = basis.weights.expand(n, -1, -1)
+        """(n, n_features) from the products A^a A^b of each block, (n, padded n_angular, padded n_r0)."""
+        basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
+        result = products[0].new_empty(n, len(basis.blocks), n_orders, basis.n_centers)
+        coefficients = basis.coefficients.expand(n, -1, -1)
         for block, (a, b), product in zip(result.unbind(1), basis.blocks, products, strict=True):
             copies = 1 if a == b else 2
-            torch.div(_product(weights, product), basis.norm / copies, out=block)
+            sums = torch.bmm(coefficients, product)[:, :n_orders, : basis.n_centers]
+            torch.div(sums, basis.norm / copies, out=block)
         return result.view(n, -1)
 
-    def pull_back(self, grad: Tensor) -> Tensor:
+    def vjp(self, grad: Tensor) -> Tensor:
         """(n, 3, K) eV/Å: dE/dv of every pair's vector v, for `grad` = dE/dG (n, n_features)."""
-        n, width = self.pairs.shape
-        angular = self._angular.transpose(0, 1)
+        basis, (n, width) = self.basis, self.pairs.shape
+        angular = self._angular
         along = angular.new_zeros(n, width)  # dE/dr
-        of_angular = angular.new_empty(n, angular.shape[1], width)
-        for kind, of_sums in enumerate(self._grad_of_sums(grad)):
-            of_radial = _product(of_sums.transpose(1, 2), angular).transpose(0, 1)  # (n_r0, n, K)
-            along += self._only((of_radial * self._radial_derivative).sum(dim=0), kind)
-            of_angular.baddbmm_(of_sums, self._radial_by_kind[kind].transpose(0, 1), beta=min(kind, 1))
-        rows = of_angular.transpose(0, 1).reshape(angular.shape[1], -1)
+        grad_angular = angular.new_empty(n, angular.shape[1], width)
+        for kind, grad_sums in enumerate(self._grad_sums(grad)):
+            grad_radial = torch.bmm(grad_sums.transpose(1, 2), angular)[:, : basis.n_centers].transpose(0, 1)
+            moved = (grad_radial * self._radial_derivative).sum(dim=0)
+            mask = self._mask(kind)
+            along += moved if mask is None else moved * mask
+            grad_angular.baddbmm_(grad_sums, self._radial_by_kind[kind], beta=min(kind, 1))
+        rows = grad_angular[:, : basis.n_angular].transpose(0, 1).reshape(basis.n_angular, -1)
         unit, inverse = self._unit
-        of_unit = angular_pull_back(unit, self.basis.legendre_orders, rows).mul_(inverse)
+        grad_unit = angular_vjp(unit, basis.legendre_orders, rows).mul_(inverse)
         # What the unit vector cannot follow, its own direction, is taken out.
-        outward = (of_unit * unit).sum(dim=0)
-        of_unit.addcmul_(unit, along.view(-1) - outward)
-        return of_unit.view(3, *self.pairs.shape).transpose(0, 1)
+        outward = (grad_unit * unit).sum(dim=0)
+        grad_unit.addcmul_(unit, along.view(-1) - outward)
+        return grad_unit.view(3, *self.pairs.shape).transpose(0, 1)
 
-    def _grad_of_sums(self, grad: Tensor) -> list[Tensor]:
-        """dE/dA^a for each element, (n, n_angular, n_r0)."""
-        basis, n = self.basis, len(self.atoms)
-        by_block = grad.view(n, len(basis.blocks), -1, basis.n_centers) * (2 / basis.norm)
-        weights = basis.weights.T.expand(n, -1, -1)
+    def _grad_sums(self, grad: Tensor) -> list[Tensor]:
+        """dE/dA^a for each element, (n, padded n_angular, padded n_r0)."""
+        basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
+        n_blocks = len(basis.blocks)
+        by_block = grad.new_zeros(n_blocks, n, len(basis.coefficients), len(basis.padded_norm))
+        given = grad.view(n, n_blocks, n_orders, basis.n_centers).transpose(0, 1)
+        torch.mul(given, 2 / basis.norm, out=by_block[:, :, :n_orders, : basis.n_centers])
+        coefficients = basis.coefficients.T.expand(n, -1, -1)
         result: dict[int, Tensor] = {}
-        for (a, b), own in zip(basis.blocks, by_block.unbind(1), strict=True):
-            spread = _product(weights, own)  # (n, n_angular, n_r0)
+        for (a, b), own in zip(basis.blocks, by_block, strict=True):
+            spread = torch.bmm(coefficients, own)  # (n, padded n_angular, padded n_r0)
             for moved, other in _moved_and_other(a, b):
                 product = spread * self._sums[other]
                 result[moved] = result[moved] + product if moved in result else product
         return [result[element] for element in range(basis.n_elements)]
 
-    def push_forward(self, tangent: Tensor) -> Tensor:
+    def jvp(self, tangent: Tensor) -> Tensor:
         """(n, n_features): how fast G changes when every pair's vector moves by `tangent` (n, 3, K)."""
         moves = tangent.transpose(0, 1).reshape(3, -1)
         unit, inverse = self._unit
         along = (unit * moves).sum(dim=0)  # dr
         turn = (moves - unit * along).mul_(inverse)
-        turned = self._rows_of(angular_push_forward, turn).transpose(0, 1)
-        angular = self._angular.transpose(0, 1)
-        radial = self._by_kind(self._radial_derivative * along.view(self.pairs.shape))
+        turned = self._blocks(self._rows_of(angular_jvp, turn), 4)
+        radial = self._radial_blocks(self._radial_derivative * along.view(self.pairs.shape))
         sums = [
-            _product(angular, moved.permute(1, 2, 0)).add_(_product(turned, still.permute(1, 2, 0)))
+            torch.bmm(self._angular, moved.transpose(1, 2)).add_(torch.bmm(turned, still.transpose(1, 2)))
             for moved, still in zip(radial, self._radial_by_kind, strict=True)
         ]
         return self._invariants(
             [(sums[a] * self._sums[b]).addcmul_(self._sums[a], sums[b]) for a, b in self.basis.blocks]
         )
 
-    def jacobian(self) -> Tensor:
-        """(n, n_features, 3, K) 1/Å: dG/dv of every pair's vector v; zero for the dummy."""
+    def jacobian(self, *, pad: bool = False) -> Tensor:
+        """(n, n_features, 3, K) 1/Å: dG/dv of every pair's vector v; zero for the dummy.
+
+        Args:
+            pad: with features of zeros up to a multiple of four on a CPU, for products.
+        """
         basis = self.basis
         n, width = self.pairs.shape
         radial, turned, slopes = self._radial.transpose(0, 1)[:, :, None], *self._along_axes()
-        result = radial.new_empty(n, len(basis.blocks), len(basis.legendre_orders), basis.n_centers, 3, width)
-        factors = [(2 * basis.weights.sum(dim=0)[:, None] / basis.norm) * sums for sums in self._sums]
+        shape = (len(basis.blocks), len(basis.legendre_orders), basis.n_centers)
+        n_features = math.prod(shape)
+        whole = radial.new_empty(n, padded(n_features, 4, radial.device) if pad else n_features, 3, width)
+        whole[:, n_features:] = 0
+        result = whole[:, :n_features].unflatten(1, shape)
+        factors = [(2 * basis.coefficients.sum(dim=0)[:, None] / basis.padded_norm) * sums for sums in self._sums]
         for block, (a, b) in zip(result.unbind(1), basis.blocks, strict=True):
             for number, rows in enumerate(rows_of_orders(basis.legendre_orders)):
                 parts = []
                 for moved, other in _moved_and_other(a, b):
-                    factor = factors[other][:, rows].transpose(1, 2)  # (n, n_r0, 2 l + 1): 2 w A / N
-                    value = _product(factor, self._angular[rows].transpose(0, 1))
-                    part = _product(factor, turned[rows].transpose(0, 1)).view(n, -1, 3, width)
-                    part.mul_(radial).addcmul_(value[:, :, None], slopes)
-                    parts.append(part if self._of_kind is None else part * self._of_kind[moved][:, None, None])
+                    # 2 w A / N: (n, padded n_r0, 2 l + 1)
+                    factor = self._blocks(factors[other][:, rows].permute(2, 0, 1), 1)
+                    value, part = (torch.bmm(factor, f[:, rows])[:, : basis.n_centers] for f in (self._angular, turned))
+                    part = part.unflatten(2, (3, width)).mul_(radial).addcmul_(value[:, :, None], slopes)
+                    mask = self._mask(moved)
+                    parts.append(part if mask is None else part * mask[:, None, None])
                 block[:, number] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        return result.view(n, -1, 3, width)
+        return whole
 
     def _along_axes(self) -> tuple[Tensor, Tensor]:
-        """As v moves along each axis: changes of the angular functions (n_angular, n, 3 K), of f (n, n_r0, 3, K)."""
+        """Changes as v moves along each axis: of the angular functions (n, .., 3 K) as blocks, of f (n, n_r0, 3, K)."""
         n, width = self.pairs.shape
         unit, inverse = self._unit
         shaped = unit.view(3, n, 1, width).expand(-1, -1, 3, -1)
         own = unit.view(3, n, width).transpose(0, 1)  # (n, 3, K)
         turn = (self.basis.axes[:, None, :, None] - shaped * own).mul_(inverse.view(n, 1, width))
-        rows = unit.new_empty(len(self._angular), 3 * unit.shape[1])
-        angular_push_forward(shaped.reshape(3, -1), self.basis.legendre_orders, turn.reshape(3, -1), out=rows)
-        return rows.view(-1, n, 3 * width), self._radial_derivative.transpose(0, 1)[:, :, None] * own[:, None]
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """(n, p, q) x (n, q, s) to (n, p, s).
-
-    A single row or column, of one Gaussian centre, would be multiplied in a way that depends on n, which shows in the
-    last bits. Two are not.
-    """
-    if right.shape[2] == 1:
-        return torch.bmm(left, right.expand(-1, -1, 2))[:, :, :1]
-    if left.shape[1] == 1:
-        return torch.bmm(left.expand(-1, 2, -1), right)[:, :1]
-    return torch.bmm(left, right)
+        rows = unit.new_empty(self.basis.n_angular, 3 * unit.shape[1])
+        angular_jvp(shaped.reshape(3, -1), self.basis.legendre_orders, turn.reshape(3, -1), out=rows)
+        turned = self._blocks(rows.view(-1, n, 3 * width), 4)
+        return turned, self._radial_derivative.transpose(0, 1)[:, :, None] * own[:, None]
 
 
 def _moved_and_other(a: int, b: int) -> tuple[tuple[int, int], ...]:

@@ -4,10 +4,10 @@ With u a unit vector, c_m + i s_m = (u_x + i u_y)^m and D_lm the m-th derivative
 
     P_l(u . v) = D_l0(u) D_l0(v) + sum_{m=1..l} 2 (l-m)! / (l+m)! D_lm(u) D_lm(v) [c_m(u) c_m(v) + s_m(u) s_m(v)].
 
-`angular_rows` gives the factors, with D scaled so that a step of its recurrence is one operation; `pair_weights`
-gives the numbers that the products are then summed with. Rows stand by order, and within an order by m: D_l0,
-D_l1 c_1, D_l1 s_1, D_l2 c_2, .. The theorem: Abramowitz and Stegun, Handbook of Mathematical Functions, chapter 8;
-the split into (x + iy)^m and derivatives is the textbook form of the solid harmonics.
+`angular_rows` gives the factors, with D scaled so that a step of its recurrence is one operation, and
+`addition_coefficients` the numbers that the products are then summed with. Rows stand by order, and within an order by
+m: D_l0, D_l1 c_1, D_l1 s_1, D_l2 c_2, .. The theorem: Abramowitz and Stegun, Handbook of Mathematical Functions,
+chapter 8; the split into (x + iy)^m and derivatives is the textbook form of the solid harmonics.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def rows_of_orders(orders: Sequence[int]) -> list[slice]:
     return [slice(end - 2 * order - 1, end) for order, end in zip(orders, ends, strict=True)]
 
 
-def pair_weights(orders: Sequence[int], *, device: torch.device, dtype: torch.dtype) -> Tensor:
+def addition_coefficients(orders: Sequence[int], *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(n_orders, n_rows): this, times products of `angular_rows`, are the Legendre polynomials."""
     weights = torch.zeros(n_rows(orders), len(orders), dtype=torch.float64)
     for number, (order, parts) in enumerate(_parts(weights, orders)):
@@ -62,10 +62,10 @@ def angular_rows(unit: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
     return out
 
 
-def angular_push_forward(unit: Tensor, orders: Sequence[int], turn: Tensor, out: Tensor) -> Tensor:
-    """Fill `out` (n_rows, n_pairs) with how fast `angular_rows` change as `unit` moves by `turn` (3, n_pairs).
+def angular_jvp(unit: Tensor, orders: Sequence[int], turn: Tensor, out: Tensor) -> Tensor:
+    """Fill `out` (n_rows, n_pairs) with the directional derivative (JVP) of `angular_rows` along `turn` (3, n_pairs).
 
-    Of the rows as polynomials in the three components: what leaves the sphere is for the caller to project out.
+    The rows are taken as polynomials in the three components; the caller projects out the radial part.
     """
     by_order, highest = _parts(out, orders), max(orders)
     (x, y, z), (of_x, of_y, of_z) = unit.unbind(0), turn.unbind(0)
@@ -92,8 +92,8 @@ def angular_push_forward(unit: Tensor, orders: Sequence[int], turn: Tensor, out:
     return out
 
 
-def angular_pull_back(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tensor:
-    """(3, n_pairs): what `angular_push_forward` is the transpose of, for `grad` (n_rows, n_pairs).
+def angular_vjp(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tensor:
+    """(3, n_pairs): the vector-Jacobian product, the transpose of `angular_jvp` applied to `grad` (n_rows, n_pairs).
 
     The rows of one m are (x + iy)^m times polynomials in z, so their sums over the orders are added up by Horner's
     rule in x - iy: no derivative is ever written out.

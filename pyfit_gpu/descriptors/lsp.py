@@ -21,27 +21,21 @@ import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
-from pyfit_gpu.descriptors.expansion import Basis, Chunk
+from pyfit_gpu.descriptors.expansion import WIDTH_STEP, Basis, Chunk
+from pyfit_gpu.descriptors.modes import GI_MODES, GiMode, describe_modes
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.neighbors import Neighbors
 
-GI_MODES = {
-    0: "G + shift, N = 16",
-    1: "ln(G + shift), N = r0^2",
-    3: "G + shift, N = r0^2, cutoff 1.5 rc",
-    4: "ln(G + shift), N = r0^2, cutoff 1.5 rc",
-    5: "asinh(G), N = r0^2",
-}
 MAX_LEGENDRE_ORDER = 60  # tested up to here
-_LOG_MODES = (1, 4)
-_LONG_MODES = (3, 4)
 
-# Atoms with similar neighbour counts are evaluated together. On a CPU 512 atoms keep the rows in cache, or twice as
-# many in float32; on a GPU launches dominate small chunks. Pairs bound the memory where atoms have many neighbours.
-_CHUNK_CPU = (512, 65_536)  # atoms, pairs
+# Atoms with similar neighbour counts are evaluated together. On a CPU so few pairs keep most rows in the cache of a
+# core, or twice as many in float32 (AMD EPYC, 1 MiB: predictions take 0.65 to 0.75 of the time with eight times as
+# many); on a GPU launches dominate small chunks.
+_CHUNK_CPU = (512, 8_192)  # atoms, pairs
 _CHUNK_GPU = (131_072, 4_000_000)
-# Neighbour counts are padded to a multiple of this: fewer, larger chunks for the GPU (H100: 8 and 32 are slower).
-_WIDTH_STEP_CPU = 2
+# Neighbour counts are padded to a multiple of this, on a CPU of `WIDTH_STEP`: fewer, larger chunks for the GPU (H100:
+# 8 and 32 are slower).
 _WIDTH_STEP_GPU = 16
 
 
@@ -60,8 +54,7 @@ class LocalStructureParameters:
 
     def __post_init__(self) -> None:
         if self.gi_mode not in GI_MODES:
-            known = "; ".join(f"{mode}: {meaning}" for mode, meaning in GI_MODES.items())
-            raise InputError(f"gi_mode: expected one of ({known}), got {self.gi_mode}")
+            raise InputError(f"gi_mode: expected one of ({describe_modes()}), got {self.gi_mode}")
         unknown = [symbol for symbol in self.elements if ATOMIC_NUMBERS.get(symbol, 0) == 0]
         twice = sorted({symbol for symbol in self.elements if self.elements.count(symbol) > 1})
         if not self.elements or twice or unknown:
@@ -69,10 +62,12 @@ class LocalStructureParameters:
             faults += [f"{symbol} is there twice" for symbol in twice]
             why = f": {', '.join(faults)}" if faults else ""
             raise InputError(f"elements: expected different chemical symbols, got {self.elements}{why}")
-        if self.gi_mode in _LOG_MODES and len(self.elements) > 1:
+        if len(self.elements) > 1 and not self.mode.several_elements:
+            usable = [str(number) for number, mode in GI_MODES.items() if mode.several_elements]
+            *others, last = reversed(usable)
             raise InputError(
-                f"gi_mode: expected 5 for {len(self.elements)} elements, got {self.gi_mode}: blocks of two "
-                "elements can be negative, and this mode takes a logarithm"
+                f"gi_mode: expected {', '.join(others)} or {last} for {len(self.elements)} elements, got "
+                f"{self.gi_mode}: blocks of two elements can be negative, and this mode takes a logarithm"
             )
         for name in ("cutoff", "cutoff_width", "gaussian_width"):
             if not 0 < getattr(self, name) < math.inf:
@@ -84,10 +79,13 @@ class LocalStructureParameters:
             raise InputError(
                 f"legendre_orders: expected whole numbers from 0 to {MAX_LEGENDRE_ORDER}, got {self.legendre_orders}"
             )
-        # In mode 0 the centres do not divide anything.
-        least = -math.inf if self.gi_mode == 0 else 0.0
+        least = 0.0 if self.mode.divides_by_center else -math.inf
         if not self.gaussian_centers or not all(least < center < math.inf for center in self.gaussian_centers):
             raise InputError(f"gaussian_centers: expected lengths above {least} Å, got {self.gaussian_centers}")
+
+    @property
+    def mode(self) -> GiMode:
+        return GI_MODES[self.gi_mode]
 
     @property
     def n_elements(self) -> int:
@@ -101,14 +99,14 @@ class LocalStructureParameters:
     @property
     def neighbor_cutoff(self) -> float:
         """Å; modes 3 and 4 look 1.5 times as far as the bond-order formulas of the same potential."""
-        return 1.5 * self.cutoff if self.gi_mode in _LONG_MODES else self.cutoff
+        return self.mode.reach * self.cutoff
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the inputs, by name: two sets with equal identities can serve one network."""
         return {
             "elements": list(self.elements),
             "gi_mode": self.gi_mode,
-            "shift": None if self.gi_mode == 5 else self.shift,
+            "shift": self.shift if self.mode.uses_shift else None,
             "cutoff": self.cutoff,
             "cutoff_width": self.cutoff_width,
             "gaussian_width": self.gaussian_width,
@@ -145,12 +143,16 @@ class LocalStructureParameters:
     def raw(self, neighbors: Neighbors, species: Tensor) -> Tensor:
         """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
         raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
-        for chunk in self.chunks(neighbors, species):
+
+        def fill(chunk: Chunk) -> None:
             raw[chunk.atoms] = chunk.raw()
+
+        for _ in Workers.shared(raw.device).each(fill, self.chunks(neighbors, species)):
+            pass
         return raw
 
     def chunks(self, neighbors: Neighbors, species: Tensor, *, max_pairs: int | None = None) -> Iterator[Chunk]:
-        """All atoms in chunks: G and its derivatives, computed when asked for.
+        """All atoms in chunks, in each of them ordered by species: G and its derivatives, computed when asked for.
 
         Args:
             max_pairs: of a chunk, where less than usual is wanted.
@@ -160,7 +162,7 @@ class LocalStructureParameters:
         # One byte per pair: whatever has the size of all pairs is large beside a chunk.
         kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
         basis = _basis(self, vectors.device, vectors.dtype)
-        order, sizes = _chunks(counts, max_pairs, vectors.itemsize)
+        order, sizes = _chunks(counts, species, self.n_elements, max_pairs, vectors.itemsize)
         counts = counts[order, None]
         first = (torch.cumsum(neighbors.counts, 0) - neighbors.counts)[order, None]
         start = 0
@@ -172,37 +174,30 @@ class LocalStructureParameters:
 
     def transform(self, raw: Tensor, where: Callable[[int], str]) -> Tensor:
         """G to the network's input, as the mode says."""
-        if self.gi_mode == 5:
-            return torch.asinh(raw)
-        shifted = raw + self.shift
-        if self.gi_mode not in _LOG_MODES:
-            return shifted
-        if shifted.numel() and bool(shifted.min() <= 0):
-            atom, feature = divmod(int(shifted.argmin()), shifted.shape[1])
+        if self.mode.needs_positive and raw.numel() and bool(raw.min() + self.shift <= 0):
+            atom, feature = divmod(int(raw.argmin()), raw.shape[1])
             raise InputError(
                 f"{where(atom)}: feature {feature + 1}: the logarithm of G + shift needs a number above 0, got "
-                f"{float(shifted[atom, feature]):.3g} (gi_mode {self.gi_mode}, shift {self.shift}; an atom without "
-                "neighbours has G = 0)"
+                f"{float(raw[atom, feature] + self.shift):.3g} (gi_mode {self.gi_mode}, shift {self.shift}; an atom "
+                "without neighbours has G = 0)"
             )
-        return shifted.log()
+        return self.mode.transform(raw, self.shift)
 
     def transform_slope(self, raw: Tensor) -> Tensor:
         """Derivative of `transform`, of the same shape as `raw`."""
-        if self.gi_mode == 5:
-            return (raw.square() + 1).rsqrt()
-        return (raw + self.shift).reciprocal() if self.gi_mode in _LOG_MODES else torch.ones_like(raw)
+        return self.mode.slope(raw, self.shift)
 
 
 @lru_cache(maxsize=16)
 def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
-    """Remembered: its tensors come from the host, which a loop over batches would wait for."""
+    """Cached: its tensors come from the host, which a loop over batches would wait for."""
     return Basis.of(
         cutoff=settings.neighbor_cutoff,
         cutoff_width=settings.cutoff_width,
         gaussian_width=settings.gaussian_width,
         legendre_orders=settings.legendre_orders,
         gaussian_centers=settings.gaussian_centers,
-        norm=[16.0 if settings.gi_mode == 0 else center**2 for center in settings.gaussian_centers],
+        norm=[settings.mode.norm(center) for center in settings.gaussian_centers],
         n_elements=settings.n_elements,
         device=device,
         dtype=dtype,
@@ -219,21 +214,27 @@ def chunk_limits(*, on_gpu: bool, itemsize: int) -> tuple[int, int]:
 
 def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
     """(n_atoms,) places for the pairs of each atom, for as many neighbours as it has."""
-    step = _WIDTH_STEP_GPU if on_gpu else _WIDTH_STEP_CPU
+    step = _WIDTH_STEP_GPU if on_gpu else WIDTH_STEP
     return ((counts + step - 1) // step * step).clamp(min=step)
 
 
-def _chunks(counts: Tensor, most_pairs: int | None, itemsize: int) -> tuple[Tensor, list[tuple[int, int]]]:
+def _chunks(
+    counts: Tensor, species: Tensor, n_elements: int, most_pairs: int | None, itemsize: int
+) -> tuple[Tensor, list[tuple[int, int]]]:
     """Numbers of the atoms in the order of chunks, and how many atoms and places for pairs of each every chunk has.
 
-    A width is not zero for an atom without neighbours. It depends on the atom's own count alone, so its features
-    have the same bits whatever other atoms are computed with it: in one file or in shards.
+    Within one width atoms are ordered by species. A width is not zero for an atom without
+    neighbours. It depends on the atom's own count alone, so its features have the same bits whatever other atoms are
+    computed with it: in one file or in shards.
     """
     on_gpu = counts.device.type != "cpu"
     max_atoms, max_pairs = chunk_limits(on_gpu=on_gpu, itemsize=itemsize)
     if most_pairs is not None:
         max_pairs = min(max_pairs, most_pairs)
-    ordered, order = torch.sort(padded_widths(counts, on_gpu=on_gpu), stable=True)
+    widths = padded_widths(counts, on_gpu=on_gpu)
+    ordered, order = torch.sort(widths, stable=True)
+    if n_elements > 1:
+        order = torch.argsort(widths * n_elements + species, stable=True)
     distinct = torch.stack(torch.unique_consecutive(ordered, return_counts=True)).tolist()  # the only wait for a GPU
     sizes = []
     for width, number in zip(*distinct, strict=True):

@@ -10,7 +10,7 @@ which is exact: energies depend on positions and cell through the vectors alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,40 +43,72 @@ class PairSums:
         Args:
             pairs: every chunk of the batch with its dE/dv, (n, .., 3, K) eV/Å. A chunk is not kept.
         """
-        sums: dict[str, Tensor] = {}
-        for chunk, of_vectors in pairs:
-            if not sums:
-                shape = of_vectors.shape[1:-1]
-                sums["actions"] = of_vectors.new_empty(len(self.structure), *shape)
-                sums["reactions"] = of_vectors.new_empty(len(self.index), *shape)
-                sums["virials"] = of_vectors.new_empty(len(self.structure), *shape[:-1], 6)
-            sums["actions"][chunk.atoms] = of_vectors.sum(dim=-1)
-            sums["reactions"][chunk.pairs] = of_vectors.movedim(-1, 1)
-            if virials:
-                sums["virials"][chunk.atoms] = _outer(of_vectors, chunk.vectors)
-        by_neighbor = sums["reactions"].index_select(0, self._by_neighbor)
-        forces = sums["actions"] - sum_runs(by_neighbor, self._n_reactions)
-        return forces, sum_runs(sums["virials"], self.sizes) if virials else None
+        totals: PairTotals | None = None
+        for chunk, grad_vectors in pairs:
+            if totals is None:
+                totals = PairTotals(self, grad_vectors.shape[1:-2], grad_vectors, virials=virials)
+            totals.add(chunk, grad_vectors)
+        assert totals is not None, "a batch has at least one chunk"
+        return totals.finish()
 
-    def pull_back(self, chunk: Chunk, of_forces: Tensor | None, of_virials: Tensor | None) -> Tensor:
+    def to_neighbors(self, by_pair: Tensor) -> Tensor:
+        """(n_pairs + 1, ..) to (n_atoms, ..): sums over the pairs of which an atom is the neighbour."""
+        return sum_runs(by_pair.index_select(0, self._by_neighbor), self._n_reactions)
+
+    def vjp(self, chunk: Chunk, grad_forces: Tensor | None, grad_virials: Tensor | None) -> Tensor:
         """(n, .., 3, K): the transposed map, from derivatives by forces and virials to those by dE/dv of a chunk."""
         parts = []
-        if of_forces is not None:
-            neighbors = of_forces[self.index[chunk.pairs]]  # (n, K, .., 3)
-            parts.append(of_forces[chunk.atoms].unsqueeze(-1) - neighbors.movedim(1, -1))
-        if of_virials is not None:
-            matrix = _symmetric(of_virials[self.structure[chunk.atoms]])  # (n, .., 3, 3)
+        if grad_forces is not None:
+            neighbors = grad_forces[self.index[chunk.pairs]]  # (n, K, .., 3)
+            parts.append(grad_forces[chunk.atoms].unsqueeze(-1) - neighbors.movedim(1, -1))
+        if grad_virials is not None:
+            matrix = _symmetric(grad_virials[self.structure[chunk.atoms]])  # (n, .., 3, 3)
             vectors = chunk.vectors
             parts.append(matrix @ vectors.reshape(len(vectors), *[1] * (matrix.dim() - 3), *vectors.shape[1:]))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def _outer(of_vectors: Tensor, vectors: Tensor) -> Tensor:
-    """(n, .., 6): sum over pairs of the symmetric part of v (x) dE/dv."""
-    shaped = vectors.reshape(len(vectors), *[1] * (of_vectors.dim() - 3), *vectors.shape[1:])
-    matrix = of_vectors @ shaped.transpose(-1, -2)
-    symmetric = (matrix + matrix.transpose(-1, -2)) / 2
-    return torch.stack([symmetric[..., a, b] for a, b in _VOIGT], dim=-1)
+class PairTotals:
+    """What the chunks of a batch give, added up. Chunks may come from several threads at once."""
+
+    def __init__(self, sums: PairSums, members: Sequence[int], like: Tensor, *, virials: bool) -> None:
+        """
+        Args:
+            members: axes of the values between atoms and components.
+            like: gives dtype and device.
+        """
+        n_atoms = len(sums.structure)
+        self._sums = sums
+        self._actions = like.new_empty(n_atoms, *members, 3)
+        self._reactions = like.new_empty(len(sums.index), *members, 3)
+        self._virials = like.new_empty(n_atoms, *members, 6) if virials else None
+
+    def add(self, chunk: Chunk, grad_vectors: Tensor) -> None:
+        """Take dE/dv of a chunk, (n, .., 3, K) eV/Å."""
+        self._actions[chunk.atoms] = grad_vectors.sum(dim=-1)
+        self._reactions[chunk.pairs] = grad_vectors.movedim(-1, 1)
+        if self._virials is not None:
+            self._virials[chunk.atoms] = _outer(grad_vectors, chunk.vectors)
+
+    def finish(self) -> tuple[Tensor, Tensor | None]:
+        """Forces (n_atoms, .., 3) and virials (B, .., 6), once all chunks are there."""
+        forces = self._actions - self._sums.to_neighbors(self._reactions)
+        return forces, None if self._virials is None else sum_runs(self._virials, self._sums.sizes)
+
+
+def _outer(grad_vectors: Tensor, vectors: Tensor) -> Tensor:
+    """(n, .., 6): sum over pairs of the symmetric part of v (x) dE/dv.
+
+    Not by a matrix product, whose bits could depend on where its 3 x 3 results begin.
+    """
+    shaped = vectors.reshape(len(vectors), *[1] * (grad_vectors.dim() - 3), *vectors.shape[1:])
+    found = []
+    for a, b in _VOIGT:
+        product = shaped[..., a, :] * grad_vectors[..., b, :]
+        if a != b:
+            product = product.addcmul_(shaped[..., b, :], grad_vectors[..., a, :]).mul_(0.5)
+        found.append(product.sum(dim=-1))
+    return torch.stack(found, dim=-1)
 
 
 def _symmetric(six: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_potentials
 from pyfit_gpu.models.batches import Batch
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Spread, predict_batch
@@ -69,7 +70,7 @@ class PyfitCalculator(Calculator):
         if not isinstance(potential, Potential):
             potential = load_potentials(potential)
             device = "auto" if device is None else device
-        potential.require_straight("PyfitCalculator")
+        energy_model(potential, "PyfitCalculator")
         device = potential.device if device is None else select_device(str(device))
         dtype = select_dtype(str(dtype).removeprefix("torch."))
         # A copy: `fit` changes weights in place, which ASE's cache of results would not notice.

@@ -1,11 +1,79 @@
-"""What a potential's networks give, and how that becomes energies."""
+"""Energy models: how the outputs of a potential's networks become energies of atoms, and derivatives.
+
+An energy model is chosen by the number of outputs (`energy_model`). It is asked chunk by chunk, while distances and
+features are at hand.
+"""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import torch
 from torch import Tensor
 
+from pyfit_gpu.descriptors.expansion import Chunk
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
+
+
+class EnergyModel(Protocol):
+    """One way from network outputs to energies.
+
+    Whoever adds one writes a class with these names, puts it into `ENERGY_MODELS`, and tests it as
+    tests/models/test_energy.py does.
+    """
+
+    name: str  # for messages: "straight"
+    n_outputs: int  # of the networks
+    forces_are_linear: bool  # in the networks' gradient, by a map that does not change while they train
+
+    def energies(self, outputs: Tensor, chunk: Chunk) -> Tensor:
+        """(K, n) eV: energies of the atoms of a chunk, from outputs (K, n, n_out) of K members."""
+
+    def vjp(self, outputs: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
+        """Derivatives of the sum of the energies.
+
+        Returns:
+            with respect to the outputs (K, n, n_out), and with respect to the pairs' vectors at fixed outputs, (n, K,
+            3, places) eV/Å; None: these do not enter.
+        """
+
+
+class Straight:
+    """The single output is the energy of the atom."""
+
+    name = "straight"
+    n_outputs = 1
+    forces_are_linear = True
+
+    def energies(self, outputs: Tensor, chunk: Chunk) -> Tensor:
+        return outputs[..., 0]
+
+    def vjp(self, outputs: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
+        return torch.ones_like(outputs), None
+
+
+# By the number of outputs. Bond-order potentials, whose 8 outputs are read and featurised, have no energies yet.
+ENERGY_MODELS: dict[int, EnergyModel] = {model.n_outputs: model for model in (Straight(),)}
+
+
+def energy_model(potential: Potential, purpose: str) -> EnergyModel:
+    """The model that a potential's networks are made for.
+
+    Args:
+        purpose: what the potential is wanted for, for the message.
+
+    Raises:
+        InputError: there is none yet (physically informed networks).
+    """
+    n_outputs = potential.networks.layer_sizes[-1]
+    if n_outputs not in ENERGY_MODELS:
+        raise InputError(
+            f"{purpose}: expected a straight network with 1 output, got a physically informed one with {n_outputs} "
+            "outputs (bond-order parameters), whose energies are not supported yet"
+        )
+    return ENERGY_MODELS[n_outputs]
 
 
 def network_outputs(potential: Potential, features: Tensor, species: Tensor) -> Tensor:

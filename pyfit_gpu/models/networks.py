@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -166,8 +166,39 @@ class ElementNetworks:
             found.append(both.transpose(0, 1))
         return found
 
+    def with_vjp(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Outputs and their vector-Jacobian product, both differentiable with respect to the parameters.
+
+        Args:
+            inputs: (S, M, n_in), as for a call.
+
+        Returns:
+            outputs (K, S, M, n_out), and the map from derivatives with respect to these to those with respect to the
+            inputs, (K, S, M, n_in).
+        """
+        hidden = self._repeated(inputs)
+        last = len(self.weights) - 1
+        slopes: list[Tensor] = []
+        for layer in range(last):
+            sigmoid = torch.sigmoid(self._layer(layer, hidden))
+            slopes.append(sigmoid * (1 - sigmoid))
+            hidden = self._activated(sigmoid)
+        outputs = self._layer(last, hidden)
+        members = (self.n_members, self.n_elements)
+
+        def vjp(grad: Tensor) -> Tensor:
+            grad = grad.flatten(0, 1)
+            transposed = [layer.flatten(0, 1).transpose(1, 2) for layer in self.weights]
+            # With one output this product is a broadcast.
+            grad = grad * transposed[last] if grad.shape[2] == 1 else torch.bmm(grad, transposed[last])
+            for layer in reversed(range(last)):
+                grad = torch.bmm(grad * slopes[layer], transposed[layer])
+            return grad.unflatten(0, members)
+
+        return outputs.unflatten(0, members), vjp
+
     def with_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The single output and its gradient by the inputs, both differentiable by weights.
+        """The single output and its gradient with respect to the inputs, both differentiable as in `with_vjp`.
 
         Args:
             inputs: (S, M, n_in), as for a call.
@@ -175,19 +206,8 @@ class ElementNetworks:
         Returns:
             (K, S, M) and (K, S, M, n_in).
         """
-        hidden = self._repeated(inputs)
-        last = len(self.weights) - 1
-        slopes = []
-        for layer in range(last):
-            sigmoid = torch.sigmoid(self._layer(layer, hidden))
-            slopes.append(sigmoid * (1 - sigmoid))
-            hidden = self._activated(sigmoid)
-        output = self._layer(last, hidden).squeeze(-1)
-        gradient = self.weights[last].flatten(0, 1).transpose(1, 2).expand(-1, inputs.shape[1], -1)
-        for layer in reversed(range(last)):
-            gradient = torch.bmm(gradient * slopes[layer], self.weights[layer].flatten(0, 1).transpose(1, 2))
-        members = (self.n_members, self.n_elements)
-        return output.unflatten(0, members), gradient.unflatten(0, members)
+        outputs, vjp = self.with_vjp(inputs)
+        return outputs.squeeze(-1), vjp(torch.ones_like(outputs))
 
     def _repeated(self, inputs: Tensor) -> Tensor:
         """(K S, M, n_in)."""
@@ -249,6 +269,10 @@ class ElementLayout:
     def arrange(self, per_atom: Tensor) -> Tensor:
         """(n_atoms, F) to (S, M, F)."""
         return per_atom[None] if self.atom is None else per_atom[self.atom]
+
+    def arrange_members(self, per_atom: Tensor) -> Tensor:
+        """(K, n_atoms, F) to (K, S, M, F)."""
+        return per_atom[:, None] if self.atom is None else per_atom[:, self.atom]
 
     def restore(self, arranged: Tensor) -> Tensor:
         """(K, S, M, n_out) to (K, n_atoms, n_out)."""

@@ -12,12 +12,12 @@ from ase.data import atomic_masses as ATOMIC_MASSES
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
 from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
 
 FIRST_CENTER = 1.5  # Å, below the bonds of all but hydrogen and the first row
-_LOG_SHIFT = 0.5  # the usual one where the input is ln(G + shift)
 
 
 def new_potential(
@@ -40,7 +40,7 @@ def new_potential(
     Args:
         elements: chemical symbols; their order numbers the species.
         cutoff: rc, Å.
-        shift: None: 0.5 in the modes with a logarithm, else 0.
+        shift: None: the mode's own, 0.5 where it takes a logarithm, else 0.
         n_centers: so many Gaussian centres, see `spread_centers` (8).
         gaussian_centers: Å, instead of n_centers.
         hidden: neurons of each hidden layer.
@@ -60,7 +60,7 @@ def new_potential(
     descriptor = LocalStructureParameters(
         elements=tuple(elements),
         gi_mode=gi_mode,
-        shift=(_LOG_SHIFT if gi_mode in (1, 4) else 0.0) if shift is None else shift,
+        shift=_default_shift(gi_mode) if shift is None else shift,
         cutoff=cutoff,
         cutoff_width=cutoff_width,
         gaussian_width=gaussian_width,
@@ -82,6 +82,10 @@ def new_potential(
         bond_order_parameters=(0.0,) * N_BOND_ORDER_PARAMETERS,
         energy_shift=torch.full((descriptor.n_elements,), math.nan, dtype=torch.float64),
     )
+
+
+def _default_shift(gi_mode: int) -> float:
+    return GI_MODES[gi_mode].default_shift if gi_mode in GI_MODES else 0.0  # the descriptor refuses it
 
 
 def spread_centers(cutoff: float, cutoff_width: float, n_centers: int) -> tuple[float, ...]:

@@ -82,14 +82,6 @@ class Potential:
         networks = replace(views, weights=weights, biases=biases)
         return replace(self, networks=networks, energy_shift=self.energy_shift.clone())
 
-    def require_straight(self, purpose: str) -> None:
-        """Refuse what has no energies yet: physically informed networks."""
-        if self.is_physically_informed:
-            raise InputError(
-                f"{purpose}: expected a straight network with 1 output, got a physically informed one with "
-                f"{N_BOND_ORDER_PARAMETERS} outputs (bond-order parameters), whose energies are not supported yet"
-            )
-
     def species_index(self, structures: Structures) -> Tensor:
         """(n_atoms,) int64, index into the descriptor's elements.
 

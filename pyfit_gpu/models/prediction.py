@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.descriptors.expansion import Chunk
-from pyfit_gpu.descriptors.pair_sums import PairSums
+from pyfit_gpu.descriptors.expansion import Chunk, padded
+from pyfit_gpu.descriptors.lsp import padded_widths
+from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
-from pyfit_gpu.models.energy import network_outputs
-from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
+from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
+from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_over_atoms
 
-# From so many members on, writing dG/dv out costs less than a pull back each (measured with 42 and 48 features).
+# From so many members on, writing dG/dv out costs less than a vector-Jacobian product of each (measured with 42 and 48
+# features).
 _JACOBIAN_MEMBERS = 7
 # Of dG/dv of a chunk: on a CPU it stays in cache; on a GPU launches dominate small chunks (estimated, not measured).
 _JACOBIAN_BYTES_CPU = 2**22
@@ -102,7 +106,7 @@ def predict(
             informed potential.
         ValueError: structures and potential on different devices.
     """
-    potential.require_straight("predict")
+    energy_model(potential, "predict")
     if structures.positions.device != potential.device:
         raise ValueError(
             f"predict: structures are on {structures.positions.device}, the potential is on {potential.device}"
@@ -131,17 +135,16 @@ def evaluate(potential: Potential, structures: Structures, *, backend: str = "au
 @torch.no_grad()
 def predict_batch(potential: Potential, batch: Batch, *, derivatives: bool = True) -> Prediction:
     """The same for one batch, whose neighbours have the potential's dtype and device."""
-    if not derivatives:
-        features = batch.features(potential.descriptor)
-        parts = [replace(potential, networks=part) for part in _parts(potential.networks)]
-        atomic = _joined([network_outputs(part, features, batch.species) for part in parts])[..., 0]
-        return _of_members(sum_over_atoms(atomic, batch.sizes), atomic, None, None)
-    walk = _ChunkWalk(potential, batch)
-    forces, virials = PairSums(batch.neighbors, batch.sizes)(walk.derivatives())
+    walk = _ChunkWalk(potential, batch, derivatives=derivatives)
+    energies = walk.run()
+    sums = sum_over_atoms(energies, batch.sizes)
+    if walk.totals is None:
+        return _of_members(sums, energies, None, None)
+    forces, virials = walk.totals.finish()
     assert virials is not None
     volume = batch.structures.volume.to(virials.dtype)[:, None, None]
     stress = torch.where(volume > 0, virials / volume.where(volume > 0, 1.0), torch.nan)
-    return _of_members(sum_over_atoms(walk.atomic_energies, batch.sizes), walk.atomic_energies, forces, stress)
+    return _of_members(sums, energies, forces, stress)
 
 
 def _of_members(energy: Tensor, atomic_energies: Tensor, forces: Tensor | None, stress: Tensor | None) -> Prediction:
@@ -174,60 +177,123 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (first + mean).squeeze(dim), spread
 
 
-def _parts(networks: ElementNetworks) -> list[ElementNetworks]:
-    """What is evaluated in one go: all members on a GPU, one on a CPU.
-
-    On a CPU the last bits of a sigmoid depend on where in the array a number stands: evaluated alone, a member gives
-    the same bits whatever stands beside it, and equal members give equal ones.
-    """
-    if networks.n_members == 1 or networks.weights[0].device.type != "cpu":
-        return [networks]
-    return [networks.member(number) for number in range(networks.n_members)]
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
 class _ChunkWalk:
-    """Networks and derivatives chunk after chunk: what a chunk computed for its features is then still at hand."""
+    """Networks and derivatives chunk after chunk, on a CPU several at once: what a chunk computed is still at hand."""
 
-    def __init__(self, potential: Potential, batch: Batch) -> None:
+    def __init__(self, potential: Potential, batch: Batch, *, derivatives: bool) -> None:
+        self.model = energy_model(potential, "predict")
         self.descriptor = potential.descriptor
-        self.parts = _parts(potential.networks)
         self.batch = batch
-        n_members = potential.networks.n_members
-        self.atomic_energies = potential.networks.weights[0].new_empty(n_members, len(batch.species))  # eV
+        self.networks: _Tiled | _Stacked
+        if potential.device.type == "cpu":
+            self.networks = _Tiled(potential, batch)
+        else:
+            self.networks = _Stacked(potential, batch)
+        self.n_members = potential.networks.n_members
+        self.like = potential.networks.weights[0]
+        self.totals: PairTotals | None = None
+        if derivatives:
+            sums = PairSums(batch.neighbors, batch.sizes)
+            self.totals = PairTotals(sums, (self.n_members,), self.like, virials=True)
 
-    def derivatives(self) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every chunk with dE/dv of its pairs for M members, (n, M, 3, K); its atoms' energies are filled in."""
-        neighbors, species = self.batch.neighbors, self.batch.species
-        for chunk in self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs()):
+    def run(self) -> Tensor:
+        """(K, n_atoms) eV, atomic energies; `totals` then has the derivatives of all chunks."""
+        energies = self.like.new_empty(self.n_members, len(self.batch.species))
+
+        def compute(chunk: Chunk) -> None:
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
-            layout = ElementLayout.of(self.batch.species[chunk.atoms], self.descriptor.n_elements)
-            inputs = layout.arrange(features)
-            outputs, gradient = map(_joined, zip(*(part.with_gradient(inputs) for part in self.parts), strict=True))
-            self.atomic_energies[:, chunk.atoms] = layout.restore(outputs[..., None])[..., 0]
-            yield chunk, self._of_vectors(chunk, layout.restore(gradient) * self.descriptor.transform_slope(raw))
+            outputs, vjp = self.networks(chunk, features)
+            energies[:, chunk.atoms] = self.model.energies(outputs, chunk)
+            if self.totals is not None:
+                grad_outputs, grad_vectors = self.model.vjp(outputs, chunk)
+                by_features = vjp(grad_outputs) * self.descriptor.transform_slope(raw)
+                by_vectors = self._by_vectors(chunk, by_features)
+                self.totals.add(chunk, by_vectors if grad_vectors is None else by_vectors + grad_vectors)
+
+        chunks = self.descriptor.chunks(self.batch.neighbors, self.batch.species, max_pairs=self._max_pairs())
+        for _ in Workers.shared(self.like.device).each(compute, chunks):
+            pass
+        return energies
 
     def _by_jacobian(self) -> bool:
-        return len(self.atomic_energies) >= _JACOBIAN_MEMBERS
+        return self.totals is not None and self.n_members >= _JACOBIAN_MEMBERS
 
     def _max_pairs(self) -> int | None:
-        """Of a chunk; None: as many as usual."""
+        """Places for pairs of a chunk; None: as many as usual."""
         if not self._by_jacobian():
             return None
-        on_cpu = self.atomic_energies.device.type == "cpu"
-        bytes_per_pair = 3 * self.descriptor.n_features * self.atomic_energies.element_size()
+        on_cpu = self.like.device.type == "cpu"
+        bytes_per_pair = 3 * self.descriptor.n_features * self.like.element_size()
         return max(1, (_JACOBIAN_BYTES_CPU if on_cpu else _JACOBIAN_BYTES_GPU) // bytes_per_pair)
 
-    def _of_vectors(self, chunk: Chunk, of_invariants: Tensor) -> Tensor:
-        """(M, n, n_features), dE/dG, to (n, M, 3, K)."""
+    def _by_vectors(self, chunk: Chunk, grad: Tensor) -> Tensor:
+        """dE/dG (K, n, n_features) to dE/dv (n, K, 3, places)."""
         if not self._by_jacobian():
-            parts = [chunk.pull_back(member) for member in of_invariants]
+            parts = [chunk.vjp(member) for member in grad]
             return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0][:, None]
-        return torch.bmm(of_invariants.transpose(0, 1), chunk.jacobian().flatten(2)).unflatten(-1, (3, -1))
+        # Members are rows of one product, in fours on a CPU: a row of an incomplete four would be rounded otherwise.
+        jacobian = chunk.jacobian(pad=True).flatten(2)
+        n_members, n, n_features = grad.shape
+        rows = grad.new_zeros(n, padded(n_members, 4, grad.device), jacobian.shape[1])
+        rows[:, :n_members, :n_features] = grad.transpose(0, 1)
+        return torch.bmm(rows, jacobian)[:, :n_members].unflatten(-1, (3, -1))
 
     def _where(self, chunk: Chunk) -> Callable[[int], str]:
         return lambda number: self.batch.structures.describe_atom(int(chunk.atoms[number]))
+
+
+_Vjp = Callable[[Tensor], Tensor]
+
+
+class _Tiled:
+    """Networks for a CPU: members and elements one by one, atoms in tiles."""
+
+    def __init__(self, potential: Potential, batch: Batch) -> None:
+        self._networks = TiledNetworks(potential.networks)
+        self._n_members = potential.networks.n_members
+        structure = torch.repeat_interleave(batch.sizes, output_size=len(batch.species))
+        widths = padded_widths(batch.neighbors.counts, on_gpu=False)
+        self._tiles = AtomTiles.of(
+            batch.species, structure, widths, potential.descriptor.n_elements, potential.dtype.itemsize
+        )
+
+    def __call__(self, chunk: Chunk, features: Tensor) -> tuple[Tensor, _Vjp]:
+        """Outputs (K, n, n_out) for features (n, n_features), and their vector-Jacobian product."""
+        outputs = features.new_empty(self._n_members, len(features), self._networks.n_outputs)
+        parts: list[tuple[int, slice, Tensor, int, _Vjp]] = []
+        for element, own, place, n_tiles in self._tiles.by_element(chunk.atoms):
+            inputs = self._arranged(features[own], place, n_tiles)
+            for member in range(self._n_members):
+                found, vjp = self._networks(member, element, inputs)
+                outputs[member, own] = found.flatten(0, 1)[place]
+                parts.append((member, own, place, n_tiles, vjp))
+
+        def all_vjps(grad: Tensor) -> Tensor:
+            result = features.new_empty(self._n_members, *features.shape)
+            for member, own, place, n_tiles, vjp in parts:
+                arranged = self._arranged(grad[member, own], place, n_tiles)
+                result[member, own] = vjp(arranged).flatten(0, 1)[place]
+            return result
+
+        return outputs, all_vjps
+
+    def _arranged(self, values: Tensor, place: Tensor, n_tiles: int) -> Tensor:
+        """(n, m) to (n_tiles, rows, m), zero where there is no atom."""
+        whole = values.new_zeros(n_tiles * self._tiles.rows, values.shape[1])
+        whole[place] = values
+        return whole.unflatten(0, (n_tiles, -1))
+
+
+class _Stacked:
+    """Networks for a GPU: all members and elements in one batched product."""
+
+    def __init__(self, potential: Potential, batch: Batch) -> None:
+        self._networks = potential.networks
+        self._species = batch.species
+
+    def __call__(self, chunk: Chunk, features: Tensor) -> tuple[Tensor, _Vjp]:
+        """Outputs (K, n, n_out) for features (n, n_features), and their vector-Jacobian product."""
+        layout = ElementLayout.of(self._species[chunk.atoms], self._networks.n_elements)
+        outputs, vjp = self._networks.with_vjp(layout.arrange(features))
+        return layout.restore(outputs), lambda grad: layout.restore(vjp(layout.arrange_members(grad)))

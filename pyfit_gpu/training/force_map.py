@@ -38,14 +38,14 @@ class _Block:
             return torch.bmm(of_features, self.jacobian).unflatten(-1, (3, -1))
         chunk = self.chunk.fresh()
         members = (of_features * self.slope[:, None]).unbind(1)
-        return torch.stack([chunk.pull_back(member) for member in members], dim=1)
+        return torch.stack([chunk.vjp(member) for member in members], dim=1)
 
     def transposed(self, tangent: Tensor) -> Tensor:
         """(n, M, 3, K) to (n, M, n_features)."""
         if self.jacobian is not None:
             return torch.bmm(tangent.flatten(2), self.jacobian.transpose(1, 2))
         chunk = self.chunk.fresh()
-        return torch.stack([chunk.push_forward(member) for member in tangent.unbind(1)], dim=1) * self.slope[:, None]
+        return torch.stack([chunk.jvp(member) for member in tangent.unbind(1)], dim=1) * self.slope[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ class ForceMap:
             n_features = part.blocks[0].slope.shape[1]
             collected = own_forces.new_empty(part.n_atoms, own_forces.shape[1], n_features)
             for block in part.blocks:
-                tangent = part.sums.pull_back(block.chunk, own_forces, own)
+                tangent = part.sums.vjp(block.chunk, own_forces, own)
                 collected[block.chunk.atoms] = block.transposed(tangent)
             result.append(collected)
         return torch.cat(result)

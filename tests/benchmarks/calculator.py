@@ -115,7 +115,7 @@ PARTS = [
     (expansion.Chunk, "raw", "features"),
     (pf.LocalStructureParameters, "transform", "features"),
     (pf.LocalStructureParameters, "transform_slope", "pull back"),
-    (expansion.Chunk, "pull_back", "pull back"),
+    (expansion.Chunk, "vjp", "pull back"),
     (expansion.Chunk, "jacobian", "pull back"),
     (prediction._ChunkWalk, "_of_vectors", "pull back"),
     (prediction, "_mean_and_spread", "mean and spread"),

@@ -96,7 +96,7 @@ def soap_case(structures: pf.Structures) -> tuple[Callable[[], object], int] | N
 
 def with_pair_gradients(neighbors: Neighbors, species: Tensor) -> None:
     for chunk in HEADER.chunks(neighbors, species):
-        chunk.pull_back(chunk.raw())
+        chunk.vjp(chunk.raw())
 
 
 def jacobians(neighbors: Neighbors, species: Tensor) -> None:

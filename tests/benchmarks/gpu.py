@@ -139,12 +139,12 @@ def feature_rows(neighbors: Neighbors) -> None:
         chunks = list(HEADER.chunks(typed, on_gpu))
         with no_waits():
             for chunk in chunks:
-                chunk.pull_back(torch.ones_like(chunk.raw()))
+                chunk.vjp(torch.ones_like(chunk.raw()))
 
 
 def with_derivatives(neighbors: Neighbors, species: Tensor) -> None:
     for chunk in HEADER.chunks(neighbors, species):
-        chunk.pull_back(torch.ones_like(chunk.raw()))
+        chunk.vjp(torch.ones_like(chunk.raw()))
 
 
 def force_rows(structures: pf.Structures, on_cpu: pf.Structures, potential: pf.Potential) -> None:

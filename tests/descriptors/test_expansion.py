@@ -128,10 +128,10 @@ def test_three_forms_agree(n_elements: int) -> None:
     chunk = chunk_of(neighborhoods(2, n_elements), n_elements)
     jacobian = chunk.jacobian()
     tangent, grad = normal(3, 4, 3, 8), normal(4, *chunk.raw().shape)
-    assert_close(chunk.push_forward(tangent), torch.einsum("nfck,nck->nf", jacobian, tangent), 1e-13)
-    assert_close(chunk.pull_back(grad), torch.einsum("nfck,nf->nck", jacobian, grad), 1e-13)
-    by_features = (chunk.push_forward(tangent) * grad).sum()
-    assert_close(by_features, (chunk.pull_back(grad) * tangent).sum(), 1e-13)
+    assert_close(chunk.jvp(tangent), torch.einsum("nfck,nck->nf", jacobian, tangent), 1e-13)
+    assert_close(chunk.vjp(grad), torch.einsum("nfck,nf->nck", jacobian, grad), 1e-13)
+    by_features = (chunk.jvp(tangent) * grad).sum()
+    assert_close(by_features, (chunk.vjp(grad) * tangent).sum(), 1e-13)
     assert by_features.abs() > 0.1
 
 
@@ -143,13 +143,13 @@ def test_dummy_places_are_exactly_zero(n_elements: int) -> None:
     dummy = chunk.pairs == sum(len(kinds) for _, kinds in made)
     assert dummy.sum() == 4 * 8 - 13
     grad = normal(6, *chunk.raw().shape)
-    for form in (chunk.jacobian(), chunk.pull_back(grad)[:, None]):
+    for form in (chunk.jacobian(), chunk.vjp(grad)[:, None]):
         by_place = form.movedim(-1, 1)
         assert by_place[dummy].eq(0).all()
         assert by_place[~dummy].ne(0).flatten(1).any(dim=1).all()
     tangent = normal(7, 4, 3, 8)
     noise = torch.where(dummy[:, None], 100 * normal(8, 4, 3, 8), tangent)
-    assert torch.equal(chunk.push_forward(noise), chunk.push_forward(tangent))
+    assert torch.equal(chunk.jvp(noise), chunk.jvp(tangent))
 
 
 @pytest.mark.parametrize("n_elements", [1, 3])
@@ -163,8 +163,8 @@ def test_padding_does_not_matter(n_elements: int, width: int, front: int) -> Non
     wider[..., front : front + 7] = tangent
     eight = torch.nn.functional.pad(tangent, (0, 1))
     assert_close(chunk.raw(), reference.raw(), 1e-13)
-    assert_close(chunk.push_forward(wider), reference.push_forward(eight), 1e-13)
-    assert_close(chunk.pull_back(grad)[..., front : front + 7], reference.pull_back(grad)[..., :7], 1e-13)
+    assert_close(chunk.jvp(wider), reference.jvp(eight), 1e-13)
+    assert_close(chunk.vjp(grad)[..., front : front + 7], reference.vjp(grad)[..., :7], 1e-13)
     assert_close(chunk.jacobian()[..., front : front + 7], reference.jacobian()[..., :7], 1e-13)
 
 
@@ -176,7 +176,7 @@ def test_atoms_without_neighbours(n_elements: int) -> None:
         alone = torch.tensor(counts) == 0
         n = len(counts)
         jacobian = chunk.jacobian()
-        forms = [chunk.raw(), chunk.push_forward(normal(13, n, 3, 4)), chunk.pull_back(torch.ones_like(chunk.raw()))]
+        forms = [chunk.raw(), chunk.jvp(normal(13, n, 3, 4)), chunk.vjp(torch.ones_like(chunk.raw()))]
         for form in (*forms, jacobian):
             assert form[alone].eq(0).all()
             assert form.isfinite().all()
@@ -197,8 +197,8 @@ def test_float32(n_elements: int) -> None:
     made = neighborhoods(15, n_elements)
     exact, single = chunk_of(made, n_elements), chunk_of(made, n_elements, dtype=torch.float32)
     grad, tangent = normal(16, *exact.raw().shape), normal(17, 4, 3, 8)
-    found = (single.raw(), single.jacobian(), single.pull_back(grad.float()), single.push_forward(tangent.float()))
-    expected = (exact.raw(), exact.jacobian(), exact.pull_back(grad), exact.push_forward(tangent))
+    found = (single.raw(), single.jacobian(), single.vjp(grad.float()), single.jvp(tangent.float()))
+    expected = (exact.raw(), exact.jacobian(), exact.vjp(grad), exact.jvp(tangent))
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32
         assert_close(one, other, 5e-6)
@@ -213,8 +213,8 @@ def test_the_order_of_questions_does_not_matter(n_elements: int) -> None:
     questions = {
         "raw": lambda chunk: chunk.raw(),
         "jacobian": lambda chunk: chunk.jacobian(),
-        "pull_back": lambda chunk: chunk.pull_back(grad),
-        "push_forward": lambda chunk: chunk.push_forward(tangent),
+        "vjp": lambda chunk: chunk.vjp(grad),
+        "jvp": lambda chunk: chunk.jvp(tangent),
     }
     first = {name: question(chunk_of(made, n_elements)) for name, question in questions.items()}
     for names in (list(questions), list(reversed(questions))):
@@ -236,8 +236,8 @@ def test_bits_of_all_forms_do_not_depend_on_other_atoms(n_centers: int, n_elemen
     def forms(chunk: Chunk) -> tuple[Tensor, ...]:
         return (
             chunk.raw(),
-            chunk.pull_back(grad[chunk.atoms]),
-            chunk.push_forward(tangent[chunk.atoms]),
+            chunk.vjp(grad[chunk.atoms]),
+            chunk.jvp(tangent[chunk.atoms]),
             chunk.jacobian(),
         )
 
@@ -255,7 +255,7 @@ def test_everything_is_on_the_device_of_the_input(n_elements: int) -> None:
     chunk = chunk_of(neighborhoods(21, n_elements), n_elements, device="meta")
     raw = chunk.raw()
     tangent = torch.empty(4, 3, 8, dtype=torch.float64, device="meta")
-    for form in (raw, chunk.jacobian(), chunk.pull_back(raw), chunk.push_forward(tangent)):
+    for form in (raw, chunk.jacobian(), chunk.vjp(raw), chunk.jvp(tangent)):
         assert form.device.type == "meta"
 
 
@@ -313,7 +313,7 @@ def test_features_against_finite_differences(
     of_raw = torch.full_like(settings.raw(neighbors, species), torch.nan)
     extended = torch.cat((movement, torch.zeros(1, 3, dtype=torch.float64)))
     for chunk in settings.chunks(neighbors, species):
-        of_raw[chunk.atoms] = chunk.push_forward(extended[chunk.pairs].transpose(1, 2))
+        of_raw[chunk.atoms] = chunk.jvp(extended[chunk.pairs].transpose(1, 2))
     assert_close(of_raw, difference(settings.raw), 1e-8)
     slope = settings.transform_slope(settings.raw(neighbors, species))
     assert_close(slope * of_raw, difference(settings), 1e-8)

@@ -13,11 +13,11 @@ from numpy.polynomial.legendre import legvander
 from torch import Tensor
 
 from pyfit_gpu.descriptors.harmonics import (
-    angular_pull_back,
-    angular_push_forward,
+    addition_coefficients,
+    angular_jvp,
     angular_rows,
+    angular_vjp,
     n_rows,
-    pair_weights,
     rows_of_orders,
 )
 
@@ -46,7 +46,7 @@ def derivatives_of(vectors: Tensor, orders: Sequence[int]) -> Tensor:
     components = vectors.T.contiguous()
     found = vectors.new_full((3, n_rows(orders), len(vectors)), torch.nan)
     for turn, out in zip(torch.eye(3, dtype=vectors.dtype, device=vectors.device), found, strict=True):
-        angular_push_forward(components, orders, turn[:, None].expand_as(components), out)
+        angular_jvp(components, orders, turn[:, None].expand_as(components), out)
     return found
 
 
@@ -58,7 +58,7 @@ def test_products_are_legendre_polynomials(orders: list[int], dtype: torch.dtype
     exact = unit_vectors(60, seed=3)
     vectors = torch.tensor(exact, dtype=dtype)
     rows = rows_of(vectors, orders)
-    weights = pair_weights(orders, device=vectors.device, dtype=dtype)
+    weights = addition_coefficients(orders, device=vectors.device, dtype=dtype)
     assert rows.dtype == weights.dtype == dtype
     assert weights.shape == (len(orders), n_rows(orders))
     found = torch.einsum("ri,rj,lr->ijl", rows, rows, weights)
@@ -78,7 +78,7 @@ def test_rows_at_the_poles(order: int) -> None:
     poles = torch.tensor(POLES, dtype=torch.float64)
     rows = rows_of(poles, [order])
     assert rows[1:].eq(0).all()
-    weights = pair_weights([order], device=poles.device, dtype=poles.dtype)
+    weights = addition_coefficients([order], device=poles.device, dtype=poles.dtype)
     torch.testing.assert_close(rows[0] * rows[0] * weights[0, 0], torch.ones(2, dtype=torch.float64))
     product = (rows[:, 0] * rows[:, 1]) @ weights[0]
     torch.testing.assert_close(float(product), float((-1) ** order))
@@ -86,7 +86,7 @@ def test_rows_at_the_poles(order: int) -> None:
 
 def test_weights_are_positive() -> None:
     """So G of one element is never negative, and its logarithm has a value for every shift above 0."""
-    weights = pair_weights(list(range(13)), device=torch.device("cpu"), dtype=torch.float64)
+    weights = addition_coefficients(list(range(13)), device=torch.device("cpu"), dtype=torch.float64)
     assert weights.ge(0).all()
     assert weights.gt(0).sum(dim=1).tolist() == [2 * order + 1 for order in range(13)]
 
@@ -96,9 +96,9 @@ def test_everything_is_on_the_device_of_the_input() -> None:
     meta = torch.device("meta")
     vectors = torch.empty(7, 3, device=meta)
     assert rows_of(vectors, [0, 1, 4]).device == meta
-    assert pair_weights([0, 1, 4], device=meta, dtype=torch.float32).device == meta
+    assert addition_coefficients([0, 1, 4], device=meta, dtype=torch.float32).device == meta
     assert derivatives_of(vectors, [0, 1, 4]).device == meta
-    assert angular_pull_back(vectors.T, [0, 1, 4], torch.empty(n_rows([0, 1, 4]), 7, device=meta)).device == meta
+    assert angular_vjp(vectors.T, [0, 1, 4], torch.empty(n_rows([0, 1, 4]), 7, device=meta)).device == meta
 
 
 ORDER_LISTS = [(0,), (1,), (0, 1, 2, 4, 6), (6, 3), (2, 2), (0, 0), (3, 0, 3, 1), (12, 11, 0), tuple(range(9))]
@@ -129,7 +129,7 @@ def expected_rows(vectors: np.ndarray, orders: tuple[int, ...]) -> tuple[np.ndar
 
 def root_weights(orders: Sequence[int], like: Tensor) -> Tensor:
     """(n_rows, 1): a row has a weight in its own order alone."""
-    return pair_weights(orders, device=like.device, dtype=like.dtype).sum(dim=0).sqrt()[:, None]
+    return addition_coefficients(orders, device=like.device, dtype=like.dtype).sum(dim=0).sqrt()[:, None]
 
 
 def points(seed: int) -> np.ndarray:
@@ -170,11 +170,11 @@ def test_derivatives_against_finite_differences(orders: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("orders", ORDER_LISTS, ids=str)
-def test_pull_back_is_the_sum_over_rows_of_the_derivatives(orders: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_vjp_is_the_sum_over_rows_of_the_derivatives(orders: tuple[int, ...], dtype: torch.dtype) -> None:
     components = torch.tensor(points(7), dtype=dtype).T.contiguous()
     grad = torch.tensor(np.random.default_rng(8).normal(size=(n_rows(orders), components.shape[1])), dtype=dtype)
     given = [tensor.clone() for tensor in (components, grad)]
-    found = angular_pull_back(components, orders, grad)
+    found = angular_vjp(components, orders, grad)
     assert found.dtype == dtype
     terms = grad.double() * derivatives_of(components.T.double(), orders)
     error = (found.double() - terms.sum(dim=1)).abs() / terms.abs().sum(dim=1).clamp(min=1)
@@ -183,11 +183,11 @@ def test_pull_back_is_the_sum_over_rows_of_the_derivatives(orders: tuple[int, ..
 
 
 @pytest.mark.parametrize("orders", ORDER_LISTS, ids=str)
-def test_push_forward_is_linear_in_the_turn(orders: tuple[int, ...]) -> None:
+def test_jvp_is_linear_in_the_turn(orders: tuple[int, ...]) -> None:
     vectors = torch.tensor(points(9))
     turn = torch.tensor(np.random.default_rng(10).normal(size=(3, len(vectors))))
     found = vectors.new_full((n_rows(orders), len(vectors)), torch.nan)
-    assert angular_push_forward(vectors.T.contiguous(), orders, turn, found) is found
+    assert angular_jvp(vectors.T.contiguous(), orders, turn, found) is found
     terms = derivatives_of(vectors, orders) * turn[:, None]
     error = (found - terms.sum(dim=0)).abs() / terms.abs().sum(dim=0).clamp(min=1)
     assert error.max() < tolerance(torch.float64, max(orders))
@@ -209,7 +209,7 @@ def test_rows_of_orders() -> None:
     orders = [4, 0, 3, 3]
     rows = rows_of_orders(orders)
     assert [number for part in rows for number in range(n_rows(orders))[part]] == list(range(n_rows(orders)))
-    weights = pair_weights(orders, device=torch.device("cpu"), dtype=torch.float64)
+    weights = addition_coefficients(orders, device=torch.device("cpu"), dtype=torch.float64)
     for number, part in enumerate(rows):
         assert weights[number, part].gt(0).all()
         assert weights[number].gt(0).sum() == 2 * orders[number] + 1

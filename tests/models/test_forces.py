@@ -401,7 +401,7 @@ def test_chunks_do_not_matter(mixed: list[Frame], monkeypatch: pytest.MonkeyPatc
 def test_padding_of_chunks_does_not_matter(mixed: list[Frame], monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     potential = make_potential(SI_C)
     whole = predicted(potential, *mixed)
-    monkeypatch.setattr(descriptor_module, "_WIDTH_STEP_CPU", step)
+    monkeypatch.setattr(descriptor_module, "WIDTH_STEP", step)
     assert_same(predicted(potential, *mixed), whole)
 
 
@@ -457,7 +457,7 @@ def test_energies_alone_are_not_paid_for_with_derivatives(mixed: list[Frame], mo
     def fail(*arguments: object) -> None:
         raise AssertionError("derivatives were not asked for")
 
-    monkeypatch.setattr(Chunk, "pull_back", fail)
+    monkeypatch.setattr(Chunk, "vjp", fail)
     predicted(potential, *mixed, derivatives=False)
     with pytest.raises(AssertionError, match="not asked for"):
         predicted(potential, *mixed)
@@ -579,10 +579,8 @@ def test_sums_against_a_loop(pair_sums: Sums, members: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("members", MEMBERS, ids=str)
 @pytest.mark.parametrize(("with_forces", "with_virials"), [(True, True), (True, False), (False, True)])
-def test_pull_back_is_the_transpose(
-    pair_sums: Sums, members: tuple[int, ...], with_forces: bool, with_virials: bool
-) -> None:
-    """<sums(g), (a, b)> = <g, pull_back(a, b)> for any g, a and b."""
+def test_vjp_is_the_transpose(pair_sums: Sums, members: tuple[int, ...], with_forces: bool, with_virials: bool) -> None:
+    """<sums(g), (a, b)> = <g, vjp(a, b)> for any g, a and b."""
     sums, neighbors, sizes, chunks = pair_sums
     _, by_chunk = random_slopes(neighbors, chunks, members)
     rng = np.random.default_rng(4)
@@ -596,7 +594,7 @@ def test_pull_back_is_the_transpose(
         expected += float((virials * of_virials).sum())
     found = 0.0
     for chunk, slopes in zip(chunks, by_chunk, strict=True):
-        pulled = sums.pull_back(chunk, of_forces, of_virials)
+        pulled = sums.vjp(chunk, of_forces, of_virials)
         assert pulled.shape == slopes.shape
         found += float((pulled * slopes).sum())
     assert abs(expected) > 1

@@ -183,11 +183,13 @@ def test_a_member_alone_is_the_potential_bit_for_bit(mixed: Structures, derivati
         assert mine is None or torch.equal(mine.nan_to_num(), other.nan_to_num())
 
 
-def test_one_pull_back_for_one_member(mixed: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Jacobian, several times as dear as one pull back, is for many members only."""
+def test_one_vjp_for_one_member(mixed: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Jacobian, several times as dear as one vector-Jacobian product, is for many members only."""
     asked = []
     original = module.Chunk.jacobian
-    monkeypatch.setattr(module.Chunk, "jacobian", lambda chunk: asked.append(1) or original(chunk))
+    monkeypatch.setattr(
+        module.Chunk, "jacobian", lambda chunk, **keywords: asked.append(1) or original(chunk, **keywords)
+    )
     for n_members in (1, 6):
         predict(join_members(make_members(n_members)), mixed)
     assert not asked

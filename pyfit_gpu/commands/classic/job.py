@@ -26,6 +26,7 @@ from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.settings import FitSettings
@@ -210,7 +211,7 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     weight_seed = int(np.random.SeedSequence().generate_state(1)[0])
     potential = load_potential(config.neural_network_in, seed=weight_seed)
     if config.run_training:
-        potential.require_straight("train")
+        energy_model(potential, "train")
     if config.generate_training_set:
         frames = read_all_frames([config.dft_input_file])
         if config.run_training:

@@ -27,6 +27,7 @@ from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.formats.training_set.named_splits import named_split
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.closure import kept_memory, make_objective
@@ -169,7 +170,7 @@ class _Job:
         split = self._plan(whole, earlier)
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
-        potential.require_straight("train")
+        energy_model(potential, "train")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
         require_same_inputs(potential.descriptor, whole.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(whole))

@@ -1,0 +1,134 @@
+"""Networks on tiles of atoms, for a CPU: an atom's outputs have the same bits whatever other structures are beside it.
+
+Libraries round a row of a matrix product by the shape of the whole and by where in it the row stands. So atoms go
+through the networks in tiles of a fixed number of rows, and an atom's row depends on its own structure alone: atoms of
+one structure and element, with as many places for neighbours, stand one after the other and begin a tile of their own.
+Every matrix begins at a multiple of 64 bytes. Tiles come in pairs, so that no array ends in the middle of the widest
+vectors: the last numbers of an array would get another sigmoid than the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.models.networks import ElementNetworks
+
+_LINE = 64  # bytes
+_COLUMNS = 4  # of a result at least: a single one would be multiplied in a way of its own
+
+
+@dataclass(frozen=True, eq=False)
+class AtomTiles:
+    """Tile and row of every atom of a batch."""
+
+    rows: int  # of a tile
+    tile: Tensor  # (n_atoms,) int64, ascending with (width, species, structure)
+    row: Tensor  # (n_atoms,) int64
+    species: Tensor  # (n_atoms,) int64
+    n_elements: int
+
+    @classmethod
+    def of(cls, species: Tensor, structure: Tensor, widths: Tensor, n_elements: int, itemsize: int) -> AtomTiles:
+        """For the atoms of a batch.
+
+        Args:
+            species: (n_atoms,) int64.
+            structure: (n_atoms,) int64, ascending: which structure an atom belongs to.
+            widths: (n_atoms,) int64, places for the neighbours of each atom.
+            itemsize: bytes of a number in the networks.
+        """
+        rows = _LINE // itemsize
+        key = widths * n_elements + species
+        if len(structure):
+            key = key * (structure[-1] + 1) + structure
+        ordered, order = torch.sort(key, stable=True)
+        _, run, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+        first = torch.cumsum(counts, 0) - counts
+        rank = torch.arange(len(order)) - first[run]
+        tile, row = torch.empty_like(order), torch.empty_like(order)
+        row[order] = rank % rows
+        tile[order] = torch.cumsum(rank % rows == 0, 0) - 1
+        return cls(rows, tile, row, species, n_elements)
+
+    def by_element(self, atoms: Tensor) -> Iterator[tuple[int, slice, Tensor, int]]:
+        """Where the atoms of a chunk stand in the tiles of each element that occurs.
+
+        Args:
+            atoms: (n,) int64, as a chunk has them: ordered by species, then structure, of one width.
+
+        Yields:
+            element, which of the atoms are its own, their places in its tiles (one after the other), and how many
+            tiles there are.
+        """
+        tile, row = self.tile[atoms], self.row[atoms]
+        counts = [len(atoms)]
+        if self.n_elements > 1:
+            counts = torch.bincount(self.species[atoms], minlength=self.n_elements).tolist()
+        end = 0
+        for element, count in enumerate(counts):
+            if not count:
+                continue
+            own, end = slice(end, end + count), end + count
+            local = tile[own] - tile[own.start]
+            n_tiles = int(local[-1]) + 1
+            yield element, own, local * self.rows + row[own], n_tiles + n_tiles % 2
+
+
+class TiledNetworks:
+    """Networks of all members and elements, evaluated for tiles."""
+
+    def __init__(self, networks: ElementNetworks) -> None:
+        self.activation = networks.activation
+        self.n_outputs = networks.layer_sizes[-1]
+        self._layers = [
+            [_copied_layers(networks, member, element) for element in range(networks.n_elements)]
+            for member in range(networks.n_members)
+        ]
+
+    def __call__(self, member: int, element: int, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Evaluate one network.
+
+        Args:
+            inputs: (n_tiles, rows, n_in).
+
+        Returns:
+            outputs (n_tiles, rows, n_out), and the vector-Jacobian product: from derivatives with respect to these to
+            those with respect to the inputs, (n_tiles, rows, n_in).
+        """
+        layers = self._layers[member][element]
+        hidden, sigmoids = inputs, []
+        for weight, bias in layers[:-1]:
+            sigmoid = torch.bmm(hidden, weight.expand(len(inputs), -1, -1)).add_(bias).sigmoid_()
+            sigmoids.append(sigmoid)
+            hidden = sigmoid - 0.5 if self.activation == 1 else sigmoid
+        last, bias = layers[-1]
+        outputs = torch.bmm(hidden, last.expand(len(inputs), -1, -1)).add_(bias)[..., : self.n_outputs]
+
+        def vjp(grad: Tensor) -> Tensor:
+            grad = torch.nn.functional.pad(grad, (0, last.shape[1] - self.n_outputs))
+            grad = torch.bmm(grad, last.T.expand(len(grad), -1, -1))
+            for (weight, _), sigmoid in zip(reversed(layers[:-1]), reversed(sigmoids), strict=True):
+                grad = torch.ops.aten.sigmoid_backward(grad, sigmoid)
+                grad = torch.bmm(grad, weight.T.expand(len(grad), -1, -1))
+            return grad
+
+        return outputs, vjp
+
+
+def _copied_layers(networks: ElementNetworks, member: int, element: int) -> list[tuple[Tensor, Tensor]]:
+    """Weights (n_in, n_out) and biases (n_out,) of one network, zeros up to `_COLUMNS` neurons in each layer."""
+    layers = []
+    n_in = networks.layer_sizes[0]
+    for weights, biases in zip(networks.weights, networks.biases, strict=True):
+        weight, bias = weights[member, element].detach(), biases[member, element].detach()
+        n_out = max(weight.shape[1], _COLUMNS)
+        padding = n_out - weight.shape[1]
+        whole = torch.nn.functional.pad(weight, (0, padding, 0, n_in - weight.shape[0]))
+        # Copies: products can depend on where in memory their factors begin.
+        layers.append((whole.clone(), torch.nn.functional.pad(bias, (0, padding)).clone()))
+        n_in = n_out
+    return layers
