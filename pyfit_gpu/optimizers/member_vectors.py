@@ -27,9 +27,9 @@ def _padded(n_parameters: int) -> int:
 def memory_bytes(n_members: int, n_parameters: int, history_size: int, *, on_gpu: bool) -> int:
     """Count the bytes of the float64 vectors of LBFGS, beside which the extras are few."""
     # As in the constructors: points, two directions, gradients; both rings of pairs; the products of CompactPairs.
-    per_vector = _padded(n_parameters) * (1 + 2 + SLOTS + 2 * (history_size + 1))
+    n_vectors = 1 + 2 + SLOTS + 2 * (history_size + 1)
     products = (history_size + 1) ** 2 if on_gpu else 0
-    return 8 * n_members * (per_vector + products)
+    return 8 * n_members * (n_vectors * _padded(n_parameters) + products)
 
 
 class MemberVectors:
