@@ -65,8 +65,8 @@ LineSearch = Generator[TrialRequest, Trial, Trial]
 def strong_wolfe(start: Trial, first: TrialRequest, *, longest: float, tolerance: float, max_trials: int) -> LineSearch:
     """Search from `start` (length 0), with `first` as the first trial; return the accepted trial.
 
-    The accepted trial has the least loss of all trials and the start. It need not satisfy the conditions if the
-    bracket became too narrow or the trials were used up.
+    The accepted trial is one of those tried, or the start. If the bracket became too narrow or the trials were used up,
+    it need not satisfy the conditions, and has the least loss known.
 
     Args:
         longest: largest component of the direction.
@@ -85,10 +85,8 @@ def strong_wolfe(start: Trial, first: TrialRequest, *, longest: float, tolerance
             break
         least = trial.length + _WIDENING[0] * (trial.length - before.length)
         length, inside = cubic_minimum(before, trial, bounds=(least, trial.length * _WIDENING[1]))
-        before, trial = (
-            trial,
-            (yield TrialRequest(length, other_slot(start.slot, trial.slot), trial.given and not inside)),
-        )
+        request = TrialRequest(length, other_slot(start.slot, trial.slot), trial.given and not inside)
+        before, trial = trial, (yield request)
         trials += 1
     else:
         return (start, trial)[_lower(start, trial)]
