@@ -11,6 +11,7 @@ from torch import Tensor
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import total_memory
 from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options
 from pyfit_gpu.training.objective import Evaluation, Objective, l2_penalty
 from pyfit_gpu.training.settings import FitSettings
@@ -48,7 +49,9 @@ def make_objective(
 
 
 class Closure:
-    """What the optimiser sees: loss and penalty with their gradient, and numbers for the rows."""
+    """The optimiser's view of an objective (`MemberObjective`): loss and penalty with their gradient, row numbers."""
+
+    gives = frozenset({Gives.GRADIENT})
 
     def __init__(self, objective: Objective, like: ElementNetworks, l2: float) -> None:
         self.objective = objective
@@ -56,7 +59,7 @@ class Closure:
         self.l2 = l2
 
     def is_recordable(self, n_points: int) -> bool:
-        """Whether a call with so many points is the same operations each time, and worth a recording (`graphs`)."""
+        """Whether a call with so many points is the same operations each time, and worth recording."""
         return self.objective.is_recordable(n_points)
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:

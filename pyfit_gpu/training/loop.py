@@ -16,7 +16,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.formats.run_file import FitState
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.optimizers.lbfgs import LBFGS
+from pyfit_gpu.optimizers.base import Optimizer, require_given
 from pyfit_gpu.training.closure import Closure, kept_memory, make_objective
 from pyfit_gpu.training.history import History, LabelErrors, MemberHistory, Observers, Row
 from pyfit_gpu.training.memory_plan import MemoryPlan
@@ -83,7 +83,8 @@ class FitRun:
         self.like = potential.networks.to(device, torch.float64)
         weights = self.like.flat()
         self.closure = Closure(self.objective, self.like, settings.l2)
-        self.optimizer = LBFGS(weights, settings.optimizer)
+        require_given(settings.optimizer, self.closure)
+        self.optimizer: Optimizer = settings.optimizer.build(weights)
         self.good = weights.clone()
         self.kept = weights.clone()
         self.failure = ""  # of the last member that failed
@@ -192,7 +193,7 @@ class FitRun:
             if self.double and step == self.settings.float32_steps:
                 for k in chosen:
                     self.optimizer.forget(k)
-            self.optimizer.step(self.closure, chosen, self.settings.learning_rate_at(step))
+            self.optimizer.step(self.closure, chosen, self.settings.learning_rate_factor(step))
 
     def _single(self, row: int) -> bool:
         """Whether a row, and the step that leads to it, are computed in float32 instead of the set's float64."""
@@ -288,9 +289,9 @@ class FitRun:
             return
         history.status = "failed"
         step = len(history.loss)
+        remedies = ", ".join((*self.settings.optimizer.remedies, "or an error_restart_level"))
         self.failure = (
-            f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try a "
-            "smaller learning_rate, strong-wolfe as line_search, or an error_restart_level"
+            f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try {remedies}"
         )
         if not history.loss:
             history.loss.append(loss)
@@ -313,7 +314,7 @@ class FitRun:
 
     def _validate(self, chosen: Sequence[int]) -> dict[int, tuple[float, LabelErrors, dict[str, float]]]:
         assert self.validation is not None
-        found = self.validation.evaluate(self.optimizer.weights[list(chosen)], self.like, gradient=False)
+        found = self.validation.evaluate(self.optimizer.parameters[list(chosen)], self.like, gradient=False)
         groups = self.validation.group_errors(found.energies).tolist()
         losses = found.errors.loss.tolist()
         return {
@@ -339,7 +340,7 @@ class FitRun:
         history.loss.append(loss)
         history.errors.append(errors)
         history.n_evaluations = self.optimizer.n_evaluations[k]
-        weights = self.optimizer.weights[k]
+        weights = self.optimizer.parameters[k]
         self._use(single=self._single(step))
         if (step or history.n_restarts) and math.isfinite(loss):
             self.good[k] = weights
@@ -370,7 +371,7 @@ class FitRun:
             if validation < stopping.best:
                 stopping.best = validation
                 history.kept_step = history.step
-                self.kept[k] = self.optimizer.weights[k]
+                self.kept[k] = self.optimizer.parameters[k]
             stopping.waiting += 1
             if validation < stopping.improved - settings.min_improvement:
                 stopping.improved, stopping.waiting = validation, 0
@@ -406,7 +407,7 @@ class FitRun:
             history, stopping = self.histories[k], self.stopping[k]
             if loss < stopping.best or self.settings.keep == "last":
                 stopping.best, history.kept_step = loss, history.step
-                self.kept[k] = self.optimizer.weights[k]
+                self.kept[k] = self.optimizer.parameters[k]
                 history.kept_validation, history.kept_validation_errors = loss, errors
 
     def _finish(self) -> None:
