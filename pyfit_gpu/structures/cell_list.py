@@ -1,6 +1,6 @@
-"""The radius graph in plain torch: every atom is compared with what lies around its own box (`boxes.py`).
+"""The radius graph in plain torch: every atom is compared with what lies around its own bin (`bins.py`).
 
-Work and memory grow with the number of atoms. Boxes of similar size are compared together, padded to the largest.
+Work and memory grow with the number of atoms. Bins of similar size are compared together, padded to the largest.
 Candidates come from a matrix product and are compared exactly afterwards, elementwise, so the pairs of a structure
 have the same bits and the same order whatever else is in the batch.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.structures.batch import Structures
-from pyfit_gpu.structures.bins import WIDTH, Lists, make_grid, make_lists
+from pyfit_gpu.structures.bins import WIDTH, BinLists, make_grid, make_lists
 from pyfit_gpu.sums import ragged_range
 
 _MOST_PADDING = 1.3  # pairs that a tile compares for one that it has to
@@ -44,27 +44,31 @@ def _limits(tensor: Tensor) -> _Limits:
 _Tile = tuple[Tensor, int, int]
 
 
-def _tiles(lists: Lists) -> Iterator[_Tile]:
-    """Lists of similar size together: (4, b) first home, homes, first point, points; then the largest of the two."""
+def _tiles(lists: BinLists) -> Iterator[_Tile]:
+    """Group bins of similar size.
+
+    Yields a table (4, b) of first centre, number of centres, first candidate and number of candidates, and the largest
+    of both numbers.
+    """
     limit = _limits(lists.atom)
-    n_homes, n_points = torch.stack((lists.n_homes, lists.n_points)).cpu().numpy()
-    first_home, first_point = np.cumsum(n_homes) - n_homes, np.cumsum(n_points) - n_points
-    # A list of too many pairs takes several turns, each with some of its homes.
+    n_centers, n_points = torch.stack((lists.n_centers, lists.n_points)).cpu().numpy()
+    first_center, first_point = np.cumsum(n_centers) - n_centers, np.cumsum(n_points) - n_points
+    # A bin of too many pairs takes several turns, each with some of its centres.
     together = np.maximum(limit.pairs // n_points, 1)
-    parts = -(-n_homes // together)  # none for a list that is nobody's home
+    parts = -(-n_centers // together)  # none for a bin without atoms of its own
     row = np.repeat(np.arange(len(parts)), parts)
     done = (np.arange(len(row)) - (np.cumsum(parts) - parts)[row]) * together[row]
-    homes = np.minimum(together[row], n_homes[row] - done)
-    tiles = np.stack((first_home[row] + done, homes, first_point[row], n_points[row]))
+    centers = np.minimum(together[row], n_centers[row] - done)
+    tiles = np.stack((first_center[row] + done, centers, first_point[row], n_points[row]))
     tiles = tiles[:, np.lexsort((tiles[3], tiles[1]))]
     on_device = torch.from_numpy(tiles).to(lists.atom.device)
     start = 0
     while start < len(row):
-        _, homes, _, points = tiles[:, start : start + limit.points // tiles[3, start] + 1]
-        widest, number = np.maximum.accumulate(points), np.arange(1, len(homes) + 1)
-        wasteful = number * homes * widest > _MOST_PADDING * np.cumsum(homes * points) + limit.pairs // 4
+        _, centers, _, points = tiles[:, start : start + limit.points // tiles[3, start] + 1]
+        widest, number = np.maximum.accumulate(points), np.arange(1, len(centers) + 1)
+        wasteful = number * centers * widest > _MOST_PADDING * np.cumsum(centers * points) + limit.pairs // 4
         taken = max(1, int(np.argmax(np.append(wasteful | (number * widest > limit.points), True))))
-        yield on_device[:, start : start + taken], int(homes[taken - 1]), int(widest[taken - 1])
+        yield on_device[:, start : start + taken], int(centers[taken - 1]), int(widest[taken - 1])
         start += taken
 
 
@@ -76,7 +80,7 @@ class _Comparison:
     and candidates are compared exactly afterwards.
     """
 
-    def __init__(self, lists: Lists, tiles: Sequence[_Tile], cutoff: float) -> None:
+    def __init__(self, lists: BinLists, tiles: Sequence[_Tile], cutoff: float) -> None:
         self.lists = lists
         self.square = cutoff**2
         self.slack = cutoff**2 * torch.finfo(lists.points[0].dtype).eps ** 0.5
@@ -84,45 +88,45 @@ class _Comparison:
         most = max(min(tile.shape[1], self._together(*sizes)) * math.prod(sizes) for tile, *sizes in tiles)
         self.memory = torch.empty(most, dtype=torch.float64, device=lists.atom.device)
 
-    def _together(self, n_homes: int, n_points: int) -> int:
-        """Lists that are compared at once."""
-        return max(1, self.limit // (n_homes * n_points))
+    def _together(self, n_centers: int, n_points: int) -> int:
+        """Bins that are compared at once."""
+        return max(1, self.limit // (n_centers * n_points))
 
-    def __call__(self, tile: Tensor, n_homes: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Places of the homes, -1 for padding, and how many candidates each has; then the candidates' places."""
+    def __call__(self, tile: Tensor, n_centers: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Places of the centres, -1 for padding, and how many candidates each has; then the candidates' places."""
         lists = self.lists
-        first_home, homes_there, first_point, points_there = tile[..., None]
-        rank = torch.arange(max(n_homes, n_points), device=tile.device)
-        is_home, is_point = rank[:n_homes] < homes_there, rank[:n_points] < points_there
-        home = _take(lists.homes, (first_home + rank[:n_homes]).clamp_(max=len(lists.homes) - 1))
+        first_center, centers_there, first_point, points_there = tile[..., None]
+        rank = torch.arange(max(n_centers, n_points), device=tile.device)
+        is_center, is_point = rank[:n_centers] < centers_there, rank[:n_points] < points_there
+        center = _take(lists.centers, (first_center + rank[:n_centers]).clamp_(max=len(lists.centers) - 1))
         place = (first_point + rank[:n_points]).clamp_(max=len(lists.atom) - 1)
-        here, there = (torch.stack([_take(x, i) for x in lists.points]).double() for i in (home, place))
-        origin = here[:, :, :1].clone()  # the first atom of the box: short vectors keep their digits
+        here, there = (torch.stack([_take(x, i) for x in lists.points]).double() for i in (center, place))
+        origin = here[:, :, :1].clone()  # the first atom of the bin: short vectors keep their digits
         here, there = here.sub_(origin), there.sub_(origin)
         # What pads a tile is infinitely far away.
-        own = (here * here).sum(dim=0).mul_(1 - _ROUNDING).sub_(self.square).masked_fill_(~is_home, torch.inf)
+        own = (here * here).sum(dim=0).mul_(1 - _ROUNDING).sub_(self.square).masked_fill_(~is_center, torch.inf)
         other = (there * there).sum(dim=0).masked_fill_(~is_point, torch.inf)
         left = torch.stack((*here, own, torch.ones_like(own)), dim=2)
         right = torch.stack((*there.mul_(-2), torch.ones_like(other), other), dim=1)
-        itself = (home - first_point).clamp_(0, n_points - 1)[:, :, None]
+        itself = (center - first_point).clamp_(0, n_points - 1)[:, :, None]
         found = self._products(left, right, itself)
         row = found // n_points
-        counts = torch.bincount(row, minlength=home.numel())
-        start = first_point - n_points * torch.arange(home.numel(), device=tile.device).view(home.shape)
+        counts = torch.bincount(row, minlength=center.numel())
+        start = first_point - n_points * torch.arange(center.numel(), device=tile.device).view(center.shape)
         found += start.view(-1).index_select(0, row)
-        return home.masked_fill_(~is_home, -1).view(-1), counts, found
+        return center.masked_fill_(~is_center, -1).view(-1), counts, found
 
     def _products(self, left: Tensor, right: Tensor, itself: Tensor) -> Tensor:
-        """Where left (b, homes, 5) times right (b, 5, points) is below the slack, counted through; never `itself`."""
-        n_lists, n_homes, n_points = len(left), left.shape[1], right.shape[2]
-        step = self._together(n_homes, n_points)
+        """Where left (b, centers, 5) times right (b, 5, points) is below the slack, counted through; never `itself`."""
+        n_lists, n_centers, n_points = len(left), left.shape[1], right.shape[2]
+        step = self._together(n_centers, n_points)
         found = []
         for start in range(0, n_lists, step):
             some = slice(start, start + step)
-            shape = (len(left[some]), n_homes, n_points)
+            shape = (len(left[some]), n_centers, n_points)
             squares = torch.bmm(left[some], right[some], out=self.memory[: math.prod(shape)].view(shape))
             squares.scatter_(2, itself[some], torch.inf)
-            found.append(_below(squares.view(-1), self.slack).add_(start * n_homes * n_points))
+            found.append(_below(squares.view(-1), self.slack).add_(start * n_centers * n_points))
         return torch.cat(found)
 
 
@@ -143,32 +147,32 @@ def _pairs(structures: Structures, cutoff: float, width: float) -> Iterator[Pair
     lists = make_lists(make_grid(structures, cutoff, width))
     tiles = list(_tiles(lists))
     compare = _Comparison(lists, tiles, cutoff)
-    homes, counts, found = (torch.cat(parts) for parts in zip(*(compare(*tile) for tile in tiles), strict=True))
+    centers, counts, found = (torch.cat(parts) for parts in zip(*(compare(*tile) for tile in tiles), strict=True))
     # From the order of the tiles to that of the atoms.
     first = torch.cumsum(counts, 0) - counts
-    is_home = (homes >= 0).nonzero().squeeze(1)
-    atom = lists.atom.index_select(0, homes.index_select(0, is_home))
-    order = torch.empty_like(is_home).index_copy_(0, atom, is_home)
-    homes, first, counts = (x.index_select(0, order) for x in (homes, first, counts))
+    is_center = (centers >= 0).nonzero().squeeze(1)
+    atom = lists.atom.index_select(0, centers.index_select(0, is_center))
+    order = torch.empty_like(is_center).index_copy_(0, atom, is_center)
+    centers, first, counts = (x.index_select(0, order) for x in (centers, first, counts))
     limit = _limits(lists.atom).atoms
     totals = torch.stack([part.sum() for part in counts.split(limit)]).tolist()
-    for home, begin, number, total in zip(
-        homes.split(limit), first.split(limit), counts.split(limit), totals, strict=True
+    for center, begin, number, total in zip(
+        centers.split(limit), first.split(limit), counts.split(limit), totals, strict=True
     ):
-        centers, place = ragged_range(begin, number, total)
-        yield _exact(lists, cutoff, home, number, centers, found.index_select(0, place))
+        owner, place = ragged_range(begin, number, total)
+        yield _exact(lists, cutoff, center, number, owner, found.index_select(0, place))
 
 
-def _exact(lists: Lists, cutoff: float, homes: Tensor, counts: Tensor, centers: Tensor, place: Tensor) -> Pairs:
+def _exact(lists: BinLists, cutoff: float, centers: Tensor, counts: Tensor, owner: Tensor, place: Tensor) -> Pairs:
     """Candidates, as places of points, to pairs; elementwise, which is the same bits in any company."""
-    columns = [x.index_select(0, place) - x.index_select(0, homes).index_select(0, centers) for x in lists.points]
+    columns = [x.index_select(0, place) - x.index_select(0, centers).index_select(0, owner) for x in lists.points]
     squares = columns[0] * columns[0]
     for column in columns[1:]:
         squares.addcmul_(column, column)
     if len(squares) and bool(squares.max() >= cutoff**2):
         inside = squares < cutoff**2
-        centers, place, *columns = (column[inside] for column in (centers, place, *columns))
-        counts = torch.bincount(centers, minlength=len(homes))
+        owner, place, *columns = (column[inside] for column in (owner, place, *columns))
+        counts = torch.bincount(owner, minlength=len(centers))
     return counts, lists.atom.index_select(0, place), torch.stack(columns, dim=1)
 
 
@@ -179,7 +183,7 @@ def find_pairs(structures: Structures, cutoff: float, *, width: float = WIDTH) -
     Args:
         structures: a batch on any device.
         cutoff: Å.
-        width: of a box, in units of the cutoff; infinity compares every atom with every image of its structure.
+        width: of a bin, in units of the cutoff; infinity compares every atom with every image of its structure.
 
     Returns:
         (n_atoms,) counts, (n_pairs,) index and (n_pairs, 3) vectors in Å, sorted by central atom.

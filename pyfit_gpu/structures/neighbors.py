@@ -132,12 +132,12 @@ def _vesin_pairs(structures: Structures, cutoff: float) -> Pairs:
 def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
     from torch_cluster import radius
 
-    # In one box, a structure has one list: all atoms and images that can be within the cutoff of any.
+    # In one bin, a structure has one list: all atoms and images that can be within the cutoff of any.
     lists = make_lists(make_grid(structures, cutoff, width=math.inf))
     rows = torch.arange(len(structures), device=lists.atom.device)
     points = torch.stack(lists.points, dim=1)
-    atoms = points.index_select(0, lists.homes)
-    of_points, of_atoms = (torch.repeat_interleave(rows, n) for n in (lists.n_points, lists.n_homes))
+    atoms = points.index_select(0, lists.centers)
+    of_points, of_atoms = (torch.repeat_interleave(rows, n) for n in (lists.n_points, lists.n_centers))
     limit = _most_neighbors(structures, cutoff)
     while True:
         # The search radius is a hair larger: the exact comparison is ours, the same for all backends.
@@ -147,7 +147,7 @@ def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
             break
         limit *= 2  # torch-cluster silently drops neighbours beyond its limit
     vectors = points.index_select(0, place) - atoms.index_select(0, centers)
-    keep = (vectors.square().sum(dim=1) < cutoff**2) & (place != lists.homes.index_select(0, centers))
+    keep = (vectors.square().sum(dim=1) < cutoff**2) & (place != lists.centers.index_select(0, centers))
     centers, place, vectors = centers[keep], place[keep], vectors[keep]
     order = torch.argsort(centers, stable=True)
     counts = torch.bincount(centers, minlength=structures.n_atoms)

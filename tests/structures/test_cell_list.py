@@ -1,4 +1,4 @@
-"""The boxes against comparing every atom with every image, and against vesin, also with little memory at a time."""
+"""The bins against comparing every atom with every image, and against vesin, also with little memory at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ase.build import bulk
 from held_memory import PeakMemory
 from structures.test_neighbors import assert_same_pairs
 
-from pyfit_gpu.structures import bins as boxes
-from pyfit_gpu.structures import cell_list
+from pyfit_gpu.structures import bins, cell_list
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cell_list import find_pairs
 from pyfit_gpu.structures.frames import Frame
@@ -26,21 +25,21 @@ TINY = cell_list._Limits(atoms=7, points=50, pairs=100)
 
 @pytest.fixture
 def boxes_in_small_structures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boxes, "_SMALL", 0)
+    monkeypatch.setattr(bins, "_SMALL", 0)
 
 
 def find(frames: list[Frame], cutoff: float, width: float, dtype: torch.dtype = torch.float64) -> Neighbors:
     return Neighbors(*find_pairs(Structures.from_frames(frames, dtype=dtype), cutoff, width=width))
 
 
-def n_boxes(frame: Frame, cutoff: float, width: float) -> list[int]:
-    grid = boxes.make_grid(Structures.from_frames([frame]), cutoff, width)
-    return [int(axis.n_boxes) for axis in grid.axes]
+def n_bins(frame: Frame, cutoff: float, width: float) -> list[int]:
+    grid = bins.make_grid(Structures.from_frames([frame]), cutoff, width)
+    return [int(axis.n_bins) for axis in grid.axes]
 
 
 @pytest.fixture(scope="module")
 def silicon() -> Frame:
-    """A perturbed crystal, which has about eight atoms in a box of its own cutoff."""
+    """A perturbed crystal, which has about eight atoms in a bin of its own cutoff."""
     atoms = bulk("Si", cubic=True) * (4, 3, 3)
     positions = atoms.positions + np.random.default_rng(1).normal(0, 0.1, atoms.positions.shape)
     none = {"group": "made", "source": "made"}
@@ -51,16 +50,16 @@ def silicon() -> Frame:
 @pytest.mark.parametrize("width", [0.21, 0.5, 1.0, np.inf])
 @pytest.mark.parametrize("pbc", [(True,) * 3, (True, True, False), (False, True, False), (False,) * 3], ids=str)
 def test_boxes_of_any_width(random_frame: MakeFrame, width: float, pbc: tuple[bool, bool, bool]) -> None:
-    """Skewed cells with atoms outside of them; widths far below the cutoff make lists reach over many boxes."""
+    """Skewed cells with atoms outside of them; widths far below the cutoff make lists reach over many bins."""
     frames = [random_frame(seed, 8, length=7.5, skew=0.7, scatter=2, pbc=pbc) for seed in range(3)]
-    assert max(n_boxes(frame, 3.6, width) for frame in frames) >= ([1, 1, 1] if width > 1 else [2, 1, 1])
+    assert max(n_bins(frame, 3.6, width) for frame in frames) >= ([1, 1, 1] if width > 1 else [2, 1, 1])
     assert_same_pairs(find(frames, 3.6, width), frames, 3.6)
 
 
 @pytest.mark.usefixtures("boxes_in_small_structures")
 @pytest.mark.parametrize("width", [0.1, 0.3, np.inf])
 def test_several_images_in_tiny_cells(random_frame: MakeFrame, width: float) -> None:
-    """Boxes smaller than the reach of several cells: an atom is in the list of its own box many times."""
+    """Boxes smaller than the reach of several cells: an atom is in the list of its own bin many times."""
     frames = [random_frame(11, n_atoms, length=2.6, skew=0.3) for n_atoms in (1, 2, 3)]
     found = find(frames, 7.5, width)
     assert found.counts.min() > 50
@@ -68,8 +67,8 @@ def test_several_images_in_tiny_cells(random_frame: MakeFrame, width: float) -> 
 
 
 def test_large_structures_are_cut_and_small_ones_are_not(silicon: Frame, random_frame: MakeFrame) -> None:
-    assert n_boxes(silicon, 4.0, 1.0) == [5, 4, 4]
-    assert n_boxes(random_frame(1, 8, length=9.0), 2.0, 1.0) == [1, 1, 1]
+    assert n_bins(silicon, 4.0, 1.0) == [5, 4, 4]
+    assert n_bins(random_frame(1, 8, length=9.0), 2.0, 1.0) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -149,12 +148,12 @@ def test_no_pair_is_lost_to_the_rounding_of_the_product(make_frame: MakeFrame) -
 
 
 def test_atoms_far_apart(make_frame: MakeFrame) -> None:
-    """Where there is no cell, boxes fill what atoms take, however empty it is; short vectors keep their digits."""
+    """Where there is no cell, bins fill what atoms take, however empty it is; short vectors keep their digits."""
     rng = np.random.default_rng(0)
     cluster = rng.uniform(0, 20, (150, 3))
     positions = np.concatenate((cluster, cluster + 3e7, cluster - [4e8, 0, 1e6]))
     frame = make_frame(positions)
-    assert max(n_boxes(frame, 3.0, 1.5)) == boxes._MOST_BOXES
+    assert max(n_bins(frame, 3.0, 1.5)) == bins._MOST_BINS
     found = find([frame], 3.0, 1.5)
     whole = find_neighbors(Structures.from_frames([frame]), 3.0, backend="vesin")
     assert torch.equal(found.counts, whole.counts)
@@ -168,7 +167,7 @@ def test_two_clusters_far_apart_in_one_box(make_frame: MakeFrame, apart: float) 
     frame = make_frame(np.concatenate((cluster, cluster + np.array([apart, 0, 0]))))
     distances = np.linalg.norm(frame.positions[:, None] - frame.positions, axis=2)
     expected = (distances < 3.05).sum(axis=1) - 1
-    assert n_boxes(frame, 3.05, np.inf) == [1, 1, 1]
+    assert n_bins(frame, 3.05, np.inf) == [1, 1, 1]
     found = find([frame], 3.05, np.inf)
     assert expected.sum() > 500
     assert found.counts.tolist() == expected.tolist()
@@ -180,7 +179,7 @@ def test_two_clusters_far_apart_in_one_box(make_frame: MakeFrame, apart: float) 
 def test_pairs_at_the_cutoff_on_lattice_points(
     make_frame: MakeFrame, sides: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    """Atoms on the borders of boxes, and neighbours within the last digits of the cutoff: which box is luck.
+    """Atoms on the borders of bins, and neighbours within the last digits of the cutoff: which bin is luck.
 
     Coordinates are quarters, and so distances are exact, but parts of a cell are not.
     """
@@ -204,8 +203,8 @@ def test_memory_is_that_of_the_pairs(
     """What a GPU may take at once is not what a few atoms need."""
     monkeypatch.setitem(cell_list._LIMITS, "cpu", cell_list._LIMITS["cuda"])
     structures = Structures.from_frames([random_frame(n, n, length=8 + n / 5) for n in sizes])
-    lists = boxes.make_lists(boxes.make_grid(structures, 4.0))
-    n_pairs = len(lists.n_homes) * int(lists.n_homes.max() * lists.n_points.max())  # all padded to the largest
+    lists = bins.make_lists(bins.make_grid(structures, 4.0))
+    n_pairs = len(lists.n_centers) * int(lists.n_centers.max() * lists.n_points.max())  # all padded to the largest
     with PeakMemory() as memory:
         find_pairs(structures, 4.0)
     assert memory.peak < 16 * n_pairs + 200 * len(lists.atom) + 2000
