@@ -23,8 +23,6 @@ from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 log = logging.getLogger("pyfit_gpu")
 
-HDF5_SUFFIXES = (".h5", ".hdf5")
-
 
 @dataclass(frozen=True)
 class Setup:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyfit_gpu.commands.jobs import HDF5_SUFFIXES, Setup, featurize_windows, log, survey_files
+from pyfit_gpu.commands.jobs import Setup, featurize_windows, log, survey_files
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_writable, exclusive
 from pyfit_gpu.formats.dft_inputs import DftInputs
+from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.shards import Shard, known_shard, manifest_path, register_shard, shard_path
@@ -57,8 +58,10 @@ def prepare(
         raise InputError("--append: expected without --shard, --unique and --overwrite")
     if shard is not None and setup.unique:
         raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
-    if Path(out).suffix not in HDF5_SUFFIXES:
-        raise InputError(f"{out}: expected a name that ends in {' or '.join(HDF5_SUFFIXES)} (convert writes text sets)")
+    if not out.endswith(HDF5_SET.endings):
+        raise InputError(
+            f"{out}: expected a name that ends in {' or '.join(HDF5_SET.endings)} (convert writes text sets)"
+        )
     if append and isinstance(e_shift, str) and e_shift in METHODS:
         raise InputError(
             f"--e-shift {e_shift}: expected without --append: a set has one energy shift, and what it holds was "
@@ -104,12 +107,12 @@ def _write_features(
 
 def _warn_of_energies(summary: SetSummary) -> None:
     """Of what is no error and seldom meant: no energy at all, or total energies without a shift."""
-    if not summary.n_energies:
+    if not summary.labels.energy:
         log.warning(
             "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
         )
         return
-    mean = summary.energy_sum / summary.n_energies
+    mean = summary.energy_sum / summary.labels.energy
     if abs(mean) > _LARGE_ENERGY:
         log.warning("with e_shift, energies are %.4g eV/atom on average: --e-shift fit brings them near 0", mean)
 

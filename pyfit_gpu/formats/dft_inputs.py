@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.ase_files import looks_like_ase
-from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.formats.kinds import StructuresKind, structures_kind
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 HELD_BYTES = 2**26  # of text; about two million atoms, whose features would take 600 MB
@@ -26,6 +25,7 @@ class DftFile:
     """One of the files."""
 
     path: str
+    kind: StructuresKind
     first: int  # number of its first structure in all files
     is_held: bool
 
@@ -36,7 +36,7 @@ class DftFile:
             InputError: as `read_frames`.
         """
         try:
-            yield from read_frames(self.path, lambda number: wanted(self.first + number))
+            yield from self.kind.read(self.path, lambda number: wanted(self.first + number))
         except OSError as error:  # of reading: where a set is written meanwhile, it must not pass for one of writing
             raise InputError(f"{self.path}: cannot read: {error.strerror or error}") from error
 
@@ -105,12 +105,13 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
     if not paths:
         raise InputError("expected at least one DFT file, got none")
     index, count = shard
-    is_text = [not looks_like_ase(path) for path in paths]
-    holds_text = sum(_size(path) for path, text in zip(paths, is_text, strict=True) if text) <= HELD_BYTES
+    kinds = [structures_kind(path) for path in paths]
+    large = [path for path, kind in zip(paths, kinds, strict=True) if kind.summarizes]  # all else is held in any case
+    is_held = sum(map(os.path.getsize, large)) <= HELD_BYTES
     files: list[DftFile] = []
     structures: list[Frame | StructureSummary] = []
-    for path, text in zip(paths, is_text, strict=True):
-        file = DftFile(path, len(structures), holds_text or not text)
+    for path, kind in zip(paths, kinds, strict=True):
+        file = DftFile(path, kind, len(structures), is_held or not kind.summarizes)
         files.append(file)
 
         def wanted(number: int, file: DftFile = file) -> bool:
@@ -132,10 +133,3 @@ def outline(structure: Frame | StructureSummary) -> StructureSummary:
 def _is_same(structure: Frame | StructureSummary, before: Frame | StructureSummary) -> bool:
     """As far as outlines tell; what is held is trivially so."""
     return structure is before or outline(structure) == outline(before)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # reading it names the fault
-        return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +16,7 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.head import Head
 from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters
 from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
 
@@ -41,6 +43,14 @@ def load_potential(
         InputError: with file, line, what was expected and what was found.
     """
     return _parse_potential(_read(path), seed).to(device, dtype)
+
+
+def looks_like_potential(head: Head) -> bool:
+    """Line 1: gi_mode, shift, activation; line 2: the number of elements; line 3: symbol and mass."""
+    number = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
+    patterns = (rf"\d+\s+{number}\s+\d+\b.*", r"\d+\b.*", rf"['\"]?[A-Z][a-z]?['\"]?\s+{number}.*")
+    lines = head.lines
+    return len(lines) >= 3 and all(re.match(pattern, line) for pattern, line in zip(patterns, lines[:3], strict=True))
 
 
 def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:

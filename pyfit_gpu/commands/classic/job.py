@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.classic.config import ClassicConfig
-from pyfit_gpu.commands.jobs import HDF5_SUFFIXES, Setup, featurize_frames, read_all_frames
+from pyfit_gpu.commands.jobs import Setup, featurize_frames, read_all_frames
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.datasets.splits import Split, classic_split
@@ -22,6 +22,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, free_number, numbered_path
+from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
@@ -276,7 +277,7 @@ def _check_groups(split: Split, config: ClassicConfig) -> None:
 
 
 def _write_set(training_set: TrainingSet, path: str) -> None:
-    if Path(path).suffix in HDF5_SUFFIXES:
+    if path.endswith(HDF5_SET.endings):
         save_training_set(training_set, path)
     else:
         write_text_set(training_set, path)

@@ -24,6 +24,7 @@ from pyfit_gpu.commands.info import info
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.kinds import MANIFEST
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set import named_splits
@@ -560,7 +561,7 @@ class TestDamage:
             damaged[place] ^= 1 << (place % 7)
             manifest.write_bytes(damaged)
             try:
-                found = named_splits._read(manifest, named_splits._Kind.MANIFEST)
+                found = named_splits._read(manifest, MANIFEST)
             except InputError as error:
                 messages.append(str(error))
                 continue
