@@ -4,6 +4,41 @@ The command line turns an `InputError` into a message and exit status 2; any oth
 defect of the program and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import enum
+
+
+class Remedy(enum.Enum):
+    """What would help, in the words of Python; the command line has its own for each (commands/messages.py)."""
+
+    OVERWRITE = "overwrite=True replaces it"
+    OVERWRITE_OR_NUMBER = "overwrite=True replaces it, unique_path gives a name that is free"
+    E_SHIFT = "e_shift gives it"
+    FIND_SHIFT = "find_shift finds one from the energies of structures"
+    CONVERT = "save_training_set writes it as HDF5"
+
+    def __str__(self) -> str:
+        return self.value
+
 
 class InputError(ValueError):
     """A file, option or value from outside is wrong; the message says name, expected, got, where."""
+
+    def __init__(self, fault: str, *, setting: str = "", where: str = "", remedy: Remedy | None = None) -> None:
+        """
+        Args:
+            fault: the message, without the remedy.
+            setting: what is at fault, by its name in Python.
+            where: file, and line or other place in it, if the message says it.
+            remedy: what would help.
+        """
+        super().__init__(fault if remedy is None else f"{fault} ({remedy})")
+        self.fault = fault
+        self.setting = setting
+        self.where = where
+        self.remedy = remedy
+
+    def at(self, where: str) -> InputError:
+        """The same, with the place in front."""
+        return InputError(f"{where}: {self.fault}", setting=self.setting, where=where, remedy=self.remedy)

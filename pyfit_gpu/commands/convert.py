@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.kinds import COMMAND_KINDS
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
@@ -19,6 +19,7 @@ from pyfit_gpu.formats.kinds import (
     identify,
     read_only,
 )
+from pyfit_gpu.log import log
 
 Kind = TypeVar("Kind", bound=FileKind)
 
@@ -27,23 +28,24 @@ def convert(source: str, target: str, *, setup: Setup) -> None:
     """Between the classic and the new formats of sets, structures and potentials; the ending of `target` decides."""
     kind = identify(source, COMMAND_KINDS)
     target = setup.output(target, [source])
+    origin = f"{source}, {kind.described},"
     if isinstance(kind, TrainingSetKind):
-        to_set = _kind_to_write(TrainingSetKind, target)
+        to_set = _kind_to_write(TrainingSetKind, target, origin)
         # Where the features are written as they are read, they need not be in memory.
         to_set.write(kind.read(source, to_set is HDF5_SET), target)
     elif isinstance(kind, StructuresKind):
-        to_structures = _kind_to_write(StructuresKind, target)
+        to_structures = _kind_to_write(StructuresKind, target, origin)
         frames = list(kind.read_all(source))
         with atomic_text(target) as file:
             to_structures.write(file, frames)
     elif isinstance(kind, PotentialKind) and kind is not RUN:  # a run file has many, `train` has written them
-        _kind_to_write(PotentialKind, target).write(kind.read(source), target)
+        _kind_to_write(PotentialKind, target, origin).write(kind.read(source), target)
     else:
         raise InputError(f"{source}: expected a training set, structures or a potential, found {kind.described}")
     log.info("wrote %s (from %s)", target, kind.described)
 
 
-def _kind_to_write(wanted: type[Kind], target: str) -> Kind:
+def _kind_to_write(wanted: type[Kind], target: str, origin: str) -> Kind:
     """The kind that a name ends like: its longest ending must be one of the wanted kinds'."""
     kinds = [*KINDS, *COMMAND_KINDS]
     longest = max((ending for kind in kinds for ending in kind.endings if target.endswith(ending)), key=len)
@@ -52,4 +54,4 @@ def _kind_to_write(wanted: type[Kind], target: str) -> Kind:
         if longest in kind.endings:
             return kind
     names = [f"{' or '.join(filter(None, kind.endings))} for {kind.described}" for kind in written]
-    raise InputError(f"{target}: expected a name that ends in {', in '.join(names)}")
+    raise InputError(f"{target}: cannot hold {origin} expected a name that ends in {', in '.join(names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,14 +25,13 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.ase_files import LabelSpread, write_extxyz
 from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame
-
-log = logging.getLogger("pyfit_gpu")
 
 
 def evaluate(

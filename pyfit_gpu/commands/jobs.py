@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from pyfit_gpu.devices import describe_device
 from pyfit_gpu.files import check_distinct, check_output, unique_path
 from pyfit_gpu.formats.dft_inputs import DftInputs, survey
 from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary
-
-log = logging.getLogger("pyfit_gpu")
 
 
 @dataclass(frozen=True)

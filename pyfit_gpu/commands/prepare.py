@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyfit_gpu.commands.jobs import Setup, featurize_windows, log, survey_files
+from pyfit_gpu.commands.jobs import Setup, featurize_windows, survey_files
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
@@ -22,6 +22,7 @@ from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.shards import Shard, known_shard, manifest_path, register_shard, shard_path
 from pyfit_gpu.formats.training_set.writer import writing_set
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import (
     METHODS,
     ShiftRequest,

@@ -165,12 +165,11 @@ def _header(reader: _Reader) -> tuple[Potential, bool]:
     try:
         return _read_header(reader)
     except InputError as error:
-        if str(error).startswith(reader.name):
+        if error.where:
             raise
-        # The checks of descriptor and networks begin with the setting's name and do not know the file.
-        line = reader.line_of.get(str(error).split(":")[0])
-        where = reader.name if line is None else f"{reader.name}, line {line}"
-        raise InputError(f"{where}: {error}") from error
+        # The checks of descriptor and networks do not know the file.
+        line = reader.line_of.get(error.setting)
+        raise error.at(reader.name if line is None else f"{reader.name}, line {line}") from error
 
 
 def _read_header(reader: _Reader) -> tuple[Potential, bool]:

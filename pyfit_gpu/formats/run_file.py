@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,9 +20,8 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.formats.hdf5_overlay import LIBVER
 from pyfit_gpu.formats.nn_dat import header_lines, parse_header
+from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential, join_members
-
-_log = logging.getLogger("pyfit_gpu")
 
 RUN_FORMAT = "pyfit-gpu run"
 RUN_VERSION = 1
@@ -161,7 +159,7 @@ def load_run_members(path: str | os.PathLike[str]) -> Potential:
         raise InputError(f"{os.fspath(path)}: expected members with a result, all {len(statuses)} have failed")
     if len(good) < len(statuses):
         failed = len(statuses) - len(good)
-        _log.warning("%s: %d of %d members failed and are left out", os.fspath(path), failed, len(statuses))
+        log.warning("%s: %d of %d members failed and are left out", os.fspath(path), failed, len(statuses))
     return join_members([run.potential.member(k) for k in good])
 
 

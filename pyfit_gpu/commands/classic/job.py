@@ -14,6 +14,7 @@ import torch
 
 from pyfit_gpu.commands.classic.config import ClassicConfig
 from pyfit_gpu.commands.jobs import Setup, featurize_frames, read_all_frames
+from pyfit_gpu.commands.messages import OptionsFormatter, in_options
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.datasets.splits import Split, classic_split
@@ -27,11 +28,10 @@ from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.settings import FitSettings
-
-log = logging.getLogger("pyfit_gpu")
 
 
 def run_classic(
@@ -84,7 +84,7 @@ class _LogFile:
                 self.handler = logging.FileHandler(path, mode="w", encoding="utf-8")
             except OSError as error:
                 raise InputError(f"{path}: cannot write the log: {error.strerror}") from error
-            self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            self.handler.setFormatter(OptionsFormatter("%(asctime)s %(levelname)s %(message)s"))
             early.setTarget(self.handler)
             early.flush()
             log.addHandler(self.handler)
@@ -134,7 +134,7 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
         try:
             check()
         except InputError as error:
-            faults.append(str(error))
+            faults.append(in_options(error))
 
     inputs = {key: getattr(config, key) for key in ("dft_input_file", "training_set_in", "neural_network_in")}
     if not (config.generate_training_set or config.run_training):

@@ -13,11 +13,10 @@ import h5py
 
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.files import atomic_path, exclusive
 from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, undisturbed
 from pyfit_gpu.formats.kinds import HDF5_SET, MANIFEST, TrainingSetKind, training_set_kind
-from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import naming, reading
 from pyfit_gpu.formats.training_set.shards import locked_manifest, read_manifest, write_manifest
@@ -28,34 +27,15 @@ def _holder(path: str | os.PathLike[str]) -> TrainingSetKind:
     if not kind.holds_splits:
         name = os.fspath(path)
         raise InputError(
-            f"{name}: a text training set cannot hold splits: expected HDF5 (pyfit-gpu convert {name} SET.h5) "
-            "or the manifest of shards"
+            f"{name}: a text training set cannot hold splits: expected the manifest of shards, or HDF5",
+            where=name,
+            remedy=Remedy.CONVERT,
         )
     return kind
 
 
-def split_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the splits that a training set stores, sorted; a text set has none.
-
-    Raises:
-        InputError: as `load_split`.
-    """
-    return tuple(sorted(load_training_set(path).splits))
-
-
-def load_split(path: str | os.PathLike[str], name: str) -> Split | None:
-    """The split that a training set stores under a name; None: there is none.
-
-    Raises:
-        InputError: a text set, a damaged one, or a split that is none (naming file, split and fault).
-    """
-    stored_splits.check_name(name)
-    _holder(path)
-    return load_training_set(path).splits.get(name)
-
-
 def save_split(path: str | os.PathLike[str], name: str, split: Split) -> None:
-    """Store a split in a training set; the file is replaced by a complete one, under the lock of `--append`.
+    """Store a split in a training set; the file is replaced by a complete one, under a lock.
 
     Args:
         path: HDF5 or manifest of shards.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pyfit_gpu.datasets.training_set import TrainingSet, interleave
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import attach_splits, load_hdf5, naming
@@ -66,19 +66,20 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
         if (earlier["count"], earlier["inputs"]) != (shard.count, shard.inputs):
             raise InputError(
                 f"{manifest}: belongs to other inputs or to {earlier['count']} shards: expected another name for the "
-                "set, or --overwrite to replace it"
+                "set",
+                remedy=Remedy.OVERWRITE,
             )
     if not target.exists():
         return None
-    in_the_way = (
-        f"{target}: exists already and is not shard {shard.index} of these inputs (give --overwrite to replace it)"
+    in_the_way = InputError(
+        f"{target}: exists already and is not shard {shard.index} of these inputs", remedy=Remedy.OVERWRITE
     )
     try:
         part, attributes = load_hdf5(str(target), lazy=True)
     except InputError as error:
-        raise InputError(in_the_way) from error
+        raise in_the_way from error
     if _shard_of(attributes) != shard.describe():
-        raise InputError(in_the_way)
+        raise in_the_way
     return register_shard(path, shard, attributes["content_hash"], len(part))
 
 
