@@ -41,7 +41,7 @@ def read_dft_text(
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            reader = _Reader(os.fspath(path), Lines(file))
+            reader = _StructureReader(os.fspath(path), Lines(file))
             while (structure := reader.next_structure(wanted)) is not None:
                 yield structure
     except UnicodeDecodeError as error:
@@ -61,7 +61,7 @@ class _Table(NamedTuple):
     first: int  # number of the first of them
 
 
-class _Reader:
+class _StructureReader:
     """One structure after the other, with every message saying where in the file."""
 
     def __init__(self, path: str, lines: Lines) -> None:

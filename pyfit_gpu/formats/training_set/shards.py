@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from pyfit_gpu.datasets.training_set import TrainingSet, interleave
 from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.files import atomic_text
+from pyfit_gpu.files import atomic_text, exclusive
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import attach_splits, load_hdf5, naming
 from pyfit_gpu.formats.training_set.writer import FORMAT_VERSION
@@ -125,14 +124,19 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def locked_manifest(manifest: Path) -> Iterator[None]:
-    """One process at a time. The lock file stays: removing it would let two processes lock two files."""
-    name = manifest.with_name(f".{manifest.name}.lock")
+    """Let one process at a time change a manifest, which need not exist.
+
+    The lock file stays: removing it would let two processes lock two files.
+
+    Raises:
+        InputError: the lock file cannot be made or locked.
+    """
+    lock = manifest.with_name(f".{manifest.name}.lock")
     try:
-        lock = open(name, "w")  # noqa: SIM115 - closed below
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.touch()
     except OSError as error:
-        raise InputError(f"{name}: cannot lock the manifest: {error.strerror}") from error
-    with lock:
+        raise InputError(f"{lock}: cannot lock the manifest: {error.strerror}") from error
+    with exclusive(lock):
         yield
 
 

@@ -167,7 +167,7 @@ class TestRoundTrip:
             lambda: save_split(path, "main", split),
             lambda: named_split(sample, path, "main"),
         ):
-            with pytest.raises(InputError, match=r"set.dat: a text training set cannot hold splits: .*convert"):
+            with pytest.raises(InputError, match=r"set.dat: a text training set cannot .*save_training_set"):
                 work()
         assert load_training_set(path).splits == {}
 
@@ -626,7 +626,7 @@ for last in range(8):
         h5py.File.create_dataset, os.fsync, os.replace = map(count_down, (create, sync, rename))
         save_split(path, "main", sample.plan_split(0.5, 3))
     _, status = os.waitpid(child(work), 0)
-    split = load_training_set(path).splits["main"]
+    split = load_training_set(path).splits.get("main")
     whole = split == sample.plan_split(0.5, 3)
     print(json.dumps([status, split is None, whole, path.read_bytes() == before]), flush=True)
 """
