@@ -1,4 +1,4 @@
-"""What the user gave cannot be used: one exception for all of it.
+"""One exception for everything that a user gave and that cannot be used.
 
 The command line turns an `InputError` into a message and exit status 2; any other exception is a
 defect of the program and keeps its traceback.
@@ -10,7 +10,7 @@ import enum
 
 
 class Remedy(enum.Enum):
-    """What would help, in the words of Python; the command line has its own for each (commands/messages.py)."""
+    """Way out of an error, in the words of Python; the command line has its own for each (commands/messages.py)."""
 
     OVERWRITE = "overwrite=True replaces it"
     OVERWRITE_OR_NUMBER = "overwrite=True replaces it, unique_path gives a name that is free"
@@ -40,5 +40,5 @@ class InputError(ValueError):
         self.remedy = remedy
 
     def at(self, where: str) -> InputError:
-        """The same, with the place in front."""
+        """Copy with the place in front of the message."""
         return InputError(f"{where}: {self.fault}", setting=self.setting, where=where, remedy=self.remedy)

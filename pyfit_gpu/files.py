@@ -50,7 +50,7 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
-    """One process at a time changes this file, which exists, by renaming a new one over it.
+    """Let one process at a time change a file, which exists, by renaming a new one over it.
 
     Raises:
         InputError: the file cannot be opened or locked.

@@ -67,7 +67,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    """What the user can mend becomes a message and status 2; a defect of the program keeps its traceback."""
+    """Run a verb: an error of the user becomes a message and status 2, a defect of the program keeps its traceback."""
     from pyfit_gpu.errors import InputError
 
     try:

@@ -25,7 +25,7 @@ Kind = TypeVar("Kind", bound=FileKind)
 
 
 def convert(source: str, target: str, *, setup: Setup) -> None:
-    """Between the classic and the new formats of sets, structures and potentials; the ending of `target` decides."""
+    """Convert sets, structures and potentials between classic and new formats; the ending of `target` decides."""
     kind = identify(source, COMMAND_KINDS)
     target = setup.output(target, [source])
     origin = f"{source}, {kind.described},"

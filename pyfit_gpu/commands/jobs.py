@@ -1,4 +1,4 @@
-"""What the verbs of the command line and the classic job have in common: where to compute, reading inputs, features."""
+"""Shared by the verbs of the command line and the classic job: where to compute, reading inputs, features."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _say_what_was_read(structures: Sequence[Frame | StructureSummary], started: 
 
 
 def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]], Structures]:
-    """Takes rows of frames to a batch on the device."""
+    """Function that makes a batch on the device of rows of frames."""
 
     def take(rows: list[int]) -> Structures:
         return Structures.from_frames([frames[row] for row in rows], device=setup.device)

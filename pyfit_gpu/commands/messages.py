@@ -35,7 +35,7 @@ class OptionsFormatter(logging.Formatter):
 
 
 def found_faults(*checks: Callable[[], None]) -> list[str]:
-    """What these checks object to."""
+    """Messages of the checks that fail."""
     found = []
     for check in checks:
         try:

@@ -146,10 +146,10 @@ def _not_negative(text: str, where: str) -> float:
 
 
 def group_rules_as_text(rules: Iterable[GroupRule]) -> list[str]:
-    """Back as `parse_by_group` takes them, the same text for the same numbers."""
+    """Write rules as `parse_by_group` takes them, the same text for the same numbers."""
     return [f"{pattern}={number!r}" for pattern, number in rules]
 
 
 def windows_as_text(rules: Iterable[WindowRule]) -> list[str]:
-    """Back as `parse_windows` takes them, the same text for the same numbers."""
+    """Write rules as `parse_windows` takes them, the same text for the same numbers."""
     return [f"{':'.join('' if math.isinf(end) else repr(end) for end in ends)}={n!r}" for *ends, n in rules]

@@ -60,7 +60,7 @@ def plan(
 
 
 def table(found: MemoryPlan) -> list[str]:
-    """Lines: what, and how much on the host and on a GPU."""
+    """Lines of a table: what takes memory, and how much on the host and on a GPU."""
     rows = [(item.name, item.host, item.device) for item in found.items]
     rows.append(("total", found.host, found.device))
     rows.append(("limit", 0, found.limit) if found.on_gpu else ("limit", found.limit, 0))
@@ -73,7 +73,7 @@ def table(found: MemoryPlan) -> list[str]:
 
 
 def decisions(found: MemoryPlan) -> list[str]:
-    """What the plan does, in words."""
+    """Lines that say in words what the plan does."""
     most = found.block_atoms or (None if found.on_gpu else BLOCK_ATOMS)
     blocks = ", all atoms at once" if most is None else f", in blocks of up to {most} atoms"
     if found.stream:

@@ -107,7 +107,7 @@ def _write_features(
 
 
 def _warn_of_energies(summary: SetSummary) -> None:
-    """Of what is no error and seldom meant: no energy at all, or total energies without a shift."""
+    """Warn of sets that are seldom meant: no energy at all, or total energies without a shift."""
     if not summary.labels.energy:
         log.warning(
             "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
@@ -121,7 +121,7 @@ def _warn_of_energies(summary: SetSummary) -> None:
 def _inputs_and_shifts(
     dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None, shard: tuple[int, int] = (0, 1)
 ) -> tuple[DftInputs, tuple[float, ...]]:
-    """What is in the files, and the energy shift of each element: the same whatever shard is computed."""
+    """Structures of the files and the energy shift of each element, the same whatever shard is computed."""
     if not isinstance(e_shift, str):  # what is wrong with numbers shows before anything is read
         e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
     inputs = survey_files(dft_files, shard, atoms=e_shift == "isolated")
@@ -180,7 +180,7 @@ def _prepare_shard(
 
 
 def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, ...]) -> str:
-    """Equal for the shards of one set, whatever the machine: contents and energy shifts, not names."""
+    """Hash that the shards of one set share whatever the machine: of contents and energy shifts, not names."""
     digest = hashlib.sha256(repr(shifts).encode())
     for path in (*dft_files, potential):
         try:

@@ -75,7 +75,7 @@ def _batch_atoms(n_atoms: int, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class _BatchRows:
-    """What a batch gives to a training set."""
+    """Rows of a training set that one batch fills."""
 
     rows: Tensor  # (B,) int64, places of its structures in the whole
     atoms: Tensor  # (n,) int64

@@ -10,7 +10,7 @@ from pyfit_gpu.structures.frames import Frame
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How many structures have each label, by one rule for files and sets; those of parts can be added."""
+    """Numbers of structures with each label, by one rule for files and sets; those of parts can be added."""
 
     energy: int = 0
     forces: int = 0  # on all atoms

@@ -22,7 +22,7 @@ WINDOW_ATOMS = 100_000  # of a window, or what one structure more makes it
 
 @dataclass(frozen=True)
 class DftFile:
-    """One of the files."""
+    """A file of structures, and where they stand among those of all files."""
 
     path: str
     kind: StructuresKind
@@ -30,7 +30,7 @@ class DftFile:
     is_held: bool
 
     def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | StructureSummary]:
-        """Its structures; those whose numbers in all files are not wanted can come as outlines.
+        """Read its structures; those whose numbers in all files are not wanted may come as `StructureSummary`.
 
         Raises:
             InputError: as `read_frames`.
@@ -43,7 +43,7 @@ class DftFile:
 
 @dataclass(frozen=True, eq=False)
 class DftInputs:
-    """What is known of all structures, and the way to those of one shard."""
+    """Summaries of all structures, and the way to those of one shard."""
 
     files: tuple[DftFile, ...]
     structures: tuple[Frame | StructureSummary, ...]  # of all files
@@ -56,7 +56,7 @@ class DftInputs:
 
     @property
     def n_atoms(self) -> int:
-        """Of those that are taken."""
+        """Number of atoms in the structures that are taken."""
         return sum(structure.n_atoms for structure in self.taken)
 
     def windows(self) -> Iterator[list[Frame]]:
@@ -119,17 +119,17 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
 
         for structure in file.read(wanted):
             is_needed = file.is_held and len(structures) % count == index
-            structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else outline(structure))
+            structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else summarize(structure))
     return DftInputs(tuple(files), tuple(structures), index, count)
 
 
-def outline(structure: Frame | StructureSummary) -> StructureSummary:
-    """Without coordinates."""
+def summarize(structure: Frame | StructureSummary) -> StructureSummary:
+    """Drop the coordinates, if it has any."""
     if isinstance(structure, StructureSummary):
         return structure
     return StructureSummary(structure.element_counts, structure.group, structure.source, structure.energy)
 
 
 def _is_same(structure: Frame | StructureSummary, before: Frame | StructureSummary) -> bool:
-    """As far as outlines tell; what is held is trivially so."""
-    return structure is before or outline(structure) == outline(before)
+    """Whether both have the same summary; a structure that is held is its own."""
+    return structure is before or summarize(structure) == summarize(before)

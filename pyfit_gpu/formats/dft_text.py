@@ -33,8 +33,9 @@ def read_dft_text(
     """Read the structures one by one; the file is never held as a whole.
 
     Args:
-        wanted: whether to read the structure with this number in the file (0, 1, ..). Of the others come outlines,
-            much faster: their cells and coordinates are passed over, and what is wrong there may go unnoticed.
+        wanted: whether to read the structure with this number in the file (0, 1, ..). The others come as
+            `StructureSummary`, much faster: their cells and coordinates are passed over, and what is wrong there may
+            go unnoticed.
 
     Raises:
         InputError: with file, line, structure, what was expected and what was found.

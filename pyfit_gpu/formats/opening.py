@@ -27,8 +27,8 @@ def read_frames(
     """Structures of one file, the classic text or anything that ASE reads, one by one in file order.
 
     Args:
-        wanted: whether the structure with this number in the file (0, 1, ..) must be a frame; of the others come
-            outlines where that is quicker.
+        wanted: whether the structure with this number in the file (0, 1, ..) must be a frame; the others may come
+            as `StructureSummary`, where that is quicker.
 
     Raises:
         InputError: with file, place, what was expected and what was found.

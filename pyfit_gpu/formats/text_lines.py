@@ -106,7 +106,7 @@ def is_unlabelled(group: str) -> bool:
 
 
 def is_count(cell: str) -> bool:
-    """Whether it is a whole number that counts something; Python refuses to read those of thousands of digits."""
+    """Whether a cell is a whole number that counts something; Python refuses to read those of thousands of digits."""
     return len(cell) <= 18 and cell.isascii() and cell.isdigit()
 
 
@@ -120,7 +120,7 @@ def parse_number(cell: str) -> float | None:
 
 
 def parse_numbers(cells: Sequence[str]) -> list[float] | None:
-    """All of them, or None, as `parse_number`."""
+    """Finite decimal numbers, or None if one of the cells is none, as `parse_number`."""
     try:
         values = list(map(float, cells))
     except ValueError:

@@ -134,6 +134,7 @@ def _read(lines: _SetLines, n_bytes: int) -> TrainingSet:
     shift_known = not bool(draft.energy_shift.isnan().any())
     if shift_known:
         # Stored apart: what the file gives is E_used, what the set keeps is the energy without the shift.
+        # Atom by atom, not by `shift_of_structures`: a run file has a hash of these bits.
         owner = torch.repeat_interleave(sizes)
         energy = energy - torch.zeros_like(energy).index_add_(0, owner, draft.energy_shift[species])
     unknown = torch.full((n_structures,), float("nan"), dtype=torch.float64)
@@ -156,7 +157,7 @@ def _read(lines: _SetLines, n_bytes: int) -> TrainingSet:
 
 
 def _number_of_atoms(lines: _SetLines, n_features: int, n_bytes: int) -> int:
-    """No more than there is room for: memory is asked for before the atoms are read."""
+    """The header's number of atoms, if the file has room for it: memory is asked for before they are read."""
     n_atoms = lines.count("the number of atoms")
     room = n_bytes // (22 + 2 * n_features)  # the shortest lines: "ATOM-0 g 1 0 1 0 1" and "Gi 0 0 ..", with their ends
     if n_atoms > room:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError, Remedy
@@ -55,6 +57,17 @@ def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[f
     if not np.isfinite(values).all():
         raise InputError(f"e_shift: expected finite numbers, got {values.tolist()}")
     return tuple(np.broadcast_to(values, len(elements)).tolist())
+
+
+def shift_of_structures(counts: Tensor, e_shift: Sequence[float]) -> Tensor:
+    """(B,) eV: sum of the energy shifts of each structure's atoms, float64.
+
+    Args:
+        counts: (B, S) atoms of each element.
+        e_shift: (S,) eV per atom.
+    """
+    counts = counts.to(torch.float64)
+    return counts @ counts.new_tensor(e_shift)
 
 
 def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from sample_sets import make_descriptor, make_potential
 
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.dft_inputs import outline
+from pyfit_gpu.formats.dft_inputs import summarize
 from pyfit_gpu.models.energy_shift import find_shift, fit_shift, isolated_shift, shift_of_elements
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.elements import count_elements
@@ -90,7 +90,7 @@ class TestCounts:
 
     def test_outlines_count_as_their_frames(self, make_frame: MakeFrame) -> None:
         frames = [make_frame(np.zeros((k, 3)), symbols=["C", "S", "C", "C"][:k], energy=-2.0 * k) for k in (1, 4, 2)]
-        outlines = [outline(frame) for frame in frames]
+        outlines = [summarize(frame) for frame in frames]
         assert count_elements(outlines, ("S", "C")).tolist() == [[0, 1], [1, 3], [1, 1]]
         assert fit_shift(outlines, ("S", "C")) == fit_shift(frames, ("S", "C"))
         nameless = StructureSummary({0: 2, 14: 1}, "g", "here")

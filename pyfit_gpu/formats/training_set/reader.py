@@ -42,7 +42,7 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -
     """Write the HDF5 form and return its content hash.
 
     Raises:
-        InputError: the file cannot be written, or one of the set's splits is none of it.
+        InputError: the file cannot be written, or a stored split does not belong to this set.
     """
     attach_splits(training_set, training_set.splits)
     n_features = training_set.features.shape[1]

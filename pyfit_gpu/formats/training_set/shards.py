@@ -83,7 +83,7 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
 
 
 def _shard_of(attributes: Mapping[str, Any]) -> Any:
-    """What a file says of itself as a shard; None if nothing, or nothing that can be read."""
+    """Description of a shard in a file's attributes; None if there is none that can be read."""
     try:
         return json.loads(attributes["shard"])
     except (KeyError, TypeError, ValueError):
