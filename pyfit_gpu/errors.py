@@ -13,9 +13,9 @@ class Remedy(enum.Enum):
     """Way out of an error, in the words of Python; the command line has its own for each (commands/messages.py)."""
 
     OVERWRITE = "overwrite=True replaces it"
-    OVERWRITE_OR_NUMBER = "overwrite=True replaces it, unique_path gives a name that is free"
-    E_SHIFT = "e_shift gives it"
-    FIND_SHIFT = "find_shift finds one from the energies of structures"
+    OVERWRITE_OR_NUMBER = "overwrite=True replaces it, or give another name"
+    E_SHIFT = "give e_shift"
+    FIND_SHIFT = "pyfit_gpu.models.energy_shift.find_shift finds one from the energies of structures"
     CONVERT = "save_training_set writes it as HDF5"
 
     def __str__(self) -> str:

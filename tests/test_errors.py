@@ -24,7 +24,7 @@ def test_a_python_user_is_told_the_keyword() -> None:
 def test_place() -> None:
     error = InputError("cutoff: expected a length, got 0", setting="cutoff", remedy=Remedy.E_SHIFT)
     placed = error.at("si.nn.dat, line 4")
-    assert str(placed) == "si.nn.dat, line 4: cutoff: expected a length, got 0 (e_shift gives it)"
+    assert str(placed) == "si.nn.dat, line 4: cutoff: expected a length, got 0 (give e_shift)"
     assert (placed.setting, placed.where, placed.remedy) == ("cutoff", "si.nn.dat, line 4", Remedy.E_SHIFT)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyfit_gpu.commands.classic.config import load_classic_config
 from pyfit_gpu.commands.report import COLUMNS
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.head import Head
@@ -25,6 +24,8 @@ class CommandKind(FileKind):
 
 
 def _configuration(path: Path) -> list[str]:
+    from pyfit_gpu.commands.classic.config import load_classic_config  # pydantic, which takes its time
+
     config = load_classic_config(path)
     tasks = [name for name in ("generate_training_set", "run_training") if getattr(config, name)]
     changed = {name: value for name, value in config if value != type(config).model_fields[name].default}
