@@ -12,11 +12,14 @@ from pyfit_gpu._version import __version__
 
 if TYPE_CHECKING:
     from pyfit_gpu.datasets.build import build_training_set
+    from pyfit_gpu.datasets.splits import Split
     from pyfit_gpu.datasets.training_set import TrainingSet
     from pyfit_gpu.descriptors.lsp import LocalStructureParameters
     from pyfit_gpu.errors import InputError
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
     from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
+    from pyfit_gpu.formats.run_file import FitState
+    from pyfit_gpu.formats.training_set.named_splits import save_split
     from pyfit_gpu.formats.training_set.reader import save_training_set
     from pyfit_gpu.interfaces.ase import PyfitCalculator
     from pyfit_gpu.models.batches import featurize
@@ -26,44 +29,62 @@ if TYPE_CHECKING:
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
     from pyfit_gpu.training.fit import fit
+    from pyfit_gpu.training.history import History, LabelErrors, MemberHistory
+    from pyfit_gpu.training.loop import TrainingFailure
+    from pyfit_gpu.training.memory_plan import format_bytes, plan_memory
     from pyfit_gpu.training.settings import FitSettings
 
 _HOMES = {
     "FitSettings": "training.settings",
+    "FitState": "formats.run_file",
+    "History": "training.history",
     "InputError": "errors",
     "LBFGSSettings": "optimizers.lbfgs_settings",
+    "LabelErrors": "training.history",
     "LocalStructureParameters": "descriptors.lsp",
+    "MemberHistory": "training.history",
     "Neighbors": "structures.neighbors",
     "Potential": "models.potential",
     "Prediction": "models.prediction",
     "PyfitCalculator": "interfaces.ase",
+    "Split": "datasets.splits",
     "Structures": "structures.batch",
+    "TrainingFailure": "training.loop",
     "TrainingSet": "datasets.training_set",
     "build_training_set": "datasets.build",
     "evaluate": "models.prediction",
     "featurize": "models.batches",
     "find_neighbors": "structures.neighbors",
     "fit": "training.fit",
+    "format_bytes": "training.memory_plan",
     "join_members": "models.potential",
     "load_potential": "formats.nn_dat",
     "load_potentials": "formats.opening",
     "load_structures": "formats.opening",
     "load_training_set": "formats.opening",
+    "plan_memory": "training.memory_plan",
     "predict": "models.prediction",
     "save_potential": "formats.nn_dat",
+    "save_split": "formats.training_set.named_splits",
     "save_training_set": "formats.training_set.reader",
 }
 
 __all__ = [
     "FitSettings",
+    "FitState",
+    "History",
     "InputError",
     "LBFGSSettings",
+    "LabelErrors",
     "LocalStructureParameters",
+    "MemberHistory",
     "Neighbors",
     "Potential",
     "Prediction",
     "PyfitCalculator",
+    "Split",
     "Structures",
+    "TrainingFailure",
     "TrainingSet",
     "__version__",
     "build_training_set",
@@ -71,13 +92,16 @@ __all__ = [
     "featurize",
     "find_neighbors",
     "fit",
+    "format_bytes",
     "join_members",
     "load_potential",
     "load_potentials",
     "load_structures",
     "load_training_set",
+    "plan_memory",
     "predict",
     "save_potential",
+    "save_split",
     "save_training_set",
 ]
 

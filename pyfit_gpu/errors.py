@@ -1,9 +1,44 @@
-"""What the user gave cannot be used: one exception for all of it.
+"""One exception for everything that a user gave and that cannot be used.
 
 The command line turns an `InputError` into a message and exit status 2; any other exception is a
 defect of the program and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import enum
+
+
+class Remedy(enum.Enum):
+    """Way out of an error, in the words of Python; the command line has its own for each (commands/messages.py)."""
+
+    OVERWRITE = "overwrite=True replaces it"
+    OVERWRITE_OR_NUMBER = "overwrite=True replaces it, or give another name"
+    E_SHIFT = "give e_shift"
+    FIND_SHIFT = "pyfit_gpu.models.energy_shift.find_shift finds one from the energies of structures"
+    CONVERT = "save_training_set writes it as HDF5"
+
+    def __str__(self) -> str:
+        return self.value
+
 
 class InputError(ValueError):
     """A file, option or value from outside is wrong; the message says name, expected, got, where."""
+
+    def __init__(self, fault: str, *, setting: str = "", where: str = "", remedy: Remedy | None = None) -> None:
+        """
+        Args:
+            fault: the message, without the remedy.
+            setting: what is at fault, by its name in Python.
+            where: file, and line or other place in it, if the message says it.
+            remedy: what would help.
+        """
+        super().__init__(fault if remedy is None else f"{fault} ({remedy})")
+        self.fault = fault
+        self.setting = setting
+        self.where = where
+        self.remedy = remedy
+
+    def at(self, where: str) -> InputError:
+        """Copy with the place in front of the message."""
+        return InputError(f"{where}: {self.fault}", setting=self.setting, where=where, remedy=self.remedy)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
-    """One process at a time changes this file, which exists, by renaming a new one over it.
+    """Let one process at a time change a file, which exists, by renaming a new one over it.
 
     Raises:
         InputError: the file cannot be opened or locked.
@@ -108,7 +108,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """`check_writable`, and an existing file must not be in the way unless it may be replaced."""
     check_writable(path)
     if Path(path).exists() and not overwrite:
-        raise InputError(f"{os.fspath(path)}: exists already (give --overwrite to replace it, --unique to number it)")
+        raise InputError(f"{os.fspath(path)}: exists already", remedy=Remedy.OVERWRITE_OR_NUMBER)
 
 
 def check_distinct(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> None:
@@ -124,17 +124,6 @@ def check_distinct(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> Non
         other = taken.setdefault(os.path.realpath(path), purpose)
         if other != purpose:
             raise InputError(f"{purpose}: {path} is the {other} as well: expected another name")
-
-
-def found_faults(*checks: Callable[[], None]) -> list[str]:
-    """What these checks object to."""
-    found = []
-    for check in checks:
-        try:
-            check()
-        except InputError as error:
-            found.append(str(error))
-    return found
 
 
 def numbered_path(path: str | os.PathLike[str], number: int) -> Path:

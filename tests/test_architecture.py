@@ -11,7 +11,7 @@ import pytest
 import pyfit_gpu
 
 PACKAGE = Path(pyfit_gpu.__file__).parent
-GROUND = {"_version", "devices", "errors", "files", "parallel", "sums"}
+GROUND = {"_version", "devices", "errors", "files", "log", "parallel", "sums"}
 FOLDERS = ["structures", "descriptors", "models", "datasets", "formats", "training", "commands"]
 ALLOWED = {name: {*GROUND, *FOLDERS[:k]} for k, name in enumerate(FOLDERS)}
 ALLOWED["optimizers"] = GROUND

@@ -133,7 +133,7 @@ def test_checks_leave_nothing_behind(old_file: Path) -> None:
 
 
 def test_an_existing_output_is_in_the_way(old_file: Path) -> None:
-    with pytest.raises(InputError, match=r"out\.dat: exists already.*--overwrite"):
+    with pytest.raises(InputError, match=r"out\.dat: exists already \(overwrite=True"):
         check_output(old_file, overwrite=False)
     check_output(old_file, overwrite=True)
     check_output(old_file.parent / "new.dat", overwrite=False)

@@ -68,13 +68,15 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    """What the user can mend becomes a message and status 2; a defect of the program keeps its traceback."""
+    """Run a verb: an error of the user becomes a message and status 2, a defect of the program keeps its traceback."""
     from pyfit_gpu.errors import InputError
 
     try:
         return work()
     except InputError as error:
-        for line in str(error).splitlines():
+        from pyfit_gpu.commands.messages import in_options
+
+        for line in in_options(error).splitlines():
             print(f"pyfit-gpu: error: {line}", file=sys.stderr)
         return STATUS_USAGE
     except MemoryError:
@@ -102,7 +104,9 @@ class _Stream(logging.StreamHandler[TextIO]):
 def _start_messages(quiet: bool) -> None:
     """Begin the work proper: everything heavy is imported, so signals may be exceptions from here on."""
     signals_are_exceptions()
-    log = logging.getLogger("pyfit_gpu")
+    from pyfit_gpu.commands.messages import OptionsFormatter
+    from pyfit_gpu.log import log
+
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO)
@@ -110,7 +114,7 @@ def _start_messages(quiet: bool) -> None:
     plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
     warnings = _Stream(sys.stderr)
     warnings.setLevel(logging.WARNING)
-    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    warnings.setFormatter(OptionsFormatter("warning: %(message)s"))
     log.addHandler(plain)
     log.addHandler(warnings)
 
@@ -151,7 +155,7 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _e_shift(text: str | None) -> Any:
-    from pyfit_gpu.models.energy_shift import parse_shift
+    from pyfit_gpu.commands.parsing import parse_shift
 
     return None if text is None else parse_shift(text)
 
@@ -186,6 +190,7 @@ def _optimizer(options: argparse.Namespace) -> Any:
 
 def _train(options: argparse.Namespace) -> int:
     started = time.monotonic()  # imports count for a time limit
+    from pyfit_gpu.commands.parsing import parse_by_group, parse_windows
     from pyfit_gpu.commands.train import options as fit_options
     from pyfit_gpu.commands.train.command import train
     from pyfit_gpu.training.memory_plan import parse_memory
@@ -206,7 +211,9 @@ def _train(options: argparse.Namespace) -> int:
             None if options.test_groups is None else tuple(options.test_groups),
         ),
         weights=fit_options.WeightOptions(
-            tuple(options.group_weight), tuple(options.window_weight), tuple(options.group_target)
+            parse_by_group(options.group_weight, "--group-weight"),
+            parse_windows(options.window_weight, "--window-weight"),
+            parse_by_group(options.group_target, "--group-target"),
         ),
         run=fit_options.RunOptions(
             options.resume,

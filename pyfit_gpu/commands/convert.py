@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TypeVar
 
-from pyfit_gpu.commands.jobs import HDF5_SUFFIXES, Setup, log
+from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.commands.kinds import COMMAND_KINDS
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
-from pyfit_gpu.formats.ase_files import write_extxyz
-from pyfit_gpu.formats.dft_text import write_dft_text
-from pyfit_gpu.formats.identify import FileKind, identify
-from pyfit_gpu.formats.nn_dat import load_potential, save_potential
-from pyfit_gpu.formats.opening import load_training_set, read_frames
-from pyfit_gpu.formats.text_set import write_text_set
-from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.formats.kinds import (
+    HDF5_SET,
+    KINDS,
+    RUN,
+    FileKind,
+    PotentialKind,
+    StructuresKind,
+    TrainingSetKind,
+    identify,
+    read_only,
+)
+from pyfit_gpu.log import log
+
+Kind = TypeVar("Kind", bound=FileKind)
 
 
 def convert(source: str, target: str, *, setup: Setup) -> None:
-    """Between the classic and the new formats of sets, structures and potentials; the ending of `target` decides."""
-    kind = identify(source)
-    ending = Path(target).suffix
+    """Convert sets, structures and potentials between classic and new formats; the ending of `target` decides."""
+    kind = identify(source, COMMAND_KINDS)
     target = setup.output(target, [source])
-    if kind in (FileKind.TRAINING_SET, FileKind.MANIFEST, FileKind.TEXT_SET):
-        training_set = load_training_set(source, lazy=ending in HDF5_SUFFIXES)
-        if ending in HDF5_SUFFIXES:
-            save_training_set(training_set, target)
-        elif ending in (".extxyz", ".xyz", ".json", ".csv") or target.endswith(".nn.dat"):
-            raise InputError(f"{target}: expected .h5, .hdf5 or the name of a text training set, such as set.dat")
-        else:
-            write_text_set(training_set, target)
-    elif kind in (FileKind.DFT_TEXT, FileKind.ASE):
-        frames = list(read_frames(source))
+    origin = f"{source}, {kind.described},"
+    if isinstance(kind, TrainingSetKind):
+        to_set = _kind_to_write(TrainingSetKind, target, origin)
+        # Where the features are written as they are read, they need not be in memory.
+        to_set.write(kind.read(source, to_set is HDF5_SET), target)
+    elif isinstance(kind, StructuresKind):
+        to_structures = _kind_to_write(StructuresKind, target, origin)
+        frames = list(kind.read_all(source))
         with atomic_text(target) as file:
-            if ending in (".extxyz", ".xyz"):
-                write_extxyz(file, frames)
-            elif ending in (".dat", ".txt", ".poscar"):
-                write_dft_text(file, frames)
-            else:
-                raise InputError(f"{target}: expected .extxyz, or .dat, .txt or .poscar for the classic text")
-    elif kind is FileKind.POTENTIAL:
-        if not target.endswith(".dat"):
-            raise InputError(f"{target}: expected a potential's name to end in .nn.dat")
-        save_potential(load_potential(source), target)
+            to_structures.write(file, frames)
+    elif isinstance(kind, PotentialKind) and kind is not RUN:  # a run file has many, `train` has written them
+        _kind_to_write(PotentialKind, target, origin).write(kind.read(source), target)
     else:
-        raise InputError(f"{source}: expected a training set, structures or a potential, found a {kind.value}")
-    log.info("wrote %s (from a %s)", target, kind.value)
+        raise InputError(f"{source}: expected a training set, structures or a potential, found {kind.described}")
+    log.info("wrote %s (from %s)", target, kind.described)
+
+
+def _kind_to_write(wanted: type[Kind], target: str, origin: str) -> Kind:
+    """The kind that a name ends like: its longest ending must be one of the wanted kinds'."""
+    kinds = [*KINDS, *COMMAND_KINDS]
+    longest = max((ending for kind in kinds for ending in kind.endings if target.endswith(ending)), key=len)
+    written = [kind for kind in kinds if isinstance(kind, wanted) and kind.write is not read_only]
+    for kind in written:
+        if longest in kind.endings:
+            return kind
+    names = [f"{' or '.join(filter(None, kind.endings))} for {kind.described}" for kind in written]
+    raise InputError(f"{target}: cannot hold {origin} expected a name that ends in {', in '.join(names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,15 +25,14 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.ase_files import LabelSpread, write_extxyz
 from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
+from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame
-
-log = logging.getLogger("pyfit_gpu")
 
 
 def evaluate(
@@ -73,7 +71,8 @@ def evaluate(
         log.info("mean and spread of %d members", model.networks.n_members)
     frames = read_all_frames(dft_files)
     found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz")
-    shifts = count_elements(frames, model.descriptor.elements) @ shift
+    counts = torch.from_numpy(count_elements(frames, model.descriptor.elements))
+    shifts = shift_of_structures(counts, shift).numpy()
     table = energy_table(frames, found.energy, shifts, None if found.spread is None else found.spread.energy)
     if suffix == ".csv":
         save_csv(table, out)
@@ -120,7 +119,7 @@ def _plot_paths(folder: str, setup: Setup) -> tuple[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class FramePrediction:
-    """Of many frames, on the host; energies on the networks' own scale."""
+    """Prediction for many frames, on the host; energies on the networks' own scale."""
 
     energy: FloatArray  # (B,) eV
     forces: list[FloatArray] | None  # per frame (n, 3) eV/Å; None: not asked for
@@ -128,7 +127,7 @@ class FramePrediction:
     spread: FramePrediction | None = None  # the same three as standard deviations over members; None: there is one
 
     def label_spreads(self) -> list[LabelSpread] | None:
-        """Of every frame; None: there is one member."""
+        """Spread of each frame's labels; None: there is one member."""
         spread = self.spread
         if spread is None:
             return None
@@ -138,7 +137,7 @@ class FramePrediction:
         ]
 
     def known_stress(self) -> list[FloatArray | None]:
-        """Of every frame; None where there is none."""
+        """Stress of each frame; None where it has none."""
         if self.stress is None:
             return [None] * len(self.energy)
         return [None if np.isnan(stress).any() else stress for stress in self.stress]

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
 
-from pyfit_gpu.commands.classic.config import load_classic_config
+from pyfit_gpu.commands.kinds import COMMAND_KINDS, CommandKind
 from pyfit_gpu.datasets.splits import Split
+from pyfit_gpu.datasets.summary import LabelCounts
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
-from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.identify import FileKind, identify
+from pyfit_gpu.formats.kinds import RUN, FileKind, StructuresKind, TrainingSetKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
-from pyfit_gpu.formats.opening import load_training_set, read_frames
 from pyfit_gpu.formats.run_file import load_run
 from pyfit_gpu.models.networks import ACTIVATIONS
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.history import MemberHistory
 
 
 def info(path: str | os.PathLike[str]) -> str:
-    """What a file is, in a few lines. The file is read whole, so that a damaged one is noticed.
+    """Describe a file in a few lines. It is read whole, so that a damaged one is noticed.
 
     Raises:
         InputError: unreadable, damaged, or of no known kind.
     """
-    kind = identify(path)
-    describe = {
-        FileKind.POTENTIAL: _potential,
-        FileKind.TRAINING_SET: _training_set,
-        FileKind.RUN: _run,
-        FileKind.MANIFEST: _training_set,
-        FileKind.TEXT_SET: _training_set,
-        FileKind.DFT_TEXT: _structures,
-        FileKind.ASE: _structures,
-        FileKind.CLASSIC_CONFIG: _configuration,
-        FileKind.ENERGY_VOLUME_LOG: _energy_volume,
-        FileKind.ERROR_LOG: _error_log,
-        FileKind.ENERGY_TABLE: _energy_table,
-        FileKind.GROUP_LOG: _group_log,
-        FileKind.RANKING: _ranking,
-    }[kind]
-    return "\n".join([f"{os.fspath(path)}: {kind.value}", *(f"  {line}" for line in describe(Path(path)))])
+    name = os.fspath(path)
+    kind = identify(name, COMMAND_KINDS)
+    return "\n".join([f"{name}: {kind.title}", *(f"  {line}" for line in _describe(kind, name))])
+
+
+def _describe(kind: FileKind, name: str) -> list[str]:
+    if isinstance(kind, CommandKind):
+        return kind.describe(Path(name))
+    if isinstance(kind, StructuresKind):
+        return _structures(kind.read_all(name))
+    if isinstance(kind, TrainingSetKind):
+        return _training_set(kind.read(name, True))
+    return _run(name) if kind is RUN else _potential(name)
 
 
 def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
@@ -59,7 +56,7 @@ def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
     ]
 
 
-def _potential(path: Path) -> list[str]:
+def _potential(path: str) -> list[str]:
     potential = load_potential(path, seed=0)
     networks = potential.networks
     shifts = potential.energy_shift.tolist()
@@ -75,7 +72,7 @@ def _potential(path: Path) -> list[str]:
     ]
 
 
-def _run(path: Path) -> list[str]:
+def _run(path: str) -> list[str]:
     run = load_run(path)
     networks = run.potential.networks
     histories = [MemberHistory.from_json(member["history"]) for member in run.state.members]
@@ -95,20 +92,17 @@ def _run(path: Path) -> list[str]:
     return lines + _descriptor_lines(run.potential.descriptor)
 
 
-def _training_set(path: Path) -> list[str]:
-    training_set = load_training_set(path, lazy=True)
+def _training_set(training_set: TrainingSet) -> list[str]:
     groups = Counter(training_set.groups)
-    n_energies = int(training_set.has_energy.sum())
-    n_forces = int((~training_set.forces.isnan()).any(dim=1).sum())
-    n_stress = int((~training_set.stress.isnan()).all(dim=1).sum())
+    labels = LabelCounts.of(training_set)
     shifts = training_set.energy_shift
     lines = [
-        f"structures    {len(training_set)}, {n_energies} with an energy, {n_stress} with a stress",
-        f"atoms         {training_set.n_atoms}, {n_forces} with forces",
+        f"structures    {len(training_set)}, {labels}",
+        f"atoms         {training_set.n_atoms}",
         f"groups        {len(groups)}: {_most_common(groups)}",
         f"e_shift       {'unknown' if shifts is None else ' '.join(f'{shift:g}' for shift in shifts) + ' eV/atom'}",
     ]
-    if n_energies:
+    if labels.energy:
         used = (training_set.energy_used / training_set.sizes)[training_set.has_energy]
         lines.append(f"energies      {float(used.min()):.6g} to {float(used.max()):.6g} eV/atom, e_shift added")
     lines += [f"split         {_split(name, split)}" for name, split in sorted(training_set.splits.items())]
@@ -129,101 +123,21 @@ def _most_common(groups: Counter[str]) -> str:
     return shown + (", ..." if len(groups) > 6 else "")
 
 
-def _structures(path: Path) -> list[str]:
+def _structures(frames: Iterable[Frame]) -> list[str]:
     groups: Counter[str] = Counter()
     elements: set[int] = set()
-    n_atoms, n_energies, n_forces, largest = 0, 0, 0, 0
-    for frame in read_frames(path):
+    labels = LabelCounts()
+    n_atoms, largest = 0, 0
+    for frame in frames:
         groups[frame.group] += 1
         elements |= set(frame.atomic_numbers.tolist())
         n_atoms += frame.n_atoms
         largest = max(largest, frame.n_atoms)
-        n_energies += frame.energy is not None
-        n_forces += frame.forces is not None
+        labels += LabelCounts.of_frame(frame)
     named = " ".join(chemical_symbols[number] for number in sorted(elements - {0}))
     return [
-        f"structures    {groups.total()}, {n_energies} with an energy, {n_forces} with forces",
+        f"structures    {groups.total()}, {labels}",
         f"atoms         {n_atoms}, at most {largest} in a structure",
         f"elements      {named or 'not named in the file'}",
         f"groups        {len(groups)}: {_most_common(groups)}",
     ]
-
-
-def _configuration(path: Path) -> list[str]:
-    config = load_classic_config(path)
-    tasks = [name for name in ("generate_training_set", "run_training") if getattr(config, name)]
-    changed = {name: value for name, value in config if value != type(config).model_fields[name].default}
-    return [
-        f"tasks         {', '.join(tasks) or 'none'}",
-        *(f"{name} = {value!r}" for name, value in changed.items() if name not in tasks),
-    ]
-
-
-def _energy_volume(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    steps = [line.split()[0] for line in lines[1:]]
-    saved = f"{len(steps)} saved, {steps[0]} to {steps[-1]}" if steps else "none saved"
-    return [f"structures    {len(lines[0].split()) - 1}", f"steps         {saved}"]
-
-
-def _error_log(path: Path) -> list[str]:
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    try:
-        errors = [(float(row[1]), int(row[0])) for row in rows]
-    except (ValueError, IndexError):
-        raise InputError(f"{path}: expected rows of a step and an error, found something else") from None
-    best, step = min(errors)
-    lines = [
-        f"rows          {len(errors)}, steps {errors[0][1]} to {errors[-1][1]}",
-        f"error         {errors[0][0]:.6g} to {errors[-1][0]:.6g} eV/atom, least {best:.6g} at step {step}",
-    ]
-    labels = (("energy", "eV/atom"), ("forces", "eV/Å"), ("stress", "eV/Å^3"))
-    for (label, unit), value in zip(labels, rows[-1][2:], strict=False):
-        if value != "nan":
-            lines.append(f"{label:<13} RMSE {float(value):.6g} {unit} in the last row")
-    return lines
-
-
-def _energy_table(path: Path) -> list[str]:
-    return [f"structures    {len(path.read_text(encoding='utf-8').splitlines()) - 1}"]
-
-
-def _group_log(path: Path) -> list[str]:
-    """The last row of each part, eV/atom."""
-    names, rows = _table(path)
-    lines = [f"groups        {len(names) - 2}"]
-    for step, part, *errors in {row[1]: row for row in rows}.values():
-        found = ", ".join(f"{name} {_number(cell, path):.4g}" for name, cell in zip(names[2:], errors, strict=True))
-        lines.append(f"{part:<13} step {_number(step, path):.0f}: {found} eV/atom")
-    return lines
-
-
-def _ranking(path: Path) -> list[str]:
-    """The best three."""
-    names, rows = _table(path)
-    lines = [f"members       {len(rows)}"]
-    for row in (dict(zip(names, cells, strict=True)) for cells in rows[:3]):
-        score = _number(row["score"], path)
-        lines.append(f"rank {row['rank']:<8} member {row['member']}, score {score:.4e} eV/atom, {row['network']}")
-    return lines
-
-
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows.
-
-    Raises:
-        InputError: a row that has not a cell for every column.
-    """
-    with open(path, encoding="utf-8", newline="") as file:
-        names, *rows = csv.reader(file)
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(names):
-            raise InputError(f"{path}: row {number}: expected {len(names)} cells, found {len(row)}")
-    return names, rows
-
-
-def _number(cell: str, path: Path) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise InputError(f"{path}: expected a number, found {cell!r}") from None

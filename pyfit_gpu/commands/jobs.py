@@ -1,8 +1,7 @@
-"""What the verbs of the command line and the classic job have in common: where to compute, reading inputs, features."""
+"""Shared by the verbs of the command line and the classic job: where to compute, reading inputs, features."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,11 @@ from pyfit_gpu.devices import describe_device
 from pyfit_gpu.files import check_distinct, check_output, unique_path
 from pyfit_gpu.formats.dft_inputs import DftInputs, survey
 from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary
-
-log = logging.getLogger("pyfit_gpu")
-
-HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def _say_what_was_read(structures: Sequence[Frame | StructureSummary], started: 
 
 
 def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]], Structures]:
-    """Takes rows of frames to a batch on the device."""
+    """Function that makes a batch on the device of rows of frames."""
 
     def take(rows: list[int]) -> Structures:
         return Structures.from_frames([frames[row] for row in rows], device=setup.device)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_draft
+from pyfit_gpu.log import log
 from pyfit_gpu.models.new_potential import new_potential
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from pyfit_gpu._version import __version__
+from pyfit_gpu.commands.parsing import duration, finite, shard, whole
 from pyfit_gpu.optimizers.base import OptimizerSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
@@ -56,43 +56,6 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=32, width=100)
 
 
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
-
-
-def _duration(text: str) -> float:
-    """Seconds, from minutes or H:MM:SS."""
-    cells = text.split(":")
-    if len(cells) == 1:
-        minutes = _finite(text)
-        if minutes < 0:
-            raise argparse.ArgumentTypeError(f"expected minutes >= 0 or H:MM:SS, got {text!r}")
-        return 60 * minutes
-    if len(cells) != 3 or not all(cell.isascii() and cell.isdigit() for cell in cells):
-        raise argparse.ArgumentTypeError(f"expected minutes or H:MM:SS, got {text!r}")
-    hours, minutes, seconds = map(int, cells)
-    return 3600.0 * hours + 60.0 * minutes + seconds
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"expected I/N with I = 0 .. N-1, got {text}")
-    return int(index), int(count)
-
-
 def _common(verb: argparse.ArgumentParser) -> None:
     _computing(verb)
     _outputs(verb)
@@ -101,9 +64,9 @@ def _common(verb: argparse.ArgumentParser) -> None:
 def _computing(verb: argparse.ArgumentParser) -> None:
     device = verb.add_mutually_exclusive_group()
     device.add_argument("--device", default="auto", help="cpu, cuda:N, or auto: a GPU if there is one (default)")
-    device.add_argument("--gpu-affinity", type=_whole, metavar="N", help="the same as --device cuda:N")
+    device.add_argument("--gpu-affinity", type=whole, metavar="N", help="the same as --device cuda:N")
     device.add_argument("--force-cpu", action="store_true", help="the same as --device cpu")
-    verb.add_argument("--n-threads", type=_whole, default=0, metavar="N", help="CPU threads; 0: torch's choice")
+    verb.add_argument("--n-threads", type=whole, default=0, metavar="N", help="CPU threads; 0: torch's choice")
     verb.add_argument("--dtype", default="float64", choices=("float64", "float32"), help="precision (float64)")
 
 
@@ -137,20 +100,18 @@ def _add_new(verbs: Any) -> None:
     verb = verbs.add_parser("new", help="a fresh potential: a header that asks for random weights")
     add = verb.add_argument
     add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
-    add("--cutoff", type=_finite, required=True, metavar="R", help="rc, Å")
+    add("--cutoff", type=finite, required=True, metavar="R", help="rc, Å")
     add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
-    add("--gi-mode", type=_whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
-    add("--shift", type=_finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
-    add("--cutoff-width", type=_finite, default=1.0, metavar="D", help="d, Å (1.0)")
-    add("--gaussian-width", type=_finite, default=0.5, metavar="S", help="sigma, Å (0.5)")
-    add("--legendre-orders", type=_whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
-    add(
-        "--n-centers", type=_whole, metavar="N", help="Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff (8)"
-    )
-    add("--gaussian-centers", type=_finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
-    add("--hidden", type=_whole, nargs="+", default=(16, 16), metavar="N", help="neurons of the hidden layers (16 16)")
-    add("--activation", type=_whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
-    add("--max-random", type=_finite, default=0.3, metavar="W", help="weights are drawn from -W to W (0.3)")
+    add("--gi-mode", type=whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
+    add("--shift", type=finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
+    add("--cutoff-width", type=finite, default=1.0, metavar="D", help="d, Å (1.0)")
+    add("--gaussian-width", type=finite, default=0.5, metavar="S", help="sigma, Å (0.5)")
+    add("--legendre-orders", type=whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
+    add("--n-centers", type=whole, metavar="N", help="Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff (8)")
+    add("--gaussian-centers", type=finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
+    add("--hidden", type=whole, nargs="+", default=(16, 16), metavar="N", help="neurons of the hidden layers (16 16)")
+    add("--activation", type=whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
+    add("--max-random", type=finite, default=0.3, metavar="W", help="weights are drawn from -W to W (0.3)")
     _outputs(verb)
     verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")
 
@@ -168,7 +129,7 @@ def _add_prepare(verbs: Any) -> None:
     )
     verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
     verb.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
+        "--shard", type=shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
     )
     _common(verb)
 
@@ -185,10 +146,10 @@ def _add_train(verbs: Any) -> None:
         help="potential to start from (.nn.dat); several: members",
     )
     add("--out", required=True, metavar="NN_OUT", help="potential to write; of several members the best")
-    add("--steps", type=_whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
-    add("--members", type=_whole, metavar="K", help="train so many random starts at once")
-    add("--first-member", type=_whole, default=0, metavar="J", help="number of the first member (0)")
-    add("--weight-seed", type=_whole, help="of random weights (the split's seed)")
+    add("--steps", type=whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
+    add("--members", type=whole, metavar="K", help="train so many random starts at once")
+    add("--first-member", type=whole, default=0, metavar="J", help="number of the first member (0)")
+    add("--weight-seed", type=whole, help="of random weights (the split's seed)")
     add("--randomize", action="store_true", help="start from random weights")
     _add_split(verb.add_argument_group("which structures train").add_argument)
     _add_loss(verb.add_argument_group("what is minimised").add_argument)
@@ -199,27 +160,27 @@ def _add_train(verbs: Any) -> None:
 
 
 def _add_split(add: Callable[..., Any]) -> None:
-    add("--train-fraction", type=_finite, metavar="F", help="share of each group that trains (0.9)")
-    add("--seed", type=_whole, help="of the split (2); 0: a random one")
+    add("--train-fraction", type=finite, metavar="F", help="share of each group that trains (0.9)")
+    add("--seed", type=whole, help="of the split (2); 0: a random one")
     add("--test-groups", nargs="+", metavar="PATTERN", help="whole groups that are only scored at the end; wildcards")
     add("--split", default="", metavar="NAME", help="use the split that the set stores under this name, or store it")
 
 
 def _add_loss(add: Callable[..., Any]) -> None:
-    add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
-    add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    add("--force-weight", type=finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
+    add("--stress-weight", type=finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
     add("--group-weight", nargs="+", default=(), metavar="PATTERN=W", help="factor of the weights of whole groups")
     add("--window-weight", nargs="+", default=(), metavar="LOW:HIGH=W",
         help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
     add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
         help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
-    add("--l2", type=_finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
+    add("--l2", type=finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
 
 
 def _add_optimizer(add: Callable[..., Any]) -> None:
     _add_settings(add, LBFGSSettings)
-    add("--learning-rate-ramp", type=_whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
-    add("--float32-steps", type=_whole, default=0, metavar="N", help="steps at the beginning in float32 (0)")
+    add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
+    add("--float32-steps", type=whole, default=0, metavar="N", help="steps at the beginning in float32 (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new weights (0: never)")  # fmt: skip
     add("--memory", metavar="SIZE", help="4G, 512M: beyond it features are read from the file (80 %% of what there is)")
@@ -238,21 +199,21 @@ def _add_settings(add: Callable[..., Any], kind: type[OptimizerSettings], only: 
         how: dict[str, Any] = {"choices": get_args(hint)} if get_origin(hint) is Literal else {}
         if not how:
             is_whole = int in (hint, *get_args(hint))  # int, or int | None
-            how = {"type": _whole if is_whole else _finite, "metavar": one.metadata["metavar"]}
+            how = {"type": whole if is_whole else finite, "metavar": one.metadata["metavar"]}
         add(f"--{one.name.replace('_', '-')}", default=default, help=text, **how)
 
 
 def _add_stopping(add: Callable[..., Any]) -> None:
-    add("--validation-interval", type=_whole, default=1, metavar="N", help="steps between validations (1; 0: never)")
-    add("--patience", type=_whole, default=0, metavar="N", help="validations without improvement, ends it (0: never)")
-    add("--min-improvement", type=_finite, default=0.0, metavar="E", help="what counts as one, eV/atom (0)")
-    add("--target-rmse", type=_finite, default=0.0, metavar="E", help="energy RMSE that ends it, eV/atom (0: never)")
-    add("--max-time", type=_duration, default=0.0, metavar="T", help="minutes or H:MM:SS, ends before it (0: never)")
+    add("--validation-interval", type=whole, default=1, metavar="N", help="steps between validations (1; 0: never)")
+    add("--patience", type=whole, default=0, metavar="N", help="validations without improvement, ends it (0: never)")
+    add("--min-improvement", type=finite, default=0.0, metavar="E", help="what counts as one, eV/atom (0)")
+    add("--target-rmse", type=finite, default=0.0, metavar="E", help="energy RMSE that ends it, eV/atom (0: never)")
+    add("--max-time", type=duration, default=0.0, metavar="T", help="minutes or H:MM:SS, ends before it (0: never)")
     add("--keep", default="best", choices=("best", "last"), help="weights of the best validation or the last (best)")
     add("--stop-file", metavar="FILE", help="training ends when it is there (NN_OUT's stem + .stop; '' for none)")
     add("--resume", action="store_true", help="go on with the run file, if there is one")
     add("--allow-change", nargs="+", default=(), metavar="NAME", help="settings that may differ from the run's")
-    add("--checkpoint-interval", type=_finite, default=30.0, metavar="S", help="seconds between run files (30)")
+    add("--checkpoint-interval", type=finite, default=30.0, metavar="S", help="seconds between run files (30)")
 
 
 def _add_logs(add: Callable[..., Any]) -> None:
@@ -262,9 +223,9 @@ def _add_logs(add: Callable[..., Any]) -> None:
     add("--validation-log", metavar="FILE", help="(NN_OUT's stem + .validation.txt; '' for none)")
     add("--group-log", metavar="FILE", help="errors by group (NN_OUT's stem + .groups.csv; '' for none)")
     add("--energy-volume-log", default="", metavar="FILE", help="predicted energies of the training structures (none)")
-    add("--energy-volume-interval", type=_whole, default=1, metavar="N", help="steps between its rows (1)")
+    add("--energy-volume-interval", type=whole, default=1, metavar="N", help="steps between its rows (1)")
     add("--backup-dir", metavar="DIR", help="folder of network backups (NN_OUT's stem + .backup; '' for none)")
-    add("--backup-interval", type=_whole, default=25, metavar="N", help="steps between backups (25; 0: never)")
+    add("--backup-interval", type=whole, default=25, metavar="N", help="steps between backups (25; 0: never)")
 
 
 def _add_plan(verbs: Any) -> None:
@@ -272,11 +233,11 @@ def _add_plan(verbs: Any) -> None:
     add = verb.add_argument
     add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
     add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to train")
-    add("--members", type=_whole, default=1, metavar="K", help="networks trained at once (1)")
+    add("--members", type=whole, default=1, metavar="K", help="networks trained at once (1)")
     add("--memory", metavar="SIZE", help="limit, such as 4G or 512M, of the GPU or else the process (0.8 of all)")
     _add_settings(add, LBFGSSettings, only=LBFGSSettings.fixed)
-    add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
-    add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    add("--force-weight", type=finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
+    add("--stress-weight", type=finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
     _computing(verb)
     verb.add_argument("--quiet", action="store_true", help="only errors: whether it fits shows in the exit status")
     verb.set_defaults(overwrite=False, unique=False)

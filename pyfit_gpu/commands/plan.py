@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.datasets.training_set import require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.training.memory_plan import MemoryPlan, format_bytes, parse_memory, plan_memory
 from pyfit_gpu.training.objective import BLOCK_ATOMS
 from pyfit_gpu.training.settings import FitSettings
-
-log = logging.getLogger("pyfit_gpu")
 
 
 def plan(
@@ -64,7 +61,7 @@ def plan(
 
 
 def table(found: MemoryPlan) -> list[str]:
-    """Lines: what, and how much on the host and on a GPU."""
+    """Lines of a table: what takes memory, and how much on the host and on a GPU."""
     rows = [(item.name, item.host, item.device) for item in found.items]
     rows.append(("total", found.host, found.device))
     rows.append(("limit", 0, found.limit) if found.on_gpu else ("limit", found.limit, 0))
@@ -77,7 +74,7 @@ def table(found: MemoryPlan) -> list[str]:
 
 
 def decisions(found: MemoryPlan) -> list[str]:
-    """What the plan does, in words."""
+    """Lines that say in words what the plan does."""
     most = found.block_atoms or (None if found.on_gpu else BLOCK_ATOMS)
     blocks = ", all atoms at once" if most is None else f", in blocks of up to {most} atoms"
     if found.stream:

@@ -11,16 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyfit_gpu.commands.jobs import HDF5_SUFFIXES, Setup, featurize_windows, log, survey_files
+from pyfit_gpu.commands.jobs import Setup, featurize_windows, survey_files
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_writable, exclusive
 from pyfit_gpu.formats.dft_inputs import DftInputs
+from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.shards import Shard, known_shard, manifest_path, register_shard, shard_path
 from pyfit_gpu.formats.training_set.writer import writing_set
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import (
     METHODS,
     ShiftRequest,
@@ -57,8 +59,10 @@ def prepare(
         raise InputError("--append: expected without --shard, --unique and --overwrite")
     if shard is not None and setup.unique:
         raise InputError("--shard: expected without --unique: the shards of one set must agree on its name")
-    if Path(out).suffix not in HDF5_SUFFIXES:
-        raise InputError(f"{out}: expected a name that ends in {' or '.join(HDF5_SUFFIXES)} (convert writes text sets)")
+    if not out.endswith(HDF5_SET.endings):
+        raise InputError(
+            f"{out}: expected a name that ends in {' or '.join(HDF5_SET.endings)} (convert writes text sets)"
+        )
     if append and isinstance(e_shift, str) and e_shift in METHODS:
         raise InputError(
             f"--e-shift {e_shift}: expected without --append: a set has one energy shift, and what it holds was "
@@ -103,13 +107,13 @@ def _write_features(
 
 
 def _warn_of_energies(summary: SetSummary) -> None:
-    """Of what is no error and seldom meant: no energy at all, or total energies without a shift."""
-    if not summary.n_energies:
+    """Warn of sets that are seldom meant: no energy at all, or total energies without a shift."""
+    if not summary.labels.energy:
         log.warning(
             "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
         )
         return
-    mean = summary.energy_sum / summary.n_energies
+    mean = summary.energy_sum / summary.labels.energy
     if abs(mean) > _LARGE_ENERGY:
         log.warning("with e_shift, energies are %.4g eV/atom on average: --e-shift fit brings them near 0", mean)
 
@@ -117,7 +121,7 @@ def _warn_of_energies(summary: SetSummary) -> None:
 def _inputs_and_shifts(
     dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None, shard: tuple[int, int] = (0, 1)
 ) -> tuple[DftInputs, tuple[float, ...]]:
-    """What is in the files, and the energy shift of each element: the same whatever shard is computed."""
+    """Structures of the files and the energy shift of each element, the same whatever shard is computed."""
     if not isinstance(e_shift, str):  # what is wrong with numbers shows before anything is read
         e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
     inputs = survey_files(dft_files, shard, atoms=e_shift == "isolated")
@@ -176,7 +180,7 @@ def _prepare_shard(
 
 
 def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, ...]) -> str:
-    """Equal for the shards of one set, whatever the machine: contents and energy shifts, not names."""
+    """Hash that the shards of one set share whatever the machine: of contents and energy shifts, not names."""
     digest = hashlib.sha256(repr(shifts).encode())
     for path in (*dft_files, potential):
         try:

@@ -1,4 +1,4 @@
-"""How far a long task is: a bar on a terminal, plain lines now and then in a batch job's log."""
+"""Progress of a long task: a bar on a terminal, plain lines now and then in a batch job's log."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -
 
 
 def component_report(label: str, unit: str, groups: Sequence[str], errors: Sequence[FloatArray]) -> str:
-    """The same table for a label with components, forces or stress.
+    """Table of errors of a label with components, forces or stress.
 
     Args:
         groups: (B,)
@@ -96,7 +96,7 @@ def component_report(label: str, unit: str, groups: Sequence[str], errors: Seque
 def spread_report(
     things: str, unit: str, spreads: Sequence[FloatArray], errors: Sequence[FloatArray], digits: int = 3
 ) -> str:
-    """How far members disagree, and whether they do where they are wrong.
+    """Lines that say how far members disagree, and whether they do so where they are wrong.
 
     Args:
         things: what has a spread: structures, components.

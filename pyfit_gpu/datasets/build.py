@@ -43,8 +43,8 @@ def assemble(
     make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
 
     @torch.no_grad()
-    def compute(rows: list[int]) -> _Part:
-        return _Part.of(make(rows), potential.descriptor)
+    def compute(rows: list[int]) -> _BatchRows:
+        return _BatchRows.of(make(rows), potential.descriptor)
 
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
@@ -74,8 +74,8 @@ def _batch_atoms(n_atoms: int, device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What a batch gives to a training set."""
+class _BatchRows:
+    """Rows of a training set that one batch fills."""
 
     rows: Tensor  # (B,) int64, places of its structures in the whole
     atoms: Tensor  # (n,) int64
@@ -84,7 +84,7 @@ class _Part:
     structure_values: dict[str, Tensor]
 
     @classmethod
-    def of(cls, batch: Batch, descriptor: LocalStructureParameters) -> _Part:
+    def of(cls, batch: Batch, descriptor: LocalStructureParameters) -> _BatchRows:
         structures = batch.structures
         return cls(
             rows=batch.rows,

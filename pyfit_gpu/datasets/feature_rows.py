@@ -103,7 +103,7 @@ class FeatureRows:
 
     @classmethod
     def concatenate(cls, parts: Sequence[FeatureRows]) -> FeatureRows:
-        """One after the other, to be read as the first."""
+        """Join rows, one part after the other, to be read as the first."""
         files: list[FeatureFile] = []
         rows, first = [], 0
         for part in parts:
@@ -123,7 +123,7 @@ class FeatureRows:
         return replace(self, rows=self.rows[rows.cpu()])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> FeatureRows:
-        """The same rows, to be read to another device or as another dtype."""
+        """Keep the rows, to be read to another device or as another dtype."""
         return replace(self, device=torch.device(device), dtype=dtype or self.dtype)
 
     def tensor(self) -> Tensor:
@@ -180,7 +180,7 @@ def read_features(features: Tensor | FeatureRows) -> Tensor:
 
 
 def join_features(parts: Sequence[Tensor | FeatureRows]) -> Tensor | FeatureRows:
-    """One after the other; left in their files where all of them are."""
+    """Join features, one part after the other; they are left in their files where all of them are."""
     lazy = [part for part in parts if isinstance(part, FeatureRows)]
     if len(lazy) == len(parts):
         return FeatureRows.concatenate(lazy)

@@ -29,7 +29,7 @@ class Split:
 
 
 def matching_groups(pattern: str, groups: Iterable[str], what: str) -> set[str]:
-    """Names that a shell pattern (`*`, `?`, `[...]`; capitals count) matches; a name always matches itself.
+    """Find the names that a shell pattern (`*`, `?`, `[...]`; capitals count) matches; a name always matches itself.
 
     Args:
         pattern: name or pattern.

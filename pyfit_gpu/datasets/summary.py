@@ -1,10 +1,36 @@
-"""What there is to say about a training set, or about the parts of one that is never in memory."""
+"""Summaries of training sets, also of one that is never in memory whole: those of its parts can be added."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.structures.frames import Frame
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Numbers of structures with each label, by one rule for files and sets; those of parts can be added."""
+
+    energy: int = 0
+    forces: int = 0  # on all atoms
+    stress: int = 0  # a structure without a full cell has none, whatever its file says
+
+    @classmethod
+    def of(cls, training_set: TrainingSet) -> LabelCounts:
+        known = (training_set.has_energy, training_set.has_forces, training_set.has_stress)
+        return cls(*(int(which.sum()) for which in known))
+
+    @classmethod
+    def of_frame(cls, frame: Frame) -> LabelCounts:
+        has_stress = frame.stress is not None and frame.volume > 0
+        return cls(int(frame.energy is not None), int(frame.forces is not None), int(has_stress))
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(self.energy + other.energy, self.forces + other.forces, self.stress + other.stress)
+
+    def __str__(self) -> str:
+        return f"{self.energy} with an energy, {self.forces} with forces, {self.stress} with stress"
 
 
 @dataclass(frozen=True)
@@ -16,9 +42,7 @@ class SetSummary:
     n_features: int
     n_structures: int
     n_atoms: int
-    n_energies: int  # structures that have one
-    n_forces: int
-    n_stress: int
+    labels: LabelCounts
     groups: frozenset[str]
     energy_sum: float  # eV/atom, the networks' scale, over the structures that have an energy
 
@@ -31,33 +55,28 @@ class SetSummary:
             n_features=training_set.features.shape[1],
             n_structures=len(training_set),
             n_atoms=training_set.n_atoms,
-            n_energies=int(known.sum()),
-            n_forces=int(training_set.has_forces.sum()),
-            n_stress=int(training_set.has_stress.sum()),
+            labels=LabelCounts.of(training_set),
             groups=frozenset(training_set.groups),
             energy_sum=float((training_set.energy_used / training_set.sizes)[known].sum()),
         )
 
     def __add__(self, other: SetSummary) -> SetSummary:
-        """Of both parts; what must be the same in both is that of the first."""
+        """Sum over both parts; what must be the same in both is taken from the first."""
         return SetSummary(
             elements=self.elements,
             energy_shift=self.energy_shift,
             n_features=self.n_features,
             n_structures=self.n_structures + other.n_structures,
             n_atoms=self.n_atoms + other.n_atoms,
-            n_energies=self.n_energies + other.n_energies,
-            n_forces=self.n_forces + other.n_forces,
-            n_stress=self.n_stress + other.n_stress,
+            labels=self.labels + other.labels,
             groups=self.groups | other.groups,
             energy_sum=self.energy_sum + other.energy_sum,
         )
 
     def __str__(self) -> str:
         return (
-            f"{self.n_structures} structures ({self.n_energies} with an energy, {self.n_forces} with forces, "
-            f"{self.n_stress} with stress) in {len(self.groups)} groups, {self.n_atoms} atoms x {self.n_features} "
-            f"features, {describe_shift(self.elements, self.energy_shift)}"
+            f"{self.n_structures} structures ({self.labels}) in {len(self.groups)} groups, {self.n_atoms} atoms x "
+            f"{self.n_features} features, {describe_shift(self.elements, self.energy_shift)}"
         )
 
 

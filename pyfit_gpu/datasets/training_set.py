@@ -15,6 +15,7 @@ from pyfit_gpu.datasets.feature_rows import FeatureRows, join_features
 from pyfit_gpu.datasets.splits import Split, classic_split, held_out
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.energy_shift import shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
 
@@ -24,7 +25,7 @@ STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stres
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Flat atoms, one structure after the other, in file order. What is not known is NaN, never zero."""
+    """Features and labels as flat atoms, one structure after the other, in file order; NaN where not known."""
 
     potential: Potential  # that the set was made for, without parameters; the energy shift is the set's own
     energy_shift: tuple[float, ...] | None  # eV per atom of each element; None: already in `energy`
@@ -81,7 +82,7 @@ class TrainingSet:
         if self.energy_shift is None or not any(self.energy_shift):
             return self.energy
         counts = torch.stack([self.count_species(species) for species in range(self.descriptor.n_elements)], dim=1)
-        return self.energy + counts.to(self.energy.dtype) @ self.energy.new_tensor(self.energy_shift)
+        return self.energy + shift_of_structures(counts, self.energy_shift)
 
     def count_species(self, species: int) -> Tensor:
         """(B,) int64, atoms of one element in each structure."""
@@ -89,13 +90,13 @@ class TrainingSet:
         return torch.bincount(structure[self.species == species], minlength=len(self))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TrainingSet:
-        """All tensors on the given device, the features in the given dtype; labels keep their float64."""
+        """Move all tensors to a device, and the features to a dtype; labels keep their float64."""
         moved = {name: getattr(self, name).to(device) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)}
         moved["features"] = moved["features"].to(device, dtype or self.features.dtype)
         return replace(self, **moved)
 
     def select(self, rows: Sequence[int] | Tensor) -> TrainingSet:
-        """The named structures in the given order, without stored splits: their rows are those of the whole set."""
+        """Select structures by row, in the given order. Stored splits are left out: their rows are the whole set's."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.sizes.device)
         ends = torch.cumsum(self.sizes, 0)
         sizes = self.sizes[index]
@@ -128,7 +129,7 @@ class TrainingSet:
             atomic_numbers=atomic_numbers,
             sizes=tuple(sizes),
             groups=self.groups,
-            sources=tuple(f"training set, a structure of group {group}" for group in self.groups),
+            sources=(),
             energy=self.energy,
             forces=forces,
             stress=self.stress,
@@ -136,7 +137,7 @@ class TrainingSet:
         )
 
     def plan_split(self, train_fraction: float = 0.9, seed: int = 2, test_groups: Sequence[str] = ()) -> Split:
-        """Which structures train, validate and test; those without an energy do nothing of it.
+        """Which structures train, validate and test; structures without an energy take part in none.
 
         The structures of test groups are taken out first. The others are divided by the classic rule as if the test
         groups were not in the set: one generator draws from the groups left, in the order of their names.
@@ -173,7 +174,7 @@ def require_same_inputs(expected: LocalStructureParameters, found: LocalStructur
 
 
 def concatenate(sets: Sequence[TrainingSet]) -> TrainingSet:
-    """One set after the other. Splits stored with the first are kept: its rows stay where they are.
+    """Join sets, one after the other. Splits stored with the first are kept: its rows stay where they are.
 
     Raises:
         InputError: other descriptor settings or another energy shift, with the name of the setting.
@@ -196,7 +197,7 @@ def concatenate(sets: Sequence[TrainingSet]) -> TrainingSet:
 
 
 def interleave(shards: Sequence[TrainingSet]) -> TrainingSet:
-    """Shards back in file order: structure i of the whole is structure i // N of shard i mod N."""
+    """Put shards back in file order: structure i of the whole is structure i // N of shard i mod N."""
     whole = concatenate(shards)
     starts = np.cumsum([0, *(len(shard) for shard in shards)])
     return whole.select([int(starts[i % len(shards)]) + i // len(shards) for i in range(len(whole))])

@@ -17,68 +17,6 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 
 
-def parse_by_group(values: Sequence[str], option: str) -> list[tuple[str, float]]:
-    """`PATTERN=NUMBER` each, as pattern and number; the last `=` divides, so names may have some.
-
-    Args:
-        values: words of the command line.
-        option: what they were given to, for messages.
-
-    Raises:
-        InputError: no `=`, an empty pattern, or no finite number of 0 or more.
-    """
-    rules = []
-    for value in values:
-        pattern, equals, number = value.rpartition("=")
-        if not (equals and pattern):
-            raise InputError(f"{option}: expected PATTERN=NUMBER, got {value!r}")
-        rules.append((pattern, _number(number, f"{option} {value!r}")))
-    return rules
-
-
-def parse_windows(values: Sequence[str], option: str) -> list[tuple[float, float, float]]:
-    """`LOW:HIGH=NUMBER` each, as (low, high, number); an empty end is open.
-
-    Args:
-        values: words of the command line; eV/atom above the lowest energy of the set.
-        option: what they were given to, for messages.
-
-    Raises:
-        InputError: another form, no numbers, LOW not below HIGH, or no finite number of 0 or more.
-    """
-    rules = []
-    for value in values:
-        window, equals, number = value.rpartition("=")
-        low, colon, high = window.partition(":")
-        if not (equals and colon):
-            raise InputError(f"{option}: expected LOW:HIGH=NUMBER, got {value!r}")
-        ends = _end(low, -math.inf, option, value), _end(high, math.inf, option, value)
-        rules.append((*ends, _number(number, f"{option} {value!r}")))
-        _check_window(*ends, f"{option} {value!r}")
-    return rules
-
-
-def _end(text: str, open_end: float, option: str, value: str) -> float:
-    if not text.strip():
-        return open_end
-    try:
-        end = float(text)
-    except ValueError:
-        end = math.nan
-    if not math.isfinite(end):
-        raise InputError(f"{option} {value!r}: expected a number of eV/atom or nothing, got {text!r}")
-    return end
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise InputError(f"{where}: expected a number of 0 or more, got {text!r}") from None
-    _check_number(number, where)
-    return number
-
-
 def _check_number(number: float, where: str) -> None:
     if not (math.isfinite(number) and number >= 0):
         raise InputError(f"{where}: expected a number of 0 or more, got {number:g}")

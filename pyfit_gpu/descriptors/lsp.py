@@ -54,34 +54,41 @@ class LocalStructureParameters:
 
     def __post_init__(self) -> None:
         if self.gi_mode not in GI_MODES:
-            raise InputError(f"gi_mode: expected one of ({describe_modes()}), got {self.gi_mode}")
+            raise InputError(f"gi_mode: expected one of ({describe_modes()}), got {self.gi_mode}", setting="gi_mode")
         unknown = [symbol for symbol in self.elements if ATOMIC_NUMBERS.get(symbol, 0) == 0]
         twice = sorted({symbol for symbol in self.elements if self.elements.count(symbol) > 1})
         if not self.elements or twice or unknown:
             faults = [f"{symbol} is no element" for symbol in unknown]
             faults += [f"{symbol} is there twice" for symbol in twice]
             why = f": {', '.join(faults)}" if faults else ""
-            raise InputError(f"elements: expected different chemical symbols, got {self.elements}{why}")
+            raise InputError(
+                f"elements: expected different chemical symbols, got {self.elements}{why}", setting="elements"
+            )
         if len(self.elements) > 1 and not self.mode.several_elements:
             usable = [str(number) for number, mode in GI_MODES.items() if mode.several_elements]
             *others, last = reversed(usable)
             raise InputError(
                 f"gi_mode: expected {', '.join(others)} or {last} for {len(self.elements)} elements, got "
-                f"{self.gi_mode}: blocks of two elements can be negative, and this mode takes a logarithm"
+                f"{self.gi_mode}: blocks of two elements can be negative, and this mode takes a logarithm",
+                setting="gi_mode",
             )
         for name in ("cutoff", "cutoff_width", "gaussian_width"):
             if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}: expected a length above 0 Å, got {getattr(self, name)}")
+                raise InputError(f"{name}: expected a length above 0 Å, got {getattr(self, name)}", setting=name)
         if not math.isfinite(self.shift):
-            raise InputError(f"shift: expected a finite number, got {self.shift}")
+            raise InputError(f"shift: expected a finite number, got {self.shift}", setting="shift")
         allowed = range(MAX_LEGENDRE_ORDER + 1)
         if not self.legendre_orders or any(order not in allowed for order in self.legendre_orders):
             raise InputError(
-                f"legendre_orders: expected whole numbers from 0 to {MAX_LEGENDRE_ORDER}, got {self.legendre_orders}"
+                f"legendre_orders: expected whole numbers from 0 to {MAX_LEGENDRE_ORDER}, got {self.legendre_orders}",
+                setting="legendre_orders",
             )
         least = 0.0 if self.mode.divides_by_center else -math.inf
         if not self.gaussian_centers or not all(least < center < math.inf for center in self.gaussian_centers):
-            raise InputError(f"gaussian_centers: expected lengths above {least} Å, got {self.gaussian_centers}")
+            raise InputError(
+                f"gaussian_centers: expected lengths above {least} Å, got {self.gaussian_centers}",
+                setting="gaussian_centers",
+            )
 
     @property
     def mode(self) -> GiMode:

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.formats.vasp_check import check_outcar, check_vasprun
 from pyfit_gpu.structures.cells import FloatArray
@@ -45,17 +46,18 @@ class _OutcarText(io.TextIOWrapper):
     name = os.devnull
 
 
-def looks_like_ase(path: str | os.PathLike[str]) -> bool:
+def looks_like_ase(head: Head) -> bool:
     """Whether the name or the first bytes say one of ASE's formats; classic and our own files give False."""
-    name = os.path.basename(os.fspath(path))
+    name = os.path.basename(head.path)
     root, suffix = os.path.splitext(name)
-    if suffix in _COMPRESSED:
+    is_compressed = suffix in _COMPRESSED
+    if is_compressed:
         suffix = os.path.splitext(root)[1]
     if "vasprun" in name or "OUTCAR" in name or suffix.lower() in _SUFFIXES:
         return True
     try:
-        return _format_of(_head(os.fspath(path))) is not None
-    except Exception:  # not there, or not the compressed file that its name says: the reader names the fault
+        return _format_of(_head(head.path) if is_compressed else head.raw[:_HEAD_BYTES]) is not None
+    except Exception:  # not the compressed file that its name says: the reader names the fault
         return False
 
 

@@ -25,7 +25,7 @@ _COLUMNS = {  # by the number of cells
 
 
 class Atoms(NamedTuple):
-    """What the lines say."""
+    """Coordinates, elements and forces that the lines of a structure's atoms give."""
 
     coordinates: FloatArray  # (n, 3)
     elements: NDArray[np.int64] | None  # (n,) atomic numbers, 0 where a line names none; None: no line does

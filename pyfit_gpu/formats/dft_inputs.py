@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.ase_files import looks_like_ase
-from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.formats.kinds import StructuresKind, structures_kind
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 HELD_BYTES = 2**26  # of text; about two million atoms, whose features would take 600 MB
@@ -23,27 +22,28 @@ WINDOW_ATOMS = 100_000  # of a window, or what one structure more makes it
 
 @dataclass(frozen=True)
 class DftFile:
-    """One of the files."""
+    """A file of structures, and where they stand among those of all files."""
 
     path: str
+    kind: StructuresKind
     first: int  # number of its first structure in all files
     is_held: bool
 
     def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | StructureSummary]:
-        """Its structures; those whose numbers in all files are not wanted can come as outlines.
+        """Read its structures; those whose numbers in all files are not wanted may come as `StructureSummary`.
 
         Raises:
             InputError: as `read_frames`.
         """
         try:
-            yield from read_frames(self.path, lambda number: wanted(self.first + number))
+            yield from self.kind.read(self.path, lambda number: wanted(self.first + number))
         except OSError as error:  # of reading: where a set is written meanwhile, it must not pass for one of writing
             raise InputError(f"{self.path}: cannot read: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, eq=False)
 class DftInputs:
-    """What is known of all structures, and the way to those of one shard."""
+    """Summaries of all structures, and the way to those of one shard."""
 
     files: tuple[DftFile, ...]
     structures: tuple[Frame | StructureSummary, ...]  # of all files
@@ -56,7 +56,7 @@ class DftInputs:
 
     @property
     def n_atoms(self) -> int:
-        """Of those that are taken."""
+        """Number of atoms in the structures that are taken."""
         return sum(structure.n_atoms for structure in self.taken)
 
     def windows(self) -> Iterator[list[Frame]]:
@@ -105,12 +105,13 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
     if not paths:
         raise InputError("expected at least one DFT file, got none")
     index, count = shard
-    is_text = [not looks_like_ase(path) for path in paths]
-    holds_text = sum(_size(path) for path, text in zip(paths, is_text, strict=True) if text) <= HELD_BYTES
+    kinds = [structures_kind(path) for path in paths]
+    large = [path for path, kind in zip(paths, kinds, strict=True) if kind.summarizes]  # all else is held in any case
+    is_held = sum(map(os.path.getsize, large)) <= HELD_BYTES
     files: list[DftFile] = []
     structures: list[Frame | StructureSummary] = []
-    for path, text in zip(paths, is_text, strict=True):
-        file = DftFile(path, len(structures), holds_text or not text)
+    for path, kind in zip(paths, kinds, strict=True):
+        file = DftFile(path, kind, len(structures), is_held or not kind.summarizes)
         files.append(file)
 
         def wanted(number: int, file: DftFile = file) -> bool:
@@ -118,24 +119,17 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
 
         for structure in file.read(wanted):
             is_needed = file.is_held and len(structures) % count == index
-            structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else outline(structure))
+            structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else summarize(structure))
     return DftInputs(tuple(files), tuple(structures), index, count)
 
 
-def outline(structure: Frame | StructureSummary) -> StructureSummary:
-    """Without coordinates."""
+def summarize(structure: Frame | StructureSummary) -> StructureSummary:
+    """Drop the coordinates, if it has any."""
     if isinstance(structure, StructureSummary):
         return structure
     return StructureSummary(structure.element_counts, structure.group, structure.source, structure.energy)
 
 
 def _is_same(structure: Frame | StructureSummary, before: Frame | StructureSummary) -> bool:
-    """As far as outlines tell; what is held is trivially so."""
-    return structure is before or outline(structure) == outline(before)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # reading it names the fault
-        return 0
+    """Whether both have the same summary; a structure that is held is its own."""
+    return structure is before or summarize(structure) == summarize(before)

@@ -33,15 +33,16 @@ def read_dft_text(
     """Read the structures one by one; the file is never held as a whole.
 
     Args:
-        wanted: whether to read the structure with this number in the file (0, 1, ..). Of the others come outlines,
-            much faster: their cells and coordinates are passed over, and what is wrong there may go unnoticed.
+        wanted: whether to read the structure with this number in the file (0, 1, ..). The others come as
+            `StructureSummary`, much faster: their cells and coordinates are passed over, and what is wrong there may
+            go unnoticed.
 
     Raises:
         InputError: with file, line, structure, what was expected and what was found.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            reader = _Reader(os.fspath(path), Lines(file))
+            reader = _StructureReader(os.fspath(path), Lines(file))
             while (structure := reader.next_structure(wanted)) is not None:
                 yield structure
     except UnicodeDecodeError as error:
@@ -61,7 +62,7 @@ class _Table(NamedTuple):
     first: int  # number of the first of them
 
 
-class _Reader:
+class _StructureReader:
     """One structure after the other, with every message saying where in the file."""
 
     def __init__(self, path: str, lines: Lines) -> None:

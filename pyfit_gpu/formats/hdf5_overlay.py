@@ -78,7 +78,7 @@ class Overlay:
         """Nothing is held back."""
 
     def write_to(self, handle: int) -> None:
-        """Everything written so far, to a file that has what lies below and what was reserved.
+        """Copy everything written so far to a file that has what lies below and what was reserved.
 
         Raises:
             OSError: the file cannot be written.
@@ -91,7 +91,7 @@ class Overlay:
 
 
 def write_at(handle: int, offset: int, data: bytes | memoryview) -> None:
-    """All of it.
+    """Write all of the data at an offset.
 
     Raises:
         OSError: the file cannot be written.
@@ -112,10 +112,10 @@ def reserve(file: h5py.File, name: str, shape: Sequence[int], dtype: str) -> int
 
 
 def undisturbed(task: Callable[[], T]) -> T:
-    """What HDF5 does with an `Overlay`, where no signal comes between: those that arrive are raised afterwards.
+    """Run HDF5 work on an `Overlay` with signals deferred: those that arrive are raised afterwards.
 
-    An exception inside of the calls that HDF5 makes comes out as something else. To work in another thread, where
-    Python raises none, is no way: it was once seen to wait for h5py's lock without an end.
+    An exception raised inside HDF5's callbacks is reported as a different error. A worker thread, in which Python
+    raises none, is no alternative: it once deadlocked on h5py's lock.
     """
     arrived: list[int] = []
     with contextlib.ExitStack() as after:

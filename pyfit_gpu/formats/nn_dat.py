@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +16,8 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.head import Head
+from pyfit_gpu.formats.text_lines import NumberedLines, parse_number
 from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters
 from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
 
@@ -43,12 +46,20 @@ def load_potential(
     return _parse_potential(_read(path), seed).to(device, dtype)
 
 
+def looks_like_potential(head: Head) -> bool:
+    """Line 1: gi_mode, shift, activation; line 2: the number of elements; line 3: symbol and mass."""
+    number = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
+    patterns = (rf"\d+\s+{number}\s+\d+\b.*", r"\d+\b.*", rf"['\"]?[A-Z][a-z]?['\"]?\s+{number}.*")
+    lines = head.lines
+    return len(lines) >= 3 and all(re.match(pattern, line) for pattern, line in zip(patterns, lines[:3], strict=True))
+
+
 def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
     """Whether the header of a .nn.dat file says that weights are to be drawn."""
     return _header(_read(path))[1]
 
 
-def _read(path: str | os.PathLike[str]) -> _Reader:
+def _read(path: str | os.PathLike[str]) -> _PotentialLines:
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -57,10 +68,10 @@ def _read(path: str | os.PathLike[str]) -> _Reader:
         raise InputError(f"{name}: expected a potential (.nn.dat), found binary data") from error
     except OSError as error:
         raise InputError(f"{name}: cannot read the potential: {error.strerror}") from error
-    return _Reader(enumerate(lines, 1), name)
+    return _PotentialLines(enumerate(lines, 1), name)
 
 
-def _parse_potential(reader: _Reader, seed: Seed) -> Potential:
+def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
     draft, randomize = _header(reader)
     layer_sizes = draft.networks.layer_sizes
     n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
@@ -78,40 +89,25 @@ def _parse_potential(reader: _Reader, seed: Seed) -> Potential:
 
 def parse_header(numbered: Iterable[tuple[int, str]], name: str) -> Potential:
     """A potential without weights, from the header's lines, given with their numbers in a file called `name`."""
-    return _header(_Reader(numbered, name))[0]
+    return _header(_PotentialLines(numbered, name))[0]
 
 
-class _Reader:
-    """Lines with their numbers, empty ones skipped."""
+class _PotentialLines(NumberedLines):
+    """The lines of a potential; remembers which line gives which setting."""
 
     def __init__(self, numbered: Iterable[tuple[int, str]], name: str) -> None:
-        self.name = name
-        self.numbered = ((number, line) for number, line in numbered if line.strip())
-        self.number = 0
-        self.text = ""
+        super().__init__(numbered, name, "a potential (.nn.dat)")
         self.line_of: dict[str, int] = {}  # settings by name
 
-    def error(self, expected: str, found: str | None = None) -> InputError:
-        shown = self.text.strip()[:80] if found is None else found
-        return InputError(f"{self.name}, line {self.number}: expected {expected}, found '{shown}'")
-
     def cells(self, expected: str, *settings: str) -> list[str]:
-        """The next line's cells; remembers that it is the line of these settings."""
-        try:
-            self.number, self.text = next(self.numbered)
-        except StopIteration:
-            raise InputError(f"{self.name}: expected {expected}, found the end of the file") from None
-        if "\0" in self.text:
-            raise InputError(f"{self.name}: expected a potential (.nn.dat), found binary data")
+        """The next line's cells; it is the line of these settings."""
+        cells = self.next(expected).split()
         self.line_of |= dict.fromkeys(settings, self.number)
-        return self.text.split()
+        return cells
 
     def number_at(self, cells: Sequence[str], place: int, expected: str) -> float:
-        try:
-            value = float(cells[place])
-        except (ValueError, IndexError):
-            raise self.error(expected) from None
-        if not math.isfinite(value) or "_" in cells[place]:
+        value = parse_number(cells[place]) if place < len(cells) else None
+        if value is None:
             raise self.error(expected)
         return value
 
@@ -133,7 +129,7 @@ class _Reader:
         sizes = " ".join(str(size) for size in layer_sizes)
         expected = f"{count} weights and biases for the layers {sizes}"
         values = []
-        for item in islice(self.numbered, count):
+        for item in islice(self.left, count):
             self.number, self.text = item
             cells = self.text.split()
             values.append(self.number_at(cells, 0, "a weight or bias, one number"))
@@ -142,28 +138,27 @@ class _Reader:
             if len(cells) > 2:
                 raise self.error("a weight or bias and one reserved cell")
         if len(values) < count:
-            raise InputError(f"{self.name}: expected {expected}, found {len(values)}")
-        extra = next(self.numbered, None)
+            raise InputError(f"{self.name}: expected {expected}, found {len(values)}", where=self.name)
+        extra = next(self.left, None)
         if extra is not None:
             self.number, self.text = extra
             raise self.error(f"{expected} and no more")
         return np.array(values)
 
 
-def _header(reader: _Reader) -> tuple[Potential, bool]:
+def _header(reader: _PotentialLines) -> tuple[Potential, bool]:
     """A draft without weights, and whether weights are to be drawn."""
     try:
         return _read_header(reader)
     except InputError as error:
-        if str(error).startswith(reader.name):
+        if error.where:
             raise
-        # The checks of descriptor and networks begin with the setting's name and do not know the file.
-        line = reader.line_of.get(str(error).split(":")[0])
-        where = reader.name if line is None else f"{reader.name}, line {line}"
-        raise InputError(f"{where}: {error}") from error
+        # The checks of descriptor and networks do not know the file.
+        line = reader.line_of.get(error.setting)
+        raise error.at(reader.name if line is None else f"{reader.name}, line {line}") from error
 
 
-def _read_header(reader: _Reader) -> tuple[Potential, bool]:
+def _read_header(reader: _PotentialLines) -> tuple[Potential, bool]:
     mode_line = "gi_mode, shift and activation"
     cells = reader.cells(mode_line, "gi_mode", "shift", "activation")
     gi_mode = reader.integer_at(cells, 0, mode_line)
@@ -199,8 +194,10 @@ def _read_header(reader: _Reader) -> tuple[Potential, bool]:
     layer_sizes = _layer_sizes(reader, descriptor)
     count = n_elements * count_parameters(layer_sizes)
     if count > _MAX_PARAMETERS:
-        left = sum(1 for _ in reader.numbered)
-        raise InputError(f"{reader.name}: expected {count} weights and biases for such layers, found {left}")
+        left = sum(1 for _ in reader.left)
+        raise InputError(
+            f"{reader.name}: expected {count} weights and biases for such layers, found {left}", where=reader.name
+        )
     # Only shapes so far: a tensor on the meta device takes no memory, whatever the header asks for.
     empty = torch.empty(1, count, dtype=torch.float64, device="meta")
     draft = Potential(
@@ -215,7 +212,7 @@ def _read_header(reader: _Reader) -> tuple[Potential, bool]:
     return draft, randomize == 1
 
 
-def _element(reader: _Reader) -> tuple[str, float, float]:
+def _element(reader: _PotentialLines) -> tuple[str, float, float]:
     """Symbol, mass and the energy shift, NaN where no comment says it."""
     expected = "an element symbol and its mass"
     cells = reader.cells(expected, "elements")
@@ -229,7 +226,7 @@ def _element(reader: _Reader) -> tuple[str, float, float]:
     return symbol, mass, shift
 
 
-def _legendre_orders(reader: _Reader) -> tuple[int, ...]:
+def _legendre_orders(reader: _PotentialLines) -> tuple[int, ...]:
     values = reader.counted("Legendre orders: their number, then each", "legendre_orders")
     if any(value != int(value) for value in values):
         # The older header has the Gaussian centres here, in Å.
@@ -237,7 +234,7 @@ def _legendre_orders(reader: _Reader) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def _baseline(reader: _Reader) -> tuple[bool, tuple[float, ...]]:
+def _baseline(reader: _PotentialLines) -> tuple[bool, tuple[float, ...]]:
     expected = f"the baseline flag and {N_BOND_ORDER_PARAMETERS} bond-order parameters"
     cells = reader.cells(expected)
     if len(cells) <= 2:  # a weight where this line should be
@@ -248,7 +245,7 @@ def _baseline(reader: _Reader) -> tuple[bool, tuple[float, ...]]:
     return flag == 1, tuple(reader.number_at(cells, 1 + k, expected) for k in range(N_BOND_ORDER_PARAMETERS))
 
 
-def _layer_sizes(reader: _Reader, descriptor: LocalStructureParameters) -> tuple[int, ...]:
+def _layer_sizes(reader: _PotentialLines, descriptor: LocalStructureParameters) -> tuple[int, ...]:
     expected = "layer sizes: their number, then each"
     values = reader.counted(expected)
     if len(values) < 2 or any(value != int(value) or value < 1 for value in values):

@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import overload
 
 import torch
 
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames
-from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.formats.nn_dat import load_potential
-from pyfit_gpu.formats.run_file import load_run
-from pyfit_gpu.formats.text_set import read_text_set
-from pyfit_gpu.formats.training_set.reader import load_hdf5
-from pyfit_gpu.formats.training_set.shards import load_manifest
+from pyfit_gpu.formats.kinds import potential_kind, structures_kind, training_set_kind
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary
-
-_log = logging.getLogger("pyfit_gpu")
-
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-
-
-def read_head(path: str | os.PathLike[str], length: int = 4096) -> bytes:
-    """The first bytes of a file.
-
-    Raises:
-        InputError: it cannot be read, or is empty.
-    """
-    name = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(length)
-    except OSError as error:
-        raise InputError(f"{name}: cannot read: {error.strerror}") from error
-    if not head:
-        raise InputError(f"{name}: the file is empty")
-    return head
 
 
 @overload
@@ -57,18 +27,13 @@ def read_frames(
     """Structures of one file, the classic text or anything that ASE reads, one by one in file order.
 
     Args:
-        wanted: whether the structure with this number in the file (0, 1, ..) must be a frame; of the others come
-            outlines where that is quicker.
+        wanted: whether the structure with this number in the file (0, 1, ..) must be a frame; the others may come
+            as `StructureSummary`, where that is quicker.
 
     Raises:
         InputError: with file, place, what was expected and what was found.
     """
-    head = read_head(path)
-    if looks_like_ase(path):
-        return read_ase_frames(path)
-    if head.startswith(HDF5_MAGIC):
-        raise InputError(f"{os.fspath(path)}: expected structures, found an HDF5 file")
-    return read_dft_text(path) if wanted is None else read_dft_text(path, wanted)
+    return structures_kind(path).read(os.fspath(path), wanted)
 
 
 def load_structures(
@@ -98,17 +63,7 @@ def load_training_set(
     Raises:
         InputError: not a training set, damaged, of another format version, or a shard missing (named).
     """
-    head = read_head(path)
-    if head.startswith(HDF5_MAGIC):
-        loaded = load_hdf5(os.fspath(path), lazy=lazy)[0]
-    elif head.lstrip().startswith(b"{"):
-        loaded = load_manifest(Path(path), lazy=lazy)
-    elif head.lstrip().startswith(b"#"):
-        loaded = read_text_set(path)
-    else:
-        raise InputError(
-            f"{os.fspath(path)}: expected a training set (HDF5, shard manifest or classic text), found another file"
-        )
+    loaded = training_set_kind(path).read(os.fspath(path), lazy)
     return loaded.to(device, dtype)
 
 
@@ -124,23 +79,5 @@ def load_potentials(
         InputError: as `load_potential`; no file; a file that does not go with the first, with the differing setting.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    members = [_read_potential(path) for path in paths]
+    members = [potential_kind(path).read(os.fspath(path)) for path in paths]
     return join_members(members, [os.fspath(path) for path in paths]).to(device, dtype)
-
-
-def _read_potential(path: str | os.PathLike[str]) -> Potential:
-    """All members that one file holds; the only place that decides what files of potentials there are."""
-    return _members_of_run(path) if read_head(path).startswith(HDF5_MAGIC) else load_potential(path)
-
-
-def _members_of_run(path: str | os.PathLike[str]) -> Potential:
-    """Those with a result: members that failed or gave up would spoil a mean."""
-    run = load_run(path)
-    statuses = [member["history"]["status"] for member in run.state.members]
-    good = [k for k, status in enumerate(statuses) if status not in ("failed", "gave up")]
-    if not good:
-        raise InputError(f"{os.fspath(path)}: expected members with a result, all {len(statuses)} have failed")
-    if len(good) < len(statuses):
-        failed = len(statuses) - len(good)
-        _log.warning("%s: %d of %d members failed and are left out", os.fspath(path), failed, len(statuses))
-    return join_members([run.potential.member(k) for k in good])

@@ -20,7 +20,8 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.formats.hdf5_overlay import LIBVER
 from pyfit_gpu.formats.nn_dat import header_lines, parse_header
-from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.log import log
+from pyfit_gpu.models.potential import Potential, join_members
 
 RUN_FORMAT = "pyfit-gpu run"
 RUN_VERSION = 1
@@ -143,6 +144,23 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 def _potential(header: str, weights: Tensor, name: str) -> Potential:
     draft = parse_header(list(enumerate(header.split("\n"), 1)), f"{name}, header of the potential")
     return replace(draft, networks=draft.networks.with_flat(weights))
+
+
+def load_run_members(path: str | os.PathLike[str]) -> Potential:
+    """Members of a run that have a result: those that failed or gave up would spoil a mean.
+
+    Raises:
+        InputError: as `load_run`, or no member has a result.
+    """
+    run = load_run(path)
+    statuses = [member["history"]["status"] for member in run.state.members]
+    good = [k for k, status in enumerate(statuses) if status not in ("failed", "gave up")]
+    if not good:
+        raise InputError(f"{os.fspath(path)}: expected members with a result, all {len(statuses)} have failed")
+    if len(good) < len(statuses):
+        failed = len(statuses) - len(good)
+        log.warning("%s: %d of %d members failed and are left out", os.fspath(path), failed, len(statuses))
+    return join_members([run.potential.member(k) for k in good])
 
 
 def is_run_file(path: str | os.PathLike[str]) -> bool:

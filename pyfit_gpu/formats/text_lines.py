@@ -1,12 +1,14 @@
-"""What the readers of large texts share: lines in blocks, and numbers of many lines at once, exactly as float()."""
+"""Tools shared by the readers of texts: lines in blocks or with their numbers, and numbers exactly as float()."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 import numpy as np
+
+from pyfit_gpu.errors import InputError
 
 NO_ENERGY_PREFIX = "NO_DFT"
 
@@ -50,6 +52,53 @@ class Lines:
         self.block = text.removesuffix("\n").split("\n") if text else []
         return bool(text)
 
+    def numbered(self) -> Iterator[tuple[int, str]]:
+        """Yield each line that is left, with its number."""
+        while (text := self.next()) is not None:
+            yield self.number, text
+
+
+class NumberedLines:
+    """Lines one by one, blank ones skipped, and errors that say where in the file."""
+
+    def __init__(self, numbered: Iterable[tuple[int, str]], name: str, kind: str) -> None:
+        """
+        Args:
+            numbered: lines with their numbers.
+            name: of the file.
+            kind: of file, for messages.
+        """
+        self.name = name
+        self.kind = kind
+        self.number = 0  # of the present line
+        self.text = ""
+        self.left = ((number, text) for number, text in numbered if text and not text.isspace())
+
+    def advance(self) -> bool:
+        """Go to the next line; False at the end of the file."""
+        line = next(self.left, None)
+        if line is not None:
+            self.number, self.text = line
+        return line is not None
+
+    def next(self, expected: str) -> str:
+        """The next line.
+
+        Raises:
+            InputError: the end of the file, or binary data.
+        """
+        if not self.advance():
+            raise InputError(f"{self.name}: expected {expected}, found the end of the file", where=self.name)
+        if "\0" in self.text:
+            raise InputError(f"{self.name}: expected {self.kind}, found binary data", where=self.name)
+        return self.text
+
+    def error(self, expected: str, found: str | None = None) -> InputError:
+        """An error that names the present line; `found` stands for it where given."""
+        shown = self.text.strip()[:80] if found is None else found
+        where = f"{self.name}, line {self.number}"
+        return InputError(f"{where}: expected {expected}, found '{shown}'", where=where)
+
 
 def is_unlabelled(group: str) -> bool:
     """Whether the classic formats take structures of this group for predictions only."""
@@ -57,7 +106,7 @@ def is_unlabelled(group: str) -> bool:
 
 
 def is_count(cell: str) -> bool:
-    """Whether it is a whole number that counts something; Python refuses to read those of thousands of digits."""
+    """Whether a cell is a whole number that counts something; Python refuses to read those of thousands of digits."""
     return len(cell) <= 18 and cell.isascii() and cell.isdigit()
 
 
@@ -71,7 +120,7 @@ def parse_number(cell: str) -> float | None:
 
 
 def parse_numbers(cells: Sequence[str]) -> list[float] | None:
-    """All of them, or None, as `parse_number`."""
+    """Finite decimal numbers, or None if one of the cells is none, as `parse_number`."""
     try:
         values = list(map(float, cells))
     except ValueError:

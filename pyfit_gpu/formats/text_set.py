@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -17,7 +17,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, header_lines, parse_header
-from pyfit_gpu.formats.text_lines import Lines, is_count, is_unlabelled, parse_columns
+from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count, is_unlabelled, parse_columns, parse_numbers
 
 _COLUMNS = "ATOM-ID GROUP-NAME GROUP_ID STRUCTURE_ID STRUCTURE_Natom STRUCTURE_E_DFT STRUCTURE_Vol"
 
@@ -68,35 +68,11 @@ def _header_with_shift(training_set: TrainingSet) -> list[str]:
     return header_lines(replace(potential, energy_shift=torch.tensor(shifts, dtype=torch.float64)))
 
 
-@dataclass
-class _Lines:
-    """Lines of the file with their numbers, empty ones skipped."""
-
-    name: str
-    lines: Lines
-    number: int = 0
-    text: str = ""
-
-    def advance(self) -> bool:
-        """Whether there is one more."""
-        text = self.lines.next()
-        while text is not None and (not text or text.isspace()):
-            text = self.lines.next()
-        if text is None:
-            return False
-        self.number, self.text = self.lines.number, text
-        return True
-
-    def next(self, expected: str) -> str:
-        if not self.advance():
-            raise InputError(f"{self.name}: expected {expected}, found the end of the file")
-        if "\0" in self.text:
-            raise InputError(f"{self.name}: expected a text training set, found binary data")
-        return self.text
+class _SetLines(NumberedLines):
+    """The lines of a text set, whose header stands behind #."""
 
     def fail(self, expected: str) -> NoReturn:
-        shown = self.text.strip()[:80]
-        raise InputError(f"{self.name}, line {self.number}: expected {expected}, found '{shown}'")
+        raise self.error(expected)
 
     def comment(self, expected: str) -> str:
         text = self.next(expected).strip()
@@ -124,14 +100,16 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            return _read(_Lines(name, Lines(file)), os.fstat(file.fileno()).st_size)
+            return _read(
+                _SetLines(Lines(file).numbered(), name, "a text training set"), os.fstat(file.fileno()).st_size
+            )
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: expected a text training set, found binary data") from error
     except OSError as error:
         raise InputError(f"{name}: cannot read the training set: {error.strerror}") from error
 
 
-def _read(lines: _Lines, n_bytes: int) -> TrainingSet:
+def _read(lines: _SetLines, n_bytes: int) -> TrainingSet:
     numbered = [lines.numbered_comment("the potential's header") for _ in range(2)]
     first = numbered[1][1].split()
     n_elements = int(first[0]) if first and is_count(first[0]) else 1
@@ -156,6 +134,7 @@ def _read(lines: _Lines, n_bytes: int) -> TrainingSet:
     shift_known = not bool(draft.energy_shift.isnan().any())
     if shift_known:
         # Stored apart: what the file gives is E_used, what the set keeps is the energy without the shift.
+        # Atom by atom, not by `shift_of_structures`: a run file has a hash of these bits.
         owner = torch.repeat_interleave(sizes)
         energy = energy - torch.zeros_like(energy).index_add_(0, owner, draft.energy_shift[species])
     unknown = torch.full((n_structures,), float("nan"), dtype=torch.float64)
@@ -177,8 +156,8 @@ def _read(lines: _Lines, n_bytes: int) -> TrainingSet:
     )
 
 
-def _number_of_atoms(lines: _Lines, n_features: int, n_bytes: int) -> int:
-    """No more than there is room for: memory is asked for before the atoms are read."""
+def _number_of_atoms(lines: _SetLines, n_features: int, n_bytes: int) -> int:
+    """The header's number of atoms, if the file has room for it: memory is asked for before they are read."""
     n_atoms = lines.count("the number of atoms")
     room = n_bytes // (22 + 2 * n_features)  # the shortest lines: "ATOM-0 g 1 0 1 0 1" and "Gi 0 0 ..", with their ends
     if n_atoms > room:
@@ -189,7 +168,7 @@ def _number_of_atoms(lines: _Lines, n_features: int, n_bytes: int) -> int:
 class _Table:
     """The two lines of every atom, checked against one another."""
 
-    def __init__(self, lines: _Lines, n_atoms: int, n_features: int, elements: Sequence[str]) -> None:
+    def __init__(self, lines: _SetLines, n_atoms: int, n_features: int, elements: Sequence[str]) -> None:
         self.lines = lines
         self.n_features = n_features
         self.columns = np.dtype([("name", "U3"), ("inputs", np.float64, (n_features,))])  # of a line Gi
@@ -266,12 +245,7 @@ class _Table:
             self.features[atom] = self._numbers(cells[1:], f"{self.n_features} network inputs")
 
     def _numbers(self, cells: list[str], expected: str) -> list[float]:
-        try:
-            values = list(map(float, cells))
-        except ValueError:
-            self.lines.fail(expected)
-        if any("_" in cell for cell in cells):  # Python's own digits, not the format's
-            self.lines.fail(expected)
-        if not all(map(math.isfinite, values)):
+        values = parse_numbers(cells)
+        if values is None:
             self.lines.fail(f"{expected}, finite numbers")
         return values

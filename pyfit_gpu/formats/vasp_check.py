@@ -1,4 +1,4 @@
-"""Whether a VASP run reached its end and every ionic step its electronic convergence.
+"""Checks that a VASP run reached its end and every ionic step its electronic convergence.
 
 ASE leaves out the incomplete steps of a file and takes unconverged ones. Both scans read a file once, from
 the start, and keep nothing of it.

@@ -5,14 +5,16 @@ E_used = E_file + sum_a n_a shift_a
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
@@ -20,47 +22,13 @@ from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 from pyfit_gpu.structures.neighbors import find_neighbors
 
-log = logging.getLogger("pyfit_gpu")
-
 EnergyShift = float | Sequence[float] | Mapping[str, float]  # eV per atom: for all elements, in their order, by name
 ShiftRequest = EnergyShift | str  # or one of METHODS
 
 METHODS = ("fit", "isolated")
 
-_FORMS = "a finite number for all elements, one per element as in Si=107.1,C=154.9, fit or isolated"
 _DECIMALS = 6  # of a fitted shift, eV
 _RANK_TOLERANCE = 1e-10  # of compositions: one atom in a million still tells elements apart
-
-
-def parse_shift(text: str) -> float | dict[str, float] | str:
-    """The command line's `107.1`, `Si=107.1,C=154.9`, `fit` or `isolated`.
-
-    Raises:
-        InputError: anything else, or an element that stands there twice.
-    """
-    if text in METHODS:
-        return text
-    if "=" not in text:
-        return _number(text, text)
-    shifts: dict[str, float] = {}
-    for part in text.split(","):
-        symbol, _, number = (cell.strip() for cell in part.partition("="))
-        if symbol in shifts:
-            raise InputError(f"--e-shift: expected every element once, got {symbol} twice in {text!r}")
-        if not symbol:
-            raise InputError(f"--e-shift: expected {_FORMS}, got {text!r}")
-        shifts[symbol] = _number(number, text)
-    return shifts
-
-
-def _number(cell: str, text: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or "_" in cell:
-        raise InputError(f"--e-shift: expected {_FORMS}, got {text!r}")
-    return value
 
 
 def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[float, ...]:
@@ -72,8 +40,11 @@ def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[f
     """
     names = ", ".join(elements)
     if isinstance(e_shift, str):
-        why = " (only prepare finds shifts from energies)" if e_shift in METHODS else ""
-        raise InputError(f"e_shift: expected a number, or one for each of {names}, got {e_shift!r}{why}")
+        raise InputError(
+            f"e_shift: expected a number, or one for each of {names}, got {e_shift!r}",
+            setting="e_shift",
+            remedy=Remedy.FIND_SHIFT if e_shift in METHODS else None,
+        )
     if isinstance(e_shift, Mapping):
         faults = [f"{symbol} is missing" for symbol in elements if symbol not in e_shift]
         faults += [f"{symbol} is not one of them" for symbol in e_shift if symbol not in elements]
@@ -88,6 +59,17 @@ def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[f
     return tuple(np.broadcast_to(values, len(elements)).tolist())
 
 
+def shift_of_structures(counts: Tensor, e_shift: Sequence[float]) -> Tensor:
+    """(B,) eV: sum of the energy shifts of each structure's atoms, float64.
+
+    Args:
+        counts: (B, S) atoms of each element.
+        e_shift: (S,) eV per atom.
+    """
+    counts = counts.to(torch.float64)
+    return counts @ counts.new_tensor(e_shift)
+
+
 def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple[float, ...]:
     """(S,) eV per atom, to take off a potential's energies: what is given, or its own, or 0 with a warning.
 
@@ -98,7 +80,7 @@ def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple
         return shift_of_elements(e_shift, potential.descriptor.elements)
     own = tuple(potential.energy_shift.tolist())
     if any(math.isnan(shift) for shift in own):
-        log.warning("the potential does not say its e_shift: 0.0 is taken (give e_shift, --e-shift)")
+        log.warning("the potential does not say its e_shift: 0.0 is taken (%s)", Remedy.E_SHIFT)
         return (0.0,) * len(own)
     return own
 

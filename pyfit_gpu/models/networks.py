@@ -32,7 +32,7 @@ class ElementNetworks:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             known = "; ".join(f"{number}: {formula}" for number, formula in ACTIVATIONS.items())
-            raise InputError(f"activation: expected one of ({known}), got {self.activation}")
+            raise InputError(f"activation: expected one of ({known}), got {self.activation}", setting="activation")
 
     @property
     def n_members(self) -> int:

@@ -28,7 +28,7 @@ class Structures:
     atomic_numbers: Tensor  # (B, A) int64; 0 where the file names no element, -1 where padded
     sizes: tuple[int, ...]  # atoms of each structure
     groups: tuple[str, ...]
-    sources: tuple[str, ...]  # file and place of each structure, for messages
+    sources: tuple[str, ...]  # file and place of each structure, for messages; empty where they are not known
     energy: Tensor  # (B,) eV, the file's own scale
     forces: Tensor  # (B, A, 3) eV/Å
     stress: Tensor  # (B, 6) eV/Å^3, ASE's sign and order
@@ -101,7 +101,8 @@ class Structures:
 
     def describe_atom(self, atom: int) -> str:
         """Where an atom of the batch, counted from 0 without padding, was read."""
-        return describe_atom(self.sizes, self.sources, atom)
+        numbered = (f"structure {row} (group {group})" for row, group in enumerate(self.groups, 1))
+        return describe_atom(self.sizes, self.sources or tuple(numbered), atom)
 
     def flatten(self, per_atom: Tensor) -> Tensor:
         """(B, A, ...) to (n_atoms, ...): the atoms one structure after the other, without padding."""
@@ -136,7 +137,7 @@ class Structures:
             atomic_numbers=self.atomic_numbers[index, :n_padded],
             sizes=tuple(self.sizes[row] for row in rows),
             groups=tuple(self.groups[row] for row in rows),
-            sources=tuple(self.sources[row] for row in rows),
+            sources=tuple(self.sources[row] for row in rows) if self.sources else (),
             energy=self.energy[index],
             forces=self.forces[index, :n_padded],
             stress=self.stress[index],

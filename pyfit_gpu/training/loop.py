@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.formats.run_file import FitState
+from pyfit_gpu.log import log
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Optimizer, require_given
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 MAX_RESTARTS = 3
 RESTART_MAX_RANDOM = 0.5
-
-_log = logging.getLogger("pyfit_gpu")
 
 
 class TrainingFailure(RuntimeError):
@@ -267,7 +265,7 @@ class FitRun:
     def _restart(self, k: int, loss: float) -> None:
         history, level = self.histories[k], self.settings.error_restart_level
         history.n_restarts += 1
-        _log.warning(
+        log.warning(
             "%sstep %d: the loss %.6g eV/atom is %s: restart %d of %d with new weights",
             self._named(k),
             len(history.loss),
@@ -296,7 +294,7 @@ class FitRun:
         if not history.loss:
             history.loss.append(loss)
         if len(self.histories) > 1:
-            _log.warning("%s", self._named(k) + self.failure)
+            log.warning("%s", self._named(k) + self.failure)
 
     def _named(self, k: int) -> str:
         return f"member {self.first_member + k}: " if len(self.histories) > 1 or self.first_member else ""

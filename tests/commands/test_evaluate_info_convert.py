@@ -147,7 +147,7 @@ def test_shift_of_the_potential(shifted: str, words: tuple[str, ...], shift: flo
 
 
 def test_unknown_shift_is_zero_with_a_note() -> None:
-    assert re.search(r"e_shift.*0\.0", evaluate())
+    assert re.search(r"e_shift.*0\.0 is taken \(give --e-shift\)", evaluate())
     sizes, energies = sizes_and_energies()
     assert np.allclose(column("reference_energy_per_atom"), energies / sizes, rtol=1e-13)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sample_sets import NAN, make_set
 
-from pyfit_gpu.datasets.summary import SetSummary, describe_set, describe_shift
+from pyfit_gpu.datasets.summary import LabelCounts, SetSummary, describe_set, describe_shift
 from pyfit_gpu.datasets.training_set import TrainingSet
 
 
@@ -34,9 +34,7 @@ def test_numbers(whole: TrainingSet) -> None:
         n_features=whole.features.shape[1],
         n_structures=4,
         n_atoms=10,
-        n_energies=3,
-        n_forces=3,
-        n_stress=2,
+        labels=LabelCounts(energy=3, forces=3, stress=2),
         groups=frozenset("abc"),
         energy_sum=-2.0 - 2.0 - 4.0,
     )
@@ -59,4 +57,4 @@ def test_in_words(whole: TrainingSet) -> None:
 
 def test_no_energies(whole: TrainingSet) -> None:
     unknown = replace(whole, energy=torch.full_like(whole.energy, NAN))
-    assert (SetSummary.of(unknown).n_energies, SetSummary.of(unknown).energy_sum) == (0, 0.0)
+    assert (SetSummary.of(unknown).labels.energy, SetSummary.of(unknown).energy_sum) == (0, 0.0)

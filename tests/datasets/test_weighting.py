@@ -21,8 +21,6 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.datasets.weighting import (
     energy_above_lowest,
     group_targets,
-    parse_by_group,
-    parse_windows,
     weight_groups,
     weight_windows,
 )
@@ -135,54 +133,6 @@ class TestWindows:
     def test_groups_and_windows_multiply(self, sample: TrainingSet) -> None:
         both = weight_windows(weight_groups(sample, [("bulk_*", 2.0)]), [(0.05, math.inf, 10.0)])
         assert both.weight.tolist() == [2.0, 10.0, 6.0, 0.0, 20.0]
-
-
-class TestWords:
-    def test_by_group(self) -> None:
-        found = parse_by_group(["a=1", "b*=0", "x=y=2.5e-3", "c= 4"], "--group-weight")
-        assert found == [("a", 1.0), ("b*", 0.0), ("x=y", 0.0025), ("c", 4.0)]
-        assert parse_by_group([], "--group-weight") == []
-
-    def test_windows(self) -> None:
-        found = parse_windows([":0.1=2", "0.1:1=1", "1:=0", ":=3", "-0.5:.5=1"], "--window-weight")
-        expected = [(-math.inf, 0.1, 2), (0.1, 1, 1), (1, math.inf, 0), (-math.inf, math.inf, 3), (-0.5, 0.5, 1)]
-        assert found == expected
-
-    @pytest.mark.parametrize(
-        ("value", "match"),
-        [
-            ("a", "expected PATTERN=NUMBER, got 'a'"),
-            ("", "expected PATTERN=NUMBER, got ''"),
-            ("=1", "expected PATTERN=NUMBER, got '=1'"),
-            ("a=", "expected a number of 0 or more, got ''"),
-            ("a=b", "expected a number of 0 or more, got 'b'"),
-            ("a=-1", "expected a number of 0 or more, got -1"),
-            ("a=nan", "expected a number of 0 or more, got nan"),
-            ("a=inf", "expected a number of 0 or more, got inf"),
-        ],
-    )
-    def test_faults_by_group(self, value: str, match: str) -> None:
-        with pytest.raises(InputError, match=rf"^--group-target.*{match}"):
-            parse_by_group(["ok=1", value], "--group-target")
-
-    @pytest.mark.parametrize(
-        ("value", "match"),
-        [
-            ("0:1", "expected LOW:HIGH=NUMBER, got '0:1'"),
-            ("1=2", "expected LOW:HIGH=NUMBER, got '1=2'"),
-            ("0:1:2=3", "expected a number of eV/atom or nothing, got '1:2'"),
-            ("a:1=1", "expected a number of eV/atom or nothing, got 'a'"),
-            ("0:inf=1", "expected a number of eV/atom or nothing, got 'inf'"),
-            ("nan:1=1", "expected a number of eV/atom or nothing, got 'nan'"),
-            ("1:0=1", "expected a lower end below the upper one, got 1 and 0"),
-            ("1:1=1", "expected a lower end below the upper one, got 1 and 1"),
-            ("0:1=x", "expected a number of 0 or more, got 'x'"),
-            ("0:1=-2", "expected a number of 0 or more, got -2"),
-        ],
-    )
-    def test_faults_of_windows(self, value: str, match: str) -> None:
-        with pytest.raises(InputError, match=rf"^--window-weight.*{match}"):
-            parse_windows([value], "--window-weight")
 
 
 WEIGHTS = [2.5, 1.0, 0.0, 1 / 3]

@@ -23,6 +23,7 @@ from ase.units import GPa
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import LabelSpread, looks_like_ase, read_ase_frames, write_extxyz
+from pyfit_gpu.formats.head import Head, read_head
 from pyfit_gpu.structures.frames import Frame
 
 VASP = Path(__file__).parents[1] / "data" / "vasp"
@@ -488,23 +489,23 @@ def test_vasp_latin1_title(tmp_path: Path) -> None:
     ],
 )
 def test_looks_like_ase_by_name(tmp_path: Path, name: str) -> None:
-    assert looks_like_ase(tmp_path / name)  # not even there: the reader then says so
+    assert looks_like_ase(Head(str(tmp_path / name), b"whatever"))
 
 
 def test_looks_like_ase_by_content(tmp_path: Path) -> None:
     path = tmp_path / "set.dat"
     ase.io.write(path, dimer(), format="extxyz")
-    assert looks_like_ase(path)
+    assert looks_like_ase(read_head(path))
     path.write_bytes((VASP / "vasprun.xml").read_bytes())
-    assert looks_like_ase(path)
+    assert looks_like_ase(read_head(path))
     path.write_bytes((VASP / "OUTCAR").read_bytes())
-    assert looks_like_ase(path)
+    assert looks_like_ase(read_head(path))
     ase.io.write(path, dimer(), format="traj")
-    assert looks_like_ase(path)
+    assert looks_like_ase(read_head(path))
     with ase.db.connect(tmp_path / "a.db") as database:
         database.write(dimer())
     path.write_bytes((tmp_path / "a.db").read_bytes())
-    assert looks_like_ase(path)
+    assert looks_like_ase(read_head(path))
 
 
 POSCAR = "Si_B1\n1.0\n4 0 0\n0 4 0\n0 0 4\n1\ndirect\n0 0 0\n-5.4\n"
@@ -525,9 +526,7 @@ POSCAR = "Si_B1\n1.0\n4 0 0\n0 4 0\n0 0 4\n1\ndirect\n0 0 0\n-5.4\n"
 )
 def test_looks_like_ase_is_false(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    assert not looks_like_ase(tmp_path / name)
-    assert not looks_like_ase(tmp_path / "absent.dat")
-    assert not looks_like_ase(tmp_path)
+    assert not looks_like_ase(Head(str(tmp_path / name), text.encode()))
 
 
 # --- writing
@@ -595,6 +594,6 @@ def test_what_ase_wrote_comes_back_the_same_through_our_writer(tmp_path: Path) -
 
 
 def test_import_does_not_import_ase() -> None:
-    use = "import sys, pyfit_gpu.formats.ase_files as files; files.looks_like_ase('a.dat')"
+    use = "import sys, pyfit_gpu.formats.ase_files as files; files.looks_like_ase(files.Head('a.dat', b'text'))"
     code = f"{use}; sys.exit('ase' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

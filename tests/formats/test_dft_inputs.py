@@ -12,7 +12,7 @@ import pytest
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import dft_inputs
 from pyfit_gpu.formats.ase_files import write_extxyz
-from pyfit_gpu.formats.dft_inputs import outline, survey
+from pyfit_gpu.formats.dft_inputs import summarize, survey
 from pyfit_gpu.formats.dft_text import write_dft_text
 from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame, StructureSummary
@@ -97,8 +97,8 @@ def test_single_atoms_come_as_frames(paths: list[str], limit: str) -> None:
 def test_outline(paths: list[str]) -> None:
     frame = next(read_frames(paths[0]))
     expected = StructureSummary(frame.element_counts, frame.group, frame.source, frame.energy)
-    assert outline(frame) == expected
-    assert outline(expected) is expected
+    assert summarize(frame) == expected
+    assert summarize(expected) is expected
 
 
 CHANGES: dict[str, Callable[[list[Frame]], list[Frame]]] = {

@@ -15,8 +15,9 @@ from sample_sets import assert_same_set, make_potential, make_set, save_shard
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.head import read_head
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
-from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set, read_frames, read_head
+from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set, read_frames
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.formats.training_set.shards import Shard
@@ -80,7 +81,7 @@ class TestStructures:
 
     def test_a_training_set_holds_no_structures(self, tmp_path: Path) -> None:
         save_training_set(make_set(), tmp_path / "set.dat")
-        with pytest.raises(InputError, match=r"set.dat: expected structures, found an HDF5 file"):
+        with pytest.raises(InputError, match=r"set.dat: expected structures, found a training set \(HDF5\)"):
             load_structures(tmp_path / "set.dat")
 
     def test_bad_files(self, tmp_path: Path) -> None:
@@ -128,8 +129,8 @@ class TestTrainingSets:
 
     def test_other_files(self, text_file: Path, tmp_path: Path) -> None:
         save_potential(make_potential(), tmp_path / "si.nn.dat")
-        for path in (text_file, tmp_path / "si.nn.dat"):
-            with pytest.raises(InputError, match=rf"{path.name}: expected a training set .*, found another file"):
+        for path, found in ((text_file, "another file"), (tmp_path / "si.nn.dat", r"a potential \(\.nn\.dat\)")):
+            with pytest.raises(InputError, match=rf"{path.name}: expected a training set .*, found {found}"):
                 load_training_set(path)
         (tmp_path / "config.json").write_text('{"run_training": true}')
         with pytest.raises(InputError, match=r"config.json: expected a training set"):
@@ -147,8 +148,8 @@ class TestTrainingSets:
 
 def test_head(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"abc" * 5000)
-    assert read_head(tmp_path / "long") == (b"abc" * 5000)[:4096]
-    assert read_head(tmp_path / "long", 4) == b"abca"
+    assert read_head(tmp_path / "long").raw == b"abc" * 5000
+    assert read_head(tmp_path / "long", 4).raw == b"abca"
 
 
 class TestPotentials:

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import text_lines
-from pyfit_gpu.formats.text_lines import Lines, is_count, parse_columns, parse_numbers
+from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count, parse_columns, parse_numbers
 
 NUMBERS = np.dtype([("values", np.float64, 3)])
 
@@ -100,3 +101,17 @@ def test_counts(cell: str, expected: bool) -> None:
 
 def test_a_count_of_thousands_of_digits_is_none() -> None:
     assert not is_count("9" * 5000)
+
+
+def test_numbered_lines() -> None:
+    lines = NumberedLines(Lines(io.StringIO("one\n\n \t\n  two  \nthree\0\n")).numbered(), "a.dat", "a list")
+    assert (lines.next("a word"), lines.number) == ("one", 1)
+    assert (lines.next("a word"), lines.number) == ("  two  ", 4)
+    error = lines.error("a number")
+    assert str(error) == "a.dat, line 4: expected a number, found 'two'"
+    assert error.where == "a.dat, line 4"
+    assert str(lines.error("a number", "words")) == "a.dat, line 4: expected a number, found 'words'"
+    with pytest.raises(InputError, match=r"^a\.dat: expected a list, found binary data$"):
+        lines.next("a word")
+    with pytest.raises(InputError, match=r"^a\.dat: expected a word, found the end of the file$"):
+        lines.next("a word")

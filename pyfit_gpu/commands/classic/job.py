@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.classic.config import ClassicConfig
-from pyfit_gpu.commands.jobs import HDF5_SUFFIXES, Setup, featurize_frames, read_all_frames
+from pyfit_gpu.commands.jobs import Setup, featurize_frames, read_all_frames
+from pyfit_gpu.commands.messages import OptionsFormatter, in_options
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.datasets.splits import Split, classic_split
@@ -22,17 +23,17 @@ from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, free_number, numbered_path
+from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.settings import FitSettings
-
-log = logging.getLogger("pyfit_gpu")
 
 
 def run_classic(
@@ -85,7 +86,7 @@ class _LogFile:
                 self.handler = logging.FileHandler(path, mode="w", encoding="utf-8")
             except OSError as error:
                 raise InputError(f"{path}: cannot write the log: {error.strerror}") from error
-            self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            self.handler.setFormatter(OptionsFormatter("%(asctime)s %(levelname)s %(message)s"))
             early.setTarget(self.handler)
             early.flush()
             log.addHandler(self.handler)
@@ -137,7 +138,7 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
         try:
             check()
         except InputError as error:
-            faults.append(str(error))
+            faults.append(in_options(error))
 
     inputs = {key: getattr(config, key) for key in ("dft_input_file", "training_set_in", "neural_network_in")}
     if not (config.generate_training_set or config.run_training):
@@ -280,7 +281,7 @@ def _check_groups(split: Split, config: ClassicConfig) -> None:
 
 
 def _write_set(training_set: TrainingSet, path: str) -> None:
-    if Path(path).suffix in HDF5_SUFFIXES:
+    if path.endswith(HDF5_SET.endings):
         save_training_set(training_set, path)
     else:
         write_text_set(training_set, path)

@@ -12,21 +12,24 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.job import Resumption, describe_data, parts_of, require_same_run, run_fit
-from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions
+from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
-from pyfit_gpu.datasets.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
+from pyfit_gpu.datasets.weighting import group_targets, weight_groups, weight_windows
 from pyfit_gpu.devices import total_memory, world_size
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_distinct, found_faults, free_number
+from pyfit_gpu.files import check_distinct, free_number
+from pyfit_gpu.formats.kinds import RUN, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
-from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
+from pyfit_gpu.formats.run_file import Run, load_run
 from pyfit_gpu.formats.training_set.named_splits import named_split
+from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
@@ -178,7 +181,7 @@ class _Job:
             log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
         data = {**describe_data(whole, potential), "split": _digest(split)}
         weighted = self.weighted(whole)
-        targets = group_targets(weighted, parse_by_group(self.weights.targets, "--group-target"))
+        targets = group_targets(weighted, self.weights.targets)
         settings = replace(self.settings, seed=weight_seed, group_targets=targets)
         if settings.max_time and self.how.started is not None:
             # What reading took counts as well; a limit that is over already still leaves row 0.
@@ -227,20 +230,20 @@ class _Job:
         return whole.plan_split(fraction, seed, wanted.test_groups or ())
 
     def weighted(self, whole: TrainingSet) -> TrainingSet:
-        whole = weight_groups(whole, parse_by_group(self.weights.groups, "--group-weight"))
-        return weight_windows(whole, parse_windows(self.weights.windows, "--window-weight"))
+        whole = weight_groups(whole, self.weights.groups)
+        return weight_windows(whole, self.weights.windows)
 
     def _resumption(self, settings: FitSettings, data: dict[str, Any], split: Split, earlier: Run | None) -> Resumption:
         options = {
             "dtype": str(self.setup.dtype).removeprefix("torch."),
             "first_member": self.start.first_member,
-            "group_weight": list(self.weights.groups),
-            "window_weight": list(self.weights.windows),
+            **self.weights.as_settings(),
         }
         changed = False
         if earlier is not None:
             asked = {**settings.by_name(), **options}
-            changed = require_same_run(earlier, asked, data, self.how.allow_change, settings.optimizer.fixed)
+            fixed = settings.optimizer.fixed
+            changed = require_same_run(with_plain_rules(earlier), asked, data, self.how.allow_change, fixed)
             log.info("resume: %s, after %s steps", self.outputs.run_file, _steps(earlier))
         elif self.how.resume:
             log.info("resume: there is no run file yet, training starts")
@@ -287,7 +290,7 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
     Raises:
         InputError: a file that cannot be read, potentials that do not go together, or several members of one start.
     """
-    runs = [path for path in start.potentials if os.path.exists(path) and is_run_file(path)]
+    runs = [path for path in start.potentials if potential_kind(path) is RUN]
     if runs:
         raise InputError(f"{runs[0]}: expected a potential (.nn.dat) to start from, found a run file")
     if len(start.potentials) > 1:

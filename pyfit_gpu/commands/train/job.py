@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyfit_gpu.commands.interrupts import STATUS_UNFINISHED, StopRequest, stop_on_signals
-from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.commands.train.logs import ProgressRows, RowFile
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
@@ -22,6 +22,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.run_file import FitState, Run, save_run
+from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.history import History

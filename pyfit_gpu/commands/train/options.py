@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pyfit_gpu.commands.parsing import (
+    GroupRule,
+    WindowRule,
+    group_rules_as_text,
+    parse_by_group,
+    parse_windows,
+    windows_as_text,
+)
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.run_file import Run
 from pyfit_gpu.training.distributed import Deal
 
 MOST_MEMBERS = 10_000  # each has files of its own
@@ -22,11 +31,24 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class WeightOptions:
-    """PATTERN=NUMBER or LOW:HIGH=NUMBER, as on the command line."""
+    """Rules of weights and targets; of several that apply to a structure, the last counts."""
 
-    groups: tuple[str, ...] = ()
-    windows: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
+    groups: tuple[GroupRule, ...] = ()  # factors of whole groups
+    windows: tuple[WindowRule, ...] = ()  # factors by eV/atom above the lowest energy
+    targets: tuple[GroupRule, ...] = ()  # RMSE of a group, eV/atom, below which it costs nothing
+
+    def as_settings(self) -> dict[str, list[str]]:
+        """How a run file keeps the weights."""
+        return {"group_weight": group_rules_as_text(self.groups), "window_weight": windows_as_text(self.windows)}
+
+
+def with_plain_rules(run: Run) -> Run:
+    """A run whose rules of weights are written as `WeightOptions` does: 2.0 is the 2 of an earlier command line."""
+    earlier = WeightOptions(
+        parse_by_group(run.settings.get("group_weight", ()), "group_weight"),
+        parse_windows(run.settings.get("window_weight", ()), "window_weight"),
+    )
+    return replace(run, settings={**run.settings, **earlier.as_settings()})
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.logs import Backups, EnergyVolumeLog, GpuLog, GroupLog, LossLog, ValidationLog
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_distinct, check_output, check_writable, found_faults, numbered_path
+from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path
 from pyfit_gpu.training.history import Observer
 
 # What each file is; every one is a field of TrainingOutputs.

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 from ase.units import GPa
 
-from pyfit_gpu.commands.jobs import Setup, log
+from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.history import History, LabelErrors, MemberHistory
 from pyfit_gpu.training.settings import FitSettings

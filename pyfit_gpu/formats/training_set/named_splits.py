@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,61 +13,29 @@ import h5py
 
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.files import atomic_path, exclusive
 from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, undisturbed
-from pyfit_gpu.formats.opening import HDF5_MAGIC, load_training_set, read_head
+from pyfit_gpu.formats.kinds import HDF5_SET, MANIFEST, TrainingSetKind, training_set_kind
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import naming, reading
 from pyfit_gpu.formats.training_set.shards import locked_manifest, read_manifest, write_manifest
 
 
-class _Kind(enum.Enum):
-    HDF5 = 1
-    MANIFEST = 2
-    TEXT = 3
-
-
-def _kind(path: str | os.PathLike[str]) -> _Kind:
-    head = read_head(path)
-    if head.startswith(HDF5_MAGIC):
-        return _Kind.HDF5
-    return _Kind.MANIFEST if head.lstrip().startswith(b"{") else _Kind.TEXT
-
-
-def _holder(path: str | os.PathLike[str]) -> _Kind:
-    kind = _kind(path)
-    if kind is _Kind.TEXT:
+def _holder(path: str | os.PathLike[str]) -> TrainingSetKind:
+    kind = training_set_kind(path)
+    if not kind.holds_splits:
         name = os.fspath(path)
         raise InputError(
-            f"{name}: a text training set cannot hold splits: expected HDF5 (pyfit-gpu convert {name} SET.h5) "
-            "or the manifest of shards"
+            f"{name}: a text training set cannot hold splits: expected the manifest of shards, or HDF5",
+            where=name,
+            remedy=Remedy.CONVERT,
         )
     return kind
 
 
-def split_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the splits that a training set stores, sorted; a text set has none.
-
-    Raises:
-        InputError: as `load_split`.
-    """
-    return tuple(sorted(load_training_set(path).splits))
-
-
-def load_split(path: str | os.PathLike[str], name: str) -> Split | None:
-    """The split that a training set stores under a name; None: there is none.
-
-    Raises:
-        InputError: a text set, a damaged one, or a split that is none (naming file, split and fault).
-    """
-    stored_splits.check_name(name)
-    _holder(path)
-    return load_training_set(path).splits.get(name)
-
-
 def save_split(path: str | os.PathLike[str], name: str, split: Split) -> None:
-    """Store a split in a training set; the file is replaced by a complete one, under the lock of `--append`.
+    """Store a split in a training set; the file is replaced by a complete one, under a lock.
 
     Args:
         path: HDF5 or manifest of shards.
@@ -81,7 +48,7 @@ def save_split(path: str | os.PathLike[str], name: str, split: Split) -> None:
     stored_splits.check_name(name)
     kind = _holder(path)
     with _locked(path, kind):
-        whole = load_training_set(path)
+        whole = kind.read(os.fspath(path), False)
         split = _checked(split, whole, path, name)
         if name in whole.splits:
             if whole.splits[name] != split:
@@ -130,7 +97,7 @@ def named_split(
 
 
 def _draw(
-    training_set: TrainingSet, path: str | os.PathLike[str], kind: _Kind, name: str, given: Mapping[str, Any]
+    training_set: TrainingSet, path: str | os.PathLike[str], kind: TrainingSetKind, name: str, given: Mapping[str, Any]
 ) -> Split:
     split = training_set.plan_split(**given)
     held = _count(path, kind)
@@ -170,32 +137,32 @@ def _checked(split: Split, training_set: TrainingSet, path: str | os.PathLike[st
 
 
 @contextlib.contextmanager
-def _locked(path: str | os.PathLike[str], kind: _Kind) -> Iterator[None]:
-    with exclusive(path) if kind is _Kind.HDF5 else locked_manifest(Path(path)):
+def _locked(path: str | os.PathLike[str], kind: TrainingSetKind) -> Iterator[None]:
+    with exclusive(path) if kind is HDF5_SET else locked_manifest(Path(path)):
         yield
 
 
-def _read(path: str | os.PathLike[str], kind: _Kind) -> dict[str, Split]:
+def _read(path: str | os.PathLike[str], kind: TrainingSetKind) -> dict[str, Split]:
     """The stored splits alone; the set around them is in memory already."""
     name = os.fspath(path)
-    if kind is _Kind.MANIFEST:
+    if kind is MANIFEST:
         with naming(name):
             return stored_splits.from_json(read_manifest(Path(path)).get(stored_splits.GROUP, {}))
     with reading(name), h5py.File(name, "r", locking=False) as file, naming(name):
         return stored_splits.read_hdf5(file)
 
 
-def _count(path: str | os.PathLike[str], kind: _Kind) -> int:
+def _count(path: str | os.PathLike[str], kind: TrainingSetKind) -> int:
     name = os.fspath(path)
-    if kind is _Kind.MANIFEST:
+    if kind is MANIFEST:
         return int(read_manifest(Path(path))["n_structures"])
     with reading(name), h5py.File(name, "r", locking=False) as file:
         return len(file["structures/n_atoms"])
 
 
-def _write(path: str | os.PathLike[str], kind: _Kind, name: str, split: Split) -> None:
+def _write(path: str | os.PathLike[str], kind: TrainingSetKind, name: str, split: Split) -> None:
     """Add a split; the file appears whole. The caller has the lock."""
-    if kind is _Kind.MANIFEST:
+    if kind is MANIFEST:
         content = read_manifest(Path(path))
         content[stored_splits.GROUP] = {
             **content.get(stored_splits.GROUP, {}),

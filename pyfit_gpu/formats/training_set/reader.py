@@ -42,7 +42,7 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -
     """Write the HDF5 form and return its content hash.
 
     Raises:
-        InputError: the file cannot be written, or one of the set's splits is none of it.
+        InputError: the file cannot be written, or a stored split does not belong to this set.
     """
     attach_splits(training_set, training_set.splits)
     n_features = training_set.features.shape[1]
@@ -99,11 +99,12 @@ def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, 
         with naming(name):
             splits = stored_splits.read_hdf5(file)
     try:
-        if hash_content(attributes, arrays) != attributes["content_hash"]:
-            raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
-        return attach_splits(_from_arrays(arrays, attributes), splits), attributes
-    except InputError as error:
-        raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+        with naming(name):
+            if hash_content(attributes, arrays) != attributes["content_hash"]:
+                raise InputError("damaged: its content does not have the hash that was written with it")
+            return attach_splits(_from_arrays(arrays, attributes), splits), attributes
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{name}: cannot read the training set, it may be damaged: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -120,11 +121,11 @@ def _left_in_file(name: str, dataset: h5py.Dataset) -> FeatureFile | None:
 
 @contextlib.contextmanager
 def naming(name: str | os.PathLike[str]) -> Iterator[None]:
-    """What is refused is refused with the file's name."""
+    """Put the file's name before the message of an `InputError`."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{os.fspath(name)}: {error}") from error
+        raise error.at(os.fspath(name)) from error
 
 
 def attach_splits(training_set: TrainingSet, splits: Mapping[str, Split]) -> TrainingSet:

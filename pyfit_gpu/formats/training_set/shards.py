@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pyfit_gpu.datasets.training_set import TrainingSet, interleave
-from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_text
+from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.files import atomic_text, exclusive
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import attach_splits, load_hdf5, naming
 from pyfit_gpu.formats.training_set.writer import FORMAT_VERSION
@@ -66,24 +65,25 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
         if (earlier["count"], earlier["inputs"]) != (shard.count, shard.inputs):
             raise InputError(
                 f"{manifest}: belongs to other inputs or to {earlier['count']} shards: expected another name for the "
-                "set, or --overwrite to replace it"
+                "set",
+                remedy=Remedy.OVERWRITE,
             )
     if not target.exists():
         return None
-    in_the_way = (
-        f"{target}: exists already and is not shard {shard.index} of these inputs (give --overwrite to replace it)"
+    in_the_way = InputError(
+        f"{target}: exists already and is not shard {shard.index} of these inputs", remedy=Remedy.OVERWRITE
     )
     try:
         part, attributes = load_hdf5(str(target), lazy=True)
     except InputError as error:
-        raise InputError(in_the_way) from error
+        raise in_the_way from error
     if _shard_of(attributes) != shard.describe():
-        raise InputError(in_the_way)
+        raise in_the_way
     return register_shard(path, shard, attributes["content_hash"], len(part))
 
 
 def _shard_of(attributes: Mapping[str, Any]) -> Any:
-    """What a file says of itself as a shard; None if nothing, or nothing that can be read."""
+    """Description of a shard in a file's attributes; None if there is none that can be read."""
     try:
         return json.loads(attributes["shard"])
     except (KeyError, TypeError, ValueError):
@@ -124,14 +124,19 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def locked_manifest(manifest: Path) -> Iterator[None]:
-    """One process at a time. The lock file stays: removing it would let two processes lock two files."""
-    name = manifest.with_name(f".{manifest.name}.lock")
+    """Let one process at a time change a manifest, which need not exist.
+
+    The lock file stays: removing it would let two processes lock two files.
+
+    Raises:
+        InputError: the lock file cannot be made or locked.
+    """
+    lock = manifest.with_name(f".{manifest.name}.lock")
     try:
-        lock = open(name, "w")  # noqa: SIM115 - closed below
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.touch()
     except OSError as error:
-        raise InputError(f"{name}: cannot lock the manifest: {error.strerror}") from error
-    with lock:
+        raise InputError(f"{lock}: cannot lock the manifest: {error.strerror}") from error
+    with exclusive(lock):
         yield
 
 

@@ -27,7 +27,7 @@ PARTS = ("train", "validation", "test")
 
 
 def check_name(name: str) -> None:
-    """Names that every file, shell and HDF5 link can carry.
+    """Check that a name is one that every file, shell and HDF5 link can carry.
 
     Raises:
         InputError: another name.
@@ -40,7 +40,7 @@ def check_name(name: str) -> None:
 
 
 def check_split(split: Split) -> None:
-    """What must hold for a split whatever the set.
+    """Check what must hold for a split whatever the set.
 
     Raises:
         InputError: rows that are out of range, doubled or in two parts, nothing that trains, numbers out of range.

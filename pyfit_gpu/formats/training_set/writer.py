@@ -59,7 +59,7 @@ class Stored(Protocol):
 
 
 def row_shapes(n_features: int) -> dict[str, tuple[int, ...]]:
-    """Of what is not one number, by field: the shape of the numbers of one atom or structure."""
+    """Shape of the numbers of one atom or structure, by field; fields of one number are left out."""
     vectors = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,), "stress": (6,)}
     return {"features": (n_features,), **vectors}
 
@@ -125,7 +125,7 @@ class SetWriter:
 
     @property
     def content_hash(self) -> str:
-        """Of the file that is complete."""
+        """Content hash of the complete file."""
         return self._attributes["content_hash"]
 
     def append(self, part: TrainingSet) -> None:
@@ -148,7 +148,7 @@ class SetWriter:
         self._done = total
 
     def finish(self, splits: Mapping[str, Split], shard: Mapping[str, Any] | None) -> None:
-        """What is known at the end: the groups' names, the hash.
+        """Write what is known only at the end: the groups' names, the hash.
 
         Raises:
             OSError: the file cannot be written or read.
@@ -189,7 +189,7 @@ class SetWriter:
 
 
 def _attributes(part: TrainingSet) -> dict[str, str]:
-    """Those that do not depend on what follows."""
+    """Attributes that do not depend on the parts that follow."""
     return {
         "format": FORMAT_NAME,
         "settings": json.dumps({**part.descriptor.identity(), "shift": part.descriptor.shift}, sort_keys=True),

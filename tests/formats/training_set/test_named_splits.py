@@ -24,10 +24,11 @@ from pyfit_gpu.commands.info import info
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.kinds import MANIFEST
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set import named_splits
-from pyfit_gpu.formats.training_set.named_splits import load_split, named_split, save_split, split_names
+from pyfit_gpu.formats.training_set.named_splits import named_split, save_split
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.formats.training_set.shards import Shard
 
@@ -97,15 +98,10 @@ def specified_split_hash(name: str, values: dict[str, Any]) -> str:
 class TestRoundTrip:
     def test_all_of_it(self, sample: TrainingSet, saved: Path, split: Split) -> None:
         assert (len(split.train), len(split.validation), len(split.test)) == (6, 4, 2)
-        assert load_split(saved, "main") is None
-        assert split_names(saved) == ()
+        assert load_training_set(saved).splits == {}
         save_split(saved, "main", split)
         other = sample.plan_split(0.5, 3)
         save_split(saved, "a.b-2+3_X", other)
-        assert load_split(saved, "main") == split
-        assert load_split(saved, "a.b-2+3_X") == other
-        assert load_split(saved, "Main") is None
-        assert split_names(saved) == ("a.b-2+3_X", "main")
         loaded = load_training_set(saved)
         assert_same_set(loaded, sample)
         assert loaded.splits == {"main": split, "a.b-2+3_X": other}
@@ -115,7 +111,7 @@ class TestRoundTrip:
         """They are not stored, and found again."""
         made = sample.plan_split(fraction, 2)
         save_split(saved, "main", made)
-        assert load_split(saved, "main") == made
+        assert load_training_set(saved).splits["main"] == made
         assert bool(made.groups_without_validation) == (fraction < 1.0)
 
     def test_parts_of_a_set_have_none(self, sample: TrainingSet, saved: Path, split: Split) -> None:
@@ -138,7 +134,6 @@ class TestRoundTrip:
     def test_impossible_names(self, sample: TrainingSet, saved: Path, split: Split, name: str) -> None:
         for work in (
             lambda: save_split(saved, name, split),
-            lambda: load_split(saved, name),
             lambda: named_split(sample, saved, name),
             lambda: save_training_set(replace(sample, splits={name: split}), saved),
         ):
@@ -170,12 +165,11 @@ class TestRoundTrip:
         write_text_set(sample, path)
         for work in (
             lambda: save_split(path, "main", split),
-            lambda: load_split(path, "main"),
             lambda: named_split(sample, path, "main"),
         ):
-            with pytest.raises(InputError, match=r"set.dat: a text training set cannot hold splits: .*convert"):
+            with pytest.raises(InputError, match=r"set.dat: a text training set cannot .*save_training_set"):
                 work()
-        assert split_names(path) == ()
+        assert load_training_set(path).splits == {}
 
     def test_info(self, saved: Path, sample: TrainingSet, split: Split) -> None:
         assert "  split " not in info(saved)
@@ -253,7 +247,7 @@ class TestLayout:
             file["splits/main"].attrs["comment"] = "mine"
             file["splits/main"].create_dataset("holdout", data=np.zeros(3))
             assert all(file[name].id.get_create_plist().get_nfilters() == 0 for name in LAYOUT)
-        assert load_split(hdf5, "main") == split
+        assert load_training_set(hdf5).splits["main"] == split
         assert_same_set(load_training_set(hdf5), sample)
 
     def test_permissions_are_those_of_any_new_file(self, hdf5: Path, split: Split) -> None:
@@ -278,7 +272,7 @@ class TestSetsThatChange:
         done("prepare", *words, "--append")
         grown = load_training_set("set.h5")
         assert (len(whole), len(grown)) == (34, 68)
-        assert load_split("set.h5", "main") == split
+        assert load_training_set("set.h5").splits["main"] == split
         match = r"set.h5: split 'main': made for 34 structures, the set has 68: expected another name"
         with pytest.raises(InputError, match=match):
             named_split(grown, "set.h5", "main")
@@ -286,12 +280,12 @@ class TestSetsThatChange:
         assert load_training_set("set.h5").splits == {"main": split, "second": second}
         assert "main: " in info("set.h5")
         done("prepare", *words, "--overwrite")  # another set
-        assert split_names("set.h5") == ()
+        assert load_training_set("set.h5").splits == {}
 
     def test_convert_keeps(self, sample: TrainingSet, manifest: Path, split: Split) -> None:
         save_split(manifest, "main", split)
         done("convert", "set.json", "joined.h5")
-        assert load_split("joined.h5", "main") == split
+        assert load_training_set("joined.h5").splits["main"] == split
         done("convert", "joined.h5", "again.h5")
         assert load_training_set("again.h5").splits == {"main": split}
 
@@ -299,23 +293,23 @@ class TestSetsThatChange:
         """A shard of the same inputs keeps the splits, another array of shards is another set."""
         save_split(manifest, "main", split)
         save_shards(sample, manifest.parent)
-        assert load_split(manifest, "main") == split
+        assert load_training_set(manifest).splits["main"] == split
         save_shards(sample, manifest.parent, inputs="other")
-        assert split_names(manifest) == ()
+        assert load_training_set(manifest).splits == {}
 
     def test_a_shard_has_splits_of_its_own(self, sample: TrainingSet, manifest: Path, split: Split) -> None:
         shard = manifest.parent / "set.0-of-3.h5"
         part = load_training_set(shard)
         own = named_split(part, shard, "main")
         save_split(manifest, "main", split)
-        assert load_split(shard, "main") == own
+        assert load_training_set(shard).splits["main"] == own
         assert load_training_set(manifest).splits == {"main": split}
 
     def test_changed_since_it_was_read(self, sample: TrainingSet, hdf5: Path) -> None:
         save_training_set(sample.select(range(12)), hdf5)
         with pytest.raises(InputError, match="split 'main': expected the 13 structures that were read, found 12"):
             named_split(sample, hdf5, "main")
-        assert split_names(hdf5) == ()
+        assert load_training_set(hdf5).splits == {}
 
 
 class TestNamedSplit:
@@ -329,7 +323,7 @@ class TestNamedSplit:
 
     def test_defaults(self, sample: TrainingSet, saved: Path) -> None:
         assert named_split(sample, saved, "main") == sample.plan_split(0.9, 2)
-        assert load_split(saved, "main") == sample.plan_split()
+        assert load_training_set(saved).splits["main"] == sample.plan_split()
 
     def test_a_random_seed_is_drawn_once(self, sample: TrainingSet, saved: Path) -> None:
         first = named_split(sample, saved, "main", seed=0)
@@ -379,7 +373,6 @@ def refuse_all(path: Path, whole: TrainingSet, match: str) -> None:
     """Reading the set, the split and using it: an InputError with file and fault."""
     for work in (
         lambda: load_training_set(path),
-        lambda: load_split(path, "main"),
         lambda: named_split(whole, path, "main"),
         lambda: named_split(whole, path, "new"),
         lambda: info(path),
@@ -435,7 +428,7 @@ class TestDamage:
     def test_of_another_writer(self, sample: TrainingSet, saved: Path, split: Split) -> None:
         """What the tests write themselves is read, also with strings of variable length."""
         rewrite(saved, "main", values_of(split))
-        assert load_split(saved, "main") == split
+        assert load_training_set(saved).splits["main"] == split
 
     @pytest.mark.parametrize(("change", "match"), WRONG)
     def test_impossible_values(
@@ -560,7 +553,7 @@ class TestDamage:
             damaged[place] ^= 1 << (place % 7)
             manifest.write_bytes(damaged)
             try:
-                found = named_splits._read(manifest, named_splits._Kind.MANIFEST)
+                found = named_splits._read(manifest, MANIFEST)
             except InputError as error:
                 messages.append(str(error))
                 continue
@@ -572,7 +565,8 @@ class TestDamage:
 AT_ONCE = """
 from sample_sets import NAN
 from formats.training_set.test_named_splits import make_sample, save_hdf5, save_shards
-from pyfit_gpu.formats.training_set.named_splits import load_split, named_split, save_split, split_names
+from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.formats.training_set.named_splits import named_split, save_split
 sample = make_sample()
 """
 
@@ -632,7 +626,7 @@ for last in range(8):
         h5py.File.create_dataset, os.fsync, os.replace = map(count_down, (create, sync, rename))
         save_split(path, "main", sample.plan_split(0.5, 3))
     _, status = os.waitpid(child(work), 0)
-    split = load_split(path, "main")
+    split = load_training_set(path).splits.get("main")
     whole = split == sample.plan_split(0.5, 3)
     print(json.dumps([status, split is None, whole, path.read_bytes() == before]), flush=True)
 """

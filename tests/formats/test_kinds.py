@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +12,38 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from sample_sets import NAN, make_potential, make_set, save_shard
 
+from pyfit_gpu.commands.convert import convert
 from pyfit_gpu.commands.info import info
+from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.commands.kinds import (
+    CLASSIC_CONFIG,
+    COMMAND_KINDS,
+    ENERGY_TABLE,
+    ENERGY_VOLUME_LOG,
+    ERROR_LOG,
+    GROUP_LOG,
+    RANKING,
+)
+from pyfit_gpu.commands.prepare import prepare
 from pyfit_gpu.commands.report import EnergyTable, save_csv
 from pyfit_gpu.commands.train.logs import EnergyVolumeLog, LossLog, ValidationLog
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.identify import FileKind, identify
+from pyfit_gpu.formats import kinds
+from pyfit_gpu.formats.dft_inputs import survey
+from pyfit_gpu.formats.head import read_head
+from pyfit_gpu.formats.kinds import ASE, DFT_TEXT, HDF5_SET, MANIFEST, POTENTIAL, RUN, TEXT_SET, FileKind
 from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
 from pyfit_gpu.formats.run_file import Run, save_run
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.formats.training_set.shards import Shard
+from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import FitState, fit
 from pyfit_gpu.training.settings import FitSettings
 
@@ -96,7 +114,7 @@ def write_table(path: Path) -> None:
 
 # kind: (how to make such a file, lines that `info` must have, as regular expressions)
 KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
-    FileKind.POTENTIAL: (
+    POTENTIAL: (
         lambda path: save_potential(make_potential(("Si", "C")), path),
         [
             r"network +straight, 18-5-4-1, 248 parameters",
@@ -109,54 +127,54 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
             r"Gaussians +centres 1\.7 2\.5 3\.3 Å, width 0\.8 Å",
         ],
     ),
-    FileKind.TRAINING_SET: (
+    HDF5_SET: (
         lambda path: save_training_set(set_with_unknowns(), path),
         [
-            r"structures +5, 4 with an energy, 3 with a stress",
-            r"atoms +12, 9 with forces",
+            r"structures +5, 4 with an energy, 4 with forces, 3 with stress",
+            r"atoms +12",
             r"groups +3: a \(2\), b \(2\), c \(1\)",
             r"e_shift +0\.795023 eV/atom",
             r"energies +0\.1950\d* to 0\.295\d* eV/atom, e_shift added",
             r"elements +Si",
         ],
     ),
-    FileKind.MANIFEST: (save_parts, [r"structures +5, 4 with an energy, 3 with a stress", r"atoms +12, 9 with forces"]),
-    FileKind.TEXT_SET: (
+    MANIFEST: (save_parts, [r"structures +5, 4 with an energy, 4 with forces, 3 with stress", r"atoms +12"]),
+    TEXT_SET: (
         lambda path: write_text_set(set_with_unknowns(), path),
-        [r"structures +5, 4 with an energy, 0 with a stress", r"atoms +12, 0 with forces", r"e_shift +0\.795023 .*"],
+        [r"structures +5, 4 with an energy, 0 with forces, 0 with stress", r"atoms +12", r"e_shift +0\.795023 .*"],
     ),
-    FileKind.DFT_TEXT: (
+    DFT_TEXT: (
         lambda path: path.write_text(STRUCTURE + STRUCTURE.replace("group_a", "NO_DFT_b")),
         [
-            r"structures +2, 1 with an energy, 0 with forces",
+            r"structures +2, 1 with an energy, 0 with forces, 0 with stress",
             r"atoms +4, at most 2 in a structure",
             r"elements +not named in the file",
             r"groups +2: .*group_a \(1\).*",
         ],
     ),
-    FileKind.ASE: (
+    ASE: (
         write_xyz,
         [
-            r"structures +2, 2 with an energy, 0 with forces",
+            r"structures +2, 2 with an energy, 0 with forces, 0 with stress",
             r"atoms +4, at most 3 in a structure",
             r"elements +C Si",
             r"groups +1: crystal \(2\)",
         ],
     ),
-    FileKind.CLASSIC_CONFIG: (
+    CLASSIC_CONFIG: (
         lambda path: path.write_text('// of 2019\n{"run_training": true, "training_iterations": 7, "e_shift": 1.5}\n'),
         [r"tasks +run_training", r"training_iterations = 7", r"e_shift = 1\.5"],
     ),
-    FileKind.ENERGY_VOLUME_LOG: (
+    ENERGY_VOLUME_LOG: (
         lambda path: write_logs(path.parent) or (path.parent / "energy_volume").rename(path),
         [r"structures +5", r"steps +4 saved, 000000 to 000006"],
     ),
-    FileKind.ERROR_LOG: (
+    ERROR_LOG: (
         lambda path: write_logs(path.parent) or (path.parent / "validation").rename(path),
         [r"rows +3, steps 0 to 6", r"error +\S+ to \S+ eV/atom, least \S+ at step \d"],
     ),
-    FileKind.ENERGY_TABLE: (write_table, [r"structures +4"]),
-    FileKind.RUN: (
+    ENERGY_TABLE: (write_table, [r"structures +4"]),
+    RUN: (
         write_run,
         [
             r"state +to be resumed, 2 members, 3 steps asked for",
@@ -164,13 +182,13 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
             r"elements +Si",
         ],
     ),
-    FileKind.GROUP_LOG: (
+    GROUP_LOG: (
         lambda path: path.write_text(
             "step,part,a,b\n000000,train,5E-01,7E-01\n000004,train,1E-01,2E-01\n000004,validation,nan,3E-01\n"
         ),
         [r"groups +2", r"train +step 4: a 0\.1, b 0\.2 eV/atom", r"validation +step 4: a nan, b 0\.3 eV/atom"],
     ),
-    FileKind.RANKING: (
+    RANKING: (
         lambda path: path.write_text("rank,member,score,network\n1,2,1.5e-02,x.m002.nn.dat\n2,0,inf,x.m000.nn.dat\n"),
         [
             r"members +2",
@@ -181,7 +199,12 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
 }
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def identify(path: str | Path) -> FileKind:
+    """As `info` does."""
+    return kinds.identify(path, COMMAND_KINDS)
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.title)
 def kind(request: pytest.FixtureRequest) -> FileKind:
     return request.param
 
@@ -191,13 +214,13 @@ def path(kind: FileKind, tmp_path: Path) -> Path:
     """A file of the kind whose name says nothing (a manifest must be called .json, to find its shards)."""
     path = tmp_path / "file.json"
     KINDS[kind][0](path)
-    if kind is not FileKind.MANIFEST:
+    if kind is not MANIFEST:
         path = path.rename(tmp_path / "file")
     return path
 
 
 def test_every_kind_is_tested() -> None:
-    assert set(KINDS) == set(FileKind)
+    assert set(KINDS) == {*kinds.KINDS, *COMMAND_KINDS}
 
 
 def test_identify(kind: FileKind, path: Path) -> None:
@@ -207,7 +230,7 @@ def test_identify(kind: FileKind, path: Path) -> None:
 
 def test_info(kind: FileKind, path: Path) -> None:
     first, *lines = info(path).splitlines()
-    assert first == f"{path}: {kind.value}"
+    assert first == f"{path}: {kind.title}"
     assert len(lines) <= 12
     stripped = [line.strip() for line in lines]
     for expected in KINDS[kind][1]:
@@ -215,21 +238,21 @@ def test_info(kind: FileKind, path: Path) -> None:
 
 
 DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
-    FileKind.POTENTIAL: lambda raw: raw.rsplit(b"\n", 2)[0],
-    FileKind.TRAINING_SET: lambda raw: raw[:-50],
-    FileKind.MANIFEST: lambda raw: raw[:-5],
-    FileKind.TEXT_SET: lambda raw: raw.rsplit(b"\n", 2)[0],
-    FileKind.DFT_TEXT: lambda raw: raw.rsplit(b"\n", 3)[0],
-    FileKind.ASE: lambda raw: raw.rsplit(b"\n", 2)[0],
-    FileKind.CLASSIC_CONFIG: lambda raw: raw[:-5],
-    FileKind.ERROR_LOG: lambda raw: raw + b"not a row\n",
-    FileKind.RUN: lambda raw: raw[:-50],
-    FileKind.GROUP_LOG: lambda raw: raw.rsplit(b",", 1)[0],
-    FileKind.RANKING: lambda raw: raw.rsplit(b",", 1)[0],
+    POTENTIAL: lambda raw: raw.rsplit(b"\n", 2)[0],
+    HDF5_SET: lambda raw: raw[:-50],
+    MANIFEST: lambda raw: raw[:-5],
+    TEXT_SET: lambda raw: raw.rsplit(b"\n", 2)[0],
+    DFT_TEXT: lambda raw: raw.rsplit(b"\n", 3)[0],
+    ASE: lambda raw: raw.rsplit(b"\n", 2)[0],
+    CLASSIC_CONFIG: lambda raw: raw[:-5],
+    ERROR_LOG: lambda raw: raw + b"not a row\n",
+    RUN: lambda raw: raw[:-50],
+    GROUP_LOG: lambda raw: raw.rsplit(b",", 1)[0],
+    RANKING: lambda raw: raw.rsplit(b",", 1)[0],
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE, ids=lambda kind: kind.name, indirect=True)
+@pytest.mark.parametrize("kind", DAMAGE, ids=lambda kind: kind.title, indirect=True)
 def test_info_reads_the_whole_file(kind: FileKind, path: Path) -> None:
     """A file that has lost its end is not described as if it were whole."""
     path.write_bytes(DAMAGE[kind](path.read_bytes()))
@@ -258,7 +281,7 @@ def test_a_potential_that_asks_for_random_weights(tmp_path: Path) -> None:
     assert lines[3].split()[0] == "0"
     header = [*lines[:3], lines[3].replace("0", "1", 1), *lines[4:8]]
     path.write_text("\n".join(header) + "\n")
-    assert identify(path) is FileKind.POTENTIAL
+    assert identify(path) is POTENTIAL
     assert "random" in info(path)
     assert path.read_text() == "\n".join(header) + "\n"  # an input is never changed
 
@@ -266,12 +289,12 @@ def test_a_potential_that_asks_for_random_weights(tmp_path: Path) -> None:
 def test_own_files(own_data: Path) -> None:
     for path in sorted(own_data.iterdir()):
         if path.name.endswith(".nn.dat"):
-            assert identify(path) is FileKind.POTENTIAL, path
+            assert identify(path) is POTENTIAL, path
             assert ("bond-order" in info(path)) == path.name.startswith("pinn"), path
         elif path.suffix == ".extxyz":
-            assert identify(path) is FileKind.ASE, path
+            assert identify(path) is ASE, path
         elif path.name == "structures.poscar.dat":
-            assert identify(path) is FileKind.DFT_TEXT, path
+            assert identify(path) is DFT_TEXT, path
             assert "structures    34, 34 with an energy" in info(path)
 
 
@@ -286,14 +309,14 @@ def test_a_manifest_in_another_layout_of_json(tmp_path: Path) -> None:
     path = tmp_path / "set.json"
     save_parts(path)
     path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")))
-    assert identify(path) is FileKind.MANIFEST
+    assert identify(path) is MANIFEST
 
 
 def test_missing_shard(tmp_path: Path) -> None:
     path = tmp_path / "set.json"
     save_parts(path)
     (tmp_path / "set.1-of-2.h5").unlink()
-    assert identify(path) is FileKind.MANIFEST
+    assert identify(path) is MANIFEST
     with pytest.raises(InputError, match="shard 1 of 2 is missing"):
         info(path)
 
@@ -317,3 +340,88 @@ def test_a_text_of_no_kind(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear reader,\n\nthis is no file of ours.\n\nYours\n")
     with pytest.raises(InputError, match=r"letter.txt"):
         info(tmp_path / "letter.txt")
+
+
+def write_molecule_and_crystal(path: Path) -> None:
+    """Both with a stress, which only the crystal can have."""
+    atoms = [Atoms("Si2", [(0, 0, 0), (2.2, 0, 0)]), Atoms("Si2", [(0, 0, 0), (2.2, 0, 0)], cell=[5, 5, 5], pbc=True)]
+    for one in atoms:
+        one.calc = SinglePointCalculator(one, energy=-9.0, forces=np.zeros((2, 3)), stress=np.full(6, 0.01))
+    write(path, atoms, format="extxyz")
+
+
+def test_labels_are_counted_by_one_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, target, potential = (str(tmp_path / name) for name in ("both.extxyz", "set.h5", "si.nn.dat"))
+    write_molecule_and_crystal(Path(source))
+    save_potential(make_potential(), potential)
+    with caplog.at_level("INFO", "pyfit_gpu"):
+        prepare([source], potential=potential, out=target, setup=Setup(torch.device("cpu"), quiet=True))
+    labels = "2 with an energy, 2 with forces, 1 with stress"
+    assert f"2 structures ({labels})" in caplog.text
+    for path in (source, target):
+        assert f"  structures    2, {labels}" in info(path).splitlines()
+
+
+class TestTable:
+    """A kind that is entered in the table can be read everywhere."""
+
+    @pytest.fixture
+    def one_atom(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A file of another program: an edge length and an energy on each line."""
+
+        def read(path: str, wanted: Callable[[int], bool] | None) -> Iterator[Frame]:
+            for number, line in enumerate(Path(path).read_text().splitlines()[1:]):
+                edge, energy = map(float, line.split())
+                yield Frame(
+                    positions=np.zeros((1, 3)),
+                    cell=edge * np.eye(3),
+                    pbc=np.ones(3, dtype=bool),
+                    atomic_numbers=np.array([14]),
+                    group="cubic",
+                    source=f"{path}, line {number + 2}",
+                    energy=energy,
+                )
+
+        made = kinds.StructuresKind(title="cubes", sniff=lambda head: head.begins_with("CUBES"), read=read)
+        monkeypatch.setattr(kinds, "KINDS", (made, *kinds.KINDS))
+        path = tmp_path / "cubes.out"
+        path.write_text("CUBES of 2026\n2.5 -5.25\n2.7 -5.5\n")
+        return path
+
+    def test_structures(self, one_atom: Path) -> None:
+        assert load_structures(one_atom).energy.tolist() == [-5.25, -5.5]
+
+    def test_info(self, one_atom: Path) -> None:
+        assert "cubes.out: cubes\n  structures    2, 2 with an energy, 0 with forces, 0 with stress" in info(one_atom)
+
+    def test_inputs(self, one_atom: Path) -> None:
+        inputs = survey([str(one_atom), str(one_atom)], shard=(1, 2))
+        assert [frame.source[-6:] for window in inputs.windows() for frame in window] == ["line 3", "line 3"]
+
+    def test_convert(self, one_atom: Path, tmp_path: Path) -> None:
+        setup = Setup(torch.device("cpu"), quiet=True)
+        convert(str(one_atom), str(tmp_path / "cubes.extxyz"), setup=setup)
+        assert load_structures(tmp_path / "cubes.extxyz").energy.tolist() == [-5.25, -5.5]
+        with pytest.raises(InputError, match=r"cubes\.h5: cannot hold .*cubes, expected a name that ends in \.extxyz"):
+            convert(str(one_atom), str(tmp_path / "cubes.h5"), setup=setup)
+
+    def test_not_a_training_set(self, one_atom: Path) -> None:
+        with pytest.raises(InputError, match=r"cubes\.out: expected a training set \(.*\), found cubes"):
+            load_training_set(one_atom)
+
+
+def test_files_are_opened_once_to_know_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides by their readers: on a shared file system every opening takes its time."""
+    write_molecule_and_crystal(tmp_path / "si.extxyz")
+    (tmp_path / "si.dat").write_text(STRUCTURE)
+    save_training_set(make_set(), tmp_path / "set.h5")
+    save_potential(make_potential(), tmp_path / "si.nn.dat")
+    write_run(tmp_path / "run.h5")
+    looked: list[str] = []
+    monkeypatch.setattr(kinds, "read_head", lambda path: looked.append(str(path)) or read_head(path))
+    monkeypatch.setattr(kinds, "is_run_file", lambda path: pytest.fail("opened to tell a set from a run"))
+    for load, name in ((load_structures, "si.extxyz"), (load_structures, "si.dat"), (load_training_set, "set.h5"),
+                       (load_potentials, "si.nn.dat"), (load_potentials, "run.h5")):  # fmt: skip
+        load(tmp_path / name)
+        assert looked == [str(tmp_path / name)]
+        looked.clear()

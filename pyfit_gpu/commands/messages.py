@@ -1,0 +1,45 @@
+"""Messages of the library in the words of the command line: options where Python has keywords."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+from pyfit_gpu.errors import InputError, Remedy
+
+_WORDS = {
+    Remedy.OVERWRITE: "give --overwrite to replace it",
+    Remedy.OVERWRITE_OR_NUMBER: "give --overwrite to replace it, --unique to number it",
+    Remedy.E_SHIFT: "give --e-shift",
+    Remedy.FIND_SHIFT: "only prepare finds shifts from energies",
+    Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",
+}
+
+
+def in_options(error: InputError) -> str:
+    """The message of an error, for a user of the command line."""
+    if error.remedy is None:
+        return str(error)
+    return f"{error.fault} ({_WORDS[error.remedy].format(where=error.where)})"
+
+
+class OptionsFormatter(logging.Formatter):
+    """Says a `Remedy` among a message's arguments as an option."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple) and any(isinstance(value, Remedy) for value in record.args):
+            record = copy.copy(record)
+            record.args = tuple(_WORDS[value] if isinstance(value, Remedy) else value for value in record.args or ())
+        return super().format(record)
+
+
+def found_faults(*checks: Callable[[], None]) -> list[str]:
+    """Messages of the checks that fail."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            found.append(in_options(error))
+    return found

@@ -1,0 +1,155 @@
+"""The text of options as values. Nothing heavy is imported here, see options.py."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+
+from pyfit_gpu.errors import InputError
+
+SHIFT_METHODS = ("fit", "isolated")  # METHODS of models/energy_shift.py, which takes its time to import
+
+_SHIFT_FORMS = "a finite number for all elements, one per element as in Si=107.1,C=154.9, fit or isolated"
+
+GroupRule = tuple[str, float]  # pattern, number
+WindowRule = tuple[float, float, float]  # low, high (infinite where open), number
+
+
+def parse_number(text: str) -> float | None:
+    """A finite number, or None. Python's underscores between digits are not part of it."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in text else None
+
+
+def whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    value = parse_number(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def duration(text: str) -> float:
+    """Seconds, from minutes or H:MM:SS."""
+    cells = text.split(":")
+    if len(cells) == 1:
+        minutes = finite(text)
+        if minutes < 0:
+            raise argparse.ArgumentTypeError(f"expected minutes >= 0 or H:MM:SS, got {text!r}")
+        return 60 * minutes
+    if len(cells) != 3 or not all(cell.isascii() and cell.isdigit() for cell in cells):
+        raise argparse.ArgumentTypeError(f"expected minutes or H:MM:SS, got {text!r}")
+    hours, minutes, seconds = map(int, cells)
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`I/N`: number of the part, and how many there are."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I = 0 .. N-1, got {text}")
+    return int(index), int(count)
+
+
+def parse_shift(text: str) -> float | dict[str, float] | str:
+    """`107.1`, `Si=107.1,C=154.9`, `fit` or `isolated`.
+
+    Raises:
+        InputError: anything else, or an element that stands there twice.
+    """
+    if text in SHIFT_METHODS:
+        return text
+    if "=" not in text:
+        return _shift(text, text)
+    shifts: dict[str, float] = {}
+    for part in text.split(","):
+        symbol, _, number = (cell.strip() for cell in part.partition("="))
+        if symbol in shifts:
+            raise InputError(f"--e-shift: expected every element once, got {symbol} twice in {text!r}")
+        if not symbol:
+            raise InputError(f"--e-shift: expected {_SHIFT_FORMS}, got {text!r}")
+        shifts[symbol] = _shift(number, text)
+    return shifts
+
+
+def _shift(cell: str, text: str) -> float:
+    value = parse_number(cell)
+    if value is None:
+        raise InputError(f"--e-shift: expected {_SHIFT_FORMS}, got {text!r}")
+    return value
+
+
+def parse_by_group(values: Sequence[str], option: str) -> tuple[GroupRule, ...]:
+    """`PATTERN=NUMBER` each; the last `=` divides, so names may have some.
+
+    Args:
+        option: what the words were given to, for messages.
+
+    Raises:
+        InputError: no `=`, an empty pattern, or no finite number of 0 or more.
+    """
+    rules = []
+    for value in values:
+        pattern, equals, number = value.rpartition("=")
+        if not (equals and pattern):
+            raise InputError(f"{option}: expected PATTERN=NUMBER, got {value!r}")
+        rules.append((pattern, _not_negative(number, f"{option} {value!r}")))
+    return tuple(rules)
+
+
+def parse_windows(values: Sequence[str], option: str) -> tuple[WindowRule, ...]:
+    """`LOW:HIGH=NUMBER` each, eV/atom above the lowest energy of the set; an empty end is open.
+
+    Args:
+        option: what the words were given to, for messages.
+
+    Raises:
+        InputError: another form, no numbers, LOW not below HIGH, or no finite number of 0 or more.
+    """
+    rules = []
+    for value in values:
+        window, equals, number = value.rpartition("=")
+        low, colon, high = window.partition(":")
+        if not (equals and colon):
+            raise InputError(f"{option}: expected LOW:HIGH=NUMBER, got {value!r}")
+        where = f"{option} {value!r}"
+        ends = _end(low, -math.inf, where), _end(high, math.inf, where)
+        rules.append((*ends, _not_negative(number, where)))
+        if not ends[0] < ends[1]:
+            raise InputError(f"{where}: expected a lower end below the upper one, got {ends[0]:g} and {ends[1]:g}")
+    return tuple(rules)
+
+
+def _end(text: str, open_end: float, where: str) -> float:
+    if not text.strip():
+        return open_end
+    end = parse_number(text)
+    if end is None:
+        raise InputError(f"{where}: expected a number of eV/atom or nothing, got {text!r}")
+    return end
+
+
+def _not_negative(text: str, where: str) -> float:
+    number = parse_number(text)
+    if number is None or number < 0:
+        raise InputError(f"{where}: expected a number of 0 or more, got {text!r}")
+    return number
+
+
+def group_rules_as_text(rules: Iterable[GroupRule]) -> list[str]:
+    """Write rules as `parse_by_group` takes them, the same text for the same numbers."""
+    return [f"{pattern}={number!r}" for pattern, number in rules]
+
+
+def windows_as_text(rules: Iterable[WindowRule]) -> list[str]:
+    """Write rules as `parse_windows` takes them, the same text for the same numbers."""
+    return [f"{':'.join('' if math.isinf(end) else repr(end) for end in ends)}={n!r}" for *ends, n in rules]

@@ -1,0 +1,210 @@
+"""The table of file kinds: how each is told from the others, read, written and named.
+
+To add a format, write a module that reads it and enter it here: a `StructuresKind`, `TrainingSetKind` or
+`PotentialKind` in `KINDS`. `load_structures`, `load_training_set`, `load_potentials`, `prepare`, `evaluate`, `info` and
+`convert` take it from there. The order counts: of several kinds that recognise a file, the first is taken.
+
+The command line has kinds of its own, logs and tables, which it hands to `identify`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TextIO, TypeVar
+
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames, write_extxyz
+from pyfit_gpu.formats.dft_text import read_dft_text, write_dft_text
+from pyfit_gpu.formats.head import Head, read_head
+from pyfit_gpu.formats.nn_dat import load_potential, looks_like_potential, save_potential
+from pyfit_gpu.formats.run_file import is_run_file, load_run_members
+from pyfit_gpu.formats.text_set import read_text_set, write_text_set
+from pyfit_gpu.formats.training_set.reader import load_hdf5, save_training_set
+from pyfit_gpu.formats.training_set.shards import MANIFEST_NAME, load_manifest
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.structures.frames import Frame, StructureSummary
+
+
+def read_only(content: object, target: object) -> NoReturn:
+    """Stand for the writer of a kind that is only read."""
+    raise TypeError("files of this kind are not written")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileKind:
+    """A kind of file, and how it is recognised."""
+
+    title: str
+    sniff: Callable[[Head], bool]  # whether it can be one, by name and first bytes alone
+    confirm: Callable[[Head], bool] | None = None  # whether it is, asked only if another kind is possible; may open it
+    endings: tuple[str, ...] = ()  # of the names that such files have; "": also names that end like no other kind's
+    write: Callable[..., object] = read_only  # what `read` gives, and where to
+
+    @property
+    def described(self) -> str:
+        """The title within a sentence."""
+        return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StructuresKind(FileKind):
+    """Structures, read one by one in file order."""
+
+    read: Callable[[str, Callable[[int], bool] | None], Iterator[Frame | StructureSummary]]  # as `read_frames`
+    summarizes: bool = False  # `read` passes quickly over structures that are not wanted: large files are read twice
+    write: Callable[[TextIO, Iterable[Frame]], object] = read_only
+
+    def read_all(self, path: str) -> Iterator[Frame]:
+        """Structures with their coordinates, all of them."""
+        return (frame for frame in self.read(path, None) if isinstance(frame, Frame))
+
+    @property
+    def described(self) -> str:
+        return self.title
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingSetKind(FileKind):
+    """Training sets."""
+
+    read: Callable[[str, bool], TrainingSet]  # path, and whether features may be left in the file
+    write: Callable[[TrainingSet, str], object] = read_only
+    holds_splits: bool = True  # splits can be stored under names, see named_splits.py
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PotentialKind(FileKind):
+    """Potentials of one or several members."""
+
+    read: Callable[[str], Potential]
+    write: Callable[[Potential, str], object] = read_only
+
+
+RUN = PotentialKind(
+    title="run file of a fit",
+    sniff=lambda head: head.is_hdf5,
+    confirm=lambda head: is_run_file(head.path),
+    read=load_run_members,
+)
+HDF5_SET = TrainingSetKind(
+    title="training set (HDF5)",
+    sniff=lambda head: head.is_hdf5,
+    read=lambda path, lazy: load_hdf5(path, lazy=lazy)[0],
+    write=save_training_set,
+    endings=(".h5", ".hdf5"),
+)
+ASE = StructuresKind(
+    title="structures (read by ASE)",
+    sniff=looks_like_ase,
+    read=lambda path, wanted: read_ase_frames(path),
+    write=write_extxyz,
+    endings=(".extxyz", ".xyz"),
+)
+MANIFEST = TrainingSetKind(
+    title="training set in shards (manifest)",
+    sniff=lambda head: head.begins_with("{"),
+    confirm=lambda head: f'"{MANIFEST_NAME}"'.encode() in head.raw,
+    read=lambda path, lazy: load_manifest(Path(path), lazy=lazy),
+    endings=(".json",),
+)
+TEXT_SET = TrainingSetKind(
+    title="training set (classic text)",
+    sniff=lambda head: head.begins_with("#"),
+    read=lambda path, lazy: read_text_set(path),
+    write=write_text_set,
+    endings=(".dat", ".txt", ""),
+    holds_splits=False,
+)
+POTENTIAL = PotentialKind(
+    title="potential (.nn.dat)",
+    sniff=lambda head: head.is_text,
+    confirm=looks_like_potential,
+    read=load_potential,
+    write=save_potential,
+    endings=(".nn.dat", ".dat"),
+)
+# The classic text has no mark of its own: a text of no other kind.
+DFT_TEXT = StructuresKind(
+    title="structures with energies (classic text)",
+    sniff=lambda head: head.is_text,
+    read=lambda path, wanted: read_dft_text(path) if wanted is None else read_dft_text(path, wanted),
+    summarizes=True,
+    write=write_dft_text,
+    endings=(".dat", ".txt", ".poscar"),
+)
+
+KINDS: tuple[FileKind, ...] = (RUN, HDF5_SET, ASE, MANIFEST, TEXT_SET, POTENTIAL, DFT_TEXT)
+
+Kind = TypeVar("Kind", bound=FileKind)
+
+
+def identify(path: str | os.PathLike[str], more: Sequence[FileKind] = ()) -> FileKind:
+    """The kind of a file by its name and first bytes.
+
+    Args:
+        more: kinds beside those of the table.
+
+    Raises:
+        InputError: unreadable, empty, or none of the kinds.
+    """
+    head = read_head(path)
+    found = _first([*KINDS[:-1], *more, KINDS[-1]], head) if head.lines else None
+    if found is None:
+        content = "binary data" if head.lines else "nothing but blanks"
+        raise InputError(f"{head.path}: expected one of our or the classic files, found {content}")
+    return found
+
+
+def structures_kind(path: str | os.PathLike[str]) -> StructuresKind:
+    """How to read structures from a file.
+
+    Raises:
+        InputError: unreadable, empty, or of a kind that holds no structures.
+    """
+    return _one_of(StructuresKind, read_head(path), "structures")
+
+
+def training_set_kind(path: str | os.PathLike[str]) -> TrainingSetKind:
+    """How to read a training set from a file.
+
+    Raises:
+        InputError: unreadable, empty, or of another kind.
+    """
+    return _one_of(TrainingSetKind, read_head(path), "a training set (HDF5, shard manifest or classic text)")
+
+
+def potential_kind(path: str | os.PathLike[str]) -> PotentialKind:
+    """How to read potentials from a file.
+
+    Raises:
+        InputError: unreadable, empty, or of another kind.
+    """
+    return _one_of(PotentialKind, read_head(path), "a potential (.nn.dat) or a run file")
+
+
+def _one_of(wanted: type[Kind], head: Head, expected: str) -> Kind:
+    """The kind among the wanted ones: other kinds are not asked, so that the reader says what is wrong with a file."""
+    kind = _first([kind for kind in KINDS if isinstance(kind, wanted)], head)
+    if kind is None:
+        other = _first(KINDS, head)
+        found = "binary data" if other is None else "another file" if other is DFT_TEXT else other.described
+        raise InputError(f"{head.path}: expected {expected}, found {found}")
+    return kind
+
+
+def _first(kinds: Sequence[Kind], head: Head) -> Kind | None:
+    """The first kind that recognises a file; the last that can be needs no confirmation."""
+    possible: Kind | None = None
+    for kind in kinds:
+        if not kind.sniff(head):
+            continue
+        if possible is not None and possible.confirm is not None and possible.confirm(head):
+            return possible
+        possible = kind
+        if kind.confirm is None:
+            return kind
+    return possible

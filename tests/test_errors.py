@@ -1,0 +1,35 @@
+"""`InputError`: fault, place and remedy."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from pyfit_gpu.errors import InputError, Remedy
+
+
+def test_a_message_alone() -> None:
+    error = InputError("si.h5: expected a set")
+    assert str(error) == error.fault == "si.h5: expected a set"
+    assert (error.setting, error.where, error.remedy) == ("", "", None)
+
+
+def test_a_python_user_is_told_the_keyword() -> None:
+    error = InputError("si.h5: exists already", remedy=Remedy.OVERWRITE)
+    assert str(error) == "si.h5: exists already (overwrite=True replaces it)"
+    assert error.fault == "si.h5: exists already"
+
+
+def test_place() -> None:
+    error = InputError("cutoff: expected a length, got 0", setting="cutoff", remedy=Remedy.E_SHIFT)
+    placed = error.at("si.nn.dat, line 4")
+    assert str(placed) == "si.nn.dat, line 4: cutoff: expected a length, got 0 (give e_shift)"
+    assert (placed.setting, placed.where, placed.remedy) == ("cutoff", "si.nn.dat, line 4", Remedy.E_SHIFT)
+
+
+@pytest.mark.parametrize("remedy", [None, Remedy.CONVERT])
+def test_between_processes(remedy: Remedy | None) -> None:
+    error = InputError("a fault", setting="x", where="here", remedy=remedy)
+    back = pickle.loads(pickle.dumps(error))
+    assert (str(back), vars(back)) == (str(error), vars(error))
