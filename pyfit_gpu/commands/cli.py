@@ -171,7 +171,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 _FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iterations", "max_evaluations",
-        "history_size", "tolerance_gradient", "tolerance_change", "line_search_evaluations", "float32_steps", "l2",
+        "history_size", "tolerance_gradient", "tolerance_change", "line_search_evaluations", "l2",
         "force_weight", "stress_weight", "error_restart_level", "validation_interval", "patience", "min_improvement",
         "target_rmse", "max_time", "keep")  # fmt: skip
 

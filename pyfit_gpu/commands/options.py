@@ -223,7 +223,6 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
     add("--tolerance-gradient", type=_finite, default=1e-7, metavar="G", help="largest component, ends a step (1e-7)")
     add("--tolerance-change", type=_finite, default=1e-9, metavar="C", help="of the loss, ends a step (1e-9)")
     add("--line-search-evaluations", type=_whole, default=25, metavar="N", help="of one line search, at most (25)")
-    add("--float32-steps", type=_whole, default=0, metavar="N", help="steps at the beginning in float32 (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new weights (0: never)")  # fmt: skip
     add("--memory", metavar="SIZE", help="4G, 512M: beyond it features are read from the file (80 %% of what there is)")

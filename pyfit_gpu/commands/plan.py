@@ -32,7 +32,7 @@ def plan(
         potential: whose network would be trained.
         members: networks trained at once.
         memory: limit, as `parse_memory` reads it; None: a share of the device's memory.
-        settings: history size, weights and steps in float32 are looked at.
+        settings: history size and weights are looked at.
 
     Raises:
         InputError: it cannot be kept within the limit, or as `train`.

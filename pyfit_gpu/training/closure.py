@@ -1,4 +1,4 @@
-"""What the optimiser sees of a set: loss and penalty with their gradient, in the precision that is asked for."""
+"""What the optimiser sees of a set: loss and penalty with their gradient."""
 
 from __future__ import annotations
 
@@ -33,14 +33,11 @@ def make_objective(
     part: TrainingSet,
     settings: FitSettings,
     *,
-    single: bool,
     memory: float,
     plan: MemoryPlan | None,
     team: Team | None,
 ) -> tuple[Objective, float]:
-    """The objective of one part of a set, in float32 or in the set's precision, and the memory that is left."""
-    if single:
-        part = part.to(part.features.device, torch.float32)
+    """The objective of one part of a set, and the memory that is left."""
     targets = {name: value for name, value in settings.group_targets.items() if name in part.groups}
     options = {} if plan is None else objective_options(plan)
     objective = Objective(part, settings.loss_weights, targets=targets, team=team, **{**options, "memory": memory})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Deal = Literal["data", "members"]
 T = TypeVar("T")
-_STOP, _BUILD, _DROP, _VALUES = range(4)
+_STOP, _BUILD, _VALUES = range(3)
 _HEADER = 6  # whole numbers
 _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or wait for a disk, as long as it likes
 
@@ -38,7 +38,7 @@ class Team:
     size: int
     device: torch.device  # where tensors must be to be sent
     deal: Deal = "data"  # each process computes some lanes of all members, or all lanes of some members
-    objectives: list[Objective | None] = field(default_factory=list)  # None: dropped
+    objectives: list[Objective] = field(default_factory=list)
     _busy: bool = False  # in the middle of an evaluation
 
     @classmethod
@@ -74,18 +74,12 @@ class Team:
         if not self._busy:
             self._announce(_STOP)
 
-    def build(self, name: str, *, single: bool, make: Callable[[], Objective]) -> Objective:
+    def build(self, name: str, make: Callable[[], Objective]) -> Objective:
         """The same objective in every process; `name` says which part of the set it is for."""
-        self._announce(_BUILD, _PARTS.index(name), int(single))
+        self._announce(_BUILD, _PARTS.index(name))
         objective = make()
         self.objectives.append(objective)
         return objective
-
-    def drop(self, objective: Objective) -> None:
-        """Nothing more will be asked of this one, in any process."""
-        number = self.objectives.index(objective)
-        self._announce(_DROP, number)
-        self.objectives[number] = None
 
     def values(
         self, objective: Objective, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool
@@ -145,14 +139,11 @@ class Team:
 
     # The others
 
-    def serve(
-        self, like: ElementNetworks, make: Callable[[str, bool], Objective], drop: Callable[[Objective], None]
-    ) -> None:
+    def serve(self, like: ElementNetworks, make: Callable[[str], Objective]) -> None:
         """Compute what the first process asks for, until it is done.
 
         Args:
-            make: builds the objective of a part of the set, in float32 or not, as the first process does.
-            drop: is told when an objective is no longer needed.
+            make: builds the objective of a part of the set, as the first process does.
 
         Raises:
             RuntimeError: the first process has gone.
@@ -164,15 +155,9 @@ class Team:
             if order == _STOP:
                 return
             if order == _BUILD:
-                self.objectives.append(make(_PARTS[number], bool(rest[0])))
-                continue
-            objective = self.objectives[number]
-            assert objective is not None
-            if order == _DROP:
-                drop(objective)
-                self.objectives[number] = None
+                self.objectives.append(make(_PARTS[number]))
             else:
-                self._answer(objective, like, *rest)
+                self._answer(self.objectives[number], like, *rest)
 
     def _answer(
         self, objective: Objective, like: ElementNetworks, members: int, n_weights: int, scaled: int, gradient: int

@@ -69,8 +69,7 @@ class FitRun:
         self.parts = {"training": train, "validation": validation}
         self._memory = kept_memory(train.features.device, plan, team)
         self.double = train.features.dtype == torch.float64
-        self.objective = self._objective("training", single=self._single(0))
-        self._idle: Objective | None = None  # of the other precision, while members need both
+        self.objective = self._objective("training")
         # Structures of weight 0 have no say; a set of nothing else says nothing.
         self.validation: Objective | None = None
         if validation is not None and len(validation) and bool(validation.weight.sum() > 0):
@@ -88,18 +87,18 @@ class FitRun:
         self.kept = weights.clone()
         self.failure = ""  # of the last member that failed
 
-    def _objective(self, name: str, *, single: bool = False) -> Objective:
-        """Of one part of the set, in float32 or in the set's precision."""
+    def _objective(self, name: str) -> Objective:
+        """Of one part of the set."""
 
         def make() -> Objective:
             part = self.parts[name]
             assert part is not None
             objective, self._memory = make_objective(
-                part, self.settings, single=single, memory=self._memory, plan=self.plan, team=self.team
+                part, self.settings, memory=self._memory, plan=self.plan, team=self.team
             )
             return objective
 
-        return make() if self.team is None else self.team.build(name, single=single, make=make)
+        return make() if self.team is None else self.team.build(name, make)
 
     # State
 
@@ -188,42 +187,14 @@ class FitRun:
         for k in running:
             by_step.setdefault(self.histories[k].step, []).append(k)
         for step, chosen in by_step.items():
-            self._use(single=self._single(step + 1))
-            if self.double and step == self.settings.float32_steps:
-                for k in chosen:
-                    self.optimizer.forget(k)
             self.optimizer.step(self.closure, chosen, self.settings.learning_rate_at(step))
-
-    def _single(self, row: int) -> bool:
-        """Whether a row, and the step that leads to it, are computed in float32 instead of the set's float64."""
-        return self.double and max(row - 1, 0) < self.settings.float32_steps
-
-    def _use(self, *, single: bool) -> None:
-        """Evaluate in this precision from here on."""
-        if not self.double or single == (self.objective.dtype == torch.float32):
-            return
-        before, idle = self.objective, self._idle
-        self._idle = None
-        if any(h.status == "running" and self._single(len(h.loss)) != single for h in self.histories):
-            self._idle = before
-        else:
-            self._memory += before.kept_bytes  # which the other one may need
-            if self.team is not None:
-                self.team.drop(before)
-        self.objective = idle or self._objective("training", single=single)
-        self.closure = Closure(self.objective, self.like, self.settings.l2)
 
     def _look(self, running: Sequence[int]) -> list[int]:
         """Rows of these members at their new weights; which of them go on."""
         pending = list(running)
         known: dict[int, list[float]] = {}  # numbers of those that are seen
         while pending:  # members that are given new weights are looked at again
-            # Restarted members may be in another precision than the others.
-            for single in (True, False):
-                chosen = [k for k in pending if self._single(len(self.histories[k].loss)) == single]
-                if chosen:
-                    self._use(single=single)
-                    self.optimizer.evaluate(self.closure, chosen)
+            self.optimizer.evaluate(self.closure, pending)
             numbers = self.optimizer.extras.tolist()
             restarted = []
             for k in pending:
@@ -340,7 +311,6 @@ class FitRun:
         history.errors.append(errors)
         history.n_evaluations = self.optimizer.n_evaluations[k]
         weights = self.optimizer.weights[k]
-        self._use(single=self._single(step))
         if (step or history.n_restarts) and math.isfinite(loss):
             self.good[k] = weights
             self._write_back(k, self.good)

@@ -201,7 +201,7 @@ class _Need:
             # As many as there is room for beside what the others take to be computed.
             least = self._items(stream, block_atoms, 0)
             room = limit - _limited(least, self.on_gpu) - self._making_jacobians()
-            kept = max(0, min(kept - 1, int(room / self._swap)))
+            kept = max(0, min(kept - 1, room))
             items = self._items(stream, block_atoms, kept) if kept else least
         return MemoryPlan(
             items=tuple(item for item in items if item.host or item.device),
@@ -227,11 +227,11 @@ class _Need:
             MemoryItem("the program", host, device),
             self._labels(stream),
             MemoryItem("features of a text set", 0 if self.sizes.in_files else 2 * self._file_features),
-            self._item("features", 0 if stream else int(features * self._swap)),
+            self._item("features", 0 if stream else features),
             self._item("neighbours", 0 if stream else self._pairs(1.0)),
             self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
-            self._item("derivatives kept for forces", int(kept * self._swap) + making),
+            self._item("derivatives kept for forces", kept + making),
             self._item("values and derivatives of blocks", self._workers * activations),
             self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
@@ -245,11 +245,6 @@ class _Need:
     @property
     def _workers(self) -> int:
         return 1 if self.on_gpu else min(self.n_threads, self.sizes.n_lanes)
-
-    @property
-    def _swap(self) -> float:
-        """Two precisions are there for a moment when float32 gives way to float64."""
-        return 1.5 if self.settings.float32_steps and self.itemsize == 8 else 1.0
 
     @property
     def _at_once(self) -> int:

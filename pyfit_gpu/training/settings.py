@@ -29,7 +29,6 @@ class FitSettings:
     tolerance_gradient: float = 1e-7  # eV/atom; a step ends where no component of the gradient is larger
     tolerance_change: float = 1e-9  # eV/atom; a step ends where the loss changes less
     line_search_evaluations: int = 25  # at most, of one line search
-    float32_steps: int = 0  # steps at the beginning that compute in float32
     l2: float = 0.0  # eV/atom, prefactor of the weights' norms
     force_weight: float = 0.0  # Å^2, of the squared error of the forces beside that of the energies per atom
     stress_weight: float = 0.0  # of the squared error of the virials per atom
@@ -44,7 +43,7 @@ class FitSettings:
     seed: int | None = None  # of weights that are drawn
 
     def __post_init__(self) -> None:
-        whole = ("steps", "validation_interval", "learning_rate_ramp", "float32_steps", "patience")
+        whole = ("steps", "validation_interval", "learning_rate_ramp", "patience")
         for name in whole:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")

@@ -28,7 +28,6 @@ WAYS: dict[str, tuple[str, int, dict[str, object]]] = {  # dtype, members, setti
     "classic, float32": ("float32", 1, CLASSIC),
     "strong Wolfe, float64": ("float64", 1, {}),
     "strong Wolfe, float32": ("float32", 1, {}),
-    "strong Wolfe, float32 for 20 steps, then float64": ("float64", 1, {"float32_steps": 20}),
     "strong Wolfe, float64, 20 iterations a step": ("float64", 1, {"max_iterations": 20}),
     "strong Wolfe, float64, 8 members": ("float64", 8, {}),
     "strong Wolfe, float64, 32 members": ("float64", 32, {}),

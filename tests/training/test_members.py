@@ -63,7 +63,6 @@ VARIANTS = {
     "penalty": {"l2": 1e-3},
     "targets": {"group_targets": {"a": 0.05}},
     "ramp": {"learning_rate_ramp": 3},
-    "float32 first": {"float32_steps": 2},
     "short memory": {"history_size": 2, "steps": 6},
 }
 
@@ -85,12 +84,11 @@ class TestAsIfAlone:
             assert_alike(together.members[k], alone.members[0])
             assert bits(together.potential, k) == bits(own)
 
-    @pytest.mark.parametrize("variant", [{}, {"float32_steps": 2}], ids=["float64", "float32 first"])
-    def test_forces_and_stress(self, mixed_frames: MakeFrames, variant: dict[str, object]) -> None:
+    def test_forces_and_stress(self, mixed_frames: MakeFrames) -> None:
         frames = [frame for seed in (0, 1, 2) for frame in mixed_frames(BOTH_ELEMENTS, seed)]
         whole = build_training_set(Structures.from_frames(frames), make_potential(BOTH_ELEMENTS))
         train, validation = whole.select(range(4, len(whole))), whole.select(range(4))
-        settings = replace(SETTINGS, steps=3, force_weight=0.3, stress_weight=0.2, **variant)
+        settings = replace(SETTINGS, steps=3, force_weight=0.3, stress_weight=0.2)
         together = fit(make_potential(BOTH_ELEMENTS), train, validation, members=3, settings=settings)
         assert together.errors[0].forces is not None
         for k in (0, 2):
@@ -361,11 +359,10 @@ def lose(number: int, recorder: Recorder, attempts: Sequence[int], after: int = 
 
 
 class TestRestarts:
-    @pytest.mark.parametrize("variant", [{}, {"float32_steps": 3}], ids=["float64", "float32 first"])
-    def test_of_one_member_alone(self, monkeypatch: pytest.MonkeyPatch, variant: dict[str, object]) -> None:
+    def test_of_one_member_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It begins anew with other weights and counts its steps from 0; the others notice nothing."""
         train, validation = sets()
-        settings = replace(SETTINGS, line_search="none", steps=5, **variant)
+        settings = replace(SETTINGS, line_search="none", steps=5)
         undisturbed = fit(make_potential(), train, validation, members=3, settings=settings)
         made, of_member = recorders(3)
         with monkeypatch.context() as patch:

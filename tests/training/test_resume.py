@@ -35,7 +35,7 @@ from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import FitState, fit
-from pyfit_gpu.training.history import History, Row
+from pyfit_gpu.training.history import History
 from pyfit_gpu.training.objective import Evaluation, LossWeights, Objective
 from pyfit_gpu.training.settings import FitSettings
 
@@ -197,10 +197,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "classic-forces": {"force_weight": 0.5, "line_search": "none", "learning_rate": 0.02},
     "interval": {"validation_interval": 3},
     "ramp": {"learning_rate_ramp": 9},
-    "float32-before": {"float32_steps": 3},
-    "float32-at": {"float32_steps": 5},
-    "float32-after": {"float32_steps": 8},
-    "float32-classic": {"float32_steps": 8, "line_search": "none", "learning_rate": 0.05},
     "short-history": {"history_size": 3, "l2": 1e-4},
     "targets": {"group_targets": {"a": 0.05, "b": 0.0}},
     "last": {"keep": "last"},
@@ -244,7 +240,7 @@ def test_single_precision(how: str, energies: TrainingSet, tmp_path: Path, monke
 
 def test_cut_again_and_again(energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every step."""
-    settings = FitSettings(steps=7, max_iterations=3, learning_rate_ramp=4, float32_steps=3)
+    settings = FitSettings(steps=7, max_iterations=3, learning_rate_ramp=4)
     job = Job(energies, make_potential().random_members(range(2), 1), settings, (0, 1))
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
@@ -266,7 +262,6 @@ def test_cut_again_and_again(energies: TrainingSet, tmp_path: Path, monkeypatch:
 STAGES: dict[str, dict[str, Any]] = {
     "restarts": {"learning_rate": 0.1, "seed": 9},
     "more-restarts": {"learning_rate": 0.2, "seed": 10, "validation_interval": 2, "patience": 2},
-    "float32": {"learning_rate": 0.2, "seed": 10, "float32_steps": 3},
     "wolfe": {"line_search": "strong-wolfe", "learning_rate": 1.0, "seed": 9},
 }
 
@@ -286,47 +281,6 @@ def test_members_at_different_stages(
     assert len({len(history["loss"]) for history in histories}) > 1
     assert "patience" in {history["status"] for history in histories}
     assert (max(history["n_restarts"] for history in histories) > 1) == (stage != "wolfe")
-
-
-def test_precision_is_each_members_own(energies: TrainingSet) -> None:
-    """A restarted member is in its float32 steps again while the others are beyond theirs; alone, it is the same."""
-    settings = FitSettings(
-        steps=9,
-        max_iterations=3,
-        line_search="none",
-        error_restart_level=1.0,
-        float32_steps=3,
-        learning_rate=0.2,
-        seed=10,
-    )
-    train, validation = energies.select(range(8)), energies.select(range(8, 12))
-    start = make_potential().random_members(range(3), 10)
-    seen: dict[int, list[bytes]] = {}
-
-    class Energies:
-        def __init__(self, member: int) -> None:
-            self.member = member
-
-        def begin(self) -> None:
-            seen[self.member] = []
-
-        def see(self, row: Row) -> None:
-            seen[self.member].append(row.energies_per_atom().double().numpy().tobytes())
-
-    together = fit(start, train, validation, settings=settings, observers=lambda k: [Energies(k)])
-    assert any(member.n_restarts for member in together.members)
-    for k in range(3):
-        fresh = make_potential().random_members([k], 10)
-        alone = fit(
-            fresh,
-            train,
-            validation,
-            settings=settings,
-            first_member=k,
-            observers=[Energies(10 + k)],
-        )
-        assert alone.members[0] == together.members[k]
-        assert seen[10 + k] == seen[k]
 
 
 def test_the_first_weights_can_be_the_best(energies: TrainingSet) -> None:
@@ -502,7 +456,6 @@ CHANGED: dict[str, Any] = {
     "tolerance_gradient": 1e-5,
     "tolerance_change": 1e-6,
     "line_search_evaluations": 8,
-    "float32_steps": 1,
     "l2": 0.1,
     "force_weight": 0.2,
     "stress_weight": 0.3,
@@ -555,6 +508,22 @@ class TestChangedSettings:
 
     def test_the_same_may_go_on(self, earlier: Run, data: dict[str, Any]) -> None:
         assert require_same_run(earlier, asked(), data, ()) is False
+
+    @pytest.mark.parametrize(("until", "expected"), [(0, False), (1, True), (3, True)])
+    def test_float32_steps_of_an_earlier_version(
+        self, until: int, expected: bool, earlier: Run, data: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The run goes on, in float64; what is known of the loss is forgotten where it was computed in float32."""
+        caplog.set_level("INFO", "pyfit_gpu")
+        run = replace(earlier, settings={**earlier.settings, "float32_steps": until})
+        assert require_same_run(run, asked(), data, ()) is expected
+        assert ("float64 from here on" in caplog.text) == expected
+
+    def test_float32_steps_that_are_over(self, earlier: Run, data: dict[str, Any]) -> None:
+        members = [{**one, "history": {**one["history"], "loss": [1.0] * 5}} for one in earlier.state.members]
+        state = replace(earlier.state, members=members)
+        run = replace(earlier, state=state, settings={**earlier.settings, "float32_steps": 3})
+        assert require_same_run(run, asked(), data, ()) is False
 
     @pytest.mark.parametrize("name", CHANGED)
     def test_refused_and_allowed(self, name: str, earlier: Run, data: dict[str, Any]) -> None:

@@ -390,7 +390,6 @@ class TestTestGroups:
     [
         ("patience", -1),
         ("learning_rate_ramp", -1),
-        ("float32_steps", -1),
         ("min_improvement", -0.1),
         ("min_improvement", np.nan),
         ("target_rmse", -1.0),

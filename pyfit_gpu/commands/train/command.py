@@ -102,17 +102,13 @@ def _follow(job: _Job, team: Team) -> int:
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
     memory = kept_memory(job.setup.device, plan, team)
 
-    def make(name: str, single: bool) -> Objective:
+    def make(name: str) -> Objective:
         nonlocal memory
-        objective, memory = make_objective(parts[name], settings, single=single, memory=memory, plan=plan, team=team)
+        objective, memory = make_objective(parts[name], settings, memory=memory, plan=plan, team=team)
         return objective
 
-    def drop(objective: Objective) -> None:
-        nonlocal memory
-        memory += objective.kept_bytes
-
     try:
-        team.serve(like, make, drop)
+        team.serve(like, make)
     except RuntimeError:
         return _REFUSED  # the first process says why
     return 0

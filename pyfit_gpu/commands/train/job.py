@@ -241,7 +241,21 @@ def require_same_run(run: Run, settings: Mapping[str, Any], data: Mapping[str, A
         faults.append(f"allow_change: expected names of settings ({', '.join(sorted(settings))}), got {unknown[0]}")
     if faults:
         raise InputError("\n".join(faults))
-    return changed
+    return changed or _is_between_precisions(run)
+
+
+def _is_between_precisions(run: Run) -> bool:
+    """Whether a run of version 0.1.0 was left while `--float32-steps`, which is gone, had it compute in float32.
+
+    It goes on in float64, for which what the optimiser knows of the loss no longer holds.
+    """
+    until = int(run.settings.get("float32_steps", 0))
+    found = until > 0 and any(0 < len(member["history"]["loss"]) <= until + 1 for member in run.state.members)
+    if found:
+        log.info(
+            "resume: the run was in its first %d steps, in float32 (no longer offered): it goes on in float64", until
+        )
+    return found
 
 
 def describe_data(training_set: TrainingSet, potential: Potential) -> dict[str, Any]:
