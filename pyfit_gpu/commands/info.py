@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from pathlib import Path
@@ -11,9 +10,10 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from pyfit_gpu.commands.classic.config import load_classic_config
+from pyfit_gpu.commands.train.logs import describe_energy_volume_log, describe_error_log, describe_group_log
+from pyfit_gpu.commands.train.summary import describe_ranking
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.descriptors.lsp import GI_MODES, LocalStructureParameters
-from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.identify import FileKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_training_set, read_frames
@@ -38,11 +38,11 @@ def info(path: str | os.PathLike[str]) -> str:
         FileKind.DFT_TEXT: _structures,
         FileKind.ASE: _structures,
         FileKind.CLASSIC_CONFIG: _configuration,
-        FileKind.ENERGY_VOLUME_LOG: _energy_volume,
-        FileKind.ERROR_LOG: _error_log,
+        FileKind.ENERGY_VOLUME_LOG: describe_energy_volume_log,
+        FileKind.ERROR_LOG: describe_error_log,
         FileKind.ENERGY_TABLE: _energy_table,
-        FileKind.GROUP_LOG: _group_log,
-        FileKind.RANKING: _ranking,
+        FileKind.GROUP_LOG: describe_group_log,
+        FileKind.RANKING: describe_ranking,
     }[kind]
     return "\n".join([f"{os.fspath(path)}: {kind.value}", *(f"  {line}" for line in describe(Path(path)))])
 
@@ -159,71 +159,5 @@ def _configuration(path: Path) -> list[str]:
     ]
 
 
-def _energy_volume(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    steps = [line.split()[0] for line in lines[1:]]
-    saved = f"{len(steps)} saved, {steps[0]} to {steps[-1]}" if steps else "none saved"
-    return [f"structures    {len(lines[0].split()) - 1}", f"steps         {saved}"]
-
-
-def _error_log(path: Path) -> list[str]:
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    try:
-        errors = [(float(row[1]), int(row[0])) for row in rows]
-    except (ValueError, IndexError):
-        raise InputError(f"{path}: expected rows of a step and an error, found something else") from None
-    best, step = min(errors)
-    lines = [
-        f"rows          {len(errors)}, steps {errors[0][1]} to {errors[-1][1]}",
-        f"error         {errors[0][0]:.6g} to {errors[-1][0]:.6g} eV/atom, least {best:.6g} at step {step}",
-    ]
-    labels = (("energy", "eV/atom"), ("forces", "eV/Å"), ("stress", "eV/Å^3"))
-    for (label, unit), value in zip(labels, rows[-1][2:], strict=False):
-        if value != "nan":
-            lines.append(f"{label:<13} RMSE {float(value):.6g} {unit} in the last row")
-    return lines
-
-
 def _energy_table(path: Path) -> list[str]:
     return [f"structures    {len(path.read_text(encoding='utf-8').splitlines()) - 1}"]
-
-
-def _group_log(path: Path) -> list[str]:
-    """The last row of each part, eV/atom."""
-    names, rows = _table(path)
-    lines = [f"groups        {len(names) - 2}"]
-    for step, part, *errors in {row[1]: row for row in rows}.values():
-        found = ", ".join(f"{name} {_number(cell, path):.4g}" for name, cell in zip(names[2:], errors, strict=True))
-        lines.append(f"{part:<13} step {_number(step, path):.0f}: {found} eV/atom")
-    return lines
-
-
-def _ranking(path: Path) -> list[str]:
-    """The best three."""
-    names, rows = _table(path)
-    lines = [f"members       {len(rows)}"]
-    for row in (dict(zip(names, cells, strict=True)) for cells in rows[:3]):
-        score = _number(row["score"], path)
-        lines.append(f"rank {row['rank']:<8} member {row['member']}, score {score:.4e} eV/atom, {row['network']}")
-    return lines
-
-
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows.
-
-    Raises:
-        InputError: a row that has not a cell for every column.
-    """
-    with open(path, encoding="utf-8", newline="") as file:
-        names, *rows = csv.reader(file)
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(names):
-            raise InputError(f"{path}: row {number}: expected {len(names)} cells, found {len(row)}")
-    return names, rows
-
-
-def _number(cell: str, path: Path) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise InputError(f"{path}: expected a number, found {cell!r}") from None

@@ -20,7 +20,8 @@ from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.training.objective import BLOCK_ATOMS, RECORDED_ATOMS
+from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
+from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
@@ -127,8 +128,8 @@ def plan_memory(
     device = torch.device(device)
     sizes, on_gpu = training_set, device.type == "cuda"
     if isinstance(sizes, TrainingSet):
-        force, stress = settings.force_weight > 0, settings.stress_weight > 0
-        sizes = SetSizes.of(sizes, force=force, stress=stress, on_gpu=on_gpu)
+        terms = [term for term in weighted_terms() if settings.loss_weights[term.name] > 0]
+        sizes = SetSizes.of(sizes, terms, on_gpu=on_gpu)
     limit = int(MEMORY_SHARE * total_memory(device)) if memory is None else memory
     need = _Need(
         sizes,

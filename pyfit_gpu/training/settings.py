@@ -9,7 +9,7 @@ from typing import Literal
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.optimizers.lbfgs import LBFGSSettings
-from pyfit_gpu.training.objective import LossWeights
+from pyfit_gpu.training.loss import check_weights, weighted_terms
 
 LineSearch = Literal["strong-wolfe", "none"]
 Keep = Literal["best", "last"]
@@ -17,7 +17,7 @@ Keep = Literal["best", "last"]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train. The classic program: no line search, learning rate 0.05, keep the last weights."""
+    """How to train. The classic program: no line search, learning rate 0.05, keep the last parameters."""
 
     steps: int = 100
     line_search: LineSearch = "strong-wolfe"
@@ -29,18 +29,18 @@ class FitSettings:
     tolerance_gradient: float = 1e-7  # eV/atom; a step ends where no component of the gradient is larger
     tolerance_change: float = 1e-9  # eV/atom; a step ends where the loss changes less
     line_search_evaluations: int = 25  # at most, of one line search
-    l2: float = 0.0  # eV/atom, prefactor of the weights' norms
+    l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters
     force_weight: float = 0.0  # Å^2, of the squared error of the forces beside that of the energies per atom
     stress_weight: float = 0.0  # of the squared error of the virials per atom
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
-    error_restart_level: float = 0.0  # eV/atom; a loss above it draws new weights; 0: never
+    error_restart_level: float = 0.0  # eV/atom; a loss above it draws new parameters; 0: never
     validation_interval: int = 1  # steps; 0: never
     patience: int = 0  # validations without improvement after which a member stops; 0: never
     min_improvement: float = 0.0  # eV/atom, what counts as one
     target_rmse: float = 0.0  # eV/atom, energy RMSE (validation, or else training) at which a member stops; 0: never
     max_time: float = 0.0  # s of wall clock; training stops before the step that would pass it; 0: never
-    keep: Keep = "best"  # weights of the best validation, or of the last step
-    seed: int | None = None  # of weights that are drawn
+    keep: Keep = "best"  # parameters of the best validation, or of the last step
+    seed: int | None = None  # of parameters that are drawn
 
     def __post_init__(self) -> None:
         whole = ("steps", "validation_interval", "learning_rate_ramp", "patience")
@@ -55,11 +55,13 @@ class FitSettings:
         for group, target in self.group_targets.items():
             if not (math.isfinite(target) and target >= 0):
                 raise InputError(f"group_targets: {group}: expected a number >= 0, got {target}")
-        _ = self.loss_weights, self.optimizer  # which check their own
+        check_weights(self.loss_weights)
+        _ = self.optimizer  # which checks its own
 
     @property
-    def loss_weights(self) -> LossWeights:
-        return LossWeights(self.force_weight, self.stress_weight)
+    def loss_weights(self) -> dict[str, float]:
+        """Prefactors of the terms beside the energy, by term."""
+        return {term.name: getattr(self, term.weight_name) for term in weighted_terms()}
 
     @property
     def optimizer(self) -> LBFGSSettings:

@@ -12,12 +12,13 @@ import math
 import time
 
 import torch
+from objective_values import loss_of
 from torch import Tensor
 
 import pyfit_gpu as pf
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.structures.neighbors import find_neighbors
-from pyfit_gpu.training.objective import LossWeights, Objective
+from pyfit_gpu.training.objective import Objective
 
 FORCE_WEIGHT = 0.01  # Å^2
 
@@ -98,8 +99,8 @@ def main() -> None:
     cases: dict[str, Objective | ByAutograd] = {}
     for name, loss_weights, memory in (
         ("energies only", None, 0.0),
-        ("kept", LossWeights(FORCE_WEIGHT), float("inf")),
-        ("computed anew", LossWeights(FORCE_WEIGHT), 0.0),
+        ("kept", {"forces": FORCE_WEIGHT}, float("inf")),
+        ("computed anew", {"forces": FORCE_WEIGHT}, 0.0),
     ):
         started = time.perf_counter()
         case = cases[name] = Objective(training_set, loss_weights, memory=memory)
@@ -109,7 +110,7 @@ def main() -> None:
     def evaluate(case: Objective | ByAutograd) -> tuple[Tensor, Tensor]:
         n_elements = potential.descriptor.n_elements
         networks = ElementNetworks.from_flat(weights, shape, n_elements=n_elements, activation=activation)
-        loss = case.loss(networks).sum()
+        loss = loss_of(case, networks).sum()
         return loss.detach(), torch.autograd.grad(loss, weights)[0]
 
     # In float32 the gradient is a sum of large numbers of both signs.

@@ -42,11 +42,11 @@ class Clock:
         self.loss = self.validation = math.inf
         self.curve: Curve = []
 
-    def begin(self) -> None:
+    def on_start(self) -> None:
         if math.isnan(self.started):
             self.started = time.perf_counter()
 
-    def see(self, row: object) -> None:
+    def on_step(self, row: object) -> None:
         self.loss = min(self.loss, row.loss)
         self.validation = min(self.validation, row.validation)
         self.curve.append((time.perf_counter() - self.started, self.loss, self.validation))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from objective_values import errors_of
 from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
@@ -20,10 +21,10 @@ from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training import closure
-from pyfit_gpu.training import loop as fit_run
 from pyfit_gpu.training.fit import TrainingFailure, fit
-from pyfit_gpu.training.history import History, MemberHistory, Row
+from pyfit_gpu.training.history import History, MemberHistory, StepRecord
 from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.restarts import RESTART_MAX_RANDOM
 from pyfit_gpu.training.settings import FitSettings, Keep
 
 MakeFrames = Callable[..., list[Frame]]
@@ -203,16 +204,16 @@ class Recorder:
     """Rows of one member, attempt by attempt, with its weights in the potential at that moment."""
 
     def __init__(self) -> None:
-        self.attempts: list[list[Row]] = []
+        self.attempts: list[list[StepRecord]] = []
         self.weights: list[Tensor] = []
         self.energies: list[Tensor] = []
 
-    def begin(self) -> None:
+    def on_start(self) -> None:
         self.attempts.append([])
         self.weights.clear()
         self.energies.clear()
 
-    def see(self, row: Row) -> None:
+    def on_step(self, row: StepRecord) -> None:
         self.attempts[-1].append(row)
         self.weights.append(row.potential.networks.flat()[row.member].clone())
         self.energies.append(row.energies_per_atom())
@@ -242,7 +243,7 @@ class Evaluations:
 
 
 class TestEnds:
-    def ended(self, monkeypatch: pytest.MonkeyPatch) -> tuple[History, Evaluations, list[Recorder], list[Row]]:
+    def ended(self, monkeypatch: pytest.MonkeyPatch) -> tuple[History, Evaluations, list[Recorder], list[StepRecord]]:
         """Three members of which the target stops at least two, at different steps."""
         train, validation = sets()
         free = fit(make_potential(), train, validation, members=3, settings=SETTINGS, steps=8)
@@ -342,7 +343,7 @@ class TestResult:
         train, validation = sets()
         settings = replace(SETTINGS, keep=keep, validation_interval=3, steps=4)
         history = fit(make_potential(), train, validation, members=3, settings=settings)
-        scores = Objective(validation).errors(history.potential.networks).loss.tolist()
+        scores = errors_of(Objective(validation), history.potential.networks).loss.tolist()
         assert [member.score for member in history.members] == scores
         assert {member.kept_step for member in history.members} <= ({4} if keep == "last" else {0, 3, 4})
         for member in history.members:
@@ -376,7 +377,7 @@ class TestRestarts:
         assert len(made[1].attempts) == 2
         assert [row.step for row in made[1].attempts[1]] == [0, 1, 2, 3, 4, 5]
         assert restarted.status == "steps"
-        drawn = make_potential().randomized(member_seed(settings.seed, 1, 1), fit_run.RESTART_MAX_RANDOM)
+        drawn = make_potential().randomized(member_seed(settings.seed, 1, 1), RESTART_MAX_RANDOM)
         fresh = fit(drawn, train, validation, settings=settings)
         assert restarted.loss == fresh.loss
         assert restarted.validation == fresh.validation

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from commands.helpers import assert_same_files, snapshot
+from objective_values import errors_of
 from sample_sets import make_potential, make_set
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import FitState, fit
 from pyfit_gpu.training.history import History
-from pyfit_gpu.training.objective import Evaluation, LossWeights, Objective
+from pyfit_gpu.training.objective import Evaluation, Objective
 from pyfit_gpu.training.settings import FitSettings
 
 SETUP = Setup(torch.device("cpu"), quiet=True)
@@ -404,20 +405,20 @@ def test_a_changed_weight_is_evaluated_anew(
     job = Job(with_forces, make_potential(), FitSettings(steps=3, max_iterations=3, force_weight=0.5, keep="last"))
     assert job.run() == 0
     run = load_run("run.h5")
-    weights = run.state.good
+    weights = run.state.last_finite
     assert job.resume(changed=True, steps=4, force_weight=4.0, validation_interval=1) == 0
     row = [float(value) for value in Path("loss.txt").read_text().splitlines()[-1].split()]
     found = load_run("run.h5")
-    assert not torch.equal(found.state.good, weights)
+    assert not torch.equal(found.state.last_finite, weights)
     # The row belongs to the new weights under the new loss.
     rows = range(len(with_forces))
     train = with_forces.select([k for k in rows if k % 3])
-    networks = found.potential.networks.with_flat(found.state.good)
-    errors = Objective(train, LossWeights(4.0, 0.0)).errors(networks)
+    networks = found.potential.networks.with_flat(found.state.last_finite)
+    errors = errors_of(Objective(train, {"forces": 4.0, "stress": 0.0}), networks)
     assert row[0] == 4
     assert row[1] == pytest.approx(float(errors.loss), rel=1e-9)
     # And the step went down the new loss, not the old one whose value was remembered.
-    before = Objective(train, LossWeights(4.0, 0.0)).errors(networks.with_flat(weights))
+    before = errors_of(Objective(train, {"forces": 4.0, "stress": 0.0}), networks.with_flat(weights))
     assert float(errors.loss) < float(before.loss)
 
 
@@ -441,7 +442,7 @@ def test_what_the_optimiser_knew_is_not_used(
             patch.setattr(Objective, "evaluate", watched)
             settings = replace(job.settings, steps=4)
             fit(run.potential, train, settings=settings, resume=replace(run.state, known=not changed))
-        assert torch.equal(points[0], run.state.good) == changed
+        assert torch.equal(points[0], run.state.last_finite) == changed
 
 
 BASE = FitSettings(steps=4, seed=2)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pyfit_gpu.commands.interrupts import STATUS_UNFINISHED, StopRequest, stop_on_signals
 from pyfit_gpu.commands.jobs import Setup, log
 from pyfit_gpu.commands.progress import Progress
-from pyfit_gpu.commands.train.logs import ProgressRows, RowFile
+from pyfit_gpu.commands.train.logs import ProgressRows
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.commands.train.row_file import RowFile
 from pyfit_gpu.commands.train.summary import announce, summarize, write_ranking
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
@@ -29,7 +30,7 @@ from pyfit_gpu.training.loop import TrainingFailure
 from pyfit_gpu.training.settings import FitSettings
 
 if TYPE_CHECKING:
-    from pyfit_gpu.training.distributed import Team
+    from pyfit_gpu.training.distributed import ProcessGroup
     from pyfit_gpu.training.memory_plan import MemoryPlan
 
 # What says when to stop or how often to look, not what is computed: free to change when a run is resumed.
@@ -62,14 +63,14 @@ def run_fit(
     stop_file: str = "",
     resumption: Resumption | None = None,
     plan: MemoryPlan | None = None,
-    team: Team | None = None,
+    processes: ProcessGroup | None = None,
 ) -> int:
     """Train all members of a potential and write every output, also when a signal or a lost loss ends it early.
 
     Args:
         stop_file: training ends when a file of this name is there.
         plan: what is kept in memory, see `fit`.
-        team: processes that share the work; this one is the first.
+        processes: those that share the work; this one is the first.
 
     Returns:
         Exit status: 0, what a signal asks for, or STATUS_UNFINISHED when time was up.
@@ -110,7 +111,7 @@ def run_fit(
                     checkpoint=checkpoints,
                     resume=_state(resumption),
                     plan=plan,
-                    team=team,
+                    processes=processes,
                 )
             except BaseException as error:
                 # Whatever ends it (a log without room, a second signal) does not lose what was trained so far.
@@ -148,7 +149,7 @@ def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
         logs[path].check(*position)  # all of them before any is changed
     for path, one in logs.items():
         if path not in run.logs:
-            one.begin()  # a log that the run did not have begins where it goes on
+            one.on_start()  # a log that the run did not have begins where it goes on
         elif path in written:
             one.resume(*written[path])
 
@@ -252,9 +253,7 @@ def _is_between_precisions(run: Run) -> bool:
     until = int(run.settings.get("float32_steps", 0))
     found = until > 0 and any(0 < len(member["history"]["loss"]) <= until + 1 for member in run.state.members)
     if found:
-        log.info(
-            "resume: the run was in its first %d steps, in float32 (no longer offered): it goes on in float64", until
-        )
+        log.info("resume: the first %d steps were in float32, no longer offered: float64 from here on", until)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.training.distributed import Deal
+from pyfit_gpu.training.distributed import Distribute
 
 MOST_MEMBERS = 10_000  # each has files of its own
 
@@ -52,7 +52,7 @@ class RunOptions:
     allow_change: tuple[str, ...] = ()  # settings that may differ from the run's
     checkpoint_interval: float = 30.0  # s
     stop_file: str = ""
-    deal: Deal = "data"
+    distribute: Distribute = "data"
     started: float | None = None  # time.monotonic() at which the job began; None: now
     memory: int | None = None  # bytes of the device, or on a CPU of all processes together; None: most of it
 

@@ -20,7 +20,7 @@ from commands.helpers import ENVIRONMENT, Result, assert_same_files, done, snaps
 
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.run_file import load_run
-from pyfit_gpu.training.objective import LANE_ATOMS
+from pyfit_gpu.training.lanes import LANE_ATOMS
 
 # Everything at once: forces, members, validation, groups that only test, targets of groups.
 TRAIN = ("train", "si.h5", "--potential", "start.nn.dat", "--out", "out.nn.dat", "--steps", "3", "--device", "cpu",
