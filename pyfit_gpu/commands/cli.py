@@ -178,9 +178,9 @@ _FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iter
 
 def _train(options: argparse.Namespace) -> int:
     started = time.monotonic()  # imports count for a time limit
+    from pyfit_gpu.commands.parsing import parse_memory
     from pyfit_gpu.commands.train import options as fit_options
     from pyfit_gpu.commands.train.command import train
-    from pyfit_gpu.training.memory_plan import parse_memory
     from pyfit_gpu.training.settings import FitSettings
 
     return train(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 
 from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.commands.parsing import parse_memory
 from pyfit_gpu.datasets.training_set import require_same_inputs
+from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.training.lanes import BLOCK_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
-from pyfit_gpu.training.memory_plan import MemoryPlan, format_bytes, parse_memory, plan_memory
+from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.settings import FitSettings
 
 log = logging.getLogger("pyfit_gpu")

@@ -7,55 +7,30 @@ measured (tests/test_memory_plan.py holds both against the tensors themselves).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.datasets.feature_rows import reading_bytes
+from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
 from pyfit_gpu.descriptors.harmonics import n_rows
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
-from pyfit_gpu.devices import total_memory
+from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.force_map import jacobian_bytes, making_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.objective import objective_bytes
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
-MEMORY_SHARE = 0.8  # of a device's memory, where no limit is given
 _LEAST_BLOCK_ATOMS = 512
 _LEAST_GPU_BLOCK = 4096  # atoms; with less to do at once a GPU is no faster than reading the file
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
-_PIECE = 2**22  # of feature_rows.py, beside the rows that lie between, up to four times as many
-_KEPT_CHUNK = 2**29  # of force_map.py
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def parse_memory(text: str) -> int:
-    """Bytes from `4G`, `512M`, `1.5GiB` or a number of bytes; units are powers of 1024.
-
-    Raises:
-        InputError: anything else, or nothing.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    found = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if found <= 0:
-        raise InputError(f"memory: expected a size above 0 such as 4G, 512M or 1.5GiB, got {text!r}")
-    return found
-
-
-def format_bytes(count: float) -> str:
-    """`1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
 
 
 @dataclass(frozen=True)
@@ -269,15 +244,15 @@ class _Need:
         return 8 * self.members * (width * (2 * history + 6) + products + 6 * self.n_parameters)
 
     def _labels(self, stream: bool) -> MemoryItem:
-        """Everything of the set but features, whole and by parts; shares and targets; the places of atoms in blocks."""
-        # species, positions, forces, row of the file; sizes, energy, volume, weight, group, cell, pbc, stress
-        own = 64 * self.sizes.n_atoms + 163 * self.sizes.n_structures
+        """The set without features, whole and by parts; what objectives add; the places of atoms in blocks."""
+        own = label_bytes(self.sizes.n_atoms, self.sizes.n_structures)
         copies = 3 if stream and self.sizes.label_atoms else 2
         dividing = 24 * self.sizes.n_atoms  # numbers of atoms, for a moment, when parts and blocks are taken out
+        # The place of each atom in packs or by element, and of those in packs the atom of each place.
         layout = 8 * (self.sizes.n_atoms + self.sizes.places - self.sizes.ones)
         if self.descriptor.n_elements == 1:
             layout = 0
-        objective = 8 * self.sizes.n_atoms + layout + (56 + 3 * self.itemsize) * self.sizes.n_structures
+        objective = layout + objective_bytes(self.sizes.n_atoms, self.sizes.n_structures, self.itemsize)
         if self.on_gpu:
             return MemoryItem("labels", 2 * own + dividing, (copies - 1) * own + dividing + objective)
         return MemoryItem("labels", copies * own + dividing + objective)
@@ -291,12 +266,12 @@ class _Need:
         return int(share * (by_pair + by_atom * sizes.label_atoms))
 
     def _jacobians(self) -> int:
-        return int(3 * self.descriptor.n_features * self.itemsize * self.sizes.places_for_pairs)
+        return jacobian_bytes(self.sizes.places_for_pairs, self.descriptor.n_features, self.itemsize)
 
     def _making_jacobians(self) -> int:
         """Of one chunk, beside those that are kept."""
-        chunk = self._chunk_pairs() * 3 * self.descriptor.n_features * self.itemsize
-        return int(1.5 * min(chunk, _KEPT_CHUNK, self._jacobians()))
+        chunk = jacobian_bytes(self._chunk_pairs(), self.descriptor.n_features, self.itemsize)
+        return making_bytes(min(chunk, self._jacobians()))
 
     def _block(self, block_atoms: int | None) -> int:
         """Atoms of one block, at most."""
@@ -308,7 +283,7 @@ class _Need:
         return min(1.0, atoms / max(1, self.sizes.label_atoms))
 
     def _reading(self, atoms: int) -> int:
-        return 5 * min(_PIECE, 8 * self.descriptor.n_features * atoms)
+        return reading_bytes(atoms, self.descriptor.n_features)
 
     def _open_block(self, atoms: int) -> int:
         places = int(atoms * self.sizes.worst_padding)

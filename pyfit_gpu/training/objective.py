@@ -18,7 +18,7 @@ from pyfit_gpu.sums import ordered_sum
 from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
-from pyfit_gpu.training.loss import Errors, LabelWeights, LossWeights, check_weights, squares_of, taking_part
+from pyfit_gpu.training.loss import TERMS, Errors, LabelWeights, LossWeights, check_weights, squares_of, taking_part
 
 T = TypeVar("T")
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
@@ -45,6 +45,13 @@ class Evaluation:
     errors: Errors
     energies: Tensor  # (A, B) eV/atom, float64
     gradient: Tensor | None  # (A, n_parameters) float64, of the loss; zero where the fit is exact
+
+
+def objective_bytes(n_atoms: int, n_structures: int, itemsize: int) -> int:
+    """Count the bytes that the objectives of a set and their blocks keep beside features and derivatives."""
+    by_structure = 8 * (len(TERMS) + 1 + 2 + 1)  # label weights, target, place in the groups; size, in its block
+    in_precision = 4 * itemsize  # in its block: 1 / atoms, target, weight, slope
+    return 8 * n_atoms + (by_structure + in_precision) * n_structures  # of each atom its structure, in its block
 
 
 class Objective:

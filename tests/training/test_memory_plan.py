@@ -17,8 +17,10 @@ from held_memory import PeakMemory, held_bytes
 from sample_sets import make_potential, make_set
 
 import pyfit_gpu
+from pyfit_gpu.commands.parsing import parse_memory
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
@@ -28,7 +30,7 @@ from pyfit_gpu.optimizers.lbfgs import LBFGS
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.loss import weighted_terms
-from pyfit_gpu.training.memory_plan import MemoryPlan, format_bytes, objective_options, parse_memory, plan_memory
+from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options, plan_memory
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings

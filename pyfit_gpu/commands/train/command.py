@@ -20,7 +20,7 @@ from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.datasets.weighting import group_targets, parse_by_group, parse_windows, weight_groups, weight_windows
-from pyfit_gpu.devices import total_memory, world_size
+from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory, world_size
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, found_faults, free_number
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
@@ -30,7 +30,7 @@ from pyfit_gpu.formats.training_set.named_splits import named_split
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup, require_enough_members
-from pyfit_gpu.training.memory_plan import MEMORY_SHARE, MemoryPlan, format_bytes, plan_memory
+from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
 
