@@ -239,6 +239,6 @@ class _Labels:
         return total, squares
 
     def _predictions(self, grad_features: Tensor) -> dict[str, Tensor]:
-        """What terms are compared with, by `LossTerm.prediction`, of the map's structures and atoms."""
+        """Predictions for the map's structures and atoms, by `LossTerm.prediction`; a new kind is made here."""
         forces, virials = self.map(grad_features.index_select(1, self.map.atoms).transpose(0, 1))
         return {"forces": forces} if virials is None else {"forces": forces, "virials": virials}

@@ -1,4 +1,4 @@
-"""What the optimiser sees of a set: loss and penalty with their gradient, and what it carries along for the rows."""
+"""The optimiser's view of a set: loss and penalty with their gradient, and numbers for the rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Closure:
         self._columns = Columns({"loss": None, **terms, "groups": len(objective.groups.names)})
 
     def is_recordable(self, n_points: int) -> bool:
-        """Whether a call with so many points is the same operations each time, and worth a recording (`graphs`)."""
+        """Whether a call with so many points is the same operations each time, and worth a recording."""
         return self.objective.is_recordable(n_points)
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a fit tells: rows for observers as they come, and the history of every member."""
+"""The course of a fit: rows for observers as they come, and the history of every member."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ Status = Literal["running", "steps", "patience", "target", "gave up", "failed"]
 
 @dataclass
 class MemberHistory:
-    """What one member did: an entry for each step, and row 0 before the first."""
+    """Rows of one member, one for each step and row 0 before the first, and how it ended."""
 
     loss: list[float] = field(default_factory=list)  # eV/atom
     validation: dict[int, float] = field(default_factory=dict)  # step: eV/atom
@@ -140,7 +140,7 @@ class MemberHistory:
 
 @dataclass
 class History:
-    """What a fit did; of several members, the best one's names of `MemberHistory` are here, too."""
+    """Histories of all members; names of `MemberHistory` mean the best one's."""
 
     members: list[MemberHistory]
     potential: Potential  # all members, with the parameters that are kept

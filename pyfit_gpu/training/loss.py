@@ -1,4 +1,4 @@
-"""What training minimises: the errors of energies, forces and stress, plus a penalty on the parameters.
+"""The function that training minimises: errors of energies, forces and stress, plus a penalty on the parameters.
 
     loss      = sqrt( e^2 + force_weight f^2 + stress_weight v^2 )                 eV/atom
     e^2       = sum_s w_s ((E_nn,s - E_used,s) / n_s)^2 / sum_s w_s
@@ -11,7 +11,8 @@ cell with much vacuum does not vanish. Without forces and stress, and with every
 classic program (docs/theory.md). e^2 with targets of groups: group_errors.py.
 
 `TERMS` is the one table of the labels: objective, rows, logs, run files and reports go through it. A further label is a
-`LossTerm` here, its weight in `FitSettings`, the option for that, and the prediction that blocks.py compares it with.
+`LossTerm` here, its weight in `FitSettings`, the option for that, and the prediction that blocks.py compares it with
+(docs/architecture.md, "A further loss term").
 """
 
 from __future__ import annotations

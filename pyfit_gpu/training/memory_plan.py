@@ -44,7 +44,7 @@ class MemoryItem:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a training takes, and how it keeps within its limit."""
+    """The memory of a training, and how it keeps within its limit."""
 
     items: tuple[MemoryItem, ...]
     limit: int  # bytes, of the device
@@ -269,7 +269,7 @@ class _Need:
         return jacobian_bytes(self.sizes.places_for_pairs, self.descriptor.n_features, self.itemsize)
 
     def _making_jacobians(self) -> int:
-        """Of one chunk, beside those that are kept."""
+        """Bytes for a moment, of one chunk, beside those that are kept."""
         chunk = jacobian_bytes(self._chunk_pairs(), self.descriptor.n_features, self.itemsize)
         return making_bytes(min(chunk, self._jacobians()))
 
@@ -293,7 +293,7 @@ class _Need:
         return features + self._pairs(self._share(atoms))
 
     def _activations(self, atoms: int, *, computes_anew: bool) -> int:
-        """Of one block: outputs of the layers, their derivatives; with labels what autograd keeps, and pairs."""
+        """Values of one block: outputs of the layers, their derivatives; with labels what autograd keeps, and pairs."""
         members, n_features = self._at_once, self.descriptor.n_features
         places = int(atoms * self.sizes.worst_padding)
         hidden = self.layers[1:-1] or (0,)
@@ -311,7 +311,7 @@ class _Need:
         return int(self.itemsize * numbers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:
-        """What recordings (`graphs`) hold, of as many members as are recorded."""
+        """Memory of the recordings (`cuda_graphs`), of as many members as are recorded."""
         n_points = min(self.members, RECORDED_ATOMS // max(1, self.sizes.n_atoms))
         if not self.on_gpu or stream or self.sizes.label_atoms or not n_points:
             return 0
@@ -323,6 +323,6 @@ class _Need:
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:
-        """What lanes add up to: gradients, and energies a few times over."""
+        """Sums over lanes: gradients, and energies a few times over."""
         gradients = (self.sizes.n_lanes + 3 * self._workers) * self.members * self.n_parameters
         return self.itemsize * gradients + (3 * self.itemsize + 32) * self.members * self.sizes.n_structures

@@ -58,7 +58,7 @@ class Objective:
     """The loss of networks on one set, full batch, in the dtype and on the device of the set's features.
 
     A set is cut into lanes of whole structures, which depend on nothing but the set, and lanes into blocks. Sums go
-    over the blocks of a lane and then over lanes, in order, so the same weights give the same bits whatever else is
+    over the blocks of a lane and then over lanes, in order, so the same parameters give the same bits whatever else is
     computed beside them: on a CPU every member is computed by itself, on a GPU all at once.
     """
 

@@ -32,7 +32,7 @@ class Validation:
         return self.objective is not None and step % self.interval == 0
 
     def scores(self, points: Tensor) -> list[Scores]:
-        """Of each of the parameters (A, P)."""
+        """Score each of the parameters (A, P)."""
         assert self.objective is not None
         return scores_of(self.objective, self.objective.evaluate(points, self.template, gradient=False))
 

@@ -84,5 +84,5 @@ class FitSettings:
         return 1.0 if self.line_search == "strong-wolfe" else 0.05
 
     def learning_rate_at(self, step: int) -> float:
-        """Of step 0, 1, ..: the ramp, then the learning rate."""
+        """Learning rate of step 0, 1, ..: the ramp, then the learning rate itself."""
         return self.step_length * min(1.0, (step + 1) / max(1, self.learning_rate_ramp))

@@ -11,7 +11,7 @@ from pyfit_gpu.training.settings import FitSettings
 
 @dataclass
 class Stopping:
-    """What one member's validations have shown so far; its fields are in the run file."""
+    """Validations of one member so far; the fields are in the run file."""
 
     best: float = math.inf  # eV/atom, least validation loss
     improved: float = math.inf  # eV/atom, the validation loss that the next improvement is measured from

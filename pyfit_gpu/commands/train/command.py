@@ -109,7 +109,7 @@ def _follow(job: _Job, processes: ProcessGroup) -> int:
 
 @dataclass(frozen=True)
 class _Job:
-    """What was asked for."""
+    """A request, as it came."""
 
     training_set: str
     start: StartOptions
@@ -180,7 +180,7 @@ class _Job:
         )
 
     def _plan_memory(self, potential: Potential, whole: TrainingSet, settings: FitSettings) -> MemoryPlan:
-        """Of one process."""
+        """Plan the memory of one process."""
         device, memory = self.setup.device, self.how.memory
         sharing = world_size() if device.type == "cpu" else 1
         if memory is None and sharing > 1:
@@ -243,7 +243,7 @@ class _Job:
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """What was read."""
+    """Inputs that were read and checked, and the request."""
 
     job: _Job
     potential: Potential

@@ -258,7 +258,7 @@ def _is_between_precisions(run: Run) -> bool:
 
 
 def describe_data(training_set: TrainingSet, potential: Potential) -> dict[str, Any]:
-    """What must be the same when a run is resumed: the set by a hash of its labels, the network by its shape."""
+    """Facts that must be the same when a run is resumed: the set by a hash of its labels, the network by its shape."""
     digest = hashlib.sha256(repr((training_set.groups, training_set.energy_shift)).encode())
     for name in ("sizes", "species", "positions", "energy", "forces", "stress", "weight"):
         digest.update(getattr(training_set, name).cpu().numpy().tobytes())

@@ -152,7 +152,7 @@ class Backups:
 
 
 class GpuLog(RowFile):
-    """What nvidia-smi says of utilisation and memory, every 50 rows."""
+    """Utilisation and memory as nvidia-smi gives them, every 50 rows."""
 
     INTERVAL = 50
     QUERY = "index,utilization.gpu,memory.used,memory.total"

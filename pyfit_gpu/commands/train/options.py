@@ -1,4 +1,4 @@
-"""What `train` is asked for beside the settings of the fit itself."""
+"""Options of `train` beside the settings of the fit itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit says before and after: to the log, and as a ranking of its members."""
+"""Reports before and after a fit: to the log, and as a ranking of its members."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyfit_gpu.training.settings import FitSettings
 def announce(
     potential: Potential, parts: Mapping[str, TrainingSet], settings: FitSettings, split: Split, setup: Setup
 ) -> None:
-    """What trains on what, and how.
+    """Say which networks train on which structures, and how.
 
     Args:
         parts: the structures that train, validate, test.
