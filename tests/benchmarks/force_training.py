@@ -12,7 +12,6 @@ import math
 import time
 
 import torch
-from objective_values import loss_of
 from torch import Tensor
 
 import pyfit_gpu as pf
@@ -110,7 +109,11 @@ def main() -> None:
     def evaluate(case: Objective | ByAutograd) -> tuple[Tensor, Tensor]:
         n_elements = potential.descriptor.n_elements
         networks = ElementNetworks.from_flat(weights, shape, n_elements=n_elements, activation=activation)
-        loss = loss_of(case, networks).sum()
+        if isinstance(case, Objective):  # as training calls it
+            found = case.evaluate(weights.detach(), networks)
+            assert found.gradient is not None
+            return found.errors.loss.sum(), found.gradient
+        loss = case.loss(networks).sum()
         return loss.detach(), torch.autograd.grad(loss, weights)[0]
 
     # In float32 the gradient is a sum of large numbers of both signs.
