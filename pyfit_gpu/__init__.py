@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.models.batches import featurize
     from pyfit_gpu.models.potential import Potential, join_members
     from pyfit_gpu.models.prediction import Prediction, evaluate, predict
+    from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
     from pyfit_gpu.training.fit import fit
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "FitSettings": "training.settings",
     "InputError": "errors",
+    "LBFGSSettings": "optimizers.lbfgs_settings",
     "LocalStructureParameters": "descriptors.lsp",
     "Neighbors": "structures.neighbors",
     "Potential": "models.potential",
@@ -55,6 +57,7 @@ _HOMES = {
 __all__ = [
     "FitSettings",
     "InputError",
+    "LBFGSSettings",
     "LocalStructureParameters",
     "Neighbors",
     "Potential",

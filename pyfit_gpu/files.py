@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +19,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: the file cannot be written (folder missing, no permission, disk full, not a plain file).
     """
+    import tempfile  # here: the command line's help writes nothing, and does without the compressors it loads
+
     target = Path(os.path.realpath(path))  # a link stays a link
     temporary = None
     try:

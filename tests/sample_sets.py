@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,17 @@ from pyfit_gpu.formats.training_set.shards import Shard, register_shard, shard_p
 from pyfit_gpu.formats.training_set.writer import writing_set
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.settings import FitSettings
 
 NAN = float("nan")
+
+
+def make_settings(base: FitSettings | None = None, **named: object) -> FitSettings:
+    """Change settings of a fit by their flat names, as on the command line: those of the optimiser go to it."""
+    base = base or FitSettings()
+    own = {one.name for one in fields(base.optimizer)}
+    optimizer = replace(base.optimizer, **{name: value for name, value in named.items() if name in own})
+    return replace(base, optimizer=optimizer, **{name: value for name, value in named.items() if name not in own})
 
 
 def make_descriptor(elements: Sequence[str] = ("Si",), **settings: object) -> LocalStructureParameters:

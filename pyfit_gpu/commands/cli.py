@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, TextIO
 
 from pyfit_gpu.commands.interrupts import (
@@ -170,10 +171,17 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-_FIT = ("steps", "line_search", "learning_rate", "learning_rate_ramp", "max_iterations", "max_evaluations",
-        "history_size", "tolerance_gradient", "tolerance_change", "line_search_evaluations", "l2",
-        "force_weight", "stress_weight", "error_restart_level", "validation_interval", "patience", "min_improvement",
-        "target_rmse", "max_time", "keep")  # fmt: skip
+_FIT = ("steps", "learning_rate_ramp", "l2", "force_weight", "stress_weight", "error_restart_level",
+        "validation_interval", "patience", "min_improvement", "target_rmse", "max_time", "keep")  # fmt: skip
+
+
+def _optimizer(options: argparse.Namespace) -> Any:
+    """Settings of the optimiser; those that the verb has no option for keep their defaults."""
+    from pyfit_gpu.optimizers.known import OPTIMIZERS
+
+    kind = OPTIMIZERS["lbfgs"]
+    given = {one.name: getattr(options, one.name) for one in fields(kind) if hasattr(options, one.name)}
+    return kind(**given)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -189,7 +197,7 @@ def _train(options: argparse.Namespace) -> int:
             tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
         ),
         outputs=_training_outputs(options),
-        settings=FitSettings(**{name: getattr(options, name) for name in _FIT}),
+        settings=FitSettings(optimizer=_optimizer(options), **{name: getattr(options, name) for name in _FIT}),
         setup=_setup(options),
         split=fit_options.SplitOptions(
             options.split,
@@ -241,7 +249,7 @@ def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.training.settings import FitSettings
 
     settings = FitSettings(
-        history_size=options.history_size, force_weight=options.force_weight, stress_weight=options.stress_weight
+        optimizer=_optimizer(options), force_weight=options.force_weight, stress_weight=options.stress_weight
     )
     plan(
         options.training_set,

@@ -6,10 +6,13 @@ import argparse
 import difflib
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from pyfit_gpu._version import __version__
+from pyfit_gpu.optimizers.base import OptimizerSettings
+from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
 STATUS_USAGE = 2
 
@@ -214,19 +217,28 @@ def _add_loss(add: Callable[..., Any]) -> None:
 
 
 def _add_optimizer(add: Callable[..., Any]) -> None:
-    add("--line-search", default="strong-wolfe", choices=("strong-wolfe", "none"), help="(strong-wolfe)")
-    add("--learning-rate", type=_finite, metavar="R", help="LBFGS step (1; without line search 0.05)")
+    _add_settings(add, LBFGSSettings)
     add("--learning-rate-ramp", type=_whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
-    add("--max-iterations", type=_whole, default=10, metavar="N", help="LBFGS iterations inside a step (10)")
-    add("--max-evaluations", type=_whole, metavar="N", help="inside a step (5/4 of the iterations)")
-    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
-    add("--tolerance-gradient", type=_finite, default=1e-7, metavar="G", help="largest component, ends a step (1e-7)")
-    add("--tolerance-change", type=_finite, default=1e-9, metavar="C", help="of the loss, ends a step (1e-9)")
-    add("--line-search-evaluations", type=_whole, default=25, metavar="N", help="of one line search, at most (25)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new weights (0: never)")  # fmt: skip
     add("--memory", metavar="SIZE", help="4G, 512M: beyond it features are read from the file (80 %% of what there is)")
     add("--distribute", default="data", choices=("data", "members"), help="what torchrun's processes share (data)")
+
+
+def _add_settings(add: Callable[..., Any], kind: type[OptimizerSettings], only: Collection[str] | None = None) -> None:
+    """Options for the settings of an optimiser: name, type, default and help are those of its fields."""
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        if only is not None and one.name not in only:
+            continue
+        hint, default, text = hints[one.name], one.default, one.metadata["help"]
+        if default is not None:
+            text += f" ({default})" if isinstance(default, str) else f" ({default:g})".replace("e-0", "e-")
+        how: dict[str, Any] = {"choices": get_args(hint)} if get_origin(hint) is Literal else {}
+        if not how:
+            is_whole = int in (hint, *get_args(hint))  # int, or int | None
+            how = {"type": _whole if is_whole else _finite, "metavar": one.metadata["metavar"]}
+        add(f"--{one.name.replace('_', '-')}", default=default, help=text, **how)
 
 
 def _add_stopping(add: Callable[..., Any]) -> None:
@@ -261,7 +273,7 @@ def _add_plan(verbs: Any) -> None:
     add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to train")
     add("--members", type=_whole, default=1, metavar="K", help="networks trained at once (1)")
     add("--memory", metavar="SIZE", help="limit, such as 4G or 512M, of the GPU or else the process (0.8 of all)")
-    add("--history-size", type=_whole, default=100, metavar="N", help="LBFGS memory (100)")
+    _add_settings(add, LBFGSSettings, only=LBFGSSettings.fixed)
     add("--force-weight", type=_finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
     add("--stress-weight", type=_finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
     _computing(verb)

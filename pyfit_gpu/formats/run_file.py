@@ -31,7 +31,7 @@ class FitState:
     """Everything a fit needs to go on bit for bit, between two steps."""
 
     members: list[dict[str, Any]]  # of each: its history, and what stopping looks at
-    optimizer: dict[str, Tensor]  # of `LBFGS.state`
+    optimizer: dict[str, Tensor]  # of `Optimizer.state`
     last_finite: Tensor  # (K, P) float64, parameters of the last step whose loss was a number
     best: Tensor  # (K, P) float64, parameters of the best validation
     known: bool = True  # False: the loss is another since, what the optimiser knows of it no longer holds

@@ -21,11 +21,12 @@ class _Recording:
 
 
 class Recorded:
-    """A function of one tensor on a GPU that is the same operations at the same addresses each time.
+    """A function of one tensor on a GPU, recorded for every shape that comes back often.
 
-    It must not wait for the device, and calling it again with the same argument must change nothing. Starting a hundred
-    operations takes milliseconds, whatever they compute; recorded, loss and gradient of a small network take a
-    sixth of the time (docs/performance.md). Recordings hold the memory that the largest of them computes in.
+    The function must do the same operations at the same addresses each time and never wait for the device, and a
+    second call with the same argument must change nothing. Starting a hundred operations takes milliseconds, whatever
+    they compute; recorded, loss and gradient of a small network take a sixth of the time (docs/performance.md).
+    Recordings hold the memory that the largest of them computes in.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -35,7 +36,7 @@ class Recorded:
         self._pool: Any = None
 
     def __call__(self, argument: Tensor) -> Tensor:
-        """What the function gives; the next call overwrites it."""
+        """Result of the function; the next call overwrites it."""
         key = (argument.shape, argument.dtype)
         self._calls[key] = self._calls.get(key, 0) + 1
         if self._calls[key] <= _CALLS_BEFORE:

@@ -1,9 +1,8 @@
-"""What LBFGS remembers: steps and changes of the gradient, and the direction that follows from them.
+"""The memory of LBFGS: steps and changes of the gradient, and the direction that follows from them.
 
 From the pairs s_i, y_i, oldest to newest, the two-loop recursion (Nocedal and Wright, Numerical Optimization, 2nd
 edition, algorithm 7.4) makes a direction in two products of vectors and two sums for each pair, one after the other.
-`SequentialPairs` does that, in the order of torch.optim.LBFGS, whose bits it has: a rounding error of another order
-grows to 1e-7 within fifty iterations on a network.
+`SequentialPairs` does that, in the order of torch.optim.LBFGS, whose bits it has (see line_search.py).
 
 For a GPU so many small operations are slow. Written out, the coefficients of the recursion solve two triangular
 systems in the number of pairs (after Byrd, Nocedal and Schnabel, Math. Prog. 63, 129, 1994), which `CompactPairs` does
@@ -31,61 +30,62 @@ LEAST_CURVATURE = 1e-10  # s . y; a pair with less is not remembered, as in torc
 
 
 def to_device(values: Sequence[Sequence[float]] | Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers from the host, without waiting for a GPU."""
+    """Copy numbers from the host to the device of `like`, without waiting for a GPU."""
     if like.device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=like.device)
     return torch.tensor(values, dtype=dtype, pin_memory=True).to(like.device, non_blocking=True)
 
 
 class CurvaturePairs:
-    """Up to H pairs of each of K members, in rings of H + 1 places: the spare one holds the pair that is proposed."""
+    """Up to H pairs of each of K members, in rings of H + 1 places; the spare place is for the proposed pair."""
 
     def __init__(self, history_size: int, like: Tensor) -> None:
-        """For vectors as long as the rows of `like` (K, W), of its dtype and on its device."""
+        """Make room for vectors as long as the rows of `like` (K, W), of its dtype and on its device."""
         n_members, width = like.shape
         self.n_places = history_size + 1
         self.steps = like.new_zeros(n_members, self.n_places, width)  # s
         self.changes = like.new_zeros(n_members, self.n_places, width)  # y
-        self.spare = [0] * n_members  # place
+        self.spare = [0] * n_members  # place of the proposed pair
         self.count = [0] * n_members
         self.scale = [1.0] * n_members  # gamma
 
     def forget(self, member: int) -> None:
+        """Forget all pairs of a member."""
         self.steps[member] = 0
         self.changes[member] = 0
         self.spare[member], self.count[member], self.scale[member] = 0, 0, 1.0
 
-    def keep(self, member: int, enough: bool, scale: float) -> None:
-        """Remember the pair that was proposed last, if it had curvature enough."""
+    def commit(self, member: int, enough: bool, scale: float) -> None:
+        """Remember the pair that was proposed last, if it has curvature enough, and its gamma."""
         self.scale[member] = scale
         if enough:
             self.count[member] = min(self.count[member] + 1, self.n_places - 1)
             self.spare[member] = (self.spare[member] + 1) % self.n_places
 
     def refresh(self) -> None:
-        """Make what follows from steps and changes follow from them again: they have been replaced."""
+        """Recompute derived quantities after `steps` and `changes` were replaced."""
 
 
 class SequentialPairs(CurvaturePairs):
     """The recursion as it stands, for a CPU."""
 
-    def __init__(self, history_size: int, like: Tensor, n_weights: int) -> None:
-        """For vectors in the first `n_weights` columns."""
+    def __init__(self, history_size: int, like: Tensor, n_parameters: int) -> None:
+        """Make room for vectors in the first `n_parameters` columns of `like`."""
         super().__init__(history_size, like)
-        # Rows as tensors of their own: to take them out would cost more than to use them.
-        self._s = [member[:, :n_weights].unbind() for member in self.steps]
-        self._y = [member[:, :n_weights].unbind() for member in self.changes]
+        # Rows as tensors of their own: indexing would cost more than the products.
+        self._s = [member[:, :n_parameters].unbind() for member in self.steps]
+        self._y = [member[:, :n_parameters].unbind() for member in self.changes]
         self._curvature = [[math.nan] * self.n_places for _ in like]  # s . y by place
 
     def propose(self, k: int, step: Tensor, change: Tensor, gradient: Tensor) -> tuple[Tensor, bool, float]:
-        """The direction of member k if this pair is remembered, which `keep` does.
+        """Compute the direction of member k as if this pair were remembered; `commit` remembers it.
 
         Args:
-            step, change, gradient: (n_weights,) s, y and g.
+            step, change, gradient: (n_parameters,) s, y and g.
 
         Returns:
-            direction (n_weights,), whether the pair has curvature enough to be remembered, and gamma. Without that
-            the direction is what the pairs so far make of the gradient.
+            direction (n_parameters,), whether the pair has curvature enough to be remembered, and gamma. The
+            direction of a pair without follows from the pairs before it.
         """
         curvature, square = float(change.dot(step)), float(change.dot(change))
         scale = curvature / square if square else math.nan
@@ -122,9 +122,9 @@ class SequentialPairs(CurvaturePairs):
 
 @dataclass(frozen=True, eq=False)
 class Proposed:
-    """Of A members, ascending, where their proposed pairs go, and what they have."""
+    """State of the rings of A members, as `CurvaturePairs` holds it on the host."""
 
-    member: Tensor  # (A,) int64
+    member: Tensor  # (A,) int64, ascending
     spare: Tensor  # (A,) int64
     count: Tensor  # (A,) int64
     scale: Tensor  # (A,)
@@ -141,13 +141,13 @@ class CompactPairs(CurvaturePairs):
         self.products.copy_(self.steps @ self.changes.mT)
 
     def propose(self, proposed: Proposed, step: Tensor, change: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The directions of members if these pairs are remembered, which `keep` does.
+        """Compute the directions of members as if these pairs were remembered; `commit` remembers them.
 
         Args:
             step, change, gradient: (A, W) s, y and g.
 
         Returns:
-            direction (A, W), and (A, 2): whether the pair has curvature enough to be remembered, gamma; as in
+            direction (A, W), and (A, 2): 1 if the pair has curvature enough to be remembered, and gamma; as in
             `SequentialPairs`.
         """
         member, spare = proposed.member, proposed.spare
@@ -172,20 +172,20 @@ class CompactPairs(CurvaturePairs):
 
 
 def _rows(tensor: Tensor, member: Tensor) -> Tensor:
-    """Rows of the first axis, ascending; a copy unless they are all."""
+    """Select rows of the first axis, ascending; a copy unless they are all."""
     return tensor if len(member) == len(tensor) else tensor.index_select(0, member)
 
 
 def _combine(coefficients: Tensor, vectors: Tensor) -> Tensor:
-    """(A, W) from (A, n) and (A, n, W)."""
+    """Linear combinations (A, W), from coefficients (A, n) and vectors (A, n, W)."""
     return (coefficients[:, None] @ vectors)[:, 0]
 
 
 class _Triangle:
-    """R of A members, from the oldest pair to the proposed one. What is not remembered has a row of the identity."""
+    """R of A members, from the oldest pair to the proposed one; empty places have rows of the identity."""
 
     def __init__(self, products: Tensor, spare: Tensor, count: Tensor, enough: Tensor) -> None:
-        """For products (A, places, places)."""
+        """Order the products (A, places, places) by age."""
         n = products.shape[2]
         ages = torch.arange(n, device=products.device)
         # The place after the spare one holds the oldest pair, or nothing yet; then the ring goes round.
@@ -200,15 +200,17 @@ class _Triangle:
         self.diagonal = self.matrix.diagonal(dim1=1, dim2=2)
 
     def by_age(self, values: Tensor) -> Tensor:
-        """From the order of places; zero where no pair is."""
+        """Reorder values (A, places) from places to ages; zero where no pair is."""
         return torch.where(self.there, values.gather(1, self.place), 0.0)
 
     def by_place(self, values: Tensor) -> Tensor:
+        """Reorder values (A, places) from ages to places."""
         return torch.empty_like(values).scatter(1, self.place, values)
 
     def solve(self, right: Tensor) -> Tensor:
-        """R x = right; (A, places) by age."""
+        """Solve R x = right for x (A, places), both by age."""
         return torch.linalg.solve_triangular(self.matrix, right[..., None], upper=True)[..., 0]
 
     def solve_transposed(self, right: Tensor) -> Tensor:
+        """Solve R^T x = right for x (A, places), both by age."""
         return torch.linalg.solve_triangular(self.matrix.mT, right[..., None], upper=False)[..., 0]

@@ -10,8 +10,16 @@ interpolation (equation 3.59). Where that leaves a choice, it decides as torch.o
 within which bounds, how to keep clear of the ends of a bracket, when to give up. It departs from it at one place:
 a trial that is not a number lies too far out, where torch would go on outwards.
 
-The search is a generator, so that many can wait for one evaluation: it yields a step length and a slot in which the
-gradient there may be kept, and is sent the `Trial`.
+The search is a generator, so that many can wait for one evaluation: it yields a `TrialRequest`, a step length and a
+slot to store the gradient in, and is sent the `Trial`.
+
+It has the bits of torch's search, too: a rounding error of another kind grows to 1e-7 within fifty iterations on a
+network, and a test could no longer tell it from a mistake. Two operations round differently there, and are written out:
+
+- torch takes roots of tensors, whose last bit is not always that of `math.sqrt` (`_root`);
+- a step length is a Python float in torch until the first interpolation, and a tensor of no dimension from then on.
+  A Python float is divided by another as usual, a number by a tensor by way of the tensor's reciprocal, which rounds
+  twice (`_quotient`). Requests and trials therefore carry `given`: whether their length is still a float in torch.
 """
 
 from __future__ import annotations
@@ -27,44 +35,43 @@ C2 = 0.9
 _WIDENING = (0.01, 10.0)  # of the last move, at least, and of the step length, at most, while bracketing
 _MARGIN = 0.1  # of a bracket's width, between the next trial and the ends
 
-
 SLOTS = 3  # of gradients: at the start, at the best point so far, on trial
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is known at one step length."""
+    """Loss and slope at one step length."""
 
     length: float  # a
     loss: float  # phi(a)
     slope: float  # phi'(a)
-    slot: int  # where the gradient is kept
+    slot: int  # in which the gradient is stored
     gradient_max: float  # its largest component
-    given: bool = True  # the length was not interpolated, nor derived from one that was: see `_quotient`
+    given: bool = True  # neither interpolated nor derived from such a length: see above
 
 
 @dataclass(frozen=True)
-class Ask:
-    """For the `Trial` at this length, its gradient to be kept in this slot."""
+class TrialRequest:
+    """Request to evaluate this step length and to store the gradient in this slot."""
 
     length: float
     slot: int
     given: bool = True
 
 
-LineSearch = Generator[Ask, Trial, Trial]
+LineSearch = Generator[TrialRequest, Trial, Trial]
 
 
-def strong_wolfe(start: Trial, first: Ask, *, longest: float, tolerance: float, max_trials: int) -> LineSearch:
+def strong_wolfe(start: Trial, first: TrialRequest, *, longest: float, tolerance: float, max_trials: int) -> LineSearch:
     """Search from `start` (length 0), with `first` as the first trial; return the accepted trial.
 
-    This is one of those tried, or the start, with the least loss known; it need not satisfy the conditions if the
-    bracket became too narrow or the trials were used up.
+    The accepted trial is one of those tried, or the start. If the bracket became too narrow or the trials were used up,
+    it need not satisfy the conditions, and has the least loss known.
 
     Args:
         longest: largest component of the direction.
-        tolerance: a bracket over which no component moves farther is too narrow.
-        max_trials: after the first one.
+        tolerance: least movement of that component across a bracket; a bracket with less is too narrow.
+        max_trials: number of trials after the first one.
     """
     before, trial = start, (yield first)
     trials = 0
@@ -78,7 +85,8 @@ def strong_wolfe(start: Trial, first: Ask, *, longest: float, tolerance: float, 
             break
         least = trial.length + _WIDENING[0] * (trial.length - before.length)
         length, inside = cubic_minimum(before, trial, bounds=(least, trial.length * _WIDENING[1]))
-        before, trial = trial, (yield Ask(length, other_slot(start.slot, trial.slot), trial.given and not inside))
+        request = TrialRequest(length, other_slot(start.slot, trial.slot), trial.given and not inside)
+        before, trial = trial, (yield request)
         trials += 1
     else:
         return (start, trial)[_lower(start, trial)]
@@ -96,7 +104,7 @@ def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max
         interpolated, inside = cubic_minimum(*ends)
         length, near_an_end = _keep_clear(interpolated, lengths[0], lengths[1], near_an_end)
         given = ends[0].given and ends[1].given and not (inside and length == interpolated)
-        trial = yield Ask(length, other_slot(start.slot, ends[low].slot), given)
+        trial = yield TrialRequest(length, other_slot(start.slot, ends[low].slot), given)
         if _too_far(trial, start) or not trial.loss < ends[low].loss:
             ends[1 - low] = trial
             low = _lower(*ends)
@@ -110,25 +118,29 @@ def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max
 
 
 def other_slot(*taken: int | None) -> int:
-    """One that is not taken."""
+    """Choose a slot that is not taken."""
     return next(slot for slot in range(SLOTS) if slot not in taken)
 
 
 def _too_far(trial: Trial, start: Trial) -> bool:
-    """No sufficient decrease, or not a number."""
+    """Whether the loss has no sufficient decrease, or is not a number."""
     return not trial.loss <= start.loss + C1 * trial.length * start.slope
 
 
 def _lower(first: Trial, second: Trial) -> int:
-    """Which of them has less loss, the first of equals; never what is not a number."""
+    """Index (0 or 1) of the trial with less loss: the first of equals, and never a NaN beside a number."""
     return int(second.loss < first.loss)
 
 
 def cubic_minimum(one: Trial, other: Trial, *, bounds: tuple[float, float] | None = None) -> tuple[float, bool]:
-    """Where the cubic through losses and slopes of two trials is least, kept within bounds.
+    """Minimise the cubic through losses and slopes of two trials, within bounds.
 
-    The middle of the bounds, if the cubic has no minimum or is not finite. Without bounds they are the two lengths.
-    Returns the length, and whether it is the cubic's minimum itself.
+    Args:
+        bounds: least and largest length; None: the lengths of the trials.
+
+    Returns:
+        The length, which is the middle of the bounds if the cubic has no minimum or is not finite, and whether it is
+        the minimum of the cubic itself.
     """
     left, right = (one, other) if one.length <= other.length else (other, one)
     low, high = bounds or (left.length, right.length)
@@ -147,19 +159,20 @@ def cubic_minimum(one: Trial, other: Trial, *, bounds: tuple[float, float] | Non
 
 
 def _root(number: float) -> float:
-    """The root with torch's last bit, which is not always the nearest."""
+    """Square root with torch's last bit."""
     return torch.tensor(number, dtype=torch.float64).sqrt().item()
 
 
 def _quotient(number: float, width: float, given: bool) -> float:
-    """number / width with torch's last bit: there interpolated lengths are tensors, whose reciprocal is taken."""
+    """Quotient with torch's last bit; `given`: the width is the difference of two Python floats in torch."""
     return number / width if given else number * (1.0 / width)
 
 
 def _keep_clear(length: float, low: float, high: float, near_an_end: bool) -> tuple[float, bool]:
     """Move a trial away from the ends of its bracket if it lies at one, or close to one for the second time running.
 
-    Returns the length, and whether it is close to an end.
+    Returns:
+        The length, and whether it is close to an end.
     """
     margin = _MARGIN * (high - low)
     if not min(high - length, length - low) < margin:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.columns import Columns
 from pyfit_gpu.training.history import LabelErrors, Scores
 from pyfit_gpu.training.loss import TERMS, l2_penalty
@@ -16,7 +17,9 @@ from pyfit_gpu.training.objective import Evaluation, Objective
 
 
 class Closure:
-    """A function of the parameters, for the optimiser."""
+    """The optimiser's view of an objective (`MemberObjective`): loss and penalty with their gradient, row numbers."""
+
+    gives = frozenset({Gives.GRADIENT})
 
     def __init__(self, objective: Objective, template: ElementNetworks, l2: float) -> None:
         self.objective = objective
@@ -27,7 +30,7 @@ class Closure:
         self._columns = Columns({"loss": None, **terms, "groups": len(objective.groups.names)})
 
     def is_recordable(self, n_points: int) -> bool:
-        """Whether a call with so many points is the same operations each time, and worth a recording."""
+        """Whether a call with so many points is the same operations each time, and worth recording."""
         return self.objective.is_recordable(n_points)
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:

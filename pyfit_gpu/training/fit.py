@@ -1,4 +1,4 @@
-"""Training: full-batch LBFGS on the loss of one set, of several networks at once, with observers that write logs."""
+"""Training: the loss of one set, full batch, minimised for several networks at once, with observers that write logs."""
 
 from __future__ import annotations
 

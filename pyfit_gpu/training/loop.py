@@ -15,7 +15,7 @@ import torch
 
 from pyfit_gpu.formats.run_file import FitState
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.optimizers.lbfgs import LBFGS
+from pyfit_gpu.optimizers.base import Optimizer, require_given
 from pyfit_gpu.training.closure import Closure, scores_of
 from pyfit_gpu.training.history import History, MemberHistory, Observers, Scores
 from pyfit_gpu.training.kept_parameters import KeptParameters
@@ -66,7 +66,8 @@ class FitRun:
         # The optimiser works in float64 whatever the objective computes in: its vectors are small.
         self.template = potential.networks.to(objective.target.device, torch.float64)
         self.closure = Closure(objective, self.template, settings.l2)
-        self.optimizer = LBFGS(self.template.flat(), settings.optimizer)
+        require_given(settings.optimizer, self.closure)
+        self.optimizer: Optimizer = settings.optimizer.build(self.template.flat())
         self.kept = KeptParameters(potential, self.template, single=objective.dtype != torch.float64)
         self.validation = Validation(self._validation_objective(), self.template, settings.validation_interval)
         self.recorder = Recorder(potential, objective, self.template, observers)
@@ -99,8 +100,10 @@ class FitRun:
             self.histories[k] = MemberHistory.from_json(member["history"])
             self.stopping[k] = Stopping(**member["stopping"])
         self.history.members = self.histories
-        extras = self.closure.numbers_of_any_version(state.optimizer["extras"])
-        self.optimizer.load_state({**state.optimizer, "extras": extras})
+        optimizer = dict(state.optimizer)
+        if "extras" in optimizer:  # an optimiser may keep them under another name, or not at all
+            optimizer["extras"] = self.closure.numbers_of_any_version(optimizer["extras"])
+        self.optimizer.load_state(optimizer)
         self.kept.last_finite.copy_(state.last_finite)
         self.kept.best.copy_(state.best)
         for k, history in enumerate(self.histories):
@@ -169,7 +172,7 @@ class FitRun:
         for k in running:
             by_step.setdefault(self.histories[k].step, []).append(k)
         for step, chosen in by_step.items():
-            self.optimizer.step(self.closure, chosen, self.settings.learning_rate_at(step))
+            self.optimizer.step(self.closure, chosen, self.settings.learning_rate_factor(step))
 
     def _look(self, running: Sequence[int]) -> list[int]:
         """Rows of these members at their new parameters; which of them go on."""
@@ -209,7 +212,7 @@ class FitRun:
         """Rows of these members."""
         validated = self._validate([k for k in seen if self.validation.is_due(len(self.histories[k].loss))])
         for k, scores in seen.items():
-            history, parameters = self.histories[k], self.optimizer.weights[k]
+            history, parameters = self.histories[k], self.optimizer.parameters[k]
             validation = validated.get(k)
             self.recorder.note(history, scores, validation)
             history.n_evaluations = self.optimizer.n_evaluations[k]
@@ -221,7 +224,7 @@ class FitRun:
     def _validate(self, chosen: Sequence[int]) -> dict[int, Scores]:
         if not chosen:
             return {}
-        return dict(zip(chosen, self.validation.scores(self.optimizer.weights[list(chosen)]), strict=True))
+        return dict(zip(chosen, self.validation.scores(self.optimizer.parameters[list(chosen)]), strict=True))
 
     def _decide(self, k: int) -> None:
         """Whether these are the member's best parameters, and whether it goes on."""
@@ -229,7 +232,7 @@ class FitRun:
         validation = history.validation.get(history.step)
         if validation is not None and self.stopping[k].count(validation, self.settings.min_improvement):
             history.kept_step = history.step
-            self.kept.best[k] = self.optimizer.weights[k]
+            self.kept.best[k] = self.optimizer.parameters[k]
         if history.status != "gave up":
             self._judge(k)
 
@@ -255,7 +258,7 @@ class FitRun:
             history, stopping = self.histories[k], self.stopping[k]
             if scores.loss < stopping.best or self.settings.keep == "last":
                 stopping.best, history.kept_step = scores.loss, history.step
-                self.kept.best[k] = self.optimizer.weights[k]
+                self.kept.best[k] = self.optimizer.parameters[k]
                 history.kept_validation, history.kept_validation_errors = scores.loss, scores.errors
 
     def _finish(self) -> None:

@@ -211,7 +211,7 @@ class _Need:
             self._item("values and derivatives of blocks", self._workers * activations),
             self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
-            self._item("LBFGS history and vectors", self.optimizer_bytes),
+            self._item("history and vectors of the optimiser", self.optimizer_bytes),
             MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
         ]
 
@@ -238,10 +238,9 @@ class _Need:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Steps and changes of the gradient (H + 1 each), 6 vectors more, on a GPU their products; 6 in `fit`."""
-        history, width = self.settings.history_size + 1, -(-self.n_parameters // 16) * 16
-        products = history**2 if self.on_gpu else 0
-        return 8 * self.members * (width * (2 * history + 6) + products + 6 * self.n_parameters)
+        """Everything the optimiser remembers, and 6 vectors of each member in `fit`."""
+        own = self.settings.optimizer.memory_bytes(self.members, self.n_parameters, on_gpu=self.on_gpu)
+        return own + 8 * self.members * 6 * self.n_parameters
 
     def _labels(self, stream: bool) -> MemoryItem:
         """The set without features, whole and by parts; what objectives add; the places of atoms in blocks."""

@@ -67,9 +67,9 @@ class Restarts:
             return
         history.status = "failed"
         step = len(history.loss)
+        remedies = ", ".join((*self.settings.optimizer.remedies, "or an error_restart_level"))
         self.failure = (
-            f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try a "
-            "smaller learning_rate, strong-wolfe as line_search, or an error_restart_level"
+            f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try {remedies}"
         )
         if not history.loss:
             history.loss.append(loss)

@@ -22,13 +22,13 @@ import pyfit_gpu as pf
 
 Curve = list[tuple[float, float, float]]  # seconds, training RMSE, least validation RMSE so far, eV/atom
 
-CLASSIC = {"line_search": "none", "learning_rate": 0.05}
+CLASSIC = {"optimizer": pf.LBFGSSettings(line_search="none", learning_rate=0.05)}
 WAYS: dict[str, tuple[str, int, dict[str, object]]] = {  # dtype, members, settings
     "classic, float64": ("float64", 1, CLASSIC),
     "classic, float32": ("float32", 1, CLASSIC),
     "strong Wolfe, float64": ("float64", 1, {}),
     "strong Wolfe, float32": ("float32", 1, {}),
-    "strong Wolfe, float64, 20 iterations a step": ("float64", 1, {"max_iterations": 20}),
+    "strong Wolfe, float64, 20 iterations a step": ("float64", 1, {"optimizer": pf.LBFGSSettings(max_iterations=20)}),
     "strong Wolfe, float64, 8 members": ("float64", 8, {}),
     "strong Wolfe, float64, 32 members": ("float64", 32, {}),
 }

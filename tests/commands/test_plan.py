@@ -54,7 +54,7 @@ def test_the_table_adds_up_and_nothing_is_written(monkeypatch: pytest.MonkeyPatc
     rows = re.findall(r"^(\w.*?)  +([\d.]+) (B|KiB|MiB|GiB)$", out, re.MULTILINE)
     names = [name for name, _, _ in rows]
     assert names[-2:] == ["total", "limit"]
-    assert {"the program", "labels", "features", "LBFGS history and vectors"} < set(names)
+    assert {"the program", "labels", "features", "history and vectors of the optimiser"} < set(names)
     assert sum(float(number) * factors[unit] for _, number, unit in rows[:-2]) == pytest.approx(total(out), abs=0.5)
     assert {name: number for name, number, _ in rows}["features"] == f"{20_000 * 257 * 8 / 2**20:.1f}"
     assert out.splitlines()[-1] == "features stay in memory, in blocks of up to 24576 atoms"

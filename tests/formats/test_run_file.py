@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from sample_sets import make_potential, make_set
+from sample_sets import make_potential, make_set, make_settings
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run, save_run
@@ -27,7 +27,6 @@ from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.fit import FitState, fit
 from pyfit_gpu.training.history import LabelErrors, MemberHistory
-from pyfit_gpu.training.settings import FitSettings
 
 NAN, INF = float("nan"), float("inf")
 TEXTS = ["content_hash", "created_by", "data", "done", "first_member", "format", "logs", "members",
@@ -39,7 +38,7 @@ def make_run(seed: int = 3, *, members: int = 2, steps: int = 3) -> Run:
     """A fit of real steps; the settings and names are made up, some of them with letters that need care."""
     potential = make_potential(("Si", "C"), seed=seed).random_members(range(members), seed)
     states: list[FitState] = []
-    settings = FitSettings(steps=steps, history_size=5)
+    settings = make_settings(steps=steps, history_size=5)
     train, validation = make_set(elements=("Si", "C")), make_set(elements=("Si", "C"), seed=7)
     fit(potential, train, validation, settings=settings, checkpoint=lambda state, last: states.append(state()))
     return Run(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyfit_gpu.optimizers.curvature_pairs import CompactPairs, Proposed, SequentialPairs
 
-N_WEIGHTS = 48
+N_PARAMETERS = 48
 
 
 def recursion(pairs: list[tuple[np.ndarray, np.ndarray]], gradient: np.ndarray) -> np.ndarray:
@@ -33,13 +33,13 @@ class Walk:
 
     def __init__(self, seed: int, history_size: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.stiffness = np.geomspace(1e-2, 1e2, N_WEIGHTS)
+        self.stiffness = np.geomspace(1e-2, 1e2, N_PARAMETERS)
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.history_size = history_size
 
     def next(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """s, y, g, and the direction that follows."""
-        s, g = self.rng.normal(size=(2, N_WEIGHTS))
+        s, g = self.rng.normal(size=(2, N_PARAMETERS))
         y = s * self.stiffness * (-1 if self.rng.uniform() < 0.2 else 1)
         if s @ y > 1e-10:
             self.pairs = [*self.pairs, (s, y)][-self.history_size :]
@@ -55,9 +55,11 @@ class One:
     """Either kind for one member, by the same call."""
 
     def __init__(self, kind: type, history_size: int) -> None:
-        like = torch.zeros(1, N_WEIGHTS, dtype=torch.float64)
+        like = torch.zeros(1, N_PARAMETERS, dtype=torch.float64)
         sequential = kind is SequentialPairs
-        self.pairs = SequentialPairs(history_size, like, N_WEIGHTS) if sequential else CompactPairs(history_size, like)
+        self.pairs = (
+            SequentialPairs(history_size, like, N_PARAMETERS) if sequential else CompactPairs(history_size, like)
+        )
 
     def propose(self, *vectors: np.ndarray) -> tuple[Tensor, bool, float]:
         tensors = [torch.from_numpy(vector) for vector in vectors]
@@ -74,7 +76,7 @@ def test_directions_are_those_of_the_recursion(kind: type, history_size: int) ->
     for step in range(150):
         s, y, g, expected = walk.next()
         direction, *numbers = one.propose(s, y, g)
-        one.pairs.keep(0, *numbers)
+        one.pairs.commit(0, *numbers)
         assert one.pairs.count[0] == len(walk.pairs)
         error = np.linalg.norm((direction.numpy() - expected).astype(float))
         assert error < 1e-12 * float(np.linalg.norm(expected.astype(float)))
@@ -87,18 +89,18 @@ def test_members_of_different_ages_together(members: list[int]) -> None:
     """In one batch: one full and gone round, one just full, one young, one that begins."""
     size = 9
     walks = [Walk(seed, size) for seed in range(4)]
-    pairs = CompactPairs(size, torch.zeros(4, N_WEIGHTS, dtype=torch.float64))
+    pairs = CompactPairs(size, torch.zeros(4, N_PARAMETERS, dtype=torch.float64))
     for k, count in enumerate((33, 11, 4, 0)):
         for _ in range(count):
             s, y, g, _ = walks[k].next()
             _, numbers = pairs.propose(proposed(pairs, [k]), *(torch.from_numpy(v)[None] for v in (s, y, g)))
-            pairs.keep(k, bool(numbers[0, 0]), float(numbers[0, 1]))
+            pairs.commit(k, bool(numbers[0, 0]), float(numbers[0, 1]))
     for _ in range(25):
         rows = [walks[k].next() for k in members]
         s, y, g, expected = (np.stack(column) for column in zip(*rows, strict=True))
         direction, numbers = pairs.propose(proposed(pairs, members), *(torch.from_numpy(v) for v in (s, y, g)))
         for k, (enough, scale) in zip(members, numbers.tolist(), strict=True):
-            pairs.keep(k, enough > 0, scale)
+            pairs.commit(k, enough > 0, scale)
         error = np.linalg.norm((direction.numpy() - expected).astype(float), axis=1)
         assert (error < 1e-12 * np.linalg.norm(expected.astype(float), axis=1)).all()
 
@@ -112,7 +114,7 @@ def test_a_proposal_that_is_not_kept_leaves_no_trace(kind: type) -> None:
         for factor in (3.0, float("nan"), 1e300):
             one.propose(factor * g, factor * g, factor * s)
         direction, *numbers = one.propose(s, y, g)
-        one.pairs.keep(0, *numbers)
+        one.pairs.commit(0, *numbers)
         np.testing.assert_allclose(direction.numpy(), expected.astype(float), rtol=1e-11, atol=1e-12)
 
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.optimizers import lbfgs
-from pyfit_gpu.optimizers.lbfgs import LBFGS, LBFGSSettings
+from pyfit_gpu.optimizers.base import Gives
+from pyfit_gpu.optimizers.lbfgs import LBFGS
+from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.optimizers.member_vectors import VectorsTogether
 from pyfit_gpu.training.objective import Objective
 
@@ -60,10 +62,15 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 class Evaluator:
     """Row by row, each in memory of its own: the same bits for a member whoever else is evaluated."""
 
+    gives = frozenset({Gives.GRADIENT})
+
     def __init__(self, *functions: Function) -> None:
         """One of each member, or one for all."""
         self.functions = functions
         self.calls: list[list[int]] = []  # members
+
+    def is_recordable(self, n_points: int) -> bool:
+        return False
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.calls.append(members.tolist())
@@ -82,12 +89,12 @@ class Torch:
 
     def __init__(self, function: Function, start: Tensor, settings: LBFGSSettings) -> None:
         self.function = function
-        self.weights = start.clone().requires_grad_(True)
+        self.parameters = start.clone().requires_grad_(True)
         self.settings = settings
         self.n_evaluations = 0
         self.optimizer = torch.optim.LBFGS(
-            [self.weights],
-            lr=settings.learning_rate,
+            [self.parameters],
+            lr=settings.step_length,
             max_iter=settings.max_iterations,
             max_eval=settings.max_evaluations,
             tolerance_grad=settings.tolerance_gradient,
@@ -98,22 +105,22 @@ class Torch:
 
     def step(self) -> Tensor:
         self.optimizer.step(self._closure)
-        return self.weights.detach().clone()
+        return self.parameters.detach().clone()
 
     def _closure(self) -> Tensor:
         self.n_evaluations += 1
         self.optimizer.zero_grad()
-        loss = self.function(self.weights)
+        loss = self.function(self.parameters)
         loss.backward()
         return loss
 
     @property
     def memory(self) -> dict[str, Any]:
-        return self.optimizer.state[self.weights]
+        return self.optimizer.state[self.parameters]
 
     def ours(self) -> LBFGS:
         """Ours in torch's state."""
-        optimizer = LBFGS(self.weights.detach()[None], self.settings)
+        optimizer = LBFGS(self.parameters.detach()[None], self.settings)
         state, memory = optimizer.state(), self.memory
         count = len(memory["old_dirs"])
         for i in range(count):
@@ -154,7 +161,7 @@ def test_first_five_steps_are_torchs(name: str, settings: LBFGSSettings) -> None
     for step in range(1, 6):
         expected = reference.step()
         optimizer.step(evaluate, [0])
-        assert relative(optimizer.weights[0], expected) < (1e-12 if step == 1 else 1e-10)
+        assert relative(optimizer.parameters[0], expected) < (1e-12 if step == 1 else 1e-10)
         # With a line search the first evaluation of torch's later steps repeats a point.
         repeated = step - 1 if settings.line_search == "strong-wolfe" else 0
         assert optimizer.n_evaluations == [reference.n_evaluations - repeated]
@@ -180,7 +187,7 @@ def test_one_step_from_torchs_state_is_torchs(name: str, settings: dict[str, Any
         if reference.memory["n_iter"] == n_iterations:
             break  # arrived
         optimizer.step(Evaluator(function), [0])
-        assert relative(optimizer.weights[0], expected) < 1e-12
+        assert relative(optimizer.parameters[0], expected) < 1e-12
         assert optimizer.n_evaluations == [reference.n_evaluations - n_before]
         assert optimizer.state()["n_iterations"].tolist() == [reference.memory["n_iter"]]
         compared += 1
@@ -198,7 +205,7 @@ def test_continues_as_torch_after_the_ring_has_gone_round(settings: LBFGSSetting
         expected = reference.step()
         optimizer.step(Evaluator(function), [0])
     assert optimizer.state()["count"].tolist() == [3]
-    assert relative(optimizer.weights[0], expected) < 1e-10
+    assert relative(optimizer.parameters[0], expected) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -226,7 +233,7 @@ def test_limits_end_a_step_where_torch_ends_it(limits: dict[str, Any], base: LBF
     for _ in range(3):
         expected = reference.step()
         optimizer.step(Evaluator(rosenbrock), [0])
-        assert relative(optimizer.weights[0], expected) < 1e-11
+        assert relative(optimizer.parameters[0], expected) < 1e-11
         assert optimizer.state()["n_iterations"].tolist() == [reference.memory["n_iter"]]
         # torch repeats the first evaluation unless the last point was left without one.
         known.append(optimizer.known[0])
@@ -271,20 +278,20 @@ def test_float32_converges_and_stays_float32() -> None:
     optimizer = LBFGS(torch.tensor([[-1.2, 1.0, 0.5]]), LBFGSSettings())
     for _ in range(15):
         optimizer.step(Evaluator(rosenbrock), [0])
-    assert optimizer.weights.dtype == optimizer.gradient.dtype == torch.float32
+    assert optimizer.parameters.dtype == optimizer.gradient.dtype == torch.float32
     assert optimizer.state()["steps"].dtype == torch.float32
     assert float(optimizer.loss[0]) < 1e-8
 
 
 @pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
-@pytest.mark.parametrize(("n_members", "n_weights"), [(3, 37), (8, 16), (3, 171), (8, 1), (2, 513)])
+@pytest.mark.parametrize(("n_members", "n_parameters"), [(3, 37), (8, 16), (3, 171), (8, 1), (2, 513)])
 def test_a_member_has_the_same_bits_alone_and_among_others(
-    n_members: int, n_weights: int, settings: LBFGSSettings
+    n_members: int, n_parameters: int, settings: LBFGSSettings
 ) -> None:
     """Members at different phases: some are left out of steps, one restarts."""
     settings = LBFGSSettings(settings.line_search, settings.learning_rate, history_size=7)
-    functions = [quadratic(n_weights, 10.0 ** (1 + k % 4), seed=k) for k in range(n_members)]
-    starts, fresh = draw(n_members, n_weights), draw(n_weights, seed=9)
+    functions = [quadratic(n_parameters, 10.0 ** (1 + k % 4), seed=k) for k in range(n_members)]
+    starts, fresh = draw(n_members, n_parameters), draw(n_parameters, seed=9)
     rng = torch.Generator().manual_seed(n_members)
     takes_part = (torch.rand(7, n_members, generator=rng) < 0.7).tolist()
     together = LBFGS(starts, settings)
@@ -310,14 +317,14 @@ def test_members_are_evaluated_together_and_only_those_named() -> None:
     assert evaluate.calls[:2] == [[0, 1, 3]] * 2
     assert optimizer.known == [True, True, False, True]
     assert optimizer.n_evaluations[2] == 0
-    assert torch.equal(optimizer.weights[2], 1 + 0.3 * draw(4, 6)[2])
+    assert torch.equal(optimizer.parameters[2], 1 + 0.3 * draw(4, 6)[2])
     assert len(evaluate.calls) == max(optimizer.n_evaluations)
     with pytest.raises(ValueError, match=r"members: expected numbers from 0 to 3, got \[4\]"):
         optimizer.step(evaluate, [4])
 
 
 @pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
-def test_what_is_known_belongs_to_the_weights(settings: LBFGSSettings) -> None:
+def test_what_is_known_belongs_to_the_parameters(settings: LBFGSSettings) -> None:
     evaluate = Evaluator(rosenbrock)
     optimizer = LBFGS(1 + 0.3 * draw(3, 6), settings)
     for _ in range(4):
@@ -329,7 +336,7 @@ def test_what_is_known_belongs_to_the_weights(settings: LBFGSSettings) -> None:
         assert len(evaluate.calls) - n_calls == (settings.line_search == "none")
         optimizer.evaluate(evaluate, [0, 2])
         assert len(evaluate.calls) - n_calls == (settings.line_search == "none")
-        loss, gradient, extras = Evaluator(rosenbrock)(optimizer.weights.clone(), torch.arange(3))
+        loss, gradient, extras = Evaluator(rosenbrock)(optimizer.parameters.clone(), torch.arange(3))
         for k in (0, 2):
             assert torch.equal(optimizer.loss[k], loss[k])
             assert torch.equal(optimizer.gradient[k], gradient[k])
@@ -388,9 +395,9 @@ def test_restart_is_a_new_beginning() -> None:
     for _ in range(2):
         optimizer.step(Evaluator(function), [1])
         fresh.step(Evaluator(function), [0])
-    assert torch.equal(optimizer.weights[1], fresh.weights[0])
+    assert torch.equal(optimizer.parameters[1], fresh.parameters[0])
     assert optimizer.n_evaluations[1] == count + fresh.n_evaluations[0]
-    with pytest.raises(ValueError, match=r"weights: expected shape \(21,\), got \(20,\)"):
+    with pytest.raises(ValueError, match=r"parameters: expected shape \(21,\), got \(20,\)"):
         optimizer.restart(0, draw(20))
 
 
@@ -432,7 +439,7 @@ def test_a_failing_member_disturbs_no_other(after: int, value: float, settings: 
     optimizer.step(healthy, [1])
     fresh = LBFGS(draw(19, seed=3)[None], settings)
     fresh.step(healthy, [0])
-    assert torch.equal(optimizer.weights[1], fresh.weights[0])
+    assert torch.equal(optimizer.parameters[1], fresh.parameters[0])
 
 
 def test_a_line_search_comes_back_from_where_the_loss_is_not_a_number() -> None:
@@ -444,7 +451,7 @@ def test_a_line_search_comes_back_from_where_the_loss_is_not_a_number() -> None:
     for _ in range(5):
         optimizer.step(Evaluator(barrier), [0])
     exact = (1 - math.sqrt(26)) / 5  # where 5 + 2 x / (1 - x^2) vanishes
-    torch.testing.assert_close(optimizer.weights, torch.full((1, 5), exact, dtype=torch.float64), rtol=1e-7, atol=0)
+    torch.testing.assert_close(optimizer.parameters, torch.full((1, 5), exact, dtype=torch.float64), rtol=1e-7, atol=0)
 
 
 def handle_together(optimizer: LBFGS, starts: Tensor) -> None:
@@ -464,7 +471,7 @@ def test_vectors_in_one_batch_with_directions_in_advance(name: str, settings: LB
         one_by_one.step(Evaluator(function), members)
         batched.step(Evaluator(function), members)
         # Another order of summation, which grows: reordered weights move torch itself by 1e-9 in three steps.
-        assert relative(batched.weights, one_by_one.weights) < tolerance
+        assert relative(batched.parameters, one_by_one.parameters) < tolerance
         assert batched.n_evaluations == one_by_one.n_evaluations
 
 
@@ -481,7 +488,7 @@ def test_directions_in_advance_are_of_the_accepted_trial() -> None:
     handle_together(batched, starts)
     for optimizer in (one_by_one, batched):
         optimizer.step(Evaluator(rugged), range(8))
-    assert relative(batched.weights, one_by_one.weights) < 1e-9
+    assert relative(batched.parameters, one_by_one.parameters) < 1e-9
 
 
 def test_one_transfer_for_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,21 +504,34 @@ def test_one_transfer_for_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(transfers) == 30 + 3
 
 
+class Stiff:
+    """A quadratic function of condition number 100, all members in one product."""
+
+    gives = frozenset({Gives.GRADIENT})
+
+    def __init__(self, device: str, *, recordable: bool = False) -> None:
+        self.matrix = torch.diag(torch.logspace(0, 2, 30, dtype=torch.float64)).to(device)
+        self.recordable, self.n_calls = recordable, 0
+
+    def is_recordable(self, n_points: int) -> bool:
+        return self.recordable
+
+    def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.n_calls += 1
+        gradient = points @ self.matrix
+        loss = (points * gradient).sum(dim=1) / 2
+        return loss, gradient, loss[:, None]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.filterwarnings("default")  # torch warns of the mode itself, and of what it is asked to find
 @pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
 def test_on_a_gpu_only_the_transfers_wait(settings: LBFGSSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = torch.diag(torch.logspace(0, 2, 30, dtype=torch.float64)).cuda()
-
-    def evaluate(points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gradient = points @ matrix
-        loss = (points * gradient).sum(dim=1) / 2
-        return loss, gradient, loss[:, None]
-
     transfers = []
     original = lbfgs._transfer
     monkeypatch.setattr(lbfgs, "_transfer", lambda *tensors: transfers.append(1) or original(*tensors))
     on_gpu, on_cpu = LBFGS(draw(4, 30).cuda(), settings), LBFGS(draw(4, 30), settings)
+    evaluate = Stiff("cuda")
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as waits:
@@ -521,10 +541,9 @@ def test_on_a_gpu_only_the_transfers_wait(settings: LBFGSSettings, monkeypatch: 
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len([w for w in waits if "synchroniz" in str(w.message)]) == len(transfers) > 20
-    matrix = matrix.cpu()
     for members in ([0, 1, 2, 3], [0, 2, 3], [1, 3]):
-        on_cpu.step(evaluate, members)
-    assert relative(on_gpu.weights.cpu(), on_cpu.weights) < 1e-10
+        on_cpu.step(Stiff("cpu"), members)
+    assert relative(on_gpu.parameters.cpu(), on_cpu.parameters) < 1e-10
     assert on_gpu.n_evaluations == on_cpu.n_evaluations
 
 
@@ -532,24 +551,9 @@ def test_on_a_gpu_only_the_transfers_wait(settings: LBFGSSettings, monkeypatch: 
 @pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
 def test_recorded_trials_are_the_same_and_hardly_called(settings: LBFGSSettings) -> None:
     """Also after a restart and new states, which change tensors under the recordings."""
-
-    class Quadratic:
-        def __init__(self, recordable: bool) -> None:
-            self.matrix = torch.diag(torch.logspace(0, 2, 30, dtype=torch.float64)).cuda()
-            self.recordable, self.n_calls = recordable, 0
-
-        def is_recordable(self, n_points: int) -> bool:
-            return self.recordable
-
-        def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            self.n_calls += 1
-            gradient = points @ self.matrix
-            loss = (points * gradient).sum(dim=1) / 2
-            return loss, gradient, loss[:, None]
-
     found = []
     for recordable in (False, True):
-        evaluate = Quadratic(recordable)
+        evaluate = Stiff("cuda", recordable=recordable)
         optimizer = LBFGS(draw(4, 30).cuda(), settings)
         for members in ([0, 1, 2, 3], [0, 2, 3], [0, 1, 2, 3]):
             optimizer.step(evaluate, members)
@@ -559,7 +563,7 @@ def test_recorded_trials_are_the_same_and_hardly_called(settings: LBFGSSettings)
         other.step(evaluate, [0, 1, 2, 3])
         other.load_state(optimizer.state())
         other.step(evaluate, [1, 2])
-        found.append((optimizer.weights, other.weights, other.loss, other.extras))
+        found.append((optimizer.parameters, other.parameters, other.loss, other.extras))
         n_evaluations = sum(optimizer.n_evaluations)
         assert evaluate.n_calls > n_evaluations / 4 if not recordable else evaluate.n_calls < n_evaluations / 4
     for plain, recorded in zip(*found, strict=True):
@@ -580,7 +584,7 @@ def test_a_step_cut_off_leaves_a_sound_optimiser_but_no_state() -> None:
         optimizer.step(interrupted, [0, 1])
     with pytest.raises(RuntimeError, match="cut off"):
         optimizer.state()
-    torch.testing.assert_close(optimizer.loss[0], function(optimizer.weights[0]), rtol=1e-14, atol=0)
+    torch.testing.assert_close(optimizer.loss[0], function(optimizer.parameters[0]), rtol=1e-14, atol=0)
     optimizer.load_state(state)
     whole = LBFGS(draw(2, 12), WOLFE)
     for o in (optimizer, whole):
@@ -590,14 +594,14 @@ def test_a_step_cut_off_leaves_a_sound_optimiser_but_no_state() -> None:
 
 def test_learning_rate_of_one_step() -> None:
     function = quadratic(12, 100.0)
-    fast, slow = LBFGS(draw(1, 12), PLAIN), LBFGS(draw(1, 12), LBFGSSettings(line_search="none", learning_rate=0.3))
-    for optimizer, rates in ((fast, (0.3, 0.3)), (slow, (None, 0.3))):
-        for rate in rates:
-            optimizer.step(Evaluator(function), [0], learning_rate=rate)
-    assert torch.equal(fast.weights, slow.weights)
-    slow.step(Evaluator(function), [0], learning_rate=0.1)
+    fast, slow = (LBFGS(draw(1, 12), LBFGSSettings(line_search="none", learning_rate=rate)) for rate in (0.5, 0.125))
+    for _ in range(2):
+        fast.step(Evaluator(function), [0], learning_rate_factor=0.25)
+        slow.step(Evaluator(function), [0])
+    assert torch.equal(fast.parameters, slow.parameters)
+    slow.step(Evaluator(function), [0], learning_rate_factor=0.5)
     fast.step(Evaluator(function), [0])
-    assert not torch.equal(fast.weights, slow.weights)
+    assert not torch.equal(fast.parameters, slow.parameters)
 
 
 @pytest.mark.parametrize(
@@ -619,13 +623,13 @@ def test_settings_are_checked(name: str, value: object, message: str) -> None:
         LBFGSSettings(**{name: value})
 
 
-@pytest.mark.parametrize("weights", [torch.zeros(3), torch.zeros(2, 3, dtype=torch.int64)])
-def test_weights_are_checked(weights: Tensor) -> None:
-    with pytest.raises(ValueError, match="weights: expected floats"):
-        LBFGS(weights, WOLFE)
+@pytest.mark.parametrize("parameters", [torch.zeros(3), torch.zeros(2, 3, dtype=torch.int64)])
+def test_parameters_are_checked(parameters: Tensor) -> None:
+    with pytest.raises(ValueError, match="parameters: expected floats"):
+        LBFGS(parameters, WOLFE)
 
 
-def test_weights_are_copied() -> None:
+def test_parameters_are_copied() -> None:
     start = draw(2, 4)
     optimizer = LBFGS(start, WOLFE)
     optimizer.step(Evaluator(rosenbrock), [0, 1])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim.lbfgs import _strong_wolfe
 
-from pyfit_gpu.optimizers.line_search import C1, C2, Ask, Trial, cubic_minimum, other_slot, strong_wolfe
+from pyfit_gpu.optimizers.line_search import C1, C2, Trial, TrialRequest, cubic_minimum, other_slot, strong_wolfe
 
 Curve = Callable[[float], tuple[float, float]]  # loss and slope at a length
 
@@ -34,7 +34,7 @@ def random_curve(seed: int) -> Curve:
 def run(curve: Curve, length: float, tolerance: float, max_trials: int) -> tuple[Trial, list[float]]:
     """The accepted trial and all lengths tried; gradients are kept in slots, so that lost ones are noticed."""
     start = Trial(0.0, *curve(0.0), 2, 0.0)
-    search = strong_wolfe(start, Ask(length, 0), longest=1.0, tolerance=tolerance, max_trials=max_trials)
+    search = strong_wolfe(start, TrialRequest(length, 0), longest=1.0, tolerance=tolerance, max_trials=max_trials)
     kept: dict[int, float] = {2: 0.0}
     tried = []
     ask = next(search)

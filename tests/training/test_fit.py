@@ -19,7 +19,7 @@ import pair_sum
 import pytest
 import torch
 from objective_values import errors_of, loss_of
-from sample_sets import NAN, make_potential, make_set, with_settings
+from sample_sets import NAN, make_potential, make_set, make_settings, with_settings
 from torch import Tensor
 
 from pyfit_gpu.commands.interrupts import Terminated, signals_are_exceptions, signals_end_the_process, stop_on_signals
@@ -36,6 +36,7 @@ from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
+from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import TrainingFailure, fit
@@ -45,7 +46,7 @@ from pyfit_gpu.training.objective import Evaluation, Objective
 from pyfit_gpu.training.objective_builder import KEPT_MEMORY
 from pyfit_gpu.training.settings import FitSettings
 
-CLASSIC = FitSettings(steps=5, line_search="none", learning_rate=0.05, max_iterations=10)
+CLASSIC = make_settings(steps=5, line_search="none", learning_rate=0.05, max_iterations=10)
 
 
 class Dense:
@@ -89,12 +90,13 @@ class Dense:
 
     def train(self, settings: FitSettings) -> list[float]:
         """The loss before and after each step."""
+        assert isinstance(settings.optimizer, LBFGSSettings)
         optimizer = torch.optim.LBFGS(
             self.parameters(),
-            lr=settings.learning_rate,
-            max_iter=settings.max_iterations,
+            lr=settings.optimizer.step_length,
+            max_iter=settings.optimizer.max_iterations,
             history_size=100,
-            line_search_fn={"none": None, "strong-wolfe": "strong_wolfe"}[settings.line_search],
+            line_search_fn={"none": None, "strong-wolfe": "strong_wolfe"}[settings.optimizer.line_search],
         )
 
         def closure() -> Tensor:
@@ -174,7 +176,7 @@ class TestAgainstTorch:
     @pytest.mark.parametrize("l2", [0.0, 1e-3])
     def test_strong_wolfe(self, own_data: Path, own_set: TrainingSet, l2: float) -> None:
         path = own_data / "nn_mode1.nn.dat"
-        settings = FitSettings(steps=3, line_search="strong-wolfe", learning_rate=1.0, l2=l2)
+        settings = make_settings(steps=3, line_search="strong-wolfe", learning_rate=1.0, l2=l2)
         expected = Dense(pair_sum.read_nn_dat(path), own_set).train(settings)
         history = fit(load_potential(path), own_set, settings=settings)
         np.testing.assert_allclose(history.loss, expected, rtol=1e-8, atol=0)
@@ -232,7 +234,7 @@ class TestRows:
     @pytest.mark.parametrize("line_search", ["none", "strong-wolfe"])
     def test_n_steps_are_n_plus_one_rows(self, line_search: str) -> None:
         recorder = Recorder()
-        settings = FitSettings(steps=4, line_search=line_search)
+        settings = make_settings(steps=4, line_search=line_search)
         history = fit(make_potential(), make_set(), settings=settings, observers=[recorder])
         assert [row.step for row in recorder.rows] == [0, 1, 2, 3, 4]
         assert [row.loss for row in recorder.rows] == history.loss
@@ -461,7 +463,7 @@ class TestRestart:
         for seed in range(40):
             recorder = Recorder()
             potential = make_potential(seed=seed, max_random=0.3)
-            settings = FitSettings(
+            settings = make_settings(
                 steps=6, line_search="none", learning_rate=1.0, max_iterations=2, error_restart_level=0.8, seed=seed
             )
             train = make_set([2, 1, 3, 4, 2, 1, 2, 3])
@@ -506,7 +508,7 @@ class TestRestart:
     @pytest.mark.parametrize("learning_rate", [1e300, 1e308])
     def test_giving_up_leaves_numbers(self, learning_rate: float) -> None:
         """The outputs of a run that gives up must be readable: no NaN among the weights, however it diverged."""
-        settings = replace(CLASSIC, learning_rate=learning_rate, error_restart_level=100.0, seed=1)
+        settings = make_settings(CLASSIC, learning_rate=learning_rate, error_restart_level=100.0, seed=1)
         potential = make_potential()
         history = fit(potential, make_set(), settings=settings)
         assert history.gave_up
@@ -519,7 +521,7 @@ class TestFailure:
         """The loss becomes infinite or NaN in the first step; neither is a loss of 0."""
         potential, recorder = make_potential(), Recorder()
         before = weights_of(potential)
-        settings = replace(CLASSIC, learning_rate=learning_rate)
+        settings = make_settings(CLASSIC, learning_rate=learning_rate)
         with pytest.raises(TrainingFailure, match=r"after step 1 the loss is (inf|nan).*step 0 are kept"):
             fit(potential, make_set(), settings=settings, observers=[recorder])
         assert len(recorder.rows) == 1
@@ -695,7 +697,7 @@ class TestForces:
             return found
 
         monkeypatch.setattr(Objective, "evaluate", spoilt)
-        settings = replace(BOTH, line_search="none", error_restart_level=1e9, seed=1)
+        settings = make_settings(BOTH, line_search="none", error_restart_level=1e9, seed=1)
 
         def should_stop() -> bool:
             return [len(rows) for rows in recorder.attempts] == [3, 2]
@@ -857,7 +859,7 @@ class TestRefusals:
     )
     def test_settings(self, name: str, value: object) -> None:
         with pytest.raises(InputError, match=rf"{name}: expected .*, got {re.escape(repr(value))}"):
-            FitSettings(**{name: value})
+            make_settings(**{name: value})
 
 
 class TestRunFit:
@@ -908,7 +910,7 @@ class TestRunFit:
                 potential,
                 make_set(),
                 Split([0, 1, 2, 3, 4], [], 2, ()),
-                replace(CLASSIC, steps=100_000, learning_rate=1e-6),
+                make_settings(CLASSIC, steps=100_000, learning_rate=1e-6),
                 replace(outputs, energy_volume_interval=0, backup_interval=0),
                 self.SETUP,
             )
@@ -923,7 +925,7 @@ class TestRunFit:
     def test_a_lost_loss_writes_the_last_good_network(self, outputs: TrainingOutputs, tmp_path: Path) -> None:
         potential = make_potential()
         before = weights_of(potential)
-        settings = replace(CLASSIC, learning_rate=1e200)
+        settings = make_settings(CLASSIC, learning_rate=1e200)
         with pytest.raises(TrainingFailure):
             run_fit(potential, make_set(), Split([0, 1, 2], [3, 4], 2, ()), settings, outputs, self.SETUP)
         assert weights_of(load_potential(outputs.network)) == before

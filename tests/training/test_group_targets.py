@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sample_sets import make_potential, make_set
+from sample_sets import make_potential, make_set, make_settings
 from torch import Tensor
 
 from pyfit_gpu.datasets.build import build_training_set
@@ -230,7 +230,7 @@ class TestGradient:
 
 def test_a_fit_stops_caring_about_a_group(training_set: TrainingSet) -> None:
     """The group with a loose target ends worse than without, the others better."""
-    settings = FitSettings(steps=4, max_iterations=4)
+    settings = make_settings(steps=4, max_iterations=4)
     ends = []
     for targets in ({}, {"a": 0.3}):
         history = fit(make_potential(("Si", "C")), training_set, settings=replace(settings, group_targets=targets))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from objective_values import errors_of
-from sample_sets import NAN, make_potential, make_set
+from sample_sets import NAN, make_potential, make_set, make_settings
 from torch import Tensor
 
 from pyfit_gpu.datasets.build import build_training_set
@@ -29,7 +29,7 @@ from pyfit_gpu.training.settings import FitSettings, Keep
 
 MakeFrames = Callable[..., list[Frame]]
 BOTH_ELEMENTS = ("Si", "C")
-SETTINGS = FitSettings(steps=4, max_iterations=6, seed=11)
+SETTINGS = make_settings(steps=4, max_iterations=6, seed=11)
 
 
 pytestmark = pytest.mark.usefixtures("small_lanes")
@@ -75,7 +75,7 @@ class TestAsIfAlone:
     @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
     def test_energies(self, variant: dict[str, object], elements: tuple[str, ...]) -> None:
         train, validation = sets(elements)
-        settings = replace(SETTINGS, **variant)
+        settings = make_settings(SETTINGS, **variant)
         potential = make_potential(elements)
         together = fit(potential, train, validation, members=3, settings=settings)
         assert len({member.loss[-1] for member in together.members}) == 3
@@ -89,7 +89,7 @@ class TestAsIfAlone:
         frames = [frame for seed in (0, 1, 2) for frame in mixed_frames(BOTH_ELEMENTS, seed)]
         whole = build_training_set(Structures.from_frames(frames), make_potential(BOTH_ELEMENTS))
         train, validation = whole.select(range(4, len(whole))), whole.select(range(4))
-        settings = replace(SETTINGS, steps=3, force_weight=0.3, stress_weight=0.2)
+        settings = make_settings(SETTINGS, steps=3, force_weight=0.3, stress_weight=0.2)
         together = fit(make_potential(BOTH_ELEMENTS), train, validation, members=3, settings=settings)
         assert together.errors[0].forces is not None
         for k in (0, 2):
@@ -363,7 +363,7 @@ class TestRestarts:
     def test_of_one_member_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It begins anew with other weights and counts its steps from 0; the others notice nothing."""
         train, validation = sets()
-        settings = replace(SETTINGS, line_search="none", steps=5)
+        settings = make_settings(SETTINGS, line_search="none", steps=5)
         undisturbed = fit(make_potential(), train, validation, members=3, settings=settings)
         made, of_member = recorders(3)
         with monkeypatch.context() as patch:
@@ -396,7 +396,7 @@ class TestRestarts:
     def test_one_that_is_lost_for_good(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         """After three restarts it fails; the others reach their end, and it is the last of the ranking."""
         train, validation = sets()
-        settings = replace(SETTINGS, line_search="none", steps=6)
+        settings = make_settings(SETTINGS, line_search="none", steps=6)
         undisturbed = fit(make_potential(), train, validation, members=3, settings=settings)
         made, of_member = recorders(3)
         with monkeypatch.context() as patch:

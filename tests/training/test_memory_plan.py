@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from held_memory import PeakMemory, held_bytes
-from sample_sets import make_potential, make_set
+from sample_sets import make_potential, make_set, make_settings
 
 import pyfit_gpu
 from pyfit_gpu.commands.parsing import parse_memory
@@ -141,14 +141,15 @@ class TestHeld:
     def test_lbfgs(self, members: int, history_size: int) -> None:
         """The optimiser's vectors; six more per member stand for those of a fit."""
         potential = make_potential(hidden=(16, 16))
-        settings = FitSettings(history_size=history_size)
+        settings = make_settings(history_size=history_size)
         plan = roomy(make_set(), potential, settings, members=members)
         weights = potential.networks.flat().repeat(members, 1)
-        optimizer = LBFGS(weights, settings.optimizer)
+        optimizer = settings.optimizer.build(weights)
         optimizer.evaluate(lambda p, _: (p.square().sum(dim=1), 2 * p, p[:, :4]), range(members))
+        assert isinstance(optimizer, LBFGS)
         assert isinstance(optimizer._vectors.pairs, CurvaturePairs)
         expected = held_bytes(optimizer) + 6 * weights.nbytes
-        assert bytes_of(plan, "LBFGS history and vectors") == pytest.approx(expected, rel=0.01)
+        assert bytes_of(plan, "history and vectors of the optimiser") == pytest.approx(expected, rel=0.01)
 
 
 class TestForAMoment:
@@ -250,7 +251,7 @@ class TestDecisions:
         """Planned without one: what is large lies on the device, and blocks become smaller before streaming."""
         training_set = self.stored(larger[0], tmp_path / "set.h5")
         sizes = SetSizes.of(training_set, on_gpu=True)
-        plans = self.plans(sizes, larger[1], FitSettings(history_size=5), members=32, device="cuda")
+        plans = self.plans(sizes, larger[1], make_settings(history_size=5), members=32, device="cuda")
         order = list(dict.fromkeys((plan.stream, plan.block_atoms is None) for plan in plans))
         assert order == [(False, True), (False, False), (True, False)]
         assert all(2 * plan.block_atoms > 512 for plan in plans if plan.block_atoms)
@@ -285,7 +286,8 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 program = peak()
 potential = pf.load_potential(network)
-settings = FitSettings(steps=2, history_size=20, max_iterations=4, force_weight=force_weight)
+optimizer = pf.LBFGSSettings(history_size=20, max_iterations=4)
+settings = FitSettings(steps=2, optimizer=optimizer, force_weight=force_weight)
 whole = load_training_set(path, lazy=True)
 plan = plan_memory(whole, potential, settings, memory=limit, n_threads=1)
 history = pf.fit(potential, *whole.split(), settings=settings, plan=plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands.helpers import assert_same_files, snapshot
 from objective_values import errors_of
-from sample_sets import make_potential, make_set
+from sample_sets import make_potential, make_set, make_settings
 from torch import Tensor
 
 from pyfit_gpu.commands.jobs import Setup
@@ -216,7 +216,7 @@ def test_one_member(
 ) -> None:
     changes = VARIANTS[variant]
     whole = with_forces if "force_weight" in changes else energies
-    settings = FitSettings(**{"steps": 10, "max_iterations": 3, "seed": 4, **changes})
+    settings = make_settings(**{"steps": 10, "max_iterations": 3, "seed": 4, **changes})
     compare(Job(whole, make_potential(), settings), 5, how, tmp_path, monkeypatch)
     run = load_run("run.h5")
     assert run.done
@@ -228,20 +228,20 @@ def test_one_member(
 
 @pytest.mark.parametrize("step", [0, 1, 8])
 def test_cut_elsewhere(step: int, energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = FitSettings(steps=10, max_iterations=3)
+    settings = make_settings(steps=10, max_iterations=3)
     compare(Job(energies, make_potential(), settings), step, "stopped", tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("how", CUTS)
 def test_single_precision(how: str, energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.test_resume.SETUP", replace(SETUP, dtype=torch.float32))
-    settings = FitSettings(steps=10, max_iterations=3)
+    settings = make_settings(steps=10, max_iterations=3)
     compare(Job(energies, make_potential(), settings), 5, how, tmp_path, monkeypatch)
 
 
 def test_cut_again_and_again(energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every step."""
-    settings = FitSettings(steps=7, max_iterations=3, learning_rate_ramp=4)
+    settings = make_settings(steps=7, max_iterations=3, learning_rate_ramp=4)
     job = Job(energies, make_potential().random_members(range(2), 1), settings, (0, 1))
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
@@ -273,7 +273,7 @@ def test_members_at_different_stages(
     stage: str, step: int, how: str, energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"steps": 12, "max_iterations": 3, "line_search": "none", "error_restart_level": 1.0, "patience": 4}
-    settings = FitSettings(**{**own, **STAGES[stage]})
+    settings = make_settings(**{**own, **STAGES[stage]})
     start = make_potential().random_members(range(3), settings.seed)
     job = Job(energies, start, settings, (0, 1, 2))
     expected = compare(job, step, how, tmp_path, monkeypatch)
@@ -301,7 +301,7 @@ def test_the_first_weights_can_be_the_best(energies: TrainingSet) -> None:
 
 
 def finished_job(whole: TrainingSet, steps: int = 4) -> Job:
-    job = Job(whole, make_potential(), FitSettings(steps=steps, max_iterations=3))
+    job = Job(whole, make_potential(), make_settings(steps=steps, max_iterations=3))
     assert job.run() == 0
     return job
 
@@ -402,7 +402,7 @@ def test_a_changed_weight_is_evaluated_anew(
 ) -> None:
     """As a fit with the new weight does that starts where the first one ended, bar the optimiser's memory: none."""
     monkeypatch.chdir(tmp_path)
-    job = Job(with_forces, make_potential(), FitSettings(steps=3, max_iterations=3, force_weight=0.5, keep="last"))
+    job = Job(with_forces, make_potential(), make_settings(steps=3, max_iterations=3, force_weight=0.5, keep="last"))
     assert job.run() == 0
     run = load_run("run.h5")
     weights = run.state.last_finite
@@ -427,7 +427,7 @@ def test_what_the_optimiser_knew_is_not_used(
 ) -> None:
     """The first evaluation of the step after a change is that of the weights where they are."""
     monkeypatch.chdir(tmp_path)
-    job = Job(with_forces, make_potential(), FitSettings(steps=3, max_iterations=3, force_weight=0.5))
+    job = Job(with_forces, make_potential(), make_settings(steps=3, max_iterations=3, force_weight=0.5))
     assert job.run() == 0
     train = with_forces.select([k for k in range(len(with_forces)) if k % 3])
     for changed in (False, True):
@@ -447,7 +447,9 @@ def test_what_the_optimiser_knew_is_not_used(
 
 BASE = FitSettings(steps=4, seed=2)
 OPTIONS = {"dtype": "float64", "first_member": 0, "group_weight": [], "window_weight": []}
+FIXED = BASE.optimizer.fixed
 CHANGED: dict[str, Any] = {
+    "optimizer": "another",
     "line_search": "none",
     "learning_rate": 0.3,
     "learning_rate_ramp": 2,
@@ -481,9 +483,9 @@ FREE: dict[str, Any] = {
 
 def asked(**changes: Any) -> dict[str, Any]:
     """What a job with these options asks for, as the run file keeps it."""
-    own = {name: value for name, value in changes.items() if name in vars(BASE)}
+    own = {name: value for name, value in changes.items() if name in BASE.by_name() and name != "optimizer"}
     rest = {name: value for name, value in changes.items() if name not in own}
-    return {**asdict(replace(BASE, **own)), **OPTIONS, **rest}
+    return {**make_settings(BASE, **own).by_name(), **OPTIONS, **rest}
 
 
 @pytest.fixture
@@ -504,11 +506,19 @@ def data(energies: TrainingSet) -> dict[str, Any]:
 
 class TestChangedSettings:
     def test_every_setting_is_one_of_the_two_kinds(self) -> None:
-        assert {field.name for field in fields(FitSettings)} | set(OPTIONS) == set(CHANGED) | set(FREE)
+        assert {field.name for field in fields(FitSettings)} < set(BASE.by_name())
+        assert set(BASE.by_name()) | set(OPTIONS) == set(CHANGED) | set(FREE)
         assert set(FREE) == set(FREE_SETTINGS)
 
+    def test_run_files_of_version_0_1_0_name_no_optimiser(self, earlier: Run, data: dict[str, Any]) -> None:
+        settings = {name: value for name, value in earlier.settings.items() if name != "optimizer"}
+        old = replace(earlier, settings=settings)
+        assert require_same_run(old, asked(), data, (), FIXED) is False
+        with pytest.raises(InputError, match=r"optimizer: expected lbfgs \(.*\), which cannot change, got another"):
+            require_same_run(old, asked(optimizer="another"), data, ("optimizer",), FIXED)
+
     def test_the_same_may_go_on(self, earlier: Run, data: dict[str, Any]) -> None:
-        assert require_same_run(earlier, asked(), data, ()) is False
+        assert require_same_run(earlier, asked(), data, (), FIXED) is False
 
     @pytest.mark.parametrize(("until", "expected"), [(0, False), (1, True), (3, True)])
     def test_float32_steps_of_an_earlier_version(
@@ -517,46 +527,46 @@ class TestChangedSettings:
         """The run goes on, in float64; what is known of the loss is forgotten where it was computed in float32."""
         caplog.set_level("INFO", "pyfit_gpu")
         run = replace(earlier, settings={**earlier.settings, "float32_steps": until})
-        assert require_same_run(run, asked(), data, ()) is expected
+        assert require_same_run(run, asked(), data, (), FIXED) is expected
         assert ("float64 from here on" in caplog.text) == expected
 
     def test_float32_steps_that_are_over(self, earlier: Run, data: dict[str, Any]) -> None:
         members = [{**one, "history": {**one["history"], "loss": [1.0] * 5}} for one in earlier.state.members]
         state = replace(earlier.state, members=members)
         run = replace(earlier, state=state, settings={**earlier.settings, "float32_steps": 3})
-        assert require_same_run(run, asked(), data, ()) is False
+        assert require_same_run(run, asked(), data, (), FIXED) is False
 
     @pytest.mark.parametrize("name", CHANGED)
     def test_refused_and_allowed(self, name: str, earlier: Run, data: dict[str, Any]) -> None:
         before = asked()[name]
         new = asked(**{name: CHANGED[name]})
         with pytest.raises(InputError) as raised:
-            require_same_run(earlier, new, data, ())
+            require_same_run(earlier, new, data, (), FIXED)
         (line,) = str(raised.value).splitlines()
-        if name in FIXED_SETTINGS:
+        if name in (*FIXED_SETTINGS, *FIXED):
             assert line == f"resume: {name}: expected {before} (the run's), which cannot change, got {CHANGED[name]}"
             with pytest.raises(InputError, match="which cannot change"):
-                require_same_run(earlier, new, data, (name,))
+                require_same_run(earlier, new, data, (name,), FIXED)
             return
         assert line == f"resume: {name}: expected {before} (the run's), got {CHANGED[name]} (--allow-change {name})"
-        assert require_same_run(earlier, new, data, (name,)) is True
+        assert require_same_run(earlier, new, data, (name,), FIXED) is True
 
     @pytest.mark.parametrize("name", FREE)
     def test_free(self, name: str, earlier: Run, data: dict[str, Any]) -> None:
-        assert require_same_run(earlier, asked(**{name: FREE[name]}), data, ()) is False
+        assert require_same_run(earlier, asked(**{name: FREE[name]}), data, (), FIXED) is False
 
     def test_all_of_them_at_once(self, earlier: Run, data: dict[str, Any]) -> None:
         with pytest.raises(InputError) as raised:
-            require_same_run(earlier, asked(**CHANGED, **FREE), data, ("l2",))
+            require_same_run(earlier, asked(**CHANGED, **FREE), data, ("l2",), FIXED)
         lines = str(raised.value).splitlines()
         assert len(lines) == len(CHANGED) - 1
         for name in set(CHANGED) - {"l2"}:
             assert sum(line.startswith(f"resume: {name}: ") for line in lines) == 1
 
     def test_allowing_what_does_not_differ_or_is_none(self, earlier: Run, data: dict[str, Any]) -> None:
-        assert require_same_run(earlier, asked(), data, ("l2",)) is False
+        assert require_same_run(earlier, asked(), data, ("l2",), FIXED) is False
         with pytest.raises(InputError, match=r"allow_change: expected names of settings \(.*\), got learnin_rate"):
-            require_same_run(earlier, asked(), data, ("learnin_rate",))
+            require_same_run(earlier, asked(), data, ("learnin_rate",), FIXED)
 
     def test_another_set(self, earlier: Run, energies: TrainingSet) -> None:
         """A single label, weight, group or atom; no option lets it pass."""
@@ -579,7 +589,7 @@ class TestChangedSettings:
             found = describe_data(other, potential)
             assert found != earlier.data, what
             with pytest.raises(InputError, match=r"resume: training set .*: expected \w{16} \(the run's\), found"):
-                require_same_run(earlier, asked(), found, ())
+                require_same_run(earlier, asked(), found, (), FIXED)
 
     def test_another_network(self, earlier: Run, energies: TrainingSet) -> None:
         others = {
@@ -590,6 +600,6 @@ class TestChangedSettings:
         }
         for name, potential in others.items():
             with pytest.raises(InputError) as raised:
-                require_same_run(earlier, asked(), describe_data(energies, potential), ())
+                require_same_run(earlier, asked(), describe_data(energies, potential), (), FIXED)
             (line,) = str(raised.value).splitlines()
             assert line.startswith(f"resume: {name}: expected {earlier.data[name]} (the run's), found ")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sample_sets import make_potential, make_set
+from sample_sets import make_potential, make_set, make_settings
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.train.job import run_fit
@@ -280,7 +280,7 @@ class TestTime:
 
     def test_real_time(self) -> None:
         started = time.monotonic()
-        settings = FitSettings(steps=10**6, max_time=0.5, line_search="none", learning_rate=1e-6)
+        settings = make_settings(steps=10**6, max_time=0.5, line_search="none", learning_rate=1e-6)
         history = fit(make_potential(), TRAIN, settings=settings)
         assert history.end == "time"
         assert time.monotonic() - started < 5
@@ -330,7 +330,7 @@ class TestRunFit:
         assert run.done == (status == 0 and not stop_file)
         return status, len(rows) - 1
 
-    FOR_EVER = FitSettings(steps=10**6, line_search="none", learning_rate=1e-6)
+    FOR_EVER = make_settings(steps=10**6, line_search="none", learning_rate=1e-6)
 
     def test_the_end(self, outputs: TrainingOutputs) -> None:
         assert self.ended(outputs, FitSettings(steps=5), lambda: None) == (0, 5)
@@ -406,15 +406,14 @@ class TestTestGroups:
 )
 def test_impossible_settings(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{name}: expected .*, got {value}"):
-        FitSettings(**{name: value})  # type: ignore[arg-type]
+        make_settings(**{name: value})  # type: ignore[arg-type]
 
 
 def test_learning_rate_ramp() -> None:
     """In equal parts up to its value: 1/4, 2/4, 3/4, 1, 1, .."""
-    settings = FitSettings(learning_rate=0.8, learning_rate_ramp=4)
-    assert [settings.learning_rate_at(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    assert FitSettings().learning_rate_at(0) == 1.0
-    assert FitSettings(line_search="none").learning_rate_at(7) == 0.05
-    settings = FitSettings(steps=1, line_search="none", max_iterations=1, learning_rate=0.5)
+    settings = make_settings(learning_rate_ramp=4)
+    assert [settings.learning_rate_factor(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert FitSettings().learning_rate_factor(0) == 1.0
+    settings = make_settings(steps=1, line_search="none", max_iterations=1, learning_rate=0.5)
     slow = fit(make_potential(), TRAIN, settings=replace(settings, learning_rate_ramp=5)).loss
-    assert slow == fit(make_potential(), TRAIN, settings=replace(settings, learning_rate=0.1)).loss
+    assert slow == fit(make_potential(), TRAIN, settings=make_settings(settings, learning_rate=0.1)).loss

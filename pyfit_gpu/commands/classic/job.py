@@ -27,6 +27,7 @@ from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.settings import FitSettings
 
@@ -110,10 +111,12 @@ def _outputs(config: ClassicConfig) -> TrainingOutputs:
 def _settings(config: ClassicConfig) -> FitSettings:
     return FitSettings(
         steps=config.training_iterations,
-        line_search="none",
+        optimizer=LBFGSSettings(
+            line_search="none",
+            learning_rate=config.learning_rate,
+            max_iterations=config.max_lbfgs_iterations,
+        ),
         keep="last",
-        learning_rate=config.learning_rate,
-        max_iterations=config.max_lbfgs_iterations,
         l2=config.l2_regularization_prefactor,
         error_restart_level=config.error_restart_level,
         validation_interval=config.validation_interval,

@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -227,7 +227,8 @@ class _Job:
         }
         changed = False
         if earlier is not None:
-            changed = require_same_run(earlier, {**asdict(settings), **options}, data, self.how.allow_change)
+            asked = {**settings.by_name(), **options}
+            changed = require_same_run(earlier, asked, data, self.how.allow_change, settings.optimizer.fixed)
             log.info("resume: %s, after %s steps", self.outputs.run_file, _steps(earlier))
         elif self.how.resume:
             log.info("resume: there is no run file yet, training starts")

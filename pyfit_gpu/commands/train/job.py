@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyfit_gpu.commands.interrupts import STATUS_UNFINISHED, StopRequest, stop_on_signals
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 # What says when to stop or how often to look, not what is computed: free to change when a run is resumed.
 FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
 
-# What the state is made of.
-FIXED_SETTINGS = ("history_size", "first_member")
+# Shape or meaning of the state depend on these, and on the settings that the optimiser calls fixed.
+FIXED_SETTINGS = ("optimizer", "first_member")
+
+# Settings that run files of version 0.1.0 do not name.
+IMPLIED_SETTINGS = {"optimizer": "lbfgs"}
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class _Checkpoints:
             self._save(self.last, done=history.end == "done")
 
     def _save(self, state: FitState, *, done: bool) -> None:
-        settings = {**asdict(self.settings), **self.resumption.options}
+        settings = {**self.settings.by_name(), **self.resumption.options}
         positions = {path: one.position() for path, one in self.logs.items()}
         run = Run(self.potential, state, settings, self.resumption.data, positions, self.resumption.first_member, done)
         save_run(run, self.path)
@@ -213,21 +216,29 @@ class _Checkpoints:
         self.written = time.monotonic()
 
 
-def require_same_run(run: Run, settings: Mapping[str, Any], data: Mapping[str, Any], allowed: tuple[str, ...]) -> bool:
+def require_same_run(
+    run: Run,
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    allowed: tuple[str, ...],
+    fixed: tuple[str, ...] = (),
+) -> bool:
     """Refuse to go on with a run under other settings; whether any differ that are allowed to.
 
     Args:
+        settings: see `FitSettings.by_name`, and options beside them.
         allowed: names of settings that may differ.
+        fixed: names of settings that may never differ, beside `FIXED_SETTINGS`.
 
     Raises:
         InputError: with the names of all settings that differ, and both values.
     """
     faults, changed = [], False
     for name, value in settings.items():
-        earlier = run.settings.get(name)
+        earlier = run.settings.get(name, IMPLIED_SETTINGS.get(name))
         if name in FREE_SETTINGS or earlier == value:
             continue
-        if name in FIXED_SETTINGS:
+        if name in FIXED_SETTINGS or name in fixed:
             faults.append(f"resume: {name}: expected {earlier} (the run's), which cannot change, got {value}")
         elif name in allowed:
             log.info("resume: %s changes from %s to %s", name, earlier, value)

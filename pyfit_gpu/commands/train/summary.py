@@ -49,8 +49,7 @@ def announce(
         log.info("energies alone train; forces are known, and take part with a force weight (--force-weight 0.1)")
     if settings.patience and not (len(parts["validate"]) and settings.validation_interval):
         log.warning("patience: nothing validates, so it ends nothing")
-    log.info("LBFGS, line search %s, %d steps of up to %d iterations",
-             settings.line_search, settings.steps, settings.max_iterations)  # fmt: skip
+    log.info("%d steps of %s", settings.steps, settings.optimizer.describe())
 
 
 def _count_labels(part: TrainingSet) -> str:

@@ -1,0 +1,8 @@
+"""The optimisers that the command line and run files know by name."""
+
+from __future__ import annotations
+
+from pyfit_gpu.optimizers.base import OptimizerSettings
+from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+
+OPTIMIZERS: dict[str, type[OptimizerSettings]] = {kind.name: kind for kind in (LBFGSSettings,)}
