@@ -99,8 +99,10 @@ class FitRun:
             self.histories[k] = MemberHistory.from_json(member["history"])
             self.stopping[k] = Stopping(**member["stopping"])
         self.history.members = self.histories
-        extras = self.closure.numbers_of_any_version(state.optimizer["extras"])
-        self.optimizer.load_state({**state.optimizer, "extras": extras})
+        optimizer = dict(state.optimizer)
+        if "extras" in optimizer:  # an optimiser may keep them under another name, or not at all
+            optimizer["extras"] = self.closure.numbers_of_any_version(optimizer["extras"])
+        self.optimizer.load_state(optimizer)
         self.kept.last_finite.copy_(state.last_finite)
         self.kept.best.copy_(state.best)
         for k, history in enumerate(self.histories):
