@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.datasets.splits import Split
     from pyfit_gpu.datasets.training_set import TrainingSet
     from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+    from pyfit_gpu.devices import format_bytes
     from pyfit_gpu.errors import InputError
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
     from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.fit import fit
     from pyfit_gpu.training.history import History, LabelErrors, MemberHistory
     from pyfit_gpu.training.loop import TrainingFailure
-    from pyfit_gpu.training.memory_plan import format_bytes, plan_memory
+    from pyfit_gpu.training.memory_plan import plan_memory
     from pyfit_gpu.training.settings import FitSettings
 
 _HOMES = {
@@ -56,7 +57,7 @@ _HOMES = {
     "featurize": "models.batches",
     "find_neighbors": "structures.neighbors",
     "fit": "training.fit",
-    "format_bytes": "training.memory_plan",
+    "format_bytes": "devices",
     "join_members": "models.potential",
     "load_potential": "formats.nn_dat",
     "load_potentials": "formats.opening",

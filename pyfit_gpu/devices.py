@@ -12,6 +12,8 @@ import torch
 
 from pyfit_gpu.errors import InputError
 
+MEMORY_SHARE = 0.8  # of a device's memory, where no limit is given
+
 
 def select_device(request: str = "auto") -> torch.device:
     """`auto` (CUDA if there is a GPU), `cpu`, `cuda` or `cuda:N`.
@@ -92,3 +94,12 @@ def _cgroup_limits() -> Iterator[int]:
                 return
             with contextlib.suppress(OSError, ValueError):  # no limit: the file is missing, or says "max"
                 yield int((group / "memory.max").read_text())
+
+
+def format_bytes(count: float) -> str:
+    """`1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

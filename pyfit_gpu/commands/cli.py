@@ -175,7 +175,7 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-_FIT = ("steps", "learning_rate_ramp", "float32_steps", "l2", "force_weight", "stress_weight", "error_restart_level",
+_FIT = ("steps", "learning_rate_ramp", "l2", "force_weight", "stress_weight", "error_restart_level",
         "validation_interval", "patience", "min_improvement", "target_rmse", "max_time", "keep")  # fmt: skip
 
 
@@ -190,10 +190,9 @@ def _optimizer(options: argparse.Namespace) -> Any:
 
 def _train(options: argparse.Namespace) -> int:
     started = time.monotonic()  # imports count for a time limit
-    from pyfit_gpu.commands.parsing import parse_by_group, parse_windows
+    from pyfit_gpu.commands.parsing import parse_by_group, parse_memory, parse_windows
     from pyfit_gpu.commands.train import options as fit_options
     from pyfit_gpu.commands.train.command import train
-    from pyfit_gpu.training.memory_plan import parse_memory
     from pyfit_gpu.training.settings import FitSettings
 
     return train(

@@ -180,7 +180,6 @@ def _add_loss(add: Callable[..., Any]) -> None:
 def _add_optimizer(add: Callable[..., Any]) -> None:
     _add_settings(add, LBFGSSettings)
     add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
-    add("--float32-steps", type=whole, default=0, metavar="N", help="steps at the beginning in float32 (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new weights (0: never)")  # fmt: skip
     add("--memory", metavar="SIZE", help="4G, 512M: beyond it features are read from the file (80 %% of what there is)")

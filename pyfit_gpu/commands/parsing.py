@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from pyfit_gpu.errors import InputError
@@ -14,6 +15,8 @@ _SHIFT_FORMS = "a finite number for all elements, one per element as in Si=107.1
 
 GroupRule = tuple[str, float]  # pattern, number
 WindowRule = tuple[float, float, float]  # low, high (infinite where open), number
+
+_MEMORY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_number(text: str) -> float | None:
@@ -153,3 +156,16 @@ def group_rules_as_text(rules: Iterable[GroupRule]) -> list[str]:
 def windows_as_text(rules: Iterable[WindowRule]) -> list[str]:
     """Write rules as `parse_windows` takes them, the same text for the same numbers."""
     return [f"{':'.join('' if math.isinf(end) else repr(end) for end in ends)}={n!r}" for *ends, n in rules]
+
+
+def parse_memory(text: str) -> int:
+    """Bytes from `4G`, `512M`, `1.5GiB` or a number of bytes; units are powers of 1024.
+
+    Raises:
+        InputError: anything else, or nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    found = int(float(match[1]) * _MEMORY_UNITS[match[2].upper()]) if match else 0
+    if found <= 0:
+        raise InputError(f"memory: expected a size above 0 such as 4G, 512M or 1.5GiB, got {text!r}")
+    return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.commands.parsing import parse_memory
 from pyfit_gpu.datasets.training_set import require_same_inputs
+from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.training.memory_plan import MemoryPlan, format_bytes, parse_memory, plan_memory
-from pyfit_gpu.training.objective import BLOCK_ATOMS
+from pyfit_gpu.training.lanes import BLOCK_ATOMS
+from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.settings import FitSettings
 
 
@@ -30,7 +33,7 @@ def plan(
         potential: whose network would be trained.
         members: networks trained at once.
         memory: limit, as `parse_memory` reads it; None: a share of the device's memory.
-        settings: history size, weights and steps in float32 are looked at.
+        settings: history size and weights are looked at.
 
     Raises:
         InputError: it cannot be kept within the limit, or as `train`.
@@ -43,10 +46,12 @@ def plan(
     whole = load_training_set(training_set, lazy=True)
     require_same_inputs(model.descriptor, whole.descriptor, f"{training_set} was not made for {potential}")
     settings = settings or FitSettings()
-    for name, known in (("force", whole.has_forces), ("stress", whole.has_stress)):
-        weight = getattr(settings, f"{name}_weight")
-        if weight and not bool((known & whole.has_energy).any()):
-            raise InputError(f"{name}_weight: expected 0, got {weight}: no structure of {training_set} has this label")
+    for term in weighted_terms():
+        weight = settings.loss_weights[term.name]
+        if weight and not bool((term.known(whole) & whole.has_energy).any()):
+            raise InputError(
+                f"{term.weight_name}: expected 0, got {weight}: no structure of {training_set} has this label"
+            )
     found = plan_memory(
         whole,
         model,

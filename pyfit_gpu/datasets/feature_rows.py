@@ -23,6 +23,11 @@ _LONGEST_READ = 2**30  # bytes of one system call; Linux reads at most 2 GiB
 ROW_DTYPE = np.dtype("<f8")
 
 
+def reading_bytes(n_rows: int, n_features: int) -> int:
+    """Count the bytes that reading takes for a moment, beside the rows: a piece, and what lies between its rows."""
+    return (1 + _SPAN) * min(_PIECE_BYTES, n_rows * n_features * ROW_DTYPE.itemsize)
+
+
 class FeatureFile:
     """Rows of numbers that lie one after the other in a file. It stays the same file when its name is replaced."""
 

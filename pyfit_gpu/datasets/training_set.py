@@ -23,6 +23,13 @@ ATOM_FIELDS = ("features", "species", "positions", "forces")
 STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stress")
 
 
+def label_bytes(n_atoms: int, n_structures: int) -> int:
+    """Count the bytes of a `TrainingSet` without its features; `FeatureRows` have a number for each atom."""
+    by_atom = 8 * (1 + 3 + 3 + 1)  # species, positions, forces, row of the file
+    by_structure = 8 * (4 + 1 + 9 + 6) + 3  # sizes, energy, volume, weight; group; cell; stress; pbc
+    return by_atom * n_atoms + by_structure * n_structures
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
     """Features and labels as flat atoms, one structure after the other, in file order; NaN where not known."""

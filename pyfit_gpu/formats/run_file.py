@@ -33,8 +33,8 @@ class FitState:
 
     members: list[dict[str, Any]]  # of each: its history, and what stopping looks at
     optimizer: dict[str, Tensor]  # of `Optimizer.state`
-    good: Tensor  # (K, P) float64, weights of the last step whose loss was a number
-    kept: Tensor  # (K, P) float64, weights of the best validation
+    last_finite: Tensor  # (K, P) float64, parameters of the last step whose loss was a number
+    best: Tensor  # (K, P) float64, parameters of the best validation
     known: bool = True  # False: the loss is another since, what the optimiser knows of it no longer holds
 
 
@@ -58,7 +58,7 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
         InputError: the file cannot be written.
     """
     arrays = {f"optimizer/{name}": value for name, value in run.state.optimizer.items()}
-    arrays |= {"weights/good": run.state.good, "weights/kept": run.state.kept}
+    arrays |= {"weights/good": run.state.last_finite, "weights/kept": run.state.best}
     arrays["weights/potential"] = run.potential.networks.to("cpu", torch.float64).flat()
     tensors = {name: np.ascontiguousarray(value.numpy()) for name, value in arrays.items()}
     attributes = {

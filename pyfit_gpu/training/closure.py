@@ -1,51 +1,19 @@
-"""What the optimiser sees of a set: loss and penalty with their gradient, in the precision that is asked for."""
+"""The optimiser's view of a set: loss and penalty with their gradient, and numbers for the rows."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.devices import total_memory
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.optimizers.base import Gives
-from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options
-from pyfit_gpu.training.objective import Evaluation, Objective, l2_penalty
-from pyfit_gpu.training.settings import FitSettings
-
-if TYPE_CHECKING:
-    from pyfit_gpu.training.distributed import Team
-
-KEPT_MEMORY = 0.5  # of a device's memory, at most, holds derivatives of features, where there is no plan
-
-
-def kept_memory(device: torch.device, plan: MemoryPlan | None, team: Team | None) -> float:
-    """Bytes, at most, of derivatives of features that one process keeps."""
-    if plan is not None:
-        return plan.kept_bytes
-    sharing = team.size if team is not None and device.type == "cpu" else 1
-    return KEPT_MEMORY * total_memory(device) / sharing
-
-
-def make_objective(
-    part: TrainingSet,
-    settings: FitSettings,
-    *,
-    single: bool,
-    memory: float,
-    plan: MemoryPlan | None,
-    team: Team | None,
-) -> tuple[Objective, float]:
-    """The objective of one part of a set, in float32 or in the set's precision, and the memory that is left."""
-    if single:
-        part = part.to(part.features.device, torch.float32)
-    targets = {name: value for name, value in settings.group_targets.items() if name in part.groups}
-    options = {} if plan is None else objective_options(plan)
-    objective = Objective(part, settings.loss_weights, targets=targets, team=team, **{**options, "memory": memory})
-    return objective, memory - objective.kept_bytes
+from pyfit_gpu.training.columns import Columns
+from pyfit_gpu.training.history import LabelErrors, Scores
+from pyfit_gpu.training.loss import TERMS, l2_penalty
+from pyfit_gpu.training.objective import Evaluation, Objective
 
 
 class Closure:
@@ -53,34 +21,69 @@ class Closure:
 
     gives = frozenset({Gives.GRADIENT})
 
-    def __init__(self, objective: Objective, like: ElementNetworks, l2: float) -> None:
+    def __init__(self, objective: Objective, template: ElementNetworks, l2: float) -> None:
         self.objective = objective
-        self.like = like
+        self.template = template
         self.l2 = l2
+        # Of all terms, whether they take part or not: run files hold these columns.
+        terms = dict.fromkeys(term.name for term in TERMS)
+        self._columns = Columns({"loss": None, **terms, "groups": len(objective.groups.names)})
 
     def is_recordable(self, n_points: int) -> bool:
         """Whether a call with so many points is the same operations each time, and worth recording."""
         return self.objective.is_recordable(n_points)
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = self.objective.evaluate(points, self.like)
+        """Loss (A,), gradient (A, n_parameters), and numbers for `scores` at the parameters `points`."""
+        found = self.objective.evaluate(points, self.template)
         assert found.gradient is not None
         loss, gradient = found.errors.loss, found.gradient
         if self.l2:
-            penalty, of_penalty = _penalty(points, self.like)
-            loss, gradient = loss + self.l2 * penalty, gradient + self.l2 * of_penalty
+            penalty, grad_penalty = _penalty(points, self.template)
+            loss, gradient = loss + self.l2 * penalty, gradient + self.l2 * grad_penalty
         return loss, gradient, self.numbers(found)
 
     def numbers(self, found: Evaluation) -> Tensor:
-        """(A, 4 + n_groups): loss without penalty, RMSE of energy, forces and stress, energy RMSE of each group."""
-        errors = found.errors
-        unknown = torch.full_like(errors.loss, math.nan)
-        columns = [errors.loss, errors.energy, errors.forces, errors.stress]
-        known = torch.stack([unknown if column is None else column for column in columns], dim=1)
-        return torch.cat((known, self.objective.group_errors(found.energies)), dim=1)
+        """(A, C): loss without penalty, error of every label or NaN, energy RMSE of every group."""
+        loss, groups = found.errors.loss, self.objective.group_errors(found.energies)
+        unknown = torch.full_like(loss, math.nan)
+        errors = {term.name: found.errors.get(term.name, unknown) for term in TERMS}
+        return self._columns.pack({"loss": loss, **errors, "groups": groups})
+
+    def scores(self, numbers: Tensor) -> list[Scores]:
+        """Take apart what `numbers` gave, on the host."""
+        known = self._columns.unpack(numbers)
+        errors = {name: known[name] for name in ("energy", *(one.term.name for one in self.objective.terms))}
+        return _scores(known["loss"], errors, known["groups"], self.objective.groups.names)
+
+    def numbers_of_any_version(self, numbers: Tensor) -> Tensor:
+        """Numbers of a run file, which may be of a version that knew fewer terms."""
+        n_groups, missing = len(self.objective.groups.names), self._columns.width - numbers.shape[1]
+        if not numbers.shape[1] or missing <= 0:
+            return numbers
+        unknown = numbers.new_full((len(numbers), missing), math.nan)
+        of_terms, of_groups = numbers.split([numbers.shape[1] - n_groups, n_groups], dim=1)
+        return torch.cat([of_terms, unknown, of_groups], dim=1)
 
 
-def _penalty(points: Tensor, like: ElementNetworks) -> tuple[Tensor, Tensor]:
+def scores_of(objective: Objective, found: Evaluation) -> list[Scores]:
+    """Loss and errors of each member of an evaluation."""
+    return _scores(found.errors.loss, found.errors, objective.group_errors(found.energies), objective.groups.names)
+
+
+def _scores(loss: Tensor, errors: Mapping[str, Tensor], groups: Tensor, names: Sequence[str]) -> list[Scores]:
+    by_label = {name: error.tolist() for name, error in errors.items()}
+    return [
+        Scores(
+            own_loss,
+            LabelErrors({name: column[k] for name, column in by_label.items()}),
+            dict(zip(names, of_groups, strict=True)),
+        )
+        for k, (own_loss, of_groups) in enumerate(zip(loss.tolist(), groups.tolist(), strict=True))
+    ]
+
+
+def _penalty(points: Tensor, template: ElementNetworks) -> tuple[Tensor, Tensor]:
     """(A,) and its gradient (A, P)."""
     # On a CPU one after the other: the bits of a norm depend on how many are computed at once.
     parts = points.detach().split(1 if points.device.type == "cpu" else len(points))
@@ -88,7 +91,7 @@ def _penalty(points: Tensor, like: ElementNetworks) -> tuple[Tensor, Tensor]:
     for part in parts:
         leaf = part.clone().requires_grad_()
         with torch.enable_grad():
-            penalty = l2_penalty(like.with_flat(leaf))
+            penalty = l2_penalty(template.with_flat(leaf))
             (gradient,) = torch.autograd.grad(penalty.sum(), leaf)
         found.append((penalty.detach(), gradient))
     return torch.cat([penalty for penalty, _ in found]), torch.cat([gradient for _, gradient in found])

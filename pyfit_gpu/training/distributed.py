@@ -10,87 +10,102 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.training.blocks import BlockValue
+from pyfit_gpu.training.columns import Columns
 
-if TYPE_CHECKING:
-    from pyfit_gpu.models.networks import ElementNetworks
-    from pyfit_gpu.training.objective import Objective
-
-Deal = Literal["data", "members"]
-T = TypeVar("T")
-_STOP, _BUILD, _DROP, _VALUES = range(4)
+Distribute = Literal["data", "members"]
+_STOP, _BUILD, _VALUES = range(3)
 _HEADER = 6  # whole numbers
 _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or wait for a disk, as long as it likes
 
 
+class SharedObjective(Protocol):
+    """An objective that is there in every process, as the processes need to know it."""
+
+    bounds: list[tuple[int, int]]  # of each lane, first and one past the last structure
+    squares: list[str]  # names of `BlockValue.squares`
+    target: Tensor  # (B,), on the device of the set
+    dtype: torch.dtype  # in which lanes are computed
+
+    def lane_values(
+        self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
+    ) -> list[BlockValue]:
+        """All members, lane by lane, of the lanes that this process owns."""
+
+
+T = TypeVar("T")
+Made = TypeVar("Made", bound=SharedObjective)
+
+
 @dataclass
-class Team:
+class ProcessGroup:
     """The processes of one fit, seen from one of them."""
 
     rank: int
     size: int
     device: torch.device  # where tensors must be to be sent
-    deal: Deal = "data"  # each process computes some lanes of all members, or all lanes of some members
-    objectives: list[Objective | None] = field(default_factory=list)  # None: dropped
+    distribute: Distribute = "data"  # each process computes some lanes of all members, or all lanes of some members
+    objectives: list[SharedObjective] = field(default_factory=list)
     _busy: bool = False  # in the middle of an evaluation
 
     @classmethod
-    def join(cls, device: torch.device, deal: Deal = "data") -> Team:
+    def join(cls, device: torch.device, distribute: Distribute = "data") -> ProcessGroup:
         """Meet the other processes that torchrun started."""
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
-        return cls(dist.get_rank(), dist.get_world_size(), device if on_gpu else torch.device("cpu"), deal)
+        return cls(dist.get_rank(), dist.get_world_size(), device if on_gpu else torch.device("cpu"), distribute)
 
     def leave(self) -> None:
-        """The last thing a process does, however it ends: without it the process may be aborted on its way out."""
+        """Leave: the last thing a process does, however it ends, or it may be aborted on its way out."""
         dist.destroy_process_group()
 
     def faults(self, own: str = "") -> list[str]:
-        """What every process found wrong, by rank; empty where nothing is. All of them call it."""
+        """Exchange what every process found wrong, by rank; empty where nothing is. All of them call it."""
         found: list[str] = [""] * self.size
         dist.all_gather_object(found, own)
         return found
 
     def share_of(self, lanes: list[T]) -> list[T]:
-        """Lanes that this process computes: a run of them, so that they stay in order."""
-        return lanes if self.deal == "members" else lanes[self._run(len(lanes), self.rank)]
+        """Lanes that this process computes: consecutive ones, so that they stay in order."""
+        return lanes if self.distribute == "members" else lanes[self._own(len(lanes), self.rank)]
 
-    def _run(self, count: int, rank: int) -> slice:
+    def _own(self, count: int, rank: int) -> slice:
         return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
     # The first process
 
-    def dismiss(self) -> None:
-        """The others go home. In the middle of an evaluation they do not listen: they go when this process has left."""
+    def release(self) -> None:
+        """Tell the workers to exit. During an evaluation they are not listening and exit when the connection closes."""
         if not self._busy:
             self._announce(_STOP)
 
-    def build(self, name: str, *, single: bool, make: Callable[[], Objective]) -> Objective:
-        """The same objective in every process; `name` says which part of the set it is for."""
-        self._announce(_BUILD, _PARTS.index(name), int(single))
+    def build(self, name: str, make: Callable[[], Made]) -> Made:
+        """Make the same objective in every process; `name` says which part of the set it is for."""
+        self._announce(_BUILD, _PARTS.index(name))
         objective = make()
         self.objectives.append(objective)
         return objective
 
-    def drop(self, objective: Objective) -> None:
-        """Nothing more will be asked of this one, in any process."""
-        number = self.objectives.index(objective)
-        self._announce(_DROP, number)
-        self.objectives[number] = None
-
     def values(
-        self, objective: Objective, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool
+        self,
+        objective: SharedObjective,
+        points: Tensor,
+        template: ElementNetworks,
+        factor: Tensor | None,
+        *,
+        gradient: bool,
     ) -> BlockValue:
-        """What `Objective.lane_values` of all processes add up to."""
+        """Sum of the `lane_values` of all processes."""
         number = self.objectives.index(objective)
         self._busy = True
         self._announce(_VALUES, number, len(points), points.shape[1], int(factor is not None), int(gradient))
@@ -98,10 +113,10 @@ class Team:
         dist.broadcast(points, 0)
         if factor is not None:
             dist.broadcast(factor.double().to(self.device).contiguous(), 0)
-        own = self._own_values(objective, points, like, factor, gradient=gradient)
+        own = self._own_values(objective, points, template, factor, gradient=gradient)
         found = [own, *(self._receive(objective, rank, points, gradient=gradient) for rank in range(1, self.size))]
         self._busy = False
-        if self.deal == "data":
+        if self.distribute == "data":
             return BlockValue.sum([lane for lanes in found for lane in lanes])
         return BlockValue.join([lanes[0] for lanes in found if lanes])
 
@@ -110,49 +125,52 @@ class Team:
         header[: len(numbers)] = torch.tensor(numbers)
         dist.broadcast(header, 0)
 
-    def _receive(self, objective: Objective, rank: int, points: Tensor, *, gradient: bool) -> list[BlockValue]:
-        rows, members = len(objective.target), len(points)
-        if self.deal == "data":
-            bounds = objective.bounds[self._run(len(objective.bounds), rank)]
-            return [self._receive_one(rank, members, end - first, points, objective, gradient) for first, end in bounds]
-        own = self._run(members, rank)
-        count = own.stop - own.start
-        return [self._receive_one(rank, count, rows, points, objective, gradient)] if count else []
-
-    def _receive_one(
-        self, rank: int, members: int, rows: int, points: Tensor, objective: Objective, gradient: bool
-    ) -> BlockValue:
-        width = rows + 3 + (points.shape[1] if gradient else 0)
-        packed = torch.empty(members, width, dtype=objective.dtype, device=self.device)
-        dist.recv(packed, rank)
-        packed = packed.to(objective.target.device)
-        return BlockValue(packed[:, :rows], packed[:, rows : rows + 3], packed[:, rows + 3 :] if gradient else None)
+    def _receive(self, objective: SharedObjective, rank: int, points: Tensor, *, gradient: bool) -> list[BlockValue]:
+        n_parameters = points.shape[1] if gradient else 0
+        if self.distribute == "data":
+            members = len(points)
+            counts = [end - first for first, end in objective.bounds[self._own(len(objective.bounds), rank)]]
+        else:
+            own = self._own(len(points), rank)
+            members = own.stop - own.start
+            counts = [len(objective.target)] if members else []
+        found = []
+        for n_structures in counts:
+            columns = _columns(objective, n_structures, n_parameters)
+            packed = torch.empty(members, columns.width, dtype=objective.dtype, device=self.device)
+            dist.recv(packed, rank)
+            found.append(BlockValue.from_named(columns.unpack(packed.to(objective.target.device))))
+        return found
 
     # Every process
 
     def _own_values(
-        self, objective: Objective, points: Tensor, like: ElementNetworks, factor: Tensor | None, *, gradient: bool
+        self,
+        objective: SharedObjective,
+        points: Tensor,
+        template: ElementNetworks,
+        factor: Tensor | None,
+        *,
+        gradient: bool,
     ) -> list[BlockValue]:
         """Lane by lane, or of its own members all lanes together."""
         points = points.to(objective.target.device)
-        if self.deal == "data":
-            return objective.lane_values(points, like, factor, gradient=gradient)
-        own = self._run(len(points), self.rank)
+        if self.distribute == "data":
+            return objective.lane_values(points, template, factor, gradient=gradient)
+        own = self._own(len(points), self.rank)
         if own.start == own.stop:
             return []
         part = None if factor is None else factor[own]
-        return [BlockValue.sum(objective.lane_values(points[own], like, part, gradient=gradient))]
+        return [BlockValue.sum(objective.lane_values(points[own], template, part, gradient=gradient))]
 
     # The others
 
-    def serve(
-        self, like: ElementNetworks, make: Callable[[str, bool], Objective], drop: Callable[[Objective], None]
-    ) -> None:
+    def work(self, template: ElementNetworks, make: Callable[[str], SharedObjective]) -> None:
         """Compute what the first process asks for, until it is done.
 
         Args:
-            make: builds the objective of a part of the set, in float32 or not, as the first process does.
-            drop: is told when an objective is no longer needed.
+            template: networks with the layers of those that are trained.
+            make: builds the objective of a part of the set, as the first process does.
 
         Raises:
             RuntimeError: the first process has gone.
@@ -164,39 +182,45 @@ class Team:
             if order == _STOP:
                 return
             if order == _BUILD:
-                self.objectives.append(make(_PARTS[number], bool(rest[0])))
-                continue
-            objective = self.objectives[number]
-            assert objective is not None
-            if order == _DROP:
-                drop(objective)
-                self.objectives[number] = None
+                self.objectives.append(make(_PARTS[number]))
             else:
-                self._answer(objective, like, *rest)
+                self._answer(self.objectives[number], template, *rest)
 
     def _answer(
-        self, objective: Objective, like: ElementNetworks, members: int, n_weights: int, scaled: int, gradient: int
+        self,
+        objective: SharedObjective,
+        template: ElementNetworks,
+        members: int,
+        n_parameters: int,
+        scaled: int,
+        gradient: int,
     ) -> None:
-        points = torch.empty(members, n_weights, dtype=torch.float64, device=self.device)
+        points = torch.empty(members, n_parameters, dtype=torch.float64, device=self.device)
         dist.broadcast(points, 0)
         factor = None
         if scaled:
             factor = torch.empty(members, len(objective.target), dtype=torch.float64, device=self.device)
             dist.broadcast(factor, 0)
             factor = factor.to(objective.target.device)
-        for value in self._own_values(objective, points, like, factor, gradient=bool(gradient)):
-            parts = [value.energies, value.squares] + ([] if value.gradient is None else [value.gradient])
-            dist.send(torch.cat(parts, dim=1).to(self.device).contiguous(), 0)
+        for value in self._own_values(objective, points, template, factor, gradient=bool(gradient)):
+            columns = _columns(objective, value.energies.shape[1], n_parameters if gradient else 0)
+            dist.send(columns.pack(value.named()).to(self.device).contiguous(), 0)
+
+
+def _columns(objective: SharedObjective, n_structures: int, n_parameters: int) -> Columns:
+    """Places of a `BlockValue` in what is sent; without parameters of one without a gradient."""
+    widths: dict[str, int | None] = {"energies": n_structures, **dict.fromkeys(objective.squares)}
+    return Columns({**widths, "gradient": n_parameters} if n_parameters else widths)
 
 
 _PARTS = ("training", "validation", "test")
 
 
-def require_enough_members(deal: Deal, size: int, members: int) -> None:
-    """Refuse to deal fewer members than processes.
+def require_enough_members(distribute: Distribute, size: int, members: int) -> None:
+    """Refuse to distribute fewer members than processes.
 
     Raises:
         InputError: with both numbers.
     """
-    if deal == "members" and members < size:
+    if distribute == "members" and members < size:
         raise InputError(f"distribute: expected at least as many members as processes ({size}), got {members}")

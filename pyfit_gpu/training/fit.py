@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,13 +13,13 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import FitState
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
-from pyfit_gpu.training.loop import FitRun, TrainingFailure
+from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
+from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan
+from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
-
-if TYPE_CHECKING:
-    from pyfit_gpu.training.distributed import Team
 
 __all__ = ["FitState", "TrainingFailure", "fit"]
 
@@ -41,31 +40,31 @@ def fit(
     checkpoint: Callable[[Callable[[], FitState], bool], None] | None = None,
     resume: FitState | None = None,
     plan: MemoryPlan | None = None,
-    team: Team | None = None,
+    processes: ProcessGroup | None = None,
 ) -> History:
-    """Train the networks' weights in place, in the dtype and on the device of the training set.
+    """Train the networks' parameters in place, in the dtype and on the device of the training set.
 
     The potential takes over the set's energy shift (unknown, if the set does not know it). Each member has its own
     optimiser, line search, end and restarts, and costs nothing once it has ended; its numbers do not depend on which
     others are trained beside it.
 
     Args:
-        potential: its weights are the start and receive the result: those of the best validation, if there is one.
+        potential: its parameters are the start and receive the result: those of the best validation, if there is one.
         train: structures that all have an energy; forces and stress count, where known, with the settings' weights.
         validation: structures that all have an energy; None or empty: no validation.
-        test: structures that take no part; the final weights are scored on them.
+        test: structures that take no part; the final parameters are scored on them.
         members: so many random starts, drawn by the settings' seed; the potential receives the best of them, and all
             are in the history's. None: the potential's own members.
         first_member: number of the first one, which together with the seed decides what is drawn.
-        random_starts: the weights were drawn: a member whose loss is lost may draw others. `members` says so too.
-        steps: overrides `settings.steps`; 0 evaluates and leaves the weights as they are.
+        random_starts: the parameters were drawn: a member whose loss is lost may draw others. `members` says so too.
+        steps: overrides `settings.steps`; 0 evaluates and leaves the parameters as they are.
         observers: are told about every row as soon as it is known; a function gives those of each member.
         should_stop: asked after every step.
         checkpoint: called at the start and after every step with a function that gives the state, and whether it was
             the last step.
         resume: the state from which to go on.
         plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
-        team: processes that share the work; this one is the first of them.
+        processes: those that share the work; this one is the first of them.
 
     Raises:
         InputError: a set made with other descriptor settings (named), a physically informed potential, or a weight
@@ -91,7 +90,8 @@ def fit(
             raise InputError(f"members: expected a whole number above 0, got {members}")
         trained = potential.random_members(range(first_member, first_member + members), settings.seed)
     random_starts = random_starts or members is not None or trained.networks.n_members > 1
-    run = FitRun(trained, train, validation, settings, observers, first_member, random_starts, plan, team)
+    objectives = ObjectiveBuilder(sets, settings, plan, processes)
+    run = FitRun(trained, objectives, settings, Starts(first_member, random_starts), observers)
     shift = torch.tensor(train.energy_shift or (math.nan,) * potential.descriptor.n_elements, dtype=torch.float64)
     for changed in (potential, trained):
         changed.energy_shift.copy_(shift)
@@ -99,16 +99,17 @@ def fit(
         run.restore(resume)
     history = run.until_done(should_stop, checkpoint)
     if test is not None:
-        run.score(test)
+        run.score_test()
     if trained is not potential:
         potential.networks.copy_member(0, trained.networks, history.ranking[0])
     return history
 
 
 def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
-    for name, known in (("force", train.has_forces), ("stress", train.has_stress)):
-        weight = getattr(settings, f"{name}_weight")
-        if weight > 0 and not bool((known & (train.weight > 0)).any()):
-            label = {"force": "forces", "stress": "a stress and a full cell"}[name]
+    for term in weighted_terms():
+        weight = settings.loss_weights[term.name]
+        if weight > 0 and not bool((term.known(train) & (train.weight > 0)).any()):
             text = " (a text set holds energies alone)" if bool(torch.isnan(train.positions).all()) else ""
-            raise InputError(f"{name}_weight: expected 0, got {weight}: no training structure has {label}{text}")
+            raise InputError(
+                f"{term.weight_name}: expected 0, got {weight}: no training structure has {term.label}{text}"
+            )

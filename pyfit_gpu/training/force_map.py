@@ -24,6 +24,16 @@ from pyfit_gpu.structures.neighbors import find_neighbors
 _BLOCK_BYTES = 2**29  # of one kept block, at most: a few times as much is needed for a moment to make it
 
 
+def jacobian_bytes(n_pairs: float, n_features: int, itemsize: int) -> int:
+    """Count the bytes of the derivatives of features by so many pair vectors, places for missing pairs included."""
+    return int(3 * n_pairs * n_features * itemsize)
+
+
+def making_bytes(n_bytes: int) -> int:
+    """Count the bytes that making so many of derivatives takes for a moment, beside those that are kept."""
+    return int(1.5 * min(n_bytes, _BLOCK_BYTES))
+
+
 @dataclass(frozen=True, eq=False)
 class _Block:
     """A chunk of atoms with what turns dE/d(features) into dE/d(pair vectors)."""
@@ -32,15 +42,15 @@ class _Block:
     slope: Tensor  # (n, n_features), features by G
     jacobian: Tensor | None  # (n, n_features, 3 K), features by pair vectors; None: not kept
 
-    def of_vectors(self, of_features: Tensor) -> Tensor:
+    def grad_vectors(self, grad_features: Tensor) -> Tensor:
         """(n, M, n_features) to (n, M, 3, K)."""
         if self.jacobian is not None:
-            return torch.bmm(of_features, self.jacobian).unflatten(-1, (3, -1))
+            return torch.bmm(grad_features, self.jacobian).unflatten(-1, (3, -1))
         chunk = self.chunk.fresh()
-        members = (of_features * self.slope[:, None]).unbind(1)
+        members = (grad_features * self.slope[:, None]).unbind(1)
         return torch.stack([chunk.vjp(member) for member in members], dim=1)
 
-    def transposed(self, tangent: Tensor) -> Tensor:
+    def vjp(self, tangent: Tensor) -> Tensor:
         """(n, M, 3, K) to (n, M, n_features)."""
         if self.jacobian is not None:
             return torch.bmm(tangent.flatten(2), self.jacobian.transpose(1, 2))
@@ -66,7 +76,7 @@ def require_positions(training_set: TrainingSet) -> None:
     if bool(torch.isnan(training_set.positions).any()):
         raise InputError(
             "training on forces or stress needs positions, which this training set does not hold: a text set "
-            "cannot, an HDF5 set made by `prepare` does"
+            "cannot, an HDF5 set made from structures does"
         )
 
 
@@ -105,48 +115,48 @@ class ForceMap:
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
         neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
         blocks = []
-        bytes_per_pair = 3 * descriptor.n_features * dtype.itemsize
+        bytes_per_pair = jacobian_bytes(1, descriptor.n_features, dtype.itemsize)
         for chunk in descriptor.chunks(neighbors, chosen.species, max_pairs=max(1, _BLOCK_BYTES // bytes_per_pair)):
             slope = descriptor.transform_slope(chunk.raw())
             kept = None
-            n_bytes = chunk.pairs.numel() * bytes_per_pair
+            n_bytes = jacobian_bytes(chunk.pairs.numel(), descriptor.n_features, dtype.itemsize)
             if self.kept_bytes + n_bytes <= self._memory:
                 kept = chunk.jacobian().flatten(2).mul_(slope[..., None])
                 self.kept_bytes += n_bytes
             blocks.append(_Block(chunk.fresh(), slope, kept))
         return _Part(PairSums(neighbors, chosen.sizes), tuple(blocks), len(chosen), chosen.n_atoms)
 
-    def __call__(self, of_features: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, grad_features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Forces (n', M, 3) eV/Å and virials (B', M, 6) eV; differentiable.
 
         Args:
-            of_features: (n', M, n_features), dE/d(features) of the map's atoms, for M members.
+            grad_features: (n', M, n_features), dE/d(features) of the map's atoms, for M members.
         """
-        forces, virials = _Apply.apply(of_features, self)
+        forces, virials = _Apply.apply(grad_features, self)
         return forces, virials
 
-    def apply(self, of_features: Tensor) -> tuple[Tensor, Tensor | None]:
+    def apply(self, grad_features: Tensor) -> tuple[Tensor, Tensor | None]:
         forces, virials = [], []
-        for part, own in zip(self._parts, of_features.split([part.n_atoms for part in self._parts]), strict=True):
-            pairs = ((block.chunk, block.of_vectors(own[block.chunk.atoms])) for block in part.blocks)
+        for part, own in zip(self._parts, grad_features.split([part.n_atoms for part in self._parts]), strict=True):
+            pairs = ((block.chunk, block.grad_vectors(own[block.chunk.atoms])) for block in part.blocks)
             part_forces, part_virials = part.sums(pairs, virials=self.virials)
             forces.append(part_forces)
             if part_virials is not None:
                 virials.append(part_virials)
         return torch.cat(forces), torch.cat(virials) if self.virials else None
 
-    def transpose(self, of_forces: Tensor, of_virials: Tensor | None) -> Tensor:
-        """(n', M, n_features): what reaches the networks' gradients of derivatives by forces and virials."""
+    def vjp(self, grad_forces: Tensor, grad_virials: Tensor | None) -> Tensor:
+        """Vector-Jacobian product (n', M, n_features): from derivatives by forces and virials to those by the input."""
         result = []
         by_atoms = [part.n_atoms for part in self._parts]
         by_structures = [part.n_structures for part in self._parts]
-        own_virials = [None] * len(self._parts) if of_virials is None else of_virials.split(by_structures)
-        for part, own_forces, own in zip(self._parts, of_forces.split(by_atoms), own_virials, strict=True):
+        own_virials = [None] * len(self._parts) if grad_virials is None else grad_virials.split(by_structures)
+        for part, own_forces, own in zip(self._parts, grad_forces.split(by_atoms), own_virials, strict=True):
             n_features = part.blocks[0].slope.shape[1]
             collected = own_forces.new_empty(part.n_atoms, own_forces.shape[1], n_features)
             for block in part.blocks:
                 tangent = part.sums.vjp(block.chunk, own_forces, own)
-                collected[block.chunk.atoms] = block.transposed(tangent)
+                collected[block.chunk.atoms] = block.vjp(tangent)
             result.append(collected)
         return torch.cat(result)
 
@@ -155,11 +165,11 @@ class _Apply(torch.autograd.Function):
     """The map for autograd. It is linear: nothing is saved."""
 
     @staticmethod
-    def forward(ctx: Any, of_features: Tensor, force_map: ForceMap) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx: Any, grad_features: Tensor, force_map: ForceMap) -> tuple[Tensor, Tensor | None]:
         ctx.force_map = force_map
-        return force_map.apply(of_features)
+        return force_map.apply(grad_features)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_forces: Tensor, of_virials: Tensor | None) -> tuple[Tensor, None]:
-        return ctx.force_map.transpose(of_forces.contiguous(), of_virials), None
+    def backward(ctx: Any, grad_forces: Tensor, grad_virials: Tensor | None) -> tuple[Tensor, None]:
+        return ctx.force_map.vjp(grad_forces.contiguous(), grad_virials), None

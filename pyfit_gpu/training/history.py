@@ -1,4 +1,4 @@
-"""What a fit tells: rows for observers as they come, and the history of every member."""
+"""The course of a fit: rows for observers as they come, and the history of every member."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.training.objective import Errors
+from pyfit_gpu.training.loss import TERMS, ByLabel
+
+
+class LabelErrors(ByLabel[float]):
+    """Root-mean-square errors of the labels that take part in the loss, in the units of `loss.TERMS`."""
+
+    def to_json(self) -> list[float | None]:
+        """Errors of all terms in their order, for the run file; None for what takes no part."""
+        return [self.get(term.name) for term in TERMS]
+
+    @classmethod
+    def from_json(cls, values: Sequence[float | None]) -> LabelErrors:
+        """Take the values of `to_json`, also of a version that knew fewer terms."""
+        known = zip(TERMS, values, strict=False)
+        return cls({term.name: value for term, value in known if value is not None})
 
 
 @dataclass(frozen=True)
-class LabelErrors:
-    """Root-mean-square errors of the labels that take part in the loss."""
+class Scores:
+    """Loss and errors of one member on one set of structures."""
 
-    energy: float  # eV/atom
-    forces: float | None = None  # eV/Å, per component
-    stress: float | None = None  # eV/Å^3, per component
-
-    @classmethod
-    def of(cls, errors: Errors, member: int = 0) -> LabelErrors:
-        named = {"energy": errors.energy, "forces": errors.forces, "stress": errors.stress}
-        return cls(**{name: float(value[member]) for name, value in named.items() if value is not None})
+    loss: float  # eV/atom, without the L2 term
+    errors: LabelErrors
+    groups: Mapping[str, float]  # eV/atom, energy RMSE of each group
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """The state of one member after `step` steps."""
+class StepRecord:
+    """The state of one member after `step` steps: a row of its logs."""
 
     step: int
     loss: float  # eV/atom, on the training structures, without the L2 term
@@ -46,18 +55,23 @@ class Row:
 class Observer(Protocol):
     """Sees every row of one member as soon as it is known."""
 
-    def begin(self) -> None:
-        """Row 0 comes next: at the start, and again when training restarts with new weights."""
+    def on_start(self) -> None:
+        """Row 0 comes next: at the start, and again when training restarts with new parameters."""
 
-    def see(self, row: Row) -> None: ...
+    def on_step(self, row: StepRecord) -> None:
+        """A row is known."""
 
 
+# Why a member stopped. Of those without a result: "gave up" is a loss above `error_restart_level`, or not a number,
+# after every restart that such a level allows: the parameters of that last attempt are kept, and the row is recorded.
+# "failed" is a loss that is not a number where no level is given (or after the restarts of random starts): the last
+# finite parameters are kept. Both rank last; a fit all of whose members failed raises `TrainingFailure`.
 Status = Literal["running", "steps", "patience", "target", "gave up", "failed"]
 
 
 @dataclass
 class MemberHistory:
-    """What one member did: one entry per step, and row 0 before the first."""
+    """Rows of one member, one for each step and row 0 before the first, and how it ended."""
 
     loss: list[float] = field(default_factory=list)  # eV/atom
     validation: dict[int, float] = field(default_factory=dict)  # step: eV/atom
@@ -66,10 +80,10 @@ class MemberHistory:
     n_restarts: int = 0
     n_evaluations: int = 0  # of loss and gradient
     status: Status = "running"  # why it stopped; running: it would have gone on
-    kept_step: int = 0  # whose weights the potential has at the end
-    kept_validation: float | None = None  # eV/atom, validation loss of the kept weights, if anything validates
+    kept_step: int = 0  # whose parameters the potential has at the end
+    kept_validation: float | None = None  # eV/atom, validation loss of the kept parameters, if anything validates
     kept_validation_errors: LabelErrors | None = None
-    test: LabelErrors | None = None  # of the kept weights, on structures that took no part
+    test: LabelErrors | None = None  # of the kept parameters, on structures that took no part
     test_group_errors: dict[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of each of their groups
 
     @property
@@ -78,19 +92,19 @@ class MemberHistory:
 
     @property
     def gave_up(self) -> bool:
-        """The loss was above error_restart_level, or not a number, after every restart."""
+        """Whether it ended as "gave up", see `Status`."""
         return self.status == "gave up"
 
     @property
     def score(self) -> float:
-        """By which members are ranked: validation loss of the kept weights, or else the training loss, eV/atom."""
+        """By which members are ranked: validation loss of the kept parameters, or else the training loss, eV/atom."""
         if self.status in ("gave up", "failed"):
             return math.inf
         score = self.loss[-1] if self.kept_validation is None else self.kept_validation
         return score if math.isfinite(score) else math.inf
 
-    def begin(self) -> None:
-        """Forget an attempt."""
+    def forget_attempt(self) -> None:
+        """Forget all rows, before new parameters are drawn."""
         for record in (self.loss, self.validation, self.errors, self.validation_errors):
             record.clear()
         self.kept_step = 0
@@ -100,8 +114,8 @@ class MemberHistory:
         return {
             "loss": list(self.loss),  # which grows while someone keeps the state
             "validation": [[step, value] for step, value in self.validation.items()],
-            "errors": [_numbers(errors) for errors in self.errors],
-            "validation_errors": [[step, _numbers(errors)] for step, errors in self.validation_errors.items()],
+            "errors": [errors.to_json() for errors in self.errors],
+            "validation_errors": [[step, errors.to_json()] for step, errors in self.validation_errors.items()],
             "n_restarts": self.n_restarts,
             "n_evaluations": self.n_evaluations,
             "status": self.status,
@@ -113,8 +127,10 @@ class MemberHistory:
         return cls(
             loss=list(content["loss"]),
             validation={int(step): value for step, value in content["validation"]},
-            errors=[LabelErrors(*values) for values in content["errors"]],
-            validation_errors={int(step): LabelErrors(*values) for step, values in content["validation_errors"]},
+            errors=[LabelErrors.from_json(values) for values in content["errors"]],
+            validation_errors={
+                int(step): LabelErrors.from_json(values) for step, values in content["validation_errors"]
+            },
             n_restarts=content["n_restarts"],
             n_evaluations=content["n_evaluations"],
             status=content["status"],
@@ -122,16 +138,12 @@ class MemberHistory:
         )
 
 
-def _numbers(errors: LabelErrors) -> list[float | None]:
-    return [errors.energy, errors.forces, errors.stress]
-
-
 @dataclass
 class History:
-    """What a fit did. Of several members, the names of `MemberHistory` are those of the best."""
+    """Histories of all members; names of `MemberHistory` mean the best one's."""
 
     members: list[MemberHistory]
-    potential: Potential  # all members, with the weights that are kept
+    potential: Potential  # all members, with the parameters that are kept
     end: Literal["done", "interrupted", "time"] = "done"
 
     @property
@@ -173,7 +185,7 @@ class History:
 
     @property
     def n_evaluations(self) -> int:
-        """Of all members."""
+        """Evaluations of all members together."""
         return sum(member.n_evaluations for member in self.members)
 
 

@@ -7,54 +7,30 @@ measured (tests/test_memory_plan.py holds both against the tensors themselves).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.datasets.feature_rows import reading_bytes
+from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
 from pyfit_gpu.descriptors.harmonics import n_rows
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
-from pyfit_gpu.devices import total_memory
+from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.training.objective import BLOCK_ATOMS, RECORDED_ATOMS
+from pyfit_gpu.training.force_map import jacobian_bytes, making_bytes
+from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
+from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.objective import objective_bytes
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
-MEMORY_SHARE = 0.8  # of a device's memory, where no limit is given
 _LEAST_BLOCK_ATOMS = 512
 _LEAST_GPU_BLOCK = 4096  # atoms; with less to do at once a GPU is no faster than reading the file
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
-_PIECE = 2**22  # of feature_rows.py, beside the rows that lie between, up to four times as many
-_KEPT_CHUNK = 2**29  # of force_map.py
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def parse_memory(text: str) -> int:
-    """Bytes from `4G`, `512M`, `1.5GiB` or a number of bytes; units are powers of 1024.
-
-    Raises:
-        InputError: anything else, or nothing.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    found = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if found <= 0:
-        raise InputError(f"memory: expected a size above 0 such as 4G, 512M or 1.5GiB, got {text!r}")
-    return found
-
-
-def format_bytes(count: float) -> str:
-    """`1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
 
 
 @dataclass(frozen=True)
@@ -68,7 +44,7 @@ class MemoryItem:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a training takes, and how it keeps within its limit."""
+    """The memory of a training, and how it keeps within its limit."""
 
     items: tuple[MemoryItem, ...]
     limit: int  # bytes, of the device
@@ -127,8 +103,8 @@ def plan_memory(
     device = torch.device(device)
     sizes, on_gpu = training_set, device.type == "cuda"
     if isinstance(sizes, TrainingSet):
-        force, stress = settings.force_weight > 0, settings.stress_weight > 0
-        sizes = SetSizes.of(sizes, force=force, stress=stress, on_gpu=on_gpu)
+        terms = [term for term in weighted_terms() if settings.loss_weights[term.name] > 0]
+        sizes = SetSizes.of(sizes, terms, on_gpu=on_gpu)
     limit = int(MEMORY_SHARE * total_memory(device)) if memory is None else memory
     need = _Need(
         sizes,
@@ -156,7 +132,7 @@ def _limited(items: list[MemoryItem], on_gpu: bool) -> int:
 def _require(plan: MemoryPlan, limit: int, sizes: SetSizes) -> None:
     if plan.limited > limit:
         text = (
-            "" if sizes.in_files else " (a text set is held in memory; `convert` makes an HDF5 set, which need not be)"
+            "" if sizes.in_files else " (a text set is held in memory; converted to HDF5 it need not be)"
         )
         raise InputError(
             f"memory: expected at least {format_bytes(plan.limited)} for this set and network, "
@@ -201,7 +177,7 @@ class _Need:
             # As many as there is room for beside what the others take to be computed.
             least = self._items(stream, block_atoms, 0)
             room = limit - _limited(least, self.on_gpu) - self._making_jacobians()
-            kept = max(0, min(kept - 1, int(room / self._swap)))
+            kept = max(0, min(kept - 1, room))
             items = self._items(stream, block_atoms, kept) if kept else least
         return MemoryPlan(
             items=tuple(item for item in items if item.host or item.device),
@@ -227,11 +203,11 @@ class _Need:
             MemoryItem("the program", host, device),
             self._labels(stream),
             MemoryItem("features of a text set", 0 if self.sizes.in_files else 2 * self._file_features),
-            self._item("features", 0 if stream else int(features * self._swap)),
+            self._item("features", 0 if stream else features),
             self._item("neighbours", 0 if stream else self._pairs(1.0)),
             self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
-            self._item("derivatives kept for forces", int(kept * self._swap) + making),
+            self._item("derivatives kept for forces", kept + making),
             self._item("values and derivatives of blocks", self._workers * activations),
             self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
@@ -245,11 +221,6 @@ class _Need:
     @property
     def _workers(self) -> int:
         return 1 if self.on_gpu else min(self.n_threads, self.sizes.n_lanes)
-
-    @property
-    def _swap(self) -> float:
-        """Two precisions are there for a moment when float32 gives way to float64."""
-        return 1.5 if self.settings.float32_steps and self.itemsize == 8 else 1.0
 
     @property
     def _at_once(self) -> int:
@@ -272,15 +243,15 @@ class _Need:
         return own + 8 * self.members * 6 * self.n_parameters
 
     def _labels(self, stream: bool) -> MemoryItem:
-        """Everything of the set but features, whole and by parts; shares and targets; the places of atoms in blocks."""
-        # species, positions, forces, row of the file; sizes, energy, volume, weight, group, cell, pbc, stress
-        own = 64 * self.sizes.n_atoms + 163 * self.sizes.n_structures
+        """The set without features, whole and by parts; what objectives add; the places of atoms in blocks."""
+        own = label_bytes(self.sizes.n_atoms, self.sizes.n_structures)
         copies = 3 if stream and self.sizes.label_atoms else 2
         dividing = 24 * self.sizes.n_atoms  # numbers of atoms, for a moment, when parts and blocks are taken out
+        # The place of each atom in packs or by element, and of those in packs the atom of each place.
         layout = 8 * (self.sizes.n_atoms + self.sizes.places - self.sizes.ones)
         if self.descriptor.n_elements == 1:
             layout = 0
-        objective = 8 * self.sizes.n_atoms + layout + (56 + 3 * self.itemsize) * self.sizes.n_structures
+        objective = layout + objective_bytes(self.sizes.n_atoms, self.sizes.n_structures, self.itemsize)
         if self.on_gpu:
             return MemoryItem("labels", 2 * own + dividing, (copies - 1) * own + dividing + objective)
         return MemoryItem("labels", copies * own + dividing + objective)
@@ -294,12 +265,12 @@ class _Need:
         return int(share * (by_pair + by_atom * sizes.label_atoms))
 
     def _jacobians(self) -> int:
-        return int(3 * self.descriptor.n_features * self.itemsize * self.sizes.places_for_pairs)
+        return jacobian_bytes(self.sizes.places_for_pairs, self.descriptor.n_features, self.itemsize)
 
     def _making_jacobians(self) -> int:
-        """Of one chunk, beside those that are kept."""
-        chunk = self._chunk_pairs() * 3 * self.descriptor.n_features * self.itemsize
-        return int(1.5 * min(chunk, _KEPT_CHUNK, self._jacobians()))
+        """Bytes for a moment, of one chunk, beside those that are kept."""
+        chunk = jacobian_bytes(self._chunk_pairs(), self.descriptor.n_features, self.itemsize)
+        return making_bytes(min(chunk, self._jacobians()))
 
     def _block(self, block_atoms: int | None) -> int:
         """Atoms of one block, at most."""
@@ -311,7 +282,7 @@ class _Need:
         return min(1.0, atoms / max(1, self.sizes.label_atoms))
 
     def _reading(self, atoms: int) -> int:
-        return 5 * min(_PIECE, 8 * self.descriptor.n_features * atoms)
+        return reading_bytes(atoms, self.descriptor.n_features)
 
     def _open_block(self, atoms: int) -> int:
         places = int(atoms * self.sizes.worst_padding)
@@ -321,7 +292,7 @@ class _Need:
         return features + self._pairs(self._share(atoms))
 
     def _activations(self, atoms: int, *, computes_anew: bool) -> int:
-        """Of one block: outputs of the layers, their derivatives; with labels what autograd keeps, and pairs."""
+        """Values of one block: outputs of the layers, their derivatives; with labels what autograd keeps, and pairs."""
         members, n_features = self._at_once, self.descriptor.n_features
         places = int(atoms * self.sizes.worst_padding)
         hidden = self.layers[1:-1] or (0,)
@@ -339,7 +310,7 @@ class _Need:
         return int(self.itemsize * numbers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:
-        """What recordings (`graphs`) hold, of as many members as are recorded."""
+        """Memory of the recordings (`cuda_graphs`), of as many members as are recorded."""
         n_points = min(self.members, RECORDED_ATOMS // max(1, self.sizes.n_atoms))
         if not self.on_gpu or stream or self.sizes.label_atoms or not n_points:
             return 0
@@ -351,6 +322,6 @@ class _Need:
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:
-        """What lanes add up to: gradients, and energies a few times over."""
+        """Sums over lanes: gradients, and energies a few times over."""
         gradients = (self.sizes.n_lanes + 3 * self._workers) * self.members * self.n_parameters
         return self.itemsize * gradients + (3 * self.itemsize + 32) * self.members * self.sizes.n_structures

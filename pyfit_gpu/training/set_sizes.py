@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,9 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import padded_widths
 from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.neighbors import find_neighbors
-from pyfit_gpu.training.energy_runs import Runs
-from pyfit_gpu.training.objective import BLOCK_ATOMS, LANE_ATOMS, N_LANES, cut_blocks, lane_bounds
+from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, cut_blocks, lane_bounds
+from pyfit_gpu.training.loss import LossTerm
+from pyfit_gpu.training.packed_atoms import PackedAtoms
 
 SAMPLE_ATOMS = 20_000  # whose neighbours are counted, at least, of a larger set
 
@@ -35,21 +37,18 @@ class SetSizes:
     exact_pairs: bool = True  # counted, not taken from a sample
 
     @classmethod
-    def of(
-        cls, training_set: TrainingSet, *, force: bool = False, stress: bool = False, on_gpu: bool = False
-    ) -> SetSizes:
+    def of(cls, training_set: TrainingSet, terms: Sequence[LossTerm] = (), *, on_gpu: bool = False) -> SetSizes:
         """
         Args:
             training_set: on the host.
-            force, stress: whether these labels count.
+            terms: those beside the energy that count.
             on_gpu: where the training will be.
         """
         sizes = training_set.sizes.tolist()
-        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[force or stress])
+        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[bool(terms)])
         wanted = torch.zeros(len(training_set), dtype=torch.bool)
-        for counts, known in ((force, training_set.has_forces), (stress, training_set.has_stress)):
-            if counts:
-                wanted |= known
+        for term in terms:
+            wanted |= term.known(training_set)
         wanted &= training_set.has_energy & (training_set.weight > 0)
         padded = _places_by_block(training_set, lanes, training_set.n_atoms if on_gpu else BLOCK_ATOMS, wanted)
         rows = wanted.nonzero()[:, 0]
@@ -92,7 +91,7 @@ def _places_by_block(
             if with_labels:  # for each element as many as for the most frequent one
                 places = n_elements * int(torch.bincount(species, minlength=n_elements).max())
             else:
-                places = Runs.of(species, n_elements).n_places
+                places = PackedAtoms.of(species, n_elements).n_places
             found.append((places, len(species), with_labels))
     return found
 

@@ -10,34 +10,33 @@ from typing import Any, Literal
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.optimizers.base import OptimizerSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
-from pyfit_gpu.training.objective import LossWeights
+from pyfit_gpu.training.loss import check_weights, weighted_terms
 
 Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train. The classic program: LBFGS without line search, learning rate 0.05, keep the last weights."""
+    """How to train. The classic program: LBFGS without line search, learning rate 0.05, keep the last parameters."""
 
     steps: int = 100
     optimizer: OptimizerSettings = field(default_factory=LBFGSSettings)
     learning_rate_ramp: int = 0  # steps in which the optimiser's learning rate grows to its value, in equal parts
-    float32_steps: int = 0  # steps at the beginning that compute in float32
-    l2: float = 0.0  # eV/atom, prefactor of the weights' norms
+    l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters
     force_weight: float = 0.0  # Å^2, of the squared error of the forces beside that of the energies per atom
     stress_weight: float = 0.0  # of the squared error of the virials per atom
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
-    error_restart_level: float = 0.0  # eV/atom; a loss above it draws new weights; 0: never
+    error_restart_level: float = 0.0  # eV/atom; a loss above it draws new parameters; 0: never
     validation_interval: int = 1  # steps; 0: never
     patience: int = 0  # validations without improvement after which a member stops; 0: never
     min_improvement: float = 0.0  # eV/atom, what counts as one
     target_rmse: float = 0.0  # eV/atom, energy RMSE (validation, or else training) at which a member stops; 0: never
     max_time: float = 0.0  # s of wall clock; training stops before the step that would pass it; 0: never
-    keep: Keep = "best"  # weights of the best validation, or of the last step
-    seed: int | None = None  # of weights that are drawn
+    keep: Keep = "best"  # parameters of the best validation, or of the last step
+    seed: int | None = None  # of parameters that are drawn
 
     def __post_init__(self) -> None:
-        whole = ("steps", "validation_interval", "learning_rate_ramp", "float32_steps", "patience")
+        whole = ("steps", "validation_interval", "learning_rate_ramp", "patience")
         for name in whole:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
@@ -49,14 +48,15 @@ class FitSettings:
         for group, target in self.group_targets.items():
             if not (math.isfinite(target) and target >= 0):
                 raise InputError(f"group_targets: {group}: expected a number >= 0, got {target}")
-        _ = self.loss_weights  # which check their own
+        check_weights(self.loss_weights)
         shared = {one.name for one in fields(self)} & {one.name for one in fields(self.optimizer)}
         if shared:
             raise ValueError(f"optimizer: expected other names of settings than those of a fit, got {sorted(shared)}")
 
     @property
-    def loss_weights(self) -> LossWeights:
-        return LossWeights(self.force_weight, self.stress_weight)
+    def loss_weights(self) -> dict[str, float]:
+        """Prefactors of the terms beside the energy, by term."""
+        return {term.name: getattr(self, term.weight_name) for term in weighted_terms()}
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor of the learning rate in step 0, 1, ..: the ramp, then 1."""

@@ -17,7 +17,7 @@ from torch import Tensor
 import pyfit_gpu as pf
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.structures.neighbors import find_neighbors
-from pyfit_gpu.training.objective import LossWeights, Objective
+from pyfit_gpu.training.objective import Objective
 
 FORCE_WEIGHT = 0.01  # Å^2
 
@@ -98,8 +98,8 @@ def main() -> None:
     cases: dict[str, Objective | ByAutograd] = {}
     for name, loss_weights, memory in (
         ("energies only", None, 0.0),
-        ("kept", LossWeights(FORCE_WEIGHT), float("inf")),
-        ("computed anew", LossWeights(FORCE_WEIGHT), 0.0),
+        ("kept", {"forces": FORCE_WEIGHT}, float("inf")),
+        ("computed anew", {"forces": FORCE_WEIGHT}, 0.0),
     ):
         started = time.perf_counter()
         case = cases[name] = Objective(training_set, loss_weights, memory=memory)
@@ -109,6 +109,10 @@ def main() -> None:
     def evaluate(case: Objective | ByAutograd) -> tuple[Tensor, Tensor]:
         n_elements = potential.descriptor.n_elements
         networks = ElementNetworks.from_flat(weights, shape, n_elements=n_elements, activation=activation)
+        if isinstance(case, Objective):  # as training calls it
+            found = case.evaluate(weights.detach(), networks)
+            assert found.gradient is not None
+            return found.errors.loss.sum(), found.gradient
         loss = case.loss(networks).sum()
         return loss.detach(), torch.autograd.grad(loss, weights)[0]
 

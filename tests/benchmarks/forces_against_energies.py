@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import pyfit_gpu as pf
-from pyfit_gpu.training.objective import LossWeights, Objective
+from pyfit_gpu.training.objective import Objective
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
 
@@ -27,10 +27,14 @@ def main() -> None:
             train, validation = pf.build_training_set(structures, potential, e_shift=107.0).split(0.9, 2)
             settings = pf.FitSettings(steps=steps, force_weight=force, stress_weight=stress, l2=1e-4)
             pf.fit(potential, train, settings=settings)
-            found = Objective(validation, LossWeights(1.0, 1.0)).errors(potential.networks)
-            assert found.forces is not None
-            assert found.stress is not None
-            energy, forces, stresses = 1000 * found.energy.item(), found.forces.item(), 160.21766 * found.stress.item()
+            networks = potential.networks
+            objective = Objective(validation, {"forces": 1.0, "stress": 1.0})
+            found = objective.evaluate(networks.flat(), networks, gradient=False).errors
+            energy, forces, stresses = (
+                1000 * found["energy"].item(),
+                found["forces"].item(),
+                160.21766 * found["stress"].item(),
+            )
             print(f"{seed:>4} {force:>13} {stress:>14} {energy:>27.1f} {forces:>8.3f} {stresses:>8.2f}", flush=True)
 
 

@@ -31,7 +31,7 @@ from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.optimizers.cuda_graphs import Recorded
 from pyfit_gpu.structures.neighbors import BACKENDS, Neighbors, find_neighbors
 from pyfit_gpu.training.closure import Closure
-from pyfit_gpu.training.objective import LossWeights, Objective
+from pyfit_gpu.training.objective import Objective
 
 DEFAULT = Path(os.environ.get("PYFIT_SHARED") or Path(__file__).parents[3] / "shared") / "data"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}  # of the largest number of each result
@@ -199,11 +199,11 @@ def label_rows(training_set: pf.TrainingSet) -> None:
     generator = torch.Generator().manual_seed(0)
     small = training_set.select(torch.arange(0, len(training_set), 10))
     small.forces[:] = torch.randn(small.forces.shape, generator=generator, dtype=torch.float64)
-    expected = gradient(Objective(small, LossWeights(0.1)), like, flat)
+    expected = gradient(Objective(small, {"forces": 0.1}), like, flat)
     for dtype in (torch.float64, torch.float32):
         part = small.to("cuda", dtype)
         for name, memory in (("kept", float("inf")), ("computed anew", 0.0)):
-            objective = Objective(part, LossWeights(0.1), memory=memory)
+            objective = Objective(part, {"forces": 0.1}, memory=memory)
             point = flat.cuda()
             agree(f"gradient with forces, {name} {dtype}", gradient(objective, like, point), expected, dtype)
             ms = milliseconds(objective.evaluate, point, like, repeats=5)

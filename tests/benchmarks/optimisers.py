@@ -28,7 +28,6 @@ WAYS: dict[str, tuple[str, int, dict[str, object]]] = {  # dtype, members, setti
     "classic, float32": ("float32", 1, CLASSIC),
     "strong Wolfe, float64": ("float64", 1, {}),
     "strong Wolfe, float32": ("float32", 1, {}),
-    "strong Wolfe, float32 for 20 steps, then float64": ("float64", 1, {"float32_steps": 20}),
     "strong Wolfe, float64, 20 iterations a step": ("float64", 1, {"optimizer": pf.LBFGSSettings(max_iterations=20)}),
     "strong Wolfe, float64, 8 members": ("float64", 8, {}),
     "strong Wolfe, float64, 32 members": ("float64", 32, {}),
@@ -43,11 +42,11 @@ class Clock:
         self.loss = self.validation = math.inf
         self.curve: Curve = []
 
-    def begin(self) -> None:
+    def on_start(self) -> None:
         if math.isnan(self.started):
             self.started = time.perf_counter()
 
-    def see(self, row: object) -> None:
+    def on_step(self, row: object) -> None:
         self.loss = min(self.loss, row.loss)
         self.validation = min(self.validation, row.validation)
         self.curve.append((time.perf_counter() - self.started, self.loss, self.validation))

@@ -55,7 +55,7 @@ def make_run(seed: int = 3, *, members: int = 2, steps: int = 3) -> Run:
 def bits(run: Run) -> dict[str, object]:
     """Everything, numbers by their bits."""
     tensors = {f"optimizer {name}": value for name, value in run.state.optimizer.items()}
-    tensors |= {"good": run.state.good, "kept": run.state.kept, "potential": run.potential.networks.flat()}
+    tensors |= {"good": run.state.last_finite, "kept": run.state.best, "potential": run.potential.networks.flat()}
     found: dict[str, object] = {name: (t.dtype, tuple(t.shape), t.numpy().tobytes()) for name, t in tensors.items()}
     # The text form has NaN equal to itself, and every float by all its digits.
     found["members"] = [
@@ -100,8 +100,8 @@ class TestRoundTrip:
         history = MemberHistory(
             loss=odd,
             validation=dict(enumerate(odd)),
-            errors=[LabelErrors(value, value, None) for value in odd],
-            validation_errors={3: LabelErrors(NAN, None, INF)},
+            errors=[LabelErrors({"energy": value, "forces": value}) for value in odd],
+            validation_errors={3: LabelErrors({"energy": NAN, "stress": INF})},
             n_restarts=3,
             n_evaluations=17,
             status="gave up",
@@ -109,11 +109,11 @@ class TestRoundTrip:
         )
         member = {"history": history.to_json(), "stopping": {"best": INF, "improved": NAN, "waiting": 2}}
         payload = np.array([0x7FF8000000000001, 0xFFF8DEADBEEF0000], dtype=np.uint64).view(np.float64)
-        good = sample.state.good.clone()
+        good = sample.state.last_finite.clone()
         good[0, :2] = torch.from_numpy(payload)
         optimizer = dict(sample.state.optimizer)
         optimizer["loss"] = torch.tensor([NAN, -INF], dtype=torch.float64)
-        state = FitState([member, sample.state.members[1]], optimizer, good, sample.state.kept)
+        state = FitState([member, sample.state.members[1]], optimizer, good, sample.state.best)
         changed = replace(sample, state=state)
         save_run(changed, tmp_path / "run.h5")
         found = load_run(tmp_path / "run.h5")
@@ -140,7 +140,7 @@ class TestRoundTrip:
 
     def test_loaded_numbers_can_be_changed(self, saved: Path) -> None:
         run = load_run(saved)
-        for tensor in (run.state.good, run.state.kept, *run.state.optimizer.values()):
+        for tensor in (run.state.last_finite, run.state.best, *run.state.optimizer.values()):
             tensor.zero_()
 
     def test_same_bytes_whenever_it_is_written(self, sample: Run, saved: Path, tmp_path: Path) -> None:

@@ -92,10 +92,9 @@ def test_other_shapes_and_types_are_other_recordings(stand_in: list[Graph]) -> N
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("float32_steps", [0, 2])
-def test_a_recorded_fit_is_the_fit(float32_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the objective gives way to another. Rounding grows to 1e-7 in so many steps."""
-    settings = FitSettings(steps=4, seed=1, float32_steps=float32_steps)
+def test_a_recorded_fit_is_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding grows to 1e-7 in so many steps."""
+    settings = FitSettings(steps=4, seed=1)
     training_set = make_set([7, 3, 12, 5] * 20).to("cuda", torch.float64)
     losses = []
     for limit in (0, 3_000_000):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_values import loss_of
 from sample_sets import make_potential, make_set
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.optimizers.lbfgs import LBFGS
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.optimizers.member_vectors import VectorsTogether
-from pyfit_gpu.training.objective import LossWeights, Objective
+from pyfit_gpu.training.objective import Objective
 
 Function = Callable[[Tensor], Tensor]  # of one point
 WOLFE = LBFGSSettings()
@@ -42,14 +43,14 @@ def quadratic(size: int, condition: float, seed: int = 0) -> Function:
 def network(force_weight: float = 0.0) -> tuple[Function, Tensor]:
     """The loss of a small network, and where it starts."""
     # The sample's random structures have no neighbours, hence no forces: energies alone are trained on.
-    objective = Objective(make_set(sizes=tuple(range(1, 8)) * 6), LossWeights(force=force_weight))
+    objective = Objective(make_set(sizes=tuple(range(1, 8)) * 6), {"forces": force_weight})
     like = make_potential(hidden=(10, 10)).networks
 
     def loss(x: Tensor) -> Tensor:
         networks = ElementNetworks.from_flat(
             x[None], like.layer_sizes, n_elements=like.n_elements, activation=like.activation
         )
-        return objective.loss(networks)[0]
+        return loss_of(objective, networks)[0]
 
     return loss, like.flat()[0]
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from commands.helpers import assert_same_files, snapshot
+from objective_values import loss_of
 from sample_sets import make_potential, make_set
 from torch import Tensor
 
@@ -25,9 +26,9 @@ from pyfit_gpu.optimizers.base import Gives, MemberObjective, Optimizer, Optimiz
 from pyfit_gpu.optimizers.known import OPTIMIZERS
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.fit import TrainingFailure, fit
-from pyfit_gpu.training.loop import MAX_RESTARTS
 from pyfit_gpu.training.memory_plan import plan_memory
 from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.restarts import MAX_RESTARTS
 from pyfit_gpu.training.settings import FitSettings
 
 
@@ -140,7 +141,7 @@ def test_it_trains(sets: tuple[TrainingSet, TrainingSet]) -> None:
         losses = []
         for _ in range(13):
             reference.zero_grad()
-            loss = objective.loss(like.with_flat(flat))
+            loss = loss_of(objective, like.with_flat(flat))
             losses.append(loss.item())
             loss.sum().backward()
             reference.step()

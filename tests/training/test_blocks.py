@@ -18,8 +18,10 @@ from pyfit_gpu.parallel import Workers, one_thread
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.sums import ordered_sum
-from pyfit_gpu.training.blocks import Block, BlockValue, Shares
-from pyfit_gpu.training.objective import LossWeights, Objective, cut_blocks, lane_bounds
+from pyfit_gpu.training.blocks import Block, BlockValue
+from pyfit_gpu.training.lanes import cut_blocks, lane_bounds
+from pyfit_gpu.training.loss import LabelWeights
+from pyfit_gpu.training.objective import Objective
 
 MakeFrames = Callable[..., list[Frame]]
 
@@ -130,7 +132,7 @@ class TestSums:
         frames = [frame for seed in range(3) for frame in mixed_frames(elements, seed)]
         training_set = build_training_set(Structures.from_frames(frames), make_potential(elements))
         like, points = points_of(training_set, 3)
-        weights = LossWeights(0.3, 0.2)
+        weights = {"forces": 0.3, "stress": 0.2}
         expected = Objective(training_set, weights, block_atoms=10**6).evaluate(points, like)
         seen = set()
         for count in (1, 2, 3):
@@ -174,7 +176,7 @@ class TestManyStructures:
         assert len(seen) == 1
 
     @pytest.mark.usefixtures("threads")
-    def test_shares(self, training_set: TrainingSet) -> None:
+    def test_label_weights(self, training_set: TrainingSet) -> None:
         """Of several weights: another order of summation rounds alike now and then."""
         rng = np.random.default_rng(2)
         for _ in range(8):
@@ -182,9 +184,9 @@ class TestManyStructures:
             seen = set()
             for count in (1, 2, 3):
                 torch.set_num_threads(count)
-                shares = Shares.of(replace(training_set, weight=weight))
-                assert float(shares.energy.sum()) == pytest.approx(1.0, rel=1e-12)
-                seen.add(tuple(value.numpy().tobytes() for value in vars(shares).values()))
+                weights = LabelWeights.of(replace(training_set, weight=weight))
+                assert float(weights["energy"].sum()) == pytest.approx(1.0, rel=1e-12)
+                seen.add(tuple(value.numpy().tobytes() for value in weights.by_term.values()))
             assert len(seen) == 1
 
 
@@ -193,7 +195,7 @@ class TestBlock:
         """The gradient of sum_s factor_s share_s (error_s)^2, member by member."""
         training_set = make_set([3, 1, 4, 2], ("Si", "C"), weight=[1.0, 0.5, 2.0, 0.0])
         like, points = points_of(training_set)
-        block = Block(training_set, Shares.of(training_set), force_weight=0.0, stress_weight=0.0, memory=0.0)
+        block = Block(training_set, LabelWeights.of(training_set), memory=0.0)
         factor = torch.tensor([[1.0, 0.0, 0.25, 7.0], [0.5, 1.0, 0.0, 1.0]], dtype=torch.float64)
         leaf = points.clone().requires_grad_()
         target = training_set.energy_used / training_set.sizes
@@ -218,7 +220,7 @@ class TestBlock:
         """Tensors of its own: changing the set afterwards changes nothing."""
         training_set = make_set([3, 1, 4])
         like, points = points_of(training_set)
-        block = Block(training_set, Shares.of(training_set), force_weight=0.0, stress_weight=0.0, memory=0.0)
+        block = Block(training_set, LabelWeights.of(training_set), memory=0.0)
         before = block.value(like.with_flat(points).bare(), None, gradient=True)
         training_set.features.fill_(0.0)
         after = block.value(like.with_flat(points).bare(), None, gradient=True)
@@ -230,17 +232,21 @@ class TestBlock:
         def value(number: float, n_members: int, n_structures: int) -> BlockValue:
             return BlockValue(
                 torch.full((n_members, n_structures), number),
-                torch.full((n_members, 3), number),
+                {"forces": torch.full((n_members,), number), "virial": torch.full((n_members,), 2 * number)},
                 torch.full((n_members, 2), number),
             )
 
         added = BlockValue.sum([value(1.0, 2, 3), value(10.0, 2, 1)])
         assert added.energies.tolist() == [[1.0, 1.0, 1.0, 10.0]] * 2
-        assert added.squares.tolist() == [[11.0] * 3] * 2
+        assert {name: square.tolist() for name, square in added.squares.items()} == {
+            "forces": [11.0, 11.0],
+            "virial": [22.0, 22.0],
+        }
         assert added.gradient is not None
         assert added.gradient.tolist() == [[11.0] * 2] * 2
         joined = BlockValue.join([value(1.0, 1, 2), value(2.0, 1, 2)])
         assert joined.energies.tolist() == [[1.0, 1.0], [2.0, 2.0]]
+        assert joined.squares["virial"].tolist() == [2.0, 4.0]
         assert joined.gradient is not None
         assert joined.gradient.tolist() == [[1.0, 1.0], [2.0, 2.0]]
 

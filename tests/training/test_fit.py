@@ -18,6 +18,7 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
+from objective_values import errors_of, loss_of
 from sample_sets import NAN, make_potential, make_set, make_settings, with_settings
 from torch import Tensor
 
@@ -38,10 +39,11 @@ from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
-from pyfit_gpu.training.closure import KEPT_MEMORY
 from pyfit_gpu.training.fit import TrainingFailure, fit
-from pyfit_gpu.training.history import History, LabelErrors, Observer, Row
-from pyfit_gpu.training.objective import Evaluation, LossWeights, Objective
+from pyfit_gpu.training.history import History, LabelErrors, Observer, StepRecord
+from pyfit_gpu.training.loss import LossWeights
+from pyfit_gpu.training.objective import Evaluation, Objective
+from pyfit_gpu.training.objective_builder import KEPT_MEMORY
 from pyfit_gpu.training.settings import FitSettings
 
 CLASSIC = make_settings(steps=5, line_search="none", learning_rate=0.05, max_iterations=10)
@@ -116,19 +118,19 @@ class Recorder:
     """Keeps every row of every attempt, with the weights that the potential has at that moment."""
 
     def __init__(self) -> None:
-        self.attempts: list[list[Row]] = []
+        self.attempts: list[list[StepRecord]] = []
         self.weights: list[list[Tensor]] = []
 
-    def begin(self) -> None:
+    def on_start(self) -> None:
         self.attempts.append([])
         self.weights.append([])
 
-    def see(self, row: Row) -> None:
+    def on_step(self, row: StepRecord) -> None:
         self.attempts[-1].append(row)
         self.weights[-1].append(row.potential.networks.flat())
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[StepRecord]:
         return self.attempts[-1]
 
 
@@ -214,9 +216,9 @@ class TestAgainstTorch:
         predicted = []
 
         class Now:
-            def begin(self) -> None: ...
+            def on_start(self) -> None: ...
 
-            def see(self, row: Row) -> None:
+            def on_step(self, row: StepRecord) -> None:
                 predicted.append(row.energies_per_atom().clone())
 
         fit(potential, train, validation, steps=3, observers=[recorder, Now()])
@@ -364,9 +366,9 @@ class TestStopping:
         recorder = Recorder()
 
         class Send:
-            def begin(self) -> None: ...
+            def on_start(self) -> None: ...
 
-            def see(self, row: Row) -> None:
+            def on_step(self, row: StepRecord) -> None:
                 if row.step == 2:
                     os.kill(os.getpid(), number)
 
@@ -561,8 +563,9 @@ def taught_set(frames: list[Frame], elements: tuple[str, ...] = ("Si",)) -> Trai
     return replace(training_set, energy=labels.energy, forces=labels.forces, stress=labels.stress)
 
 
-def errors_of(potential: Potential, training_set: TrainingSet, settings: FitSettings) -> LabelErrors:
-    return LabelErrors.of(Objective(training_set, settings.loss_weights).errors(potential.networks))
+def label_errors_of(potential: Potential, training_set: TrainingSet, settings: FitSettings) -> LabelErrors:
+    found = errors_of(Objective(training_set, settings.loss_weights), potential.networks)
+    return LabelErrors({name: float(error) for name, error in found.items()})
 
 
 class TestForces:
@@ -589,7 +592,7 @@ class TestForces:
         for name, weights in {"none": {}, "forces": {"force_weight": 1.0}, "stress": {"stress_weight": 10.0}}.items():
             potential = make_potential()
             fit(potential, train, settings=FitSettings(steps=15, **weights))
-            found[name] = errors_of(potential, train, BOTH)
+            found[name] = label_errors_of(potential, train, BOTH)
         assert found["forces"].forces < 0.5 * found["none"].forces
         assert found["stress"].stress < 0.5 * found["none"].stress
 
@@ -602,11 +605,11 @@ class TestForces:
         assert list(history.validation_errors) == list(history.validation) == [0, 3]
         for row, weights in zip(recorder.rows, recorder.weights[0], strict=True):
             potential = start_at(make_potential(), weights)
-            assert row.errors == history.errors[row.step] == errors_of(potential, train, settings)
+            assert row.errors == history.errors[row.step] == label_errors_of(potential, train, settings)
             assert row.validation_errors == history.validation_errors.get(row.step)
             if row.validation_errors is not None:
-                assert row.validation_errors == errors_of(potential, validation, settings)
-                loss = Objective(validation, settings.loss_weights).loss(potential.networks)
+                assert row.validation_errors == label_errors_of(potential, validation, settings)
+                loss = loss_of(Objective(validation, settings.loss_weights), potential.networks)
                 assert row.validation == float(loss)
         assert len({errors.forces for errors in history.errors}) == 5
 
@@ -651,7 +654,9 @@ class TestForces:
     def test_memory_changes_only_the_rounding(self, train: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
         losses = []
         for memory in (0, 2**40):
-            monkeypatch.setattr("pyfit_gpu.training.closure.total_memory", lambda device, memory=memory: memory)
+            monkeypatch.setattr(
+                "pyfit_gpu.training.objective_builder.total_memory", lambda device, memory=memory: memory
+            )
             losses.append(fit(make_potential(), train, settings=BOTH).loss)
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9, atol=0)
 
@@ -669,8 +674,10 @@ class TestForces:
                 super().__init__(training_set, weights, **options)
                 kept.append(self.kept_bytes)
 
-        monkeypatch.setattr("pyfit_gpu.training.closure.total_memory", lambda device: may_be_kept / KEPT_MEMORY)
-        monkeypatch.setattr("pyfit_gpu.training.closure.Objective", Spy)
+        monkeypatch.setattr(
+            "pyfit_gpu.training.objective_builder.total_memory", lambda device: may_be_kept / KEPT_MEMORY
+        )
+        monkeypatch.setattr("pyfit_gpu.training.objective_builder.Objective", Spy)
         fit(make_potential(), train, validation, settings=replace(BOTH, steps=0))
         assert len(kept) == 2
         assert sum(kept) <= may_be_kept
@@ -706,7 +713,7 @@ class TestForces:
         bare = replace(validation, forces=torch.full_like(validation.forces, NAN))
         history = fit(make_potential(), train, bare, settings=FitSettings(steps=1, force_weight=0.5))
         assert history.errors[1].forces is not None
-        assert history.validation_errors[1] == LabelErrors(history.validation[1])
+        assert history.validation_errors[1] == LabelErrors({"energy": history.validation[1]})
 
     def test_single_precision(self, train: TrainingSet) -> None:
         double, single = make_potential(), make_potential()
@@ -760,7 +767,7 @@ class TestForces:
         for force_weight in (0.0, 0.2):
             potential = load_potential(path, seed=1)
             fit(potential, train, settings=FitSettings(steps=40, force_weight=force_weight))
-            errors.append(errors_of(potential, validation, FitSettings(force_weight=1.0)))
+            errors.append(label_errors_of(potential, validation, FitSettings(force_weight=1.0)))
         assert errors[1].forces < 0.5 * errors[0].forces
         assert errors[1].energy < 1.5 * errors[0].energy
 
@@ -933,9 +940,9 @@ class TestRunFit:
                 chosen = super().observers(train, validation)
 
                 class Full:
-                    def begin(self) -> None: ...
+                    def on_start(self) -> None: ...
 
-                    def see(self, row: Row) -> None:
+                    def on_step(self, row: StepRecord) -> None:
                         if row.step == 3:
                             raise InputError("loss.txt: cannot write: No space left on device")
 

@@ -160,7 +160,7 @@ class TestAgainstPredict:
         assert virials is not None
         assert not forces.any()
         assert not virials.any()
-        back = force_map.transpose(torch.ones_like(forces), torch.ones_like(virials))
+        back = force_map.vjp(torch.ones_like(forces), torch.ones_like(virials))
         assert torch.equal(back, torch.zeros_like(inputs))
 
     def test_forces_add_up_to_nothing(self, sample: Sample) -> None:
@@ -225,12 +225,12 @@ class TestMemory:
         inputs = draw_like(sample.inputs(maps[0]))
         expected = maps[0](inputs)
         gradients = [draw_like(value) for value in expected]
-        back = maps[0].transpose(*gradients)
+        back = maps[0].vjp(*gradients)
         for force_map in maps[1:]:
             assert torch.equal(force_map.atoms, maps[0].atoms)
             for found, wanted in zip(force_map(inputs), expected, strict=True):
                 assert_equal_to(found, wanted)
-            assert_equal_to(force_map.transpose(*gradients), back)
+            assert_equal_to(force_map.vjp(*gradients), back)
 
     def test_never_more_than_given(self, sample: Sample, batch_sizes: list[int]) -> None:
         """What is counted is what is kept, and one byte less than all cannot hold all."""
@@ -271,7 +271,7 @@ class TestTranspose:
         if found is not None:
             left += (found * of_virials).sum(dim=(0, 2))
             scale += (found * of_virials).abs().sum(dim=(0, 2))
-        right = (inputs * force_map.transpose(of_forces, of_virials)).sum(dim=(0, 2))
+        right = (inputs * force_map.vjp(of_forces, of_virials)).sum(dim=(0, 2))
         assert float(((left - right) / scale).abs().max()) < 1e-13
 
     @pytest.mark.parametrize("memory", ["kept", "recomputed"])
@@ -290,10 +290,10 @@ class TestTranspose:
         (by_forces,) = torch.autograd.grad((2 * forces[:, :, 1]).sum(), inputs)
         ones = torch.zeros_like(forces)
         ones[:, :, 1] = 2.0
-        assert_equal_to(by_forces, force_map.transpose(ones, None))
+        assert_equal_to(by_forces, force_map.vjp(ones, None))
         _, virials = force_map(inputs)
         (by_virials,) = torch.autograd.grad(virials.sum(), inputs)
-        expected = force_map.transpose(torch.zeros_like(forces), torch.ones_like(virials))
+        expected = force_map.vjp(torch.zeros_like(forces), torch.ones_like(virials))
         assert_equal_to(by_virials, expected)
 
 

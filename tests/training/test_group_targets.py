@@ -19,7 +19,7 @@ from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import fit
-from pyfit_gpu.training.objective import LossWeights, Objective
+from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.settings import FitSettings
 
 SIZES = (2, 1, 3, 4, 2, 5, 1, 3)
@@ -204,7 +204,7 @@ class TestGradient:
         training_set = build_training_set(structures, make_potential())
         like = make_potential().networks
         point = drawn(like)
-        weights = LossWeights(0.3, 0.2)
+        weights = {"forces": 0.3, "stress": 0.2}
         plain = Objective(training_set, weights).evaluate(point, like)
         for target in (0.5 * float(plain.errors.energy), 2 * float(plain.errors.energy)):
             objective = Objective(training_set, weights, targets={"made": target})

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from objective_values import errors_of
 from sample_sets import NAN, make_potential, make_set, make_settings
 from torch import Tensor
 
@@ -20,10 +21,10 @@ from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training import closure
-from pyfit_gpu.training import loop as fit_run
 from pyfit_gpu.training.fit import TrainingFailure, fit
-from pyfit_gpu.training.history import History, MemberHistory, Row
+from pyfit_gpu.training.history import History, MemberHistory, StepRecord
 from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.restarts import RESTART_MAX_RANDOM
 from pyfit_gpu.training.settings import FitSettings, Keep
 
 MakeFrames = Callable[..., list[Frame]]
@@ -63,7 +64,6 @@ VARIANTS = {
     "penalty": {"l2": 1e-3},
     "targets": {"group_targets": {"a": 0.05}},
     "ramp": {"learning_rate_ramp": 3},
-    "float32 first": {"float32_steps": 2},
     "short memory": {"history_size": 2, "steps": 6},
 }
 
@@ -85,12 +85,11 @@ class TestAsIfAlone:
             assert_alike(together.members[k], alone.members[0])
             assert bits(together.potential, k) == bits(own)
 
-    @pytest.mark.parametrize("variant", [{}, {"float32_steps": 2}], ids=["float64", "float32 first"])
-    def test_forces_and_stress(self, mixed_frames: MakeFrames, variant: dict[str, object]) -> None:
+    def test_forces_and_stress(self, mixed_frames: MakeFrames) -> None:
         frames = [frame for seed in (0, 1, 2) for frame in mixed_frames(BOTH_ELEMENTS, seed)]
         whole = build_training_set(Structures.from_frames(frames), make_potential(BOTH_ELEMENTS))
         train, validation = whole.select(range(4, len(whole))), whole.select(range(4))
-        settings = make_settings(SETTINGS, steps=3, force_weight=0.3, stress_weight=0.2, **variant)
+        settings = make_settings(SETTINGS, steps=3, force_weight=0.3, stress_weight=0.2)
         together = fit(make_potential(BOTH_ELEMENTS), train, validation, members=3, settings=settings)
         assert together.errors[0].forces is not None
         for k in (0, 2):
@@ -205,16 +204,16 @@ class Recorder:
     """Rows of one member, attempt by attempt, with its weights in the potential at that moment."""
 
     def __init__(self) -> None:
-        self.attempts: list[list[Row]] = []
+        self.attempts: list[list[StepRecord]] = []
         self.weights: list[Tensor] = []
         self.energies: list[Tensor] = []
 
-    def begin(self) -> None:
+    def on_start(self) -> None:
         self.attempts.append([])
         self.weights.clear()
         self.energies.clear()
 
-    def see(self, row: Row) -> None:
+    def on_step(self, row: StepRecord) -> None:
         self.attempts[-1].append(row)
         self.weights.append(row.potential.networks.flat()[row.member].clone())
         self.energies.append(row.energies_per_atom())
@@ -244,7 +243,7 @@ class Evaluations:
 
 
 class TestEnds:
-    def ended(self, monkeypatch: pytest.MonkeyPatch) -> tuple[History, Evaluations, list[Recorder], list[Row]]:
+    def ended(self, monkeypatch: pytest.MonkeyPatch) -> tuple[History, Evaluations, list[Recorder], list[StepRecord]]:
         """Three members of which the target stops at least two, at different steps."""
         train, validation = sets()
         free = fit(make_potential(), train, validation, members=3, settings=SETTINGS, steps=8)
@@ -344,7 +343,7 @@ class TestResult:
         train, validation = sets()
         settings = replace(SETTINGS, keep=keep, validation_interval=3, steps=4)
         history = fit(make_potential(), train, validation, members=3, settings=settings)
-        scores = Objective(validation).errors(history.potential.networks).loss.tolist()
+        scores = errors_of(Objective(validation), history.potential.networks).loss.tolist()
         assert [member.score for member in history.members] == scores
         assert {member.kept_step for member in history.members} <= ({4} if keep == "last" else {0, 3, 4})
         for member in history.members:
@@ -361,11 +360,10 @@ def lose(number: int, recorder: Recorder, attempts: Sequence[int], after: int = 
 
 
 class TestRestarts:
-    @pytest.mark.parametrize("variant", [{}, {"float32_steps": 3}], ids=["float64", "float32 first"])
-    def test_of_one_member_alone(self, monkeypatch: pytest.MonkeyPatch, variant: dict[str, object]) -> None:
+    def test_of_one_member_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It begins anew with other weights and counts its steps from 0; the others notice nothing."""
         train, validation = sets()
-        settings = make_settings(SETTINGS, line_search="none", steps=5, **variant)
+        settings = make_settings(SETTINGS, line_search="none", steps=5)
         undisturbed = fit(make_potential(), train, validation, members=3, settings=settings)
         made, of_member = recorders(3)
         with monkeypatch.context() as patch:
@@ -379,7 +377,7 @@ class TestRestarts:
         assert len(made[1].attempts) == 2
         assert [row.step for row in made[1].attempts[1]] == [0, 1, 2, 3, 4, 5]
         assert restarted.status == "steps"
-        drawn = make_potential().randomized(member_seed(settings.seed, 1, 1), fit_run.RESTART_MAX_RANDOM)
+        drawn = make_potential().randomized(member_seed(settings.seed, 1, 1), RESTART_MAX_RANDOM)
         fresh = fit(drawn, train, validation, settings=settings)
         assert restarted.loss == fresh.loss
         assert restarted.validation == fresh.validation

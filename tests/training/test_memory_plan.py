@@ -17,8 +17,10 @@ from held_memory import PeakMemory, held_bytes
 from sample_sets import make_potential, make_set, make_settings
 
 import pyfit_gpu
+from pyfit_gpu.commands.parsing import parse_memory
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
@@ -27,7 +29,8 @@ from pyfit_gpu.optimizers.curvature_pairs import CurvaturePairs
 from pyfit_gpu.optimizers.lbfgs import LBFGS
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
-from pyfit_gpu.training.memory_plan import MemoryPlan, format_bytes, objective_options, parse_memory, plan_memory
+from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options, plan_memory
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
@@ -105,7 +108,7 @@ class TestHeld:
         features = sum(block.features.nbytes for lane in objective.lanes for block, _ in lane)
         assert bytes_of(plan, "features") == features
         own = held_bytes({name: value for name, value in vars(training_set).items() if name != "features"})
-        others = held_bytes(objective.lanes, objective.shares, objective.target, objective.groups) - features
+        others = held_bytes(objective.lanes, objective.label_weights, objective.target, objective.groups) - features
         # Beside the tensors: numbers of rows of a file (8), those for a moment (24), and group names.
         expected = 2 * (own + 8 * training_set.n_atoms) + others + 24 * training_set.n_atoms
         assert expected <= bytes_of(plan, "labels") <= 1.03 * expected
@@ -126,9 +129,9 @@ class TestHeld:
     def test_a_sample_of_the_neighbours(
         self, crystal: tuple[TrainingSet, Potential], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        exact = SetSizes.of(crystal[0], force=True)
+        exact = SetSizes.of(crystal[0], weighted_terms()[:1])
         monkeypatch.setattr("pyfit_gpu.training.set_sizes.SAMPLE_ATOMS", crystal[0].n_atoms // 3)
-        sampled = SetSizes.of(crystal[0], force=True)
+        sampled = SetSizes.of(crystal[0], weighted_terms()[:1])
         assert (exact.exact_pairs, sampled.exact_pairs) == (True, False)
         assert sampled.label_atoms == exact.label_atoms < crystal[0].n_atoms
         assert sampled.pairs == pytest.approx(exact.pairs, rel=0.15)
@@ -179,7 +182,7 @@ class TestForAMoment:
     def test_streamed(self, larger: tuple[TrainingSet, Potential], tmp_path: Path) -> None:
         save_training_set(larger[0], tmp_path / "set.h5")
         training_set = load_training_set(tmp_path / "set.h5", lazy=True)
-        sizes = SetSizes.of(training_set, force=True, stress=True)
+        sizes = SetSizes.of(training_set, weighted_terms())
         limit = 2**40
         while not (plan := plan_memory(sizes, larger[1], LABELS, memory=limit, n_threads=1)).stream:
             limit = plan.host - MIB
@@ -222,7 +225,7 @@ class TestDecisions:
         """Fewer derivatives, then streaming, then smaller blocks."""
         training_set = self.stored(larger[0], tmp_path / "set.h5")
         seen = []
-        for plan in self.plans(SetSizes.of(training_set, force=True, stress=True), larger[1], LABELS):
+        for plan in self.plans(SetSizes.of(training_set, weighted_terms()), larger[1], LABELS):
             whole = plan.kept_bytes == plan.jacobian_bytes
             resident = "kept" if whole else "partly" if plan.kept_bytes else "anew"
             seen.append(("streamed" if plan.block_atoms is None else "small blocks") if plan.stream else resident)
@@ -263,11 +266,9 @@ class TestDecisions:
         objective = Objective(training_set, LABELS.loss_weights, **objective_options(plan))
         assert 0 < objective.kept_bytes <= plan.kept_bytes < plan.jacobian_bytes
 
-    def test_members_and_float32_steps_cost(self, crystal: tuple[TrainingSet, Potential]) -> None:
+    def test_members_cost(self, crystal: tuple[TrainingSet, Potential]) -> None:
         one = roomy(*crystal, FitSettings())
         assert roomy(*crystal, FitSettings(), members=8).host > one.host
-        switched = roomy(*crystal, FitSettings(float32_steps=5))
-        assert bytes_of(switched, "features") == int(1.5 * bytes_of(one, "features"))
 
 
 TRAIN = """
@@ -276,6 +277,7 @@ import pyfit_gpu as pf, torch
 from pyfit_gpu.training import fit as training
 from pyfit_gpu.training.settings import FitSettings
 from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import objective_options, plan_memory
 from pyfit_gpu.training.objective import Objective
 torch.set_num_threads(1)

@@ -12,6 +12,7 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
+from objective_values import energies_of, errors_of, loss_of
 from sample_sets import NAN, make_potential, make_set
 from torch import Tensor
 
@@ -28,7 +29,8 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training import objective as objective_module
-from pyfit_gpu.training.objective import Evaluation, LossWeights, Objective, l2_penalty
+from pyfit_gpu.training.loss import LossWeights, l2_penalty
+from pyfit_gpu.training.objective import Evaluation, Objective
 
 MakeFrames = Callable[..., list[Frame]]
 
@@ -92,29 +94,29 @@ class TestLoss:
         training_set = make_set([3, 1, 4, 2, 5, 1], elements, weight=weight, energy_shift=shift)
         networks, _ = random_networks(training_set, activation=activation)
         objective = Objective(training_set)
-        assert float(objective.loss(networks)) == pytest.approx(expected_loss(networks, training_set), rel=1e-13)
+        assert float(loss_of(objective, networks)) == pytest.approx(expected_loss(networks, training_set), rel=1e-13)
         energies = expected_energies(networks, training_set) / training_set.sizes.numpy()
-        np.testing.assert_allclose(objective.energies_per_atom(networks)[0], energies, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(energies_of(objective, networks)[0], energies, rtol=1e-12, atol=1e-13)
 
     def test_weights_are_relative(self) -> None:
         training_set = make_set()
         networks, _ = random_networks(training_set)
-        loss = Objective(training_set).loss(networks)
+        loss = loss_of(Objective(training_set), networks)
         for factor in (1e-3, 4.0):
             scaled = replace(training_set, weight=training_set.weight * factor)
-            torch.testing.assert_close(Objective(scaled).loss(networks), loss, rtol=1e-14, atol=0)
+            torch.testing.assert_close(loss_of(Objective(scaled), networks), loss, rtol=1e-14, atol=0)
 
     def test_a_weight_counts_like_copies(self) -> None:
         training_set = make_set([2, 1, 3], weight=[1.0, 3.0, 0.0])
         copies = replace(training_set, weight=torch.ones(3, dtype=torch.float64)).select([0, 1, 1, 1])
         networks, _ = random_networks(training_set)
-        expected = Objective(copies).loss(networks)
-        torch.testing.assert_close(Objective(training_set).loss(networks), expected, rtol=1e-13, atol=0)
+        expected = loss_of(Objective(copies), networks)
+        torch.testing.assert_close(loss_of(Objective(training_set), networks), expected, rtol=1e-13, atol=0)
 
     def test_members_are_evaluated_apart(self) -> None:
         training_set = make_set([3, 1, 4, 2], ("Si", "C"))
         networks, _ = random_networks(training_set, n_members=3)
-        losses = Objective(training_set).loss(networks)
+        losses = loss_of(Objective(training_set), networks)
         assert losses.shape == (3,)
         expected = [expected_loss(networks, training_set, member) for member in range(3)]
         np.testing.assert_allclose(losses, expected, rtol=1e-13)
@@ -122,7 +124,7 @@ class TestLoss:
     def test_single_precision(self) -> None:
         training_set = make_set([3, 1, 4, 2], ("Si", "C"))
         networks, _ = random_networks(training_set)
-        single = Objective(training_set.to("cpu", torch.float32)).loss(networks.to("cpu", torch.float32))
+        single = loss_of(Objective(training_set.to("cpu", torch.float32)), networks.to("cpu", torch.float32))
         expected = expected_loss(networks, training_set)
         assert single.dtype == torch.float64  # of energies that were computed in float32
         assert float(single) == pytest.approx(expected, rel=1e-5)
@@ -142,9 +144,9 @@ class TestLoss:
         training_set = make_set()
         networks, flat = random_networks(training_set)
         flat[0, -1] = bad  # the bias of the output: every energy is NaN or infinite
-        assert not torch.isfinite(Objective(training_set).loss(networks)).any()
+        assert not torch.isfinite(loss_of(Objective(training_set), networks)).any()
         flat[0, 0] = NAN
-        assert not torch.isfinite(Objective(training_set).loss(networks)).any()
+        assert not torch.isfinite(loss_of(Objective(training_set), networks)).any()
 
 
 class TestExactFit:
@@ -154,7 +156,7 @@ class TestExactFit:
         networks, flat = random_networks(training_set)
         flat.zero_()
         flat.requires_grad_(True)
-        loss = Objective(training_set).loss(networks_of(flat, networks))
+        loss = loss_of(Objective(training_set), networks_of(flat, networks))
         (gradient,) = torch.autograd.grad(loss.sum(), flat)
         assert loss.item() == 0.0
         assert torch.equal(gradient, torch.zeros_like(flat))
@@ -166,7 +168,7 @@ class TestExactFit:
         energy = sum_over_atoms(outputs, training_set.sizes)[0]
         fitted = Objective(replace(training_set, energy=energy))
         flat = potential.networks.flat().requires_grad_(True)
-        loss = fitted.loss(networks_of(flat, potential.networks))
+        loss = loss_of(fitted, networks_of(flat, potential.networks))
         (gradient,) = torch.autograd.grad(loss.sum(), flat)
         assert loss.item() < 1e-15
         assert torch.isfinite(gradient).all()
@@ -177,7 +179,7 @@ class TestExactFit:
         networks, flat = random_networks(training_set, n_members=2)
         flat[0] = 0.0
         flat.requires_grad_(True)
-        loss = Objective(training_set).loss(networks_of(flat, networks))
+        loss = loss_of(Objective(training_set), networks_of(flat, networks))
         (gradient,) = torch.autograd.grad(loss.sum(), flat)
         assert loss[0].item() == 0.0
         assert torch.equal(gradient[0], torch.zeros_like(gradient[0]))
@@ -195,7 +197,7 @@ class TestGradient:
         objective = Objective(training_set)
         leaf = flat.clone().requires_grad_(True)
         made = networks_of(leaf, networks)
-        (gradient,) = torch.autograd.grad((objective.loss(made) + l2 * l2_penalty(made)).sum(), leaf)
+        (gradient,) = torch.autograd.grad((loss_of(objective, made) + l2 * l2_penalty(made)).sum(), leaf)
 
         def value(moved: Tensor) -> float:
             made = networks_of(moved, networks)
@@ -216,7 +218,7 @@ class TestGradient:
 
         def optimised(flat: Tensor) -> Tensor:
             made = networks_of(flat, networks)
-            return objective.loss(made) + 0.01 * l2_penalty(made)
+            return loss_of(objective, made) + 0.01 * l2_penalty(made)
 
         assert torch.autograd.gradcheck(optimised, (flat.requires_grad_(True),))
 
@@ -273,7 +275,7 @@ class TestNoLeaks:
             moved = flat.clone()
             moved[0, half:] = value
             moved.requires_grad_(True)
-            loss = Objective(only_silicon).loss(networks_of(moved, networks))
+            loss = loss_of(Objective(only_silicon), networks_of(moved, networks))
             (gradient,) = torch.autograd.grad(loss.sum(), moved)
             assert torch.equal(gradient[0, half:], torch.zeros(half, dtype=torch.float64))
             results.append((loss.item(), gradient[0, :half].tolist()))
@@ -284,11 +286,11 @@ class TestNoLeaks:
         training_set = make_set([3, 1, 4, 2], ("Si", "C"), seed=2)
         assert torch.bincount(training_set.species).unique().numel() == 2
         networks, _ = random_networks(training_set)
-        before = Objective(training_set).energies_per_atom(networks)[0]
+        before = energies_of(Objective(training_set), networks)[0]
         for atom in range(training_set.n_atoms):
             features = training_set.features.clone()
             features[atom] += 1.0
-            after = Objective(replace(training_set, features=features)).energies_per_atom(networks)[0]
+            after = energies_of(Objective(replace(training_set, features=features)), networks)[0]
             owner = int(torch.repeat_interleave(training_set.sizes)[atom])
             assert (after != before).nonzero().flatten().tolist() == [owner]
 
@@ -298,8 +300,8 @@ class TestNoLeaks:
         networks, flat = random_networks(training_set)
         moved = flat.clone()
         moved[0, flat.shape[1] // 2 :] += 1.0  # carbon's
-        before = Objective(training_set).energies_per_atom(networks)[0]
-        after = Objective(training_set).energies_per_atom(networks_of(moved, networks))[0]
+        before = energies_of(Objective(training_set), networks)[0]
+        after = energies_of(Objective(training_set), networks_of(moved, networks))[0]
         has_carbon = training_set.count_species(1) > 0
         assert has_carbon.tolist() == [True, False, True, False]
         assert torch.equal(after != before, has_carbon)
@@ -323,7 +325,11 @@ class TestRefusals:
 # forces and stress
 
 SHIFT = {"Si": 1.5, "C": -0.5}  # eV per atom
-WEIGHTS = {"forces": (0.3, 0.0), "stress": (0.0, 0.7), "both": (0.3, 0.7)}  # of forces in Å^2, of stress
+WEIGHTS: dict[str, LossWeights] = {
+    "forces": {"forces": 0.3},  # Å^2
+    "stress": {"stress": 0.7},
+    "both": {"forces": 0.3, "stress": 0.7},
+}
 
 
 @dataclass(frozen=True)
@@ -336,7 +342,7 @@ class Expected:
     stress: float
 
 
-def expected_errors(frames: Sequence[Frame], networks: ElementNetworks, weights: tuple[float, float]) -> list[Expected]:
+def expected_errors(frames: Sequence[Frame], networks: ElementNetworks, weights: LossWeights) -> list[Expected]:
     """Loss and errors of every member. What a frame does not know is left out of the sums, and so is its stress where
     it has no full cell.
     """
@@ -369,7 +375,7 @@ def expected_errors(frames: Sequence[Frame], networks: ElementNetworks, weights:
         f2 = square["forces"] / norm["forces"] if norm["forces"] else 0.0
         v2 = square["virial"] / norm["stress"] if norm["stress"] else 0.0
         s2 = square["stress"] / norm["stress"] if norm["stress"] else 0.0
-        loss = np.sqrt(e2 + weights[0] * f2 + weights[1] * v2)
+        loss = np.sqrt(e2 + weights.get("forces", 0.0) * f2 + weights.get("stress", 0.0) * v2)
         found.append(Expected(float(loss), *map(float, np.sqrt((e2, f2, s2)))))
     return found
 
@@ -392,14 +398,14 @@ def set_of(frames: Sequence[Frame], elements: tuple[str, ...]) -> TrainingSet:
 
 def memory_of(training_set: TrainingSet, memory: str) -> float:
     """Bytes that hold all derivatives, half of them, or none."""
-    whole = Objective(training_set, LossWeights(1.0, 1.0)).kept_bytes
+    whole = Objective(training_set, {"forces": 1.0, "stress": 1.0}).kept_bytes
     assert whole > 0
     return {"kept": whole, "partly": whole // 2, "recomputed": 0}[memory]
 
 
 def gradient_of(objective: Objective, flat: Tensor, like: ElementNetworks) -> Tensor:
     leaf = flat.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(objective.loss(networks_of(leaf, like)).sum(), leaf)
+    (gradient,) = torch.autograd.grad(loss_of(objective, networks_of(leaf, like)).sum(), leaf)
     return gradient
 
 
@@ -422,13 +428,17 @@ class TestForcesAndStress:
     ) -> None:
         training_set = set_of(frames, elements)
         networks, _ = random_networks(training_set, n_members=n_members)
-        objective = Objective(training_set, LossWeights(*WEIGHTS[weights]), memory=memory_of(training_set, memory))
+        objective = Objective(
+            training_set,
+            WEIGHTS[weights],
+            memory=memory_of(training_set, memory),
+        )
         assert (objective.kept_bytes > 0) == (memory != "recomputed")
-        errors = objective.errors(networks)
+        errors = errors_of(objective, networks)
         expected = expected_errors(frames, networks, WEIGHTS[weights])
         assert errors.loss.shape == (n_members,)
         np.testing.assert_allclose(errors.loss, [one.loss for one in expected], rtol=1e-12)
-        np.testing.assert_allclose(objective.loss(networks), errors.loss, rtol=0)
+        np.testing.assert_allclose(loss_of(objective, networks), errors.loss, rtol=0)
         np.testing.assert_allclose(errors.energy, [one.energy for one in expected], rtol=1e-12)
         for name, part in (("forces", errors.forces), ("stress", errors.stress)):
             assert (part is not None) == (weights in (name, "both"))
@@ -438,7 +448,7 @@ class TestForcesAndStress:
     def test_every_term_counts(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
         """What the comparison above compares are not numbers too small to matter."""
         networks, _ = random_networks(set_of(frames, elements))
-        (one,) = expected_errors(frames, networks, (0.0, 0.0))
+        (one,) = expected_errors(frames, networks, {})
         (with_forces,) = expected_errors(frames, networks, WEIGHTS["forces"])
         (both,) = expected_errors(frames, networks, WEIGHTS["both"])
         assert one.loss * 1.01 < with_forces.loss < both.loss / 1.01
@@ -452,7 +462,7 @@ class TestForcesAndStress:
         training_set = set_of(frames, elements)
         networks, flat = random_networks(training_set, n_members=n_members)
         weights = WEIGHTS["both"]
-        objective = Objective(training_set, LossWeights(*weights), memory=memory_of(training_set, memory))
+        objective = Objective(training_set, weights, memory=memory_of(training_set, memory))
         gradient = gradient_of(objective, flat, networks)
         rng = np.random.default_rng(3)
         step = 1e-3
@@ -476,7 +486,7 @@ class TestForcesAndStress:
         networks, flat = random_networks(training_set, n_members=3)
         for memory in ("kept", "recomputed"):
             n_bytes = memory_of(training_set, memory)
-            objective = Objective(training_set, LossWeights(*WEIGHTS["both"]), memory=n_bytes)
+            objective = Objective(training_set, WEIGHTS["both"], memory=n_bytes)
             together = gradient_of(objective, flat, networks)
             alone = torch.cat([gradient_of(objective, flat[k : k + 1], networks) for k in range(3)])
             torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
@@ -487,9 +497,9 @@ class TestForcesAndStress:
         bare = set_of([replace(frame, forces=None, stress=None) for frame in frames], elements)
         networks, flat = random_networks(training_set, n_members=2)
         classic = Objective(bare)
-        objective = Objective(training_set, LossWeights(0.0, 0.0))
-        errors = objective.errors(networks)
-        assert torch.equal(errors.loss, classic.loss(networks))
+        objective = Objective(training_set, {"forces": 0.0, "stress": 0.0})
+        errors = errors_of(objective, networks)
+        assert torch.equal(errors.loss, loss_of(classic, networks))
         assert torch.equal(errors.energy, errors.loss)
         assert (errors.forces, errors.stress, objective.kept_bytes) == (None, None, 0)
         assert torch.equal(gradient_of(objective, flat, networks), gradient_of(classic, flat, networks))
@@ -497,9 +507,9 @@ class TestForcesAndStress:
     def test_single_precision(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
         training_set = set_of(frames, elements)
         networks, flat = random_networks(training_set)
-        expected = Objective(training_set, LossWeights(*WEIGHTS["both"]))
-        objective = Objective(training_set.to("cpu", torch.float32), LossWeights(*WEIGHTS["both"]))
-        errors, wanted = objective.errors(networks.to("cpu", torch.float32)), expected.errors(networks)
+        expected = Objective(training_set, WEIGHTS["both"])
+        objective = Objective(training_set.to("cpu", torch.float32), WEIGHTS["both"])
+        errors, wanted = errors_of(objective, networks.to("cpu", torch.float32)), errors_of(expected, networks)
         for name in ("loss", "energy", "forces", "stress"):
             found = getattr(errors, name)
             assert found.dtype == torch.float64  # of what was computed in float32
@@ -518,7 +528,7 @@ class TestMissingLabels:
         training_set = set_of(frames, elements)
         networks, flat = random_networks(training_set)
         objective = Objective(training_set, weights, memory=memory)
-        errors = objective.errors(networks)
+        errors = errors_of(objective, networks)
         values = {name: getattr(errors, name) for name in ("loss", "energy", "forces", "stress")}
         gradient = gradient_of(objective, flat, networks)
         return {name: None if value is None else float(value) for name, value in values.items()}, gradient
@@ -527,7 +537,7 @@ class TestMissingLabels:
     def test_no_nan_leaks(self, frames: list[Frame], elements: tuple[str, ...], memory: float) -> None:
         """Not from unknown forces or stress, not from a molecule's stress, not into the gradient."""
         for weights in WEIGHTS.values():
-            values, gradient = self.errors_and_gradient(frames, elements, LossWeights(*weights), memory)
+            values, gradient = self.errors_and_gradient(frames, elements, weights, memory)
             assert all(np.isfinite(value) for value in values.values() if value is not None)
             assert torch.isfinite(gradient).all()
             assert bool(gradient.any())
@@ -542,8 +552,8 @@ class TestMissingLabels:
         assert half.has_forces.tolist() == [False] + [True] * 7
         none = set_of([replace(frames[0], forces=None), *frames[1:]], ("Si",))
         networks, flat = random_networks(whole)
-        found, expected = (Objective(one, LossWeights(0.3)) for one in (half, none))
-        assert torch.equal(found.loss(networks), expected.loss(networks))
+        found, expected = (Objective(one, {"forces": 0.3}) for one in (half, none))
+        assert torch.equal(loss_of(found, networks), loss_of(expected, networks))
         assert torch.equal(gradient_of(found, flat, networks), gradient_of(expected, flat, networks))
 
     @pytest.mark.parametrize("weights", WEIGHTS)
@@ -553,8 +563,8 @@ class TestMissingLabels:
         """Neither to the forces nor to the stress: their errors stay as they were, that of the energies does not."""
         frames = mixed_frames(elements)
         bare = replace(frames[3], forces=None, stress=None, weight=5.0)
-        fewer, _ = self.errors_and_gradient(frames[4:], elements, LossWeights(*WEIGHTS[weights]), np.inf)
-        more, _ = self.errors_and_gradient([bare, *frames[4:]], elements, LossWeights(*WEIGHTS[weights]), np.inf)
+        fewer, _ = self.errors_and_gradient(frames[4:], elements, WEIGHTS[weights], np.inf)
+        more, _ = self.errors_and_gradient([bare, *frames[4:]], elements, WEIGHTS[weights], np.inf)
         for name in ("forces", "stress"):
             if weights in (name, "both"):
                 assert more[name] == pytest.approx(fewer[name], rel=1e-13)
@@ -563,13 +573,13 @@ class TestMissingLabels:
     def test_a_structure_of_weight_0_adds_nothing(self, mixed_frames: MakeFrames, elements: tuple[str, ...]) -> None:
         frames = mixed_frames(elements)
         mad = replace(frames[3], energy=1e3, forces=1e6 * frames[3].forces, stress=np.full(6, 1e6), weight=0.0)
-        weights = LossWeights(*WEIGHTS["both"])
+        weights = WEIGHTS["both"]
         fewer, gradient = self.errors_and_gradient(frames[4:], elements, weights, np.inf)
         more, with_it = self.errors_and_gradient([mad, *frames[4:]], elements, weights, np.inf)
         assert more == pytest.approx(fewer, rel=1e-13)
         torch.testing.assert_close(with_it, gradient, rtol=1e-11, atol=1e-13)
 
-    @pytest.mark.parametrize("weights", [LossWeights(force=1.0), LossWeights(stress=1.0)], ids=["forces", "stress"])
+    @pytest.mark.parametrize("weights", [{"forces": 1.0}, {"stress": 1.0}], ids=["forces", "stress"])
     def test_labels_of_weight_0_are_none(self, mixed_frames: MakeFrames, weights: LossWeights) -> None:
         """Their error is not known, and nothing is computed or kept for them."""
         frames = mixed_frames()
@@ -577,15 +587,15 @@ class TestMissingLabels:
         training_set = set_of([replace(frames[0], weight=0.0), *others], ("Si",))
         objective = Objective(training_set, weights)
         networks, _ = random_networks(training_set)
-        errors = objective.errors(networks)
+        errors = errors_of(objective, networks)
         assert (errors.forces, errors.stress, objective.kept_bytes) == (None, None, 0)
-        assert torch.equal(errors.loss, Objective(training_set).loss(networks))
+        assert torch.equal(errors.loss, loss_of(Objective(training_set), networks))
 
     def test_a_weight_counts_like_copies(self, mixed_frames: MakeFrames, elements: tuple[str, ...]) -> None:
         frames = mixed_frames(elements)
         heavy = [frames[0], replace(frames[3], weight=3.0), frames[6]]
         copies = [frames[0], frames[3], frames[3], frames[3], frames[6]]
-        weights = LossWeights(*WEIGHTS["both"])
+        weights = WEIGHTS["both"]
         found, gradient = self.errors_and_gradient(heavy, elements, weights, np.inf)
         expected, of_copies = self.errors_and_gradient(copies, elements, weights, np.inf)
         assert found == pytest.approx(expected, rel=1e-13)
@@ -595,17 +605,17 @@ class TestMissingLabels:
         """Whatever its file says."""
         frames = mixed_frames()
         assert frames[2].stress is not None
-        found, _ = self.errors_and_gradient(frames, ("Si",), LossWeights(0.0, 1.0), np.inf)
+        found, _ = self.errors_and_gradient(frames, ("Si",), {"forces": 0.0, "stress": 1.0}, np.inf)
         frames[2], frames[4] = replace(frames[2], stress=None), replace(frames[4], stress=None)
-        expected, _ = self.errors_and_gradient(frames, ("Si",), LossWeights(0.0, 1.0), np.inf)
+        expected, _ = self.errors_and_gradient(frames, ("Si",), {"forces": 0.0, "stress": 1.0}, np.inf)
         assert found == expected
 
     @pytest.mark.parametrize("label", ["forces", "stress"])
     def test_what_no_structure_has_changes_nothing(self, mixed_frames: MakeFrames, label: str) -> None:
         """A weight for it, as a validation set may meet."""
         frames = [replace(frame, **{label: None}) for frame in mixed_frames()]
-        other = {"forces": LossWeights(0.0, 0.7), "stress": LossWeights(0.3, 0.0)}[label]
-        found, gradient = self.errors_and_gradient(frames, ("Si",), LossWeights(0.3, 0.7), np.inf)
+        other = {"forces": {"forces": 0.0, "stress": 0.7}, "stress": {"forces": 0.3, "stress": 0.0}}[label]
+        found, gradient = self.errors_and_gradient(frames, ("Si",), {"forces": 0.3, "stress": 0.7}, np.inf)
         expected, of_other = self.errors_and_gradient(frames, ("Si",), other, np.inf)
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-13)
         torch.testing.assert_close(gradient, of_other, rtol=1e-11, atol=1e-13)
@@ -614,14 +624,14 @@ class TestMissingLabels:
     def test_what_no_structure_has_takes_no_part(self, mixed_frames: MakeFrames, label: str) -> None:
         """Its error is not known, not 0: logs would show a perfect fit."""
         frames = [replace(frame, **{label: None}) for frame in mixed_frames()]
-        found, _ = self.errors_and_gradient(frames, ("Si",), LossWeights(0.3, 0.7), np.inf)
+        found, _ = self.errors_and_gradient(frames, ("Si",), {"forces": 0.3, "stress": 0.7}, np.inf)
         assert found[label] is None
 
     def test_nothing_but_energies(self, mixed_frames: MakeFrames) -> None:
         """Weights for what no structure has leave the classic loss, bit for bit."""
         frames = [replace(frame, forces=None, stress=None) for frame in mixed_frames()]
-        found, gradient = self.errors_and_gradient(frames, ("Si",), LossWeights(0.3, 0.7), np.inf)
-        expected, classic = self.errors_and_gradient(frames, ("Si",), LossWeights(), np.inf)
+        found, gradient = self.errors_and_gradient(frames, ("Si",), {"forces": 0.3, "stress": 0.7}, np.inf)
+        expected, classic = self.errors_and_gradient(frames, ("Si",), {}, np.inf)
         assert found == expected
         assert (found["forces"], found["stress"]) == (None, None)
         assert torch.equal(gradient, classic)
@@ -641,8 +651,8 @@ class TestExactFitOfForces:
         networks, flat = random_networks(training_set, n_members=2)
         flat[0] = 0.0
         flat.requires_grad_(True)
-        objective = Objective(training_set, LossWeights(1.0, 1.0), memory=memory)
-        errors = objective.errors(networks_of(flat, networks))
+        objective = Objective(training_set, {"forces": 1.0, "stress": 1.0}, memory=memory)
+        errors = errors_of(objective, networks_of(flat, networks))
         (gradient,) = torch.autograd.grad(errors.loss.sum(), flat)
         for part in (errors.loss, errors.energy, errors.forces, errors.stress):
             assert part is not None
@@ -669,28 +679,36 @@ class TestExactFitOfForces:
         )
         assert training_set.has_stress.sum() == len(frames) - 2
         flat = potential.networks.flat()
-        objective = Objective(training_set, LossWeights(1.0, 1.0), memory=memory)
-        assert float(objective.loss(potential.networks)) < 1e-14
+        objective = Objective(training_set, {"forces": 1.0, "stress": 1.0}, memory=memory)
+        assert float(loss_of(objective, potential.networks)) < 1e-14
         assert torch.isfinite(gradient_of(objective, flat, potential.networks)).all()
-        scale = Objective(training_set, LossWeights(1.0, 1.0)).loss(networks_of(0 * flat, potential.networks))
+        scale = loss_of(
+            Objective(training_set, {"forces": 1.0, "stress": 1.0}), networks_of(0 * flat, potential.networks)
+        )
         assert float(scale) > 0.05
 
 
 class TestLossWeights:
-    @pytest.mark.parametrize("name", ["force", "stress"])
+    @pytest.mark.parametrize("name", ["forces", "stress"])
     @pytest.mark.parametrize("value", [-1e-3, NAN, float("inf"), -float("inf")])
     def test_refused(self, name: str, value: float) -> None:
-        with pytest.raises(InputError, match=rf"{name}_weight: expected a number >= 0, got {value}"):
-            LossWeights(**{name: value})
+        with pytest.raises(
+            InputError, match=rf"{name.removesuffix('s')}.*_weight: expected a number >= 0, got {value}"
+        ):
+            Objective(make_set(), {name: value})
+
+    def test_a_name_that_is_none(self) -> None:
+        with pytest.raises(InputError, match="weights: expected names among forces, stress, got 'charge'"):
+            Objective(make_set(), {"charge": 1.0})
 
     def test_a_set_without_positions(self, mixed_frames: MakeFrames) -> None:
         training_set = set_of(mixed_frames(), ("Si",))
         blind = replace(training_set, positions=torch.full_like(training_set.positions, NAN))
-        for weights in (LossWeights(force=1.0), LossWeights(stress=1.0)):
+        for weights in ({"forces": 1.0}, {"stress": 1.0}):
             with pytest.raises(InputError, match="needs positions"):
                 Objective(blind, weights)
         networks, _ = random_networks(training_set)
-        assert torch.equal(Objective(blind).loss(networks), Objective(training_set).loss(networks))
+        assert torch.equal(loss_of(Objective(blind), networks), loss_of(Objective(training_set), networks))
 
 
 class TestStreamed:
@@ -722,9 +740,10 @@ class TestStreamed:
     def assert_equal(self, evaluations: list[list[Evaluation]]) -> None:
         for streamed, expected in zip(*evaluations, strict=True):
             assert torch.equal(streamed.energies, expected.energies)
-            for name, value in vars(expected.errors).items():
-                assert (value is None) == (getattr(streamed.errors, name) is None)
-                assert value is None or torch.equal(getattr(streamed.errors, name), value), name
+            assert torch.equal(streamed.errors.loss, expected.errors.loss)
+            assert streamed.errors.keys() == expected.errors.keys()
+            for name, value in expected.errors.items():
+                assert torch.equal(streamed.errors[name], value), name
             assert (streamed.gradient is None) == (expected.gradient is None)
             assert expected.gradient is None or torch.equal(streamed.gradient, expected.gradient)
 
@@ -758,7 +777,7 @@ class TestStreamed:
             set_of(frames, elements),
             tmp_path / "set.h5",
             n_members=n_members,
-            weights=LossWeights(*WEIGHTS[weights]),
+            weights=WEIGHTS[weights],
             block_atoms=8,
         )
         self.assert_equal(found)
@@ -771,7 +790,7 @@ class TestStreamed:
         torch.set_num_threads(3)
         try:
             found = self.evaluations(
-                training_set, tmp_path / "set.h5", weights=LossWeights(0.3, 0.7), block_atoms=32, n_lanes=5
+                training_set, tmp_path / "set.h5", weights={"forces": 0.3, "stress": 0.7}, block_atoms=32, n_lanes=5
             )
             assert len(Objective(training_set, n_lanes=5).lanes) == 5
         finally:
@@ -805,4 +824,4 @@ class TestStreamed:
         training_set = set_of(mixed_frames(), ("Si",))
         blind = replace(training_set, positions=torch.full_like(training_set.positions, NAN))
         with pytest.raises(InputError, match="needs positions"):
-            Objective(blind, LossWeights(force=1.0), stream=True)
+            Objective(blind, {"forces": 1.0}, stream=True)

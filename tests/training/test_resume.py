@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from commands.helpers import assert_same_files, snapshot
+from objective_values import errors_of
 from sample_sets import make_potential, make_set, make_settings
 from torch import Tensor
 
@@ -35,8 +36,8 @@ from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import FitState, fit
-from pyfit_gpu.training.history import History, Row
-from pyfit_gpu.training.objective import Evaluation, LossWeights, Objective
+from pyfit_gpu.training.history import History
+from pyfit_gpu.training.objective import Evaluation, Objective
 from pyfit_gpu.training.settings import FitSettings
 
 SETUP = Setup(torch.device("cpu"), quiet=True)
@@ -197,10 +198,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "classic-forces": {"force_weight": 0.5, "line_search": "none", "learning_rate": 0.02},
     "interval": {"validation_interval": 3},
     "ramp": {"learning_rate_ramp": 9},
-    "float32-before": {"float32_steps": 3},
-    "float32-at": {"float32_steps": 5},
-    "float32-after": {"float32_steps": 8},
-    "float32-classic": {"float32_steps": 8, "line_search": "none", "learning_rate": 0.05},
     "short-history": {"history_size": 3, "l2": 1e-4},
     "targets": {"group_targets": {"a": 0.05, "b": 0.0}},
     "last": {"keep": "last"},
@@ -244,7 +241,7 @@ def test_single_precision(how: str, energies: TrainingSet, tmp_path: Path, monke
 
 def test_cut_again_and_again(energies: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every step."""
-    settings = make_settings(steps=7, max_iterations=3, learning_rate_ramp=4, float32_steps=3)
+    settings = make_settings(steps=7, max_iterations=3, learning_rate_ramp=4)
     job = Job(energies, make_potential().random_members(range(2), 1), settings, (0, 1))
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
@@ -266,7 +263,6 @@ def test_cut_again_and_again(energies: TrainingSet, tmp_path: Path, monkeypatch:
 STAGES: dict[str, dict[str, Any]] = {
     "restarts": {"learning_rate": 0.1, "seed": 9},
     "more-restarts": {"learning_rate": 0.2, "seed": 10, "validation_interval": 2, "patience": 2},
-    "float32": {"learning_rate": 0.2, "seed": 10, "float32_steps": 3},
     "wolfe": {"line_search": "strong-wolfe", "learning_rate": 1.0, "seed": 9},
 }
 
@@ -286,47 +282,6 @@ def test_members_at_different_stages(
     assert len({len(history["loss"]) for history in histories}) > 1
     assert "patience" in {history["status"] for history in histories}
     assert (max(history["n_restarts"] for history in histories) > 1) == (stage != "wolfe")
-
-
-def test_precision_is_each_members_own(energies: TrainingSet) -> None:
-    """A restarted member is in its float32 steps again while the others are beyond theirs; alone, it is the same."""
-    settings = make_settings(
-        steps=9,
-        max_iterations=3,
-        line_search="none",
-        error_restart_level=1.0,
-        float32_steps=3,
-        learning_rate=0.2,
-        seed=10,
-    )
-    train, validation = energies.select(range(8)), energies.select(range(8, 12))
-    start = make_potential().random_members(range(3), 10)
-    seen: dict[int, list[bytes]] = {}
-
-    class Energies:
-        def __init__(self, member: int) -> None:
-            self.member = member
-
-        def begin(self) -> None:
-            seen[self.member] = []
-
-        def see(self, row: Row) -> None:
-            seen[self.member].append(row.energies_per_atom().double().numpy().tobytes())
-
-    together = fit(start, train, validation, settings=settings, observers=lambda k: [Energies(k)])
-    assert any(member.n_restarts for member in together.members)
-    for k in range(3):
-        fresh = make_potential().random_members([k], 10)
-        alone = fit(
-            fresh,
-            train,
-            validation,
-            settings=settings,
-            first_member=k,
-            observers=[Energies(10 + k)],
-        )
-        assert alone.members[0] == together.members[k]
-        assert seen[10 + k] == seen[k]
 
 
 def test_the_first_weights_can_be_the_best(energies: TrainingSet) -> None:
@@ -450,20 +405,20 @@ def test_a_changed_weight_is_evaluated_anew(
     job = Job(with_forces, make_potential(), make_settings(steps=3, max_iterations=3, force_weight=0.5, keep="last"))
     assert job.run() == 0
     run = load_run("run.h5")
-    weights = run.state.good
+    weights = run.state.last_finite
     assert job.resume(changed=True, steps=4, force_weight=4.0, validation_interval=1) == 0
     row = [float(value) for value in Path("loss.txt").read_text().splitlines()[-1].split()]
     found = load_run("run.h5")
-    assert not torch.equal(found.state.good, weights)
+    assert not torch.equal(found.state.last_finite, weights)
     # The row belongs to the new weights under the new loss.
     rows = range(len(with_forces))
     train = with_forces.select([k for k in rows if k % 3])
-    networks = found.potential.networks.with_flat(found.state.good)
-    errors = Objective(train, LossWeights(4.0, 0.0)).errors(networks)
+    networks = found.potential.networks.with_flat(found.state.last_finite)
+    errors = errors_of(Objective(train, {"forces": 4.0, "stress": 0.0}), networks)
     assert row[0] == 4
     assert row[1] == pytest.approx(float(errors.loss), rel=1e-9)
     # And the step went down the new loss, not the old one whose value was remembered.
-    before = Objective(train, LossWeights(4.0, 0.0)).errors(networks.with_flat(weights))
+    before = errors_of(Objective(train, {"forces": 4.0, "stress": 0.0}), networks.with_flat(weights))
     assert float(errors.loss) < float(before.loss)
 
 
@@ -487,7 +442,7 @@ def test_what_the_optimiser_knew_is_not_used(
             patch.setattr(Objective, "evaluate", watched)
             settings = replace(job.settings, steps=4)
             fit(run.potential, train, settings=settings, resume=replace(run.state, known=not changed))
-        assert torch.equal(points[0], run.state.good) == changed
+        assert torch.equal(points[0], run.state.last_finite) == changed
 
 
 BASE = FitSettings(steps=4, seed=2)
@@ -504,7 +459,6 @@ CHANGED: dict[str, Any] = {
     "tolerance_gradient": 1e-5,
     "tolerance_change": 1e-6,
     "line_search_evaluations": 8,
-    "float32_steps": 1,
     "l2": 0.1,
     "force_weight": 0.2,
     "stress_weight": 0.3,
@@ -565,6 +519,22 @@ class TestChangedSettings:
 
     def test_the_same_may_go_on(self, earlier: Run, data: dict[str, Any]) -> None:
         assert require_same_run(earlier, asked(), data, (), FIXED) is False
+
+    @pytest.mark.parametrize(("until", "expected"), [(0, False), (1, True), (3, True)])
+    def test_float32_steps_of_an_earlier_version(
+        self, until: int, expected: bool, earlier: Run, data: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The run goes on, in float64; what is known of the loss is forgotten where it was computed in float32."""
+        caplog.set_level("INFO", "pyfit_gpu")
+        run = replace(earlier, settings={**earlier.settings, "float32_steps": until})
+        assert require_same_run(run, asked(), data, (), FIXED) is expected
+        assert ("float64 from here on" in caplog.text) == expected
+
+    def test_float32_steps_that_are_over(self, earlier: Run, data: dict[str, Any]) -> None:
+        members = [{**one, "history": {**one["history"], "loss": [1.0] * 5}} for one in earlier.state.members]
+        state = replace(earlier.state, members=members)
+        run = replace(earlier, state=state, settings={**earlier.settings, "float32_steps": 3})
+        assert require_same_run(run, asked(), data, (), FIXED) is False
 
     @pytest.mark.parametrize("name", CHANGED)
     def test_refused_and_allowed(self, name: str, earlier: Run, data: dict[str, Any]) -> None:

@@ -26,8 +26,10 @@ from pyfit_gpu.formats.run_file import load_run
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training import loop as fit_run
 from pyfit_gpu.training.fit import fit
-from pyfit_gpu.training.history import History, Row
+from pyfit_gpu.training.history import History, StepRecord
+from pyfit_gpu.training.loss import Errors
 from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.restarts import Restarts
 from pyfit_gpu.training.settings import FitSettings
 
 TRAIN = make_set([3, 1, 4, 2, 5, 2], seed=1)
@@ -40,10 +42,10 @@ class Weights:
     def __init__(self) -> None:
         self.seen: list[torch.Tensor] = []
 
-    def begin(self) -> None:
+    def on_start(self) -> None:
         self.seen.clear()
 
-    def see(self, row: Row) -> None:
+    def on_step(self, row: StepRecord) -> None:
         self.seen.append(row.potential.networks.flat())
 
 
@@ -56,8 +58,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float], energies: lis
         found = real(self, *arguments, **options)  # type: ignore[arg-type]
         if len(found.energies[0]) == len(VALIDATION) and options.get("gradient") is False:
             loss, energy = next(values)
-            found = replace(found, errors=replace(found.errors, loss=found.errors.loss * 0 + loss,
-                                                  energy=found.errors.energy * 0 + energy))  # fmt: skip
+            zero = found.errors.loss * 0
+            found = replace(found, errors=Errors(zero + loss, {"energy": zero + energy}))
         return found
 
     monkeypatch.setattr(Objective, "evaluate", evaluate)
@@ -119,8 +121,8 @@ class TestPatience:
         """What was validated before counts for nothing."""
         scripted(monkeypatch, [5.0, 1.0, 6.0, 5.0, 4.0, 3.0, 2.0])
         lost = iter([False] * 2 + [True] + [False] * 99)
-        real = fit_run.FitRun._acceptable
-        monkeypatch.setattr(fit_run.FitRun, "_acceptable", lambda self, k, loss: real(self, k, loss) and not next(lost))
+        real = Restarts.is_lost
+        monkeypatch.setattr(Restarts, "is_lost", lambda self, loss: real(self, loss) or next(lost))
         settings = FitSettings(steps=4, patience=2, error_restart_level=1e9, seed=1)
         history, _, _ = run(settings)
         assert (history.n_restarts, history.best.status, history.best.kept_step) == (1, "steps", 4)
@@ -308,9 +310,9 @@ class TestRunFit:
         class Happens(TrainingOutputs):
             def observers(self, train: TrainingSet, validation: TrainingSet | None = None) -> list:  # type: ignore[type-arg]
                 class Look:
-                    def begin(self) -> None: ...
+                    def on_start(self) -> None: ...
 
-                    def see(self, row: Row) -> None:
+                    def on_step(self, row: StepRecord) -> None:
                         if row.step == 2:
                             at_step_2()
 
@@ -390,7 +392,6 @@ class TestTestGroups:
     [
         ("patience", -1),
         ("learning_rate_ramp", -1),
-        ("float32_steps", -1),
         ("min_improvement", -0.1),
         ("min_improvement", np.nan),
         ("target_rmse", -1.0),

@@ -21,7 +21,7 @@ from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.datasets.weighting import group_targets, weight_groups, weight_windows
-from pyfit_gpu.devices import total_memory, world_size
+from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory, world_size
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, free_number
 from pyfit_gpu.formats.kinds import RUN, potential_kind
@@ -33,10 +33,9 @@ from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.training.closure import kept_memory, make_objective
-from pyfit_gpu.training.distributed import Team, require_enough_members
-from pyfit_gpu.training.memory_plan import MEMORY_SHARE, MemoryPlan, format_bytes, plan_memory
-from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.distributed import ProcessGroup, require_enough_members
+from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
+from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
 
 _REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong
@@ -61,32 +60,32 @@ def train(
                run or RunOptions())  # fmt: skip
     if world_size() == 1:
         return job.prepared().run(None)
-    team = Team.join(setup.device, job.how.deal)
+    processes = ProcessGroup.join(setup.device, job.how.distribute)
     try:
-        return _lead(job, team) if team.rank == 0 else _follow(job, team)
+        return _lead(job, processes) if processes.rank == 0 else _follow(job, processes)
     finally:
-        team.leave()
+        processes.leave()
 
 
-def _lead(job: _Job, team: Team) -> int:
+def _lead(job: _Job, processes: ProcessGroup) -> int:
     try:
         ready = job.prepared()
-        require_enough_members(team.deal, team.size, ready.potential.networks.n_members)
+        require_enough_members(processes.distribute, processes.size, ready.potential.networks.n_members)
     except BaseException:
         dist.broadcast_object_list([None], 0)
         raise
     dist.broadcast_object_list([(ready.split, ready.settings, ready.plan)], 0)
-    for rank, fault in enumerate(team.faults()):
+    for rank, fault in enumerate(processes.faults()):
         if fault:
             raise InputError(f"process {rank}: {fault}")
-    log.info("%d processes share the work (%s)", team.size, team.deal)
+    log.info("%d processes share the work (%s)", processes.size, processes.distribute)
     try:
-        return ready.run(team)
+        return ready.run(processes)
     finally:
-        team.dismiss()
+        processes.release()
 
 
-def _follow(job: _Job, team: Team) -> int:
+def _follow(job: _Job, processes: ProcessGroup) -> int:
     """Signals are for the first process, which decides when all stop, and says what is wrong."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -98,25 +97,15 @@ def _follow(job: _Job, team: Team) -> int:
     fault = ""
     try:
         whole = job.weighted(load_training_set(job.training_set, lazy=True))
-        like = load_potentials(job.start.potentials).networks
+        template = load_potentials(job.start.potentials).networks
     except InputError as error:
         fault = str(error)
-    if any(team.faults(fault)):
+    if any(processes.faults(fault)):
         return _REFUSED
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
-    memory = kept_memory(job.setup.device, plan, team)
-
-    def make(name: str, single: bool) -> Objective:
-        nonlocal memory
-        objective, memory = make_objective(parts[name], settings, single=single, memory=memory, plan=plan, team=team)
-        return objective
-
-    def drop(objective: Objective) -> None:
-        nonlocal memory
-        memory += objective.kept_bytes
-
+    objectives = ObjectiveBuilder(parts, settings, plan, processes)
     try:
-        team.serve(like, make, drop)
+        processes.work(template, objectives.make)
     except RuntimeError:
         return _REFUSED  # the first process says why
     return 0
@@ -124,7 +113,7 @@ def _follow(job: _Job, team: Team) -> int:
 
 @dataclass(frozen=True)
 class _Job:
-    """What was asked for."""
+    """A request, as it came."""
 
     training_set: str
     start: StartOptions
@@ -195,7 +184,7 @@ class _Job:
         )
 
     def _plan_memory(self, potential: Potential, whole: TrainingSet, settings: FitSettings) -> MemoryPlan:
-        """Of one process."""
+        """Plan the memory of one process."""
         device, memory = self.setup.device, self.how.memory
         sharing = world_size() if device.type == "cpu" else 1
         if memory is None and sharing > 1:
@@ -259,7 +248,7 @@ class _Job:
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """What was read."""
+    """Inputs that were read and checked, and the request."""
 
     job: _Job
     potential: Potential
@@ -269,7 +258,7 @@ class _Ready:
     resumption: Resumption
     plan: MemoryPlan
 
-    def run(self, team: Team | None) -> int:
+    def run(self, processes: ProcessGroup | None) -> int:
         return run_fit(
             self.potential,
             self.training_set,
@@ -280,7 +269,7 @@ class _Ready:
             stop_file=self.job.how.stop_file,
             resumption=self.resumption,
             plan=self.plan,
-            team=team,
+            processes=processes,
         )
 
 

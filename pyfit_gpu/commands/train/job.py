@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pyfit_gpu.commands.interrupts import STATUS_UNFINISHED, StopRequest, stop_on_signals
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.progress import Progress
-from pyfit_gpu.commands.train.logs import ProgressRows, RowFile
+from pyfit_gpu.commands.train.logs import ProgressRows
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.commands.train.row_file import RowFile
 from pyfit_gpu.commands.train.summary import announce, summarize, write_ranking
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
@@ -30,7 +31,7 @@ from pyfit_gpu.training.loop import TrainingFailure
 from pyfit_gpu.training.settings import FitSettings
 
 if TYPE_CHECKING:
-    from pyfit_gpu.training.distributed import Team
+    from pyfit_gpu.training.distributed import ProcessGroup
     from pyfit_gpu.training.memory_plan import MemoryPlan
 
 # What says when to stop or how often to look, not what is computed: free to change when a run is resumed.
@@ -66,14 +67,14 @@ def run_fit(
     stop_file: str = "",
     resumption: Resumption | None = None,
     plan: MemoryPlan | None = None,
-    team: Team | None = None,
+    processes: ProcessGroup | None = None,
 ) -> int:
     """Train all members of a potential and write every output, also when a signal or a lost loss ends it early.
 
     Args:
         stop_file: training ends when a file of this name is there.
         plan: what is kept in memory, see `fit`.
-        team: processes that share the work; this one is the first.
+        processes: those that share the work; this one is the first.
 
     Returns:
         Exit status: 0, what a signal asks for, or STATUS_UNFINISHED when time was up.
@@ -114,7 +115,7 @@ def run_fit(
                     checkpoint=checkpoints,
                     resume=_state(resumption),
                     plan=plan,
-                    team=team,
+                    processes=processes,
                 )
             except BaseException as error:
                 # Whatever ends it (a log without room, a second signal) does not lose what was trained so far.
@@ -152,7 +153,7 @@ def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
         logs[path].check(*position)  # all of them before any is changed
     for path, one in logs.items():
         if path not in run.logs:
-            one.begin()  # a log that the run did not have begins where it goes on
+            one.on_start()  # a log that the run did not have begins where it goes on
         elif path in written:
             one.resume(*written[path])
 
@@ -253,11 +254,23 @@ def require_same_run(
         faults.append(f"allow_change: expected names of settings ({', '.join(sorted(settings))}), got {unknown[0]}")
     if faults:
         raise InputError("\n".join(faults))
-    return changed
+    return changed or _is_between_precisions(run)
+
+
+def _is_between_precisions(run: Run) -> bool:
+    """Whether a run of version 0.1.0 was left while `--float32-steps`, which is gone, had it compute in float32.
+
+    It goes on in float64, for which what the optimiser knows of the loss no longer holds.
+    """
+    until = int(run.settings.get("float32_steps", 0))
+    found = until > 0 and any(0 < len(member["history"]["loss"]) <= until + 1 for member in run.state.members)
+    if found:
+        log.info("resume: the first %d steps were in float32, no longer offered: float64 from here on", until)
+    return found
 
 
 def describe_data(training_set: TrainingSet, potential: Potential) -> dict[str, Any]:
-    """What must be the same when a run is resumed: the set by a hash of its labels, the network by its shape."""
+    """Facts that must be the same when a run is resumed: the set by a hash of its labels, the network by its shape."""
     digest = hashlib.sha256(repr((training_set.groups, training_set.energy_shift)).encode())
     for name in ("sizes", "species", "positions", "energy", "forces", "stress", "weight"):
         digest.update(getattr(training_set, name).cpu().numpy().tobytes())

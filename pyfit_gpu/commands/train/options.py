@@ -1,4 +1,4 @@
-"""What `train` is asked for beside the settings of the fit itself."""
+"""Options of `train` beside the settings of the fit itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyfit_gpu.commands.parsing import (
 )
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import Run
-from pyfit_gpu.training.distributed import Deal
+from pyfit_gpu.training.distributed import Distribute
 
 MOST_MEMBERS = 10_000  # each has files of its own
 
@@ -74,7 +74,7 @@ class RunOptions:
     allow_change: tuple[str, ...] = ()  # settings that may differ from the run's
     checkpoint_interval: float = 30.0  # s
     stop_file: str = ""
-    deal: Deal = "data"
+    distribute: Distribute = "data"
     started: float | None = None  # time.monotonic() at which the job began; None: now
     memory: int | None = None  # bytes of the device, or on a CPU of all processes together; None: most of it
 

@@ -60,7 +60,7 @@ class TrainingOutputs:
         return replace(self, **names)  # type: ignore[arg-type]
 
     def of_members(self) -> list[TrainingOutputs]:
-        """Of each of several members; of one alone these."""
+        """The outputs of each member; a single member has these themselves."""
         if not self.members:
             return [self]
         own = [name for name in (*FILES, "backup_dir") if name not in _OF_ALL]
@@ -142,7 +142,7 @@ class TrainingOutputs:
                 )
 
     def observers(self, train: TrainingSet, validation: TrainingSet | None = None) -> list[Observer]:
-        """Of one member."""
+        """Observers that write the files of one member."""
         chosen: list[Observer] = []
         if self.loss_log:
             chosen.append(LossLog(self.loss_log))

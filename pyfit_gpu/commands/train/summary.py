@@ -1,4 +1,4 @@
-"""What a fit says before and after: to the log, and as a ranking of its members."""
+"""Reports before and after a fit: to the log, and as a ranking of its members."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import csv
 import math
 import os
 from collections.abc import Mapping
-
-from ase.units import GPa
+from pathlib import Path
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.commands.train.row_file import read_number, read_table
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.history import History, LabelErrors, MemberHistory
+from pyfit_gpu.training.loss import TERMS, weighted_terms
 from pyfit_gpu.training.settings import FitSettings
 
 
 def announce(
     potential: Potential, parts: Mapping[str, TrainingSet], settings: FitSettings, split: Split, setup: Setup
 ) -> None:
-    """What trains on what, and how.
+    """Say which networks train on which structures, and how.
 
     Args:
         parts: the structures that train, validate, test.
@@ -38,8 +39,13 @@ def announce(
                        for name, part in parts.items())  # fmt: skip
     log.info("%s, split seed %d", counts, split.seed)
     log.info("labels: %s", ", ".join(f"{_count_labels(part)} {name}" for name, part in parts.items()))
-    if settings.force_weight or settings.stress_weight:
-        log.info("weights: energy 1, force %g Å^2, stress %g", settings.force_weight, settings.stress_weight)
+    weights = settings.loss_weights
+    if any(weights.values()):
+        shown = (
+            f"{term.weight_name.removesuffix('_weight')} {weights[term.name]:g} {term.weight_unit}".rstrip()
+            for term in weighted_terms()
+        )
+        log.info("weights: energy 1, %s", ", ".join(shown))
     elif bool(parts["train"].has_forces.any()):
         log.info("energies alone train; forces are known, and take part with a force weight (--force-weight 0.1)")
     if settings.patience and not (len(parts["validate"]) and settings.validation_interval):
@@ -48,8 +54,10 @@ def announce(
 
 
 def _count_labels(part: TrainingSet) -> str:
-    counts = ((known & (part.weight > 0)).sum() for known in (part.has_energy, part.has_forces, part.has_stress))
-    return "{} energies, {} structures with forces, {} with stress".format(*map(int, counts))
+    counts = {term.name: int((term.known(part) & (part.weight > 0)).sum()) for term in TERMS}
+    energies = counts.pop("energy")
+    others = (f"{count} {'' if k else 'structures '}with {name}" for k, (name, count) in enumerate(counts.items()))
+    return ", ".join([f"{energies} energies", *others])
 
 
 def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> None:
@@ -68,7 +76,7 @@ def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> Non
         seconds,
     )
     for name, errors in (("training", best.errors[-1]), ("validation", _last(best.validation_errors))):
-        if errors is not None and (errors.forces is not None or errors.stress is not None):
+        if errors is not None and len(errors) > 1:
             log.info("%s RMSE: %s", name, describe_errors(errors))
     if best.test is not None:
         log.info("test groups (extrapolation) RMSE: %s", describe_errors(best.test))
@@ -118,18 +126,15 @@ def _last(by_step: Mapping[int, LabelErrors]) -> LabelErrors | None:
 
 
 def describe_errors(errors: LabelErrors) -> str:
-    parts = [f"energy {1000 * errors.energy:.3f} meV/atom"]
-    if errors.forces is not None:
-        parts.append(f"forces {errors.forces:.4f} eV/Å")
-    if errors.stress is not None:
-        parts.append(f"stress {errors.stress / GPa:.3f} GPa")
-    return ", ".join(parts)
+    """Every error in the unit that people read."""
+    return ", ".join(term.described(errors[term.name]) for term in TERMS if term.name in errors)
 
 
 def write_ranking(history: History, outputs: TrainingOutputs) -> None:
     """Members from the best to the worst: errors of the weights that are kept, eV/atom and eV/Å."""
+    ranked = [term.name for term in TERMS if term.ranked]
     columns = ("rank", "member", "score", "kept_step", "steps", "status", "restarts", "training_loss",
-               "validation_loss", "validation_energy", "validation_forces", "test_energy", "test_forces",
+               "validation_loss", *(f"validation_{name}" for name in ranked), *(f"test_{name}" for name in ranked),
                "network")  # fmt: skip
     files = [own.network for own in outputs.of_members()]
     with atomic_text(outputs.ranking) as file:
@@ -137,9 +142,22 @@ def write_ranking(history: History, outputs: TrainingOutputs) -> None:
         rows.writerow(columns)
         for rank, k in enumerate(history.ranking, 1):
             one = history.members[k]
-            validation, test = one.kept_validation_errors, one.test
+            errors = [
+                found.get(name) if found else None
+                for found in (one.kept_validation_errors, one.test)
+                for name in ranked
+            ]
             values = (one.score, one.kept_step, one.step, one.status, one.n_restarts, one.loss[one.kept_step],
-                      one.kept_validation, validation and validation.energy,
-                      validation and validation.forces, test and test.energy, test and test.forces)  # fmt: skip
+                      one.kept_validation, *errors)  # fmt: skip
             shown = [f"{value:.6e}" if isinstance(value, float) else "" if value is None else value for value in values]
             rows.writerow((rank, outputs.members[k], *shown, os.path.basename(files[k])))
+
+
+def describe_ranking(path: Path) -> list[str]:
+    """Lines about a ranking: the best three."""
+    names, rows = read_table(path)
+    lines = [f"members       {len(rows)}"]
+    for row in (dict(zip(names, cells, strict=True)) for cells in rows[:3]):
+        score = read_number(row["score"], path)
+        lines.append(f"rank {row['rank']:<8} member {row['member']}, score {score:.4e} eV/atom, {row['network']}")
+    return lines

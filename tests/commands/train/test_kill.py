@@ -28,7 +28,7 @@ STEPS = 30
 TRAIN = ("train", "si.h5", "--potential", "start.nn.dat", "--out", "out.nn.dat", "--checkpoint-interval", "0",
          "--steps", str(STEPS), "--max-iterations", "4", "--force-weight", "0.3", "--backup-interval", "7",
          "--group-log", "groups.csv", "--energy-volume-log", "volumes.txt", "--energy-volume-interval", "5",
-         "--float32-steps", "11", "--learning-rate-ramp", "5", "--validation-interval", "2", "--test-groups",
+         "--learning-rate-ramp", "5", "--validation-interval", "2", "--test-groups",
          "hot", "--n-threads", "1")  # fmt: skip
 MEMBERS = (*TRAIN, "--members", "3", "--patience", "5")
 Undisturbed = Callable[[tuple[str, ...]], dict[str, bytes | None]]

@@ -16,6 +16,7 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
+from objective_values import energies_of
 from sample_sets import make_potential, make_set
 
 from pyfit_gpu.commands.progress import Progress
@@ -33,18 +34,18 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import fit
-from pyfit_gpu.training.history import LabelErrors, Row
+from pyfit_gpu.training.history import LabelErrors, StepRecord
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.settings import FitSettings
 
 Write = Callable[..., str]
 
 
-def row(step: int, loss: float = 0.5, validation: float | None = None, energies: tuple[float, ...] = ()) -> Row:
-    return Row(step, loss, validation, make_potential(), lambda: torch.tensor(energies, dtype=torch.float64))
+def row(step: int, loss: float = 0.5, validation: float | None = None, energies: tuple[float, ...] = ()) -> StepRecord:
+    return StepRecord(step, loss, validation, make_potential(), lambda: torch.tensor(energies, dtype=torch.float64))
 
 
-def row_with(errors: LabelErrors | None, validation: LabelErrors | None = None, step: int = 7) -> Row:
+def row_with(errors: LabelErrors | None, validation: LabelErrors | None = None, step: int = 7) -> StepRecord:
     """With the errors of labels; the losses are 0.5 and 0.25."""
     return replace(row(step, 0.5, None if validation is None else 0.25), errors=errors, validation_errors=validation)
 
@@ -56,9 +57,9 @@ def lower_nan(path: Path) -> str:
 class TestFormats:
     def test_loss(self, tmp_path: Path) -> None:
         log = LossLog(tmp_path / "loss.txt")
-        log.begin()
+        log.on_start()
         for step, loss in ((0, 0.048291734523), (1, 1.0), (25, 1.23456789012345e-7), (1234567, 98765.4321)):
-            log.see(row(step, loss, validation=3.0))
+            log.on_step(row(step, loss, validation=3.0))
         log.close()
         assert (tmp_path / "loss.txt").read_bytes() == (
             b"000000 4.8291734523E-02\n000001 1.0000000000E+00\n000025 1.2345678901E-07\n1234567 9.8765432100E+04\n"
@@ -67,9 +68,9 @@ class TestFormats:
     def test_validation(self, tmp_path: Path) -> None:
         """Rows without a validation are left out."""
         log = ValidationLog(tmp_path / "validation.txt")
-        log.begin()
+        log.on_start()
         for step in range(7):
-            log.see(row(step, 9.0, validation=0.25 * (step + 1) if step % 3 == 0 else None))
+            log.on_step(row(step, 9.0, validation=0.25 * (step + 1) if step % 3 == 0 else None))
         assert (tmp_path / "validation.txt").read_bytes() == (
             b"000000 2.5000000000E-01\n000003 1.0000000000E+00\n000006 1.7500000000E+00\n"
         )
@@ -78,9 +79,9 @@ class TestFormats:
     def test_energy_volume(self, tmp_path: Path) -> None:
         volumes = torch.tensor([15.5484, 21.276714, 0.0], dtype=torch.float64)
         log = EnergyVolumeLog(tmp_path / "ev.txt", volumes, interval=25)
-        log.begin()
+        log.on_start()
         for step in range(60):
-            log.see(row(step, energies=(-5.3122081, 0.1 * step, -1e-9)))
+            log.on_step(row(step, energies=(-5.3122081, 0.1 * step, -1e-9)))
         assert (tmp_path / "ev.txt").read_bytes() == (
             b"training_index 1.554840E+01 2.127671E+01 0.000000E+00\n"
             b"000000 -5.312208E+00 0.000000E+00 -1.000000E-09\n"
@@ -94,8 +95,8 @@ class TestFormats:
             raise AssertionError("computed for nothing")
 
         log = EnergyVolumeLog(tmp_path / "ev.txt", torch.ones(1), interval=5)
-        log.begin()
-        log.see(Row(3, 0.5, None, make_potential(), fail))
+        log.on_start()
+        log.on_step(StepRecord(3, 0.5, None, make_potential(), fail))
         log.close()
 
     @pytest.mark.parametrize("make", [LossLog, ValidationLog, GpuLog, lambda p: EnergyVolumeLog(p, torch.ones(2), 1)])
@@ -104,14 +105,14 @@ class TestFormats:
         path = tmp_path / "log.txt"
         path.write_text("of an earlier run\n" * 10)
         log = make(path)
-        log.begin()
+        log.on_start()
         assert "earlier" not in path.read_text()
         first = path.read_text()
-        log.see(row(0, 0.5, 0.25, (1.0, 2.0)))
+        log.on_step(row(0, 0.5, 0.25, (1.0, 2.0)))
         assert len(path.read_text()) > len(first)
-        log.begin()
+        log.on_start()
         assert path.read_text() == first
-        log.see(row(0, 0.75, 0.5, (1.0, 2.0)))
+        log.on_step(row(0, 0.75, 0.5, (1.0, 2.0)))
         log.close()
         log.close()
         assert len(path.read_text().splitlines()) == len(first.splitlines()) + 1
@@ -121,35 +122,41 @@ class TestLabelColumns:
     """Where forces or stress take part: step, loss, energy, forces, stress."""
 
     CASES = (
-        (LabelErrors(0.125, 1.5, 0.0009765625), " 1.2500000000E-01 1.5000000000E+00 9.7656250000E-04"),
-        (LabelErrors(0.125, 1.5, None), " 1.2500000000E-01 1.5000000000E+00 nan"),
-        (LabelErrors(0.125, None, 0.5), " 1.2500000000E-01 nan 5.0000000000E-01"),
-        (LabelErrors(0.125, 0.0, 0.0), " 1.2500000000E-01 0.0000000000E+00 0.0000000000E+00"),
-        (LabelErrors(0.125), ""),
+        (
+            LabelErrors({"energy": 0.125, "forces": 1.5, "stress": 0.0009765625}),
+            " 1.2500000000E-01 1.5000000000E+00 9.7656250000E-04",
+        ),
+        (LabelErrors({"energy": 0.125, "forces": 1.5}), " 1.2500000000E-01 1.5000000000E+00 nan"),
+        (LabelErrors({"energy": 0.125, "stress": 0.5}), " 1.2500000000E-01 nan 5.0000000000E-01"),
+        (
+            LabelErrors({"energy": 0.125, "forces": 0.0, "stress": 0.0}),
+            " 1.2500000000E-01 0.0000000000E+00 0.0000000000E+00",
+        ),
+        (LabelErrors({"energy": 0.125}), ""),
         (None, ""),
     )
 
     @pytest.mark.parametrize(("errors", "columns"), CASES)
     def test_loss(self, errors: LabelErrors | None, columns: str, tmp_path: Path) -> None:
         log = LossLog(tmp_path / "loss.txt")
-        log.begin()
-        log.see(row_with(errors, LabelErrors(9.0, 9.0, 9.0)))
+        log.on_start()
+        log.on_step(row_with(errors, LabelErrors({"energy": 9.0, "forces": 9.0, "stress": 9.0})))
         log.close()
         assert lower_nan(tmp_path / "loss.txt") == f"000007 5.0000000000E-01{columns}\n"
 
     @pytest.mark.parametrize(("errors", "columns"), CASES[:-1])
     def test_validation(self, errors: LabelErrors, columns: str, tmp_path: Path) -> None:
         log = ValidationLog(tmp_path / "validation.txt")
-        log.begin()
-        log.see(row_with(LabelErrors(9.0, 9.0, 9.0), errors))
-        log.see(row_with(LabelErrors(9.0, 9.0, 9.0), None))
+        log.on_start()
+        log.on_step(row_with(LabelErrors({"energy": 9.0, "forces": 9.0, "stress": 9.0}), errors))
+        log.on_step(row_with(LabelErrors({"energy": 9.0, "forces": 9.0, "stress": 9.0}), None))
         log.close()
         assert lower_nan(tmp_path / "validation.txt") == f"000007 2.5000000000E-01{columns}\n"
 
     def test_nan_as_documented(self, tmp_path: Path) -> None:
         log = LossLog(tmp_path / "loss.txt")
-        log.begin()
-        log.see(row_with(LabelErrors(0.125, 1.5, None)))
+        log.on_start()
+        log.on_step(row_with(LabelErrors({"energy": 0.125, "forces": 1.5})))
         log.close()
         assert (tmp_path / "loss.txt").read_text().split()[-1] == "nan"
 
@@ -176,10 +183,10 @@ class TestGroupLog:
     def test_bytes(self, tmp_path: Path) -> None:
         """Validation only where it is known; a group that a part does not have, or that has no weight, is no number."""
         log = GroupLog(tmp_path / "groups.csv", ["a", 'b, "x"', "c"])
-        log.begin()
+        log.on_start()
         of_training = {"a": 0.5, 'b, "x"': 0.25}
-        log.see(replace(row(0), group_errors=of_training, validation_group_errors={"c": 1.5e-7}))
-        log.see(replace(row(12), group_errors=of_training))
+        log.on_step(replace(row(0), group_errors=of_training, validation_group_errors={"c": 1.5e-7}))
+        log.on_step(replace(row(12), group_errors=of_training))
         log.close()
         assert (tmp_path / "groups.csv").read_text().replace("NAN", "nan") == (
             'step,part,a,"b, ""x""",c\n'
@@ -204,7 +211,7 @@ class TestGroupLog:
             (0, "train"), (0, "validation"), (1, "train"), (2, "train"), (2, "validation"),
         ]  # fmt: skip
         for cells, part in ((rows[3], train), (rows[4], validation)):
-            found = Objective(part).energies_per_atom(potential.networks)[0] - part.energy_used / part.sizes
+            found = energies_of(Objective(part), potential.networks)[0] - part.energy_used / part.sizes
             for cell, group in zip(cells[2:], "abcd", strict=True):
                 own = found[[name == group for name in part.groups]]
                 expected = float(own.square().mean().sqrt()) if len(own) else math.nan
@@ -216,9 +223,9 @@ class TestResume:
 
     def written(self, path: Path) -> tuple[LossLog, tuple[int, int]]:
         log = LossLog(path)
-        log.begin()
-        log.see(row(0, 0.5))
-        log.see(row(1, 0.25))
+        log.on_start()
+        log.on_step(row(0, 0.5))
+        log.on_step(row(1, 0.25))
         return log, log.position()
 
     def test_what_came_after_is_written_again(self, tmp_path: Path) -> None:
@@ -227,14 +234,14 @@ class TestResume:
         log, position = self.written(path)
         assert position == (0, path.stat().st_size)
         assert position[1] == 2 * len("000000 5.0000000000E-01\n")
-        log.see(row(2, 9.0))
+        log.on_step(row(2, 9.0))
         log.close()
         with path.open("a") as file:
             file.write("000003 1.2")
         again = LossLog(path)
         again.resume(*position)
         assert again.position() == position
-        again.see(row(2, 0.125))
+        again.on_step(row(2, 0.125))
         assert again.position() == (0, path.stat().st_size)
         again.close()
         assert [line.split()[1] for line in path.read_text().splitlines()] == [
@@ -265,11 +272,11 @@ class TestResume:
     def test_a_log_with_a_heading(self, tmp_path: Path) -> None:
         """It is not written a second time."""
         log = GroupLog(tmp_path / "groups.csv", ["é"])
-        log.begin()
+        log.on_start()
         position = log.position()
         log.close()
         log.resume(*position)
-        log.see(replace(row(1), group_errors={"é": 0.5}))
+        log.on_step(replace(row(1), group_errors={"é": 0.5}))
         log.close()
         assert (tmp_path / "groups.csv").read_text(encoding="utf-8") == "step,part,é\n000001,train,5.0000000000E-01\n"
 
@@ -328,9 +335,9 @@ class TestBackups:
         weights = []
 
         class Keep:
-            def begin(self) -> None: ...
+            def on_start(self) -> None: ...
 
-            def see(self, row: Row) -> None:
+            def on_step(self, row: StepRecord) -> None:
                 weights.append(row.potential.networks.flat()[0].numpy())
 
         folder = tmp_path / "deep" / "nn_backup"
@@ -347,26 +354,26 @@ class TestBackups:
     def test_a_file_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "backup").write_text("x")
         with pytest.raises(InputError, match=r"backup: cannot make the backup folder"):
-            Backups(tmp_path / "backup", 1).begin()
+            Backups(tmp_path / "backup", 1).on_start()
 
     def test_other_files_in_the_folder_stay(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")
-        Backups(tmp_path, 1).begin()
+        Backups(tmp_path, 1).on_start()
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 class TestFaults:
     def test_folder_that_does_not_exist(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"nowhere/loss.txt: cannot write: No such file"):
-            LossLog(tmp_path / "nowhere" / "loss.txt").begin()
+            LossLog(tmp_path / "nowhere" / "loss.txt").on_start()
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
     def test_no_room(self) -> None:
         """And closing such a log afterwards raises nothing that is not an InputError."""
         log = LossLog("/dev/full")
-        log.begin()
+        log.on_start()
         with pytest.raises(InputError, match=r"/dev/full: cannot write: No space left"):
-            log.see(row(0))
+            log.on_step(row(0))
         with contextlib.suppress(InputError):
             log.close()
 
@@ -389,9 +396,9 @@ class TestGpuLog:
 
     def log(self, path: Path, n_rows: int) -> list[str]:
         log = GpuLog(path)
-        log.begin()
+        log.on_start()
         for step in range(n_rows):
-            log.see(row(step))
+            log.on_step(row(step))
         log.close()
         return path.read_text().splitlines()
 
@@ -557,10 +564,10 @@ class TestProgress:
     def test_rows_of_a_fit(self, clock: Clock) -> None:
         stream = io.StringIO()
         display = ProgressRows(Progress("training", 2, "steps", stream=stream, line_interval=1.0))
-        display.begin()
+        display.on_start()
         for step, validation in ((0, None), (1, 0.25), (2, None)):
             clock.now += 2.0
-            display.see(row(step, 0.5 / (step + 1), validation))
+            display.on_step(row(step, 0.5 / (step + 1), validation))
         assert stream.getvalue().splitlines() == [
             "training: 0/2 steps, loss 5.000e-01 eV/atom, 0 steps/s, 0:02",
             "training: 1/2 steps, loss 2.500e-01, validation 2.500e-01 eV/atom, 0.25 steps/s, 0:04, 0:04 left",
@@ -571,6 +578,12 @@ class TestProgress:
         stream = io.StringIO()
         display = ProgressRows(Progress("training", 10, "steps", stream=stream, line_interval=1.0))
         clock.now += 2.0
-        display.see(row_with(LabelErrors(0.125, 1.2345, None), LabelErrors(9.0, 9.0, 9.0), step=5))
+        display.on_step(
+            row_with(
+                LabelErrors({"energy": 0.125, "forces": 1.2345}),
+                LabelErrors({"energy": 9.0, "forces": 9.0, "stress": 9.0}),
+                step=5,
+            )
+        )
         (line,) = stream.getvalue().splitlines()
         assert "loss 5.000e-01, validation 2.500e-01 eV/atom, forces 1.23 eV/Å" in line

@@ -20,11 +20,11 @@ from commands.helpers import ENVIRONMENT, Result, assert_same_files, done, snaps
 
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.run_file import load_run
-from pyfit_gpu.training.objective import LANE_ATOMS
+from pyfit_gpu.training.lanes import LANE_ATOMS
 
-# Everything at once: forces, members, validation, groups that only test, targets of groups, both precisions.
+# Everything at once: forces, members, validation, groups that only test, targets of groups.
 TRAIN = ("train", "si.h5", "--potential", "start.nn.dat", "--out", "out.nn.dat", "--steps", "3", "--device", "cpu",
-         "--max-iterations", "2", "--members", "2", "--force-weight", "0.3", "--float32-steps", "1", "--test-groups",
+         "--max-iterations", "2", "--members", "2", "--force-weight", "0.3", "--test-groups",
          "hot", "--group-target", "diamond_*=0.02", "--validation-interval", "2", "--backup-interval", "2",
          "--checkpoint-interval", "0", "--energy-volume-log", "volumes.txt", "--history-size", "10")  # fmt: skip
 TIMEOUT = 100  # s

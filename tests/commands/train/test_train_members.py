@@ -152,7 +152,7 @@ def test_run_file() -> None:
         assert position == (0, Path(path).stat().st_size)
 
 
-@pytest.mark.parametrize("words", [(), ("--dtype", "float32"), ("--float32-steps", "2"), ("--l2", "1e-3")])
+@pytest.mark.parametrize("words", [(), ("--dtype", "float32"), ("--l2", "1e-3")])
 def test_a_member_has_the_bits_of_a_job_of_its_own(words: tuple[str, ...]) -> None:
     """One job with three members, or an array of three jobs."""
     train("--members", 3, *words)
@@ -378,28 +378,6 @@ def test_learning_rate_ramp() -> None:
     assert ramp[2] != flat[2]
 
 
-@pytest.mark.parametrize("members", [1, 2])
-def test_float32_steps(members: int) -> None:
-    """The first rows are those of a run in float32, then float64 goes on from their weights."""
-    words = ("--members", members, "--train-fraction", "1", "--overwrite", "--keep", "last")
-    names_of = MEMBERS[:members]
-    train(*words, "--dtype", "float32", steps=6)
-    single = {name: log_rows(f"out.{name}.loss.txt") for name in names_of}
-    train(*words, steps=6)
-    double = {name: log_rows(f"out.{name}.loss.txt") for name in names_of}
-    train(*words, "--float32-steps", 3, steps=6)
-    whole = pf.load_training_set("si.h5")
-    for name in names_of:
-        mixed = log_rows(f"out.{name}.loss.txt")
-        assert mixed[:4] == single[name][:4]
-        assert mixed[4:] != single[name][4:]
-        assert mixed[0] != double[name][0]
-        # The last row is exact for the weights that were written, which float32 would not be.
-        assert mixed[-1][1] == pytest.approx(rmse(energy_errors(f"out.{name}.nn.dat", whole)), rel=1e-9)
-        flat = np.frombuffer(weights(f"out.{name}.nn.dat"))
-        assert not np.array_equal(flat, flat.astype(np.float32))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # what is refused
 
@@ -436,7 +414,6 @@ REFUSED = [
     (("--line-search-evaluations", "0"), "line_search_evaluations: expected a whole number above 0"),
     (("--tolerance-gradient", "-1"), "tolerance_gradient: expected a number >= 0"),
     (("--learning-rate", "0"), "learning_rate: expected a number above 0"),
-    (("--float32-steps", "-1"), "float32"),
     (("--run-file", "missing/run.h5"), "missing"),
     (("--members", "2", "--ranking", "missing/r.csv"), "missing"),
     (("--run-file", "si.h5", "--overwrite"), r"run file: si\.h5 is the training set as well"),

@@ -1,4 +1,4 @@
-"""Networks on runs of atoms: where atoms stand, outputs as of a plain call, and the gradient as it is written out."""
+"""Networks on packed of atoms: where atoms stand, outputs as of a plain call, and the gradient as it is written out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import pyfit_gpu.training.energy_runs as energy_runs
+import pyfit_gpu.training.packed_atoms as packed_atoms
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
-from pyfit_gpu.training.energy_runs import Runs, forward, pull_back
+from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
 HIDDEN = [(), (4,), (5, 3), (4, 3, 5)]
 N_ATOMS = 53
@@ -20,9 +20,9 @@ CASES = list(itertools.product(HIDDEN, [0, 1], [(1, 1), (3, 1), (1, 2), (3, 3)])
 
 
 @pytest.fixture(autouse=True)
-def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several of each element."""
-    monkeypatch.setattr(energy_runs, "RUN", {"cpu": 16})
+    monkeypatch.setattr(packed_atoms, "PACK", {"cpu": 16})
 
 
 def random_networks(sizes: Sequence[int], shape: tuple[int, int], activation: int) -> tuple[ElementNetworks, Tensor]:
@@ -38,21 +38,21 @@ def random_atoms(n_elements: int, n_features: int, n_members: int) -> tuple[Tens
     rng = np.random.default_rng(7)
     species = np.minimum(rng.geometric(0.5, N_ATOMS) - 1, n_elements - 1)
     features = rng.normal(size=(N_ATOMS, n_features))
-    of_outputs = rng.normal(size=(n_members, N_ATOMS))
-    return torch.from_numpy(species), torch.from_numpy(features), torch.from_numpy(of_outputs)
+    grad_outputs = rng.normal(size=(n_members, N_ATOMS))
+    return torch.from_numpy(species), torch.from_numpy(features), torch.from_numpy(grad_outputs)
 
 
-def through_runs(
-    networks: ElementNetworks, species: Tensor, features: Tensor, of_outputs: Tensor
+def through_packs(
+    networks: ElementNetworks, species: Tensor, features: Tensor, grad_outputs: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (K, n_atoms) and the gradient (K, n_parameters) of their sum times `of_outputs`."""
-    runs = Runs.of(species, networks.n_elements)
-    inputs = runs.arrange(features)
+    """Outputs (K, n_atoms) and the gradient (K, n_parameters) of their sum times `grad_outputs`."""
+    packed = PackedAtoms.of(species, networks.n_elements)
+    inputs = packed.arrange(features)
     with torch.no_grad():
         bare = networks.bare()
-        outputs, sigmoids = forward(bare, runs, inputs)
-        found = pull_back(bare, runs, inputs, sigmoids, runs.arrange_values(of_outputs))
-        return runs.restore(outputs, len(species)), networks.of_bare(found)
+        outputs, sigmoids = forward(bare, packed, inputs)
+        found = vjp(bare, packed, inputs, sigmoids, packed.arrange_values(grad_outputs))
+        return packed.restore(outputs, len(species)), networks.of_bare(found)
 
 
 @pytest.mark.parametrize(("hidden", "activation", "shape"), CASES)
@@ -60,11 +60,11 @@ class TestWrittenOutGradient:
     def test_against_autograd(self, hidden: tuple[int, ...], activation: int, shape: tuple[int, int]) -> None:
         """Of a plain call of the same networks, for any derivatives by the outputs."""
         networks, flat = random_networks((6, *hidden, 1), shape, activation)
-        species, features, of_outputs = random_atoms(shape[1], 6, shape[0])
+        species, features, grad_outputs = random_atoms(shape[1], 6, shape[0])
         layout = ElementLayout.of(species, shape[1])
         expected = layout.restore(networks(layout.arrange(features)))[..., 0]
-        (slope,) = torch.autograd.grad((expected * of_outputs).sum(), flat)
-        outputs, found = through_runs(networks, species, features, of_outputs)
+        (slope,) = torch.autograd.grad((expected * grad_outputs).sum(), flat)
+        outputs, found = through_packs(networks, species, features, grad_outputs)
         torch.testing.assert_close(outputs, expected.detach(), rtol=1e-13, atol=1e-13)
         torch.testing.assert_close(found, slope, rtol=1e-12, atol=1e-13)
         assert found.shape == (shape[0], networks.n_parameters)
@@ -74,14 +74,14 @@ class TestWrittenOutGradient:
     ) -> None:
         """Of every parameter of the last member; differences know nothing of autograd."""
         networks, flat = random_networks((3, *hidden, 1), shape, activation)
-        species, features, of_outputs = random_atoms(shape[1], 3, shape[0])
+        species, features, grad_outputs = random_atoms(shape[1], 3, shape[0])
         point = flat.detach()
 
         def value(moved: Tensor) -> float:
-            outputs, _ = through_runs(networks.with_flat(moved), species, features, of_outputs)
-            return float((outputs * of_outputs)[-1].sum())
+            outputs, _ = through_packs(networks.with_flat(moved), species, features, grad_outputs)
+            return float((outputs * grad_outputs)[-1].sum())
 
-        gradient = through_runs(networks, species, features, of_outputs)[1][-1]
+        gradient = through_packs(networks, species, features, grad_outputs)[1][-1]
         step, slopes = 1e-5, []
         for k in range(point.shape[1]):
             up, down = point.clone(), point.clone()
@@ -92,15 +92,15 @@ class TestWrittenOutGradient:
 
 
 @pytest.mark.parametrize("n_elements", [1, 2, 3])
-class TestRuns:
+class TestPackedAtoms:
     def test_every_atom_stands_in_a_run_of_its_element(self, n_elements: int) -> None:
         species, features, _ = random_atoms(n_elements, 4, 1)
-        runs = Runs.of(species, n_elements)
-        assert torch.equal(torch.bincount(runs.element, minlength=n_elements), runs.of_element)
-        inputs = runs.arrange(features)
-        assert inputs.shape == (runs.n_runs, 5, runs.length)
+        packed = PackedAtoms.of(species, n_elements)
+        assert torch.equal(torch.bincount(packed.element, minlength=n_elements), packed.of_element)
+        inputs = packed.arrange(features)
+        assert inputs.shape == (packed.n_packs, 5, packed.length)
         for element in range(n_elements):
-            own = inputs[runs.element == element].transpose(1, 2).flatten(0, 1)
+            own = inputs[packed.element == element].transpose(1, 2).flatten(0, 1)
             own = own[own[:, 4] == 1]
             assert torch.equal(own[:, :4], features[species == element])
         assert int((inputs[:, 4] == 1).sum()) == N_ATOMS
@@ -108,27 +108,27 @@ class TestRuns:
 
     def test_values_come_back_to_their_atoms(self, n_elements: int) -> None:
         species, _, values = random_atoms(n_elements, 1, 3)
-        runs = Runs.of(species, n_elements)
-        arranged = runs.arrange_values(values)
-        assert arranged.shape == (runs.n_runs, 3, runs.length)
-        assert torch.equal(runs.restore(arranged, N_ATOMS), values)
+        packed = PackedAtoms.of(species, n_elements)
+        arranged = packed.arrange_values(values)
+        assert arranged.shape == (packed.n_packs, 3, packed.length)
+        assert torch.equal(packed.restore(arranged, N_ATOMS), values)
         torch.testing.assert_close(arranged.sum(), values.sum(), rtol=1e-13, atol=1e-13)
 
-    def test_runs_are_no_longer_than_they_need_be(self, n_elements: int) -> None:
+    def test_packed_are_no_longer_than_they_need_be(self, n_elements: int) -> None:
         species, _, _ = random_atoms(n_elements, 1, 1)
-        runs = Runs.of(species, n_elements)
+        packed = PackedAtoms.of(species, n_elements)
         largest = int(torch.bincount(species).max())
-        assert 8 <= runs.length <= 16
-        assert int(runs.of_element.max()) * runs.length < largest + 8 * int(runs.of_element.max())
+        assert 8 <= packed.length <= 16
+        assert int(packed.of_element.max()) * packed.length < largest + 8 * int(packed.of_element.max())
 
 
 def test_an_element_without_atoms_has_no_run_and_no_gradient() -> None:
     networks, _ = random_networks((3, 4, 1), (2, 3), 1)
     species = torch.tensor([2, 0, 2, 2])
-    assert Runs.of(species, 3).of_element.tolist() == [1, 0, 1]
+    assert PackedAtoms.of(species, 3).of_element.tolist() == [1, 0, 1]
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(4, 3, dtype=torch.float64, generator=generator)
-    _, gradient = through_runs(networks, species, features, torch.ones(2, 4, dtype=torch.float64))
+    _, gradient = through_packs(networks, species, features, torch.ones(2, 4, dtype=torch.float64))
     by_element = gradient.unflatten(1, (3, -1))
     assert not bool(by_element[:, 1].any())
     assert bool((by_element[:, [0, 2]] != 0).all())
@@ -137,9 +137,9 @@ def test_an_element_without_atoms_has_no_run_and_no_gradient() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_row_of_ones_is_exactly_one(dtype: torch.dtype) -> None:
     networks, _ = random_networks((3, 4, 5, 1), (1, 1), 0)
-    runs = Runs.of(torch.zeros(9, dtype=torch.int64), 1)
-    inputs = runs.arrange(torch.randn(9, 3, dtype=dtype, generator=torch.Generator().manual_seed(0)))
+    packed = PackedAtoms.of(torch.zeros(9, dtype=torch.int64), 1)
+    inputs = packed.arrange(torch.randn(9, 3, dtype=dtype, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():
-        _, sigmoids = forward(networks.to("cpu", dtype), runs, inputs)
+        _, sigmoids = forward(networks.to("cpu", dtype), packed, inputs)
     for sigmoid in sigmoids:
         assert bool((sigmoid[:, -1].flatten()[:9] == 1).all())

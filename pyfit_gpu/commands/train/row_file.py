@@ -1,0 +1,127 @@
+"""Files of rows: written as the rows come, and read back."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from pathlib import Path
+from typing import TextIO
+
+from pyfit_gpu.errors import InputError
+
+
+class RowFile:
+    """A file that is written anew at the start and flushed after every row.
+
+    Training that restarts with new weights begins it again. Where there is a run file, what was there before stays
+    under a hidden name until the next one is written: a run that is killed in between goes on from the one before.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.keeps_earlier = False  # attempts, until `saved`
+        self._attempt = 0
+        self._kept: list[Path] = []
+        self._file: TextIO | None = None
+
+    def on_start(self) -> None:
+        again = self._file is not None
+        self.close()
+        try:
+            if not again:  # what an earlier run left
+                self._forget_attempts()
+            if again and self.keeps_earlier:
+                self._kept.append(self._earlier(self._attempt))
+                os.replace(self.path, self._kept[-1])
+            self._attempt += again
+            self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
+
+    def check(self, attempt: int, position: int) -> None:
+        """Whether `resume` would find what it needs; changes nothing.
+
+        Raises:
+            InputError: the file is not there, or shorter.
+        """
+        earlier = self._earlier(attempt)
+        try:
+            with open(earlier if earlier.exists() else self.path, "r+b") as file:
+                length = file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot resume: {error.strerror}") from error
+        if length < position:
+            raise InputError(f"{self.path}: cannot resume: expected at least {position} bytes, found {length}")
+
+    def resume(self, attempt: int, position: int) -> None:
+        """Go on after the first bytes of an attempt; what an interrupted run wrote beyond them is cut off."""
+        self.close()
+        self.check(attempt, position)
+        try:
+            if self._earlier(attempt).exists():
+                os.replace(self._earlier(attempt), self.path)
+            self._attempt = attempt
+            self._forget_attempts()
+            self._file = open(self.path, "r+", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
+            self._file.truncate(position)
+            self._file.seek(position)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot resume: {error.strerror}") from error
+
+    def position(self) -> tuple[int, int]:
+        """How often training had restarted, and bytes written since."""
+        return self._attempt, 0 if self._file is None else self._file.tell()
+
+    def saved(self) -> None:
+        """A run file knows the position."""
+        while self._kept:
+            self._kept.pop().unlink(missing_ok=True)
+
+    def _forget_attempts(self) -> None:
+        for attempt in self.path.parent.glob(f".{glob.escape(self.path.name)}.attempt*"):
+            attempt.unlink()
+
+    def _earlier(self, attempt: int) -> Path:
+        return self.path.with_name(f".{self.path.name}.attempt{attempt}")
+
+    def write(self, text: str) -> None:
+        assert self._file is not None, "on_start() comes first"
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows of a table with commas.
+
+    Raises:
+        InputError: a row that has not a cell for every column.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        names, *rows = csv.reader(file)
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(names):
+            raise InputError(f"{path}: row {number}: expected {len(names)} cells, found {len(row)}")
+    return names, rows
+
+
+def read_number(cell: str, path: Path) -> float:
+    """
+    Raises:
+        InputError: the cell holds no number.
+    """
+    try:
+        return float(cell)
+    except ValueError:
+        raise InputError(f"{path}: expected a number, found {cell!r}") from None

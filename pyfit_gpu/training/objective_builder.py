@@ -1,0 +1,69 @@
+"""The objectives of the parts of a set: the same in every process, within one limit of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.devices import total_memory
+from pyfit_gpu.training.distributed import ProcessGroup
+from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options
+from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.settings import FitSettings
+
+KEPT_MEMORY = 0.5  # of a device's memory, at most, holds derivatives of features, where there is no plan
+
+
+class ObjectiveBuilder:
+    """Makes objectives one after the other, each with the memory that those before have left.
+
+    The first process and the others have one each. They make the same objectives in the same order, and so keep the
+    same derivatives.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, TrainingSet | None],
+        settings: FitSettings,
+        plan: MemoryPlan | None = None,
+        processes: ProcessGroup | None = None,
+    ) -> None:
+        """
+        Args:
+            parts: "training", "validation" and "test" structures; the first must be there.
+            plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
+            processes: those that share the work; None: this one does it alone.
+        """
+        train = parts["training"]
+        assert train is not None
+        self.parts = parts
+        self.settings = settings
+        self.plan = plan
+        self.processes = processes
+        self._memory = self._kept_memory(train.features.device)  # bytes of derivatives that may still be kept
+
+    def _kept_memory(self, device: torch.device) -> float:
+        """Bytes, at most, of derivatives of features that one process keeps."""
+        if self.plan is not None:
+            return self.plan.kept_bytes
+        sharing = self.processes.size if self.processes is not None and device.type == "cpu" else 1
+        return KEPT_MEMORY * total_memory(device) / sharing
+
+    def build(self, name: str) -> Objective:
+        """The objective of a part, made in every process; the first one calls this."""
+        if self.processes is None:
+            return self.make(name)
+        return self.processes.build(name, lambda: self.make(name))
+
+    def make(self, name: str) -> Objective:
+        """The objective of a part, in this process."""
+        part = self.parts[name]
+        assert part is not None, name
+        targets = {group: value for group, value in self.settings.group_targets.items() if group in part.groups}
+        options = {} if self.plan is None else objective_options(self.plan)
+        options["memory"] = self._memory
+        objective = Objective(part, self.settings.loss_weights, targets=targets, processes=self.processes, **options)
+        self._memory -= objective.kept_bytes
+        return objective

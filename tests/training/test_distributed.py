@@ -1,0 +1,144 @@
+"""The processes of a fit, in threads that talk through a stand-in for torch.distributed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from sample_sets import make_potential
+from torch import Tensor
+
+from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.training import distributed
+from pyfit_gpu.training.distributed import Distribute, ProcessGroup, require_enough_members
+from pyfit_gpu.training.objective import Objective
+
+MakeFrames = Callable[..., list[Frame]]
+CPU = torch.device("cpu")
+WEIGHTS = {"forces": 0.3, "stress": 0.7}
+
+
+class Wire:
+    """What `torch.distributed` does for a group, between threads."""
+
+    def __init__(self, size: int) -> None:
+        self.rank = threading.local()
+        self.casts = [Queue[Tensor]() for _ in range(size)]
+        self.sent = [Queue[Tensor]() for _ in range(size)]
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        if self.rank.number == source:
+            for rank, queue in enumerate(self.casts):
+                if rank != source:
+                    queue.put(tensor.clone())
+        else:
+            self._take(self.casts[self.rank.number], tensor)
+
+    def send(self, tensor: Tensor, target: int) -> None:
+        assert target == 0
+        assert tensor.is_contiguous()
+        self.sent[self.rank.number].put(tensor.clone())
+
+    def recv(self, tensor: Tensor, source: int) -> None:
+        self._take(self.sent[source], tensor)
+
+    def _take(self, queue: Queue[Tensor], tensor: Tensor) -> None:
+        found = queue.get(timeout=60)
+        assert found.shape == tensor.shape
+        assert found.dtype == tensor.dtype
+        tensor.copy_(found)
+
+
+@pytest.fixture
+def training_set(mixed_frames: MakeFrames) -> TrainingSet:
+    """Several lanes; structures with and without forces and stress."""
+    frames = [frame for seed in range(3) for frame in mixed_frames(("Si", "C"), seed)]
+    return build_training_set(Structures.from_frames(frames), make_potential(("Si", "C")))
+
+
+def shared(
+    training_set: TrainingSet, size: int, distribute: Distribute, monkeypatch: pytest.MonkeyPatch, **options: object
+) -> Callable[[Tensor, bool], object]:
+    """An evaluation by several processes."""
+    wire = Wire(size)
+    monkeypatch.setattr(distributed, "dist", wire)
+    template = make_potential(training_set.descriptor.elements).networks
+
+    def group(rank: int) -> ProcessGroup:
+        wire.rank.number = rank
+        return ProcessGroup(rank, size, CPU, distribute)
+
+    def make(processes: ProcessGroup) -> Objective:
+        return Objective(training_set, WEIGHTS, processes=processes, n_lanes=3, block_atoms=20, **options)  # type: ignore[arg-type]
+
+    def follow(rank: int) -> None:
+        processes = group(rank)
+        processes.work(template, lambda name: make(processes))
+
+    def evaluate(points: Tensor, gradient: bool) -> object:
+        with ThreadPoolExecutor(size) as pool:
+            others = [pool.submit(follow, rank) for rank in range(1, size)]
+            first = group(0)
+            objective = first.build("training", lambda: make(first))
+            try:
+                found = [objective.evaluate(points, template, gradient=gradient) for _ in range(2)]
+            finally:
+                first.release()
+            for other in others:
+                other.result(timeout=60)
+        assert torch.equal(found[0].energies, found[1].energies)
+        return found[1]
+
+    return evaluate
+
+
+@pytest.mark.usefixtures("small_lanes")
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("distribute", get_args(Distribute))
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_same_bits_as_alone(
+    size: int, distribute: Distribute, gradient: bool, training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every error under its own name; with targets, whose factors are sent, too."""
+    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
+    template = make_potential(training_set.descriptor.elements).networks
+    points = torch.from_numpy(np.random.default_rng(1).normal(size=(3, template.n_parameters)))
+    targets = dict.fromkeys(training_set.groups[:1], 0.05)
+    alone = Objective(training_set, WEIGHTS, targets=targets, n_lanes=3, block_atoms=20)
+    assert len(alone.bounds) == 3
+    expected = alone.evaluate(points, template, gradient=gradient)
+    found = shared(training_set, size, distribute, monkeypatch, targets=targets)(points, gradient)
+    assert list(found.errors) == ["energy", "forces", "stress"]  # type: ignore[attr-defined]
+    assert len({float(error[0]) for error in expected.errors.values()}) == 3
+    for name, error in expected.errors.items():
+        assert torch.equal(found.errors[name], error), name  # type: ignore[attr-defined]
+    assert torch.equal(found.errors.loss, expected.errors.loss)  # type: ignore[attr-defined]
+    assert torch.equal(found.energies, expected.energies)  # type: ignore[attr-defined]
+    assert (found.gradient is None) == (not gradient)  # type: ignore[attr-defined]
+    assert expected.gradient is None or torch.equal(found.gradient, expected.gradient)  # type: ignore[attr-defined]
+
+
+def test_lanes_are_shared_out_in_order() -> None:
+    lanes = list(range(10))
+    for size in (1, 2, 3, 12):
+        shares = [ProcessGroup(rank, size, CPU).share_of(lanes) for rank in range(size)]
+        assert [lane for share in shares for lane in share] == lanes
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert ProcessGroup(0, size, CPU, "members").share_of(lanes) == lanes
+
+
+def test_too_few_members() -> None:
+    require_enough_members("members", 3, 3)
+    require_enough_members("data", 3, 1)
+    with pytest.raises(InputError, match=r"expected at least as many members as processes \(3\), got 2"):
+        require_enough_members("members", 3, 2)
