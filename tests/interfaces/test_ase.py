@@ -622,6 +622,7 @@ def trajectory(atoms: Atoms, timestep: float, steps: int) -> Iterator[float]:
         yield atoms.get_total_energy() / len(atoms)
 
 
+@pytest.mark.slow
 def test_molecular_dynamics_keeps_the_energy(silicon: Potential) -> None:
     """Drift, and the fluctuation of an integrator of second order: a fourth of it at half the time step."""
     coarse = crystal(silicon, 2, skin=0.5)
