@@ -14,6 +14,7 @@ import csv
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from members import load
@@ -47,7 +48,7 @@ class Clock:
         if math.isnan(self.started):
             self.started = time.perf_counter()
 
-    def see(self, row: object) -> None:
+    def see(self, row: Any) -> None:
         self.loss = min(self.loss, row.loss)
         self.validation = min(self.validation, row.validation)
         self.curve.append((time.perf_counter() - self.started, self.loss, self.validation))

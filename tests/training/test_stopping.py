@@ -240,7 +240,7 @@ class Clock:
             self.now += next(lengths)
 
         monkeypatch.setattr(fit_run.FitRun, "_step", step)
-        monkeypatch.setattr(fit_run.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
 
 
 class TestTime:

@@ -199,6 +199,7 @@ def test_killed_while_a_file_is_written(
     assert_same_files(files(), expected)
 
 
+@pytest.mark.slow
 def test_a_process_as_a_user_starts_it(
     inputs: Path, launcher: Launcher, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

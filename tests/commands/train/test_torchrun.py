@@ -96,7 +96,8 @@ def torchrun(n_processes: int, *words: object, environment: dict[str, str] | Non
 
 
 @pytest.mark.parametrize(
-    ("n_processes", "deal"), [(2, "data"), pytest.param(3, "data", marks=pytest.mark.slow), (2, "members")]
+    ("n_processes", "deal"),
+    [(2, "data"), *(pytest.param(*values, marks=pytest.mark.slow) for values in ((3, "data"), (2, "members")))],
 )
 def test_the_files_of_one_process(
     n_processes: int,
