@@ -78,10 +78,15 @@ def test_set() -> None:
 
 
 def test_its_split() -> None:
+    """Read as it was stored, and drawn by the same rule today."""
     old = pf.load_training_set("set.h5")
     assert set(old.splits) == {"halves"}
+    split = old.splits["halves"]
+    assert (split.seed, split.train_fraction, split.n_structures, split.test) == (2, 0.7, 16, [])
+    assert split.train == [10, 13, 4, 8, 11, 5, 3, 2, 6, 0, 1, 14, 15, 12, 7]
+    assert split.validation == [9]
     drawn = old.plan_split(0.7, 2)
-    assert (old.splits["halves"].train, old.splits["halves"].validation) == (drawn.train, drawn.validation)
+    assert (drawn.train, drawn.validation) == (split.train, split.validation)
 
 
 def test_shards() -> None:
