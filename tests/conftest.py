@@ -20,7 +20,19 @@ MakeFrame = Callable[..., Frame]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="more of what takes long, such as kills at random moments")
+    parser.addoption("--slow", action="store_true", help="the long tests as well")
+    parser.addoption("--kills", action="store_true", help="all of that, and many more kills at random moments")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests, unless they are asked for by `--slow` or one by one (file::test)."""
+    asked_for = config.getoption("--slow") or config.getoption("--kills")
+    if asked_for or any("::" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker("slow")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
 @pytest.fixture(scope="session", autouse=True)

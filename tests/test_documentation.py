@@ -77,6 +77,7 @@ def test_molecular_dynamics_prints_temperature_and_energy(options, capsys, monke
     assert spread > 1e-3 if options else spread < 1e-4
 
 
+@pytest.mark.slow
 def test_quickstart_ends_with_errors_and_files(tmp_path):
     """The commands of the quickstart in the environment of the tests: its installation is a job for a newcomer."""
     environment = {**os.environ, "PYFIT_GPU_ENVIRONMENT": sys.prefix}
@@ -113,6 +114,7 @@ def test_links_between_documents_exist():
             assert "://" in target or (document.parent / target).exists(), f"{document}: {target}"
 
 
+@pytest.mark.slow
 def test_silicon_carbide_runs_in_short_form(tmp_path):
     """Two elements from start to dynamics. What the whole run gives stands in the example's README."""
     program = Path(sys.prefix) / "bin"
@@ -129,6 +131,7 @@ def test_silicon_carbide_runs_in_short_form(tmp_path):
     assert (tmp_path / "out" / "sic.extxyz").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_ensemble_is_killed_resumed_and_ranked(tmp_path):
     """Fewer members and steps than a newcomer's run."""
     program = Path(sys.prefix) / "bin"

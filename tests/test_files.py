@@ -211,6 +211,7 @@ def test_unique_path(tmp_path: Path, name: str, expected: str) -> None:
     assert unique_path(str(folder / name)) == folder / expected.replace("00000", "00002")
 
 
+@pytest.mark.slow
 def test_unique_path_has_a_last_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: True)
     with pytest.raises(InputError, match=r"loss\.txt: all numbers"):

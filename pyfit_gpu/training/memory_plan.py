@@ -131,9 +131,7 @@ def _limited(items: list[MemoryItem], on_gpu: bool) -> int:
 
 def _require(plan: MemoryPlan, limit: int, sizes: SetSizes) -> None:
     if plan.limited > limit:
-        text = (
-            "" if sizes.in_files else " (a text set is held in memory; converted to HDF5 it need not be)"
-        )
+        text = "" if sizes.in_files else " (a text set is held in memory; converted to HDF5 it need not be)"
         raise InputError(
             f"memory: expected at least {format_bytes(plan.limited)} for this set and network, "
             f"got {format_bytes(limit)}{text}"

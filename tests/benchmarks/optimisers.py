@@ -14,6 +14,7 @@ import csv
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from members import load
@@ -23,7 +24,7 @@ import pyfit_gpu as pf
 Curve = list[tuple[float, float, float]]  # seconds, training RMSE, least validation RMSE so far, eV/atom
 
 CLASSIC = {"optimizer": pf.LBFGSSettings(line_search="none", learning_rate=0.05)}
-WAYS: dict[str, tuple[str, int, dict[str, object]]] = {  # dtype, members, settings
+WAYS: dict[str, tuple[str, int, dict[str, Any]]] = {  # dtype, members, settings
     "classic, float64": ("float64", 1, CLASSIC),
     "classic, float32": ("float32", 1, CLASSIC),
     "strong Wolfe, float64": ("float64", 1, {}),
@@ -46,7 +47,7 @@ class Clock:
         if math.isnan(self.started):
             self.started = time.perf_counter()
 
-    def on_step(self, row: object) -> None:
+    def on_step(self, row: Any) -> None:
         self.loss = min(self.loss, row.loss)
         self.validation = min(self.validation, row.validation)
         self.curve.append((time.perf_counter() - self.started, self.loss, self.validation))

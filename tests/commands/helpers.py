@@ -328,5 +328,6 @@ def launching(folder: Path) -> Iterator[Launcher]:
 def wait_until(condition: Callable[[], bool], timeout: float = 30, pause: float = 0.002) -> None:
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        if time.monotonic() > end:
+            raise TimeoutError("waited in vain")
         time.sleep(pause)

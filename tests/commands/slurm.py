@@ -115,7 +115,8 @@ class Slurm:
     def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         end = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < end, f"waited {timeout} s for {what}:\n{self.run('squeue', '--states=all')}"
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited {timeout} s for {what}:\n{self.run('squeue', '--states=all')}")
             time.sleep(0.1)
 
 

@@ -121,4 +121,4 @@ def test_a_text_set() -> None:
     out = done("plan", "set.dat", "--potential", "small.nn.dat", "--device", "cpu").out
     assert "features of a text set" in out
     words = ("plan", "set.dat", "--potential", "small.nn.dat", "--device", "cpu", "--memory", "9M")
-    refused(*words, match="a text set is held in memory; `convert` makes an HDF5 set")
+    refused(*words, match="a text set is held in memory; converted to HDF5 it need not be")

@@ -485,7 +485,7 @@ def sic() -> list[Atoms]:
         energy = -107.1 * np.sum(atoms.symbols == "Si") - 154.9 * np.sum(atoms.symbols == "C") + rng.normal()
         atoms.calc = SinglePointCalculator(atoms, energy=energy)
     ase.io.write("sic.extxyz", frames)
-    return ase.io.read("sic.extxyz", index=":")
+    return list(ase.io.iread("sic.extxyz"))
 
 
 def counts_and_energies(frames: list[Atoms]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from commands.slurm import ENDED, SEARCHED, NoSlurm, Slurm, Task, own_processes,
 
 import pyfit_gpu as pf
 
+pytestmark = pytest.mark.slow
 TEMPLATES = Path(__file__).parents[2] / "examples" / "slurm"
 N_STEPS = 400  # 4 to 8 s
 TRAIN = ("--steps", N_STEPS)

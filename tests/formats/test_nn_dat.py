@@ -121,7 +121,8 @@ def test_awkward_numbers_survive(load: Load, tmp_path: Path) -> None:
 def test_settings_made_with_numpy_are_written_as_numbers(load: Load, tmp_path: Path) -> None:
     """np.linspace is the natural way to make Gaussian centres, and its numbers print as np.float64(2.5)."""
     potential = load(HEADER + VALUES)
-    settings = {name: np.float64(getattr(potential.descriptor, name)) for name in ("shift", "cutoff", "gaussian_width")}
+    names = ("shift", "cutoff", "gaussian_width")
+    settings: dict[str, object] = {name: np.float64(getattr(potential.descriptor, name)) for name in names}
     settings |= {"gaussian_centers": tuple(np.array([2.5])), "legendre_orders": tuple(np.array([0, 3]))}
     changes = {"descriptor": replace(potential.descriptor, **settings), "masses": (np.float64(28.0855),)}
     save_potential(replace(potential, **changes), tmp_path / "copy.nn.dat")

@@ -29,7 +29,7 @@ from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.interfaces import ase as module
 from pyfit_gpu.interfaces.ase import PyfitCalculator
 from pyfit_gpu.models.potential import Potential, join_members
-from pyfit_gpu.models.prediction import Prediction, predict
+from pyfit_gpu.models.prediction import Prediction, predict, predict_batch
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
@@ -54,7 +54,7 @@ def two_elements() -> Potential:
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One entry for every calculation that is really done: whether with derivatives."""
     done: list[bool] = []
-    original = module.predict_batch
+    original = predict_batch
 
     def counted(*arguments: object, derivatives: bool) -> Prediction:
         done.append(derivatives)
@@ -622,6 +622,7 @@ def trajectory(atoms: Atoms, timestep: float, steps: int) -> Iterator[float]:
         yield atoms.get_total_energy() / len(atoms)
 
 
+@pytest.mark.slow
 def test_molecular_dynamics_keeps_the_energy(silicon: Potential) -> None:
     """Drift, and the fluctuation of an integrator of second order: a fourth of it at half the time step."""
     coarse = crystal(silicon, 2, skin=0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -535,7 +535,7 @@ Sums = tuple[PairSums, Neighbors, Tensor, list[Chunk]]
 
 
 @pytest.fixture
-def pair_sums(mixed: list[Frame], monkeypatch: pytest.MonkeyPatch) -> Iterator[Sums]:
+def pair_sums(mixed: list[Frame], monkeypatch: pytest.MonkeyPatch) -> Sums:
     """Sums over the pairs of structures in several chunks, whose places for dummies are some."""
     monkeypatch.setattr(descriptor_module, "_CHUNK_CPU", (4, 65_536))
     structures = Structures.from_frames(mixed)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.models import prediction as module
 from pyfit_gpu.models.networks import ElementNetworks
@@ -186,10 +187,8 @@ def test_a_member_alone_is_the_potential_bit_for_bit(mixed: Structures, derivati
 def test_one_vjp_for_one_member(mixed: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Jacobian, several times as dear as one vector-Jacobian product, is for many members only."""
     asked = []
-    original = module.Chunk.jacobian
-    monkeypatch.setattr(
-        module.Chunk, "jacobian", lambda chunk, **keywords: asked.append(1) or original(chunk, **keywords)
-    )
+    original = Chunk.jacobian
+    monkeypatch.setattr(Chunk, "jacobian", lambda chunk, **keywords: asked.append(1) or original(chunk, **keywords))
     for n_members in (1, 6):
         predict(join_members(make_members(n_members)), mixed)
     assert not asked

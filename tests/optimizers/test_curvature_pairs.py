@@ -48,7 +48,8 @@ class Walk:
 
 def proposed(pairs: CompactPairs, members: list[int]) -> Proposed:
     spare, count, scale = zip(*((pairs.spare[k], pairs.count[k], pairs.scale[k]) for k in members), strict=True)
-    return Proposed(*map(torch.tensor, (members, spare, count)), torch.tensor(scale, dtype=torch.float64))
+    places = (torch.tensor(numbers) for numbers in (members, spare, count))
+    return Proposed(*places, scale=torch.tensor(scale, dtype=torch.float64))
 
 
 class One:

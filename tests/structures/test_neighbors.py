@@ -140,7 +140,7 @@ def test_torch_cluster_is_asked_again_while_it_drops_neighbours(
 
     stand_in = types.ModuleType("torch_cluster")
     stand_in.__spec__ = importlib.machinery.ModuleSpec("torch_cluster", None)
-    stand_in.radius = radius
+    vars(stand_in)["radius"] = radius
     monkeypatch.setitem(sys.modules, "torch_cluster", stand_in)
     monkeypatch.setattr(module, "_most_neighbors", lambda structures, cutoff: 5)
     frames = [random_frame(1, 4, scatter=1), random_frame(2, 7)]
@@ -212,7 +212,7 @@ def test_unknown_backend(make_frame: MakeFrame) -> None:
 
 
 def test_backend_that_is_not_installed(make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="torch-cluster is not installed"):
         search([make_frame([[0, 0, 0]])], 2.0, "torch-cluster")
 

@@ -751,10 +751,11 @@ class TestForces:
         with pytest.raises(InputError, match=r"force_weight: .* no training structure has forces"):
             fit(make_potential(), text, settings=FitSettings(force_weight=0.5))
         blind = replace(train, positions=text.positions)
-        with pytest.raises(InputError, match=r"needs positions.*an HDF5 set made by `prepare` does"):
+        with pytest.raises(InputError, match=r"needs positions.*an HDF5 set made from structures does"):
             fit(make_potential(), blind, settings=FitSettings(force_weight=0.5))
         assert len(fit(make_potential(), text, steps=1).loss) == 2
 
+    @pytest.mark.slow
     def test_silicon(self, example_data: Path) -> None:
         """Density-functional labels that were not trained on: the forces at least twice as good, the energies not
         half as much worse again. With other start weights the forces were better by 2.1 to 2.5, the energies too.

@@ -301,7 +301,7 @@ class TestPositions:
     def test_a_set_without_positions(self, sample: Sample) -> None:
         """As a text set is; the message says what to do."""
         blind = replace(sample.set, positions=torch.full_like(sample.set.positions, NAN))
-        with pytest.raises(InputError, match=r"needs positions.*text set cannot.*HDF5 set made by `prepare` does"):
+        with pytest.raises(InputError, match=r"needs positions.*text set cannot.*HDF5 set made from structures does"):
             ForceMap(blind, sample.rows, virials=False, memory=math.inf)
 
     def test_only_the_positions_that_are_needed(self, sample: Sample) -> None:

@@ -321,6 +321,7 @@ class TestProcesses:
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 
+    @pytest.mark.slow
     def test_within_the_limit(self, files: tuple[Path, Path]) -> None:
         """Resident, and streamed with less than what the features take: the same losses, bit for bit."""
         features = files[0].stat().st_size

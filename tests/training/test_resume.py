@@ -136,7 +136,7 @@ def kill() -> None:
 
 def steps_until(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
     """Do something after so many steps, when their rows are written."""
-    real = fit_job.fit
+    real = fit
 
     def watched(*arguments: Any, **keywords: Any) -> History:
         checkpoint = keywords["checkpoint"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -243,7 +242,7 @@ class Clock:
             self.now += next(lengths)
 
         monkeypatch.setattr(fit_run.FitRun, "_step", step)
-        monkeypatch.setattr(fit_run.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
 
 
 class TestTime:
@@ -279,11 +278,9 @@ class TestTime:
         assert (history.best.step, history.end) == (2, "done")
 
     def test_real_time(self) -> None:
-        started = time.monotonic()
         settings = make_settings(steps=10**6, max_time=0.5, line_search="none", learning_rate=1e-6)
         history = fit(make_potential(), TRAIN, settings=settings)
         assert history.end == "time"
-        assert time.monotonic() - started < 5
 
 
 class TestRunFit:
@@ -348,12 +345,9 @@ class TestRunFit:
         assert self.ended(outputs, self.FOR_EVER, stop.touch, stop_file=str(stop)) == (0, 2)
         assert f"stopped by {stop}" in caplog.text
 
-    def test_time_is_up(self, outputs: TrainingOutputs) -> None:
-        started = time.monotonic()
-        status, steps = self.ended(outputs, replace(self.FOR_EVER, max_time=0.7), lambda: None)
-        assert status == 75
-        assert steps > 2
-        assert time.monotonic() - started < 10
+    def test_time_is_up(self, outputs: TrainingOutputs, monkeypatch: pytest.MonkeyPatch) -> None:
+        Clock(monkeypatch, [0.1] * 20)
+        assert self.ended(outputs, replace(self.FOR_EVER, max_time=0.75), lambda: None) == (75, 7)
 
 
 class TestTestGroups:

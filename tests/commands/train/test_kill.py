@@ -130,7 +130,7 @@ def undisturbed(inputs: Path, launcher: Launcher, tmp_path_factory: pytest.TempP
     return run
 
 
-@pytest.mark.parametrize("words", [TRAIN, MEMBERS], ids=["one", "three"])
+@pytest.mark.parametrize("words", [TRAIN, pytest.param(MEMBERS, marks=pytest.mark.slow)], ids=["one", "three"])
 def test_killed_at_random_moments(
     words: tuple[str, ...],
     inputs: Path,
@@ -141,10 +141,10 @@ def test_killed_at_random_moments(
     request: pytest.FixtureRequest,
 ) -> None:
     """Ends of all kinds, spread over the whole of the training; each run goes on where the one before was."""
-    slow = request.config.getoption("--slow")
-    n_kills = 34 if slow else 7 if words == TRAIN else 4
+    more = request.config.getoption("--kills")
+    n_kills = 34 if more else 7 if words == TRAIN else 4
     expected = undisturbed(words)
-    killer = Killer(launcher, words, random.SystemRandom().randrange(10**6) if slow else 17)
+    killer = Killer(launcher, words, random.SystemRandom().randrange(10**6) if more else 17)
     for attempt in range(3):  # a run may be quicker than a signal: then another one
         fresh_folder(tmp_path / f"killed{attempt}", inputs, monkeypatch)
         for k in range(n_kills):
@@ -199,6 +199,7 @@ def test_killed_while_a_file_is_written(
     assert_same_files(files(), expected)
 
 
+@pytest.mark.slow
 def test_a_process_as_a_user_starts_it(
     inputs: Path, launcher: Launcher, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -285,7 +285,7 @@ class TestAsTheRunGoes:
     def test_rows_are_there_while_the_fit_runs(self, tmp_path: Path) -> None:
         """Read from outside, through the files' names, after every step."""
         train, validation = make_set(), make_set(seed=3)
-        observers = [
+        observers: list = [
             LossLog(tmp_path / "loss.txt"),
             ValidationLog(tmp_path / "validation.txt"),
             EnergyVolumeLog(tmp_path / "ev.txt", train.volume_per_atom, interval=2),

@@ -513,6 +513,7 @@ class TestDamage:
             file["splits"] = np.arange(3)
         refuse_all(hdf5, sample, "damaged: splits: expected a group")
 
+    @pytest.mark.slow
     def test_flipped_bits(self, sample: TrainingSet, hdf5: Path, split: Split) -> None:
         """Every bit of rows, and one of every byte that storing the split changed or added in the file."""
         plain = hdf5.read_bytes()
