@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from pyfit_gpu._version import __version__
 from pyfit_gpu.commands.parsing import duration, finite, shard, whole
+from pyfit_gpu.descriptors.modes import GI_MODES, describe_modes
 from pyfit_gpu.optimizers.base import OptimizerSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
@@ -102,8 +103,9 @@ def _add_new(verbs: Any) -> None:
     add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
     add("--cutoff", type=finite, required=True, metavar="R", help="rc, Å")
     add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
-    add("--gi-mode", type=whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
-    add("--shift", type=finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
+    add("--gi-mode", type=whole, default=5, metavar="M", help=f"how features become inputs (5); {describe_modes()}")
+    shifted = ", ".join(f"{number}: {mode.default_shift:g}" for number, mode in GI_MODES.items() if mode.uses_shift)
+    add("--shift", type=finite, metavar="X", help=f"added to the features in some modes (mode {shifted})")
     add("--cutoff-width", type=finite, default=1.0, metavar="D", help="d, Å (1.0)")
     add("--gaussian-width", type=finite, default=0.5, metavar="S", help="sigma, Å (0.5)")
     add("--legendre-orders", type=whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
