@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any, TextIO
 
 from pyfit_gpu.commands.interrupts import (
@@ -56,7 +55,7 @@ def _dispatch(words: list[str]) -> int:
     bare = bool(words) and words[0].startswith("-") and words[0] not in ("--help", "--version") and words != ["-h"]
     if bare or words[:1] == ["run"]:
         return _guarded(lambda: _run_classic(words if bare else words[1:]))
-    parser, verbs = build_parser()
+    parser, verbs = build_parser(words[0] if words else "")
     if not words:
         parser.print_help()
         return STATUS_USAGE
@@ -181,6 +180,8 @@ _FIT = ("steps", "learning_rate_ramp", "l2", "force_weight", "stress_weight", "e
 
 def _optimizer(options: argparse.Namespace) -> Any:
     """Settings of the optimiser; those that the verb has no option for keep their defaults."""
+    from dataclasses import fields
+
     from pyfit_gpu.optimizers.known import OPTIMIZERS
 
     kind = OPTIMIZERS["lbfgs"]
