@@ -2,7 +2,7 @@
 
 Every number is a formula over the sizes of set, network and settings, written beside what it counts. What is kept for
 the whole of a training is counted to a few per cent; what is taken for a moment is an upper bound, fitted to what was
-measured (tests/test_memory_plan.py holds both against the tensors themselves).
+measured (tests/training/test_memory_plan.py holds both against the tensors themselves).
 """
 
 from __future__ import annotations

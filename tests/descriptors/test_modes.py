@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pair_sum
 import pytest
 import torch
 
@@ -58,8 +59,13 @@ def test_several_elements(number: int) -> None:
     if GI_MODES[number].several_elements:
         assert LocalStructureParameters(**made).n_features == 12
     else:
-        with pytest.raises(InputError, match=rf"gi_mode: expected 5, 3 or 0 for 2 elements, got {number}"):
+        with pytest.raises(InputError, match=rf"gi_mode: expected one that takes 2 elements .*, got {number}"):
             LocalStructureParameters(**made)
+
+
+def test_the_reference_knows_every_mode() -> None:
+    """Otherwise features and forces of one would be compared with nothing."""
+    assert set(pair_sum.MODES) == set(GI_MODES)
 
 
 def test_an_unknown_mode_names_the_known_ones() -> None:
