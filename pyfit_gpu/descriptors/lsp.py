@@ -151,7 +151,7 @@ class LocalStructureParameters:
         raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
 
         def fill(chunk: Chunk) -> None:
-            raw[chunk.atoms] = chunk.raw()
+            raw.index_copy_(0, chunk.atoms, chunk.raw())
 
         for _ in Workers.shared(raw.device).each(fill, self.chunks(neighbors, species)):
             pass
