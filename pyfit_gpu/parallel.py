@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
 
 
+class lazy(Generic[T]):
+    """`functools.cached_property` without its lock.
+
+    Until Python 3.12 that holds one lock for all objects of a class while it computes: tasks that run side by side
+    would wait for one another. An object of which several threads ask the same may compute it twice.
+    """
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> T:
+        value = vars(instance)[self.name] = self.function(instance)
+        return value
+
+
 class Workers:
     """As many threads as torch may use. Torch's operations let go of the interpreter while they compute.
 
-    A task of a worker that asks for workers itself gets none: torch may use one thread there.
+    A task of a worker that asks for workers itself gets none: torch may use one thread there. Tasks see the gradient
+    and inference modes of the caller, which torch keeps by thread.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,7 +47,13 @@ class Workers:
         self.count = torch.get_num_threads() if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
         if self.count > 1:
-            self._pool = ThreadPoolExecutor(self.count, "pyfit", initializer=lambda: torch.set_num_threads(1))
+            self._pool = ThreadPoolExecutor(self.count, "pyfit", initializer=_use_one_thread)
+            everyone = threading.Barrier(self.count)
+            with contextlib.suppress(RuntimeError):  # at the end of the interpreter no thread can be started
+                for waiting in [self._pool.submit(everyone.wait) for _ in range(self.count)]:
+                    waiting.result()
+            # The workers' own setting is also what torch gives to threads that are started later.
+            torch.set_num_threads(self.count)
 
     @classmethod
     def shared(cls, device: torch.device) -> Workers:
@@ -36,15 +64,16 @@ class Workers:
         return _shared[count]
 
     def each(self, task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
-        """Results in the order of the items; besides those being computed, at most one waits per thread."""
+        """Results in the order of the items; besides those being computed, about as many wait, computed or not."""
         if self._pool is None:
             yield from map(task, items)
             return
+        task = _in_this_mode(task)
         waiting: deque[Future[T]] = deque()
         try:
             for item in items:
-                waiting.append(self._pool.submit(task, item))
-                if len(waiting) > self.count:
+                waiting.append(_submit(self._pool, task, item))
+                if len(waiting) >= 2 * self.count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -54,11 +83,56 @@ class Workers:
 
     def map(self, task: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         """Results in the order of the items."""
-        return [task(item) for item in items] if self._pool is None else list(self._pool.map(task, items))
+        if self._pool is None:
+            return [task(item) for item in items]
+        task = _in_this_mode(task)
+        futures = [_submit(self._pool, task, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def run(self, task: Callable[[Any], None], items: Iterable[Any]) -> None:
+        """Do all of it; what takes one task or two is done here, with one thread of torch."""
+        first = list(itertools.islice(items := iter(items), 2 if self._pool else 0))
+        if len(first) < 2:
+            with one_thread():
+                for item in itertools.chain(first, items):
+                    task(item)
+            return
+        for _ in self.each(task, itertools.chain(first, items)):
+            pass
+
+
+def _submit(pool: ThreadPoolExecutor, task: Callable[[Any], T], item: Any) -> Future[T]:
+    try:
+        return pool.submit(task, item)
+    except RuntimeError:  # the interpreter is on its way out; a thread of the user's, or its exit, still computes
+        done: Future[T] = Future()
+        with one_thread():
+            done.set_result(task(item))
+        return done
+
+
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # torch looks up its number for this thread now, and not after it was set
+    torch.set_num_threads(1)
+
+
+def _in_this_mode(task: Callable[[Any], T]) -> Callable[[Any], T]:
+    inference, gradient = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def in_mode(item: Any) -> T:
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
+            return task(item)
+
+    return in_mode
 
 
 _shared: dict[int, Workers] = {}  # by number of threads
-os.register_at_fork(after_in_child=_shared.clear)  # threads do not survive a fork
+# A child has none of the threads. (One whose parent has used several threads of OpenMP may wait for ever all the same.)
+os.register_at_fork(after_in_child=_shared.clear)
 
 
 @contextlib.contextmanager

@@ -38,3 +38,18 @@ def ordered_sum(values: Tensor) -> Tensor:
     """
     padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % _PART))
     return padded.unflatten(-1, (-1, _PART)).sum(dim=-1).sum(dim=-1)
+
+
+def sum_first_axis(values: Tensor) -> Tensor:
+    """(n, ..) to (..), n at least 1: on a CPU one after the other.
+
+    There torch's own adds the last columns of an array in another order than the others, so that the bits of a number
+    would depend on where it stands.
+    """
+    if values.device.type != "cpu":
+        return values.sum(dim=0)
+    first, *others = values.unbind()
+    total = first.clone()
+    for value in others:
+        total += value
+    return total

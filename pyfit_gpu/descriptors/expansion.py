@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations_with_replacement
 
 import torch
@@ -33,6 +32,8 @@ from pyfit_gpu.descriptors.harmonics import (
     n_rows,
     rows_of_orders,
 )
+from pyfit_gpu.parallel import lazy
+from pyfit_gpu.sums import sum_first_axis
 
 _LINE = 64  # bytes that a processor's cache and its widest vectors take at once
 WIDTH_STEP = 4  # places for pairs come in this multiple on a CPU; `padded` counts on it
@@ -84,17 +85,17 @@ class Basis:
     def n_centers(self) -> int:
         return len(self.norm)
 
-    @cached_property
+    @lazy
     def n_angular(self) -> int:
         return n_rows(self.legendre_orders)
 
-    @cached_property
+    @lazy
     def padded_norm(self) -> Tensor:
         """(padded n_r0,), 1 beyond the Gaussian centres."""
         columns = padded(self.n_centers, 16 // self.norm.itemsize, self.norm.device)
         return torch.nn.functional.pad(self.norm, (0, columns - self.n_centers), value=1.0)
 
-    @cached_property
+    @lazy
     def blocks(self) -> list[tuple[int, int]]:
         """The elements a and b of each block of features."""
         return list(combinations_with_replacement(range(self.n_elements), 2))
@@ -148,25 +149,25 @@ class Chunk:
         numbers = self.pairs.reshape(-1).clamp(max=values.shape[-1] - 1)
         return values.gather(-1, numbers.expand(*values.shape[:-1], -1))
 
-    @cached_property
+    @lazy
     def _components(self) -> Tensor:
         """(3, n K) Å, one row per component."""
         return self._own(self._all_vectors.T)
 
-    @cached_property
+    @lazy
     def _distance(self) -> Tensor:
         """(n K,) Å."""
         x, y, z = self._components
         distance = (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_()
         return distance.masked_fill_(self.pairs.reshape(-1) == len(self._all_vectors), self.basis.cutoff)
 
-    @cached_property
+    @lazy
     def _unit(self) -> tuple[Tensor, Tensor]:
         """Unit vectors (3, n K) and the inverse distance (n K,)."""
         inverse = self._distance.reciprocal()
         return self._components * inverse, inverse
 
-    @cached_property
+    @lazy
     def _angular(self) -> Tensor:
         """(n, padded n_angular, K)."""
         return self._blocks(self._rows_of(angular_rows), 4)
@@ -174,8 +175,8 @@ class Chunk:
     def _blocks(self, rows: Tensor, step: int, mask: Tensor | None = None) -> Tensor:
         """(n, padded n_rows, K), a matrix of each atom, from rows (n_rows, n, K) times a mask (n, K).
 
-        On a CPU every matrix and every row in it begins at a multiple of 64 bytes; rows beyond are zero. On a GPU,
-        whose libraries do not look at addresses, the rows as they are.
+        On a CPU every matrix and every row in it begins at a multiple of 64 bytes; rows beyond are zero. On a GPU, of
+        which no bits are promised, the rows as they are.
         """
         if rows.device.type != "cpu":
             return (rows if mask is None else rows * mask).transpose(0, 1)
@@ -195,14 +196,14 @@ class Chunk:
         rows = unit.new_empty(n_rows(orders), unit.shape[1])
         return function(unit, orders, *more, out=rows).view(-1, *self.pairs.shape)
 
-    @cached_property
+    @lazy
     def _gaussians(self) -> Tensor:
         """(n_r0, n K), without the cutoff."""
         basis = self.basis
         offset = self._distance - basis.centers
         return torch.addcmul(basis.zero, offset, offset, value=-1 / basis.gaussian_width**2, out=offset).exp_()
 
-    @cached_property
+    @lazy
     def _to_cutoff(self) -> tuple[Tensor, Tensor, Tensor]:
         """x = r - rc, at most 0; x^4; x^4 + d^4: each (n K,)."""
         inside = (self._distance - self.basis.cutoff).clamp_(max=0.0)
@@ -210,18 +211,18 @@ class Chunk:
         fourth = (inside * inside).square_()
         return inside, fourth, fourth + self.basis.cutoff_width**4
 
-    @cached_property
+    @lazy
     def _cutoff(self) -> Tensor:
         """(n K,): fc."""
         _, fourth, denominator = self._to_cutoff
         return fourth / denominator
 
-    @cached_property
+    @lazy
     def _radial(self) -> Tensor:
         """(n_r0, n, K)."""
         return (self._gaussians * self._cutoff).view(-1, *self.pairs.shape)
 
-    @cached_property
+    @lazy
     def _radial_derivative(self) -> Tensor:
         """(n_r0, n, K) 1/Å."""
         basis = self.basis
@@ -230,7 +231,7 @@ class Chunk:
         slope = (self._distance - basis.centers).mul_(self._cutoff * (-2 / basis.gaussian_width**2))
         return slope.add_(of_cutoff).mul_(self._gaussians).view(-1, *self.pairs.shape)
 
-    @cached_property
+    @lazy
     def _of_kind(self) -> Tensor | None:
         """(S, n, K) bool, whether the neighbour is of an element; None: there is one."""
         if self._all_kinds is None:
@@ -246,11 +247,11 @@ class Chunk:
         """Rows (n_r0, n, K) as blocks (n, padded n_r0, K) for each element, zero for neighbours of another one."""
         return [self._blocks(rows, 16 // rows.itemsize, self._mask(kind)) for kind in range(self.basis.n_elements)]
 
-    @cached_property
+    @lazy
     def _radial_by_kind(self) -> list[Tensor]:
         return self._radial_blocks(self._radial)
 
-    @cached_property
+    @lazy
     def _sums(self) -> list[Tensor]:
         """A^a for each element, (n, padded n_angular, padded n_r0)."""
         return [torch.bmm(self._angular, radial.transpose(1, 2)) for radial in self._radial_by_kind]
@@ -278,7 +279,7 @@ class Chunk:
         grad_angular = angular.new_empty(n, angular.shape[1], width)
         for kind, grad_sums in enumerate(self._grad_sums(grad)):
             grad_radial = torch.bmm(grad_sums.transpose(1, 2), angular)[:, : basis.n_centers].transpose(0, 1)
-            moved = (grad_radial * self._radial_derivative).sum(dim=0)
+            moved = sum_first_axis(grad_radial * self._radial_derivative)
             mask = self._mask(kind)
             along += moved if mask is None else moved * mask
             grad_angular.baddbmm_(grad_sums, self._radial_by_kind[kind], beta=min(kind, 1))
@@ -286,7 +287,7 @@ class Chunk:
         unit, inverse = self._unit
         grad_unit = angular_vjp(unit, basis.legendre_orders, rows).mul_(inverse)
         # What the unit vector cannot follow, its own direction, is taken out.
-        outward = (grad_unit * unit).sum(dim=0)
+        outward = sum_first_axis(grad_unit * unit)
         grad_unit.addcmul_(unit, along.view(-1) - outward)
         return grad_unit.view(3, *self.pairs.shape).transpose(0, 1)
 
@@ -294,9 +295,10 @@ class Chunk:
         """dE/dA^a for each element, (n, padded n_angular, padded n_r0)."""
         basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
         n_blocks = len(basis.blocks)
-        by_block = grad.new_zeros(n_blocks, n, len(basis.coefficients), len(basis.padded_norm))
-        given = grad.view(n, n_blocks, n_orders, basis.n_centers).transpose(0, 1)
-        torch.mul(given, 2 / basis.norm, out=by_block[:, :, :n_orders, : basis.n_centers])
+        by_block = grad.view(n, n_blocks, n_orders, basis.n_centers).transpose(0, 1) * (2 / basis.norm)
+        padding = (0, len(basis.padded_norm) - basis.n_centers, 0, len(basis.coefficients) - n_orders)
+        if grad.device.type == "cpu":
+            by_block = torch.nn.functional.pad(by_block, padding).contiguous()
         coefficients = basis.coefficients.T.expand(n, -1, -1)
         result: dict[int, Tensor] = {}
         for (a, b), own in zip(basis.blocks, by_block, strict=True):

@@ -153,8 +153,7 @@ class LocalStructureParameters:
         def fill(chunk: Chunk) -> None:
             raw.index_copy_(0, chunk.atoms, chunk.raw())
 
-        for _ in Workers.shared(raw.device).each(fill, self.chunks(neighbors, species)):
-            pass
+        Workers.shared(raw.device).run(fill, self.chunks(neighbors, species))
         return raw
 
     def chunks(self, neighbors: Neighbors, species: Tensor, *, max_pairs: int | None = None) -> Iterator[Chunk]:
@@ -238,9 +237,8 @@ def _chunks(
     if most_pairs is not None:
         max_pairs = min(max_pairs, most_pairs)
     widths = padded_widths(counts, on_gpu=on_gpu)
-    ordered, order = torch.sort(widths, stable=True)
-    if n_elements > 1:
-        order = torch.argsort(widths * n_elements + species, stable=True)
+    order = torch.argsort(widths * n_elements + species if n_elements > 1 else widths, stable=True)
+    ordered = widths[order]
     distinct = torch.stack(torch.unique_consecutive(ordered, return_counts=True)).tolist()  # the only wait for a GPU
     sizes = []
     for width, number in zip(*distinct, strict=True):

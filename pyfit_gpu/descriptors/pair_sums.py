@@ -97,18 +97,14 @@ class PairTotals:
 
 
 def _outer(grad_vectors: Tensor, vectors: Tensor) -> Tensor:
-    """(n, .., 6): sum over pairs of the symmetric part of v (x) dE/dv.
-
-    Not by a matrix product, whose bits could depend on where its 3 x 3 results begin.
-    """
+    """(n, .., 6): sum over pairs of the symmetric part of v (x) dE/dv."""
     shaped = vectors.reshape(len(vectors), *[1] * (grad_vectors.dim() - 3), *vectors.shape[1:])
-    found = []
-    for a, b in _VOIGT:
-        product = shaped[..., a, :] * grad_vectors[..., b, :]
-        if a != b:
-            product = product.addcmul_(shaped[..., b, :], grad_vectors[..., a, :]).mul_(0.5)
-        found.append(product.sum(dim=-1))
-    return torch.stack(found, dim=-1)
+    if grad_vectors.device.type == "cpu":  # bits of a product could depend on where its 3 x 3 results begin
+        matrix = (grad_vectors.unsqueeze(-2) * shaped.unsqueeze(-3)).sum(dim=-1)
+    else:
+        matrix = grad_vectors @ shaped.transpose(-1, -2)
+    symmetric = (matrix + matrix.transpose(-1, -2)) / 2
+    return torch.stack([symmetric[..., a, b] for a, b in _VOIGT], dim=-1)
 
 
 def _symmetric(six: Tensor) -> Tensor:

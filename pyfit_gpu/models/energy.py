@@ -26,9 +26,10 @@ class EnergyModel(Protocol):
 
     name: str  # for messages: "straight"
     n_outputs: int  # of the networks
+    uses_vectors: bool  # whether energies depend on more than the outputs: else no chunk need be given for them
     forces_are_linear: bool  # in the networks' gradient, by a map that does not change while they train
 
-    def energies(self, outputs: Tensor, chunk: Chunk) -> Tensor:
+    def energies(self, outputs: Tensor, chunk: Chunk | None) -> Tensor:
         """(K, n) eV: energies of the atoms of a chunk, from outputs (K, n, n_out) of K members."""
 
     def vjp(self, outputs: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
@@ -45,9 +46,10 @@ class Straight:
 
     name = "straight"
     n_outputs = 1
+    uses_vectors = False
     forces_are_linear = True
 
-    def energies(self, outputs: Tensor, chunk: Chunk) -> Tensor:
+    def energies(self, outputs: Tensor, chunk: Chunk | None) -> Tensor:
         return outputs[..., 0]
 
     def vjp(self, outputs: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor | None]:

@@ -178,11 +178,10 @@ class ElementNetworks:
         """
         hidden = self._repeated(inputs)
         last = len(self.weights) - 1
-        slopes: list[Tensor] = []
+        sigmoids: list[Tensor] = []
         for layer in range(last):
-            sigmoid = torch.sigmoid(self._layer(layer, hidden))
-            slopes.append(sigmoid * (1 - sigmoid))
-            hidden = self._activated(sigmoid)
+            sigmoids.append(torch.sigmoid(self._layer(layer, hidden)))
+            hidden = self._activated(sigmoids[layer])
         outputs = self._layer(last, hidden)
         members = (self.n_members, self.n_elements)
 
@@ -192,7 +191,8 @@ class ElementNetworks:
             # With one output this product is a broadcast.
             grad = grad * transposed[last] if grad.shape[2] == 1 else torch.bmm(grad, transposed[last])
             for layer in reversed(range(last)):
-                grad = torch.bmm(grad * slopes[layer], transposed[layer])
+                slope = sigmoids[layer] * (1 - sigmoids[layer])
+                grad = torch.bmm(grad * slope, transposed[layer])
             return grad.unflatten(0, members)
 
         return outputs.unflatten(0, members), vjp

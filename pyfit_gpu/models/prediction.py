@@ -7,7 +7,6 @@ Of several members it says the mean, and how far they spread: for member k of K,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +17,13 @@ from pyfit_gpu.descriptors.expansion import Chunk, padded
 from pyfit_gpu.descriptors.lsp import padded_widths
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import energy_model, network_outputs
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.batch import Structures
-from pyfit_gpu.sums import sum_over_atoms
+from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
 
 # From so many members on, writing dG/dv out costs less than a vector-Jacobian product of each (measured with 42 and 48
 # features).
@@ -172,9 +171,10 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     first = values.narrow(dim, 0, 1)
     differences = values - first
-    mean = differences.mean(dim, keepdim=True)
-    spread = torch.linalg.vector_norm(differences - mean, dim=dim) / math.sqrt(values.shape[dim] - 1)
-    return (first + mean).squeeze(dim), spread
+    mean = sum_first_axis(differences.movedim(dim, 0)) / values.shape[dim]
+    squares = (differences - mean.unsqueeze(dim)).square()
+    spread = (sum_first_axis(squares.movedim(dim, 0)) / (values.shape[dim] - 1)).sqrt()
+    return first.squeeze(dim) + mean, spread
 
 
 class _ChunkWalk:
@@ -182,6 +182,7 @@ class _ChunkWalk:
 
     def __init__(self, potential: Potential, batch: Batch, *, derivatives: bool) -> None:
         self.model = energy_model(potential, "predict")
+        self.potential = potential
         self.descriptor = potential.descriptor
         self.batch = batch
         self.networks: _Tiled | _Stacked
@@ -198,6 +199,10 @@ class _ChunkWalk:
 
     def run(self) -> Tensor:
         """(K, n_atoms) eV, atomic energies; `totals` then has the derivatives of all chunks."""
+        if self.totals is None and self.like.device.type != "cpu" and not self.model.uses_vectors:
+            # Nothing is gained by going chunk after chunk, and each would wait for the host.
+            features = self.batch.features(self.descriptor)
+            return self.model.energies(network_outputs(self.potential, features, self.batch.species), None)
         energies = self.like.new_empty(self.n_members, len(self.batch.species))
 
         def compute(chunk: Chunk) -> None:
@@ -212,8 +217,7 @@ class _ChunkWalk:
                 self.totals.add(chunk, by_vectors if grad_vectors is None else by_vectors + grad_vectors)
 
         chunks = self.descriptor.chunks(self.batch.neighbors, self.batch.species, max_pairs=self._max_pairs())
-        for _ in Workers.shared(self.like.device).each(compute, chunks):
-            pass
+        Workers.shared(self.like.device).run(compute, chunks)
         return energies
 
     def _by_jacobian(self) -> bool:
@@ -234,9 +238,9 @@ class _ChunkWalk:
             return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0][:, None]
         # Members are rows of one product, in fours on a CPU: a row of an incomplete four would be rounded otherwise.
         jacobian = chunk.jacobian(pad=True).flatten(2)
-        n_members, n, n_features = grad.shape
-        rows = grad.new_zeros(n, padded(n_members, 4, grad.device), jacobian.shape[1])
-        rows[:, :n_members, :n_features] = grad.transpose(0, 1)
+        n_members, _, n_features = grad.shape
+        padding = (0, jacobian.shape[1] - n_features, 0, padded(n_members, 4, grad.device) - n_members)
+        rows = torch.nn.functional.pad(grad.transpose(0, 1), padding).contiguous()
         return torch.bmm(rows, jacobian)[:, :n_members].unflatten(-1, (3, -1))
 
     def _where(self, chunk: Chunk) -> Callable[[int], str]:

@@ -125,9 +125,11 @@ def _copied_layers(networks: ElementNetworks, member: int, element: int) -> list
     for weights, biases in zip(networks.weights, networks.biases, strict=True):
         weight, bias = weights[member, element].detach(), biases[member, element].detach()
         n_out = max(weight.shape[1], _COLUMNS)
-        padding = n_out - weight.shape[1]
-        whole = torch.nn.functional.pad(weight, (0, padding, 0, n_in - weight.shape[0]))
-        # Copies: products can depend on where in memory their factors begin.
-        layers.append((whole.clone(), torch.nn.functional.pad(bias, (0, padding)).clone()))
+        if (n_in, n_out) == tuple(weight.shape):  # copies: products can depend on where their factors begin
+            layers.append((weight.clone(memory_format=torch.contiguous_format), bias.clone()))
+        else:
+            padding = n_out - weight.shape[1]
+            whole = torch.nn.functional.pad(weight, (0, padding, 0, n_in - weight.shape[0]))
+            layers.append((whole, torch.nn.functional.pad(bias, (0, padding))))
         n_in = n_out
     return layers

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.structures.batch import Structures
-from pyfit_gpu.structures.cells import complete_cell
+from pyfit_gpu.structures.cells import complete_cell, inverse_cells
 from pyfit_gpu.sums import ragged_range
 
 # Width of a bin in units of the cutoff: narrower ones compare fewer atoms, wider ones list fewer images.
@@ -76,7 +76,7 @@ def make_grid(structures: Structures, cutoff: float, width: float = WIDTH) -> Gr
     device, dtype = structures.positions.device, structures.positions.dtype
     lattices = structures.cell.detach().to("cpu", torch.float64).numpy()
     cell = torch.from_numpy(complete_cell(lattices, structures.pbc.cpu().numpy()))
-    inverse = torch.linalg.inv(cell)
+    inverse = inverse_cells(cell)
     # The spacing of the lattice planes across vector a is 1 / |column a of the inverse|.
     reach = cutoff * torch.linalg.vector_norm(inverse, dim=1).T  # (3, B) in units of cell vectors
     cell, inverse, reach = (t.to(device, dtype) for t in (cell, inverse, reach))

@@ -16,8 +16,28 @@ def cell_volumes(cell: Tensor) -> Tensor:
     """(...) Å^3 of cells (..., 3, 3); zero where the vectors span no volume, but for rounding."""
     lengths = torch.linalg.vector_norm(cell, dim=-1, keepdim=True)
     directions = cell / torch.where(lengths > 0, lengths, 1.0)
-    is_full = torch.linalg.det(directions).abs() >= FLAT
-    return torch.where(is_full, torch.linalg.det(cell).abs(), 0.0)
+    is_full = _triple_product(directions).abs() >= FLAT
+    return torch.where(is_full, _triple_product(cell).abs(), 0.0)
+
+
+def _triple_product(cell: Tensor) -> Tensor:
+    """(...) a . (b x c) of cells (..., 3, 3).
+
+    One number after the other: bits of a decomposition could depend on where in memory a cell lies.
+    """
+    a, b, c = (row.unbind(-1) for row in cell.unbind(-2))
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+
+def inverse_cells(cell: Tensor) -> Tensor:
+    """(..., 3, 3), the inverse of cells that span a volume; number by number, as `_triple_product`."""
+    rows = [row.unbind(-1) for row in cell.unbind(-2)]
+    cofactors = []
+    for i in range(3):
+        b, c = rows[(i + 1) % 3], rows[(i + 2) % 3]
+        cross = [b[(j + 1) % 3] * c[(j + 2) % 3] - b[(j + 2) % 3] * c[(j + 1) % 3] for j in range(3)]
+        cofactors.append(torch.stack(cross, dim=-1))
+    return torch.stack(cofactors, dim=-1) / _triple_product(cell)[..., None, None]
 
 
 def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:

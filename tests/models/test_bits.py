@@ -179,12 +179,17 @@ def together_and_alone(potential: Potential, frames: Sequence[Frame]) -> None:
     energies = predict(potential, structures, derivatives=False)
     whole = predict(potential, structures)
     forces = of_structures(whole, structures.sizes)
+    atomic = whole.atomic_energies.split(structures.sizes)
     assert torch.equal(whole.energy, energies.energy)
     for row in range(len(frames)):
         one = structures.select([row])
         assert torch.equal(featurize(one, potential), features[row]), row
         found = predict(potential, one)
         assert torch.equal(found.energy, whole.energy[[row]]), row
+        assert torch.equal(found.atomic_energies, atomic[row]), row
+        if found.spread is not None:
+            assert torch.equal(found.spread.energy, whole.spread.energy[[row]]), row
+            assert torch.equal(found.spread.forces, whole.spread.forces.split(structures.sizes)[row]), row
         assert torch.equal(predict(potential, one, derivatives=False).energy, whole.energy[[row]]), row
         assert found.forces is not None
         assert torch.equal(found.forces, forces[row]), row

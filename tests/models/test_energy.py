@@ -28,6 +28,7 @@ class Springs:
 
     name = "springs"
     n_outputs = 2
+    uses_vectors = True
     forces_are_linear = False
     cutoff = 4.3
 
