@@ -1,4 +1,4 @@
-"""From derivatives by the vectors of pairs to forces on atoms and virials of structures, and back.
+"""Forces on atoms and virials of structures from derivatives with respect to the vectors of pairs, and back.
 
 With v_p = r_j - r_i the vector of pair p = (i, j) and g_p = dE/dv_p,
 
@@ -23,10 +23,11 @@ _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 
 
 class PairSums:
-    """Where the pairs of a batch of structures add up. Values may have any axes after the first."""
+    """Sums over the pairs of a batch of structures. Values may have any axes after the first."""
 
     def __init__(self, neighbors: Neighbors, sizes: Tensor) -> None:
-        """
+        """Sort the pairs by their neighbours.
+
         Args:
             sizes: (B,) int64, atoms of each structure.
         """
@@ -56,7 +57,11 @@ class PairSums:
         return sum_runs(by_pair.index_select(0, self._by_neighbor), self._n_reactions)
 
     def vjp(self, chunk: Chunk, grad_forces: Tensor | None, grad_virials: Tensor | None) -> Tensor:
-        """(n, .., 3, K): the transposed map, from derivatives by forces and virials to those by dE/dv of a chunk."""
+        """Vector-Jacobian product of the sums, for one chunk.
+
+        Returns:
+            (n, .., 3, K): derivatives with respect to dE/dv of the chunk, from those with respect to forces and virials.
+        """
         parts = []
         if grad_forces is not None:
             neighbors = grad_forces[self.index[chunk.pairs]]  # (n, K, .., 3)
@@ -69,10 +74,11 @@ class PairSums:
 
 
 class PairTotals:
-    """What the chunks of a batch give, added up. Chunks may come from several threads at once."""
+    """Contributions of the chunks of a batch, collected and summed. Chunks may come from several threads at once."""
 
     def __init__(self, sums: PairSums, members: Sequence[int], like: Tensor, *, virials: bool) -> None:
-        """
+        """Allocate memory for all chunks.
+
         Args:
             members: axes of the values between atoms and components.
             like: gives dtype and device.

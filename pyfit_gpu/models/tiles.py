@@ -1,10 +1,10 @@
-"""Networks on tiles of atoms, for a CPU: an atom's outputs have the same bits whatever other structures are beside it.
+"""Networks on tiles of atoms, for a CPU: an atom's outputs have the same bits whichever structures are in the batch.
 
-Libraries round a row of a matrix product by the shape of the whole and by where in it the row stands. So atoms go
-through the networks in tiles of a fixed number of rows, and an atom's row depends on its own structure alone: atoms of
-one structure and element, with as many places for neighbours, stand one after the other and begin a tile of their own.
-Every matrix begins at a multiple of 64 bytes. Tiles come in pairs, so that no array ends in the middle of the widest
-vectors: the last numbers of an array would get another sigmoid than the others.
+How libraries round a row of a matrix product depends on the shape of the matrix and on the place of the row in it. So
+atoms go through the networks in tiles of a fixed number of rows, and an atom's row depends only on its own structure:
+atoms of one structure and element with equally many places for neighbours stand one after the other and begin a tile
+of their own. Every matrix begins at a multiple of 64 bytes. Tiles come in pairs, so that no array ends in the middle of
+the widest vectors: the sigmoid of the last numbers of an array would be computed by other instructions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from pyfit_gpu.models.networks import ElementNetworks
 
 _LINE = 64  # bytes
-_COLUMNS = 4  # of a result at least: a single one would be multiplied in a way of its own
+_COLUMNS = 4  # least number of columns of a result: libraries multiply a single column by another routine
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class AtomTiles:
 
     @classmethod
     def of(cls, species: Tensor, structure: Tensor, widths: Tensor, n_elements: int, itemsize: int) -> AtomTiles:
-        """For the atoms of a batch.
+        """Assign the atoms of a batch to tiles.
 
         Args:
             species: (n_atoms,) int64.
@@ -55,7 +55,7 @@ class AtomTiles:
         return cls(rows, tile, row, species, n_elements)
 
     def by_element(self, atoms: Tensor) -> Iterator[tuple[int, slice, Tensor, int]]:
-        """Where the atoms of a chunk stand in the tiles of each element that occurs.
+        """Places of the atoms of a chunk in the tiles of each element that occurs.
 
         Args:
             atoms: (n,) int64, as a chunk has them: ordered by species, then structure, of one width.
@@ -96,8 +96,8 @@ class TiledNetworks:
             inputs: (n_tiles, rows, n_in).
 
         Returns:
-            outputs (n_tiles, rows, n_out), and the vector-Jacobian product: from derivatives with respect to these to
-            those with respect to the inputs, (n_tiles, rows, n_in).
+            outputs (n_tiles, rows, n_out), and the VJP: from derivatives with respect to the outputs to derivatives
+            with respect to the inputs, (n_tiles, rows, n_in).
         """
         layers = self._layers[member][element]
         hidden, sigmoids = inputs, []

@@ -200,7 +200,7 @@ class TestBlock:
         leaf = points.clone().requires_grad_()
         target = training_set.energy_used / training_set.sizes
         layout = ElementLayout.of(training_set.species, 2)
-        error = block.value(like.with_flat(points).bare(), None, gradient=False).energies - target
+        error = block.value(like.with_flat(points).without_offset(), None, gradient=False).energies - target
 
         def square(leaf: Tensor) -> Tensor:
             atomic = layout.restore(like.with_flat(leaf)(layout.arrange(training_set.features)))[..., 0]
@@ -210,10 +210,10 @@ class TestBlock:
             return ((energy / training_set.sizes - target) ** 2 * weight * factor).sum()
 
         (expected,) = torch.autograd.grad(square(leaf), leaf)
-        value = block.value(like.with_flat(points).bare(), factor, gradient=True)
-        torch.testing.assert_close(like.of_bare(value.gradient), expected, rtol=1e-12, atol=1e-14)
+        value = block.value(like.with_flat(points).without_offset(), factor, gradient=True)
+        torch.testing.assert_close(like.gradient_from_without_offset(value.gradient), expected, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(value.energies - target, error, rtol=0, atol=0)
-        assert block.value(like.with_flat(points).bare(), None, gradient=False).gradient is None
+        assert block.value(like.with_flat(points).without_offset(), None, gradient=False).gradient is None
         assert block.kept_bytes == 0
 
     def test_a_block_forgets_the_set(self) -> None:
@@ -221,9 +221,9 @@ class TestBlock:
         training_set = make_set([3, 1, 4])
         like, points = points_of(training_set)
         block = Block(training_set, LabelWeights.of(training_set), memory=0.0)
-        before = block.value(like.with_flat(points).bare(), None, gradient=True)
+        before = block.value(like.with_flat(points).without_offset(), None, gradient=True)
         training_set.features.fill_(0.0)
-        after = block.value(like.with_flat(points).bare(), None, gradient=True)
+        after = block.value(like.with_flat(points).without_offset(), None, gradient=True)
         assert before.gradient is not None
         assert after.gradient is not None
         assert torch.equal(before.gradient, after.gradient)

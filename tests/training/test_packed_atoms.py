@@ -49,10 +49,10 @@ def through_packs(
     packed = PackedAtoms.of(species, networks.n_elements)
     inputs = packed.arrange(features)
     with torch.no_grad():
-        bare = networks.bare()
-        outputs, sigmoids = forward(bare, packed, inputs)
-        found = vjp(bare, packed, inputs, sigmoids, packed.arrange_values(grad_outputs))
-        return packed.restore(outputs, len(species)), networks.of_bare(found)
+        plain = networks.without_offset()
+        outputs, sigmoids = forward(plain, packed, inputs)
+        found = vjp(plain, packed, inputs, sigmoids, packed.arrange_values(grad_outputs))
+        return packed.restore(outputs, len(species)), networks.gradient_from_without_offset(found)
 
 
 @pytest.mark.parametrize(("hidden", "activation", "shape"), CASES)
