@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class Workers:
-    """As many threads as torch may use. Torch's operations let go of the interpreter while they compute.
+    """Pool of as many threads as torch may use. Torch's operations release the interpreter lock while they compute.
 
-    A task of a worker that asks for workers itself gets none: torch may use one thread there.
+    A task that asks for workers itself gets none: within a worker torch may use one thread.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """For a device; on a GPU tasks run one after the other, in the calling thread."""
+        """Start threads for a CPU; on a GPU tasks run one after the other, in the calling thread."""
         self.count = torch.get_num_threads() if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
         if self.count > 1:
@@ -29,14 +29,14 @@ class Workers:
 
     @classmethod
     def shared(cls, device: torch.device) -> Workers:
-        """Workers that stay for the next call: to start threads takes as long as a small structure."""
+        """Workers that stay for the next call: starting threads takes as long as computing a small structure."""
         count = torch.get_num_threads() if device.type == "cpu" else 1
         if count not in _shared:
             _shared[count] = cls(device)
         return _shared[count]
 
     def each(self, task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
-        """Results in the order of the items; besides those being computed, at most one waits per thread."""
+        """Yield results in the order of the items; at most one item per thread waits beside those being computed."""
         if self._pool is None:
             yield from map(task, items)
             return
@@ -53,7 +53,7 @@ class Workers:
                 future.cancel()
 
     def map(self, task: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-        """Results in the order of the items."""
+        """Compute all results, in the order of the items."""
         return [task(item) for item in items] if self._pool is None else list(self._pool.map(task, items))
 
 
@@ -63,7 +63,7 @@ os.register_at_fork(after_in_child=_shared.clear)  # threads do not survive a fo
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """What this thread computes inside gives the same bits whatever number of threads torch may use; workers go on."""
+    """Restrict torch to one thread here, so that bits do not depend on their number; workers are unaffected."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -57,10 +57,10 @@ class PairSums:
         return sum_runs(by_pair.index_select(0, self._by_neighbor), self._n_reactions)
 
     def vjp(self, chunk: Chunk, grad_forces: Tensor | None, grad_virials: Tensor | None) -> Tensor:
-        """Vector-Jacobian product of the sums, for one chunk.
+        """Vector-Jacobian product of the sums, from derivatives with respect to forces and virials, for one chunk.
 
         Returns:
-            (n, .., 3, K): derivatives with respect to dE/dv of the chunk, from those with respect to forces and virials.
+            (n, .., 3, K), derivatives with respect to dE/dv of the chunk.
         """
         parts = []
         if grad_forces is not None:

@@ -120,7 +120,7 @@ class TiledNetworks:
 
 
 def _copied_layers(networks: ElementNetworks, member: int, element: int) -> list[tuple[Tensor, Tensor]]:
-    """Weights (n_in, n_out) and biases (n_out,) of one network, zeros up to `_COLUMNS` neurons in each layer."""
+    """Layers of one network, weights (n_in, n_out) and biases (n_out,), with zeros up to `_COLUMNS` neurons in each."""
     layers = []
     n_in = networks.layer_sizes[0]
     for weights, biases in zip(networks.weights, networks.biases, strict=True):

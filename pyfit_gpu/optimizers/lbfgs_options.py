@@ -1,4 +1,4 @@
-"""The numbers and words that steer LBFGS. Nothing here imports torch: the command line reads its defaults here."""
+"""Options of LBFGS. Nothing here imports torch: the command line reads its defaults here."""
 
 from __future__ import annotations
 

@@ -455,14 +455,14 @@ def test_a_line_search_comes_back_from_where_the_loss_is_not_a_number() -> None:
 
 
 def handle_together(optimizer: LBFGS, starts: Tensor) -> None:
-    """As on a GPU, with directions computed in advance."""
+    """Handle all members together as on a GPU, with directions computed in advance."""
     optimizer._vectors = VectorsTogether(starts, optimizer.settings.history_size)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
 def test_vectors_in_one_batch_with_directions_in_advance(name: str, settings: LBFGSSettings) -> None:
-    """As on a GPU: the same decisions, one transfer a round (and one for each step's first direction)."""
+    """The kind for a GPU takes the same decisions, with one transfer a round (and one for a step's first direction)."""
     function, start = CASES[name]
     starts = start + 0.1 * draw(4, len(start))
     one_by_one, batched = LBFGS(starts, settings), LBFGS(starts, settings)

@@ -177,7 +177,7 @@ class TestManyStructures:
 
     @pytest.mark.usefixtures("threads")
     def test_label_weights(self, training_set: TrainingSet) -> None:
-        """Of several weights: another order of summation rounds alike now and then."""
+        """Several sets of weights are tried: another order of summation can round to the same by chance."""
         rng = np.random.default_rng(2)
         for _ in range(8):
             weight = torch.from_numpy(10 ** rng.uniform(-6, 6, len(training_set)))

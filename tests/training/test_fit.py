@@ -210,7 +210,7 @@ class TestAgainstTorch:
         np.testing.assert_allclose(fit(potential, known, settings=CLASSIC).loss, expected, rtol=1e-10, atol=0)
 
     def test_energies_and_validation_of_the_rows(self, tmp_path: Path) -> None:
-        """What a row says is what its own weights give, in the order of the training structures."""
+        """A row holds the energies of its own weights, in the order of the training structures."""
         train, validation = make_set([2, 1, 3, 4], seed=1), make_set([3, 2], seed=2)
         potential, recorder = make_potential(), Recorder()
         predicted = []
@@ -263,7 +263,7 @@ class TestRows:
         assert len(fit(make_potential(), make_set(), settings=FitSettings(steps=2)).loss) == 3
 
     def test_the_potential_has_the_weights_of_the_row(self) -> None:
-        """As it goes, so that backups are of their step, and at the end."""
+        """The potential follows while training goes on, so that backups are of their step, and at the end."""
         potential, recorder = make_potential(), Recorder()
         before = potential.networks.flat()
         fit(potential, make_set(), steps=3, observers=[recorder])

@@ -233,7 +233,7 @@ class TestMemory:
             assert_equal_to(force_map.vjp(*gradients), back)
 
     def test_never_more_than_given(self, sample: Sample, batch_sizes: list[int]) -> None:
-        """What is counted is what is kept, and one byte less than all cannot hold all."""
+        """The bytes counted are those kept, and one byte less than all cannot hold all."""
         whole = full_size(sample.set, sample.rows)
         seen = set()
         for memory in (0, 1, whole // 7, whole // 3, whole // 2, whole - 1, whole, 2 * whole):
@@ -282,7 +282,7 @@ class TestTranspose:
 
     @pytest.mark.parametrize("memory", ["kept", "recomputed"])
     def test_a_loss_of_one_of_them(self, sample: Sample, memory: str) -> None:
-        """What is not used gets no derivative; expanded gradients, as those of a sum, are taken too."""
+        """Unused results get no derivative; expanded gradients, as those of a sum, are accepted too."""
         force_map = sample.map(memory=memory)
         inputs = sample.inputs(force_map).requires_grad_(True)
         forces, virials = force_map(inputs)
@@ -299,7 +299,7 @@ class TestTranspose:
 
 class TestPositions:
     def test_a_set_without_positions(self, sample: Sample) -> None:
-        """As a text set is; the message says what to do."""
+        """A text set has no positions; the message says what to do."""
         blind = replace(sample.set, positions=torch.full_like(sample.set.positions, NAN))
         with pytest.raises(InputError, match=r"needs positions.*text set cannot.*HDF5 set made from structures does"):
             ForceMap(blind, sample.rows, virials=False, memory=math.inf)

@@ -61,7 +61,7 @@ def errors_per_atom(training_set: TrainingSet, networks: ElementNetworks, member
 
 
 def group_rmse(training_set: TrainingSet, networks: ElementNetworks, member: int = 0) -> dict[str, float]:
-    """Of each group with a weight."""
+    """RMSE of each group with a weight."""
     errors, found = errors_per_atom(training_set, networks, member), {}
     for group in sorted(set(training_set.groups)):
         own = [k for k, name in enumerate(training_set.groups) if name == group]
@@ -104,7 +104,7 @@ class TestLoss:
             np.testing.assert_allclose(found.errors.loss, expected, rtol=1e-12, atol=1e-14)
 
     def test_the_rmse_knows_no_target(self, training_set: TrainingSet, like: ElementNetworks) -> None:
-        """What is logged is the error, not what it costs."""
+        """The error is logged, not its cost."""
         points = drawn(like)
         plain, aimed = (Objective(training_set, targets=targets) for targets in ({}, {"a": 9.0, "b": 0.1}))
         found = [objective.evaluate(points, like) for objective in (plain, aimed)]

@@ -334,7 +334,7 @@ WEIGHTS: dict[str, LossWeights] = {
 
 @dataclass(frozen=True)
 class Expected:
-    """Of one member, by the formulas, structure after structure."""
+    """Expected values of one member, by the formulas, structure by structure."""
 
     loss: float
     energy: float
@@ -446,7 +446,7 @@ class TestForcesAndStress:
                 np.testing.assert_allclose(part, [getattr(one, name) for one in expected], rtol=1e-12)
 
     def test_every_term_counts(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
-        """What the comparison above compares are not numbers too small to matter."""
+        """The comparison above compares numbers that are large enough to matter."""
         networks, _ = random_networks(set_of(frames, elements))
         (one,) = expected_errors(frames, networks, {})
         (with_forces,) = expected_errors(frames, networks, WEIGHTS["forces"])
@@ -458,7 +458,7 @@ class TestForcesAndStress:
     def test_gradient_against_differences(
         self, frames: list[Frame], elements: tuple[str, ...], n_members: int, memory: str
     ) -> None:
-        """Of the NumPy loss, along random directions in the weights in which nothing cancels, to fourth order."""
+        """Differences of the NumPy loss, along random directions in which nothing cancels, to fourth order."""
         training_set = set_of(frames, elements)
         networks, flat = random_networks(training_set, n_members=n_members)
         weights = WEIGHTS["both"]
