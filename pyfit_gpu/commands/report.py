@@ -120,7 +120,7 @@ def spread_report(
 
 
 def _rank_correlation(first: FloatArray, second: FloatArray) -> float | None:
-    """Spearman's rank correlation, where equal values share their mean rank; None for less than 3 pairs or a constant."""
+    """Spearman's rank correlation, equal values sharing their mean rank; None for less than 3 pairs or a constant."""
 
     def ranks(values: FloatArray) -> FloatArray:
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)

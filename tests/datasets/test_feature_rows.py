@@ -98,7 +98,7 @@ class TestTensor:
 
     @pytest.mark.parametrize("share", [0.9, 0.02], ids=["most", "few"])
     def test_memory(self, tmp_path: Path, share: float) -> None:
-        """Reading float32 from a file of 40 MB takes no float64 copy of the whole, nor all that lies between the rows."""
+        """Reading float32 from a file of 40 MB takes no float64 copy of the whole, nor all bytes between the rows."""
         n_rows = 5_000_000 // WIDTH
         values = write(tmp_path / "set", n_rows, 1)
         index = np.flatnonzero(np.random.default_rng(2).random(n_rows) < share)

@@ -44,15 +44,15 @@ def network(force_weight: float = 0.0) -> tuple[Function, Tensor]:
     """The loss of a small network, and where it starts."""
     # The sample's random structures have no neighbours, hence no forces: energies alone are trained on.
     objective = Objective(make_set(sizes=tuple(range(1, 8)) * 6), {"forces": force_weight})
-    like = make_potential(hidden=(10, 10)).networks
+    template = make_potential(hidden=(10, 10)).networks
 
     def loss(x: Tensor) -> Tensor:
         networks = ElementNetworks.from_flat(
-            x[None], like.layer_sizes, n_elements=like.n_elements, activation=like.activation
+            x[None], template.layer_sizes, n_elements=template.n_elements, activation=template.activation
         )
         return loss_of(objective, networks)[0]
 
-    return loss, like.flat()[0]
+    return loss, template.flat()[0]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -140,8 +140,10 @@ def weights_of(potential: Potential) -> bytes:
 
 def start_at(potential: Potential, weights: Tensor) -> Potential:
     """The same potential with copies of other weights (1, n_parameters)."""
-    like = potential.networks
-    networks = like.from_flat(weights.clone(), like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+    template = potential.networks
+    networks = template.from_flat(
+        weights.clone(), template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
     return replace(potential, networks=networks, energy_shift=potential.energy_shift.clone())
 
 

@@ -28,16 +28,20 @@ MEMORIES = {"kept": 1.0, "partly": 0.5, "recomputed": 0.0}  # share of what all 
 
 
 def several_members(potential: Potential, n_members: int, seed: int = 11) -> Potential:
-    like = potential.networks
-    flat = torch.from_numpy(np.random.default_rng(seed).normal(size=(n_members, like.n_parameters)))
-    networks = ElementNetworks.from_flat(flat, like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+    template = potential.networks
+    flat = torch.from_numpy(np.random.default_rng(seed).normal(size=(n_members, template.n_parameters)))
+    networks = ElementNetworks.from_flat(
+        flat, template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
     return replace(potential, networks=networks)
 
 
 def member_of(potential: Potential, member: int) -> Potential:
-    like = potential.networks
-    flat = like.flat()[member : member + 1]
-    networks = like.from_flat(flat, like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+    template = potential.networks
+    flat = template.flat()[member : member + 1]
+    networks = template.from_flat(
+        flat, template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
     return replace(potential, networks=networks)
 
 

@@ -81,8 +81,10 @@ def random_networks(training_set: TrainingSet, *, n_members: int = 1, activation
     return networks_of(flat, start), flat
 
 
-def networks_of(flat: Tensor, like: ElementNetworks) -> ElementNetworks:
-    return ElementNetworks.from_flat(flat, like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+def networks_of(flat: Tensor, template: ElementNetworks) -> ElementNetworks:
+    return ElementNetworks.from_flat(
+        flat, template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
 
 
 class TestLoss:
@@ -403,9 +405,9 @@ def memory_of(training_set: TrainingSet, memory: str) -> float:
     return {"kept": whole, "partly": whole // 2, "recomputed": 0}[memory]
 
 
-def gradient_of(objective: Objective, flat: Tensor, like: ElementNetworks) -> Tensor:
+def gradient_of(objective: Objective, flat: Tensor, template: ElementNetworks) -> Tensor:
     leaf = flat.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss_of(objective, networks_of(leaf, like)).sum(), leaf)
+    (gradient,) = torch.autograd.grad(loss_of(objective, networks_of(leaf, template)).sum(), leaf)
     return gradient
 
 
