@@ -100,7 +100,7 @@ class FeatureRows:
 
     files: tuple[FeatureFile, ...]
     rows: Tensor  # (n_atoms,) int64 on the host, rows of all files one after the other
-    dtype: torch.dtype = torch.float64  # of what `tensor` gives
+    dtype: torch.dtype = torch.float64  # dtype of the result of `tensor`
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod

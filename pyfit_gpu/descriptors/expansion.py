@@ -7,7 +7,7 @@ Everything is done for a chunk of atoms with equal padded neighbour counts: sums
 matrix products, and rows of pairs stay in cache. A dummy pair in a padded place stands at the cutoff, where f and f'
 are exactly zero, so nothing else needs a mask.
 
-On a CPU an atom has the same bits whatever other atoms are in the chunk. Libraries choose how to multiply small
+On a CPU an atom has the same bits whichever other atoms are in the chunk. Libraries choose how to multiply small
 matrices by their shapes, strides and addresses (MKL by the address of the result modulo 64 bytes on some processors,
 by that of the factors on others), so none of these may depend on the chunk: rows of pairs, which lie one after the
 other for all atoms, are copied to blocks, a matrix for each atom; every matrix begins at a multiple of 64 bytes; and

@@ -5,7 +5,7 @@ With v_p = r_j - r_i the vector of pair p = (i, j) and g_p = dE/dv_p,
     F_i = sum_{p centred on i} g_p - sum_{p whose neighbour is i} g_p            eV/Å
     W   = sum_p v_p (x) g_p, made symmetric; stress = W / V                      eV, eV/Å^3 (ASE's sign and order)
 
-which is exact: energies depend on positions and cell through the vectors alone. Sums go in a fixed order.
+which is exact: energies depend on positions and cell only through the vectors. Sums go in a fixed order.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class DftInputs:
     """Summaries of all structures, and access to those of one shard."""
 
     files: tuple[DftFile, ...]
-    structures: tuple[Frame | StructureSummary, ...]  # of all files
+    structures: tuple[Frame | StructureSummary, ...]  # structures of all files
     index: int  # structures index, index + count, .. are taken
     count: int
 

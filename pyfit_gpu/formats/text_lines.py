@@ -71,7 +71,7 @@ class NumberedLines:
         """
         self.name = name
         self.kind = kind
-        self.number = 0  # of the present line
+        self.number = 0  # number of the present line
         self.text = ""
         self.left = ((number, text) for number, text in numbered if text and not text.isspace())
 

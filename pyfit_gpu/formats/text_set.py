@@ -171,7 +171,7 @@ class _Table:
     def __init__(self, lines: _SetLines, n_atoms: int, n_features: int, elements: Sequence[str]) -> None:
         self.lines = lines
         self.n_features = n_features
-        self.columns = np.dtype([("name", "U3"), ("inputs", np.float64, (n_features,))])  # of a line Gi
+        self.columns = np.dtype([("name", "U3"), ("inputs", np.float64, (n_features,))])  # columns of a line Gi
         self.elements = elements
         self.features = np.empty((n_atoms, n_features))
         self.species = [0] * n_atoms

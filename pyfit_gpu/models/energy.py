@@ -25,7 +25,7 @@ class EnergyModel(Protocol):
     """
 
     name: str  # for messages: "straight"
-    n_outputs: int  # of the networks
+    n_outputs: int  # outputs of the networks
     forces_are_linear: bool  # whether forces are the networks' gradient times a matrix that training does not change
 
     def energies(self, outputs: Tensor, chunk: Chunk) -> Tensor:

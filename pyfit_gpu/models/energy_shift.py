@@ -27,8 +27,8 @@ ShiftRequest = EnergyShift | str  # or one of METHODS
 
 METHODS = ("fit", "isolated")
 
-_DECIMALS = 6  # of a fitted shift, eV
-_RANK_TOLERANCE = 1e-10  # of compositions: one atom in a million still tells elements apart
+_DECIMALS = 6  # decimals of a fitted shift, eV
+_RANK_TOLERANCE = 1e-10  # for the rank of compositions: one atom in a million still tells elements apart
 
 
 def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[float, ...]:

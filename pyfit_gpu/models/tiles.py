@@ -25,7 +25,7 @@ _COLUMNS = 4  # least number of columns of a result: libraries multiply a single
 class AtomTiles:
     """Tile and row of every atom of a batch."""
 
-    rows: int  # of a tile
+    rows: int  # rows of a tile
     tile: Tensor  # (n_atoms,) int64, ascending with (width, species, structure)
     row: Tensor  # (n_atoms,) int64
     species: Tensor  # (n_atoms,) int64

@@ -30,7 +30,7 @@ _SAVED = (
     *((name, torch.float64) for name in ("loss", "gradient_max", "gradient_sum", "length")),
     *((name, torch.int64) for name in ("n_iterations", "n_evaluations")),
     ("known", torch.bool),
-)  # of Member
+)  # attributes of Member
 
 
 class LBFGS:

@@ -17,7 +17,7 @@ from pyfit_gpu.optimizers.curvature_pairs import CompactPairs, CurvaturePairs, P
 from pyfit_gpu.optimizers.line_search import SLOTS
 
 _ALIGNMENT = 16  # elements; the padding is zero
-_SAVED = (("spare", torch.int64), ("count", torch.int64), ("scale", torch.float64))  # of CurvaturePairs
+_SAVED = (("spare", torch.int64), ("count", torch.int64), ("scale", torch.float64))  # attributes of CurvaturePairs
 
 
 def _padded(n_parameters: int) -> int:
@@ -26,7 +26,7 @@ def _padded(n_parameters: int) -> int:
 
 def memory_bytes(n_members: int, n_parameters: int, history_size: int, *, on_gpu: bool) -> int:
     """Count the bytes of the float64 vectors of LBFGS; its extras are negligible."""
-    # As in the constructors: points, two directions, gradients; both rings of pairs; the products of CompactPairs.
+    # Allocated by the constructors: points, two directions, gradients; both rings of pairs; products of CompactPairs.
     n_vectors = 1 + 2 + SLOTS + 2 * (history_size + 1)
     products = (history_size + 1) ** 2 if on_gpu else 0
     return 8 * n_members * (n_vectors * _padded(n_parameters) + products)

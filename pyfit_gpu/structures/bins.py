@@ -7,8 +7,8 @@ bins, wrapped into the cell, and R the cutoff in the same units, the atom lies w
     u - 1 - R <= K <= u + R,        K = k + n t:  its image by -t cell vectors, seen from bin k of n
 
 so one range per axis gives the images and the lists of all bins, and three of them one after the other the bins in
-space. All of it is elementwise, so the lists of a structure have the same bits and the same order whatever else is
-in the batch: atoms by their numbers, images of one by the bins from which they are seen.
+space. All of it is elementwise, so the lists of a structure have the same bits and the same order in any batch: atoms
+by their numbers, images of one atom by the bins from which they are seen.
 
 In one dimension, with n = 4 bins and R = 0.5: an atom at u = 3.8 lies within the cutoff of 2.3 <= K <= 4.3, so of bin 3
 as itself and of bin 4 = 0 + 4, which is bin 0, as its image by -1 cell vector, at u = -0.2.
@@ -29,7 +29,7 @@ from pyfit_gpu.sums import ragged_range
 WIDTH = 2.5
 _SMALL = 200  # atoms of a structure up to which one bin is quickest
 _MOST_BINS = 2**16  # along an axis: numbers of bins stay within int64, however far apart two atoms are
-_SLACK = 1e-3  # of a bin: a candidate too many is dropped by its distance; one too few would be lost
+_SLACK = 1e-3  # in units of bins: a candidate too many is dropped by its distance; one too few would be lost
 
 Columns = tuple[Tensor, ...]  # x, y, z: gathering from columns is several times faster than rows
 

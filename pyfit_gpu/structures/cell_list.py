@@ -2,7 +2,7 @@
 
 Work and memory grow with the number of atoms. Bins of similar size are compared together, padded to the largest.
 Candidates come from a matrix product and are compared exactly afterwards, elementwise, so the pairs of a structure
-have the same bits and the same order whatever else is in the batch.
+have the same bits and the same order in any batch.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class StructureSummary:
 
     element_counts: dict[int, int]  # atoms by atomic number; 0: the file names no element
     group: str
-    source: str  # as a frame's
+    source: str  # where it was read, see `Frame`
     energy: float | None = None  # eV, whole structure, the file's own scale
 
     @property

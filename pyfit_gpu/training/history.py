@@ -45,8 +45,8 @@ class StepRecord:
     validation: float | None  # eV/atom, the same on the validation structures, where this step computes it
     potential: Potential
     energies_per_atom: Callable[[], Tensor]  # (B,) eV/atom of the training structures, computed when called
-    errors: LabelErrors | None = None  # of the training structures
-    validation_errors: LabelErrors | None = None  # of the validation structures, where this step computes them
+    errors: LabelErrors | None = None  # on the training structures
+    validation_errors: LabelErrors | None = None  # on the validation structures, where this step computes them
     group_errors: Mapping[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of the training structures
     validation_group_errors: Mapping[str, float] = field(default_factory=dict)  # where this step computes them
     member: int = 0  # which of the potential's members
@@ -78,12 +78,12 @@ class MemberHistory:
     errors: list[LabelErrors] = field(default_factory=list)
     validation_errors: dict[int, LabelErrors] = field(default_factory=dict)
     n_restarts: int = 0
-    n_evaluations: int = 0  # of loss and gradient
+    n_evaluations: int = 0  # evaluations of loss and gradient
     status: Status = "running"  # why it stopped; running: it would have gone on
     kept_step: int = 0  # step whose parameters the potential has at the end
     kept_validation: float | None = None  # eV/atom, validation loss of the kept parameters, if anything validates
     kept_validation_errors: LabelErrors | None = None
-    test: LabelErrors | None = None  # of the kept parameters, on structures that took no part
+    test: LabelErrors | None = None  # errors of the kept parameters on structures that took no part
     test_group_errors: dict[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of each of their groups
 
     @property

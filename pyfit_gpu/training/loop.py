@@ -109,7 +109,7 @@ class FitRun:
         self.kept.last_finite.copy_(state.last_finite)
         self.kept.best.copy_(state.best)
         for k, history in enumerate(self.histories):
-            # What stops a member may have changed since: more steps, fewer, more patience.
+            # Settings that stop a member may have changed since: more steps, fewer, more patience.
             if history.loss and history.status in ("running", "steps", "patience", "target"):
                 self._judge(k)
             if history.step or history.n_restarts:

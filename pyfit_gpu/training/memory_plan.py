@@ -172,7 +172,7 @@ class _Need:
         kept = 0 if stream else all_of_them
         items = self._items(stream, block_atoms, kept)
         if kept and _limited(items, self.on_gpu) > limit:
-            # As many as fit beside the memory in which the others are computed.
+            # Keep as many as fit beside the memory in which the others are computed.
             least = self._items(stream, block_atoms, 0)
             room = limit - _limited(least, self.on_gpu) - self._making_jacobians()
             kept = max(0, min(kept - 1, room))

@@ -109,7 +109,7 @@ class Objective:
         self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.terms)])
         block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
-        self.kept_bytes = 0  # of derivatives
+        self.kept_bytes = 0  # bytes of derivatives that are kept
         self.lanes: list[_Lane] = []
         for first, end in self.bounds if processes is None else processes.share_of(self.bounds):
             cuts = [(first + a, first + b) for a, b in cut_blocks(sizes[first:end], block_atoms)]

@@ -23,8 +23,8 @@ class FitSettings:
     optimizer: OptimizerSettings = field(default_factory=LBFGSSettings)
     learning_rate_ramp: int = 0  # steps in which the optimiser's learning rate grows to its value, in equal parts
     l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters
-    force_weight: float = 0.0  # Å^2, of the squared error of the forces beside that of the energies per atom
-    stress_weight: float = 0.0  # of the squared error of the virials per atom
+    force_weight: float = 0.0  # Å^2, weight of the squared error of the forces, beside 1 for energies per atom
+    stress_weight: float = 0.0  # weight of the squared error of the virials per atom
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
     error_restart_level: float = 0.0  # eV/atom; a loss above it draws new parameters; 0: never
     validation_interval: int = 1  # steps; 0: never

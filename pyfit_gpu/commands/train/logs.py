@@ -60,7 +60,7 @@ def describe_error_log(path: Path) -> list[str]:
         f"rows          {len(errors)}, steps {errors[0][1]} to {errors[-1][1]}",
         f"error         {errors[0][0]:.6g} to {errors[-1][0]:.6g} eV/atom, least {best:.6g} at step {step}",
     ]
-    for term, value in zip(TERMS, rows[-1][2:], strict=False):  # fewer columns: energies alone, or an earlier version
+    for term, value in zip(TERMS, rows[-1][2:], strict=False):  # fewer columns: only energies, or an earlier version
         if value != "nan":
             lines.append(f"{term.name:<13} RMSE {float(value):.6g} {term.unit} in the last row")
     return lines
