@@ -53,7 +53,7 @@ class Restarts:
             self._named(k),
             len(history.loss),
             loss,
-            f"above error_restart_level {level:g}" if level else "no number",
+            f"above error_restart_level {level:g}" if level else "not a number",
             history.n_restarts,
             MAX_RESTARTS,
         )
