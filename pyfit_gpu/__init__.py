@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
     from pyfit_gpu.training.fit import fit
-    from pyfit_gpu.training.history import History, LabelErrors, MemberHistory
+    from pyfit_gpu.training.history import History, LabelErrors, MemberHistory, StepRecord
     from pyfit_gpu.training.loop import TrainingFailure
     from pyfit_gpu.training.memory_plan import plan_memory
     from pyfit_gpu.training.settings import FitSettings
@@ -49,6 +49,7 @@ _HOMES = {
     "Prediction": "models.prediction",
     "PyfitCalculator": "interfaces.ase",
     "Split": "datasets.splits",
+    "StepRecord": "training.history",
     "Structures": "structures.batch",
     "TrainingFailure": "training.loop",
     "TrainingSet": "datasets.training_set",
@@ -84,6 +85,7 @@ __all__ = [
     "Prediction",
     "PyfitCalculator",
     "Split",
+    "StepRecord",
     "Structures",
     "TrainingFailure",
     "TrainingSet",

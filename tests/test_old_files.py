@@ -175,7 +175,7 @@ def test_the_same_training_from_the_start() -> None:
 
 KINDS = {
     "set.h5": ("training set (HDF5)", "halves: 15 train, 1 validate, 0 test"),
-    "shards.json": ("training set in shards (manifest)", "16, 16 with an energy, 16 with a stress"),
+    "shards.json": ("training set in shards (manifest)", "16, 16 with an energy"),
     "shards.0-of-2.h5": ("training set (HDF5)", "8, 8 with an energy"),
     "set.training_set.dat": ("training set (classic text)", "16, 16 with an energy"),
     "start.nn.dat": ("potential (.nn.dat)", "random weights are drawn on loading"),

@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any, TextIO
 
 from pyfit_gpu.commands.interrupts import (
@@ -57,7 +56,7 @@ def _dispatch(words: list[str]) -> int:
     without_verb = is_option and words[0] not in ("--help", "--version") and words != ["-h"]
     if without_verb or words[:1] == ["run"]:
         return _guarded(lambda: _run_classic(words if without_verb else words[1:]))
-    parser, verbs = build_parser()
+    parser, verbs = build_parser(words[0] if words else "")
     if not words:
         parser.print_help()
         return STATUS_USAGE
@@ -182,6 +181,8 @@ _FIT = ("steps", "learning_rate_ramp", "l2", "force_weight", "stress_weight", "e
 
 def _optimizer(options: argparse.Namespace) -> Any:
     """Settings of the optimiser; those without an option of the verb keep their defaults."""
+    from dataclasses import fields
+
     from pyfit_gpu.optimizers.known import OPTIMIZERS
 
     kind = OPTIMIZERS["lbfgs"]

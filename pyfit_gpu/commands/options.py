@@ -6,13 +6,13 @@ import argparse
 import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from pyfit_gpu._version import __version__
 from pyfit_gpu.commands.parsing import duration, finite, shard, whole
-from pyfit_gpu.optimizers.base import OptimizerSettings
-from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+
+if TYPE_CHECKING:
+    from pyfit_gpu.optimizers.base import OptimizerSettings
 
 STATUS_USAGE = 2
 
@@ -76,34 +76,32 @@ def _outputs(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--quiet", action="store_true", help="only warnings and errors")
 
 
-def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """Build the whole parser, and the parser of each verb."""
+def build_parser(verb: str | None = None) -> tuple[Parser, dict[str, Parser]]:
+    """Build the parser of the command line, and that of each verb.
+
+    Args:
+        verb: the only verb whose options are needed, which take longer to make than to read; None: all are.
+    """
     parser = Parser(prog="pyfit-gpu", description="Neural-network interatomic potentials from DFT data.")
     parser.add_argument("--version", action="version", version=f"pyfit-gpu {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    _add_new(verbs)
-    _add_prepare(verbs)
-    _add_train(verbs)
-    _add_plan(verbs)
-    _add_evaluate(verbs)
-    verb = verbs.add_parser("info", help="what a file is, in a few lines")
-    verb.add_argument("file", metavar="FILE")
-    verb = verbs.add_parser("convert", help="between the classic and the new formats")
-    verb.add_argument("source", metavar="IN")
-    verb.add_argument("target", metavar="OUT", help=".h5, .extxyz, .nn.dat, or else the classic text")
-    _common(verb)
-    verbs.add_parser("run", help="the classic program's job: same keys, same files (-h WORD narrows its help)")
+    for name, (text, add_options) in _VERBS.items():
+        own = verbs.add_parser(name, help=text)
+        if verb in (None, name):
+            add_options(own)
     return parser, verbs.choices
 
 
-def _add_new(verbs: Any) -> None:
-    verb = verbs.add_parser("new", help="a fresh potential: a header that asks for random weights")
+def _add_new(verb: Parser) -> None:
+    from pyfit_gpu.descriptors.modes import GI_MODES, describe_modes
+
     add = verb.add_argument
     add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
     add("--cutoff", type=finite, required=True, metavar="R", help="rc, Å")
     add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
-    add("--gi-mode", type=whole, default=5, metavar="M", help="how features become inputs: 0, 1, 3, 4 or 5 (5)")
-    add("--shift", type=finite, metavar="X", help="added to the features in modes 0, 1, 3, 4 (1 and 4: 0.5; else 0)")
+    add("--gi-mode", type=whole, default=5, metavar="M", help=f"how features become inputs (5); {describe_modes()}")
+    shifted = ", ".join(f"{number}: {mode.default_shift:g}" for number, mode in GI_MODES.items() if mode.uses_shift)
+    add("--shift", type=finite, metavar="X", help=f"added to the features in some modes (mode {shifted})")
     add("--cutoff-width", type=finite, default=1.0, metavar="D", help="d, Å (1.0)")
     add("--gaussian-width", type=finite, default=0.5, metavar="S", help="sigma, Å (0.5)")
     add("--legendre-orders", type=whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
@@ -116,8 +114,7 @@ def _add_new(verbs: Any) -> None:
     verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")
 
 
-def _add_prepare(verbs: Any) -> None:
-    verb = verbs.add_parser("prepare", help="DFT files to an HDF5 training set")
+def _add_prepare(verb: Parser) -> None:
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
     verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
@@ -134,8 +131,7 @@ def _add_prepare(verbs: Any) -> None:
     _common(verb)
 
 
-def _add_train(verbs: Any) -> None:
-    verb = verbs.add_parser("train", help="a training set to fitted potentials")
+def _add_train(verb: Parser) -> None:
     add = verb.add_argument
     add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
     add(
@@ -178,6 +174,8 @@ def _add_loss(add: Callable[..., Any]) -> None:
 
 
 def _add_optimizer(add: Callable[..., Any]) -> None:
+    from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+
     _add_settings(add, LBFGSSettings)
     add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
@@ -188,6 +186,8 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
 
 def _add_settings(add: Callable[..., Any], kind: type[OptimizerSettings], only: Collection[str] | None = None) -> None:
     """Add options for the settings of an optimiser: name, type, default and help are those of its fields."""
+    from dataclasses import fields
+
     hints = get_type_hints(kind)
     for one in fields(kind):
         if only is not None and one.name not in only:
@@ -229,13 +229,14 @@ def _add_logs(add: Callable[..., Any]) -> None:
     add("--backup-interval", type=whole, default=25, metavar="N", help="steps between backups (25; 0: never)")
 
 
-def _add_plan(verbs: Any) -> None:
-    verb = verbs.add_parser("plan", help="the memory that a training takes, and how it keeps within a limit")
+def _add_plan(verb: Parser) -> None:
     add = verb.add_argument
     add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
     add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to train")
     add("--members", type=whole, default=1, metavar="K", help="networks trained at once (1)")
     add("--memory", metavar="SIZE", help="limit, such as 4G or 512M, of the GPU or else the process (0.8 of all)")
+    from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+
     _add_settings(add, LBFGSSettings, only=LBFGSSettings.fixed)
     add("--force-weight", type=finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
     add("--stress-weight", type=finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
@@ -244,8 +245,7 @@ def _add_plan(verbs: Any) -> None:
     verb.set_defaults(overwrite=False, unique=False)
 
 
-def _add_evaluate(verbs: Any) -> None:
-    verb = verbs.add_parser("evaluate", help="energies, forces and stress of structures, errors, plots")
+def _add_evaluate(verb: Parser) -> None:
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
     verb.add_argument(
         "--potential",
@@ -259,3 +259,25 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
     _common(verb)
+
+
+def _add_info(verb: Parser) -> None:
+    verb.add_argument("file", metavar="FILE")
+
+
+def _add_convert(verb: Parser) -> None:
+    verb.add_argument("source", metavar="IN")
+    verb.add_argument("target", metavar="OUT", help=".h5, .extxyz, .nn.dat, or else the classic text")
+    _common(verb)
+
+
+_VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
+    "new": ("a fresh potential: a header that asks for random weights", _add_new),
+    "prepare": ("DFT files to an HDF5 training set", _add_prepare),
+    "train": ("a training set to fitted potentials", _add_train),
+    "plan": ("the memory that a training takes, and how it keeps within a limit", _add_plan),
+    "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
+    "info": ("what a file is, in a few lines", _add_info),
+    "convert": ("between the classic and the new formats", _add_convert),
+    "run": ("the classic program's job: same keys, same files (-h WORD narrows its help)", lambda verb: None),
+}

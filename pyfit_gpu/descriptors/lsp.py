@@ -65,11 +65,10 @@ class LocalStructureParameters:
                 f"elements: expected different chemical symbols, got {self.elements}{why}", setting="elements"
             )
         if len(self.elements) > 1 and not self.mode.several_elements:
-            usable = [str(number) for number, mode in GI_MODES.items() if mode.several_elements]
-            *others, last = reversed(usable)
+            usable = ", ".join(str(number) for number, mode in GI_MODES.items() if mode.several_elements)
             raise InputError(
-                f"gi_mode: expected {', '.join(others)} or {last} for {len(self.elements)} elements, got "
-                f"{self.gi_mode}: blocks of two elements can be negative, and this mode takes a logarithm",
+                f"gi_mode: expected one that takes {len(self.elements)} elements ({usable}), got {self.gi_mode}: "
+                "blocks of two elements can be negative, and this mode does not take such numbers",
                 setting="gi_mode",
             )
         for name in ("cutoff", "cutoff_width", "gaussian_width"):
@@ -152,7 +151,7 @@ class LocalStructureParameters:
         raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
 
         def fill(chunk: Chunk) -> None:
-            raw[chunk.atoms] = chunk.raw()
+            raw.index_copy_(0, chunk.atoms, chunk.raw())
 
         for _ in Workers.shared(raw.device).each(fill, self.chunks(neighbors, species)):
             pass

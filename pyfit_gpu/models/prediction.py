@@ -211,7 +211,7 @@ class _ChunkWalk:
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
             outputs, vjp = self.networks(chunk, features)
-            energies[:, chunk.atoms] = self.model.energies(outputs, chunk)
+            energies.index_copy_(1, chunk.atoms, self.model.energies(outputs, chunk))
             if self.totals is not None:
                 grad_outputs, grad_vectors = self.model.vjp(outputs, chunk)
                 grad_features = vjp(grad_outputs) * self.descriptor.transform_slope(raw)
@@ -273,14 +273,14 @@ class _Tiled:
             inputs = self._arranged(features[own], place, n_tiles)
             for member in range(self._n_members):
                 found, vjp = self._networks(member, element, inputs)
-                outputs[member, own] = found.flatten(0, 1)[place]
+                outputs[member, own] = found.flatten(0, 1).index_select(0, place)
                 parts.append((member, own, place, n_tiles, vjp))
 
         def all_vjps(grad: Tensor) -> Tensor:
             result = features.new_empty(self._n_members, *features.shape)
             for member, own, place, n_tiles, vjp in parts:
                 arranged = self._arranged(grad[member, own], place, n_tiles)
-                result[member, own] = vjp(arranged).flatten(0, 1)[place]
+                result[member, own] = vjp(arranged).flatten(0, 1).index_select(0, place)
             return result
 
         return outputs, all_vjps
@@ -288,8 +288,7 @@ class _Tiled:
     def _arranged(self, values: Tensor, place: Tensor, n_tiles: int) -> Tensor:
         """(n, m) to (n_tiles, rows, m), zero where there is no atom."""
         whole = values.new_zeros(n_tiles * self._tiles.rows, values.shape[1])
-        whole[place] = values
-        return whole.unflatten(0, (n_tiles, -1))
+        return whole.index_copy_(0, place, values).view(n_tiles, self._tiles.rows, -1)
 
 
 class _Stacked:

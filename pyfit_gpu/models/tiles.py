@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.sums import ragged_range
 
 _LINE = 64  # bytes
 _COLUMNS = 4  # least number of columns of a result: libraries multiply a single column by another routine
@@ -26,8 +27,7 @@ class AtomTiles:
     """Tile and row of every atom of a batch."""
 
     rows: int  # rows of a tile
-    tile: Tensor  # (n_atoms,) int64, ascending with (width, species, structure)
-    row: Tensor  # (n_atoms,) int64
+    place: Tensor  # (n_atoms,) int64, rows * tile + row; tiles ascend with (width, species, structure)
     species: Tensor  # (n_atoms,) int64
     n_elements: int
 
@@ -46,13 +46,12 @@ class AtomTiles:
         if len(structure):
             key = key * (structure[-1] + 1) + structure
         ordered, order = torch.sort(key, stable=True)
-        _, run, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-        first = torch.cumsum(counts, 0) - counts
-        rank = torch.arange(len(order)) - first[run]
-        tile, row = torch.empty_like(order), torch.empty_like(order)
-        row[order] = rank % rows
-        tile[order] = torch.cumsum(rank % rows == 0, 0) - 1
-        return cls(rows, tile, row, species, n_elements)
+        _, counts = torch.unique_consecutive(ordered, return_counts=True)
+        n_tiles = (counts + rows - 1) // rows
+        first = rows * (torch.cumsum(n_tiles, 0) - n_tiles)
+        place = torch.empty_like(order)
+        place[order] = ragged_range(first, counts, len(order))[1]
+        return cls(rows, place, species, n_elements)
 
     def by_element(self, atoms: Tensor) -> Iterator[tuple[int, slice, Tensor, int]]:
         """Places of the atoms of a chunk in the tiles of each element that occurs.
@@ -64,18 +63,18 @@ class AtomTiles:
             element, which of the atoms are its own, their places in its tiles (one after the other), and how many
             tiles there are.
         """
-        tile, row = self.tile[atoms], self.row[atoms]
+        place = self.place.index_select(0, atoms)
         counts = [len(atoms)]
         if self.n_elements > 1:
-            counts = torch.bincount(self.species[atoms], minlength=self.n_elements).tolist()
+            counts = torch.bincount(self.species.index_select(0, atoms), minlength=self.n_elements).tolist()
         end = 0
         for element, count in enumerate(counts):
             if not count:
                 continue
             own, end = slice(end, end + count), end + count
-            local = tile[own] - tile[own.start]
-            n_tiles = int(local[-1]) + 1
-            yield element, own, local * self.rows + row[own], n_tiles + n_tiles % 2
+            first_tile, last_tile = int(place[own.start]) // self.rows, int(place[end - 1]) // self.rows
+            n_tiles = last_tile - first_tile + 1
+            yield element, own, place[own] - first_tile * self.rows, n_tiles + n_tiles % 2
 
 
 class TiledNetworks:

@@ -1,7 +1,7 @@
 """The seam between a fit and its optimiser: three protocols, and nothing that imports torch when it is loaded.
 
 A user chooses `OptimizerSettings` (`FitSettings.optimizer`). They build an `Optimizer` of K members, which asks a
-`MemberObjective` for the loss and whatever else it needs (`Gives`). docs/architecture.md shows the three at work.
+`MemberObjective` for the loss and whatever else it needs (`Gives`). docs/contributing.md says how to add one.
 """
 
 from __future__ import annotations

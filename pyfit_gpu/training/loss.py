@@ -12,7 +12,7 @@ classic program (docs/theory.md). For e^2 with targets of groups see group_error
 
 `TERMS` is the one table of the labels: objective, rows, logs, run files and reports go through it. A further label is a
 `LossTerm` here, its weight in `FitSettings`, the option for that, and the prediction that blocks.py compares it with
-(docs/architecture.md, "A further loss term").
+(docs/contributing.md, "A loss term").
 """
 
 from __future__ import annotations

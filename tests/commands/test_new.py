@@ -151,7 +151,7 @@ def test_outputs_that_exist() -> None:
         ("Si", "--cutoff 4 --cutoff-width 0", "cutoff_width: expected a length above 0"),
         ("Si", "--cutoff 4 --gaussian-width 0", "gaussian_width: expected a length above 0"),
         ("Si", "--cutoff 4 --gi-mode 2", "gi_mode: expected one of .*got 2"),
-        ("Si C", "--cutoff 4 --gi-mode 1", "gi_mode: expected 5, 3 or 0 for 2 elements, got 1"),
+        ("Si C", "--cutoff 4 --gi-mode 1", "gi_mode: expected one that takes 2 elements .0, 3, 5., got 1"),
         ("Si", "--cutoff 4 --activation 2", "activation: expected one of .*got 2"),
         ("Si", "--cutoff 4 --legendre-orders 0 1.5", "--legendre-orders.*1.5"),
         ("Si", "--cutoff 4 --hidden 5 0", r"hidden: expected numbers of neurons above 0, got \[5, 0\]"),

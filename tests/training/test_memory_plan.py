@@ -244,7 +244,7 @@ class TestDecisions:
         lazy = self.stored(crystal[0], tmp_path / "set.h5")
         both = [roomy(part, crystal[1], FitSettings()).host for part in (lazy, crystal[0])]
         assert both[1] - both[0] == 2 * crystal[0].features.nbytes
-        with pytest.raises(InputError, match=r"a text set is held in memory; `convert`"):
+        with pytest.raises(InputError, match=r"a text set is held in memory; converted to HDF5"):
             plan_memory(crystal[0], crystal[1], FitSettings(), memory=MIB)
 
     def test_on_a_gpu(self, larger: tuple[TrainingSet, Potential], tmp_path: Path) -> None:
