@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Devices to compute on, their memory, and precision."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 from pyfit_gpu.errors import InputError
 
-MEMORY_SHARE = 0.8  # of a device's memory, where no limit is given
+MEMORY_SHARE = 0.8  # share of a device's memory to use, where no limit is given
 
 
 def select_device(request: str = "auto") -> torch.device:
-    """`auto` (CUDA if there is a GPU), `cpu`, `cuda` or `cuda:N`.
+    """Choose a device: `auto` (CUDA if there is a GPU), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         InputError: another word, or a GPU that does not exist, with those that do.
@@ -44,19 +44,19 @@ def describe_device(device: torch.device) -> str:
 
 
 def world_size() -> int:
-    """Processes that torchrun started together; 1 without it, whatever else sets WORLD_SIZE."""
+    """Number of processes that torchrun started together; 1 without it, even if something else sets WORLD_SIZE."""
     started = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
     return int(os.environ["WORLD_SIZE"]) if started else 1
 
 
 def share_device() -> str:
-    """The device of one of several processes on a machine, each of which takes the next GPU."""
+    """Name of the device for this one of several processes on a machine, each of which takes the next GPU."""
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     return f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
 def select_dtype(name: str) -> torch.dtype:
-    """`float64` or `float32`.
+    """Choose a dtype by its name, `float64` or `float32`.
 
     Raises:
         InputError: any other name.
@@ -68,15 +68,15 @@ def select_dtype(name: str) -> torch.dtype:
 
 
 def set_threads(count: int) -> None:
-    """CPU threads of torch; 0 leaves torch's own choice."""
+    """Set the number of torch's CPU threads; 0 leaves torch's own choice."""
     if count:
         torch.set_num_threads(count)
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that this process may use on a device: of a job's memory limit, where the system sets one.
+    """Bytes that this process may use on a device, or a job's memory limit where the system sets one.
 
-    The whole and not what is free at the moment, so that the same command does the same every time.
+    This is the total, not the memory that is free now, so that the same command does the same every time.
     """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
@@ -97,7 +97,7 @@ def _cgroup_limits() -> Iterator[int]:
 
 
 def format_bytes(count: float) -> str:
-    """`1.5 GiB`."""
+    """Format a number of bytes as in `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024 or unit == "GiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -10,7 +10,7 @@ import enum
 
 
 class Remedy(enum.Enum):
-    """Way out of an error, in the words of Python; the command line has its own for each (commands/messages.py)."""
+    """Way out of an error, in Python's terms; the command line has its own text for each (commands/messages.py)."""
 
     OVERWRITE = "overwrite=True replaces it"
     OVERWRITE_OR_NUMBER = "overwrite=True replaces it, or give another name"
@@ -26,12 +26,13 @@ class InputError(ValueError):
     """A file, option or value from outside is wrong; the message says name, expected, got, where."""
 
     def __init__(self, fault: str, *, setting: str = "", where: str = "", remedy: Remedy | None = None) -> None:
-        """
+        """Make an error.
+
         Args:
             fault: the message, without the remedy.
-            setting: what is at fault, by its name in Python.
+            setting: name in Python of the faulty setting.
             where: file, and line or other place in it, if the message says it.
-            remedy: what would help.
+            remedy: the way out.
         """
         super().__init__(fault if remedy is None else f"{fault} ({remedy})")
         self.fault = fault

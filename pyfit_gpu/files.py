@@ -14,7 +14,7 @@ from pyfit_gpu.errors import InputError, Remedy
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; synced and renamed at the end, removed on any error.
+    """Give a temporary file beside `path` to write to; it is synced and renamed at the end, removed on any error.
 
     Raises:
         InputError: the file cannot be written (folder missing, no permission, disk full, not a plain file).
@@ -44,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """A text file that appears under its name only when it is complete."""
+    """Open a text file that appears under its name only when it is complete."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
 
@@ -60,7 +60,7 @@ def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
         while True:
             file = open(path, "r+b")  # noqa: SIM115 - closed below, whatever happens
             fcntl.flock(file, fcntl.LOCK_EX)
-            # While we waited, the file may have been replaced: then the lock is on one that is gone.
+            # While we waited, the file may have been replaced: then the lock is on the old file.
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 break
             file.close()
@@ -105,14 +105,14 @@ def _check_folder(target: Path) -> None:
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """`check_writable`, and an existing file must not be in the way unless it may be replaced."""
+    """Apply `check_writable`, and refuse an existing file that must not be replaced."""
     check_writable(path)
     if Path(path).exists() and not overwrite:
         raise InputError(f"{os.fspath(path)}: exists already", remedy=Remedy.OVERWRITE_OR_NUMBER)
 
 
 def check_distinct(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> None:
-    """Refuse outputs that would be written over one another or over an input; names by what they are for.
+    """Refuse outputs that would be written over one another or over an input; both are given by purpose.
 
     Raises:
         InputError: with both purposes and the file.
@@ -127,7 +127,7 @@ def check_distinct(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> Non
 
 
 def numbered_path(path: str | os.PathLike[str], number: int) -> Path:
-    """`loss.txt` as `loss.00000.txt`: the number stands before the first dot."""
+    """Put a number before the first dot of a name: `loss.txt` becomes `loss.00000.txt`."""
     given = Path(path)
     stem, dot, ending = given.name.partition(".")
     return given.with_name(f"{stem}.{number:05d}{dot}{ending}")
@@ -137,9 +137,9 @@ _claims: list[Path] = []
 
 
 def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
-    """The first number under which none of the paths exists, claimed against tasks that start at the same time.
+    """Find the first number under which none of the paths exists, and claim it against tasks that start meanwhile.
 
-    Claims are hidden files beside the paths; `release_claims` removes it when the outputs are there.
+    Claims are hidden files beside the paths; `release_claims` removes them when the outputs are written.
 
     Raises:
         InputError: the folder cannot be written, or all numbers are taken.
@@ -148,7 +148,7 @@ def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
         _check_folder(Path(path))
     for number in range(100_000):
         numbered = [numbered_path(path, number) for path in paths]
-        # Claim first, look then: who held a claim before may just have finished.
+        # Claim first, then look: another task with a claim may just have finished.
         if all(_claim(path) for path in numbered) and not any(path.exists() for path in numbered):
             return number
     raise InputError(f"{os.fspath(paths[0])}: all numbers from 00000 to 99999 are taken")
@@ -167,7 +167,7 @@ def _claim(path: Path) -> bool:
 
 
 def release_claims() -> None:
-    """Give back the numbers that `free_number` claimed: their files are there, or never will be."""
+    """Release the numbers that `free_number` claimed: their files are written, or never will be."""
     while _claims:
         _claims.pop().unlink(missing_ok=True)
 

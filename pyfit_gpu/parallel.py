@@ -36,14 +36,14 @@ class lazy(Generic[T]):
 
 
 class Workers:
-    """As many threads as torch may use. Torch's operations let go of the interpreter while they compute.
+    """Pool of as many threads as torch may use. Torch's operations release the interpreter lock while they compute.
 
-    A task of a worker that asks for workers itself gets none: torch may use one thread there. Tasks see the gradient
-    and inference modes of the caller, which torch keeps by thread.
+    A task that asks for workers itself gets none: within a worker torch may use one thread. Tasks see the gradient and
+    inference modes of the caller, which torch keeps by thread.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """For a device; on a GPU tasks run one after the other, in the calling thread."""
+        """Start threads for a CPU; on a GPU tasks run one after the other, in the calling thread."""
         self.count = torch.get_num_threads() if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
         if self.count > 1:
@@ -57,14 +57,14 @@ class Workers:
 
     @classmethod
     def shared(cls, device: torch.device) -> Workers:
-        """Workers that stay for the next call: to start threads takes as long as a small structure."""
+        """Workers that stay for the next call: starting threads takes as long as computing a small structure."""
         count = torch.get_num_threads() if device.type == "cpu" else 1
         if count not in _shared:
             _shared[count] = cls(device)
         return _shared[count]
 
     def each(self, task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
-        """Results in the order of the items; besides those being computed, about as many wait, computed or not."""
+        """Yield results in the order of the items; at most one item per thread waits beside those being computed."""
         if self._pool is None:
             yield from map(task, items)
             return
@@ -82,7 +82,7 @@ class Workers:
                 future.cancel()
 
     def map(self, task: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-        """Results in the order of the items."""
+        """Compute all results, in the order of the items."""
         if self._pool is None:
             return [task(item) for item in items]
         task = _in_this_mode(task)
@@ -94,7 +94,7 @@ class Workers:
                 future.cancel()
 
     def run(self, task: Callable[[Any], None], items: Iterable[Any]) -> None:
-        """Do all of it; what takes one task or two is done here, with one thread of torch."""
+        """Do all tasks; a single one is done in the calling thread, with one thread of torch."""
         first = list(itertools.islice(items := iter(items), 2 if self._pool else 0))
         if len(first) < 2:
             with one_thread():
@@ -137,7 +137,7 @@ os.register_at_fork(after_in_child=_shared.clear)
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """What this thread computes inside gives the same bits whatever number of threads torch may use; workers go on."""
+    """Restrict torch to one thread here, so that bits do not depend on their number; workers are unaffected."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

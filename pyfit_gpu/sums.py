@@ -9,14 +9,17 @@ _PART = 1024  # numbers added up at a time
 
 
 def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """For first (7, 3) and counts (2, 3): owners 0 0 1 1 1 and numbers 7 8 3 4 5. With the total, nothing waits."""
+    """Expand ranges: first (7, 3) and counts (2, 3) give owners 0 0 1 1 1 and numbers 7 8 3 4 5.
+
+    The `total` of the counts is an argument so that nothing waits for a GPU.
+    """
     owners = torch.repeat_interleave(counts, output_size=total)
     offset = first - torch.cumsum(counts, 0) + counts
     return owners, torch.arange(total, device=counts.device) + offset.index_select(0, owners)
 
 
 def sum_runs(values: Tensor, lengths: Tensor) -> Tensor:
-    """(n, ..) to (B, ..): sums of runs of so many rows each, always in the same order."""
+    """(n, ..) to (B, ..): sums of runs of `lengths` (B,) rows each, always in the same order."""
     return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
 
 
@@ -33,8 +36,8 @@ def sum_over_atoms(atomic: Tensor, sizes: Tensor) -> Tensor:
 def ordered_sum(values: Tensor) -> Tensor:
     """Sum over the last axis, in parts of a fixed length.
 
-    Torch's own cuts a long row by the number of threads, and only where it is the only one: its bits would depend on
-    the threads, and on the members beside it.
+    torch.sum splits a single long row among the threads, but not one of several rows: its bits would depend on the
+    number of threads and of members.
     """
     padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % _PART))
     return padded.unflatten(-1, (-1, _PART)).sum(dim=-1).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""What tensors take: those that an object holds, and the most that there are at one time while something runs."""
+"""Memory of tensors: of those that an object holds, and the most at one time while something runs."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def read_nn_dat(path: str | Path) -> dict[str, Any]:
 
 
 def read_nn_dat_header(path: str | Path) -> dict[str, Any]:
-    """As `read_nn_dat`, of a file that may hold no weights; without layers."""
+    """Read a file that may hold no weights as `read_nn_dat` does, without layers."""
     return _read_header(path)[0]
 
 

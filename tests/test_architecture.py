@@ -1,8 +1,9 @@
-"""Imports between the folders go one way (docs/architecture.md), at run time, for types and inside of functions."""
+"""The rules of the house: imports between folders go one way (docs/architecture.md), and docstrings are sentences."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,32 @@ def test_no_circles() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def docstrings(file: Path) -> Iterator[tuple[str, str]]:
+    """Names and docstrings of a file's module, classes and functions; a name without `_` anywhere is public."""
+
+    def walk(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield name, text
+        for child in ast.iter_child_nodes(node):
+            own = f"{name}.{child.name}" if isinstance(child, ast.ClassDef | ast.FunctionDef) else name
+            yield from walk(child, own)
+
+    yield from walk(ast.parse(file.read_text(encoding="utf-8")), file.stem)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_docstrings_begin_with_what_they_describe(file: Path) -> None:
+    """Its verb or its noun, as a sentence: not with a word that hangs in the air, nor in lower case."""
+    found = dict(docstrings(file))
+    hanging = [name for name, text in found.items() if re.match(r"(Of|What|Those|As)\b", text)]
+    assert not hanging, f"begins with Of, What, Those or As: {', '.join(hanging)}"
+    public = {name: text for name, text in found.items() if not re.search(r"(^|\.)_(?!_)", name)}
+    lower = [name for name, text in public.items() if text[0].islower()]
+    assert not lower, f"begins with a lower-case letter: {', '.join(lower)}"
 
 
 def test_folders_say_what_they_are_for() -> None:

@@ -154,7 +154,7 @@ class TestTotalMemory:
         assert self.limits(tree, "0::/slurm/job7/step0\n", **limits) == expected
 
     def test_a_process_in_the_outermost_group(self, tree: Path) -> None:
-        """As in a container."""
+        """The process is in the outermost group, as in a container."""
         assert self.limits(tree, "0::/\n", root="300000", slurm="1000") == 300_000
 
     def test_nothing_above_the_control_groups_is_read(self, tree: Path) -> None:

@@ -106,7 +106,7 @@ def test_text_set() -> None:
 
 
 def test_append() -> None:
-    """What was there stays, bit for bit; the same structures once more come out as today's code computes them."""
+    """The old structures stay, bit for bit; the same structures once more come out as today's code computes them."""
     before = pf.load_training_set("set.h5")
     done(*PREPARE, "--append", "--out", "set.h5")
     after = pf.load_training_set("set.h5")

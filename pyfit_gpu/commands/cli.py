@@ -43,7 +43,7 @@ def _run(words: list[str]) -> int:
         print("terminated", file=sys.stderr)
         return STATUS_SIGTERM
     except BrokenPipeError:
-        # The reader of our output has gone (| head): nothing more to say, and no second error on closing.
+        # The reader of our output has gone (| head): say nothing more, and avoid a second error on closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_FAILED
     finally:
@@ -51,16 +51,17 @@ def _run(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    # A first word that is an option means the classic job, but for --help, --version and a lone -h.
-    bare = bool(words) and words[0].startswith("-") and words[0] not in ("--help", "--version") and words != ["-h"]
-    if bare or words[:1] == ["run"]:
-        return _guarded(lambda: _run_classic(words if bare else words[1:]))
+    # A first word that is an option means the classic job, except for --help, --version and a lone -h.
+    is_option = bool(words) and words[0].startswith("-")
+    without_verb = is_option and words[0] not in ("--help", "--version") and words != ["-h"]
+    if without_verb or words[:1] == ["run"]:
+        return _guarded(lambda: _run_classic(words if without_verb else words[1:]))
     parser, verbs = build_parser(words[0] if words else "")
     if not words:
         parser.print_help()
         return STATUS_USAGE
     if words[0] not in verbs:
-        # --help and --version; of anything else argparse says what it expected
+        # argparse handles --help and --version, and refuses anything else
         parser.parse_args(words)
     options = verbs[words[0]].parse_strictly(words[1:])
     return _guarded(lambda: _VERBS[words[0]](options))
@@ -93,7 +94,7 @@ def _guarded(work: Callable[[], int]) -> int:
 
 
 class _Stream(logging.StreamHandler[TextIO]):
-    """A reader that has gone (`| head`) ends its stream, not the work."""
+    """Stream that may be closed by its reader (`| head`) without ending the work."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -179,7 +180,7 @@ _FIT = ("steps", "learning_rate_ramp", "l2", "force_weight", "stress_weight", "e
 
 
 def _optimizer(options: argparse.Namespace) -> Any:
-    """Settings of the optimiser; those that the verb has no option for keep their defaults."""
+    """Settings of the optimiser; those without an option of the verb keep their defaults."""
     from dataclasses import fields
 
     from pyfit_gpu.optimizers.known import OPTIMIZERS
@@ -245,7 +246,7 @@ def _training_outputs(options: argparse.Namespace) -> Any:
 
 
 def _beside(options: argparse.Namespace, name: str | None, ending: str) -> str:
-    """The name given, or the output's stem with this ending."""
+    """Name that was given, or the output's stem with this ending."""
     from pyfit_gpu.commands.train.outputs import beside
 
     return beside(options.out, ending) if name is None else name
@@ -326,7 +327,7 @@ def _run_classic(words: list[str]) -> int:
 
 
 def _help_request(words: list[str]) -> str | None:
-    """`run -h`, `run --help` and `-h WORD`: the word, or an empty one; None: no help asked for."""
+    """Word after `-h` or `--help`, empty if there is none; None: no help asked for."""
     for place, word in enumerate(words):
         if word in ("-h", "--help"):
             return words[place + 1] if len(words) > place + 1 else ""

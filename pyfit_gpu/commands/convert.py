@@ -46,7 +46,7 @@ def convert(source: str, target: str, *, setup: Setup) -> None:
 
 
 def _kind_to_write(wanted: type[Kind], target: str, origin: str) -> Kind:
-    """The kind that a name ends like: its longest ending must be one of the wanted kinds'."""
+    """Kind to write by the target's name: its longest known ending must be one of the wanted kinds'."""
     kinds = [*KINDS, *COMMAND_KINDS]
     longest = max((ending for kind in kinds for ending in kind.endings if target.endswith(ending)), key=len)
     written = [kind for kind in kinds if isinstance(kind, wanted) and kind.write is not read_only]

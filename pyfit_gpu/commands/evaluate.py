@@ -1,4 +1,4 @@
-"""The verb `evaluate`: what a potential says about structures, and how far that is from what their files say."""
+"""The verb `evaluate`: predictions of a potential for structures, and their errors against the labels in the files."""
 
 from __future__ import annotations
 
@@ -45,17 +45,18 @@ def evaluate(
     forces: bool = False,
     plots: str = "",
 ) -> None:
-    """Energies, forces and stress of structures, tables of their errors, and plots.
+    """Write energies, forces and stress of structures, tables of their errors, and plots (`pyfit-gpu evaluate`).
 
-    Of several members everything is their mean; their spread stands beside it.
+    With several members all values are means, given with their spread. `pyfit_gpu.evaluate` (models/prediction.py) is
+    the function of the library, which gives energies and writes nothing.
 
     Args:
-        potential: one file, or those of several members.
+        potential: one file, or the files of several members.
         out: `.csv`: a row per structure, on the network's scale; `.extxyz`: structures with energies on the DFT scale,
             forces and stress.
         forces: compute forces and stress, and their errors, for a `.csv` too.
-        e_shift: eV per atom, one number or one per element; None: the potential's own, or 0 with a note if it does
-            not know it.
+        e_shift: eV per atom, one number or one per element; None: the potential's own, or 0 with a warning if it is
+            unknown.
         plots: folder for parity.png and energy_volume.png; empty: none.
     """
     suffix = Path(out).suffix
@@ -90,7 +91,7 @@ def evaluate(
 
 
 def _print_components(frames: Sequence[Frame], found: FramePrediction) -> None:
-    """Tables of forces and stress, where they were computed, and the members' spread."""
+    """Print tables of forces and stress, where they were computed, and the members' spread."""
     if found.forces is None or found.stress is None:
         return
     groups = [frame.group for frame in frames]
@@ -124,10 +125,10 @@ class FramePrediction:
     energy: FloatArray  # (B,) eV
     forces: list[FloatArray] | None  # per frame (n, 3) eV/Å; None: not asked for
     stress: FloatArray | None  # (B, 6) eV/Å^3, NaN for a frame without a full cell
-    spread: FramePrediction | None = None  # the same three as standard deviations over members; None: there is one
+    spread: FramePrediction | None = None  # standard deviations over members; None: there is only one
 
     def label_spreads(self) -> list[LabelSpread] | None:
-        """Spread of each frame's labels; None: there is one member."""
+        """Spread of each frame's labels; None: there is only one member."""
         spread = self.spread
         if spread is None:
             return None
@@ -150,7 +151,7 @@ class FramePrediction:
 
 
 def predict_frames(frames: Sequence[Frame], model: Potential, setup: Setup, *, derivatives: bool) -> FramePrediction:
-    """Batch after batch on the device, the results on the host in the frames' order."""
+    """Predict frames batch by batch on the device; results are on the host, in the frames' order."""
     model = model.to(setup.device, setup.dtype)
     sizes = [frame.n_atoms for frame in frames]
     like = torch.empty(0, dtype=torch.float64)
@@ -159,20 +160,20 @@ def predict_frames(frames: Sequence[Frame], model: Potential, setup: Setup, *, d
     for batch in prediction_batches(sizes, frame_batches(frames, setup), model):
         part = predict_batch(model, batch, derivatives=derivatives).to("cpu", torch.float64)
         whole.put(part, batch.rows.cpu(), batch.atoms.cpu())
-    of_members = None if whole.spread is None else FramePrediction(*_on_host(whole.spread, sizes))
-    return FramePrediction(*_on_host(whole, sizes), of_members)
+    member_spread = None if whole.spread is None else FramePrediction(*_on_host(whole.spread, sizes))
+    return FramePrediction(*_on_host(whole, sizes), member_spread)
 
 
 def _on_host(
     found: Prediction | Spread, sizes: Sequence[int]
 ) -> tuple[FloatArray, list[FloatArray] | None, FloatArray | None]:
-    """Energy, forces and stress."""
+    """Energy, forces and stress as NumPy arrays, forces split by structure."""
     forces = None if found.forces is None else [part.numpy() for part in found.forces.split(list(sizes))]
     return found.energy.numpy(), forces, None if found.stress is None else found.stress.numpy()
 
 
 def _differences(found: Sequence[FloatArray], known: Sequence[FloatArray | None]) -> list[FloatArray]:
-    """Predicted minus known components of every structure; none where something is not known."""
+    """Predicted minus known components of every structure; empty where one of them is not known."""
     none = np.empty(0)
     pairs = zip(found, known, strict=True)
     return [none if k is None or np.isnan(f).any() else (f - k).ravel() for f, k in pairs]
@@ -181,7 +182,7 @@ def _differences(found: Sequence[FloatArray], known: Sequence[FloatArray | None]
 def energy_table(
     frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray, std: np.ndarray | None = None
 ) -> EnergyTable:
-    """Predicted `energies` (B,) eV, with their spread `std` (B,) eV, against the frames' own plus `shifts` (B,) eV."""
+    """Table of predicted `energies` with their spread `std` and the frames' own plus `shifts`, all (B,) eV."""
     n_atoms = np.array([frame.n_atoms for frame in frames])
     reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
     volume = np.array([frame.volume for frame in frames])

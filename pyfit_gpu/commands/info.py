@@ -24,7 +24,7 @@ from pyfit_gpu.training.history import MemberHistory
 
 
 def info(path: str | os.PathLike[str]) -> str:
-    """Describe a file in a few lines. It is read whole, so that a damaged one is noticed.
+    """Describe a file in a few lines. It is read as a whole, so that damage is noticed.
 
     Raises:
         InputError: unreadable, damaged, or of no known kind.

@@ -10,23 +10,23 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-_ECHO = 1.0  # s; a scheduler sends a signal to a whole group, and a launcher in it passes it on
+_ECHO = 1.0  # s; the same signal may arrive twice: from the scheduler, and from a launcher that passes it on
 
 STATUS_SIGINT = 130
 STATUS_SIGTERM = 143
-STATUS_SIGUSR1 = 138  # what a scheduler is often asked to send before a time limit
+STATUS_SIGUSR1 = 138  # the signal that a scheduler is often asked to send before a time limit
 STATUS_UNFINISHED = 75  # EX_TEMPFAIL: stopped by its own time limit, to be resumed
 
 
 class Terminated(BaseException):
-    """SIGTERM, the counterpart of KeyboardInterrupt."""
+    """Exception for SIGTERM, the counterpart of KeyboardInterrupt."""
 
 
 @contextlib.contextmanager
 def signals_end_the_process() -> Iterator[None]:
-    """SIGINT and SIGTERM end the process at once, with the status that says so, until `signals_are_exceptions`.
+    """Let SIGINT and SIGTERM end the process at once, with their exit status, until `signals_are_exceptions`.
 
-    An exception in the middle of an import comes out as something else. On leaving, handlers are as before.
+    An exception in the middle of an import would be reported as a different error. On leaving, handlers are restored.
     """
     statuses = {signal.SIGINT: STATUS_SIGINT, signal.SIGTERM: STATUS_SIGTERM}
     earlier = {number: signal.getsignal(number) for number in statuses}
@@ -44,7 +44,7 @@ def signals_end_the_process() -> Iterator[None]:
 
 
 def signals_are_exceptions() -> None:
-    """KeyboardInterrupt and Terminated, so that temporary files are removed on the way out."""
+    """Let signals raise KeyboardInterrupt and Terminated, so that temporary files are removed on the way out."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -64,14 +64,14 @@ class StopRequest:
 
     @property
     def status(self) -> int:
-        """Exit status that says how the process ended."""
+        """Exit status of the process after this signal; 0 without one."""
         statuses = {None: 0, signal.SIGINT: STATUS_SIGINT, signal.SIGUSR1: STATUS_SIGUSR1}
         return statuses.get(self.signal, STATUS_SIGTERM)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """SIGINT, SIGTERM and SIGUSR1 are noted, not acted on, until the block ends; a second one has its usual effect."""
+    """Note SIGINT, SIGTERM and SIGUSR1 without acting on them inside the block; a second one has its usual effect."""
     request = StopRequest()
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 

@@ -1,4 +1,4 @@
-"""Shared by the verbs of the command line and the classic job: where to compute, reading inputs, features."""
+"""Parts shared by the verbs of the command line and the classic job: where to compute, reading inputs, features."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 @dataclass(frozen=True)
 class Setup:
-    """Where and how to compute, common to all verbs."""
+    """Options of all verbs: where and how to compute, and which outputs may be replaced."""
 
     device: torch.device
     dtype: torch.dtype = torch.float64
@@ -33,7 +33,7 @@ class Setup:
     quiet: bool = False
 
     def output(self, path: str, inputs: Sequence[str] = ()) -> str:
-        """The name to write to, after the checks that come before any work.
+        """Check an output before any work, and return the name to write to.
 
         Raises:
             InputError: the file exists and must not be replaced, is an input, or could not be written.
@@ -46,7 +46,7 @@ class Setup:
 
 
 def survey_files(paths: Sequence[str], shard: tuple[int, int], *, atoms: bool) -> DftInputs:
-    """`survey`, with a line of what there is."""
+    """Survey files (`survey`), and log what was read."""
     started = time.monotonic()
     inputs = survey(paths, shard=shard, atoms=atoms)
     _say_what_was_read(inputs.structures, started)
@@ -71,7 +71,7 @@ def _say_what_was_read(structures: Sequence[Frame | StructureSummary], started: 
 
 
 def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]], Structures]:
-    """Function that makes a batch on the device of rows of frames."""
+    """Function that makes a batch of some rows of frames, on the device."""
 
     def take(rows: list[int]) -> Structures:
         return Structures.from_frames([frames[row] for row in rows], device=setup.device)
@@ -82,7 +82,7 @@ def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]]
 def featurize_frames(
     frames: Sequence[Frame], potential: Potential, setup: Setup, *, e_shift: EnergyShift | None
 ) -> TrainingSet:
-    """A training set on the CPU, with progress and a closing line."""
+    """Build a training set on the CPU, with progress and a closing line."""
     with _Featurizer(sum(frame.n_atoms for frame in frames), potential, setup, e_shift) as featurizer:
         return featurizer(frames)
 
@@ -90,14 +90,14 @@ def featurize_frames(
 def featurize_windows(
     inputs: DftInputs, potential: Potential, setup: Setup, *, e_shift: EnergyShift
 ) -> Iterator[TrainingSet]:
-    """`featurize_frames` of the structures that are taken, window by window."""
+    """Build training sets as `featurize_frames` does from the structures that are taken, window by window."""
     with _Featurizer(inputs.n_atoms, potential, setup, e_shift) as featurizer:
         for frames in inputs.windows():
             yield featurizer(frames)
 
 
 class _Featurizer:
-    """Features of so many atoms, with progress over all parts and a closing line."""
+    """Computes features of several parts, with one progress display and a closing line."""
 
     def __init__(self, n_atoms: int, potential: Potential, setup: Setup, e_shift: EnergyShift | None) -> None:
         self._n_atoms = n_atoms

@@ -19,9 +19,9 @@ _LOG_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CommandKind(FileKind):
-    """A file that no command reads; `info` says what is in it."""
+    """A kind of file that no verb but `info` reads."""
 
-    describe: Callable[[Path], list[str]]  # a few lines; reads the file whole
+    describe: Callable[[Path], list[str]]  # gives a few lines about a file, which is read as a whole
 
 
 def _configuration(path: Path) -> list[str]:
@@ -41,7 +41,7 @@ def _energy_table(path: Path) -> list[str]:
 
 
 def _is_error_log(head: Head) -> bool:
-    """Step and loss; then nothing, or the errors of all labels."""
+    """Whether the first row has step and loss, then nothing or the errors of all labels."""
     first = head.lines[0] if head.lines else ""
     return _LOG_ROW.fullmatch(first) is not None and len(first.split()) in (2, 2 + len(TERMS))
 

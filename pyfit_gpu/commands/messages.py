@@ -1,4 +1,4 @@
-"""Messages of the library in the words of the command line: options where Python has keywords."""
+"""Messages of the library for users of the command line: options in place of Python's keywords."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WORDS = {
 
 
 def in_options(error: InputError) -> str:
-    """The message of an error, for a user of the command line."""
+    """Message of an error for a user of the command line."""
     if error.remedy is None:
         return str(error)
     return f"{error.fault} ({_WORDS[error.remedy].format(where=error.where)})"
 
 
 class OptionsFormatter(logging.Formatter):
-    """Says a `Remedy` among a message's arguments as an option."""
+    """Formats a `Remedy` among a message's arguments as an option."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple) and any(isinstance(value, Remedy) for value in record.args):

@@ -1,4 +1,4 @@
-"""The verb `new`: a fresh potential."""
+"""The verb `new`: writes a new potential."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pyfit_gpu.models.new_potential import new_potential
 
 
 def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **settings: Any) -> None:
-    """A fresh potential file whose header asks for random weights.
+    """Write a new potential file whose header asks for random parameters.
 
     Args:
         elements: chemical symbols.
         cutoff: Å.
         out: `.nn.dat` file to write.
-        settings: the others of `new_potential`.
+        settings: other arguments of `new_potential`.
     """
     if not out.endswith(".dat"):
         raise InputError(f"{out}: expected a potential's name to end in .nn.dat")
@@ -28,4 +28,4 @@ def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **set
     save_draft(draft, out)
     sizes = "-".join(map(str, draft.networks.layer_sizes))
     centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
-    log.info("wrote %s: network %s, Gaussian centres %s Å, weights are drawn on loading", out, sizes, centers)
+    log.info("wrote %s: network %s, Gaussian centres %s Å, parameters are drawn on loading", out, sizes, centers)

@@ -18,7 +18,7 @@ STATUS_USAGE = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line with the nearest known option; options are never guessed from their beginning."""
+    """Parser whose errors are one line with the nearest known option, and which accepts no abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(STATUS_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
     def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
-        """Unknown options first: a misspelt option explains why a required one is missing."""
+        """Parse words, unknown options first: a misspelt option explains why a required one is missing."""
         for word in words:
             if re.match(r"--?[A-Za-z]", word) and word.split("=")[0] not in self._option_string_actions:
                 # A short option may have its value attached, as in -n4.
@@ -80,7 +80,7 @@ def build_parser(verb: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     """Build the parser of the command line, and that of each verb.
 
     Args:
-        verb: the only one that needs its options, which take longer to make than to read; None: all do.
+        verb: the only verb whose options are needed, which take longer to make than to read; None: all are.
     """
     parser = Parser(prog="pyfit-gpu", description="Neural-network interatomic potentials from DFT data.")
     parser.add_argument("--version", action="version", version=f"pyfit-gpu {__version__}")
@@ -170,7 +170,7 @@ def _add_loss(add: Callable[..., Any]) -> None:
         help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
     add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
         help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
-    add("--l2", type=finite, default=0.0, metavar="C", help="prefactor of the weights' norms (0)")
+    add("--l2", type=finite, default=0.0, metavar="C", help="prefactor of the parameters' norms (0)")
 
 
 def _add_optimizer(add: Callable[..., Any]) -> None:
@@ -179,13 +179,13 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
     _add_settings(add, LBFGSSettings)
     add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
-        help="a loss above it draws new weights (0: never)")  # fmt: skip
+        help="a loss above it draws new parameters (0: never)")  # fmt: skip
     add("--memory", metavar="SIZE", help="4G, 512M: beyond it features are read from the file (80 %% of what there is)")
     add("--distribute", default="data", choices=("data", "members"), help="what torchrun's processes share (data)")
 
 
 def _add_settings(add: Callable[..., Any], kind: type[OptimizerSettings], only: Collection[str] | None = None) -> None:
-    """Options for the settings of an optimiser: name, type, default and help are those of its fields."""
+    """Add options for the settings of an optimiser: name, type, default and help are those of its fields."""
     from dataclasses import fields
 
     hints = get_type_hints(kind)
@@ -204,11 +204,13 @@ def _add_settings(add: Callable[..., Any], kind: type[OptimizerSettings], only: 
 
 def _add_stopping(add: Callable[..., Any]) -> None:
     add("--validation-interval", type=whole, default=1, metavar="N", help="steps between validations (1; 0: never)")
-    add("--patience", type=whole, default=0, metavar="N", help="validations without improvement, ends it (0: never)")
-    add("--min-improvement", type=finite, default=0.0, metavar="E", help="what counts as one, eV/atom (0)")
+    add("--patience", type=whole, default=0, metavar="N",
+        help="stop after N validations without improvement (0: never)")  # fmt: skip
+    add("--min-improvement", type=finite, default=0.0, metavar="E",
+        help="smallest decrease that counts as one, eV/atom (0)")  # fmt: skip
     add("--target-rmse", type=finite, default=0.0, metavar="E", help="energy RMSE that ends it, eV/atom (0: never)")
     add("--max-time", type=duration, default=0.0, metavar="T", help="minutes or H:MM:SS, ends before it (0: never)")
-    add("--keep", default="best", choices=("best", "last"), help="weights of the best validation or the last (best)")
+    add("--keep", default="best", choices=("best", "last"), help="parameters of the best validation or the last (best)")
     add("--stop-file", metavar="FILE", help="training ends when it is there (NN_OUT's stem + .stop; '' for none)")
     add("--resume", action="store_true", help="go on with the run file, if there is one")
     add("--allow-change", nargs="+", default=(), metavar="NAME", help="settings that may differ from the run's")

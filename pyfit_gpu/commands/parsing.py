@@ -1,4 +1,4 @@
-"""The text of options as values. Nothing heavy is imported here, see options.py."""
+"""Parsing the texts of options to values. Nothing heavy is imported here, see options.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from pyfit_gpu.errors import InputError
 
-SHIFT_METHODS = ("fit", "isolated")  # METHODS of models/energy_shift.py, which takes its time to import
+SHIFT_METHODS = ("fit", "isolated")  # METHODS of models/energy_shift.py, which is slow to import
 
 _SHIFT_FORMS = "a finite number for all elements, one per element as in Si=107.1,C=154.9, fit or isolated"
 
@@ -20,7 +20,7 @@ _MEMORY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_number(text: str) -> float | None:
-    """A finite number, or None. Python's underscores between digits are not part of it."""
+    """Parse a finite number, or None. Python's underscores between digits are not accepted."""
     try:
         value = float(text)
     except ValueError:
@@ -42,7 +42,7 @@ def finite(text: str) -> float:
 
 
 def duration(text: str) -> float:
-    """Seconds, from minutes or H:MM:SS."""
+    """Parse minutes or H:MM:SS to seconds."""
     cells = text.split(":")
     if len(cells) == 1:
         minutes = finite(text)
@@ -56,7 +56,7 @@ def duration(text: str) -> float:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """`I/N`: number of the part, and how many there are."""
+    """Parse `I/N`, the number of a shard and how many there are."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise argparse.ArgumentTypeError(f"expected I/N with I = 0 .. N-1, got {text}")
@@ -64,10 +64,10 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def parse_shift(text: str) -> float | dict[str, float] | str:
-    """`107.1`, `Si=107.1,C=154.9`, `fit` or `isolated`.
+    """Parse `107.1`, `Si=107.1,C=154.9`, `fit` or `isolated`.
 
     Raises:
-        InputError: anything else, or an element that stands there twice.
+        InputError: anything else, or an element that is given twice.
     """
     if text in SHIFT_METHODS:
         return text
@@ -92,7 +92,7 @@ def _shift(cell: str, text: str) -> float:
 
 
 def parse_by_group(values: Sequence[str], option: str) -> tuple[GroupRule, ...]:
-    """`PATTERN=NUMBER` each; the last `=` divides, so names may have some.
+    """Parse words `PATTERN=NUMBER`; the last `=` divides, so that names may contain some.
 
     Args:
         option: what the words were given to, for messages.
@@ -110,7 +110,7 @@ def parse_by_group(values: Sequence[str], option: str) -> tuple[GroupRule, ...]:
 
 
 def parse_windows(values: Sequence[str], option: str) -> tuple[WindowRule, ...]:
-    """`LOW:HIGH=NUMBER` each, eV/atom above the lowest energy of the set; an empty end is open.
+    """Parse words `LOW:HIGH=NUMBER`, in eV/atom above the lowest energy of the set; an empty end is open.
 
     Args:
         option: what the words were given to, for messages.
@@ -159,7 +159,7 @@ def windows_as_text(rules: Iterable[WindowRule]) -> list[str]:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes from `4G`, `512M`, `1.5GiB` or a number of bytes; units are powers of 1024.
+    """Parse `4G`, `512M`, `1.5GiB` or a number of bytes to bytes; units are powers of 1024.
 
     Raises:
         InputError: anything else, or nothing.

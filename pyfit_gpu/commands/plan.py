@@ -1,4 +1,4 @@
-"""The verb `plan`: what a training would take, as a table and in words."""
+"""The verb `plan`: the memory that a training would take, as a table and in words."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def plan(
     memory: str | None = None,
     settings: FitSettings | None = None,
 ) -> MemoryPlan:
-    """Print what training would take; nothing is trained, and the features are not loaded.
+    """Print the memory that training would take; nothing is trained, and the features are not loaded.
 
     Args:
         training_set: HDF5, shard manifest or classic text.
         potential: whose network would be trained.
         members: networks trained at once.
         memory: limit, as `parse_memory` reads it; None: a share of the device's memory.
-        settings: history size and weights are looked at.
+        settings: of which history size and the weights of the loss count.
 
     Raises:
-        InputError: it cannot be kept within the limit, or as `train`.
+        InputError: training cannot be kept within the limit, or as `train`.
     """
     if members < 1:
         raise InputError(f"members: expected a whole number above 0, got {members}")
@@ -66,7 +66,7 @@ def plan(
 
 
 def table(found: MemoryPlan) -> list[str]:
-    """Lines of a table: what takes memory, and how much on the host and on a GPU."""
+    """Lines of a table of memory by purpose, on the host and on a GPU."""
     rows = [(item.name, item.host, item.device) for item in found.items]
     rows.append(("total", found.host, found.device))
     rows.append(("limit", 0, found.limit) if found.on_gpu else ("limit", found.limit, 0))
@@ -79,7 +79,7 @@ def table(found: MemoryPlan) -> list[str]:
 
 
 def decisions(found: MemoryPlan) -> list[str]:
-    """Lines that say in words what the plan does."""
+    """Lines that describe the plan in words."""
     most = found.block_atoms or (None if found.on_gpu else BLOCK_ATOMS)
     blocks = ", all atoms at once" if most is None else f", in blocks of up to {most} atoms"
     if found.stream:

@@ -1,4 +1,4 @@
-"""The verb `prepare`: DFT files to an HDF5 training set."""
+"""The verb `prepare`: makes an HDF5 training set from DFT files."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def prepare(
     append: bool = False,
     shard: tuple[int, int] | None = None,
 ) -> None:
-    """DFT files to an HDF5 training set.
+    """Make an HDF5 training set from DFT files.
 
     Args:
         dft_files: structures, any format that `load_structures` reads.
         potential: .nn.dat file whose header gives the descriptor.
         out: the set, `.h5`.
-        e_shift: eV per atom, one number or one per element; "fit" or "isolated": found from the structures, all of
-            them also where `shard` takes a part; None: that of the set that is appended to, else 0.
-        append: add to an existing set; what it holds is not computed again.
+        e_shift: eV per atom, one number or one per element; "fit" or "isolated": found from the structures, always
+            all of them, also for a shard; None: the shift of the set that is appended to, else 0.
+        append: whether to add to an existing set, whose structures are not computed again.
         shard: (I, N): only the structures whose number mod N is I, into a file of their own.
     """
     if append and (shard is not None or setup.unique or setup.overwrite):
@@ -93,7 +93,7 @@ def _write_features(
     existing: TrainingSet | None = None,
     shard: dict[str, Any] | None = None,
 ) -> tuple[SetSummary, str]:
-    """A set of the structures that are taken, after those that exist; what it holds, and its content hash."""
+    """Write a set of the structures that are taken, after existing ones; returns its summary and content hash."""
     first = [] if existing is None else [existing]
     n_structures = sum(map(len, first)) + len(inputs.taken)
     n_atoms = sum(part.n_atoms for part in first) + inputs.n_atoms
@@ -107,7 +107,7 @@ def _write_features(
 
 
 def _warn_of_energies(summary: SetSummary) -> None:
-    """Warn of sets that are seldom meant: no energy at all, or total energies without a shift."""
+    """Warn of sets that are rarely intended: no energy at all, or total energies without a shift."""
     if not summary.labels.energy:
         log.warning(
             "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
@@ -121,8 +121,8 @@ def _warn_of_energies(summary: SetSummary) -> None:
 def _inputs_and_shifts(
     dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None, shard: tuple[int, int] = (0, 1)
 ) -> tuple[DftInputs, tuple[float, ...]]:
-    """Structures of the files and the energy shift of each element, the same whatever shard is computed."""
-    if not isinstance(e_shift, str):  # what is wrong with numbers shows before anything is read
+    """Structures of the files and the energy shift of each element, which is the same for all shards."""
+    if not isinstance(e_shift, str):  # faulty numbers show before anything is read
         e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
     inputs = survey_files(dft_files, shard, atoms=e_shift == "isolated")
     return inputs, find_shift(e_shift, inputs.structures, model.descriptor)
@@ -140,7 +140,7 @@ def _append(dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_
 
 
 def _appended_shift(existing: TrainingSet, e_shift: ShiftRequest | None, out: str) -> tuple[float, ...]:
-    """(S,) eV: the set's own, which numbers that are given must equal."""
+    """(S,) eV: the set's own energy shift; refuses a different one."""
     own, elements = existing.energy_shift, existing.descriptor.elements
     if own is None:
         raise InputError(f"{out}: cannot append: e_shift: expected a set that knows its own, found it unknown")
@@ -180,7 +180,7 @@ def _prepare_shard(
 
 
 def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, ...]) -> str:
-    """Hash that the shards of one set share whatever the machine: of contents and energy shifts, not names."""
+    """Hash that the shards of one set share on any machine: of contents and energy shifts, not of names."""
     digest = hashlib.sha256(repr(shifts).encode())
     for path in (*dft_files, potential):
         try:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 class Progress:
-    """Counts to `total`; shows rate and time left. Off a terminal one line every `line_interval` seconds."""
+    """Shows progress to `total` with rate and time left; off a terminal a line every `line_interval` seconds."""
 
     BAR_WIDTH = 24
 

@@ -1,4 +1,4 @@
-"""Errors as tables, tables as files, and plots."""
+"""Reports of errors: tables for the terminal, tables as files, and plots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EnergyTable:
     volume_per_atom: FloatArray  # (B,) Å^3
     energy_per_atom: FloatArray  # (B,) eV/atom, predicted
     reference_energy_per_atom: FloatArray  # (B,) eV/atom, NaN where unknown
-    energy_per_atom_std: FloatArray | None = None  # (B,) eV/atom, over members; None: there is one
+    energy_per_atom_std: FloatArray | None = None  # (B,) eV/atom, over members; None: there is only one
 
     @property
     def error(self) -> FloatArray:
@@ -35,9 +35,9 @@ class EnergyTable:
 
 
 def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
-    """A row per structure; the reference is empty where unknown. Numbers come back bit for bit.
+    """Write a row per structure; the reference is empty where unknown. Numbers are read back bit for bit.
 
-    Of several members there is one column more, energy_per_atom_std.
+    With several members there is one more column, energy_per_atom_std.
     """
     std = None if table.energy_per_atom_std is None else table.energy_per_atom_std.tolist()
     rows = zip(
@@ -58,7 +58,7 @@ def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
 
 
 def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -> str:
-    """RMSE, MAE and largest error in all and per group, and the worst structures, in meV/atom."""
+    """Report RMSE, MAE and largest error in all and by group, and the worst structures, in meV/atom."""
     known = ~np.isnan(table.error)
     n_unknown = int((~known).sum())
     lines = []
@@ -78,11 +78,11 @@ def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -
 
 
 def component_report(label: str, unit: str, groups: Sequence[str], errors: Sequence[FloatArray]) -> str:
-    """Table of errors of a label with components, forces or stress.
+    """Report errors of a label with components, forces or stress, as a table.
 
     Args:
-        groups: (B,)
-        errors: per structure its components' errors, in `unit`; empty where there is no reference.
+        groups: (B,), group of each structure.
+        errors: errors of each structure's components, in `unit`; empty where there is no reference.
     """
     n_unknown = sum(len(error) == 0 for error in errors)
     lines = ["", f"{label}:"]
@@ -96,12 +96,12 @@ def component_report(label: str, unit: str, groups: Sequence[str], errors: Seque
 def spread_report(
     things: str, unit: str, spreads: Sequence[FloatArray], errors: Sequence[FloatArray], digits: int = 3
 ) -> str:
-    """Lines that say how far members disagree, and whether they do so where they are wrong.
+    """Report how far members disagree, and whether they do so where they are wrong.
 
     Args:
-        things: what has a spread: structures, components.
-        spreads: per structure, in `unit`, NaN where there is none.
-        errors: per structure in the same order, in `unit`; empty where there is no reference.
+        things: name of the things that have a spread: structures, components.
+        spreads: spreads of each structure, in `unit`, NaN where there is none.
+        errors: errors of each structure in the same order, in `unit`; empty where there is no reference.
     """
     every = np.concatenate(list(spreads))
     every = every[~np.isnan(every)]
@@ -120,16 +120,16 @@ def spread_report(
 
 
 def _rank_correlation(first: FloatArray, second: FloatArray) -> float | None:
-    """Spearman's, equal values sharing their mean rank; None for less than 3 pairs, or where one never changes."""
+    """Spearman's rank correlation, equal values sharing their mean rank; None for less than 3 pairs or a constant."""
 
     def ranks(values: FloatArray) -> FloatArray:
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
         return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
-    of_first, of_second = ranks(first), ranks(second)
-    if len(first) < 3 or np.ptp(of_first) == 0 or np.ptp(of_second) == 0:
+    first_ranks, second_ranks = ranks(first), ranks(second)
+    if len(first) < 3 or np.ptp(first_ranks) == 0 or np.ptp(second_ranks) == 0:
         return None
-    return float(np.corrcoef(of_first, of_second)[0, 1])
+    return float(np.corrcoef(first_ranks, second_ranks)[0, 1])
 
 
 _NONE = np.empty(0)
@@ -140,7 +140,7 @@ def _name_width(groups: Sequence[str], known: Sequence[bool] | NDArray[np.bool_]
 
 
 def _error_table(groups: Sequence[str], errors: Sequence[FloatArray], unit: str, digits: int) -> list[str]:
-    """A line per group that has errors, and one for all."""
+    """Lines of a table: one for each group that has errors, and one for all."""
     known = [len(error) > 0 for error in errors]
     width = _name_width(groups, known)
     lines = [f"{'group':<{width}} {'structures':>10} {'RMSE':>10} {'MAE':>10} {'largest':>10}   {unit}"]
@@ -158,7 +158,7 @@ def _error_table(groups: Sequence[str], errors: Sequence[FloatArray], unit: str,
 
 
 def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:
-    """Predicted against reference energy per atom, and the error below, as PNG."""
+    """Plot predicted against reference energy per atom, with the errors below, as PNG."""
     known = ~np.isnan(table.error)
     figure = _figure(5.0, 6.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -181,10 +181,10 @@ def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:
 
 
 def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None:
-    """Energy against volume per atom, reference as points and network as lines, per group, as PNG.
+    """Plot energy against volume per atom by group, reference as points and network as lines, as PNG.
 
-    Lines are drawn for groups in which the volume tells the structures apart (crystals under strain); the view is
-    theirs, and structures outside of it are counted in the title. Other groups are shown as pale points.
+    Lines are drawn for groups in which the volume tells the structures apart (crystals under strain). The axes are
+    scaled to these, and structures outside are counted in the title. Other groups are shown as pale points.
     """
     figure = _figure(6.4, 4.8)
     axes = figure.subplots()
@@ -214,7 +214,7 @@ def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None
 
 
 def _is_curve(volumes: FloatArray) -> bool:
-    """At least three structures whose volumes all differ by more than half a percent."""
+    """Whether there are at least three structures whose volumes all differ by more than half a percent."""
     ordered = np.sort(volumes)
     return len(ordered) >= 3 and bool(np.all(np.diff(ordered) > 0.005 * ordered[:-1]))
 

@@ -1,4 +1,4 @@
-"""Structures to a training set: features and labels, batch after batch."""
+"""Building training sets from structures: features and labels, batch by batch."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def assemble(
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TrainingSet:
-    """A training set from structures that `take` gives in batches; see `build_training_set`.
+    """Build a training set from structures that `take` gives in batches; see `build_training_set`.
 
     Args:
         sizes: atoms of each structure.
-        take: gives the batch of the named structures, on the device.
+        take: gives the structures of some rows, padded, on the device.
         dtype: of the features; None: that of the positions.
         progress: called with the number of atoms done so far.
     """
@@ -113,7 +113,7 @@ def _place(parts: dict[str, Tensor], values: dict[str, Tensor], index: Tensor, t
 def build_training_set(
     structures: Structures, potential: Potential, *, e_shift: EnergyShift = 0.0, backend: str = "auto"
 ) -> TrainingSet:
-    """Features and labels of every structure, in file order, on the structures' device.
+    """Build a training set: features and labels of every structure, in file order, on the structures' device.
 
     Args:
         structures: a batch; those without an energy are kept, and neither trained on nor scored.

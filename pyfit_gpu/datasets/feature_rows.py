@@ -1,7 +1,7 @@
 """Features of a training set that stay in their files until they are needed.
 
-Read with `preadv` into memory of our own, not mapped: mapped pages count as the process's memory where a batch system
-looks, and a file system that loses a file ends a process that has it mapped without a word.
+They are read with `preadv` into our own memory, not mapped: a batch system counts mapped pages as the process's memory,
+and where a file system loses a file, a process that has mapped it is killed without a message.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PIECE_BYTES = 2**22  # of rows that are read at once
-_SPAN = 4  # rows of a file are read with what lies between them, if they are at least one in so many
+_PIECE_BYTES = 2**22  # bytes of rows read at once
+_SPAN = 4  # rows of a file are read together with the gaps between them, if they are at least one in this many
 _LONGEST_READ = 2**30  # bytes of one system call; Linux reads at most 2 GiB
 
 ROW_DTYPE = np.dtype("<f8")
 
 
 def reading_bytes(n_rows: int, n_features: int) -> int:
-    """Count the bytes that reading takes for a moment, beside the rows: a piece, and what lies between its rows."""
+    """Count the temporary bytes that reading takes beside the rows: a piece, and the gaps between its rows."""
     return (1 + _SPAN) * min(_PIECE_BYTES, n_rows * n_features * ROW_DTYPE.itemsize)
 
 
 class FeatureFile:
-    """Rows of numbers that lie one after the other in a file. It stays the same file when its name is replaced."""
+    """Rows of numbers, contiguous in an open file, which stays the same when another takes over its name."""
 
     def __init__(self, path: str | os.PathLike[str], offset: int, shape: tuple[int, int]) -> None:
-        """
+        """Open the file.
+
         Args:
             offset: bytes before the first row.
             shape: rows and numbers in a row, float64.
@@ -51,10 +52,10 @@ class FeatureFile:
         return self.shape[0]
 
     def read(self, first: int, out: np.ndarray) -> None:
-        """Rows from `first` on into `out` (n, n_features), contiguous.
+        """Read rows from `first` on into `out` (n, n_features), contiguous.
 
         Raises:
-            OSError: they cannot be read, or the file ends before.
+            OSError: the rows cannot be read, or the file ends before.
         """
         target = out.reshape(-1).view(np.uint8).data
         offset = self._offset + first * self.shape[1] * ROW_DTYPE.itemsize
@@ -66,7 +67,7 @@ class FeatureFile:
             done += count
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """All rows (n, n_features) in order, a few at a time; what was given before is overwritten."""
+        """Yield all rows (n, n_features) in order, a few at a time, in one buffer that the next piece overwrites."""
         n_rows, width = self.shape
         step = _rows_at_once(width)
         buffer = np.empty((min(step, n_rows), width))
@@ -76,7 +77,7 @@ class FeatureFile:
             yield piece
 
     def take(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """The named rows (n,), in any order, into `out` (n, n_features), contiguous."""
+        """Read the rows with these numbers (n,), in any order, into `out` (n, n_features), contiguous."""
         if not len(rows):
             return
         low, high = int(rows.min()), int(rows.max()) + 1
@@ -95,11 +96,11 @@ class FeatureFile:
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """Rows of files; stands where a `TrainingSet` has a tensor. Reading happens in `tensor`."""
+    """Rows of files, in place of a tensor in a `TrainingSet`. They are read when `tensor` is called."""
 
     files: tuple[FeatureFile, ...]
     rows: Tensor  # (n_atoms,) int64 on the host, rows of all files one after the other
-    dtype: torch.dtype = torch.float64  # of what `tensor` gives
+    dtype: torch.dtype = torch.float64  # dtype of the result of `tensor`
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
@@ -108,7 +109,7 @@ class FeatureRows:
 
     @classmethod
     def concatenate(cls, parts: Sequence[FeatureRows]) -> FeatureRows:
-        """Join rows, one part after the other, to be read as the first."""
+        """Join rows, one part after the other, with the dtype and device of the first."""
         files: list[FeatureFile] = []
         rows, first = [], 0
         for part in parts:
@@ -132,7 +133,7 @@ class FeatureRows:
         return replace(self, device=torch.device(device), dtype=dtype or self.dtype)
 
     def tensor(self) -> Tensor:
-        """(n_atoms, n_features), read now; besides it, a few MiB are taken at a time.
+        """Read all rows now: (n_atoms, n_features), with a few MiB of temporary memory.
 
         Raises:
             OSError: the files cannot be read.
@@ -152,7 +153,7 @@ class FeatureRows:
         return found
 
     def pieces(self) -> Iterator[Tensor]:
-        """All rows (n, n_features) in order, a few at a time.
+        """Yield all rows (n, n_features) in order, a few at a time.
 
         Raises:
             OSError: as `tensor`.
@@ -180,12 +181,12 @@ def _rows_at_once(width: int) -> int:
 
 
 def read_features(features: Tensor | FeatureRows) -> Tensor:
-    """(n_atoms, n_features), in memory."""
+    """Features (n_atoms, n_features) in memory, read from their files if necessary."""
     return features if isinstance(features, Tensor) else features.tensor()
 
 
 def join_features(parts: Sequence[Tensor | FeatureRows]) -> Tensor | FeatureRows:
-    """Join features, one part after the other; they are left in their files where all of them are."""
+    """Join features, one part after the other; they stay in their files if all parts are in files."""
     lazy = [part for part in parts if isinstance(part, FeatureRows)]
     if len(lazy) == len(parts):
         return FeatureRows.concatenate(lazy)

@@ -1,4 +1,4 @@
-"""Which structures train, which validate and which only test."""
+"""Splits of a training set into structures that train, validate and only test."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ class Split:
 
     train: list[int]
     validation: list[int]
-    seed: int  # the one drawn, where 0 asked for a random one
+    seed: int  # the seed that was drawn, where 0 asked for a random one
     groups_without_validation: tuple[str, ...]
-    test: list[int] = field(default_factory=list)  # of whole groups, in file order: neither train nor validate
-    # What the rows were drawn with; a split that is stored under a name must have it.
+    test: list[int] = field(default_factory=list)  # rows of whole groups, in file order: neither train nor validate
+    # The arguments that the rows were drawn with, which a split stored under a name must have.
     train_fraction: float = float("nan")
     test_groups: tuple[str, ...] = ()  # names of groups, with wildcards
-    n_structures: int = 0  # of the set that it divides
+    n_structures: int = 0  # structures of the set that it divides
 
 
 def matching_groups(pattern: str, groups: Iterable[str], what: str) -> set[str]:
-    """Find the names that a shell pattern (`*`, `?`, `[...]`; capitals count) matches; a name always matches itself.
+    """Find the names that a shell pattern (`*`, `?`, `[...]`) matches, case-sensitively; a name matches itself.
 
     Args:
         pattern: name or pattern.
-        groups: the names there are, repeated or not.
+        groups: the existing names, repeated or not.
         what: the option or argument, for the message.
 
     Raises:
-        InputError: it matches none, with the nearest names.
+        InputError: the pattern matches none; the message gives the nearest names.
     """
     names = sorted(set(groups))
     found = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
     if not found:
-        folded = {name.lower(): name for name in names}  # capitals count when matching, and are easily got wrong
+        folded = {name.lower(): name for name in names}  # matching is case-sensitive, which is easily overlooked
         close = difflib.get_close_matches(pattern.strip("*?").lower(), folded, n=3, cutoff=0.5)
         nearest = [folded[name] for name in close]
         if nearest:
@@ -56,7 +56,7 @@ def matching_groups(pattern: str, groups: Iterable[str], what: str) -> set[str]:
 
 
 def held_out(groups: Sequence[str], eligible: NDArray[np.bool_], patterns: Sequence[str]) -> NDArray[np.bool_]:
-    """(B,) the structures with an energy whose group matches one of the patterns.
+    """(B,) bool, structures with an energy whose group matches one of the patterns.
 
     Raises:
         InputError: a pattern that gives no structure to test on, or nothing left to train on.
@@ -84,13 +84,13 @@ def classic_split(
     train_fraction: float,
     seed: int,
 ) -> Split:
-    """The classic program's split: per group, the extremes in volume always train, of the others a share is drawn.
+    """Split as the classic program does: per group the extremes in volume train, and a share of the others is drawn.
 
     Args:
         groups: (B,) names.
         volume_per_atom: (B,) Å^3.
-        eligible: (B,) the structures that take part, those with an energy.
-        train_fraction: share of each group that trains; 1.0: all, nothing validates.
+        eligible: (B,) bool, structures that take part: those with an energy.
+        train_fraction: share of each group that trains; 1.0: all train, none validates.
         seed: of NumPy's RandomState, one generator for all groups in the order of their names; 0: a random seed.
 
     Raises:
@@ -104,7 +104,7 @@ def classic_split(
         raise InputError("the training set holds no structure with an energy: there is nothing to train on")
     if seed == 0:
         seed = int(np.random.SeedSequence().generate_state(1)[0]) or 1
-    # As many digits as a text set holds: equal volumes differ in their last bits from one file or device to another.
+    # Rounded to the digits of a text set: equal volumes differ in their last bits from one file or device to another.
     volumes = [float(f"{volume:.6E}") for volume in volume_per_atom.tolist()]
     members: dict[str, list[int]] = {}
     for row in np.flatnonzero(eligible).tolist():

@@ -1,4 +1,4 @@
-"""Summaries of training sets, also of one that is never in memory whole: those of its parts can be added."""
+"""Summaries of training sets. Those of parts can be added, for a set that is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyfit_gpu.structures.frames import Frame
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Numbers of structures with each label, by one rule for files and sets; those of parts can be added."""
+    """Numbers of structures with each label, by one rule for files and sets; the counts of parts can be added."""
 
     energy: int = 0
     forces: int = 0  # on all atoms
@@ -35,7 +35,7 @@ class LabelCounts:
 
 @dataclass(frozen=True)
 class SetSummary:
-    """Numbers of structures, atoms and labels; those of parts can be added."""
+    """Numbers of structures, atoms and labels; the summaries of parts can be added."""
 
     elements: tuple[str, ...]
     energy_shift: tuple[float, ...] | None  # eV per atom of each element; None: not known
@@ -61,7 +61,7 @@ class SetSummary:
         )
 
     def __add__(self, other: SetSummary) -> SetSummary:
-        """Sum over both parts; what must be the same in both is taken from the first."""
+        """Summary of both parts together; values that must agree are taken from the first."""
         return SetSummary(
             elements=self.elements,
             energy_shift=self.energy_shift,

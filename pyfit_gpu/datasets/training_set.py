@@ -1,4 +1,4 @@
-"""Features and labels of structures: what a network is trained on."""
+"""Training sets: features and labels of structures, which a network is trained on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stres
 
 
 def label_bytes(n_atoms: int, n_structures: int) -> int:
-    """Count the bytes of a `TrainingSet` without its features; `FeatureRows` have a number for each atom."""
+    """Count the bytes of a `TrainingSet` without its features, but with the row numbers of `FeatureRows`."""
     by_atom = 8 * (1 + 3 + 3 + 1)  # species, positions, forces, row of the file
     by_structure = 8 * (4 + 1 + 9 + 6) + 3  # sizes, energy, volume, weight; group; cell; stress; pbc
     return by_atom * n_atoms + by_structure * n_structures
@@ -32,9 +32,9 @@ def label_bytes(n_atoms: int, n_structures: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Features and labels as flat atoms, one structure after the other, in file order; NaN where not known."""
+    """Features and labels of flat atoms, one structure after the other, in file order; NaN where not known."""
 
-    potential: Potential  # that the set was made for, without parameters; the energy shift is the set's own
+    potential: Potential  # the potential that the set was made for, without parameters; the energy shift is the set's
     energy_shift: tuple[float, ...] | None  # eV per atom of each element; None: already in `energy`
     groups: tuple[str, ...]  # (B,)
     features: Tensor | FeatureRows  # (n_atoms, n_features); rows of a file are read where they are needed
@@ -85,7 +85,7 @@ class TrainingSet:
 
     @property
     def energy_used(self) -> Tensor:
-        """(B,) eV, the networks' scale: energy plus the energy shift of each atom."""
+        """(B,) eV on the networks' scale: energy plus the energy shifts of all atoms."""
         if self.energy_shift is None or not any(self.energy_shift):
             return self.energy
         counts = torch.stack([self.count_species(species) for species in range(self.descriptor.n_elements)], dim=1)
@@ -144,10 +144,10 @@ class TrainingSet:
         )
 
     def plan_split(self, train_fraction: float = 0.9, seed: int = 2, test_groups: Sequence[str] = ()) -> Split:
-        """Which structures train, validate and test; structures without an energy take part in none.
+        """Choose the structures that train, validate and test; structures without an energy take part in none.
 
         The structures of test groups are taken out first. The others are divided by the classic rule as if the test
-        groups were not in the set: one generator draws from the groups left, in the order of their names.
+        groups were not in the set: one generator draws from the remaining groups, in the order of their names.
 
         Args:
             train_fraction: share of each group that trains.

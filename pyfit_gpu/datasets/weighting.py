@@ -1,6 +1,6 @@
 """Weights of structures by group or energy, and target errors of groups, from lists of rules.
 
-Of several rules that apply to a structure, the last counts.
+Where several rules apply to a structure, the last one counts.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def _by_group(training_set: TrainingSet, rules: Sequence[tuple[str, float]], wha
 
 
 def weight_groups(training_set: TrainingSet, rules: Sequence[tuple[str, float]]) -> TrainingSet:
-    """Multiply the weights of the structures of groups: w_s <- w_s * f of the last rule that matches, else as it is.
+    """Multiply the weights of structures by group: w_s <- w_s * f of the last rule that matches.
 
     Args:
-        training_set: its weights are those of the data files, or already multiplied.
+        training_set: a set with the weights of the data files, or with weights that were multiplied before.
         rules: names of groups, with shell wildcards, and factors.
 
     Raises:
@@ -52,7 +52,7 @@ def weight_groups(training_set: TrainingSet, rules: Sequence[tuple[str, float]])
 
 
 def energy_above_lowest(training_set: TrainingSet) -> Tensor:
-    """(B,) eV/atom, E_used / n less the lowest of the whole set; NaN where there is no energy."""
+    """(B,) eV/atom: E_used / n minus the lowest of the whole set; NaN where there is no energy."""
     per_atom = training_set.energy_used / training_set.sizes
     known = per_atom[training_set.has_energy]
     return per_atom - known.min() if len(known) else per_atom

@@ -7,7 +7,7 @@ Everything is done for a chunk of atoms with equal padded neighbour counts: sums
 matrix products, and rows of pairs stay in cache. A dummy pair in a padded place stands at the cutoff, where f and f'
 are exactly zero, so nothing else needs a mask.
 
-On a CPU an atom has the same bits whatever other atoms are in the chunk. Libraries choose how to multiply small
+On a CPU an atom has the same bits whichever other atoms are in the chunk. Libraries choose how to multiply small
 matrices by their shapes, strides and addresses (MKL by the address of the result modulo 64 bytes on some processors,
 by that of the factors on others), so none of these may depend on the chunk: rows of pairs, which lie one after the
 other for all atoms, are copied to blocks, a matrix for each atom; every matrix begins at a multiple of 64 bytes; and
@@ -35,7 +35,7 @@ from pyfit_gpu.descriptors.harmonics import (
 from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
 
-_LINE = 64  # bytes that a processor's cache and its widest vectors take at once
+_LINE = 64  # bytes of a cache line and of the widest vectors of a processor
 WIDTH_STEP = 4  # places for pairs come in this multiple on a CPU; `padded` counts on it
 
 
@@ -50,7 +50,7 @@ class Basis:
     n_elements: int
     centers: Tensor  # (n_r0, 1) Å
     norm: Tensor  # (n_r0,) N_n
-    coefficients: Tensor  # (padded n_l, padded n_angular) w_lm, zero where the row is of another order
+    coefficients: Tensor  # (padded n_l, padded n_angular) w_lm, zero where a row belongs to another order
     axes: Tensor  # (3, 3), the unit matrix
     zero: Tensor  # ()
 
@@ -117,13 +117,14 @@ def _padded_matrix(matrix: Tensor) -> Tensor:
 
 
 class Chunk:
-    """n atoms with K places for neighbours each."""
+    """Chunk of n atoms with K places for neighbours each. Everything computed from it is cached."""
 
     def __init__(self, basis: Basis, atoms: Tensor, pairs: Tensor, vectors: Tensor, kinds: Tensor | None) -> None:
-        """
+        """Describe a chunk; nothing is computed yet.
+
         Args:
             atoms: (n,) int64, numbers of the atoms in the batch.
-            pairs: (n, K) int64, numbers of the pairs; n_pairs is the dummy.
+            pairs: (n, K) int64, numbers of the pairs; n_pairs is the dummy that pads.
             vectors: (n_pairs, 3) Å, of all pairs.
             kinds: (n_pairs,) whole numbers, element of each pair's neighbour; None: there is one element.
         """
@@ -134,7 +135,7 @@ class Chunk:
         self._all_kinds = kinds
 
     def fresh(self) -> Chunk:
-        """The same without what was computed from it."""
+        """The same chunk with nothing cached."""
         return Chunk(self.basis, self.atoms, self.pairs, self._all_vectors, self._all_kinds)
 
     @property
@@ -143,7 +144,7 @@ class Chunk:
         return self._components.view(3, *self.pairs.shape).transpose(0, 1)
 
     def _own(self, values: Tensor) -> Tensor:
-        """(.., n K) of this chunk's pairs, from `values` (.., n_pairs) of all. Entries of dummy pairs are arbitrary."""
+        """(.., n K) values of this chunk's pairs, from (.., n_pairs) of all. Entries of dummy pairs are arbitrary."""
         if values.shape[-1] == 0:
             values = values.new_ones(*values.shape[:-1], 1)
         numbers = self.pairs.reshape(-1).clamp(max=values.shape[-1] - 1)
@@ -173,10 +174,10 @@ class Chunk:
         return self._blocks(self._rows_of(angular_rows), 4)
 
     def _blocks(self, rows: Tensor, step: int, mask: Tensor | None = None) -> Tensor:
-        """(n, padded n_rows, K), a matrix of each atom, from rows (n_rows, n, K) times a mask (n, K).
+        """(n, padded n_rows, K), a matrix for each atom, from rows (n_rows, n, K) times a mask (n, K).
 
-        On a CPU every matrix and every row in it begins at a multiple of 64 bytes; rows beyond are zero. On a GPU, of
-        which no bits are promised, the rows as they are.
+        On a CPU every matrix and every row in it begins at a multiple of 64 bytes, and rows of padding are zero. On a
+        GPU, of which no bits are promised, the result is a view of the rows.
         """
         if rows.device.type != "cpu":
             return (rows if mask is None else rows * mask).transpose(0, 1)
@@ -227,21 +228,22 @@ class Chunk:
         """(n_r0, n, K) 1/Å."""
         basis = self.basis
         inside, _, denominator = self._to_cutoff
-        of_cutoff = (inside * inside).mul_(inside).mul_(4 * basis.cutoff_width**4).div_(denominator).div_(denominator)
+        cutoff_slope = inside * inside
+        cutoff_slope.mul_(inside).mul_(4 * basis.cutoff_width**4).div_(denominator).div_(denominator)
         slope = (self._distance - basis.centers).mul_(self._cutoff * (-2 / basis.gaussian_width**2))
-        return slope.add_(of_cutoff).mul_(self._gaussians).view(-1, *self.pairs.shape)
+        return slope.add_(cutoff_slope).mul_(self._gaussians).view(-1, *self.pairs.shape)
 
     @lazy
-    def _of_kind(self) -> Tensor | None:
-        """(S, n, K) bool, whether the neighbour is of an element; None: there is one."""
+    def _masks(self) -> Tensor | None:
+        """(S, n, K) bool, whether the neighbour is of each element; None: there is one element."""
         if self._all_kinds is None:
             return None
         elements = torch.arange(self.basis.n_elements, device=self.pairs.device, dtype=self._all_kinds.dtype)
         return elements[:, None, None] == self._own(self._all_kinds).view(self.pairs.shape)
 
     def _mask(self, kind: int) -> Tensor | None:
-        """(n, K) bool, whether the neighbour is of an element; None: all are."""
-        return None if self._of_kind is None else self._of_kind[kind]
+        """(n, K) bool, whether the neighbour is of one element; None: all are."""
+        return None if self._masks is None else self._masks[kind]
 
     def _radial_blocks(self, rows: Tensor) -> list[Tensor]:
         """Rows (n_r0, n, K) as blocks (n, padded n_r0, K) for each element, zero for neighbours of another one."""
@@ -272,7 +274,7 @@ class Chunk:
         return result.view(n, -1)
 
     def vjp(self, grad: Tensor) -> Tensor:
-        """(n, 3, K) eV/Å: dE/dv of every pair's vector v, for `grad` = dE/dG (n, n_features)."""
+        """(n, 3, K) eV/Å: dE/dv with respect to every pair's vector v, for `grad` = dE/dG (n, n_features)."""
         basis, (n, width) = self.basis, self.pairs.shape
         angular = self._angular
         along = angular.new_zeros(n, width)  # dE/dr
@@ -286,7 +288,7 @@ class Chunk:
         rows = grad_angular[:, : basis.n_angular].transpose(0, 1).reshape(basis.n_angular, -1)
         unit, inverse = self._unit
         grad_unit = angular_vjp(unit, basis.legendre_orders, rows).mul_(inverse)
-        # What the unit vector cannot follow, its own direction, is taken out.
+        # Project out the radial component: a unit vector cannot move along itself.
         outward = sum_first_axis(grad_unit * unit)
         grad_unit.addcmul_(unit, along.view(-1) - outward)
         return grad_unit.view(3, *self.pairs.shape).transpose(0, 1)
@@ -309,12 +311,12 @@ class Chunk:
         return [result[element] for element in range(basis.n_elements)]
 
     def jvp(self, tangent: Tensor) -> Tensor:
-        """(n, n_features): how fast G changes when every pair's vector moves by `tangent` (n, 3, K)."""
+        """(n, n_features): JVP of G along `tangent` (n, 3, K), a change of every pair's vector."""
         moves = tangent.transpose(0, 1).reshape(3, -1)
         unit, inverse = self._unit
         along = (unit * moves).sum(dim=0)  # dr
-        turn = (moves - unit * along).mul_(inverse)
-        turned = self._blocks(self._rows_of(angular_jvp, turn), 4)
+        unit_tangent = (moves - unit * along).mul_(inverse)
+        turned = self._blocks(self._rows_of(angular_jvp, unit_tangent), 4)
         radial = self._radial_blocks(self._radial_derivative * along.view(self.pairs.shape))
         sums = [
             torch.bmm(self._angular, moved.transpose(1, 2)).add_(torch.bmm(turned, still.transpose(1, 2)))
@@ -325,10 +327,10 @@ class Chunk:
         )
 
     def jacobian(self, *, pad: bool = False) -> Tensor:
-        """(n, n_features, 3, K) 1/Å: dG/dv of every pair's vector v; zero for the dummy.
+        """(n, n_features, 3, K) 1/Å: dG/dv with respect to every pair's vector v; zero for dummy pairs.
 
         Args:
-            pad: with features of zeros up to a multiple of four on a CPU, for products.
+            pad: whether features of zeros fill up to a multiple of four on a CPU, for products.
         """
         basis = self.basis
         n, width = self.pairs.shape
@@ -353,18 +355,18 @@ class Chunk:
         return whole
 
     def _along_axes(self) -> tuple[Tensor, Tensor]:
-        """Changes as v moves along each axis: of the angular functions (n, .., 3 K) as blocks, of f (n, n_r0, 3, K)."""
+        """Derivatives along each axis of v: of the angular functions (n, .., 3 K) as blocks, of f (n, n_r0, 3, K)."""
         n, width = self.pairs.shape
         unit, inverse = self._unit
         shaped = unit.view(3, n, 1, width).expand(-1, -1, 3, -1)
         own = unit.view(3, n, width).transpose(0, 1)  # (n, 3, K)
-        turn = (self.basis.axes[:, None, :, None] - shaped * own).mul_(inverse.view(n, 1, width))
+        tangent = (self.basis.axes[:, None, :, None] - shaped * own).mul_(inverse.view(n, 1, width))
         rows = unit.new_empty(self.basis.n_angular, 3 * unit.shape[1])
-        angular_jvp(shaped.reshape(3, -1), self.basis.legendre_orders, turn.reshape(3, -1), out=rows)
+        angular_jvp(shaped.reshape(3, -1), self.basis.legendre_orders, tangent.reshape(3, -1), out=rows)
         turned = self._blocks(rows.view(-1, n, 3 * width), 4)
         return turned, self._radial_derivative.transpose(0, 1)[:, :, None] * own[:, None]
 
 
 def _moved_and_other(a: int, b: int) -> tuple[tuple[int, int], ...]:
-    """A neighbour of element a moves A^a, which G^ab multiplies with A^b, and the other way round."""
+    """Pairs (c, d) such that a moving neighbour of element c changes A^c, which multiplies A^d in G^ab."""
     return ((a, b),) if a == b else ((a, b), (b, a))

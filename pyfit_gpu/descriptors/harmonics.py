@@ -5,8 +5,8 @@ With u a unit vector, c_m + i s_m = (u_x + i u_y)^m and D_lm the m-th derivative
     P_l(u . v) = D_l0(u) D_l0(v) + sum_{m=1..l} 2 (l-m)! / (l+m)! D_lm(u) D_lm(v) [c_m(u) c_m(v) + s_m(u) s_m(v)].
 
 `angular_rows` gives the factors, with D scaled so that a step of its recurrence is one operation, and
-`addition_coefficients` the numbers that the products are then summed with. Rows stand by order, and within an order by
-m: D_l0, D_l1 c_1, D_l1 s_1, D_l2 c_2, .. The theorem: Abramowitz and Stegun, Handbook of Mathematical Functions,
+`addition_coefficients` the coefficients of the sum over their products. Rows are sorted by order, and within an order
+by m: D_l0, D_l1 c_1, D_l1 s_1, D_l2 c_2, .. The theorem: Abramowitz and Stegun, Handbook of Mathematical Functions,
 chapter 8; the split into (x + iy)^m and derivatives is the textbook form of the solid harmonics.
 """
 
@@ -32,15 +32,15 @@ def rows_of_orders(orders: Sequence[int]) -> list[slice]:
 
 
 def addition_coefficients(orders: Sequence[int], *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(n_orders, n_rows): this, times products of `angular_rows`, are the Legendre polynomials."""
-    weights = torch.zeros(n_rows(orders), len(orders), dtype=torch.float64)
-    for number, (order, parts) in enumerate(_parts(weights, orders)):
+    """(n_orders, n_rows) coefficients: times the products of `angular_rows` they give the Legendre polynomials."""
+    coefficients = torch.zeros(n_rows(orders), len(orders), dtype=torch.float64)
+    for number, (order, parts) in enumerate(_parts(coefficients, orders)):
         for m, own in enumerate(parts):
             # d^m P_l / dz^m begins with (2l)! / (2^l l! (l-m)!) z^(l-m).
             leading = math.factorial(2 * order) / (2**order * math.factorial(order) * math.factorial(order - m))
             norm = (2 if m else 1) * math.factorial(order - m) / math.factorial(order + m)
             own[:, number] = norm * (leading * _scale(order - m, m)) ** 2
-    return weights.T.contiguous().to(device=device, dtype=dtype)
+    return coefficients.T.contiguous().to(device=device, dtype=dtype)
 
 
 def angular_rows(unit: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
@@ -62,22 +62,22 @@ def angular_rows(unit: Tensor, orders: Sequence[int], out: Tensor) -> Tensor:
     return out
 
 
-def angular_jvp(unit: Tensor, orders: Sequence[int], turn: Tensor, out: Tensor) -> Tensor:
-    """Fill `out` (n_rows, n_pairs) with the directional derivative (JVP) of `angular_rows` along `turn` (3, n_pairs).
+def angular_jvp(unit: Tensor, orders: Sequence[int], tangent: Tensor, out: Tensor) -> Tensor:
+    """Fill `out` (n_rows, n_pairs) with the JVP of `angular_rows` along `tangent` (3, n_pairs).
 
-    The rows are taken as polynomials in the three components; the caller projects out the radial part.
+    The rows are differentiated as polynomials in the three components; the caller projects out the radial part.
     """
     by_order, highest = _parts(out, orders), max(orders)
-    (x, y, z), (of_x, of_y, of_z) = unit.unbind(0), turn.unbind(0)
+    (x, y, z), (dx, dy, dz) = unit.unbind(0), tangent.unbind(0)
     one = z.new_ones(())
-    power, moved, rise = None, None, of_z  # (x + iy)^m, its change, itself times that of z
+    power, moved, rise = None, None, dz  # (x + iy)^m, its change, and (x + iy)^m dz
     polynomials = _polynomials(z, 0, highest, one)
     for m in range(highest + 1):
         if m:
             # d(x + iy)^m = m (x + iy)^(m-1) (dx + i dy)
-            moved = turn[:2] if power is None else power.times(of_x, of_y).both.mul_(m)
+            moved = tangent[:2] if power is None else power.times(dx, dy).both.mul_(m)
             power = _Complex(unit[:2], x, y) if power is None else power.times(x, y)
-            rise = power.both * of_z
+            rise = power.both * dz
         above = _polynomials(z, m + 1, highest, one)
         for order, parts in by_order:
             if order < m:
@@ -93,7 +93,7 @@ def angular_jvp(unit: Tensor, orders: Sequence[int], turn: Tensor, out: Tensor) 
 
 
 def angular_vjp(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tensor:
-    """(3, n_pairs): the vector-Jacobian product, the transpose of `angular_jvp` applied to `grad` (n_rows, n_pairs).
+    """(3, n_pairs): the VJP of `angular_rows`, the transpose of `angular_jvp` applied to `grad` (n_rows, n_pairs).
 
     The rows of one m are (x + iy)^m times polynomials in z, so their sums over the orders are added up by Horner's
     rule in x - iy: no derivative is ever written out.
@@ -101,28 +101,28 @@ def angular_vjp(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tensor:
     by_order, highest = _parts(grad, orders), max(orders)
     x, y, z = unit.unbind(0)
     one = z.new_ones(())
-    sums = _Complex.of(unit.new_zeros(2, 2, len(z)))  # of p grad and of p' grad, for c_m and s_m
+    sums = _Complex.of(unit.new_zeros(2, 2, len(z)))  # sums of p grad and of p' grad, for c_m and s_m
     above: list[Tensor | None] = []
     for m in range(highest, 0, -1):
         if m < highest:
             sums = sums.times(x, y, sign=-1)
-        of_value, of_slope = sums.both.unbind(0)
+        value_sums, slope_sums = sums.both.unbind(0)
         polynomials = _polynomials(z, m, highest, one)
         for order, parts in by_order:
             if order >= m:
-                _add_product(of_value, parts[m], polynomials[order - m], m)
+                _add_product(value_sums, parts[m], polynomials[order - m], m)
             if order > m:
-                _add_product(of_slope, parts[m], above[order - m - 1], _slope(order, m))
+                _add_product(slope_sums, parts[m], above[order - m - 1], _slope(order, m))
         above = polynomials
-    of_z = (x * sums.real[1]).addcmul_(y, sums.imaginary[1])
+    grad_z = (x * sums.real[1]).addcmul_(y, sums.imaginary[1])
     for order, parts in by_order:
         if order:
-            _add_product(of_z, parts[0][0], above[order - 1], _slope(order, 0))
-    return torch.cat((sums.both[0], of_z[None]))
+            _add_product(grad_z, parts[0][0], above[order - 1], _slope(order, 0))
+    return torch.cat((sums.both[0], grad_z[None]))
 
 
 class _Complex(NamedTuple):
-    """Complex numbers and views of their parts, which are made once: small operations are much of the cost."""
+    """Complex numbers with views of their parts, made once: small operations are much of the cost."""
 
     both: Tensor  # (.., 2, n_pairs)
     real: Tensor  # (.., n_pairs)
@@ -133,7 +133,7 @@ class _Complex(NamedTuple):
         return cls(both, *both.unbind(-2))
 
     def times(self, x: Tensor, y: Tensor, sign: int = 1) -> _Complex:
-        """Times x + iy, or with `sign` -1 times x - iy."""
+        """Multiply by x + iy, or with `sign` -1 by x - iy."""
         product = _Complex.of(self.both * x)
         product.real.addcmul_(self.imaginary, y, value=-sign)
         product.imaginary.addcmul_(self.real, y, value=sign)
@@ -141,13 +141,13 @@ class _Complex(NamedTuple):
 
 
 def _parts(rows: Tensor, orders: Sequence[int]) -> list[tuple[int, list[Tensor]]]:
-    """Each order with its rows for m = 0, 1, ..: one, then two each."""
+    """Each order with its rows for m = 0, 1, ..: one row for m = 0, two for every other m."""
     parts = iter(rows.split([2 if m else 1 for order in orders for m in range(order + 1)]))
     return [(order, list(islice(parts, order + 1))) for order in orders]
 
 
 def _set_product(out: Tensor, first: Tensor | None, second: Tensor | None) -> None:
-    """None stands for 1."""
+    """Compute out = first * second, where None stands for 1."""
     if first is not None and second is not None:
         torch.mul(first, second, out=out)
     elif first is not None:
@@ -159,7 +159,7 @@ def _set_product(out: Tensor, first: Tensor | None, second: Tensor | None) -> No
 
 
 def _add_product(total: Tensor, factor: Tensor, polynomial: Tensor | None, value: float) -> None:
-    """total += value * factor * polynomial, where None stands for 1."""
+    """Add value * factor * polynomial to `total`, where None stands for 1."""
     if polynomial is None:
         total.add_(factor, alpha=value)
     else:
@@ -198,6 +198,6 @@ def _ratio(k: int, m: int) -> float:
 
 @cache
 def _slope(order: int, m: int) -> float:
-    """dp_lm / dz = this times p_l,m+1."""
+    """Factor f of dp_lm / dz = f p_l,m+1."""
     k = order - m
     return k * _scale(k - 1, m + 1) / _scale(k, m)

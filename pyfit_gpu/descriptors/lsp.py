@@ -1,11 +1,11 @@
-"""Local structure parameters: the environment of each atom as numbers that rotation and permutation leave alone.
+"""Local structure parameters: the environment of each atom, invariant under rotation and permutation.
 
     fc(r)     = (r - rc)^4 / (d^4 + (r - rc)^4)  for r < rc, else 0
     f_n(r)    = exp(-((r - r0_n) / sigma)^2) fc(r)
     G^ab_ln   = (2 - delta_ab) / N_n  sum_{j of a} sum_{k of b} f_n(r_ij) f_n(r_ik) P_l(cos theta_jik)
 
 for pairs a <= b of elements, then l, then n: S (S + 1) / 2 blocks of n_l n_r0 values. The double sum is never
-done: by the addition theorem (harmonics.py) it is a product of two sums over neighbours, so an atom with K
+formed: by the addition theorem (harmonics.py) it is a product of two sums over neighbours, so an atom with K
 neighbours costs O(K), and so do the derivatives (expansion.py). Family of descriptors: Pun, Batra, Ramprasad,
 Mishin, Nat. Commun. 10, 2339 (2019); the blocks per pair of elements are this project's generalisation.
 """
@@ -29,13 +29,13 @@ from pyfit_gpu.structures.neighbors import Neighbors
 
 MAX_LEGENDRE_ORDER = 60  # tested up to here
 
-# Atoms with similar neighbour counts are evaluated together. On a CPU so few pairs keep most rows in the cache of a
-# core, or twice as many in float32 (AMD EPYC, 1 MiB: predictions take 0.65 to 0.75 of the time with eight times as
-# many); on a GPU launches dominate small chunks.
+# Atoms with similar neighbour counts are evaluated together. On a CPU a chunk is small enough to keep most rows in the
+# cache of a core, with twice as many pairs in float32 (AMD EPYC, 1 MiB: predictions take 0.65 to 0.75 of the time that
+# they take with eight times as many); on a GPU launches dominate small chunks.
 _CHUNK_CPU = (512, 8_192)  # atoms, pairs
 _CHUNK_GPU = (131_072, 4_000_000)
-# Neighbour counts are padded to a multiple of this, on a CPU of `WIDTH_STEP`: fewer, larger chunks for the GPU (H100:
-# 8 and 32 are slower).
+# Neighbour counts are padded to a multiple of this on a GPU, of `WIDTH_STEP` on a CPU: a GPU wants fewer, larger chunks
+# (H100: 8 and 32 are slower).
 _WIDTH_STEP_GPU = 16
 
 
@@ -142,7 +142,7 @@ class LocalStructureParameters:
             (n_atoms, n_features), dtype and device of the neighbour vectors.
 
         Raises:
-            InputError: the logarithm of a value that is not positive (mode 1 with shift 0 and an atom alone).
+            InputError: the logarithm of a value that is not positive (mode 1 with shift 0 and an isolated atom).
         """
         return self.transform(self.raw(neighbors, species), where)
 
@@ -157,14 +157,14 @@ class LocalStructureParameters:
         return raw
 
     def chunks(self, neighbors: Neighbors, species: Tensor, *, max_pairs: int | None = None) -> Iterator[Chunk]:
-        """All atoms in chunks, in each of them ordered by species: G and its derivatives, computed when asked for.
+        """All atoms in chunks, ordered by species within each, which compute G and its derivatives when asked.
 
         Args:
-            max_pairs: of a chunk, where less than usual is wanted.
+            max_pairs: of a chunk, where fewer than usual are wanted.
         """
         vectors, counts = neighbors.vectors, neighbors.counts
         n_pairs = len(vectors)
-        # One byte per pair: whatever has the size of all pairs is large beside a chunk.
+        # One byte per pair: arrays over all pairs are large beside a chunk.
         kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
         basis = _basis(self, vectors.device, vectors.dtype)
         order, sizes = _chunks(counts, species, self.n_elements, max_pairs, vectors.itemsize)
@@ -189,13 +189,13 @@ class LocalStructureParameters:
         return self.mode.transform(raw, self.shift)
 
     def transform_slope(self, raw: Tensor) -> Tensor:
-        """Derivative of `transform`, of the same shape as `raw`."""
+        """Derivative of `transform` with respect to G, of the same shape as `raw`."""
         return self.mode.slope(raw, self.shift)
 
 
 @lru_cache(maxsize=16)
 def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
-    """Cached: its tensors come from the host, which a loop over batches would wait for."""
+    """The basis of some settings, cached: its tensors come from the host, which a loop over batches would wait for."""
     return Basis.of(
         cutoff=settings.neighbor_cutoff,
         cutoff_width=settings.cutoff_width,
@@ -226,11 +226,11 @@ def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
 def _chunks(
     counts: Tensor, species: Tensor, n_elements: int, most_pairs: int | None, itemsize: int
 ) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Numbers of the atoms in the order of chunks, and how many atoms and places for pairs of each every chunk has.
+    """Numbers of the atoms in the order of the chunks, and each chunk's number of atoms and places per atom.
 
-    Within one width atoms are ordered by species. A width is not zero for an atom without
-    neighbours. It depends on the atom's own count alone, so its features have the same bits whatever other atoms are
-    computed with it: in one file or in shards.
+    Atoms with equally many places are ordered by species. An atom without neighbours has places too. Their number
+    depends only on the atom's own neighbour count, so its features have the same bits whichever atoms are computed
+    with it: in one file or in shards.
     """
     on_gpu = counts.device.type != "cpu"
     max_atoms, max_pairs = chunk_limits(on_gpu=on_gpu, itemsize=itemsize)

@@ -1,7 +1,7 @@
-"""The modes of the descriptor: what becomes of G on its way to a network, one row each.
+"""The modes of the descriptor: how G is transformed into the inputs of a network, one row per mode.
 
 A mode is a number on the first line of a .nn.dat file. Everything in which modes differ stands in `GI_MODES`, so that
-one more is a row here, its formulas in docs/theory.md and a case in tests/descriptors/test_modes.py. torch is not
+a new one is a row here, its formulas in docs/theory.md and a case in tests/descriptors/test_modes.py. torch is not
 imported: the command line's help reads the table.
 """
 
@@ -75,5 +75,5 @@ GI_MODES: dict[int, GiMode] = {
 
 
 def describe_modes() -> str:
-    """`0: G + shift, N = 16; 1: ..`, for messages."""
+    """List the modes for messages: `0: G + shift, N = 16; 1: ..`."""
     return "; ".join(f"{number}: {mode.text}" for number, mode in GI_MODES.items())

@@ -1,11 +1,11 @@
-"""From derivatives by the vectors of pairs to forces on atoms and virials of structures, and back.
+"""Forces on atoms and virials of structures from derivatives with respect to the vectors of pairs, and back.
 
 With v_p = r_j - r_i the vector of pair p = (i, j) and g_p = dE/dv_p,
 
     F_i = sum_{p centred on i} g_p - sum_{p whose neighbour is i} g_p            eV/Å
     W   = sum_p v_p (x) g_p, made symmetric; stress = W / V                      eV, eV/Å^3 (ASE's sign and order)
 
-which is exact: energies depend on positions and cell through the vectors alone. Sums go in a fixed order.
+which is exact: energies depend on positions and cell only through the vectors. Sums go in a fixed order.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 
 
 class PairSums:
-    """Where the pairs of a batch of structures add up. Values may have any axes after the first."""
+    """Sums over the pairs of a batch of structures. Values may have any axes after the first."""
 
     def __init__(self, neighbors: Neighbors, sizes: Tensor) -> None:
-        """
+        """Sort the pairs by their neighbours.
+
         Args:
             sizes: (B,) int64, atoms of each structure.
         """
@@ -56,7 +57,11 @@ class PairSums:
         return sum_runs(by_pair.index_select(0, self._by_neighbor), self._n_reactions)
 
     def vjp(self, chunk: Chunk, grad_forces: Tensor | None, grad_virials: Tensor | None) -> Tensor:
-        """(n, .., 3, K): the transposed map, from derivatives by forces and virials to those by dE/dv of a chunk."""
+        """Vector-Jacobian product of the sums, from derivatives with respect to forces and virials, for one chunk.
+
+        Returns:
+            (n, .., 3, K), derivatives with respect to dE/dv of the chunk.
+        """
         parts = []
         if grad_forces is not None:
             neighbors = grad_forces[self.index[chunk.pairs]]  # (n, K, .., 3)
@@ -69,10 +74,11 @@ class PairSums:
 
 
 class PairTotals:
-    """What the chunks of a batch give, added up. Chunks may come from several threads at once."""
+    """Contributions of the chunks of a batch, collected and summed. Chunks may come from several threads at once."""
 
     def __init__(self, sums: PairSums, members: Sequence[int], like: Tensor, *, virials: bool) -> None:
-        """
+        """Allocate memory for all chunks.
+
         Args:
             members: axes of the values between atoms and components.
             like: gives dtype and device.

@@ -1,8 +1,8 @@
 """Structures from every file type that ASE reads, and extended XYZ files with all digits.
 
 ASE reads leniently: it drops the incomplete steps of a VASP run, takes unconverged ones as they are, stops
-an xyz file at its first blank line and leaves out the key_value_pairs of a database. Here the former are
-errors, the latter is read.
+an xyz file at its first blank line and leaves out the key_value_pairs of a database. Here the first three are
+errors, and key_value_pairs are read.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ def looks_like_ase(head: Head) -> bool:
 
 
 def read_ase_frames(path: str | os.PathLike[str]) -> Iterator[Frame]:
-    """Every structure of a file (Å, eV, eV/Å, eV/Å^3), with the force-consistent energy where there is one.
+    """Read every structure of a file (Å, eV, eV/Å, eV/Å^3), with the force-consistent energy where there is one.
 
-    Raises InputError for a file that cannot be read to its end, has no structures or NaN in one, and for a
-    VASP run that is truncated or has an ionic step without electronic convergence.
+    Raises:
+        InputError: a file that cannot be read to its end, holds no structures or NaN in one, or a VASP run that is
+            truncated or has an ionic step without electronic convergence.
     """
     path = os.fspath(path)
     number = 0
@@ -89,11 +90,11 @@ def write_extxyz(
     frames: Iterable[Frame],
     spreads: Iterable[LabelSpread] | None = None,
 ) -> None:
-    """Frames as extended XYZ (Å, eV); atomic number 0 becomes X, the source is not written.
+    """Write frames as extended XYZ (Å, eV); atomic number 0 becomes X, the source is not written.
 
     Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms.
 
-    ase.io.write prints positions and forces with eight decimals and cannot be told otherwise: written here
+    ase.io.write prints positions and forces with eight decimals and has no option for more. Here they are written
     with the shortest digits that give the same float64.
     """
     from ase.data import chemical_symbols
@@ -141,7 +142,7 @@ def _numbers(values: Any) -> str:
 
 
 def _extxyz_word(word: str) -> str:
-    """A word that ASE reads back as the same text: it would make a number of 001 and a truth value of T."""
+    """Quote a word so that ASE reads back the same text: it would read 001 as a number and T as a boolean."""
     if _PLAIN_WORD.fullmatch(word):
         return word
     return '"' + f"_JSON {json.dumps(word)}".replace("\\", r"\\").replace('"', r"\"") + '"'
@@ -158,7 +159,7 @@ def _head(path: str) -> bytes:
 
 
 def _format_of(head: bytes) -> str | None:
-    """ASE's name of the format that a file's first bytes tell, if they do: surer than its name."""
+    """ASE's name of the format by a file's first bytes, which are more reliable than its name; None: not known."""
     if b"<modeling" in head:
         return "vasp-xml"
     if _OUTCAR_START.match(head) and b"executed on" in head:
@@ -176,7 +177,7 @@ def _format_of(head: bytes) -> str | None:
 
 
 def _images_or_input_error(path: str) -> Iterator[Atoms]:
-    """ASE's structures; whatever it raises becomes an InputError that says where."""
+    """Structures as ASE reads them; whatever ASE raises becomes an InputError that says where."""
     number = 0
     try:
         for atoms in _images(path):

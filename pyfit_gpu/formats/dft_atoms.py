@@ -1,4 +1,4 @@
-"""The lines of the atoms in the classic DFT text: all of a structure at once, where they are alike."""
+"""The lines of atoms in the classic DFT text, parsed for a whole structure at once where they are alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyfit_gpu.formats.text_lines import parse_columns
 from pyfit_gpu.structures.cells import FloatArray
 
-_SYMBOL_LENGTH = 8  # of more characters the first are kept
+_SYMBOL_LENGTH = 8  # longer words are cut off
 _POSITION, _FORCES = ("position", np.float64, 3), ("forces", np.float64, 3)
 _SYMBOL = ("symbol", f"U{_SYMBOL_LENGTH}")
 _COLUMNS = {  # by the number of cells
@@ -33,7 +33,7 @@ class Atoms(NamedTuple):
 
 
 def parse_atoms(lines: Sequence[str]) -> Atoms | None:
-    """`x y z [symbol] [fx fy fz]`, the same cells on all lines; None for anything else, right or wrong."""
+    """Parse `x y z [symbol] [fx fy fz]`, the same cells on all lines; None for anything else, right or wrong."""
     width = len(lines[0].split())
     table = parse_columns(lines, _COLUMNS[width]) if width in _COLUMNS else None
     if table is None:
@@ -53,10 +53,10 @@ def parse_atoms(lines: Sequence[str]) -> Atoms | None:
 
 
 def count_elements(lines: Sequence[str]) -> dict[int, int] | None:
-    """Atoms by atomic number (0: its line names no element) without parsing the numbers; None: not to be told so.
+    """Count atoms by atomic number (0: the line names no element) without parsing numbers; None: not possible.
 
-    What digits, signs and points leave of good lines is their symbols, and the letters of exponents, which no element
-    has for a name.
+    Without digits, signs and points, good lines consist of their symbols and of the letters of exponents, which are no
+    element's symbol.
     """
     left = " ".join(lines).encode().translate(None, b"0123456789+-.").split()
     if not left:
@@ -74,7 +74,7 @@ def count_elements(lines: Sequence[str]) -> dict[int, int] | None:
 
 
 def parse_element(symbol: str) -> int:
-    """The atomic number; 0: this is no element."""
+    """Atomic number of a symbol; 0: it is no element."""
     return ATOMIC_NUMBERS.get(symbol.strip("'\""), 0)
 
 

@@ -1,8 +1,8 @@
 """The structures of DFT files as `prepare` takes them: counted first, then window by window.
 
-Classic text beyond `HELD_BYTES` is read twice: once for what is known of all structures (sizes, energies, elements),
-and again for the coordinates, of so many atoms at a time. Smaller inputs, and all that ASE reads, are read once and
-held.
+Classic text beyond `HELD_BYTES` is read twice: once for the summaries of all structures (sizes, energies, elements),
+and again for the coordinates, about `WINDOW_ATOMS` atoms at a time. Smaller inputs, and all that ASE reads, are read
+once and held.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import StructuresKind, structures_kind
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
-HELD_BYTES = 2**26  # of text; about two million atoms, whose features would take 600 MB
-WINDOW_ATOMS = 100_000  # of a window, or what one structure more makes it
+HELD_BYTES = 2**26  # bytes of text; about two million atoms, whose features would take 600 MB
+WINDOW_ATOMS = 100_000  # atoms after which a window ends
 
 
 @dataclass(frozen=True)
 class DftFile:
-    """A file of structures, and where they stand among those of all files."""
+    """A file of structures, and their place among those of all files."""
 
     path: str
     kind: StructuresKind
@@ -30,23 +30,23 @@ class DftFile:
     is_held: bool
 
     def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | StructureSummary]:
-        """Read its structures; those whose numbers in all files are not wanted may come as `StructureSummary`.
+        """Read its structures; those that are not wanted, by their number in all files, may come as summaries.
 
         Raises:
             InputError: as `read_frames`.
         """
         try:
             yield from self.kind.read(self.path, lambda number: wanted(self.first + number))
-        except OSError as error:  # of reading: where a set is written meanwhile, it must not pass for one of writing
+        except OSError as error:  # here, so that it does not look like a fault of the set that is written meanwhile
             raise InputError(f"{self.path}: cannot read: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, eq=False)
 class DftInputs:
-    """Summaries of all structures, and the way to those of one shard."""
+    """Summaries of all structures, and access to those of one shard."""
 
     files: tuple[DftFile, ...]
-    structures: tuple[Frame | StructureSummary, ...]  # of all files
+    structures: tuple[Frame | StructureSummary, ...]  # structures of all files
     index: int  # structures index, index + count, .. are taken
     count: int
 
@@ -60,7 +60,7 @@ class DftInputs:
         return sum(structure.n_atoms for structure in self.taken)
 
     def windows(self) -> Iterator[list[Frame]]:
-        """The structures that are taken, in order, in lists of `WINDOW_ATOMS` or a little more.
+        """Yield the structures that are taken, in order, in lists of `WINDOW_ATOMS` atoms or a little more.
 
         Raises:
             InputError: as `read_frames`, or a file that has changed since it was read first.
@@ -93,7 +93,7 @@ class DftInputs:
 
 
 def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool = False) -> DftInputs:
-    """Look through the files once.
+    """Read the files once, for summaries or frames of all structures.
 
     Args:
         shard: (I, N): only structures I, I + N, .. are taken.
@@ -124,12 +124,12 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
 
 
 def summarize(structure: Frame | StructureSummary) -> StructureSummary:
-    """Drop the coordinates, if it has any."""
+    """Drop the coordinates of a structure, if it has any."""
     if isinstance(structure, StructureSummary):
         return structure
     return StructureSummary(structure.element_counts, structure.group, structure.source, structure.energy)
 
 
 def _is_same(structure: Frame | StructureSummary, before: Frame | StructureSummary) -> bool:
-    """Whether both have the same summary; a structure that is held is its own."""
+    """Whether both have the same summary; a structure that is held is compared with itself."""
     return structure is before or summarize(structure) == summarize(before)

@@ -1,6 +1,6 @@
 """The classic DFT input: POSCAR structures with energies, one after the other (docs/formats/dft_text.md).
 
-What a structure holds much of is parsed at once, and only where that fails line by line, which finds the one to blame.
+The lines of a structure's atoms are parsed together; only where that fails line by line, to find the faulty one.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ def read_dft_text(
 
     Args:
         wanted: whether to read the structure with this number in the file (0, 1, ..). The others come as
-            `StructureSummary`, much faster: their cells and coordinates are passed over, and what is wrong there may
-            go unnoticed.
+            `StructureSummary`, much faster: their cells and coordinates are skipped, and faults there may go unnoticed.
 
     Raises:
         InputError: with file, line, structure, what was expected and what was found.
@@ -52,18 +51,18 @@ def read_dft_text(
 
 
 class _Table(NamedTuple):
-    """The lines of a structure's atoms, and what the lines before say of them."""
+    """The lines of a structure's atoms, and the composition and coordinate type that the lines before them give."""
 
     elements: list[int]  # atomic numbers; 0 where the file gives only a number of atoms
-    counts: list[int]  # atoms of each of them
+    counts: list[int]  # number of atoms of each element
     selective: bool
     direct: bool
     lines: list[str]
-    first: int  # number of the first of them
+    first: int  # number of the first line
 
 
 class _StructureReader:
-    """One structure after the other, with every message saying where in the file."""
+    """Reads one structure after the other; every message says where in the file."""
 
     def __init__(self, path: str, lines: Lines) -> None:
         self.path = path
@@ -101,7 +100,7 @@ class _StructureReader:
         source = f"{self.path}, structure {self.n_read + 1} (line {self.lines.number})"
         weight = self._label(text)
         full = wanted is None or wanted(self.n_read)
-        structure = self._frame(source, weight) if full else self._outline(source)
+        structure = self._frame(source, weight) if full else self._summary(source)
         self.n_read += 1
         return structure
 
@@ -121,12 +120,12 @@ class _StructureReader:
             weight=weight,
         )
 
-    def _outline(self, source: str) -> StructureSummary:
+    def _summary(self, source: str) -> StructureSummary:
         self.lines.take(4)  # scale factor and cell
         return StructureSummary(self._element_counts(self._table()), self.group, source, self._energy())
 
     def _label(self, text: str) -> float:
-        """The weight; the group is kept."""
+        """Set the group from a structure's first line, and return its weight."""
         if "\0" in text:
             raise InputError(f"{self.path}: expected text, found binary data")
         words = text.split()
@@ -140,7 +139,7 @@ class _StructureReader:
         return weight
 
     def _scale_and_cell(self) -> tuple[float, FloatArray]:
-        """The factor that multiplies lengths, and the (3, 3) cell, which it has multiplied."""
+        """Scale factor of lengths, and the (3, 3) cell multiplied by it."""
         lines = self.lines.take(4)
         cells = " | ".join(lines).split()
         numbers = None
@@ -158,7 +157,7 @@ class _StructureReader:
         return scale, cell * scale
 
     def _blame_cell(self, lines: Sequence[str]) -> NoReturn:
-        """Scale factor and cell vectors line by line: one of them is wrong or missing."""
+        """Check scale factor and cell vectors line by line: one of them is wrong or missing."""
         expected = "the scale factor, one number"
         for k, line in enumerate(lines):
             cells, line_number = line.split(), self.lines.number - len(lines) + 1 + k
@@ -186,7 +185,7 @@ class _StructureReader:
         return _Table(elements, counts, selective, letter in ("d", "D"), lines, first)
 
     def _composition(self) -> tuple[list[int], list[int]]:
-        """Atomic numbers and how many atoms of each; the number is 0 where the file gives only how many."""
+        """Atomic numbers and numbers of atoms; the atomic number is 0 where the file gives only how many atoms."""
         text = self.line("the number of atoms")
         cells = text.split()
         if len(cells) == 1 and is_count(cells[0]):
@@ -220,7 +219,7 @@ class _StructureReader:
         )
 
     def _atom(self, text: str, line_number: int, selective: bool) -> tuple[list[float], int, list[float]]:
-        """One line: coordinates, element or 0, forces or nothing."""
+        """Parse one line: coordinates, element or 0, forces or nothing."""
         expected = "x y z, then optionally an element symbol and three force components"
         cells = text.split()
         position, rest = cells[:3], cells[3:]
@@ -239,7 +238,7 @@ class _StructureReader:
         return numbers[:3], element, numbers[3:]
 
     def _atomic_numbers(self, table: _Table, atoms: Atoms) -> NDArray[np.int64]:
-        """(n,) What the header and the atoms' own lines say together."""
+        """(n,) atomic numbers from the header and the atoms' own lines together."""
         if not any(table.elements):
             return np.zeros(len(table.lines), dtype=np.int64) if atoms.elements is None else atoms.elements
         header = np.repeat(np.array(table.elements, dtype=np.int64), table.counts)
@@ -253,7 +252,7 @@ class _StructureReader:
         return np.where(atoms.elements > 0, atoms.elements, header)
 
     def _element_counts(self, table: _Table) -> dict[int, int]:
-        """Atoms by atomic number; coordinates are parsed only if there is no other way."""
+        """Count atoms by atomic number; coordinates are parsed only if there is no other way."""
         if 0 not in table.elements:
             counts: Counter[int] = Counter()
             for element, count in zip(table.elements, table.counts, strict=True):
@@ -276,7 +275,7 @@ class _StructureReader:
 
 
 def group_in_text(group: str, has_energy: bool) -> str:
-    """The classic formats say that a structure has no energy by its group's name."""
+    """Group name as the classic formats have it: it also says whether the structure has an energy."""
     return group if has_energy or is_unlabelled(group) else f"{NO_ENERGY_PREFIX}_{group}"
 
 

@@ -1,7 +1,7 @@
-"""HDF5 files that the HDF5 library itself never writes: it does not survive a disk that fills up.
+"""HDF5 files that the HDF5 library itself never writes to disk: it does not survive a disk that fills up.
 
-The library writes to an `Overlay` in memory; what it has written goes to the disk as plain bytes, where an error is
-an error. Large arrays need not pass through it: `reserve` makes a place in the file for them.
+The library writes to an `Overlay` in memory, whose content is then written to the disk as plain bytes, where an error
+is an ordinary OSError. Large arrays need not pass through it: `reserve` makes a place in the file for them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ T = TypeVar("T")
 
 
 class Overlay:
-    """A file as HDF5 sees it: read from what lies below, written in memory. For `h5py.File`."""
+    """A file object for `h5py.File` that reads an existing file and keeps everything written in memory."""
 
     def __init__(self, below: int | None = None) -> None:
-        """
+        """Lay an empty overlay over a file.
+
         Args:
             below: file descriptor, open for reading; None: an empty file.
         """
@@ -75,10 +76,10 @@ class Overlay:
         return size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, as nothing is buffered."""
 
     def write_to(self, handle: int) -> None:
-        """Copy everything written so far to a file that has what lies below and what was reserved.
+        """Copy everything written so far to a file that holds the file below and the reserved arrays.
 
         Raises:
             OSError: the file cannot be written.
@@ -103,7 +104,7 @@ def write_at(handle: int, offset: int, data: bytes | memoryview) -> None:
 
 
 def reserve(file: h5py.File, name: str, shape: Sequence[int], dtype: str) -> int | None:
-    """An empty dataset that lies in one piece; returns where in the file its numbers belong, None if it has none."""
+    """Make a contiguous dataset without content; returns the offset of its numbers in the file, None if it has none."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -112,7 +113,7 @@ def reserve(file: h5py.File, name: str, shape: Sequence[int], dtype: str) -> int
 
 
 def undisturbed(task: Callable[[], T]) -> T:
-    """Run HDF5 work on an `Overlay` with signals deferred: those that arrive are raised afterwards.
+    """Run HDF5 work on an `Overlay` with signals deferred until afterwards.
 
     An exception raised inside HDF5's callbacks is reported as a different error. A worker thread, in which Python
     raises none, is no alternative: it once deadlocked on h5py's lock.

@@ -1,4 +1,4 @@
-"""The beginning of a file, by which its kind is told."""
+"""The beginning of a file, by which its kind is recognised."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Head:
         return b"\0" not in self.raw
 
     def begins_with(self, *texts: str) -> bool:
-        """Whether one of these is what comes first, blanks aside."""
+        """Whether the file begins with one of these texts, blanks aside."""
         return bool(self.lines) and self.lines[0].startswith(texts)
 
 
 def read_head(path: str | os.PathLike[str], length: int = HEAD_BYTES) -> Head:
-    """The first bytes of a file.
+    """Read the first bytes of a file.
 
     Raises:
         InputError: it cannot be read, or is empty.

@@ -1,8 +1,8 @@
-"""The table of file kinds: how each is told from the others, read, written and named.
+"""The table of file kinds: how each is recognised, read, written and named.
 
 To add a format, write a module that reads it and enter it here: a `StructuresKind`, `TrainingSetKind` or
 `PotentialKind` in `KINDS`. `load_structures`, `load_training_set`, `load_potentials`, `prepare`, `evaluate`, `info` and
-`convert` take it from there. The order counts: of several kinds that recognise a file, the first is taken.
+`convert` take it from there. The order counts: where several kinds recognise a file, the first is taken.
 
 The command line has kinds of its own, logs and tables, which it hands to `identify`.
 """
@@ -39,10 +39,10 @@ class FileKind:
     """A kind of file, and how it is recognised."""
 
     title: str
-    sniff: Callable[[Head], bool]  # whether it can be one, by name and first bytes alone
-    confirm: Callable[[Head], bool] | None = None  # whether it is, asked only if another kind is possible; may open it
-    endings: tuple[str, ...] = ()  # of the names that such files have; "": also names that end like no other kind's
-    write: Callable[..., object] = read_only  # what `read` gives, and where to
+    sniff: Callable[[Head], bool]  # whether a file can be of this kind, by its name and first bytes
+    confirm: Callable[[Head], bool] | None = None  # whether it is one, if another kind is possible too; may open it
+    endings: tuple[str, ...] = ()  # endings of the names of such files; "": also names that end like no other kind's
+    write: Callable[..., object] = read_only  # takes the result of `read`, and the target
 
     @property
     def described(self) -> str:
@@ -55,11 +55,11 @@ class StructuresKind(FileKind):
     """Structures, read one by one in file order."""
 
     read: Callable[[str, Callable[[int], bool] | None], Iterator[Frame | StructureSummary]]  # as `read_frames`
-    summarizes: bool = False  # `read` passes quickly over structures that are not wanted: large files are read twice
+    summarizes: bool = False  # `read` skips unwanted structures quickly, so that large files are read twice
     write: Callable[[TextIO, Iterable[Frame]], object] = read_only
 
     def read_all(self, path: str) -> Iterator[Frame]:
-        """Structures with their coordinates, all of them."""
+        """Read all structures with their coordinates."""
         return (frame for frame in self.read(path, None) if isinstance(frame, Frame))
 
     @property
@@ -69,7 +69,7 @@ class StructuresKind(FileKind):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingSetKind(FileKind):
-    """Training sets."""
+    """Files of training sets."""
 
     read: Callable[[str, bool], TrainingSet]  # path, and whether features may be left in the file
     write: Callable[[TrainingSet, str], object] = read_only
@@ -78,7 +78,7 @@ class TrainingSetKind(FileKind):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PotentialKind(FileKind):
-    """Potentials of one or several members."""
+    """Files of potentials with one or several members."""
 
     read: Callable[[str], Potential]
     write: Callable[[Potential, str], object] = read_only
@@ -127,7 +127,7 @@ POTENTIAL = PotentialKind(
     write=save_potential,
     endings=(".nn.dat", ".dat"),
 )
-# The classic text has no mark of its own: a text of no other kind.
+# The classic text has no mark of its own: any text that is of no other kind.
 DFT_TEXT = StructuresKind(
     title="structures with energies (classic text)",
     sniff=lambda head: head.is_text,
@@ -143,7 +143,7 @@ Kind = TypeVar("Kind", bound=FileKind)
 
 
 def identify(path: str | os.PathLike[str], more: Sequence[FileKind] = ()) -> FileKind:
-    """The kind of a file by its name and first bytes.
+    """Tell the kind of a file by its name and first bytes.
 
     Args:
         more: kinds beside those of the table.
@@ -160,7 +160,7 @@ def identify(path: str | os.PathLike[str], more: Sequence[FileKind] = ()) -> Fil
 
 
 def structures_kind(path: str | os.PathLike[str]) -> StructuresKind:
-    """How to read structures from a file.
+    """The kind of a file of structures.
 
     Raises:
         InputError: unreadable, empty, or of a kind that holds no structures.
@@ -169,7 +169,7 @@ def structures_kind(path: str | os.PathLike[str]) -> StructuresKind:
 
 
 def training_set_kind(path: str | os.PathLike[str]) -> TrainingSetKind:
-    """How to read a training set from a file.
+    """The kind of a training set's file.
 
     Raises:
         InputError: unreadable, empty, or of another kind.
@@ -178,7 +178,7 @@ def training_set_kind(path: str | os.PathLike[str]) -> TrainingSetKind:
 
 
 def potential_kind(path: str | os.PathLike[str]) -> PotentialKind:
-    """How to read potentials from a file.
+    """The kind of a file of potentials.
 
     Raises:
         InputError: unreadable, empty, or of another kind.
@@ -187,7 +187,7 @@ def potential_kind(path: str | os.PathLike[str]) -> PotentialKind:
 
 
 def _one_of(wanted: type[Kind], head: Head, expected: str) -> Kind:
-    """The kind among the wanted ones: other kinds are not asked, so that the reader says what is wrong with a file."""
+    """The kind among the wanted ones. Others are not tried, so that the reader can say what is wrong with a file."""
     kind = _first([kind for kind in KINDS if isinstance(kind, wanted)], head)
     if kind is None:
         other = _first(KINDS, head)
@@ -197,7 +197,7 @@ def _one_of(wanted: type[Kind], head: Head, expected: str) -> Kind:
 
 
 def _first(kinds: Sequence[Kind], head: Head) -> Kind | None:
-    """The first kind that recognises a file; the last that can be needs no confirmation."""
+    """The first kind that recognises a file; the last possible one needs no confirmation."""
     possible: Kind | None = None
     for kind in kinds:
         if not kind.sniff(head):

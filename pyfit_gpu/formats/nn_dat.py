@@ -38,7 +38,7 @@ def load_potential(
     dtype: torch.dtype = torch.float64,
     seed: Seed = None,
 ) -> Potential:
-    """Read a .nn.dat file. A header that asks for random weights gets them, drawn with `seed`; the file stays.
+    """Read a .nn.dat file. Where its header asks for random parameters, they are drawn with `seed`; the file stays.
 
     Raises:
         InputError: with file, line, what was expected and what was found.
@@ -47,7 +47,7 @@ def load_potential(
 
 
 def looks_like_potential(head: Head) -> bool:
-    """Line 1: gi_mode, shift, activation; line 2: the number of elements; line 3: symbol and mass."""
+    """Whether the first three lines look like a header's: gi_mode, shift, activation; elements; symbol and mass."""
     number = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
     patterns = (rf"\d+\s+{number}\s+\d+\b.*", r"\d+\b.*", rf"['\"]?[A-Z][a-z]?['\"]?\s+{number}.*")
     lines = head.lines
@@ -55,7 +55,7 @@ def looks_like_potential(head: Head) -> bool:
 
 
 def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
-    """Whether the header of a .nn.dat file says that weights are to be drawn."""
+    """Whether the header of a .nn.dat file says that the parameters are to be drawn."""
     return _header(_read(path))[1]
 
 
@@ -76,7 +76,7 @@ def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
     layer_sizes = draft.networks.layer_sizes
     n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
     if randomize:
-        # The numbers that may follow are the classic program's last draw: not read, not needed.
+        # The numbers that may follow are the classic program's last draw, and are not needed.
         networks = ElementNetworks.random(
             layer_sizes, draft.max_random, seed, n_elements=n_elements, activation=activation
         )
@@ -88,7 +88,7 @@ def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
 
 
 def parse_header(numbered: Iterable[tuple[int, str]], name: str) -> Potential:
-    """A potential without weights, from the header's lines, given with their numbers in a file called `name`."""
+    """Parse a header to a potential without parameters, from its lines with their numbers in a file called `name`."""
     return _header(_PotentialLines(numbered, name))[0]
 
 
@@ -100,7 +100,7 @@ class _PotentialLines(NumberedLines):
         self.line_of: dict[str, int] = {}  # settings by name
 
     def cells(self, expected: str, *settings: str) -> list[str]:
-        """The next line's cells; it is the line of these settings."""
+        """Cells of the next line, which gives these settings."""
         cells = self.next(expected).split()
         self.line_of |= dict.fromkeys(settings, self.number)
         return cells
@@ -118,7 +118,7 @@ class _PotentialLines(NumberedLines):
         return int(value)
 
     def counted(self, expected: str, *settings: str) -> list[float]:
-        """A line `n v_1 .. v_n`."""
+        """Numbers of a line `n v_1 .. v_n`."""
         cells = self.cells(expected, *settings)
         count = self.integer_at(cells, 0, expected)
         if count < 1:
@@ -147,7 +147,7 @@ class _PotentialLines(NumberedLines):
 
 
 def _header(reader: _PotentialLines) -> tuple[Potential, bool]:
-    """A draft without weights, and whether weights are to be drawn."""
+    """Parse the header to a draft without parameters, and whether these are to be drawn."""
     try:
         return _read_header(reader)
     except InputError as error:
@@ -213,7 +213,7 @@ def _read_header(reader: _PotentialLines) -> tuple[Potential, bool]:
 
 
 def _element(reader: _PotentialLines) -> tuple[str, float, float]:
-    """Symbol, mass and the energy shift, NaN where no comment says it."""
+    """Symbol, mass and energy shift of an element, NaN where no comment says it."""
     expected = "an element symbol and its mass"
     cells = reader.cells(expected, "elements")
     symbol = cells[0].strip("'\"")
@@ -237,7 +237,7 @@ def _legendre_orders(reader: _PotentialLines) -> tuple[int, ...]:
 def _baseline(reader: _PotentialLines) -> tuple[bool, tuple[float, ...]]:
     expected = f"the baseline flag and {N_BOND_ORDER_PARAMETERS} bond-order parameters"
     cells = reader.cells(expected)
-    if len(cells) <= 2:  # a weight where this line should be
+    if len(cells) <= 2:  # a parameter of the network where this line should be
         raise reader.error(f"{expected} ({_OLDER_HEADER})")
     flag = reader.integer_at(cells, 0, expected)
     if flag not in (0, 1):
@@ -262,10 +262,10 @@ def _layer_sizes(reader: _PotentialLines, descriptor: LocalStructureParameters) 
 
 
 def header_lines(potential: Potential, *, randomize: bool = False) -> list[str]:
-    """The header, without weights. Comments stand on the first four lines only: the classic program needs that.
+    """Lines of the header. Comments are on the first four lines only, as the classic program requires.
 
     Args:
-        randomize: ask for random weights on loading.
+        randomize: whether the header asks for random parameters on loading.
     """
     descriptor = potential.descriptor
 
@@ -292,9 +292,9 @@ def header_lines(potential: Potential, *, randomize: bool = False) -> list[str]:
 
 
 def save_potential(potential: Potential, path: str | os.PathLike[str], *, member: int = 0) -> None:
-    """Write a .nn.dat file with 17 significant digits: float64 weights survive the round trip bit for bit.
+    """Write a .nn.dat file with 17 significant digits: float64 parameters survive the round trip bit for bit.
 
-    Written to a temporary file and renamed, so that a killed process leaves the old file or none.
+    It is written to a temporary file and renamed, so that a killed process leaves the old file or none.
     """
     values = potential.networks.flat()[member].detach().to("cpu", torch.float64).tolist()
     with atomic_text(path) as file:
@@ -303,6 +303,6 @@ def save_potential(potential: Potential, path: str | os.PathLike[str], *, member
 
 
 def save_draft(potential: Potential, path: str | os.PathLike[str]) -> None:
-    """Write the header alone, which asks for random weights: `load_potential` draws them."""
+    """Write only a header that asks for random parameters, which `load_potential` draws."""
     with atomic_text(path) as file:
         file.write("\n".join(header_lines(potential, randomize=True)) + "\n")

@@ -1,4 +1,4 @@
-"""Opening files by what they are."""
+"""Opening files, whose kinds are told by their content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_frames(
 def read_frames(
     path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
 ) -> Iterator[Frame | StructureSummary]:
-    """Structures of one file, the classic text or anything that ASE reads, one by one in file order.
+    """Read structures from one file, the classic text or anything that ASE reads, one by one in file order.
 
     Args:
         wanted: whether the structure with this number in the file (0, 1, ..) must be a frame; the others may come
@@ -39,7 +39,7 @@ def read_frames(
 def load_structures(
     *paths: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
 ) -> Structures:
-    """Structures of one or several files as one batch, padded to the largest.
+    """Read structures from one or several files as one batch, padded to the largest.
 
     Raises:
         InputError: as `read_frames` and `Structures.from_frames`.
@@ -73,7 +73,7 @@ def load_potentials(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float64,
 ) -> Potential:
-    """Read one or several files of potentials that differ in their weights alone, as members of one potential.
+    """Read one or several files of potentials that differ only in their parameters, as members of one potential.
 
     Raises:
         InputError: as `load_potential`; no file; a file that does not go with the first, with the differing setting.

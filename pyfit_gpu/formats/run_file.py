@@ -1,4 +1,4 @@
-"""Run files: everything a fit needs to go on where it was, and its members as potentials (docs/formats/run_file.md)."""
+"""Run files: everything that a fit needs to go on, and its members as potentials (docs/formats/run_file.md)."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ RUN_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class FitState:
-    """Everything a fit needs to go on bit for bit, between two steps."""
+    """State of a fit between two steps, from which it goes on bit for bit."""
 
-    members: list[dict[str, Any]]  # of each: its history, and what stopping looks at
-    optimizer: dict[str, Tensor]  # of `Optimizer.state`
+    members: list[dict[str, Any]]  # history and `Stopping` of each member
+    optimizer: dict[str, Tensor]  # result of `Optimizer.state`
     last_finite: Tensor  # (K, P) float64, parameters of the last step whose loss was a number
     best: Tensor  # (K, P) float64, parameters of the best validation
-    known: bool = True  # False: the loss is another since, what the optimiser knows of it no longer holds
+    known: bool = True  # False: the loss has changed since, so that what the optimiser knows of it no longer holds
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A fit between two steps."""
+    """Content of a run file: a fit between two steps."""
 
-    potential: Potential  # all members, with the weights that are kept so far
+    potential: Potential  # all members, with the parameters that are kept so far
     state: FitState
     settings: dict[str, Any]  # what the fit was asked to do, by option; JSON
     data: dict[str, Any]  # what it was given: set, split, potential; JSON
-    logs: dict[str, tuple[int, int]]  # of each log, by file: restarts so far, and bytes written since
+    logs: dict[str, tuple[int, int]]  # by file name of the log: restarts so far, and bytes written since
     first_member: int
-    done: bool  # it ended by itself
+    done: bool  # whether the fit ended by itself
 
 
 def save_run(run: Run, path: str | os.PathLike[str]) -> None:
@@ -141,13 +141,13 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     )
 
 
-def _potential(header: str, weights: Tensor, name: str) -> Potential:
+def _potential(header: str, parameters: Tensor, name: str) -> Potential:
     draft = parse_header(list(enumerate(header.split("\n"), 1)), f"{name}, header of the potential")
-    return replace(draft, networks=draft.networks.with_flat(weights))
+    return replace(draft, networks=draft.networks.with_flat(parameters))
 
 
 def load_run_members(path: str | os.PathLike[str]) -> Potential:
-    """Members of a run that have a result: those that failed or gave up would spoil a mean.
+    """Read the members of a run that have a result: those that failed or gave up would spoil a mean.
 
     Raises:
         InputError: as `load_run`, or no member has a result.

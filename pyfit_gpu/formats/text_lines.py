@@ -1,4 +1,4 @@
-"""Tools shared by the readers of texts: lines in blocks or with their numbers, and numbers exactly as float()."""
+"""Tools of the readers of text files: lines in blocks or with their numbers, and numbers exactly as by float()."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 1 << 17  # characters read at once: few enough to stay in the cache
 
 
 class Lines:
-    """The lines of a file without their ends, and how many were given out. One block of them is held."""
+    """Lines of a file without their ends, counted as they are given out. One block of them is held."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
@@ -26,7 +26,7 @@ class Lines:
 
     @property
     def number(self) -> int:
-        """That of the last line given out, from 1."""
+        """Number of the last line given out, from 1."""
         return self.before + self.place
 
     def next(self) -> str | None:
@@ -62,15 +62,16 @@ class NumberedLines:
     """Lines one by one, blank ones skipped, and errors that say where in the file."""
 
     def __init__(self, numbered: Iterable[tuple[int, str]], name: str, kind: str) -> None:
-        """
+        """Take lines from a file.
+
         Args:
             numbered: lines with their numbers.
-            name: of the file.
-            kind: of file, for messages.
+            name: name of the file.
+            kind: kind of file, for messages.
         """
         self.name = name
         self.kind = kind
-        self.number = 0  # of the present line
+        self.number = 0  # number of the present line
         self.text = ""
         self.left = ((number, text) for number, text in numbered if text and not text.isspace())
 
@@ -94,7 +95,7 @@ class NumberedLines:
         return self.text
 
     def error(self, expected: str, found: str | None = None) -> InputError:
-        """An error that names the present line; `found` stands for it where given."""
+        """Make an error that names the present line; `found` is shown in place of its text where given."""
         shown = self.text.strip()[:80] if found is None else found
         where = f"{self.name}, line {self.number}"
         return InputError(f"{where}: expected {expected}, found '{shown}'", where=where)
@@ -106,12 +107,12 @@ def is_unlabelled(group: str) -> bool:
 
 
 def is_count(cell: str) -> bool:
-    """Whether a cell is a whole number that counts something; Python refuses to read those of thousands of digits."""
+    """Whether a cell is a whole number of at most 18 digits; Python refuses to read numbers of thousands of digits."""
     return len(cell) <= 18 and cell.isascii() and cell.isdigit()
 
 
 def parse_number(cell: str) -> float | None:
-    """A finite decimal number, or None. Python's underscores between digits are not part of the formats."""
+    """Parse a finite decimal number, or None. Python's underscores between digits are not part of the formats."""
     try:
         value = float(cell)
     except ValueError:
@@ -120,7 +121,7 @@ def parse_number(cell: str) -> float | None:
 
 
 def parse_numbers(cells: Sequence[str]) -> list[float] | None:
-    """Finite decimal numbers, or None if one of the cells is none, as `parse_number`."""
+    """Parse finite decimal numbers, or None if one of the cells is none, as `parse_number` does."""
     try:
         values = list(map(float, cells))
     except ValueError:
@@ -129,10 +130,10 @@ def parse_numbers(cells: Sequence[str]) -> list[float] | None:
 
 
 def parse_columns(lines: Sequence[str], columns: np.dtype) -> np.ndarray | None:
-    """(n,) One record per line, from as many cells as the columns have; None where a line is not like that.
+    """Parse lines to records (n,), with as many cells on each line as there are columns; None if a line has others.
 
-    The numbers are those of float() to the bit, but may be infinite or NaN. Fewer forms are taken than float() takes
-    (no underscores, no digits of other scripts), and who is to blame is not said: both are left to the caller.
+    The numbers are those of float() to the bit, but may be infinite or NaN. Fewer forms are accepted than by float()
+    (no underscores, no digits of other scripts), and the faulty line is not named: both are left to the caller.
     """
     if not lines or not lines[0].strip():  # no line with cells would be a warning
         return None

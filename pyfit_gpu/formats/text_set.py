@@ -62,14 +62,14 @@ def write_text_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> N
 
 
 def _header_with_shift(training_set: TrainingSet) -> list[str]:
-    """The potential's header with the set's own energy shift in the species lines, so that it comes back."""
+    """Header of the potential, with the set's own energy shift in the species lines, so that it is read back."""
     potential = training_set.potential
     shifts = training_set.energy_shift or (math.nan,) * potential.descriptor.n_elements
     return header_lines(replace(potential, energy_shift=torch.tensor(shifts, dtype=torch.float64)))
 
 
 class _SetLines(NumberedLines):
-    """The lines of a text set, whose header stands behind #."""
+    """Lines of a text set, whose header lines begin with #."""
 
     def fail(self, expected: str) -> NoReturn:
         raise self.error(expected)
@@ -133,7 +133,7 @@ def _read(lines: _SetLines, n_bytes: int) -> TrainingSet:
     species = torch.tensor(table.species)
     shift_known = not bool(draft.energy_shift.isnan().any())
     if shift_known:
-        # Stored apart: what the file gives is E_used, what the set keeps is the energy without the shift.
+        # The file gives E_used, the set keeps the energy without the shift.
         # Atom by atom, not by `shift_of_structures`: a run file has a hash of these bits.
         owner = torch.repeat_interleave(sizes)
         energy = energy - torch.zeros_like(energy).index_add_(0, owner, draft.energy_shift[species])
@@ -157,7 +157,7 @@ def _read(lines: _SetLines, n_bytes: int) -> TrainingSet:
 
 
 def _number_of_atoms(lines: _SetLines, n_features: int, n_bytes: int) -> int:
-    """The header's number of atoms, if the file has room for it: memory is asked for before they are read."""
+    """Number of atoms in the header, if the file has room for it: memory is allocated before they are read."""
     n_atoms = lines.count("the number of atoms")
     room = n_bytes // (22 + 2 * n_features)  # the shortest lines: "ATOM-0 g 1 0 1 0 1" and "Gi 0 0 ..", with their ends
     if n_atoms > room:
@@ -171,7 +171,7 @@ class _Table:
     def __init__(self, lines: _SetLines, n_atoms: int, n_features: int, elements: Sequence[str]) -> None:
         self.lines = lines
         self.n_features = n_features
-        self.columns = np.dtype([("name", "U3"), ("inputs", np.float64, (n_features,))])  # of a line Gi
+        self.columns = np.dtype([("name", "U3"), ("inputs", np.float64, (n_features,))])  # columns of a line Gi
         self.elements = elements
         self.features = np.empty((n_atoms, n_features))
         self.species = [0] * n_atoms
@@ -191,7 +191,7 @@ class _Table:
             self.lines.fail(f"{len(self.features)} atoms and no more")
 
     def _read_piece(self, atoms: range) -> None:
-        """The network inputs are parsed together, once the lines are there."""
+        """Read the lines of some atoms, then parse their network inputs together."""
         numbered: list[tuple[int, str]] = []
         try:
             for atom in atoms:

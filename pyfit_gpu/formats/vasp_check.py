@@ -19,7 +19,7 @@ _NELM = re.compile(r"\s*NELM\s*=\s*(\d+)")
 
 
 def check_outcar(path: str, lines: Iterable[str]) -> None:
-    """InputError for an OUTCAR that is truncated or has an unconverged or machine-learned ionic step."""
+    """Refuse an OUTCAR that is truncated or has an unconverged or machine-learned ionic step (`InputError`)."""
     nelm: int | None = None
     started = electronic = done = 0  # the running ionic step, its electronic steps, finished ionic steps
     verdict = ""
@@ -57,7 +57,7 @@ def _check_outcar_step(where: str, verdict: str, electronic: int, nelm: int | No
 
 
 def check_vasprun(path: str, file: IO[bytes]) -> None:
-    """InputError for a vasprun.xml that is truncated or has an unconverged ionic step."""
+    """Refuse a vasprun.xml that is truncated or has an unconverged ionic step (`InputError`)."""
     parser = expat.ParserCreate()
     scan = _VasprunScan(path, parser)
     try:

@@ -37,8 +37,8 @@ _DERIVATIVES = {"forces", "stress", "forces_std", "stress_std"}
 class PyfitCalculator(Calculator):
     """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a potential.
 
-    Of several members these are the means, and `energy_std`, `forces_std` and `stress_std` their sample standard
-    deviations: in `results`, and by `get_property`.
+    With several members these are means, and `energy_std`, `forces_std` and `stress_std` are the sample standard
+    deviations, in `results` and by `get_property`.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
@@ -53,19 +53,20 @@ class PyfitCalculator(Calculator):
         skin: float = 0.5,
         e_shift: EnergyShift | None = None,
     ) -> None:
-        """
+        """Make a calculator.
+
         Args:
-            potential: what to compute with, or its .nn.dat file, or the files of several members. Later changes of
-                the weights are not seen.
+            potential: the potential, or its .nn.dat file, or the files of several members. Later changes of its
+                parameters have no effect.
             device: "cpu", "cuda:N" or "auto"; None: the potential's own, and "auto" for a file.
             dtype: float64 or float32, of features and networks. Positions, neighbours and results are float64.
             skin: Å, see `VerletList`; 0: neighbours are searched at every calculation.
             e_shift: eV per atom, one number or one for each element; None: the potential's own, or 0 with a warning
-                if it does not know it.
+                if it is unknown.
 
         Raises:
-            InputError: a physically informed potential, a file that is none, files that do not go together, an unknown
-                device, a faulty number.
+            InputError: a physically informed potential, a file that is not a potential, files that do not go together,
+                an unknown device, an invalid number.
         """
         if not isinstance(potential, Potential):
             potential = load_potentials(potential)
@@ -73,7 +74,7 @@ class PyfitCalculator(Calculator):
         energy_model(potential, "PyfitCalculator")
         device = potential.device if device is None else select_device(str(device))
         dtype = select_dtype(str(dtype).removeprefix("torch."))
-        # A copy: `fit` changes weights in place, which ASE's cache of results would not notice.
+        # A copy: `fit` changes parameters in place, which ASE's cache of results would not notice.
         self.potential = copy.deepcopy(potential).to(device, dtype)
         shift = evaluation_shift(potential, e_shift)
         self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
@@ -128,13 +129,13 @@ class PyfitCalculator(Calculator):
         )
 
     def set(self, **settings: Any) -> dict[str, Any]:
-        """Refuses: ASE would keep a setting that nothing reads."""
+        """Refuse all settings: ASE would keep them, but nothing reads them."""
         if settings:
             raise InputError(f"PyfitCalculator: expected settings when it is made, got set({', '.join(settings)})")
         return {}
 
     def export_properties(self) -> Properties:
-        """What ASE knows of the results: it refuses names of others."""
+        """Results with names that ASE knows; it refuses others."""
         return Properties({name: value for name, value in self.results.items() if name not in _SPREADS})
 
     def _get_name(self) -> str:

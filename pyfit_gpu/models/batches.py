@@ -49,9 +49,9 @@ def batches(
 
     Args:
         sizes: atoms of each structure.
-        take: gives the batch of the named structures.
+        take: gives the structures of some rows, padded.
         dtype: of the neighbour vectors; None: that of the positions. Neighbours are found in the positions' precision.
-        max_atoms: padded atoms of a batch; None: as suits the potential's device.
+        max_atoms: most atoms of a batch, padding included; None: as suits the potential's device.
 
     Raises:
         InputError: an element that the potential lacks, two atoms at one place.
@@ -62,7 +62,7 @@ def batches(
 
 
 def batch_atoms(device: torch.device) -> int:
-    """Padded atoms that go through at once. A GPU is hardly slower for more of them."""
+    """Most atoms of a batch, padding included. A GPU takes hardly longer for more of them."""
     return 50_000 if device.type == "cpu" else 250_000
 
 
@@ -74,7 +74,7 @@ def batch_maker(
     backend: str = "auto",
     dtype: torch.dtype | None = None,
 ) -> Callable[[list[int]], Batch]:
-    """Makes a batch of the named structures; arguments as those of `batches`."""
+    """Function that makes a batch of some rows; arguments as those of `batches`."""
     counts = torch.tensor(sizes)
     first = torch.cumsum(counts, 0) - counts
 

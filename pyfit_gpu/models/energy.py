@@ -25,9 +25,9 @@ class EnergyModel(Protocol):
     """
 
     name: str  # for messages: "straight"
-    n_outputs: int  # of the networks
+    n_outputs: int  # outputs of the networks
     uses_vectors: bool  # whether energies depend on more than the outputs: else no chunk need be given for them
-    forces_are_linear: bool  # in the networks' gradient, by a map that does not change while they train
+    forces_are_linear: bool  # whether forces are the networks' gradient times a matrix that training does not change
 
     def energies(self, outputs: Tensor, chunk: Chunk | None) -> Tensor:
         """(K, n) eV: energies of the atoms of a chunk, from outputs (K, n, n_out) of K members."""
@@ -36,8 +36,8 @@ class EnergyModel(Protocol):
         """Derivatives of the sum of the energies.
 
         Returns:
-            with respect to the outputs (K, n, n_out), and with respect to the pairs' vectors at fixed outputs, (n, K,
-            3, places) eV/Å; None: these do not enter.
+            derivatives with respect to the outputs (K, n, n_out), and with respect to the pairs' vectors at fixed
+            outputs, (n, K, 3, places) eV/Å; None: the vectors do not enter.
         """
 
 
@@ -56,18 +56,18 @@ class Straight:
         return torch.ones_like(outputs), None
 
 
-# By the number of outputs. Bond-order potentials, whose 8 outputs are read and featurised, have no energies yet.
+# Keys are numbers of outputs. Bond-order potentials (8 outputs) are read and featurised, but have no energies yet.
 ENERGY_MODELS: dict[int, EnergyModel] = {model.n_outputs: model for model in (Straight(),)}
 
 
 def energy_model(potential: Potential, purpose: str) -> EnergyModel:
-    """The model that a potential's networks are made for.
+    """The energy model of a potential's networks.
 
     Args:
         purpose: what the potential is wanted for, for the message.
 
     Raises:
-        InputError: there is none yet (physically informed networks).
+        InputError: the networks have none yet (physically informed ones).
     """
     n_outputs = potential.networks.layer_sizes[-1]
     if n_outputs not in ENERGY_MODELS:
@@ -79,7 +79,7 @@ def energy_model(potential: Potential, purpose: str) -> EnergyModel:
 
 
 def network_outputs(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
-    """(K, n_atoms, n_out): the networks' bare outputs, each atom by its own element's network."""
+    """(K, n_atoms, n_out): the networks' outputs without a baseline, each atom by its own element's network."""
     layout = ElementLayout.of(species, potential.descriptor.n_elements)
     return layout.restore(potential.networks(layout.arrange(features)))
 

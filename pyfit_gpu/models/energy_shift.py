@@ -22,13 +22,13 @@ from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 from pyfit_gpu.structures.neighbors import find_neighbors
 
-EnergyShift = float | Sequence[float] | Mapping[str, float]  # eV per atom: for all elements, in their order, by name
+EnergyShift = float | Sequence[float] | Mapping[str, float]  # eV per atom: one for all elements, in order, or by name
 ShiftRequest = EnergyShift | str  # or one of METHODS
 
 METHODS = ("fit", "isolated")
 
-_DECIMALS = 6  # of a fitted shift, eV
-_RANK_TOLERANCE = 1e-10  # of compositions: one atom in a million still tells elements apart
+_DECIMALS = 6  # decimals of a fitted shift, eV
+_RANK_TOLERANCE = 1e-10  # for the rank of compositions: one atom in a million still tells elements apart
 
 
 def shift_of_elements(e_shift: ShiftRequest, elements: Sequence[str]) -> tuple[float, ...]:
@@ -71,7 +71,7 @@ def shift_of_structures(counts: Tensor, e_shift: Sequence[float]) -> Tensor:
 
 
 def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple[float, ...]:
-    """(S,) eV per atom, to take off a potential's energies: what is given, or its own, or 0 with a warning.
+    """(S,) eV per atom, to take off a potential's energies: `e_shift`, else the potential's own, else 0 and a warning.
 
     Raises:
         InputError: as `shift_of_elements`.
@@ -101,12 +101,12 @@ def find_shift(
 
 
 def fit_shift(structures: Sequence[Frame | StructureSummary], elements: Sequence[str]) -> tuple[float, ...]:
-    """(S,) eV: least squares over the structures that have an energy, and a log line of the energies found.
+    """(S,) eV: least squares over the structures that have an energy; logs the energies found.
 
         minimise  sum_s ( (E_s + sum_a n_sa shift_a) / n_s )^2
 
-    Of many solutions the one of least norm is taken, with a warning that names the elements. A shift is a choice of
-    zero: its digits below 1e-6 eV mean nothing, and without them all shards of a set have the same on any machine.
+    Among many solutions the one of least norm is taken, with a warning that names the elements. A shift is a choice of
+    zero: its digits below 1e-6 eV mean nothing, and without them all shards of a set get the same on any machine.
 
     Raises:
         InputError: no structure has an energy, or an element that is not one of `elements`.
@@ -133,7 +133,7 @@ def fit_shift(structures: Sequence[Frame | StructureSummary], elements: Sequence
 def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str]) -> None:
     """Name the elements whose energy the compositions (B, S) leave open."""
     absent = [symbol for symbol, column in zip(elements, composition.T, strict=True) if not column.any()]
-    # What the compositions see of each element alone: 1, or less where mixing it with others changes no energy.
+    # Resolution of each element: 1 where the compositions determine it, less where only a combination is determined.
     seen = np.diagonal(np.linalg.pinv(composition, rcond=_RANK_TOLERANCE) @ composition)
     mixed = [symbol for symbol, part in zip(elements, seen, strict=True) if part < 1 - 1e-9 and symbol not in absent]
     if absent:
@@ -148,10 +148,10 @@ def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str]) -> N
 def isolated_shift(
     structures: Sequence[Frame | StructureSummary], elements: Sequence[str], cutoff: float
 ) -> tuple[float, ...]:
-    """(S,) eV: minus the energies of isolated atoms, the lowest where there are several, and a log line of them.
+    """(S,) eV: minus the energies of isolated atoms, the lowest where there are several; logs them.
 
     Args:
-        structures: those of one atom as frames.
+        structures: frames where they have one atom, summaries or frames otherwise.
         cutoff: Å; a frame of one atom without neighbours within it, periodic images included, is an isolated atom.
 
     Raises:
@@ -164,10 +164,10 @@ def isolated_shift(
     counts = count_elements(single, elements)
     faults, shifts, described = [], [], []
     for species, symbol in enumerate(elements):
-        of_element = [(row, n) for row, n in enumerate(neighbors) if counts[row, species]]
-        isolated = [(energy, row) for row, n in of_element if n == 0 and (energy := single[row].energy) is not None]
+        candidates = [(row, n) for row, n in enumerate(neighbors) if counts[row, species]]
+        isolated = [(energy, row) for row, n in candidates if n == 0 and (energy := single[row].energy) is not None]
         if not isolated:
-            more = f", but {len(of_element)} with neighbours (images of the atom itself)" if of_element else ""
+            more = f", but {len(candidates)} with neighbours (images of the atom itself)" if candidates else ""
             faults.append(f"{symbol}: found none{more}")
             continue
         energy, row = min(isolated)

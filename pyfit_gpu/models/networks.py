@@ -1,4 +1,4 @@
-"""Fully connected networks, one per element and member, as stacked weights evaluated in batched products."""
+"""Fully connected networks, one per element and member, as stacked layers evaluated in batched products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.sums import ragged_range
 
-Seed = int | tuple[int, ...] | None  # None: a random one
+Seed = int | tuple[int, ...] | None  # None: a random seed
 
 _ALWAYS_ONE = 50.0  # sigmoid(50) = 1 / (1 + 2e-22)
 
@@ -49,7 +49,7 @@ class ElementNetworks:
 
     @property
     def n_parameters(self) -> int:
-        """Of one member."""
+        """Number of parameters of one member."""
         return sum(tensor[0].numel() for tensor in (*self.weights, *self.biases))
 
     def member(self, number: int) -> ElementNetworks:
@@ -64,7 +64,7 @@ class ElementNetworks:
     ) -> ElementNetworks:
         """Networks whose tensors are views of `flat` (K, n_parameters), in the order of the .nn.dat format.
 
-        That is per element, per layer: weights leaving input 1, input 2, .., then biases.
+        That is per element, per layer: the weights of input 1, of input 2, .., then the biases.
         """
         n_members = flat.shape[0]
         by_element = flat.view(n_members, n_elements, -1)
@@ -100,7 +100,7 @@ class ElementNetworks:
 
     @torch.no_grad()
     def copy_member(self, number: int, other: ElementNetworks, its_number: int) -> None:
-        """Overwrite one member's weights with those of a member of networks with the same layers."""
+        """Overwrite one member's parameters with those of a member of other networks with the same layers."""
         for mine, theirs in zip((*self.weights, *self.biases), (*other.weights, *other.biases), strict=True):
             mine[number] = theirs[its_number]
 
@@ -118,7 +118,7 @@ class ElementNetworks:
             inputs: (S, M, n_in), the atoms of each element, padded to M.
 
         Returns:
-            (K, S, M, n_out); what stands in padded places means nothing.
+            (K, S, M, n_out); entries of padding are arbitrary.
         """
         hidden = self._repeated(inputs)
         last = len(self.weights) - 1
@@ -129,33 +129,37 @@ class ElementNetworks:
         return hidden.unflatten(0, (self.n_members, self.n_elements))
 
     def with_flat(self, flat: Tensor) -> ElementNetworks:
-        """Networks of the same layers with other weights, (K, n_parameters); their tensors are views of it."""
+        """Networks of the same layers whose tensors are views of other parameters, `flat` (K, n_parameters)."""
         return self.from_flat(flat, self.layer_sizes, n_elements=self.n_elements, activation=self.activation)
 
-    def bare(self) -> ElementNetworks:
-        """Networks that give the same with activation 0: the 1/2 that activation 1 takes off is in the biases."""
+    def without_offset(self) -> ElementNetworks:
+        """Networks with activation 0 and the same outputs: the 1/2 that activation 1 takes off goes into the biases."""
         biases = list(self.biases)
         if self.activation == 1:
             for layer in range(1, len(biases)):
                 biases[layer] = biases[layer] - 0.5 * self.weights[layer].sum(dim=2)
         return replace(self, biases=tuple(biases), activation=0)
 
-    def of_bare(self, of_bare: Tensor) -> Tensor:
-        """(K, n_parameters): derivatives by these weights, from those by the weights of `bare()`."""
+    def gradient_from_without_offset(self, grad: Tensor) -> Tensor:
+        """Convert a gradient with respect to the parameters of `without_offset()` to one with respect to these.
+
+        Args:
+            grad: (K, n_parameters), as the result.
+        """
         if self.activation == 0:
-            return of_bare
-        flat = of_bare.clone()
+            return grad
+        flat = grad.clone()
         views = self.with_flat(flat)
         for weight, bias in zip(views.weights[1:], views.biases[1:], strict=True):
             weight.sub_(bias[:, :, None], alpha=0.5)
         return flat
 
     @cached_property
-    def affine(self) -> list[Tensor]:
-        """Per layer (S, K, n_in + 1, n_out + 1), of the last (S, K, n_in + 1, n_out): the biases are the last row.
+    def augmented(self) -> list[Tensor]:
+        """Layers with the biases as last row: (S, K, n_in + 1, n_out + 1), the last layer (S, K, n_in + 1, n_out).
 
-        The last column turns inputs whose last is 1 into an output that a sigmoid turns into 1 again. Remembered: of
-        networks whose weights do not change in place, as those of `bare()`.
+        Inputs have a last component 1; the last column gives an output that the sigmoid turns into 1 again. Cached;
+        use only where parameters are never changed in place, as those of `without_offset()`.
         """
         found = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
@@ -173,8 +177,8 @@ class ElementNetworks:
             inputs: (S, M, n_in), as for a call.
 
         Returns:
-            outputs (K, S, M, n_out), and the map from derivatives with respect to these to those with respect to the
-            inputs, (K, S, M, n_in).
+            outputs (K, S, M, n_out), and the function that maps derivatives with respect to them to derivatives with
+            respect to the inputs, (K, S, M, n_in).
         """
         hidden = self._repeated(inputs)
         last = len(self.weights) - 1
@@ -227,9 +231,9 @@ class ElementNetworks:
 
 
 def member_seed(seed: int | None, restart: int, member: int) -> Seed:
-    """Of what member 0, 1, .. draws at the start (0) or at a restart (1, 2, ..).
+    """Seed of member 0, 1, .. for its parameters at the start (0) or at a restart (1, 2, ..).
 
-    Numbers side by side, not a sum: neighbouring seeds of a job array must not draw one another's weights.
+    A tuple of numbers, not a sum: neighbouring seeds of a job array must not draw one another's parameters.
     """
     if seed is None:
         return None
@@ -239,20 +243,20 @@ def member_seed(seed: int | None, restart: int, member: int) -> Seed:
 
 
 def count_parameters(layer_sizes: Sequence[int]) -> int:
-    """Weights and biases of one network."""
+    """Number of weights and biases of one network."""
     return sum((n_in + 1) * n_out for n_in, n_out in pairwise(layer_sizes))
 
 
 @dataclass(frozen=True, eq=False)
 class ElementLayout:
-    """Where each atom stands when atoms are arranged by element. With one element nothing moves."""
+    """Places of atoms that are arranged by element. With one element nothing moves."""
 
     atom: Tensor | None  # (S, M) int64, atom at each place, 0 where padded; None: one element
     place: Tensor | None  # (n_atoms,) int64, flat place of each atom
 
     @classmethod
     def of(cls, species: Tensor, n_elements: int) -> ElementLayout:
-        """For `species` (n_atoms,) int64."""
+        """Lay out atoms of `species` (n_atoms,) int64."""
         if n_elements == 1:
             return cls(None, None)
         counts = torch.bincount(species, minlength=n_elements)

@@ -1,4 +1,4 @@
-"""A potential from scratch: what its header says. Weights are drawn by whoever loads the file."""
+"""A new potential: the settings of its header. Its parameters are drawn when the file is loaded."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def new_potential(
     activation: int = 1,
     max_random: float = 0.3,
 ) -> Potential:
-    """A straight potential without weights (on the meta device), for `save_draft`.
+    """Make a straight potential without parameters (on the meta device), for `save_draft`.
 
     Args:
         elements: chemical symbols; their order numbers the species.
         cutoff: rc, Å.
         shift: None: the mode's own, 0.5 where it takes a logarithm, else 0.
-        n_centers: so many Gaussian centres, see `spread_centers` (8).
+        n_centers: number of Gaussian centres, see `spread_centers` (8).
         gaussian_centers: Å, instead of n_centers.
         hidden: neurons of each hidden layer.
-        max_random: half-width of the interval of random weights.
+        max_random: half-width of the interval that random parameters are drawn from.
 
     Raises:
-        InputError: a setting that makes no potential, by its name.
+        InputError: a setting that is no potential's; the message names it.
     """
     if n_centers is not None and gaussian_centers is not None:
         raise InputError("n_centers: expected without gaussian_centers, which says how many there are")
@@ -89,9 +89,9 @@ def _default_shift(gi_mode: int) -> float:
 
 
 def spread_centers(cutoff: float, cutoff_width: float, n_centers: int) -> tuple[float, ...]:
-    """Å: evenly from 1.5 Å to half a cutoff width before the cutoff, beyond which fc is below 1/17.
+    """Gaussian centres (Å), evenly from 1.5 Å to half a cutoff width before the cutoff, rounded to 1e-4 Å.
 
-    A centre nearer the cutoff sees next to nothing that its neighbour does not see. Rounded to 1e-4 Å.
+    Beyond the last one fc is below 1/17: a centre nearer the cutoff would add next to no information.
 
     Raises:
         InputError: fewer than two centres, or a cutoff that leaves no room for them.

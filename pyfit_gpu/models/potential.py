@@ -1,4 +1,4 @@
-"""A potential: descriptor, networks and energy scale, and what it says about structures."""
+"""A potential: descriptor, networks and energy scale; members joined into one, or taken out of it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ N_BOND_ORDER_PARAMETERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Potential:
-    """Descriptor and networks with what else a .nn.dat file holds.
+    """Descriptor and networks with the other contents of a .nn.dat file.
 
-    Only `fit` changes anything, in place: the networks' weights, and the energy shift to that of the training set.
+    Only `fit` changes anything, in place: the networks' parameters, and the energy shift to that of the training set.
     """
 
     descriptor: LocalStructureParameters
     networks: ElementNetworks
     masses: tuple[float, ...]  # u, per element
-    max_random: float  # half-width of the interval of random weights
+    max_random: float  # half-width of the interval that random parameters are drawn from
     use_baseline: bool  # whether network outputs are added to the bond-order parameters
     bond_order_parameters: tuple[float, ...]  # A, alpha, B, beta, h, sigma, a, lambda
     energy_shift: Tensor  # (S,) float64 on the CPU, eV per atom of each element; NaN: not known
@@ -48,7 +48,7 @@ class Potential:
         return replace(self, networks=self.networks.to(device, dtype), energy_shift=self.energy_shift.clone())
 
     def without_parameters(self) -> Potential:
-        """Everything but the networks' parameters, of which the shapes are left (on the meta device)."""
+        """The same potential with the shapes of the networks' parameters only (on the meta device)."""
         return self.to("meta")
 
     def randomized(self, seed: Seed, max_random: float | None = None) -> Potential:
@@ -63,7 +63,7 @@ class Potential:
         return replace(self, networks=networks.to(self.device, self.dtype), energy_shift=self.energy_shift.clone())
 
     def random_members(self, numbers: Iterable[int], seed: int | None) -> Potential:
-        """Potentials with drawn weights as one: number k of a seed is the same whatever others are drawn."""
+        """Draw members with random parameters: number k of a seed is the same whichever others are drawn."""
         return join_members([self.randomized(member_seed(seed, 0, number)) for number in numbers])
 
     def member(self, number: int) -> Potential:
@@ -93,15 +93,15 @@ class Potential:
 
 
 def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = None) -> Potential:
-    """Potentials that differ in their weights alone as one, with all their members in the given order.
+    """Join potentials that differ only in their networks' parameters into one, with all members in the given order.
 
-    Tensors are its own. Masses and the interval of random weights, which decide no result, are those of the first.
+    The result has tensors of its own. Masses and `max_random`, which decide no result, are those of the first.
 
     Args:
         names: of the potentials, for errors.
 
     Raises:
-        InputError: none given, or one that differs from the first in more than weights, with the setting's name.
+        InputError: none given, or one that differs from the first in a setting, which the message names.
     """
     if not potentials:
         raise InputError("members: expected at least one potential, got none")
@@ -124,7 +124,7 @@ def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = 
 
 
 def _difference(first: Potential, other: Potential) -> str:
-    """What keeps two potentials from being members of one, with both values; empty: nothing."""
+    """Name the first setting in which two potentials differ, with both values; empty: they can be joined."""
     inputs = first.descriptor.difference(other.descriptor)
     if inputs:
         return inputs

@@ -1,6 +1,6 @@
-"""What a potential says about structures: energies, and their exact derivatives, forces and stress.
+"""Predictions of a potential: energies, and their exact derivatives, forces and stress.
 
-Of several members it says the mean, and how far they spread: for member k of K,
+With several members these are means, and their spread is given beside them: for member k of K,
 
     mean = 1/K sum_k x_k        spread = sqrt( 1/(K-1) sum_k (x_k - mean)^2 )
 """
@@ -25,17 +25,18 @@ from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
 
-# From so many members on, writing dG/dv out costs less than a vector-Jacobian product of each (measured with 42 and 48
+# With this many members or more, computing the Jacobian dG/dv costs less than a VJP for each (measured with 42 and 48
 # features).
 _JACOBIAN_MEMBERS = 7
-# Of dG/dv of a chunk: on a CPU it stays in cache; on a GPU launches dominate small chunks (estimated, not measured).
+# Bytes of a chunk's dG/dv: on a CPU they stay in cache, on a GPU launches dominate small chunks (estimated, not
+# measured).
 _JACOBIAN_BYTES_CPU = 2**22
 _JACOBIAN_BYTES_GPU = 2**29
 
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """Sample standard deviations over members: where they disagree, which is no calibrated error."""
+    """Sample standard deviations over members: a measure of their disagreement, not a calibrated error."""
 
     energy: Tensor  # (B,) eV
     forces: Tensor | None  # (n_atoms, 3) eV/Å, of each component; None: not asked for
@@ -49,25 +50,25 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """On the networks' own energy scale, from which the energy shift is not taken off. Of several members the mean."""
+    """Energies, forces and stress, the mean of several members, on the networks' own scale (energy shift included)."""
 
     energy: Tensor  # (B,) eV
     atomic_energies: Tensor  # (n_atoms,) eV
     forces: Tensor | None  # (n_atoms, 3) eV/Å; None: not asked for
     stress: Tensor | None  # (B, 6) eV/Å^3, ASE's sign and order; NaN for a structure without a full cell
-    spread: Spread | None = None  # None: of one member there is none
+    spread: Spread | None = None  # None: a single member has none
 
     @classmethod
     def empty(
         cls, n_structures: int, n_atoms: int, like: Tensor, *, derivatives: bool, spread: bool = False
     ) -> Prediction:
-        """To be filled by `put`."""
+        """Allocate a prediction, to be filled by `put`."""
 
         def derived() -> tuple[Tensor | None, Tensor | None]:
             return (like.new_empty(n_atoms, 3), like.new_empty(n_structures, 6)) if derivatives else (None, None)
 
-        of_members = Spread(like.new_empty(n_structures), *derived()) if spread else None
-        return cls(like.new_empty(n_structures), like.new_empty(n_atoms), *derived(), of_members)
+        member_spread = Spread(like.new_empty(n_structures), *derived()) if spread else None
+        return cls(like.new_empty(n_structures), like.new_empty(n_atoms), *derived(), member_spread)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Prediction:
         forces = None if self.forces is None else self.forces.to(device, dtype)
@@ -77,7 +78,7 @@ class Prediction:
         return Prediction(energy, atomic_energies, forces, stress, spread)
 
     def put(self, part: Prediction, rows: Tensor, atoms: Tensor) -> None:
-        """Fill in what was found for some structures and their atoms."""
+        """Fill in the prediction for some structures and their atoms."""
         self.atomic_energies[atoms] = part.atomic_energies
         both: list[tuple[Prediction | Spread, Prediction | Spread]] = [(self, part)]
         if self.spread is not None and part.spread is not None:
@@ -93,7 +94,7 @@ class Prediction:
 def predict(
     potential: Potential, structures: Structures, *, derivatives: bool = True, backend: str = "auto"
 ) -> Prediction:
-    """Energies, forces and stress of structures, of several members mean and spread; atoms in file order.
+    """Predict energies, forces and stress of structures, with mean and spread of several members; atoms in file order.
 
     Computed in the potential's dtype, in batches of similar size; neighbours are found in the positions' precision.
 
@@ -121,33 +122,39 @@ def predict(
 def prediction_batches(
     sizes: Sequence[int], take: Callable[[list[int]], Structures], potential: Potential, *, backend: str = "auto"
 ) -> Iterator[Batch]:
-    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member, so that many members get fewer."""
+    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches."""
     max_atoms = max(1, batch_atoms(potential.device) // potential.networks.n_members)
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
 
 
 def evaluate(potential: Potential, structures: Structures, *, backend: str = "auto") -> Tensor:
-    """(B,) eV: energies of structures on the networks' own scale, of several members the mean; see `predict`."""
+    """(B,) eV: energies of structures, the mean over several members, on the networks' own scale.
+
+    `predict` gives forces and stress too. The verb `pyfit-gpu evaluate` writes files (commands/evaluate.py), and
+    `Objective.evaluate` gives the loss of a fit.
+    """
     return predict(potential, structures, derivatives=False, backend=backend).energy
 
 
 @torch.no_grad()
 def predict_batch(potential: Potential, batch: Batch, *, derivatives: bool = True) -> Prediction:
-    """The same for one batch, whose neighbours have the potential's dtype and device."""
+    """Do as `predict` for one batch, whose neighbours have the potential's dtype and device."""
     walk = _ChunkWalk(potential, batch, derivatives=derivatives)
     energies = walk.run()
     sums = sum_over_atoms(energies, batch.sizes)
     if walk.totals is None:
-        return _of_members(sums, energies, None, None)
+        return _summarize_members(sums, energies, None, None)
     forces, virials = walk.totals.finish()
     assert virials is not None
     volume = batch.structures.volume.to(virials.dtype)[:, None, None]
     stress = torch.where(volume > 0, virials / volume.where(volume > 0, 1.0), torch.nan)
-    return _of_members(sums, energies, forces, stress)
+    return _summarize_members(sums, energies, forces, stress)
 
 
-def _of_members(energy: Tensor, atomic_energies: Tensor, forces: Tensor | None, stress: Tensor | None) -> Prediction:
-    """Of one member what it says, of several mean and spread.
+def _summarize_members(
+    energy: Tensor, atomic_energies: Tensor, forces: Tensor | None, stress: Tensor | None
+) -> Prediction:
+    """Reduce several members to mean and spread; a single one is given as it is.
 
     Args:
         energy, atomic_energies: (K, B) and (K, n_atoms) eV.
@@ -156,18 +163,18 @@ def _of_members(energy: Tensor, atomic_energies: Tensor, forces: Tensor | None, 
     if len(energy) == 1:
         forces = None if forces is None else forces[:, 0]
         return Prediction(energy[0], atomic_energies[0], forces, None if stress is None else stress[:, 0])
-    of_energy = _mean_and_spread(energy, 0)
-    of_forces = (None, None) if forces is None else _mean_and_spread(forces, 1)
-    of_stress = (None, None) if stress is None else _mean_and_spread(stress, 1)
-    spread = Spread(of_energy[1], of_forces[1], of_stress[1])
-    return Prediction(of_energy[0], _mean_and_spread(atomic_energies, 0)[0], of_forces[0], of_stress[0], spread)
+    mean_energy, energy_spread = _mean_and_spread(energy, 0)
+    mean_forces, forces_spread = (None, None) if forces is None else _mean_and_spread(forces, 1)
+    mean_stress, stress_spread = (None, None) if stress is None else _mean_and_spread(stress, 1)
+    spread = Spread(energy_spread, forces_spread, stress_spread)
+    return Prediction(mean_energy, _mean_and_spread(atomic_energies, 0)[0], mean_forces, mean_stress, spread)
 
 
 def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Over the members along `dim`, both without it.
+    """Mean and sample standard deviation over the members along `dim`, which both lack.
 
-    Everything is relative to the first member: large values cost no digits, and of equal members the mean is exactly
-    what each says, the spread exactly zero.
+    Everything is relative to the first member: large values cost no digits, and equal members have exactly their
+    common value as mean and exactly zero as spread.
     """
     first = values.narrow(dim, 0, 1)
     differences = values - first
@@ -178,7 +185,7 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 class _ChunkWalk:
-    """Networks and derivatives chunk after chunk, on a CPU several at once: what a chunk computed is still at hand."""
+    """Energies and derivatives chunk by chunk, several at once on a CPU, while a chunk's results are still cached."""
 
     def __init__(self, potential: Potential, batch: Batch, *, derivatives: bool) -> None:
         self.model = energy_model(potential, "predict")
@@ -212,9 +219,9 @@ class _ChunkWalk:
             energies.index_copy_(1, chunk.atoms, self.model.energies(outputs, chunk))
             if self.totals is not None:
                 grad_outputs, grad_vectors = self.model.vjp(outputs, chunk)
-                by_features = vjp(grad_outputs) * self.descriptor.transform_slope(raw)
-                by_vectors = self._by_vectors(chunk, by_features)
-                self.totals.add(chunk, by_vectors if grad_vectors is None else by_vectors + grad_vectors)
+                grad_features = vjp(grad_outputs) * self.descriptor.transform_slope(raw)
+                through_features = self._grad_vectors(chunk, grad_features)
+                self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
 
         chunks = self.descriptor.chunks(self.batch.neighbors, self.batch.species, max_pairs=self._max_pairs())
         Workers.shared(self.like.device).run(compute, chunks)
@@ -231,12 +238,12 @@ class _ChunkWalk:
         bytes_per_pair = 3 * self.descriptor.n_features * self.like.element_size()
         return max(1, (_JACOBIAN_BYTES_CPU if on_cpu else _JACOBIAN_BYTES_GPU) // bytes_per_pair)
 
-    def _by_vectors(self, chunk: Chunk, grad: Tensor) -> Tensor:
-        """dE/dG (K, n, n_features) to dE/dv (n, K, 3, places)."""
+    def _grad_vectors(self, chunk: Chunk, grad: Tensor) -> Tensor:
+        """Map dE/dG (K, n, n_features) to dE/dv (n, K, 3, places)."""
         if not self._by_jacobian():
             parts = [chunk.vjp(member) for member in grad]
             return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0][:, None]
-        # Members are rows of one product, in fours on a CPU: a row of an incomplete four would be rounded otherwise.
+        # Members are rows of one product, padded to fours on a CPU: rows beyond a multiple of four round differently.
         jacobian = chunk.jacobian(pad=True).flatten(2)
         n_members, _, n_features = grad.shape
         padding = (0, jacobian.shape[1] - n_features, 0, padded(n_members, 4, grad.device) - n_members)

@@ -1,10 +1,10 @@
-"""Networks on tiles of atoms, for a CPU: an atom's outputs have the same bits whatever other structures are beside it.
+"""Networks on tiles of atoms, for a CPU: an atom's outputs have the same bits whichever structures are in the batch.
 
-Libraries round a row of a matrix product by the shape of the whole and by where in it the row stands. So atoms go
-through the networks in tiles of a fixed number of rows, and an atom's row depends on its own structure alone: atoms of
-one structure and element, with as many places for neighbours, stand one after the other and begin a tile of their own.
-Every matrix begins at a multiple of 64 bytes. Tiles come in pairs, so that no array ends in the middle of the widest
-vectors: the last numbers of an array would get another sigmoid than the others.
+How libraries round a row of a matrix product depends on the shape of the matrix and on the place of the row in it. So
+atoms go through the networks in tiles of a fixed number of rows, and an atom's row depends only on its own structure:
+atoms of one structure and element with equally many places for neighbours stand one after the other and begin a tile
+of their own. Every matrix begins at a multiple of 64 bytes. Tiles come in pairs, so that no array ends in the middle of
+the widest vectors: the sigmoid of the last numbers of an array would be computed by other instructions.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.sums import ragged_range
 
 _LINE = 64  # bytes
-_COLUMNS = 4  # of a result at least: a single one would be multiplied in a way of its own
+_COLUMNS = 4  # least number of columns of a result: libraries multiply a single column by another routine
 
 
 @dataclass(frozen=True, eq=False)
 class AtomTiles:
     """Tile and row of every atom of a batch."""
 
-    rows: int  # of a tile
+    rows: int  # rows of a tile
     place: Tensor  # (n_atoms,) int64, rows * tile + row; tiles ascend with (width, species, structure)
     species: Tensor  # (n_atoms,) int64
     n_elements: int
 
     @classmethod
     def of(cls, species: Tensor, structure: Tensor, widths: Tensor, n_elements: int, itemsize: int) -> AtomTiles:
-        """For the atoms of a batch.
+        """Assign the atoms of a batch to tiles.
 
         Args:
             species: (n_atoms,) int64.
@@ -54,7 +54,7 @@ class AtomTiles:
         return cls(rows, place, species, n_elements)
 
     def by_element(self, atoms: Tensor) -> Iterator[tuple[int, slice, Tensor, int]]:
-        """Where the atoms of a chunk stand in the tiles of each element that occurs.
+        """Places of the atoms of a chunk in the tiles of each element that occurs.
 
         Args:
             atoms: (n,) int64, as a chunk has them: ordered by species, then structure, of one width.
@@ -95,8 +95,8 @@ class TiledNetworks:
             inputs: (n_tiles, rows, n_in).
 
         Returns:
-            outputs (n_tiles, rows, n_out), and the vector-Jacobian product: from derivatives with respect to these to
-            those with respect to the inputs, (n_tiles, rows, n_in).
+            outputs (n_tiles, rows, n_out), and the VJP: from derivatives with respect to the outputs to derivatives
+            with respect to the inputs, (n_tiles, rows, n_in).
         """
         layers = self._layers[member][element]
         hidden, sigmoids = inputs, []
@@ -119,7 +119,7 @@ class TiledNetworks:
 
 
 def _copied_layers(networks: ElementNetworks, member: int, element: int) -> list[tuple[Tensor, Tensor]]:
-    """Weights (n_in, n_out) and biases (n_out,) of one network, zeros up to `_COLUMNS` neurons in each layer."""
+    """Layers of one network, weights (n_in, n_out) and biases (n_out,), with zeros up to `_COLUMNS` neurons in each."""
     layers = []
     n_in = networks.layer_sizes[0]
     for weights, biases in zip(networks.weights, networks.biases, strict=True):

@@ -22,7 +22,7 @@ class Gives(Enum):
 
     # The gradient of the loss. Every objective gives it, when it is called.
     GRADIENT = "the gradient of the loss"
-    # Residuals r whose sum of squares is the squared loss, by their Jacobian J = dr/dparameters: the products J^T J
+    # Residuals r whose sum of squares is the squared loss, with their Jacobian J = dr/dparameters as the products J^T J
     # and J^T r, added up over the lanes of a set in order like every other sum. No objective gives them yet.
     RESIDUALS = "residuals and their Jacobian"
 
@@ -35,9 +35,9 @@ class MemberObjective(Protocol):
         """Everything that this objective can give."""
 
     def is_recordable(self, n_points: int) -> bool:
-        """Whether a call with so many points on a GPU is worth recording (`cuda_graphs`).
+        """Whether a call with `n_points` points on a GPU can be recorded (`cuda_graphs`) and is worth it.
 
-        Only where it is the same operations at the same addresses each time, without waiting for the GPU.
+        It can be where each call is the same operations at the same addresses, without waiting for the GPU.
         """
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,14 +65,17 @@ class Optimizer(Protocol):
 
     @property
     def extras(self) -> Tensor:
-        """(K, E) extras of the objective at the parameters, of members evaluated there; E = 0 before the first."""
+        """(K, E) extras of the objective at the parameters, for members evaluated there; E = 0 before the first."""
 
     @property
     def n_evaluations(self) -> list[int]:
         """Evaluations of each member so far, those before a restart included."""
 
     def evaluate(self, objective: MemberObjective, members: Sequence[int]) -> None:
-        """Evaluate these members at their parameters, where that is not known from the last step."""
+        """Evaluate the objective for these members at their parameters, where the last step has not done so.
+
+        Not to be confused with `pyfit_gpu.evaluate`, which gives energies of structures.
+        """
 
     def step(self, objective: MemberObjective, members: Sequence[int], learning_rate_factor: float = 1.0) -> None:
         """Take one step of each of these members.
@@ -98,7 +101,7 @@ class Optimizer(Protocol):
         """
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned. Later steps then have the bits they would have had (on a CPU).
+        """Restore the result of `state`. Later steps then have the bits that they would have had (on a CPU).
 
         Raises:
             InputError: the state of another optimiser, or of other sizes; nothing has been changed then.
@@ -115,7 +118,7 @@ class OptimizerSettings(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     name: ClassVar[str]  # on the command line, in run files and in messages
-    needs: ClassVar[Gives]  # of the objective
+    needs: ClassVar[Gives]  # what the objective must give
     fixed: ClassVar[tuple[str, ...]]  # settings that decide shape or meaning of the state: a resumed run keeps them
     remedies: ClassVar[tuple[str, ...]]  # "a smaller learning_rate": what may help when the loss is no longer a number
 

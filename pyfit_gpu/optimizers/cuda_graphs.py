@@ -36,7 +36,7 @@ class Recorded:
         self._pool: Any = None
 
     def __call__(self, argument: Tensor) -> Tensor:
-        """Result of the function; the next call overwrites it."""
+        """Compute the function; the next call overwrites the result."""
         key = (argument.shape, argument.dtype)
         self._calls[key] = self._calls.get(key, 0) + 1
         if self._calls[key] <= _CALLS_BEFORE:

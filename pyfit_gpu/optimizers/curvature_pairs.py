@@ -67,7 +67,7 @@ class CurvaturePairs:
 
 
 class SequentialPairs(CurvaturePairs):
-    """The recursion as it stands, for a CPU."""
+    """Pairs for a CPU, with the two-loop recursion as it is."""
 
     def __init__(self, history_size: int, like: Tensor, n_parameters: int) -> None:
         """Make room for vectors in the first `n_parameters` columns of `like`."""
@@ -84,8 +84,8 @@ class SequentialPairs(CurvaturePairs):
             step, change, gradient: (n_parameters,) s, y and g.
 
         Returns:
-            direction (n_parameters,), whether the pair has curvature enough to be remembered, and gamma. The
-            direction of a pair without follows from the pairs before it.
+            direction (n_parameters,), whether the pair has curvature enough to be remembered, and gamma. If it has
+            not, the direction follows from the pairs before it.
         """
         curvature, square = float(change.dot(step)), float(change.dot(change))
         scale = curvature / square if square else math.nan
@@ -131,7 +131,7 @@ class Proposed:
 
 
 class CompactPairs(CurvaturePairs):
-    """The triangular systems, for many members at once."""
+    """Pairs for many members at once, with the triangular systems."""
 
     def __init__(self, history_size: int, like: Tensor) -> None:
         super().__init__(history_size, like)
@@ -155,7 +155,7 @@ class CompactPairs(CurvaturePairs):
         new_scale = curvature / change.square().sum(dim=1)
         enough = (curvature > LEAST_CURVATURE) & new_scale.isfinite()
         scale = torch.where(enough, new_scale, proposed.scale)
-        # Zeros where it is not remembered: coefficients of zero make no NaN of them.
+        # Zeros where a pair is not remembered: a coefficient of zero times NaN would be NaN.
         self.steps[member, spare] = torch.where(enough[:, None], step, 0.0)
         self.changes[member, spare] = torch.where(enough[:, None], change, 0.0)
 
@@ -200,7 +200,7 @@ class _Triangle:
         self.diagonal = self.matrix.diagonal(dim1=1, dim2=2)
 
     def by_age(self, values: Tensor) -> Tensor:
-        """Reorder values (A, places) from places to ages; zero where no pair is."""
+        """Reorder values (A, places) from places to ages; zero where there is no pair."""
         return torch.where(self.there, values.gather(1, self.place), 0.0)
 
     def by_place(self, values: Tensor) -> Tensor:

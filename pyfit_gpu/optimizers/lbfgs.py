@@ -4,8 +4,8 @@ Every decision of a member is taken on the host, by a generator that requests di
 all members that wait for the same thing are handled together, and all trials of a round are one call of the objective
 and one transfer of numbers from the device.
 
-On a CPU vectors are handled member by member: a member's numbers have the same bits whatever the others do, as long
-as the objective's have, and those of torch.
+On a CPU vectors are handled member by member: a member's numbers have the bits of torch.optim.LBFGS, and the same bits
+whatever the others do, if the objective's have.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SAVED = (
     *((name, torch.float64) for name in ("loss", "gradient_max", "gradient_sum", "length")),
     *((name, torch.int64) for name in ("n_iterations", "n_evaluations")),
     ("known", torch.bool),
-)  # of Member
+)  # attributes of Member
 
 
 class LBFGS:
@@ -45,7 +45,7 @@ class LBFGS:
         self._members = [Member() for _ in range(len(parameters))]
         self._cut_off = False  # whether an exception cut off the last step
         self._recorded: tuple[MemberObjective, Recorded] | None = None  # trials of this objective
-        # Slot and length of a trial, and `propose_next` after it. To propose with every trial, most of which are
+        # Slot and length of a trial, and `propose_next` after it. Proposing with every trial, most of which are
         # accepted, is cheaper than a second transfer; on a CPU a transfer costs nothing.
         self._proposed: dict[int, tuple[int, float, list[float]]] = {}
 
@@ -56,19 +56,19 @@ class LBFGS:
 
     @property
     def loss(self) -> Tensor:
-        """(K,) float64 at the parameters; NaN where not known."""
+        """(K,) float64, loss at the parameters; NaN where not known."""
         loss = [m.loss if m.known else math.nan for m in self._members]
         return torch.tensor(loss, dtype=torch.float64, device=self.parameters.device)
 
     @property
     def gradient(self) -> Tensor:
-        """(K, P) at the parameters, of members for which `known`."""
+        """(K, P) gradient at the parameters, valid for members whose `known` is true."""
         slots = [m.slot for m in self._members]
         return self._vectors.at(self._vectors.gradients, slots)[:, : self._vectors.n_parameters]
 
     @property
     def extras(self) -> Tensor:
-        """(K, E) at the parameters, of members for which `known`; E = 0 before the first evaluation."""
+        """(K, E) extras at the parameters, valid for members whose `known` is true; E = 0 before any evaluation."""
         if self._vectors.extras is None:
             return self.parameters.new_zeros(len(self._members), 0)
         return self._vectors.at(self._vectors.extras, [m.slot for m in self._members])
@@ -104,11 +104,11 @@ class LBFGS:
     def step(self, objective: MemberObjective, members: Sequence[int], learning_rate_factor: float = 1.0) -> None:
         """Take up to `max_iterations` iterations of each of these members.
 
-        A member whose direction does not lead down, because it has arrived or because its loss or gradient is not a
-        number, ends its step where it is; the others go on. A loss whose gradient is not finite counts as NaN.
+        A member whose direction does not lead downhill, because it has converged or because its loss or gradient is
+        not a number, ends its step where it is; the others go on. A loss whose gradient is not finite counts as NaN.
 
         Args:
-            learning_rate_factor: for the settings' learning rate, in this step.
+            learning_rate_factor: factor of the settings' learning rate in this step.
         """
         with one_thread():
             self._step(objective, self._existing(members), self.settings.step_length * learning_rate_factor)
@@ -122,9 +122,9 @@ class LBFGS:
             requests: dict[int, TrialRequest | None] = {}
             _send(running, requests, dict.fromkeys(members))
             while requests:
-                turning = [k for k in members if k in requests and requests[k] is None]
+                advancing = [k for k in members if k in requests and requests[k] is None]
                 trials = {k: request for k in members if (request := requests.get(k)) is not None}
-                _send(running, requests, self._advance(turning) if turning else self._try(objective, trials))
+                _send(running, requests, self._advance(advancing) if advancing else self._try(objective, trials))
         finally:
             self._move()
         self._cut_off = False
@@ -160,7 +160,7 @@ class LBFGS:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned, for the same numbers of members and parameters and the same history size.
+        """Restore the result of `state`, for the same numbers of members and parameters and the same history size.
 
         Raises:
             InputError: a tensor is missing or has another shape; nothing has been changed then.
@@ -182,7 +182,11 @@ class LBFGS:
     def _evaluate(
         self, objective: MemberObjective, members: Sequence[int], points: Tensor, slots: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Evaluate points, and store gradients and extras; returns the loss (A, 1) and `MemberVectors.measure`."""
+        """Evaluate the objective at points, and store gradients and extras.
+
+        Returns:
+            loss (A, 1), and `MemberVectors.measure`.
+        """
         vectors = self._vectors
         with torch.enable_grad():
             loss, gradient, extras = objective(points[:, : vectors.n_parameters], vectors.index(members))
@@ -228,7 +232,7 @@ class LBFGS:
         return [row[:4] for row in found]
 
     def _advance(self, members: Sequence[int]) -> dict[int, Trial]:
-        """Move these members and give them their next directions; returns where they stand on them."""
+        """Move these members and give them their next directions; returns their trials of length 0 along them."""
         self._move()
         unproposed, moves = [], []
         for k in members:
@@ -250,7 +254,7 @@ class LBFGS:
         return Trial(0.0, m.loss, slope, m.slot, m.gradient_max)
 
     def _move(self) -> None:
-        """Let the parameters follow the moves that members have decided on."""
+        """Apply the moves that members have decided on to the parameters."""
         moves = {k: m.to_move for k, m in enumerate(self._members) if m.to_move}
         if moves:
             self._vectors.move(list(moves), list(moves.values()))
@@ -258,7 +262,7 @@ class LBFGS:
             self._members[k].to_move = 0.0
 
     def _existing(self, members: Sequence[int]) -> list[int]:
-        """Sort members, each once, and check that there are such."""
+        """Sort members, without duplicates, and check that they exist."""
         found = sorted(set(members))
         if found and not (found[0] >= 0 and found[-1] < len(self._members)):
             raise ValueError(f"members: expected numbers from 0 to {len(self._members) - 1}, got {list(members)}")
@@ -277,11 +281,11 @@ def _send(
 
 
 def _transfer(table: Tensor) -> list[list[float]]:
-    """Copy (A, n) to the host: what a round waits for."""
+    """Copy (A, n) to the host: the one point at which a round waits for the device."""
     found: list[list[float]] = table.tolist()
     return found
 
 
 def _usable(loss: float, gradient_max: float) -> float:
-    """Loss, or NaN where the gradient is not finite, so that the line search need only look at the loss."""
+    """Loss, or NaN if the gradient is not finite, so that the line search need only look at the loss."""
     return loss if math.isfinite(gradient_max) else math.nan

@@ -1,4 +1,4 @@
-"""One member of LBFGS on the host: what is known about it, and the decisions of a step, without a vector."""
+"""One member of LBFGS on the host: its state and the decisions of a step, in scalars only."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Member:
     loss: float = math.nan
     gradient_max: float = math.nan  # largest component
     gradient_sum: float = math.nan  # sum of absolute values, where the member was evaluated without a search
-    known: bool = False  # whether loss and gradient at the parameters are
-    slot: int = 0  # of the gradient at the parameters, if known
-    previous: int | None = None  # slot of the gradient before the last move; None: the last move teaches nothing
-    length: float = 0.0  # of the last move along the direction
+    known: bool = False  # whether loss and gradient at the parameters are known
+    slot: int = 0  # slot of the gradient at the parameters, if known
+    previous: int | None = None  # slot of the gradient before the last move; None: the last move makes no pair
+    length: float = 0.0  # length of the last move along the direction
     to_move: float = 0.0  # length along the direction by which the parameters lag behind the last move
     longest: float = math.nan  # largest component of the direction
     goes_on: bool = False  # whether another iteration may follow in this step
@@ -36,7 +36,7 @@ class Member:
         Each iteration requests a direction, then trials along it, and moves to the one it accepts.
 
         Args:
-            step_length: of the first trial along each direction, or without a line search of each move.
+            step_length: length of the first trial along each direction, or of each move without a line search.
         """
         if self.gradient_max <= settings.tolerance_gradient:
             return
@@ -69,7 +69,7 @@ class Member:
         self.loss, self.gradient_max = accepted.loss, accepted.gradient_max
 
     def _stands(self, start: Trial, settings: LBFGSOptions) -> bool:
-        """Whether the gradient vanishes, or the last move changed next to nothing."""
+        """Whether the gradient vanishes, or the last move changed hardly anything."""
         return (
             self.gradient_max <= settings.tolerance_gradient
             or self.longest * abs(self.length) <= settings.tolerance_change

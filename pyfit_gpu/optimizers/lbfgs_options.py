@@ -1,4 +1,4 @@
-"""The numbers and words that steer LBFGS. Nothing here imports torch: the command line reads its defaults here."""
+"""Options of LBFGS. Nothing here imports torch: the command line reads its defaults here."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class LBFGSOptions:
     # First trial step of the line search, or without one the step [lr].
     learning_rate: float | None = field(default=None, metadata=option("LBFGS step (1; without line search 0.05)", "R"))
     max_iterations: int = field(default=10, metadata=option("LBFGS iterations inside a step", "N"))  # [max_iter]
-    # After which no iteration begins; the evaluation at the start of a step counts [max_eval].
+    # No iteration begins after so many; the evaluation at the start of a step counts [max_eval].
     max_evaluations: int | None = field(default=None, metadata=option("inside a step (5/4 of the iterations)", "N"))
     history_size: int = field(default=100, metadata=option("pairs that LBFGS remembers", "N"))
     # Unit of the loss (in a fit eV/atom); a step ends where no component is larger [tolerance_grad].
     tolerance_gradient: float = field(default=1e-7, metadata=option("largest component, ends a step", "G"))
-    # Of the loss, and of the largest component of the parameters; a step ends where they change less.
+    # A step ends where the loss, or the largest component of the parameters, changes less [tolerance_change].
     tolerance_change: float = field(default=1e-9, metadata=option("of the loss, ends a step", "C"))
     line_search_evaluations: int = field(default=25, metadata=option("of one line search, at most", "N"))
 

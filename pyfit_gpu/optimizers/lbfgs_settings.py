@@ -1,4 +1,4 @@
-"""LBFGS as a fit chooses it: the options, and how to build the optimiser that they steer."""
+"""LBFGS as a fit chooses it: its options, and how to build the optimiser."""
 
 from __future__ import annotations
 

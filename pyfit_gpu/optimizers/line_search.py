@@ -7,14 +7,14 @@ Along a direction p from the point x, with phi(a) = f(x + a p), it looks for a s
 
 by bracketing and zooming (Nocedal and Wright, Numerical Optimization, 2nd edition, algorithms 3.5 and 3.6) with cubic
 interpolation (equation 3.59). Where that leaves a choice, it decides as torch.optim.LBFGS does: when to interpolate,
-within which bounds, how to keep clear of the ends of a bracket, when to give up. It departs from it at one place:
-a trial that is not a number lies too far out, where torch would go on outwards.
+within which bounds, how to keep clear of the ends of a bracket, when to give up. There is one exception: a trial that
+is not a number lies too far out, where torch would go on outwards.
 
 The search is a generator, so that many can wait for one evaluation: it yields a `TrialRequest`, a step length and a
 slot to store the gradient in, and is sent the `Trial`.
 
-It has the bits of torch's search, too: a rounding error of another kind grows to 1e-7 within fifty iterations on a
-network, and a test could no longer tell it from a mistake. Two operations round differently there, and are written out:
+The search also has the bits of torch's: another rounding error grows to 1e-7 within fifty iterations on a network, and
+a test could no longer tell it from a mistake. Two operations round in a way of their own in torch, and are imitated:
 
 - torch takes roots of tensors, whose last bit is not always that of `math.sqrt` (`_root`);
 - a step length is a Python float in torch until the first interpolation, and a tensor of no dimension from then on.
@@ -32,10 +32,10 @@ import torch
 
 C1 = 1e-4
 C2 = 0.9
-_WIDENING = (0.01, 10.0)  # of the last move, at least, and of the step length, at most, while bracketing
-_MARGIN = 0.1  # of a bracket's width, between the next trial and the ends
+_WIDENING = (0.01, 10.0)  # while bracketing: least move in units of the last one, largest growth of the step length
+_MARGIN = 0.1  # between the next trial and the ends of a bracket, in units of its width
 
-SLOTS = 3  # of gradients: at the start, at the best point so far, on trial
+SLOTS = 3  # gradients of a member: at the start, at the best point so far, on trial
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def strong_wolfe(start: Trial, first: TrialRequest, *, longest: float, tolerance
 
 
 def _zoom(start: Trial, ends: list[Trial], longest: float, tolerance: float, max_trials: int) -> LineSearch:
-    """Narrow the bracket between two trials. Its end of less loss, `low`, is always the best point known."""
+    """Narrow the bracket between two trials. The end with less loss, `low`, is always the best known point."""
     low = _lower(*ends)
     near_an_end = False  # the last trial was close to an end of its bracket
     for _ in range(max_trials):
@@ -128,7 +128,7 @@ def _too_far(trial: Trial, start: Trial) -> bool:
 
 
 def _lower(first: Trial, second: Trial) -> int:
-    """Index (0 or 1) of the trial with less loss: the first of equals, and never a NaN beside a number."""
+    """Index (0 or 1) of the trial with less loss: the first of equals, and a number rather than NaN."""
     return int(second.loss < first.loss)
 
 

@@ -17,7 +17,7 @@ from pyfit_gpu.optimizers.curvature_pairs import CompactPairs, CurvaturePairs, P
 from pyfit_gpu.optimizers.line_search import SLOTS
 
 _ALIGNMENT = 16  # elements; the padding is zero
-_SAVED = (("spare", torch.int64), ("count", torch.int64), ("scale", torch.float64))  # of CurvaturePairs
+_SAVED = (("spare", torch.int64), ("count", torch.int64), ("scale", torch.float64))  # attributes of CurvaturePairs
 
 
 def _padded(n_parameters: int) -> int:
@@ -25,15 +25,15 @@ def _padded(n_parameters: int) -> int:
 
 
 def memory_bytes(n_members: int, n_parameters: int, history_size: int, *, on_gpu: bool) -> int:
-    """Count the bytes of the float64 vectors of LBFGS, beside which the extras are few."""
-    # As in the constructors: points, two directions, gradients; both rings of pairs; the products of CompactPairs.
+    """Count the bytes of the float64 vectors of LBFGS; its extras are negligible."""
+    # Allocated by the constructors: points, two directions, gradients; both rings of pairs; products of CompactPairs.
     n_vectors = 1 + 2 + SLOTS + 2 * (history_size + 1)
     products = (history_size + 1) ** 2 if on_gpu else 0
     return 8 * n_members * (n_vectors * _padded(n_parameters) + products)
 
 
 class MemberVectors:
-    """The base of both kinds. A slot holds a gradient and its extras; the caller knows which slot holds which."""
+    """Base of both kinds. A slot holds a gradient and its extras; the caller keeps track of the slots."""
 
     pairs: CurvaturePairs
 
@@ -106,7 +106,7 @@ class MemberVectors:
     def state(self, slots: Sequence[int], befores: Sequence[int]) -> dict[str, Tensor]:
         """Collect all vectors without their padding, gradients and extras from these slots.
 
-        Names are those in run files, where the parameters have always been called weights.
+        The names are those in run files, where the parameters are called weights.
         """
         found = {
             "weights": self.points,
@@ -123,7 +123,7 @@ class MemberVectors:
         return found
 
     def load_state(self, state: Mapping[str, Tensor], *, slot: int, before: int) -> None:
-        """Take over what `state` returned, gradients and extras in these slots."""
+        """Restore the result of `state`, with gradients and extras in these slots."""
         for name, place in (
             ("weights", self.points),
             ("direction", self.directions[:, 0]),
@@ -146,7 +146,7 @@ class MemberVectors:
 
 
 class VectorsOneByOne(MemberVectors):
-    """The kind for a CPU: row by row, without the padding."""
+    """Vectors for a CPU, handled row by row, without the padding."""
 
     def __init__(self, parameters: Tensor, history_size: int) -> None:
         super().__init__(parameters)
@@ -203,7 +203,7 @@ class _Moves(Proposed):
 
 
 class VectorsTogether(MemberVectors):
-    """The kind for a GPU: all members at once, without waiting for it.
+    """Vectors for a GPU, handled for all members at once, without waiting for it.
 
     Moves come from the host as one table, because a copy costs more than the operations that unpack it.
     """
@@ -216,16 +216,16 @@ class VectorsTogether(MemberVectors):
         self, members: Sequence[int], lengths: Sequence[float], befores: Sequence[int], afters: Sequence[int]
     ) -> Tensor:
         """Pack the moves of members, ascending, as (8, A) float64 on the device; arguments as in `propose_next`."""
-        of_members = [(self.pairs.spare[k], self.pairs.count[k], self.current[k]) for k in members]
+        states = [(self.pairs.spare[k], self.pairs.count[k], self.current[k]) for k in members]
         scales = [self.pairs.scale[k] for k in members]
-        rows = [members, *zip(*of_members, strict=True), befores, afters, scales, lengths]
+        rows = [members, *zip(*states, strict=True), befores, afters, scales, lengths]
         return to_device(rows, self.points, torch.float64)
 
     def trial(self, objective: MemberObjective, table: Tensor) -> Tensor:
         """Evaluate the ends of moves; store gradients and extras, and compute the directions that would follow.
 
-        Once there have been extras, these are the same operations for each table of A moves, at the same addresses
-        (`cuda_graphs`).
+        After the first evaluation, which creates the extras, every table of A moves takes the same operations at the
+        same addresses (`cuda_graphs`).
 
         Returns:
             (A, 8): loss, `measure`, `propose_next`.

@@ -100,7 +100,7 @@ class Structures:
         return cell_volumes(self.cell)
 
     def describe_atom(self, atom: int) -> str:
-        """Where an atom of the batch, counted from 0 without padding, was read."""
+        """File and place that an atom of the batch, counted from 0 without padding, was read from."""
         numbered = (f"structure {row} (group {group})" for row, group in enumerate(self.groups, 1))
         return describe_atom(self.sizes, self.sources or tuple(numbered), atom)
 
@@ -123,7 +123,7 @@ class Structures:
         )
 
     def select(self, rows: Sequence[int]) -> Structures:
-        """The named structures in the given order, padded to the largest of them; those of a plain range as views."""
+        """Select structures by row, re-padded to the largest. A contiguous `range` gives views."""
         index: Tensor | slice
         if isinstance(rows, range) and rows.step == 1 and rows.start >= 0:  # a slice from -2 to 0 is empty
             index = slice(rows.start, rows.stop)
@@ -146,7 +146,7 @@ class Structures:
 
 
 def describe_atom(sizes: Sequence[int], sources: Sequence[str], atom: int) -> str:
-    """Where an atom was read, counted from 0 over structures of these sizes and sources."""
+    """File and place that an atom, counted from 0 over structures of these sizes and sources, was read from."""
     offsets = np.cumsum((0, *sizes))
     row = int(np.searchsorted(offsets, atom, side="right")) - 1
     return f"{sources[row]}, atom {atom - offsets[row] + 1}"

@@ -7,8 +7,8 @@ bins, wrapped into the cell, and R the cutoff in the same units, the atom lies w
     u - 1 - R <= K <= u + R,        K = k + n t:  its image by -t cell vectors, seen from bin k of n
 
 so one range per axis gives the images and the lists of all bins, and three of them one after the other the bins in
-space. All of it is elementwise, so the lists of a structure have the same bits and the same order whatever else is
-in the batch: atoms by their numbers, images of one by the bins from which they are seen.
+space. All of it is elementwise, so the lists of a structure have the same bits and the same order in any batch: atoms
+by their numbers, images of one atom by the bins from which they are seen.
 
 In one dimension, with n = 4 bins and R = 0.5: an atom at u = 3.8 lies within the cutoff of 2.3 <= K <= 4.3, so of bin 3
 as itself and of bin 4 = 0 + 4, which is bin 0, as its image by -1 cell vector, at u = -0.2.
@@ -29,7 +29,7 @@ from pyfit_gpu.sums import ragged_range
 WIDTH = 2.5
 _SMALL = 200  # atoms of a structure up to which one bin is quickest
 _MOST_BINS = 2**16  # along an axis: numbers of bins stay within int64, however far apart two atoms are
-_SLACK = 1e-3  # of a bin: a candidate too many is dropped by its distance; one too few would be lost
+_SLACK = 1e-3  # in units of bins: a candidate too many is dropped by its distance; one too few would be lost
 
 Columns = tuple[Tensor, ...]  # x, y, z: gathering from columns is several times faster than rows
 
@@ -93,7 +93,8 @@ def make_grid(structures: Structures, cutoff: float, width: float = WIDTH) -> Gr
 
 
 def _axes(structures: Structures, fractional: Tensor, reach: Tensor, width: Tensor, kept: Tensor) -> tuple[Axis, ...]:
-    """
+    """Cut each of the three axes into bins.
+
     Args:
         fractional: (3, B, A) in units of cell vectors, wrapped.
         reach: (3, B) the cutoff in these units.
@@ -103,14 +104,14 @@ def _axes(structures: Structures, fractional: Tensor, reach: Tensor, width: Tens
     periodic, mask = structures.pbc.T, structures.atom_mask
     low = fractional.masked_fill(~mask, torch.inf).amin(dim=2)
     high = fractional.masked_fill(~mask, -torch.inf).amax(dim=2)
-    # Bins fill the cell along periodic axes, and what the atoms take along the others.
+    # Bins fill the cell along periodic axes, and the extent of the atoms along the others.
     start = torch.where(periodic, 0.0, low)
     extent = torch.where(periodic, 1.0, torch.maximum(high - low, reach))
     n_bins = (extent / (width * reach)).floor().clamp(1, _MOST_BINS)
     scale = n_bins / extent
     place = (fractional - start[:, :, None]) * scale[:, :, None]
     reach = reach * scale + _SLACK
-    # Of a single bin the part that atoms lie in is enough: it sees fewer images.
+    # A single bin only needs to span its atoms: it then sees fewer images.
     bottom = torch.where(n_bins == 1, (low - start) * scale, 0.0)
     top = torch.where(n_bins == 1, (high - start) * scale, 1.0)
     first = torch.where(periodic, (-1 - reach).ceil(), 0.0)
@@ -137,7 +138,7 @@ def _axes(structures: Structures, fractional: Tensor, reach: Tensor, width: Tens
 
 @dataclass(frozen=True, eq=False)
 class BinLists:
-    """The lists of the bins that have any, one after the other."""
+    """Candidate lists of all bins that are not empty, one after the other."""
 
     points: Columns  # (n_points,) Å each
     atom: Tensor  # (n_points,) int64, number in the batch
@@ -147,7 +148,7 @@ class BinLists:
 
 
 def _sizes(grid: Grid) -> tuple[list[int], list[int], int, int]:
-    """What must be known to allocate: K of each axis, points after each, all bins and the most of a structure."""
+    """Sizes to allocate: K of each axis, points after each axis, bins in all and at most in one structure."""
     bins = grid.axes[0].n_bins * grid.axes[1].n_bins * grid.axes[2].n_bins
     one, two, three = (axis.atom_counts for axis in grid.axes)
     numbers = [axis.counts.sum() for axis in grid.axes]
@@ -157,7 +158,7 @@ def _sizes(grid: Grid) -> tuple[list[int], list[int], int, int]:
 
 
 def make_lists(grid: Grid) -> BinLists:
-    """The lists of all bins: atoms spread along one axis after the other, then sorted by bin."""
+    """Candidate lists of all bins: atoms are spread along one axis after the other, then sorted by bin."""
     in_axes, in_points, n_bins, most_bins = _sizes(grid)
     device = grid.owner.device
     stride = grid.axes[0].n_bins * grid.axes[1].n_bins * grid.axes[2].n_bins
@@ -168,9 +169,9 @@ def make_lists(grid: Grid) -> BinLists:
         # Every K of every structure: the bin's part of the number, and where its atoms come from.
         row, unwrapped = ragged_range(axis.first, axis.counts, in_axes[number])
         along = axis.n_bins.index_select(0, row)
-        turns = torch.div(unwrapped, along, rounding_mode="floor")
-        part = (unwrapped - turns * along) * stride.index_select(0, row)
-        moved = grid.cell[:, number].index_select(0, row) * -turns[:, None]
+        image = torch.div(unwrapped, along, rounding_mode="floor")
+        part = (unwrapped - image * along) * stride.index_select(0, row)
+        moved = grid.cell[:, number].index_select(0, row) * -image[:, None]
         # Every atom so far with each K of it.
         begin = (torch.cumsum(axis.counts, 0) - axis.counts).index_select(0, grid.owner) + axis.atom_first
         begin, counts = begin.index_select(0, atom), axis.atom_counts.index_select(0, atom)

@@ -1,8 +1,8 @@
-"""The radius graph in plain torch: every atom is compared with what lies around its own bin (`bins.py`).
+"""The radius graph in plain torch: every atom is compared with the points around its own bin (`bins.py`).
 
 Work and memory grow with the number of atoms. Bins of similar size are compared together, padded to the largest.
 Candidates come from a matrix product and are compared exactly afterwards, elementwise, so the pairs of a structure
-have the same bits and the same order whatever else is in the batch.
+have the same bits and the same order in any batch.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.bins import WIDTH, BinLists, make_grid, make_lists
 from pyfit_gpu.sums import ragged_range
 
-_MOST_PADDING = 1.3  # pairs that a tile compares for one that it has to
-_ROUNDING = 32 * torch.finfo(torch.float64).eps  # of |x|^2: more than a candidate's square is wrong by
+_MOST_PADDING = 1.3  # pairs that a tile compares, padding included, over those that it needs to
+_ROUNDING = 32 * torch.finfo(torch.float64).eps  # relative to |x|^2: more than the rounding error of a square
 
 
 @dataclass(frozen=True)
 class _Limits:
-    """What is treated at once: on a CPU as much as its cache holds, on a GPU a moderate part of its memory."""
+    """Amounts handled at once: on a CPU as much as its cache holds, on a GPU a moderate part of its memory."""
 
-    atoms: int  # of small structures, or of the pairs of a large one
-    points: int  # in the lists of a tile
-    pairs: int  # that are compared
+    atoms: int  # atoms of small structures, or central atoms of the pairs of a large one
+    points: int  # points in the lists of a tile
+    pairs: int  # pairs compared
 
 
 _LIMITS = {"cpu": _Limits(2**13, 2**16, 2**17), "cuda": _Limits(2**20, 2**22, 2**25)}
@@ -53,7 +53,7 @@ def _tiles(lists: BinLists) -> Iterator[_Tile]:
     limit = _limits(lists.atom)
     n_centers, n_points = torch.stack((lists.n_centers, lists.n_points)).cpu().numpy()
     first_center, first_point = np.cumsum(n_centers) - n_centers, np.cumsum(n_points) - n_points
-    # A bin of too many pairs takes several turns, each with some of its centres.
+    # A bin with too many pairs is split, each part with some of its centres.
     together = np.maximum(limit.pairs // n_points, 1)
     parts = -(-n_centers // together)  # none for a bin without atoms of its own
     row = np.repeat(np.arange(len(parts)), parts)
@@ -73,11 +73,11 @@ def _tiles(lists: BinLists) -> Iterator[_Tile]:
 
 
 class _Comparison:
-    """Finds candidates tile after tile, in memory that all of them use: fresh memory takes as long as the numbers.
+    """Finds candidates tile by tile in one buffer: allocating memory anew would take as long as the computation.
 
     Squares of distances come from a matrix product, |x|^2 + |y|^2 - 2 x y, several times faster than differences.
-    It rounds as it likes, so there is some slack, which grows with |x|^2 (the |y| of a neighbour is hardly another),
-    and candidates are compared exactly afterwards.
+    How it rounds is not specified, so there is some slack, which grows with |x|^2 (|y| of a neighbour is about the
+    same), and candidates are compared exactly afterwards.
     """
 
     def __init__(self, lists: BinLists, tiles: Sequence[_Tile], cutoff: float) -> None:
@@ -89,7 +89,7 @@ class _Comparison:
         self.memory = torch.empty(most, dtype=torch.float64, device=lists.atom.device)
 
     def _together(self, n_centers: int, n_points: int) -> int:
-        """Bins that are compared at once."""
+        """Number of bins compared at once."""
         return max(1, self.limit // (n_centers * n_points))
 
     def __call__(self, tile: Tensor, n_centers: int, n_points: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +103,7 @@ class _Comparison:
         here, there = (torch.stack([_take(x, i) for x in lists.points]).double() for i in (center, place))
         origin = here[:, :, :1].clone()  # the first atom of the bin: short vectors keep their digits
         here, there = here.sub_(origin), there.sub_(origin)
-        # What pads a tile is infinitely far away.
+        # Padding is infinitely far away.
         own = (here * here).sum(dim=0).mul_(1 - _ROUNDING).sub_(self.square).masked_fill_(~is_center, torch.inf)
         other = (there * there).sum(dim=0).masked_fill_(~is_point, torch.inf)
         left = torch.stack((*here, own, torch.ones_like(own)), dim=2)
@@ -117,7 +117,7 @@ class _Comparison:
         return center.masked_fill_(~is_center, -1).view(-1), counts, found
 
     def _products(self, left: Tensor, right: Tensor, itself: Tensor) -> Tensor:
-        """Where left (b, centers, 5) times right (b, 5, points) is below the slack, counted through; never `itself`."""
+        """Flat indices where left (b, centers, 5) times right (b, 5, points) is below the slack; never `itself`."""
         n_lists, n_centers, n_points = len(left), left.shape[1], right.shape[2]
         step = self._together(n_centers, n_points)
         found = []
@@ -131,7 +131,7 @@ class _Comparison:
 
 
 def _take(column: Tensor, index: Tensor) -> Tensor:
-    """column[index], which takes more than twice as long on a CPU."""
+    """Same as column[index], in less than half the time on a CPU."""
     return column.index_select(0, index.view(-1)).view(index.shape)
 
 
@@ -143,7 +143,7 @@ def _below(values: Tensor, limit: float) -> Tensor:
 
 
 def _pairs(structures: Structures, cutoff: float, width: float) -> Iterator[Pairs]:
-    """The pairs of some structures, of so many atoms at a time as the limits say."""
+    """Pairs of some structures, for as many atoms at a time as the limits allow."""
     lists = make_lists(make_grid(structures, cutoff, width))
     tiles = list(_tiles(lists))
     compare = _Comparison(lists, tiles, cutoff)
@@ -164,7 +164,7 @@ def _pairs(structures: Structures, cutoff: float, width: float) -> Iterator[Pair
 
 
 def _exact(lists: BinLists, cutoff: float, centers: Tensor, counts: Tensor, owner: Tensor, place: Tensor) -> Pairs:
-    """Candidates, as places of points, to pairs; elementwise, which is the same bits in any company."""
+    """Reduce candidates, given as places of points, to pairs; elementwise, so the bits do not depend on the batch."""
     columns = [x.index_select(0, place) - x.index_select(0, centers).index_select(0, owner) for x in lists.points]
     squares = columns[0] * columns[0]
     for column in columns[1:]:
@@ -198,7 +198,7 @@ def find_pairs(structures: Structures, cutoff: float, *, width: float = WIDTH) -
 
 
 def _slices(sizes: Sequence[int], limit: int) -> Iterator[range]:
-    """Consecutive structures with at most so many atoms, or one with more."""
+    """Runs of consecutive structures with at most `limit` atoms, or of one larger structure."""
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):

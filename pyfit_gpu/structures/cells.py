@@ -9,7 +9,7 @@ from torch import Tensor
 
 FloatArray = NDArray[np.float64]
 
-FLAT = 1e-6  # volume of a cell whose vectors have length 1, below which it has none
+FLAT = 1e-6  # a cell whose volume, with its vectors scaled to length 1, is below this counts as flat
 
 
 def cell_volumes(cell: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def inverse_cells(cell: Tensor) -> Tensor:
 def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
     """(..., 3, 3) cells whose non-periodic rows are unit vectors orthogonal to the other rows.
 
-    Only periodic rows repeat anything, so the others may be anything that keeps the cell invertible.
+    Only periodic rows make images, so the others may be anything that keeps the cell invertible.
     """
     completed = np.array(cell, dtype=np.float64)
     completed[~pbc] = 0.0

@@ -50,7 +50,7 @@ class StructureSummary:
 
     element_counts: dict[int, int]  # atoms by atomic number; 0: the file names no element
     group: str
-    source: str  # as a frame's
+    source: str  # where it was read, see `Frame`
     energy: float | None = None  # eV, whole structure, the file's own scale
 
     @property
@@ -59,7 +59,7 @@ class StructureSummary:
 
 
 def check_frames(frames: Sequence[Frame]) -> None:
-    """As `check_frame`: all at once where nothing is unusual, the others one by one."""
+    """Apply `check_frame` to many frames: vectorised, and one by one only where something looks unusual."""
     cells = np.stack([frame.cell for frame in frames])
     labels = (np.array([frame.energy or 0.0, frame.weight]) for frame in frames)
     numbers = [cells.ravel(), *labels]
@@ -76,7 +76,7 @@ def check_frames(frames: Sequence[Frame]) -> None:
 
 
 def check_frame(frame: Frame) -> None:
-    """Refuse what cannot be computed with: no atoms, numbers that are not finite, a singular cell."""
+    """Refuse a frame that cannot be computed with: no atoms, numbers that are not finite, a singular cell."""
     if frame.n_atoms == 0:
         raise InputError(f"{frame.source}: expected at least one atom, found none")
     labels = {

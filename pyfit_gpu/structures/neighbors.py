@@ -23,7 +23,7 @@ from pyfit_gpu.structures.cells import complete_cell
 
 BACKENDS = ("auto", "vesin", "torch-cluster", "torch")
 
-# Closer than this are two atoms at one place: no electronic structure calculation gives such a structure.
+# Two atoms closer than this are at one place: no electronic structure calculation gives such a structure.
 MINIMUM_DISTANCE = 1e-3  # Å
 
 
@@ -45,7 +45,7 @@ class Neighbors:
         return torch.repeat_interleave(self.counts)
 
     def to(self, dtype: torch.dtype) -> Neighbors:
-        """The same with vectors in another precision: they lose fewer digits than positions would."""
+        """The same pairs with vectors in another precision, which lose fewer digits than positions would."""
         return replace(self, vectors=self.vectors.to(dtype))
 
     @property
@@ -55,7 +55,7 @@ class Neighbors:
 
 
 def find_neighbors(structures: Structures, cutoff: float, *, backend: str = "auto") -> Neighbors:
-    """Every atom and periodic image within the cutoff of every atom (images of the atom itself too).
+    """Find every atom and periodic image within the cutoff of every atom (images of the atom itself too).
 
     Args:
         structures: a batch on any device; the result is on the same device.
@@ -83,7 +83,7 @@ def _choose_backend(backend: str) -> str:
 
 
 def _check_positions(structures: Structures) -> None:
-    """Files cannot give such numbers, but structures can be changed."""
+    """Refuse positions that are not finite. Files cannot give them, but structures can be changed."""
     wrong = ~structures.positions.isfinite().all(dim=2) & structures.atom_mask
     if bool(wrong.any()):
         atom = int(structures.flatten(wrong).nonzero()[0])
@@ -137,11 +137,11 @@ def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
     rows = torch.arange(len(structures), device=lists.atom.device)
     points = torch.stack(lists.points, dim=1)
     atoms = points.index_select(0, lists.centers)
-    of_points, of_atoms = (torch.repeat_interleave(rows, n) for n in (lists.n_points, lists.n_centers))
+    point_rows, atom_rows = (torch.repeat_interleave(rows, n) for n in (lists.n_points, lists.n_centers))
     limit = _most_neighbors(structures, cutoff)
     while True:
         # The search radius is a hair larger: the exact comparison is ours, the same for all backends.
-        found = radius(points, atoms, cutoff * (1 + 1e-6), of_points, of_atoms, max_num_neighbors=limit)
+        found = radius(points, atoms, cutoff * (1 + 1e-6), point_rows, atom_rows, max_num_neighbors=limit)
         centers, place = found
         if len(centers) == 0 or int(torch.bincount(centers).max()) < limit:
             break
@@ -157,7 +157,7 @@ def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
 def _most_neighbors(structures: Structures, cutoff: float) -> int:
     """A first guess of the largest neighbour count: the densest cell, twice over.
 
-    torch-cluster takes memory for so many of every atom; a structure without a cell has no density to go by.
+    torch-cluster allocates that many for every atom; a structure without a cell has no density to go by.
     """
     volume = structures.volume
     sizes = torch.tensor(structures.sizes, device=volume.device)

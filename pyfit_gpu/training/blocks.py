@@ -1,4 +1,4 @@
-"""Some structures of a training set, and what they add to the squared loss of networks and to its gradient.
+"""Blocks: some structures of a training set, and their part of the squared loss of networks and of its gradient.
 
 With label weights that add up to 1 over a whole set (loss.py), sums over the blocks of a set are
 
@@ -29,11 +29,11 @@ from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
 @dataclass(frozen=True, eq=False)
 class BlockValue:
-    """The squared loss of A members on some structures, before the root, and what it is made of."""
+    """The parts of the squared loss of A members on some structures, and its gradient."""
 
     energies: Tensor  # (A, B) eV/atom
     squares: Mapping[str, Tensor]  # (A,) each, sums of label weight times squared error, see `LossTerm`
-    gradient: Tensor | None  # (A, n_parameters), of e^2 + force_weight f^2 + ..
+    gradient: Tensor | None  # (A, n_parameters), gradient of e^2 + force_weight f^2 + ..
 
     @classmethod
     def sum(cls, values: Sequence[BlockValue]) -> BlockValue:
@@ -46,7 +46,7 @@ class BlockValue:
 
     @classmethod
     def join(cls, values: Sequence[BlockValue]) -> BlockValue:
-        """Concatenate results of different members."""
+        """Concatenate results for different members."""
         if len(values) == 1:
             return values[0]
         gradients = [value.gradient for value in values if value.gradient is not None]
@@ -63,16 +63,15 @@ class BlockValue:
 
     @classmethod
     def from_named(cls, values: Mapping[str, Tensor]) -> BlockValue:
-        """Take apart what `named` gave."""
+        """Build a value from the result of `named`."""
         squares = {name: value for name, value in values.items() if name not in ("energies", "gradient")}
         return cls(values["energies"], squares, values.get("gradient"))
 
 
 class Block:
-    """Tensors are arranged once, in memory of their own, on the device and in the dtype of the set's features.
+    """Some structures of a set, arranged once in memory of their own, on the device and in the dtype of its features.
 
-    A block that is streamed holds neither features nor derivatives until it is opened, and then for as long as the
-    opened one is in use.
+    A streamed block holds neither features nor derivatives: `opened` gives a copy that does.
     """
 
     def __init__(
@@ -84,20 +83,21 @@ class Block:
         memory: float,
         stream: bool = False,
     ) -> None:
-        """
+        """Arrange the structures, unless the block is streamed.
+
         Args:
             chosen: the block's structures.
-            label_weights: of the block's structures in the whole set.
-            terms: those beside the energy that take part in the whole set.
-            memory: bytes, at most, of derivatives that are kept.
-            stream: read the features, and compute derivatives, each time the block is opened.
+            label_weights: weights of the block's structures in the whole set.
+            terms: terms beside the energy that take part in the whole set.
+            memory: most bytes of derivatives to keep.
+            stream: whether to read the features, and compute derivatives, each time the block is opened.
         """
         self._source = chosen.features
         dtype = chosen.features.dtype
         self.sizes = chosen.sizes
         self.structure = torch.repeat_interleave(chosen.sizes)
         self.per_atom = 1.0 / chosen.sizes.to(dtype)
-        # Added up in float64: total energies of hundreds of eV cost float32 its digits.
+        # In float64 first: total energies of hundreds of eV would cost float32 its digits.
         self.target = (chosen.energy_used / chosen.sizes).to(dtype)  # (B,) eV/atom
         self.weight = label_weights["energy"].to(dtype)
         self.slope = 2 * self.weight * self.per_atom
@@ -107,7 +107,7 @@ class Block:
         self.layout = arrange(chosen.species, chosen.descriptor.n_elements)
         self._make_labels: Callable[[], _Labels] | None = None
         if len(rows):
-            if stream:  # what is wrong shows before the first evaluation
+            if stream:  # faults show before the first evaluation
                 require_positions(chosen.select(rows))
             self._make_labels = partial(_Labels, chosen, label_weights, terms, rows, memory=0 if stream else memory)
         self.labels: _Labels | None = None
@@ -116,7 +116,7 @@ class Block:
             self._open()
 
     def opened(self) -> Block:
-        """This one, or if it is streamed another that holds everything."""
+        """This block, or a copy that holds features and derivatives if this one is streamed."""
         if self.is_open:
             return self
         block = copy(self)
@@ -124,7 +124,7 @@ class Block:
         return block
 
     def _open(self) -> None:
-        # Memory of its own: what the block computes must not depend on where in a larger tensor its rows begin.
+        # In memory of its own: results must not depend on where in a larger tensor the block's rows begin.
         if isinstance(self.layout, PackedAtoms):
             self.features = self.layout.arrange(self._source)
         else:
@@ -137,7 +137,7 @@ class Block:
 
     @property
     def kept_bytes(self) -> int:
-        """Memory of the derivatives that are kept."""
+        """Bytes of the derivatives that are kept."""
         return 0 if self.labels is None else self.labels.map.kept_bytes
 
     def value(self, networks: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
@@ -145,14 +145,14 @@ class Block:
 
         Args:
             networks: with activation 0, in the dtype and on the device of the features.
-            factor: (A, B) by which the gradient of each structure's squared energy error is scaled; None: 1.
+            factor: (A, B), scales the gradient of each structure's squared energy error; None: 1.
         """
         with torch.no_grad():
             if isinstance(self.layout, PackedAtoms):
-                return self._of_energies(self.layout, networks, factor, gradient)
-            return self._of_all_labels(self.layout, networks, factor, gradient)
+                return self._energy_value(self.layout, networks, factor, gradient)
+            return self._full_value(self.layout, networks, factor, gradient)
 
-    def _of_energies(
+    def _energy_value(
         self, packed: PackedAtoms, networks: ElementNetworks, factor: Tensor | None, gradient: bool
     ) -> BlockValue:
         outputs, sigmoids = forward(networks, packed, self.features)
@@ -160,11 +160,11 @@ class Block:
         squares = self._no_squares(energies)
         if not gradient:
             return BlockValue(energies, squares, None)
-        grad_atomic = (energies - self.target) * self._slope(factor)  # of all atoms of a structure alike
+        grad_atomic = (energies - self.target) * self._slope(factor)  # the same for all atoms of a structure
         grad_outputs = packed.arrange_values(grad_atomic.index_select(1, self.structure))
         return BlockValue(energies, squares, vjp(networks, packed, self.features, sigmoids, grad_outputs))
 
-    def _of_all_labels(
+    def _full_value(
         self, layout: ElementLayout, networks: ElementNetworks, factor: Tensor | None, gradient: bool
     ) -> BlockValue:
         assert self.labels is not None
@@ -182,11 +182,11 @@ class Block:
         return {name: energies.new_zeros(len(energies)) for name in self.squares}
 
     def _per_atom(self, atomic: Tensor) -> Tensor:
-        """(A, n_atoms) to (A, B) eV/atom."""
+        """(A, n_atoms) eV to (A, B) eV/atom."""
         return sum_over_atoms(atomic, self.sizes) * self.per_atom
 
     def _slope(self, factor: Tensor | None) -> Tensor:
-        """Derivative of the weighted squared error by the energy of an atom, per error."""
+        """Derivative of the weighted squared error with respect to the energy of an atom, divided by the error."""
         return self.slope if factor is None else self.slope * factor.to(self.slope.dtype)
 
     def _scaled(self, factor: Tensor | None) -> Tensor:
@@ -194,7 +194,7 @@ class Block:
 
 
 def _with_labels(label_weights: LabelWeights, terms: Sequence[WeightedTerm]) -> Tensor:
-    """(B',) int64, structures with a label, besides the energy, that counts."""
+    """(B',) int64, structures that have a label of one of the terms and a weight."""
     wanted = torch.zeros_like(label_weights["energy"], dtype=torch.bool)
     for one in terms:
         wanted |= label_weights[one.term.name] > 0
@@ -202,7 +202,7 @@ def _with_labels(label_weights: LabelWeights, terms: Sequence[WeightedTerm]) -> 
 
 
 class _Labels:
-    """Labels besides the energy, of the structures that have any, and the map from the networks to predictions."""
+    """Labels beside the energy, for the structures that have any, and the map from networks to predictions of them."""
 
     def __init__(
         self,
@@ -224,10 +224,10 @@ class _Labels:
             self.comparisons.append((one, one.term.compare(labelled)))
 
     def squares(self, grad_features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Their part of the squared loss (A,), and the squares of `BlockValue`, detached.
+        """Part of the squared loss (A,) that these labels make, and the squares of `BlockValue`, detached.
 
         Args:
-            grad_features: (A, n_atoms, n_features), dE/d(features) of all atoms of the block.
+            grad_features: (A, n_atoms, n_features), dE/d(features) for all atoms of the block.
         """
         predictions = self._predictions(grad_features)
         total = grad_features.new_zeros(grad_features.shape[0])
@@ -239,6 +239,6 @@ class _Labels:
         return total, squares
 
     def _predictions(self, grad_features: Tensor) -> dict[str, Tensor]:
-        """Predictions for the map's structures and atoms, by `LossTerm.prediction`; a new kind is made here."""
+        """Predictions for the map's structures and atoms, by `LossTerm.prediction`. New kinds are added here."""
         forces, virials = self.map(grad_features.index_select(1, self.map.atoms).transpose(0, 1))
         return {"forces": forces} if virials is None else {"forces": forces, "virials": virials}

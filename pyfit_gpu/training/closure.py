@@ -1,4 +1,4 @@
-"""The optimiser's view of a set: loss and penalty with their gradient, and numbers for the rows."""
+"""The optimiser's view of a set: loss and penalty with their gradient, and numbers for the logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyfit_gpu.training.objective import Evaluation, Objective
 
 
 class Closure:
-    """The optimiser's view of an objective (`MemberObjective`): loss and penalty with their gradient, row numbers."""
+    """An `Objective` and the penalty as one `MemberObjective`, with extras for the logs."""
 
     gives = frozenset({Gives.GRADIENT})
 
@@ -25,16 +25,16 @@ class Closure:
         self.objective = objective
         self.template = template
         self.l2 = l2
-        # Of all terms, whether they take part or not: run files hold these columns.
+        # Columns for all terms, whether they take part or not: run files hold them.
         terms = dict.fromkeys(term.name for term in TERMS)
         self._columns = Columns({"loss": None, **terms, "groups": len(objective.groups.names)})
 
     def is_recordable(self, n_points: int) -> bool:
-        """Whether a call with so many points is the same operations each time, and worth recording."""
+        """Whether a call with `n_points` points is the same operations each time, and worth recording."""
         return self.objective.is_recordable(n_points)
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss (A,), gradient (A, n_parameters), and numbers for `scores` at the parameters `points`."""
+        """Evaluate loss (A,), gradient (A, n_parameters) and numbers for `scores` at the parameters `points`."""
         found = self.objective.evaluate(points, self.template)
         assert found.gradient is not None
         loss, gradient = found.errors.loss, found.gradient
@@ -44,26 +44,26 @@ class Closure:
         return loss, gradient, self.numbers(found)
 
     def numbers(self, found: Evaluation) -> Tensor:
-        """(A, C): loss without penalty, error of every label or NaN, energy RMSE of every group."""
+        """(A, C): loss without penalty, error of every label (NaN if it takes no part), energy RMSE of every group."""
         loss, groups = found.errors.loss, self.objective.group_errors(found.energies)
         unknown = torch.full_like(loss, math.nan)
         errors = {term.name: found.errors.get(term.name, unknown) for term in TERMS}
         return self._columns.pack({"loss": loss, **errors, "groups": groups})
 
     def scores(self, numbers: Tensor) -> list[Scores]:
-        """Take apart what `numbers` gave, on the host."""
+        """Unpack the result of `numbers` on the host."""
         known = self._columns.unpack(numbers)
         errors = {name: known[name] for name in ("energy", *(one.term.name for one in self.objective.terms))}
         return _scores(known["loss"], errors, known["groups"], self.objective.groups.names)
 
     def numbers_of_any_version(self, numbers: Tensor) -> Tensor:
-        """Numbers of a run file, which may be of a version that knew fewer terms."""
+        """Bring numbers of a run file, perhaps of a version that knew fewer terms, to today's columns."""
         n_groups, missing = len(self.objective.groups.names), self._columns.width - numbers.shape[1]
         if not numbers.shape[1] or missing <= 0:
             return numbers
         unknown = numbers.new_full((len(numbers), missing), math.nan)
-        of_terms, of_groups = numbers.split([numbers.shape[1] - n_groups, n_groups], dim=1)
-        return torch.cat([of_terms, unknown, of_groups], dim=1)
+        terms, groups = numbers.split([numbers.shape[1] - n_groups, n_groups], dim=1)
+        return torch.cat([terms, unknown, groups], dim=1)
 
 
 def scores_of(objective: Objective, found: Evaluation) -> list[Scores]:
@@ -77,14 +77,14 @@ def _scores(loss: Tensor, errors: Mapping[str, Tensor], groups: Tensor, names: S
         Scores(
             own_loss,
             LabelErrors({name: column[k] for name, column in by_label.items()}),
-            dict(zip(names, of_groups, strict=True)),
+            dict(zip(names, own_groups, strict=True)),
         )
-        for k, (own_loss, of_groups) in enumerate(zip(loss.tolist(), groups.tolist(), strict=True))
+        for k, (own_loss, own_groups) in enumerate(zip(loss.tolist(), groups.tolist(), strict=True))
     ]
 
 
 def _penalty(points: Tensor, template: ElementNetworks) -> tuple[Tensor, Tensor]:
-    """(A,) and its gradient (A, P)."""
+    """The L2 penalty (A,) and its gradient (A, P)."""
     # On a CPU one after the other: the bits of a norm depend on how many are computed at once.
     parts = points.detach().split(1 if points.device.type == "cpu" else len(points))
     found = []

@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 class Columns:
-    """The places of named values in the columns of one tensor (A, width)."""
+    """Places of named values in the columns of one tensor (A, width)."""
 
     def __init__(self, widths: Mapping[str, int | None]) -> None:
-        """
+        """Assign columns.
+
         Args:
             widths: columns of each value (A, width), in this order; None: one number each, (A,).
         """
@@ -32,7 +33,7 @@ class Columns:
         return torch.cat(tuple(columns), dim=1)
 
     def unpack(self, packed: Tensor) -> dict[str, Tensor]:
-        """Take the values, as views, out of what `pack` made.
+        """Take the values, as views, out of a result of `pack`.
 
         Raises:
             ValueError: a tensor of another width.

@@ -1,8 +1,8 @@
 """Several processes, started by torchrun, that share the work of one fit.
 
 The first process runs the optimiser, writes every file and takes every decision; the others compute what it asks for
-and send it back. What is summed over the set is cut into lanes that depend on the set alone (objective.py), and the
-first process adds them up in their order: on CPUs the result has the same bits whatever the number of processes.
+and send it back. Sums over the set are cut into lanes that depend on nothing but the set (objective.py), and the first
+process adds them up in their order: on CPUs the result has the same bits for any number of processes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or
 
 
 class SharedObjective(Protocol):
-    """An objective that is there in every process, as the processes need to know it."""
+    """An objective that exists in every process, as the process group sees it."""
 
-    bounds: list[tuple[int, int]]  # of each lane, first and one past the last structure
+    bounds: list[tuple[int, int]]  # first and one past the last structure of each lane
     squares: list[str]  # names of `BlockValue.squares`
     target: Tensor  # (B,), on the device of the set
-    dtype: torch.dtype  # in which lanes are computed
+    dtype: torch.dtype  # dtype in which lanes are computed
 
     def lane_values(
         self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
     ) -> list[BlockValue]:
-        """All members, lane by lane, of the lanes that this process owns."""
+        """Evaluate all members, lane by lane, on the lanes that this process owns."""
 
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class ProcessGroup:
 
     @classmethod
     def join(cls, device: torch.device, distribute: Distribute = "data") -> ProcessGroup:
-        """Meet the other processes that torchrun started."""
+        """Join the other processes that torchrun started."""
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
@@ -66,23 +66,23 @@ class ProcessGroup:
         return cls(dist.get_rank(), dist.get_world_size(), device if on_gpu else torch.device("cpu"), distribute)
 
     def leave(self) -> None:
-        """Leave: the last thing a process does, however it ends, or it may be aborted on its way out."""
+        """Leave the group. Every process must do this last, however it ends, or it may abort on its way out."""
         dist.destroy_process_group()
 
     def faults(self, own: str = "") -> list[str]:
-        """Exchange what every process found wrong, by rank; empty where nothing is. All of them call it."""
+        """Exchange the faults that the processes found, by rank; empty where there is none. All processes call this."""
         found: list[str] = [""] * self.size
         dist.all_gather_object(found, own)
         return found
 
     def share_of(self, lanes: list[T]) -> list[T]:
-        """Lanes that this process computes: consecutive ones, so that they stay in order."""
+        """Consecutive lanes that this process computes, so that they stay in order."""
         return lanes if self.distribute == "members" else lanes[self._own(len(lanes), self.rank)]
 
     def _own(self, count: int, rank: int) -> slice:
         return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
-    # The first process
+    # In the first process
 
     def release(self) -> None:
         """Tell the workers to exit. During an evaluation they are not listening and exit when the connection closes."""
@@ -90,7 +90,7 @@ class ProcessGroup:
             self._announce(_STOP)
 
     def build(self, name: str, make: Callable[[], Made]) -> Made:
-        """Make the same objective in every process; `name` says which part of the set it is for."""
+        """Make the same objective in every process, for the part of the set called `name`."""
         self._announce(_BUILD, _PARTS.index(name))
         objective = make()
         self.objectives.append(objective)
@@ -142,7 +142,7 @@ class ProcessGroup:
             found.append(BlockValue.from_named(columns.unpack(packed.to(objective.target.device))))
         return found
 
-    # Every process
+    # In every process
 
     def _own_values(
         self,
@@ -153,7 +153,7 @@ class ProcessGroup:
         *,
         gradient: bool,
     ) -> list[BlockValue]:
-        """Lane by lane, or of its own members all lanes together."""
+        """Values of this process: of its own lanes, one by one, or of all lanes together for its own members."""
         points = points.to(objective.target.device)
         if self.distribute == "data":
             return objective.lane_values(points, template, factor, gradient=gradient)
@@ -163,14 +163,14 @@ class ProcessGroup:
         part = None if factor is None else factor[own]
         return [BlockValue.sum(objective.lane_values(points[own], template, part, gradient=gradient))]
 
-    # The others
+    # In the other processes
 
     def work(self, template: ElementNetworks, make: Callable[[str], SharedObjective]) -> None:
         """Compute what the first process asks for, until it is done.
 
         Args:
-            template: networks with the layers of those that are trained.
-            make: builds the objective of a part of the set, as the first process does.
+            template: networks with the same layers as those in training.
+            make: makes the objective of a part of the set, as the first process does.
 
         Raises:
             RuntimeError: the first process has gone.
@@ -208,7 +208,7 @@ class ProcessGroup:
 
 
 def _columns(objective: SharedObjective, n_structures: int, n_parameters: int) -> Columns:
-    """Places of a `BlockValue` in what is sent; without parameters of one without a gradient."""
+    """Columns in which a `BlockValue` is sent; with 0 parameters those of one without a gradient."""
     widths: dict[str, int | None] = {"energies": n_structures, **dict.fromkeys(objective.squares)}
     return Columns({**widths, "gradient": n_parameters} if n_parameters else widths)
 

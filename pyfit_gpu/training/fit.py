@@ -1,4 +1,4 @@
-"""Training: the loss of one set, full batch, minimised for several networks at once, with observers that write logs."""
+"""Training: `fit` minimises the loss of one set, full batch, for several networks at once; observers write logs."""
 
 from __future__ import annotations
 
@@ -53,18 +53,19 @@ def fit(
         train: structures that all have an energy; forces and stress count, where known, with the settings' weights.
         validation: structures that all have an energy; None or empty: no validation.
         test: structures that take no part; the final parameters are scored on them.
-        members: so many random starts, drawn by the settings' seed; the potential receives the best of them, and all
-            are in the history's. None: the potential's own members.
-        first_member: number of the first one, which together with the seed decides what is drawn.
-        random_starts: the parameters were drawn: a member whose loss is lost may draw others. `members` says so too.
+        members: number of random starts, drawn with the settings' seed; the potential receives the best of them, and
+            `History.potential` has all. None: the potential's own members are trained.
+        first_member: number of the first member, which together with the seed decides what is drawn.
+        random_starts: whether the potential's parameters were drawn, so that a member whose loss is no longer a number
+            may draw others; implied by `members`.
         steps: overrides `settings.steps`; 0 evaluates and leaves the parameters as they are.
-        observers: are told about every row as soon as it is known; a function gives those of each member.
+        observers: told about every row as soon as it is known; a function gives the observers of each member.
         should_stop: asked after every step.
         checkpoint: called at the start and after every step with a function that gives the state, and whether it was
             the last step.
         resume: the state from which to go on.
         plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
-        processes: those that share the work; this one is the first of them.
+        processes: the processes that share the work, of which this one is the first.
 
     Raises:
         InputError: a set made with other descriptor settings (named), a physically informed potential, or a weight

@@ -1,8 +1,9 @@
 """Forces and virials of a training set as a linear map of the networks' gradients, and its transpose.
 
-The features of a training set never change, so neither do their derivatives by the pair vectors: forces are a fixed
-linear map of dE/d(features). Where the memory allows its blocks are kept, and a step of the optimiser reads them once
-each way; the others are computed anew each time, in chunks, which gives the same sums to rounding.
+The features of a training set never change, so neither do their derivatives with respect to the pair vectors: forces
+are a fixed linear map of dE/d(features). Where the memory allows, the blocks of the map are kept, and a step of the
+optimiser reads them once each way; the others are computed anew each time, in chunks, which gives the same sums to
+rounding.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.neighbors import find_neighbors
 
-_BLOCK_BYTES = 2**29  # of one kept block, at most: a few times as much is needed for a moment to make it
+_BLOCK_BYTES = 2**29  # most bytes of one kept block: making it takes a few times as much temporarily
 
 
 def jacobian_bytes(n_pairs: float, n_features: int, itemsize: int) -> int:
-    """Count the bytes of the derivatives of features by so many pair vectors, places for missing pairs included."""
+    """Count the bytes of the derivatives of features with respect to `n_pairs` pair vectors, padding included."""
     return int(3 * n_pairs * n_features * itemsize)
 
 
 def making_bytes(n_bytes: int) -> int:
-    """Count the bytes that making so many of derivatives takes for a moment, beside those that are kept."""
+    """Count the temporary bytes that making `n_bytes` of derivatives takes, beside those that are kept."""
     return int(1.5 * min(n_bytes, _BLOCK_BYTES))
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A chunk of atoms with what turns dE/d(features) into dE/d(pair vectors)."""
+    """A chunk of atoms with the derivatives that map dE/d(features) to dE/d(pair vectors)."""
 
     chunk: Chunk
-    slope: Tensor  # (n, n_features), features by G
-    jacobian: Tensor | None  # (n, n_features, 3 K), features by pair vectors; None: not kept
+    slope: Tensor  # (n, n_features), derivatives of features with respect to G
+    jacobian: Tensor | None  # (n, n_features, 3 K), and with respect to pair vectors; None: not kept
 
     def grad_vectors(self, grad_features: Tensor) -> Tensor:
-        """(n, M, n_features) to (n, M, 3, K)."""
+        """Map dE/d(features) (n, M, n_features) to dE/d(pair vectors) (n, M, 3, K)."""
         if self.jacobian is not None:
             return torch.bmm(grad_features, self.jacobian).unflatten(-1, (3, -1))
         chunk = self.chunk.fresh()
@@ -51,7 +52,7 @@ class _Block:
         return torch.stack([chunk.vjp(member) for member in members], dim=1)
 
     def vjp(self, tangent: Tensor) -> Tensor:
-        """(n, M, 3, K) to (n, M, n_features)."""
+        """Vector-Jacobian product of `grad_vectors`: (n, M, 3, K) to (n, M, n_features)."""
         if self.jacobian is not None:
             return torch.bmm(tangent.flatten(2), self.jacobian.transpose(1, 2))
         chunk = self.chunk.fresh()
@@ -60,7 +61,7 @@ class _Block:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Structures of similar size."""
+    """The map for structures of similar size."""
 
     sums: PairSums
     blocks: tuple[_Block, ...]
@@ -69,7 +70,8 @@ class _Part:
 
 
 def require_positions(training_set: TrainingSet) -> None:
-    """
+    """Refuse a set without positions, which training on forces or stress needs.
+
     Raises:
         InputError: the set does not hold them.
     """
@@ -81,14 +83,15 @@ def require_positions(training_set: TrainingSet) -> None:
 
 
 class ForceMap:
-    """For some structures of a set. Their atoms stand in the map's own order."""
+    """The map for some structures of a set. Their atoms are in the map's own order."""
 
     def __init__(self, training_set: TrainingSet, rows: Sequence[int], *, virials: bool, memory: float) -> None:
-        """
+        """Find neighbours, and compute the derivatives that there is memory for.
+
         Args:
             rows: the structures; at least one.
-            virials: whether they are wanted, or forces alone.
-            memory: bytes, at most, of derivatives that are kept.
+            virials: whether virials are wanted, or only forces.
+            memory: most bytes of derivatives to keep.
 
         Raises:
             InputError: a structure whose positions the set does not hold.
@@ -146,7 +149,7 @@ class ForceMap:
         return torch.cat(forces), torch.cat(virials) if self.virials else None
 
     def vjp(self, grad_forces: Tensor, grad_virials: Tensor | None) -> Tensor:
-        """Vector-Jacobian product (n', M, n_features): from derivatives by forces and virials to those by the input."""
+        """Vector-Jacobian product (n', M, n_features), from derivatives with respect to forces and virials."""
         result = []
         by_atoms = [part.n_atoms for part in self._parts]
         by_structures = [part.n_structures for part in self._parts]
@@ -162,7 +165,7 @@ class ForceMap:
 
 
 class _Apply(torch.autograd.Function):
-    """The map for autograd. It is linear: nothing is saved."""
+    """The map as an autograd function. It is linear, so nothing is saved."""
 
     @staticmethod
     def forward(ctx: Any, grad_features: Tensor, force_map: ForceMap) -> tuple[Tensor, Tensor | None]:

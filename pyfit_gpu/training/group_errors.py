@@ -1,10 +1,10 @@
-"""Energy errors by group, and what is left of them beyond a target.
+"""Energy errors by group, and the part of them beyond a target.
 
 Where groups have a target RMSE t_g, the e^2 of the loss (loss.py) is
 
     e^2       = sum_g W_g max(0, e_g - t_g)^2,      e_g the RMSE of group g, W_g its share of the weights
 
-which is the same for t_g = 0, and smooth where e_g passes t_g.
+which is the usual e^2 for t_g = 0, and smooth where e_g passes t_g.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ class GroupErrors:
     """Energy errors by group."""
 
     def __init__(self, groups: Sequence[str], weight: Tensor, targets: Mapping[str, float]) -> None:
-        """
+        """Sort the structures by group.
+
         Args:
-            groups: of each structure.
-            weight: (B,) of each in the mean squared error of the energies, see `LabelWeights`.
+            groups: group of each structure.
+            weight: (B,) of each structure in the mean squared error of the energies, see `LabelWeights`.
             targets: eV/atom, by group.
 
         Raises:
@@ -55,16 +56,16 @@ class GroupErrors:
     def square(self, squared: Tensor) -> Tensor:
         """(A,): e^2 with targets."""
         beyond = (self.mean_squares(squared).sqrt() - self._target).clamp(min=0)
-        # What is not a number stays so; a group without weight has no error.
+        # NaN stays NaN; a group without weight has no error.
         return torch.where(self._group_weight > 0, self._group_weight * beyond.square(), 0.0).sum(dim=1)
 
     def factor(self, squared: Tensor) -> Tensor:
-        """(A, B): by how much less each structure counts in the gradient of e^2, max(0, 1 - t_g / e_g)."""
+        """(A, B): factor of each structure in the gradient of e^2, max(0, 1 - t_g / e_g)."""
         errors = self.mean_squares(squared).sqrt()
         factors = torch.where(errors > self._target, 1 - self._target / errors, 0.0)
         return factors.index_select(1, self._number)
 
     def _sums(self, values: Tensor) -> Tensor:
-        """(A, B) to (A, G)."""
+        """(A, B) to (A, G): sum over the structures of each group."""
         ordered = values.index_select(1, self._order).T.contiguous()
         return sum_runs(ordered, self._counts).T

@@ -17,12 +17,12 @@ class LabelErrors(ByLabel[float]):
     """Root-mean-square errors of the labels that take part in the loss, in the units of `loss.TERMS`."""
 
     def to_json(self) -> list[float | None]:
-        """Errors of all terms in their order, for the run file; None for what takes no part."""
+        """Errors of all terms in their order, for the run file; None for terms that take no part."""
         return [self.get(term.name) for term in TERMS]
 
     @classmethod
     def from_json(cls, values: Sequence[float | None]) -> LabelErrors:
-        """Take the values of `to_json`, also of a version that knew fewer terms."""
+        """Build errors from the values of `to_json`, perhaps of a version that knew fewer terms."""
         known = zip(TERMS, values, strict=False)
         return cls({term.name: value for term, value in known if value is not None})
 
@@ -45,27 +45,27 @@ class StepRecord:
     validation: float | None  # eV/atom, the same on the validation structures, where this step computes it
     potential: Potential
     energies_per_atom: Callable[[], Tensor]  # (B,) eV/atom of the training structures, computed when called
-    errors: LabelErrors | None = None  # of the training structures
-    validation_errors: LabelErrors | None = None  # of the validation structures, where this step computes them
+    errors: LabelErrors | None = None  # on the training structures
+    validation_errors: LabelErrors | None = None  # on the validation structures, where this step computes them
     group_errors: Mapping[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of the training structures
     validation_group_errors: Mapping[str, float] = field(default_factory=dict)  # where this step computes them
     member: int = 0  # which of the potential's members
 
 
 class Observer(Protocol):
-    """Sees every row of one member as soon as it is known."""
+    """Receives every row of one member as soon as it is known."""
 
     def on_start(self) -> None:
-        """Row 0 comes next: at the start, and again when training restarts with new parameters."""
+        """Called before row 0: at the start, and again when training restarts with new parameters."""
 
     def on_step(self, row: StepRecord) -> None:
-        """A row is known."""
+        """Called with every row."""
 
 
-# Why a member stopped. Of those without a result: "gave up" is a loss above `error_restart_level`, or not a number,
-# after every restart that such a level allows: the parameters of that last attempt are kept, and the row is recorded.
-# "failed" is a loss that is not a number where no level is given (or after the restarts of random starts): the last
-# finite parameters are kept. Both rank last; a fit all of whose members failed raises `TrainingFailure`.
+# Why a member stopped. Two statuses mean that it has no result. "gave up": its loss was above `error_restart_level`, or
+# not a number, after every restart that such a level allows; the parameters of that last attempt are kept, and its row
+# is recorded. "failed": its loss was not a number where no level is given (or after the restarts of random starts); the
+# last finite parameters are kept. Both rank last; a fit all of whose members failed raises `TrainingFailure`.
 Status = Literal["running", "steps", "patience", "target", "gave up", "failed"]
 
 
@@ -78,12 +78,12 @@ class MemberHistory:
     errors: list[LabelErrors] = field(default_factory=list)
     validation_errors: dict[int, LabelErrors] = field(default_factory=dict)
     n_restarts: int = 0
-    n_evaluations: int = 0  # of loss and gradient
+    n_evaluations: int = 0  # evaluations of loss and gradient
     status: Status = "running"  # why it stopped; running: it would have gone on
-    kept_step: int = 0  # whose parameters the potential has at the end
+    kept_step: int = 0  # step whose parameters the potential has at the end
     kept_validation: float | None = None  # eV/atom, validation loss of the kept parameters, if anything validates
     kept_validation_errors: LabelErrors | None = None
-    test: LabelErrors | None = None  # of the kept parameters, on structures that took no part
+    test: LabelErrors | None = None  # errors of the kept parameters on structures that took no part
     test_group_errors: dict[str, float] = field(default_factory=dict)  # eV/atom, energy RMSE of each of their groups
 
     @property
@@ -97,7 +97,7 @@ class MemberHistory:
 
     @property
     def score(self) -> float:
-        """By which members are ranked: validation loss of the kept parameters, or else the training loss, eV/atom."""
+        """Number that ranks members: validation loss of the kept parameters, or else the training loss, eV/atom."""
         if self.status in ("gave up", "failed"):
             return math.inf
         score = self.loss[-1] if self.kept_validation is None else self.kept_validation
@@ -140,7 +140,7 @@ class MemberHistory:
 
 @dataclass
 class History:
-    """Histories of all members; names of `MemberHistory` mean the best one's."""
+    """Histories of all members; attributes of `MemberHistory` are those of the best one."""
 
     members: list[MemberHistory]
     potential: Potential  # all members, with the parameters that are kept

@@ -13,11 +13,12 @@ class KeptParameters:
     """The last finite and the best parameters of all members."""
 
     def __init__(self, potential: Potential, template: ElementNetworks, *, single: bool) -> None:
-        """
+        """Start with the potential's own parameters.
+
         Args:
-            potential: receives what is written back.
-            template: its networks, in float64 on the device of the set; where both begin.
-            single: the objective computes in float32.
+            potential: receives the parameters that are written back.
+            template: the potential's networks, in float64 on the device of the set.
+            single: whether the objective computes in float32.
         """
         self.potential = potential
         self.template = template
@@ -27,9 +28,9 @@ class KeptParameters:
 
     @torch.no_grad()
     def write_back(self, k: int, parameters: Tensor) -> None:
-        """Put those of member k, out of (K, P), into the potential's own tensors.
+        """Copy the parameters of member k, row k of (K, P), into the potential's own tensors.
 
-        As numbers of the precision in which the objective saw them: the written network has the loss of its row.
+        They are rounded to the precision in which the objective saw them: the written network has the loss of its row.
         """
         found = parameters[k : k + 1]
         if self.single:

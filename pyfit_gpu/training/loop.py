@@ -1,7 +1,7 @@
 """The loop of a fit: steps of all members, their rows and ends, and the state between two steps.
 
-Its parts: what is measured and told (recording.py), when a member stops (stopping.py), what happens where a loss is
-lost (restarts.py), and the parameters that the potential receives (kept_parameters.py).
+It uses recording.py (scores, histories, observers), stopping.py (when a member stops), restarts.py (members whose loss
+is not a number or too large) and kept_parameters.py (the parameters that the potential receives).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyfit_gpu.training.restarts import Restarts
 from pyfit_gpu.training.settings import FitSettings
 from pyfit_gpu.training.stopping import Stopping, status_after
 
-Checkpoint = Callable[[Callable[[], FitState], bool], None]  # is given what makes the state, and whether it is the last
+Checkpoint = Callable[[Callable[[], FitState], bool], None]  # gets a function that makes the state; whether it is last
 
 
 class TrainingFailure(RuntimeError):
@@ -35,10 +35,10 @@ class TrainingFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Starts:
-    """Where the members come from."""
+    """Origin of the members' parameters."""
 
     first_member: int = 0  # number of the first, which together with the seed decides what is drawn
-    random: bool = False  # their parameters were drawn, so that others may be
+    random: bool = False  # whether the parameters were drawn, so that others may be drawn in their place
 
 
 class FitRun:
@@ -52,11 +52,13 @@ class FitRun:
         starts: Starts | None = None,
         observers: Observers = (),
     ) -> None:
-        """
+        """Build objectives and optimiser.
+
         Args:
-            potential: where the members start; receives the result.
-            objectives: of the parts of the set.
-            observers: of every member, or a function that gives those of each.
+            potential: the parameters to start from; receives the result.
+            objectives: makes the objectives of the parts of the set.
+            starts: origin of these parameters.
+            observers: observers of every member, or a function that gives those of each.
         """
         starts = starts or Starts()
         self.potential = potential
@@ -77,7 +79,7 @@ class FitRun:
         self.history = History(self.histories, potential)
 
     def _validation_objective(self) -> Objective | None:
-        """Structures of weight 0 have no say; a set of nothing else says nothing."""
+        """Objective of the validation structures; None if there are none with a weight."""
         part = self.objectives.parts["validation"]
         if part is None or not (len(part) and bool(part.weight.sum() > 0)):
             return None
@@ -95,7 +97,7 @@ class FitRun:
         return FitState(members, self.optimizer.state(), kept.last_finite.cpu().clone(), kept.best.cpu().clone())
 
     def restore(self, state: FitState) -> None:
-        """Go on from where another fit was."""
+        """Go on from the state of another fit."""
         for k, member in enumerate(state.members):
             self.histories[k] = MemberHistory.from_json(member["history"])
             self.stopping[k] = Stopping(**member["stopping"])
@@ -107,7 +109,7 @@ class FitRun:
         self.kept.last_finite.copy_(state.last_finite)
         self.kept.best.copy_(state.best)
         for k, history in enumerate(self.histories):
-            # What stops a member may have changed since: more steps, fewer, more patience.
+            # Settings that stop a member may have changed since: more steps, fewer, more patience.
             if history.loss and history.status in ("running", "steps", "patience", "target"):
                 self._judge(k)
             if history.step or history.n_restarts:
@@ -116,7 +118,7 @@ class FitRun:
                 self._forget_loss(k)
 
     def _forget_loss(self, k: int) -> None:
-        """The loss is another than before: what was best by the old one counts no longer."""
+        """Forget loss, validations and best parameters: the loss has changed, and the old one no longer counts."""
         self.optimizer.forget(k)
         self.stopping[k] = Stopping()
         self.histories[k].validation.clear()
@@ -167,7 +169,7 @@ class FitRun:
         self.recorder.start(k, self.histories[k])
 
     def _step(self, running: Sequence[int]) -> None:
-        """One step of every running member; those that were restarted are at another step than the others."""
+        """Take one step of every running member; those that were restarted are at another step than the others."""
         by_step: dict[int, list[int]] = {}
         for k in running:
             by_step.setdefault(self.histories[k].step, []).append(k)
@@ -175,7 +177,7 @@ class FitRun:
             self.optimizer.step(self.closure, chosen, self.settings.learning_rate_factor(step))
 
     def _look(self, running: Sequence[int]) -> list[int]:
-        """Rows of these members at their new parameters; which of them go on."""
+        """Record the rows of these members at their new parameters; returns the members that go on."""
         seen = self._scores(running)
         self._record(seen)
         for k in seen:
@@ -185,10 +187,10 @@ class FitRun:
         return [k for k in seen if self.histories[k].status == "running"]
 
     def _scores(self, running: Sequence[int]) -> dict[int, Scores]:
-        """Training scores, by member; of those that are restarted at their new start, not of those that fail."""
+        """Training scores by member: of restarted members at their new start, and none for those that fail."""
         found: dict[int, Scores] = {}
         pending = list(running)
-        while pending:  # members that are given new parameters are looked at again
+        while pending:  # members with new parameters are evaluated again
             self.optimizer.evaluate(self.closure, pending)
             scores = dict(zip(pending, self.closure.scores(self.optimizer.extras.cpu()[pending]), strict=True))
             pending = []
@@ -209,7 +211,7 @@ class FitRun:
 
     @torch.no_grad()
     def _record(self, seen: dict[int, Scores]) -> None:
-        """Rows of these members."""
+        """Record and report the rows of these members."""
         validated = self._validate([k for k in seen if self.validation.is_due(len(self.histories[k].loss))])
         for k, scores in seen.items():
             history, parameters = self.histories[k], self.optimizer.parameters[k]
@@ -227,7 +229,7 @@ class FitRun:
         return dict(zip(chosen, self.validation.scores(self.optimizer.parameters[list(chosen)]), strict=True))
 
     def _decide(self, k: int) -> None:
-        """Whether these are the member's best parameters, and whether it goes on."""
+        """Decide whether these are the member's best parameters, and whether it goes on."""
         history = self.histories[k]
         validation = history.validation.get(history.step)
         if validation is not None and self.stopping[k].count(validation, self.settings.min_improvement):
@@ -243,9 +245,9 @@ class FitRun:
     # The end
 
     def _validate_ends(self) -> None:
-        """Members whose last row did not validate: their last parameters may be the best, and their score is of these.
+        """Validate members whose last row did not: their last parameters may be the best, and are what is scored.
 
-        After the last state was taken, and apart from the rows: a fit that goes on must not know of it.
+        This comes after the last state was taken, and stays out of the rows: a resumed fit must not know of it.
         """
         if not self.validation:
             return
@@ -262,7 +264,7 @@ class FitRun:
                 history.kept_validation, history.kept_validation_errors = scores.loss, scores.errors
 
     def _finish(self) -> None:
-        """The parameters to keep go into the potential."""
+        """Copy the parameters to keep into the potential."""
         for k, history in enumerate(self.histories):
             history.n_evaluations = self.optimizer.n_evaluations[k]
             if self.settings.keep == "best" and math.isfinite(self.stopping[k].best):

@@ -8,7 +8,7 @@
 
 w_s is the weight of a structure. The stress enters as virial per atom, so that all terms are energies per atom and a
 cell with much vacuum does not vanish. Without forces and stress, and with every weight 1, this is the loss of the
-classic program (docs/theory.md). e^2 with targets of groups: group_errors.py.
+classic program (docs/theory.md). For e^2 with targets of groups see group_errors.py.
 
 `TERMS` is the one table of the labels: objective, rows, logs, run files and reports go through it. A further label is a
 `LossTerm` here, its weight in `FitSettings`, the option for that, and the prediction that blocks.py compares it with
@@ -38,17 +38,17 @@ T = TypeVar("T")
 class Labelled:
     """Structures of a block whose label is compared, in an order of their own."""
 
-    training_set: TrainingSet  # the block's
-    rows: Tensor  # (B',) int64, structures of the block
-    atoms: Tensor  # (n',) int64, their atoms in the block
-    label_weight: Tensor  # (B',) float64, of each component; zero where the label is not known
+    training_set: TrainingSet  # the block's structures
+    rows: Tensor  # (B',) int64, chosen structures of the block
+    atoms: Tensor  # (n',) int64, atoms of these structures in the block
+    label_weight: Tensor  # (B',) float64, weight of each component; zero where the label is not known
 
 
 class Comparison(Protocol):
     """A label of some structures beside what networks predict for it."""
 
     def squares(self, predicted: Tensor) -> dict[str, Tensor]:
-        """Sums (A,) of label weight times squared error, by the names that the term gives them; differentiable."""
+        """Sums (A,) of label weight times squared error, by the names that the term uses; differentiable."""
 
 
 class _ForceErrors:
@@ -56,11 +56,11 @@ class _ForceErrors:
         dtype = labelled.training_set.features.dtype
         sizes = labelled.training_set.sizes[labelled.rows]
         self.weight = torch.repeat_interleave(labelled.label_weight, sizes).to(dtype)[:, None, None]
-        # What is not known has a weight of zero, and gets a target that is not NaN.
+        # Unknown forces have weight zero, and get a target that is not NaN.
         self.forces = labelled.training_set.forces[labelled.atoms].nan_to_num().to(dtype)[:, None]
 
     def squares(self, predicted: Tensor) -> dict[str, Tensor]:
-        """For forces (n', A, 3) eV/Å."""
+        """Squares for predicted forces (n', A, 3) eV/Å."""
         return {"forces": ((predicted - self.forces).square() * self.weight).sum(dim=(0, 2))}
 
 
@@ -75,7 +75,7 @@ class _StressErrors:
         self.volume_per_atom = (volume / sizes).to(dtype)[:, None, None]
 
     def squares(self, predicted: Tensor) -> dict[str, Tensor]:
-        """For virials (B', A, 6) eV."""
+        """Squares for predicted virials (B', A, 6) eV."""
         error = predicted * self.per_volume - self.stress
         return {
             "virial": ((error * self.volume_per_atom).square() * self.weight).sum(dim=(0, 2)),
@@ -87,20 +87,20 @@ class _StressErrors:
 class LossTerm:
     """One label in the loss, in the errors, and in every file and line that lists them."""
 
-    name: str  # of the label and of its error
-    unit: str  # of its root-mean-square error, as files have it
+    name: str  # name of the label and of its error
+    unit: str  # unit of its root-mean-square error in files
     known: Callable[[TrainingSet], Tensor]  # (B,) bool, structures that have the label
     described: Callable[[float], str]  # the error in words, in the unit that people read
-    components: int = 1  # numbers of the label, of each structure or of each atom
+    components: int = 1  # numbers that make the label of one structure, or of one atom
     per_atom: bool = False
-    weight_name: str = ""  # of the prefactor in `FitSettings`; empty: it is 1, and the label must be known
+    weight_name: str = ""  # name of the prefactor in `FitSettings`; empty: it is 1, and the label must be known
     weight_unit: str = ""
-    label: str = ""  # what structures must have for it
+    label: str = ""  # what structures must have for this term
     ranked: bool = True  # whether the ranking of members has a column for it
-    prediction: str = ""  # what of `blocks.Predictions` the label is compared with
+    prediction: str = ""  # name of the prediction (blocks.py) that the label is compared with
     compare: Callable[[Labelled], Comparison] | None = None  # None: energies, which `Objective` compares itself
-    counted: str = ""  # which square of the comparison the loss has
-    reported: str = ""  # which square the error is the root of
+    counted: str = ""  # name of the square that is part of the loss
+    reported: str = ""  # name of the square whose root is the error
 
 
 TERMS: tuple[LossTerm, ...] = (
@@ -148,7 +148,7 @@ def weighted_terms() -> list[LossTerm]:
 
 
 class ByLabel(Mapping[str, T]):
-    """Values by label, in the order of `TERMS`; what takes no part is not in it.
+    """Values by label, in the order of `TERMS`; labels that take no part are left out.
 
     `errors.forces` is `errors["forces"]`, or None where forces take no part.
     """
@@ -186,9 +186,10 @@ LossWeights = Mapping[str, float]  # prefactors of the terms beside the energy, 
 
 
 def check_weights(weights: LossWeights) -> None:
-    """
+    """Refuse weights of unknown terms, and weights that are negative or not finite.
+
     Raises:
-        InputError: a name that is no term with a weight, or a weight that is no number >= 0.
+        InputError: with the name and what was expected.
     """
     terms = {term.name: term for term in weighted_terms()}
     for name, weight in weights.items():
@@ -227,14 +228,14 @@ def _label_weight(term: LossTerm, training_set: TrainingSet) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A term beside the energy that takes part, and its prefactor."""
+    """A term beside the energy that takes part in the loss, and its prefactor."""
 
     term: LossTerm
     weight: float
 
 
 def taking_part(weights: LossWeights, label_weights: LabelWeights) -> list[WeightedTerm]:
-    """Terms with a weight and a structure that has the label: a weight of a label that none has is none."""
+    """Terms that have a weight above 0 and a structure with the label."""
     return [
         WeightedTerm(term, weights[term.name])
         for term in weighted_terms()

@@ -1,8 +1,8 @@
-"""How much memory a training takes, known before it begins, and what to do where that is too much.
+"""Memory of a training, known before it begins, and how to keep within a limit.
 
-Every number is a formula over the sizes of set, network and settings, written beside what it counts. What is kept for
-the whole of a training is counted to a few per cent; what is taken for a moment is an upper bound, fitted to what was
-measured (tests/training/test_memory_plan.py holds both against the tensors themselves).
+Every number is a formula in the sizes of set and network and in the settings. Memory that is kept throughout a training
+is counted to a few per cent; temporary memory is an upper bound, fitted to measurements. Both are tested against the
+tensors themselves (tests/training/test_memory_plan.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
 _LEAST_BLOCK_ATOMS = 512
-_LEAST_GPU_BLOCK = 4096  # atoms; with less to do at once a GPU is no faster than reading the file
+_LEAST_GPU_BLOCK = 4096  # atoms; in smaller blocks a GPU is no faster than reading the file
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
 
@@ -39,7 +39,7 @@ class MemoryItem:
 
     name: str
     host: int
-    device: int = 0  # of a GPU
+    device: int = 0  # on a GPU
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class MemoryPlan:
     """The memory of a training, and how it keeps within its limit."""
 
     items: tuple[MemoryItem, ...]
-    limit: int  # bytes, of the device
+    limit: int  # bytes of the device
     on_gpu: bool
-    stream: bool  # features are read from the file at every evaluation
-    block_atoms: int | None  # None: as ever
+    stream: bool  # whether features are read from the file at every evaluation
+    block_atoms: int | None  # None: the default
     jacobian_bytes: int  # all derivatives for forces and stress, if they were kept
-    kept_bytes: int  # how much of them is kept, at most; the rest is computed at every evaluation
-    exact_pairs: bool  # neighbours were counted in the whole set, not in a sample
+    kept_bytes: int  # most bytes of them that are kept; the others are computed at every evaluation
+    exact_pairs: bool  # whether neighbours were counted in the whole set, not in a sample
 
     @property
     def host(self) -> int:
@@ -65,12 +65,12 @@ class MemoryPlan:
 
     @property
     def limited(self) -> int:
-        """Bytes that the limit is for."""
+        """Bytes that the limit applies to."""
         return self.device if self.on_gpu else self.host
 
 
 def objective_options(plan: MemoryPlan) -> dict[str, Any]:
-    """Keywords of `Objective` that carry the plan out."""
+    """Keywords of `Objective` that carry out a plan."""
     return {"stream": plan.stream, "block_atoms": plan.block_atoms, "memory": plan.kept_bytes}
 
 
@@ -85,20 +85,20 @@ def plan_memory(
     memory: int | None = None,
     n_threads: int | None = None,
 ) -> MemoryPlan:
-    """The fastest way to train that keeps within the memory.
+    """Find the fastest way to train that keeps within the memory.
 
     In order: everything resident; fewer derivatives kept; on a GPU smaller blocks; features streamed from the file;
     smaller blocks again.
 
     Args:
-        training_set: all structures, those that validate too; loaded lazily, its features are not read.
-        members: trained at once; None: the potential's own.
-        dtype: of features and networks.
-        memory: bytes of the device, or on a CPU of the whole process; None: `MEMORY_SHARE` of what there is.
-        n_threads: that compute side by side on a CPU; None: torch's.
+        training_set: all structures, those that validate too; if it was loaded lazily, its features are not read.
+        members: number of members trained at once; None: the potential's own.
+        dtype: dtype of features and networks.
+        memory: bytes of the device, or on a CPU of the whole process; None: `MEMORY_SHARE` of the total.
+        n_threads: threads that compute side by side on a CPU; None: torch's number.
 
     Raises:
-        InputError: even the smallest plan does not fit; with what it would take.
+        InputError: even the smallest plan does not fit; the message says what it would take.
     """
     device = torch.device(device)
     sizes, on_gpu = training_set, device.type == "cuda"
@@ -153,7 +153,7 @@ class _Need:
     n_threads: int
 
     def choices(self) -> Iterator[tuple[bool, int | None]]:
-        """Stream, and atoms of a block: the fastest first."""
+        """Pairs of (stream, atoms of a block), the fastest first."""
         whole = self.sizes.n_atoms if self.on_gpu else BLOCK_ATOMS
         smaller = []
         atoms = whole // 2
@@ -172,7 +172,7 @@ class _Need:
         kept = 0 if stream else all_of_them
         items = self._items(stream, block_atoms, kept)
         if kept and _limited(items, self.on_gpu) > limit:
-            # As many as there is room for beside what the others take to be computed.
+            # Keep as many as fit beside the memory in which the others are computed.
             least = self._items(stream, block_atoms, 0)
             room = limit - _limited(least, self.on_gpu) - self._making_jacobians()
             kept = max(0, min(kept - 1, room))
@@ -191,7 +191,7 @@ class _Need:
     def _items(self, stream: bool, block_atoms: int | None, kept: int) -> list[MemoryItem]:
         host, device = _PROGRAM_CUDA if self.on_gpu else (_PROGRAM, 0)
         open_blocks = self._workers if stream else 0
-        # The C library holds on to up to twice what was given back last; this was seen in some processes, not in all.
+        # The C library may hold on to up to twice the memory that was freed last (seen in some processes, not in all).
         held_blocks = open_blocks + 2 * stream
         in_block = self._block(block_atoms)
         activations = self._activations(in_block, computes_anew=kept < self._jacobians())
@@ -222,7 +222,7 @@ class _Need:
 
     @property
     def _at_once(self) -> int:
-        """Members that are computed together."""
+        """Number of members computed together."""
         return self.members if self.on_gpu else 1
 
     @property
@@ -236,16 +236,16 @@ class _Need:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Everything the optimiser remembers, and 6 vectors of each member in `fit`."""
+        """Bytes of the optimiser's memory, and of 6 vectors of each member in `fit`."""
         own = self.settings.optimizer.memory_bytes(self.members, self.n_parameters, on_gpu=self.on_gpu)
         return own + 8 * self.members * 6 * self.n_parameters
 
     def _labels(self, stream: bool) -> MemoryItem:
-        """The set without features, whole and by parts; what objectives add; the places of atoms in blocks."""
+        """Bytes of the set without features, whole and in parts, of the objectives, and of the layouts of blocks."""
         own = label_bytes(self.sizes.n_atoms, self.sizes.n_structures)
         copies = 3 if stream and self.sizes.label_atoms else 2
-        dividing = 24 * self.sizes.n_atoms  # numbers of atoms, for a moment, when parts and blocks are taken out
-        # The place of each atom in packs or by element, and of those in packs the atom of each place.
+        dividing = 24 * self.sizes.n_atoms  # temporary indices of atoms when parts and blocks are selected
+        # The place of each atom in packs or by element, and for packs the atom of each place.
         layout = 8 * (self.sizes.n_atoms + self.sizes.places - self.sizes.ones)
         if self.descriptor.n_elements == 1:
             layout = 0
@@ -255,7 +255,7 @@ class _Need:
         return MemoryItem("labels", copies * own + dividing + objective)
 
     def _pairs(self, share: float) -> int:
-        """Neighbours, slopes of the features and what sums pairs to forces, of this share of the atoms with labels."""
+        """Bytes of neighbours, slopes of the features and `PairSums`, for this share of the atoms with labels."""
         sizes, e = self.sizes, self.itemsize
         several = self.descriptor.n_elements > 1
         by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + several) * sizes.pairs
@@ -266,12 +266,12 @@ class _Need:
         return jacobian_bytes(self.sizes.places_for_pairs, self.descriptor.n_features, self.itemsize)
 
     def _making_jacobians(self) -> int:
-        """Bytes for a moment, of one chunk, beside those that are kept."""
+        """Temporary bytes of one chunk's derivatives, beside those that are kept."""
         chunk = jacobian_bytes(self._chunk_pairs(), self.descriptor.n_features, self.itemsize)
         return making_bytes(min(chunk, self._jacobians()))
 
     def _block(self, block_atoms: int | None) -> int:
-        """Atoms of one block, at most."""
+        """Most atoms of one block."""
         atoms = block_atoms or (self.sizes.n_atoms if self.on_gpu else BLOCK_ATOMS)
         n_blocks = -(-self.sizes.lane_atoms // atoms)
         return min(self.sizes.lane_atoms, -(-self.sizes.lane_atoms // n_blocks) + self.sizes.largest)
@@ -290,7 +290,7 @@ class _Need:
         return features + self._pairs(self._share(atoms))
 
     def _activations(self, atoms: int, *, computes_anew: bool) -> int:
-        """Values of one block: outputs of the layers, their derivatives; with labels what autograd keeps, and pairs."""
+        """Bytes of one block's layer outputs and derivatives; with labels also of autograd's tensors and of pairs."""
         members, n_features = self._at_once, self.descriptor.n_features
         places = int(atoms * self.sizes.worst_padding)
         hidden = self.layers[1:-1] or (0,)
@@ -308,18 +308,18 @@ class _Need:
         return int(self.itemsize * numbers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:
-        """Memory of the recordings (`cuda_graphs`), of as many members as are recorded."""
+        """Bytes of the recordings (`cuda_graphs`), for as many members as are recorded."""
         n_points = min(self.members, RECORDED_ATOMS // max(1, self.sizes.n_atoms))
         if not self.on_gpu or stream or self.sizes.label_atoms or not n_points:
             return 0
         return self._activations(atoms, computes_anew=False) * n_points // self.members
 
     def _chunk_pairs(self) -> float:
-        """Places for pairs that are computed together."""
+        """Places for pairs in one chunk."""
         most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:
-        """Sums over lanes: gradients, and energies a few times over."""
+        """Bytes of sums over lanes: gradients, and a few copies of the energies."""
         gradients = (self.sizes.n_lanes + 3 * self._workers) * self.members * self.n_parameters
         return self.itemsize * gradients + (3 * self.itemsize + 32) * self.members * self.sizes.n_structures

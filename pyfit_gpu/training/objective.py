@@ -25,7 +25,7 @@ _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set the
 
 
 class Processes(Protocol):
-    """Processes that share the work of one fit, as an objective needs to know them."""
+    """Processes that share the work of one fit, as an objective sees them."""
 
     size: int
 
@@ -51,14 +51,14 @@ def objective_bytes(n_atoms: int, n_structures: int, itemsize: int) -> int:
     """Count the bytes that the objectives of a set and their blocks keep beside features and derivatives."""
     by_structure = 8 * (len(TERMS) + 1 + 2 + 1)  # label weights, target, place in the groups; size, in its block
     in_precision = 4 * itemsize  # in its block: 1 / atoms, target, weight, slope
-    return 8 * n_atoms + (by_structure + in_precision) * n_structures  # of each atom its structure, in its block
+    return 8 * n_atoms + (by_structure + in_precision) * n_structures  # 8: the structure of an atom, in its block
 
 
 class Objective:
     """The loss of networks on one set, full batch, in the dtype and on the device of the set's features.
 
     A set is cut into lanes of whole structures, which depend on nothing but the set, and lanes into blocks. Sums go
-    over the blocks of a lane and then over lanes, in order, so the same parameters give the same bits whatever else is
+    over the blocks of a lane and then over lanes, in order, so the same parameters give the same bits whatever is
     computed beside them: on a CPU every member is computed by itself, on a GPU all at once.
     """
 
@@ -74,7 +74,7 @@ class Objective:
         n_lanes: int | None = None,
         block_atoms: int | None = None,
     ) -> None:
-        """For the structures of a set, all of which must have an energy; other labels count where they are known.
+        """Prepare the structures of a set, all of which must have an energy; other labels count where they are known.
 
         Args:
             weights: of the terms beside the energy, by term, such as `{"forces": 0.1}`; None: energies only.
@@ -82,12 +82,12 @@ class Objective:
             memory: bytes, at most, of derivatives kept for the terms beside the energy.
             stream: keep neither features nor derivatives: each evaluation reads the features, block by block, and
                 finds neighbours again. The same bits as with all features in memory and no derivatives kept.
-            processes: those among which the lanes are shared out; None: this one computes them all.
+            processes: the processes that share the lanes; None: this one computes them all.
             n_lanes, block_atoms: None: chosen for the device.
 
         Raises:
-            InputError: a structure without an energy, no structure, all weights zero, a weight that is no number >= 0,
-                or one for forces or stress of a set without positions.
+            InputError: a structure without an energy, no structure, all weights zero, a weight that is negative or not
+                finite, or one for forces or stress of a set without positions.
         """
         if len(training_set) == 0 or not bool(training_set.has_energy.all()):
             raise InputError("training needs structures that all have an energy (split() leaves out those without)")
@@ -109,7 +109,7 @@ class Objective:
         self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.terms)])
         block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
-        self.kept_bytes = 0  # of derivatives
+        self.kept_bytes = 0  # bytes of derivatives that are kept
         self.lanes: list[_Lane] = []
         for first, end in self.bounds if processes is None else processes.share_of(self.bounds):
             cuts = [(first + a, first + b) for a, b in cut_blocks(sizes[first:end], block_atoms)]
@@ -129,12 +129,12 @@ class Objective:
         return block
 
     def is_recordable(self, n_points: int) -> bool:
-        """Whether an evaluation of so many points is the same operations on a GPU each time, and worth a recording."""
+        """Whether evaluating `n_points` points is the same operations on a GPU each time, and worth recording."""
         small = n_points * self.n_atoms <= RECORDED_ATOMS
         return self.on_gpu and small and not (self.terms or self.stream or self.processes)
 
     def evaluate(self, points: Tensor, template: ElementNetworks, *, gradient: bool = True) -> Evaluation:
-        """Evaluate networks with the layers of `template` at the parameters `points` (A, n_parameters), any dtype."""
+        """Evaluate the loss of networks with the layers of `template` at parameters `points` (A, n_parameters)."""
         factor = None
         if self.groups.has_targets and gradient:
             factor = self.groups.factor(
@@ -150,15 +150,16 @@ class Objective:
             square = square + one.weight * value.squares[one.term.counted].double()
             errors[one.term.name] = value.squares[one.term.reported].double().sqrt()
         loss = square.sqrt()
-        slope = None
+        grad_loss = None
         if value.gradient is not None:
             exact = square == 0
-            slope = template.of_bare(value.gradient).double() / torch.where(exact, 1.0, 2 * loss)[:, None]
-            slope = torch.where(exact[:, None], 0.0, slope)
-        return Evaluation(Errors(loss, errors), energies, slope)
+            grad_square = template.gradient_from_without_offset(value.gradient).double()
+            grad_loss = grad_square / torch.where(exact, 1.0, 2 * loss)[:, None]
+            grad_loss = torch.where(exact[:, None], 0.0, grad_loss)
+        return Evaluation(Errors(loss, errors), energies, grad_loss)
 
     def _squared_errors(self, energies: Tensor) -> Tensor:
-        """(A, B)."""
+        """(A, B) of the energies (A, B), without weights."""
         return (energies.double() - self.target).square()
 
     def _values(
@@ -171,7 +172,9 @@ class Objective:
     def lane_values(
         self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
     ) -> list[BlockValue]:
-        """All members, lane by lane, of the lanes that this process owns. Gradients are by the parameters of `bare()`.
+        """Evaluate all members, lane by lane, on the lanes that this process owns.
+
+        Gradients are with respect to the parameters of `ElementNetworks.without_offset()`.
 
         Args:
             factor: (A, B) for the whole set, see `Block.value`.
@@ -183,7 +186,7 @@ class Objective:
         numbers = list(range(len(at_once)))
         tasks = [numbers] if self.stream else [[number] for number in numbers]
         # Copies: the bits of a product can depend on where in memory its factors begin.
-        networks = [template.with_flat(points[members].clone()).bare() for members in at_once]
+        networks = [template.with_flat(points[members].clone()).without_offset() for members in at_once]
 
         def work(item: tuple[_Lane, list[int]]) -> BlockValue:
             lane, chosen = item

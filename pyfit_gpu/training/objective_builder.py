@@ -13,14 +13,14 @@ from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.settings import FitSettings
 
-KEPT_MEMORY = 0.5  # of a device's memory, at most, holds derivatives of features, where there is no plan
+KEPT_MEMORY = 0.5  # largest share of a device's memory for derivatives of features, where there is no plan
 
 
 class ObjectiveBuilder:
-    """Makes objectives one after the other, each with the memory that those before have left.
+    """Makes objectives one after the other, each with the memory that the earlier ones have left.
 
-    The first process and the others have one each. They make the same objectives in the same order, and so keep the
-    same derivatives.
+    Every process has a builder of its own. All make the same objectives in the same order, and so keep the same
+    derivatives.
     """
 
     def __init__(
@@ -30,11 +30,12 @@ class ObjectiveBuilder:
         plan: MemoryPlan | None = None,
         processes: ProcessGroup | None = None,
     ) -> None:
-        """
+        """Start with all of the memory for derivatives.
+
         Args:
             parts: "training", "validation" and "test" structures; the first must be there.
             plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
-            processes: those that share the work; None: this one does it alone.
+            processes: the processes that share the work; None: there is only this one.
         """
         train = parts["training"]
         assert train is not None
@@ -45,20 +46,20 @@ class ObjectiveBuilder:
         self._memory = self._kept_memory(train.features.device)  # bytes of derivatives that may still be kept
 
     def _kept_memory(self, device: torch.device) -> float:
-        """Bytes, at most, of derivatives of features that one process keeps."""
+        """Most bytes of derivatives of features that one process keeps."""
         if self.plan is not None:
             return self.plan.kept_bytes
         sharing = self.processes.size if self.processes is not None and device.type == "cpu" else 1
         return KEPT_MEMORY * total_memory(device) / sharing
 
     def build(self, name: str) -> Objective:
-        """The objective of a part, made in every process; the first one calls this."""
+        """Make the objective of a part in every process; only the first process calls this."""
         if self.processes is None:
             return self.make(name)
         return self.processes.build(name, lambda: self.make(name))
 
     def make(self, name: str) -> Objective:
-        """The objective of a part, in this process."""
+        """Make the objective of a part in this process."""
         part = self.parts[name]
         assert part is not None, name
         targets = {group: value for group, value in self.settings.group_targets.items() if group in part.groups}

@@ -1,13 +1,12 @@
-"""Networks on packed atoms: energies, and the gradient of a function of them by the parameters, written out.
+"""Networks on packed atoms: energies, and the gradient of a function of them with respect to the parameters.
 
-A pack is up to `PACK` atoms of one element, features first: (n_in + 1, L), where the last row is 1. With h_l what
-enters layer l, likewise with a last row of 1, and W_l the parameters (n_in + 1, n_out + 1) with the biases as last row,
+A pack is up to `PACK` atoms of one element, features first: (n_in + 1, L), where the last row is 1. With h_l the input
+of layer l, likewise with a last row of 1, and W_l the parameters (n_in + 1, n_out + 1) with the biases as last row,
 
     a_l = W_l^T h_l,   h_l+1 = sigmoid(a_l),   dF/dW_l = h_l (dF/da_l)^T,   dF/da_l = sigmoid'(a_l) (W_l+1 dF/da_l+1)
 
-The last column of W_l makes the row of ones (`ElementNetworks.affine`). So biases cost neither a pass over the atoms
-nor a sum of their own, rows of atoms lie one after the other, and members that share the features are more rows of
-one product.
+The last column of W_l makes the row of ones (`ElementNetworks.augmented`). So biases cost neither a pass over the atoms
+nor a sum of their own, rows of atoms are contiguous, and members that share the features are more rows of one product.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.sums import ragged_range, sum_runs
 
-# Atoms of a pack at most. On a CPU long packs cost less, but pad more where there are several elements. On a GPU sums
+# Most atoms of a pack. On a CPU long packs cost less, but pad more where there are several elements. On a GPU sums
 # over atoms are a partial sum per pack, and short ones keep more of it busy (H100: one member in float32 takes 0.15 ms
 # with 1024, 0.19 with 2048, 0.29 with 4096; many members take the same).
 PACK = {"cpu": 4096, "cuda": 1024}
@@ -35,13 +34,13 @@ class PackedAtoms:
     """The place of each atom in packs of equal length, padded; each pack is of one element."""
 
     element: Tensor  # (R,) int64, ascending
-    of_element: Tensor  # (S,) int64, packs of each element
+    packs_of_element: Tensor  # (S,) int64, number of packs of each element
     length: int  # L
-    place: Tensor | None  # (n_atoms,) int64, of each atom in the packs one after the other; None: one element, in order
+    place: Tensor | None  # (n_atoms,) int64, of each atom in the packs laid end to end; None: one element, in order
 
     @classmethod
     def of(cls, species: Tensor, n_elements: int) -> PackedAtoms:
-        """For `species` (n_atoms,) int64."""
+        """Pack atoms of `species` (n_atoms,) int64."""
         counts = torch.bincount(species, minlength=n_elements)
         largest = max(1, int(counts.max()))
         length = math.ceil(largest / math.ceil(largest / PACK[species.device.type]))  # so that little is padded
@@ -76,7 +75,7 @@ class PackedAtoms:
             packs = order.split(torch.bincount(self.place // self.length, minlength=self.n_packs).tolist())
         size = (self.n_packs, width + 1, self.length)
         arranged = torch.zeros(size, dtype=features.dtype, device=features.device)
-        for pack, atoms in zip(arranged, packs, strict=True):  # nothing as large as the whole stands beside the result
+        for pack, atoms in zip(arranged, packs, strict=True):  # no second array as large as the result
             pack[:width, : len(atoms)] = read_features(features[atoms]).T
             pack[width, : len(atoms)] = 1.0
         return arranged
@@ -97,34 +96,34 @@ class PackedAtoms:
         return flat[:, :n_atoms] if self.place is None else flat.index_select(1, self.place)
 
     def spread(self, by_element: Tensor) -> Tensor:
-        """(S, K, ..) to (R, K, ..): to each pack the values of its element."""
+        """(S, K, ..) to (R, K, ..): give each pack the values of its element."""
         if len(by_element) == 1:
             return by_element.expand(self.n_packs, *by_element.shape[1:])
         return by_element.index_select(0, self.element)
 
     def sum(self, by_pack: Tensor) -> Tensor:
-        """(R, K, ..) to (S, K, ..)."""
-        if len(self.of_element) == 1:
+        """(R, K, ..) to (S, K, ..): sum over the packs of each element."""
+        if len(self.packs_of_element) == 1:
             return by_pack.sum(dim=0, keepdim=True)
-        return sum_runs(by_pack, self.of_element)
+        return sum_runs(by_pack, self.packs_of_element)
 
 
 def forward(networks: ElementNetworks, packed: PackedAtoms, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Outputs, and what `vjp` needs to know of the way to them.
+    """Evaluate networks, and keep the intermediate results that `vjp` needs.
 
     Args:
-        networks: with activation 0, see `ElementNetworks.bare`.
+        networks: with activation 0, see `ElementNetworks.without_offset`.
         inputs: (R, n_in + 1, L), from `PackedAtoms.arrange`.
 
     Returns:
-        (R, K, L), and the sigmoids of each hidden layer, (R K, n + 1, L).
+        outputs (R, K, L), and the sigmoids of each hidden layer, (R K, n + 1, L).
 
     Raises:
         ValueError: networks with another activation.
     """
     if networks.activation != 0:
-        raise ValueError(f"activation: expected 0 (`bare()` gives such networks), got {networks.activation}")
-    first, *others = (packed.spread(layer) for layer in networks.affine)
+        raise ValueError(f"activation: expected 0 (`without_offset()` gives such networks), got {networks.activation}")
+    first, *others = (packed.spread(layer) for layer in networks.augmented)
     # All members share the first layer's inputs: their parameters are rows of one product.
     hidden = torch.bmm(first.transpose(2, 3).flatten(1, 2), inputs)
     hidden = hidden.view(-1, first.shape[3], packed.length)
@@ -138,24 +137,24 @@ def forward(networks: ElementNetworks, packed: PackedAtoms, inputs: Tensor) -> t
 def vjp(
     networks: ElementNetworks, packed: PackedAtoms, inputs: Tensor, sigmoids: Sequence[Tensor], grad_outputs: Tensor
 ) -> Tensor:
-    """Vector-Jacobian product: (K, n_parameters), in the order of `ElementNetworks.flat`.
+    """Vector-Jacobian product of `forward`: (K, n_parameters), in the order of `ElementNetworks.flat`.
 
     Args:
         networks, inputs: as for `forward`, which gave the sigmoids.
-        grad_outputs: (R, K, L), derivatives of a function by the outputs, zero where padded.
+        grad_outputs: (R, K, L), derivatives of a function with respect to the outputs, zero where padded.
     """
     n_packs, n_members = grad_outputs.shape[:2]
-    layers = list(zip(networks.affine, networks.layer_sizes[1:], strict=True))
-    arriving = grad_outputs.reshape(n_packs * n_members, 1, -1)
+    layers = list(zip(networks.augmented, networks.layer_sizes[1:], strict=True))
+    grad = grad_outputs.reshape(n_packs * n_members, 1, -1)  # with respect to the outputs of a layer
     parts: list[Tensor] = []
     for (layer, n_out), sigmoid in zip(layers[:0:-1], reversed(sigmoids), strict=True):
-        # Without the row of ones, from which nothing arrives: 16 rows take little more than half of the time of 17.
-        grad_layer = torch.bmm(arriving[:, :n_out], sigmoid.transpose(1, 2)).transpose(1, 2)
+        # Without the row of ones, which has no gradient: 16 rows take little more than half of the time of 17.
+        grad_layer = torch.bmm(grad[:, :n_out], sigmoid.transpose(1, 2)).transpose(1, 2)
         parts.append(packed.sum(grad_layer.unflatten(0, (n_packs, n_members))))
-        arriving = torch.bmm(packed.spread(layer).flatten(0, 1), arriving)
-        torch.ops.aten.sigmoid_backward.grad_input(arriving, sigmoid, grad_input=arriving)
-    rows = arriving if n_members > 1 else arriving[:, : networks.layer_sizes[1]]
-    together = rows.unflatten(0, (n_packs, n_members)).flatten(1, 2)  # (R, K n_out, L), of several members a row more
+        grad = torch.bmm(packed.spread(layer).flatten(0, 1), grad)
+        torch.ops.aten.sigmoid_backward.grad_input(grad, sigmoid, grad_input=grad)
+    rows = grad if n_members > 1 else grad[:, : networks.layer_sizes[1]]
+    together = rows.unflatten(0, (n_packs, n_members)).flatten(1, 2)  # (R, K n_out, L); one row more each if K > 1
     grad_layer = torch.bmm(inputs, together.transpose(1, 2)).unflatten(2, (n_members, -1)).transpose(1, 2)
     parts.append(packed.sum(grad_layer))
     kept = [part[..., :n_out].flatten(2) for part, (_, n_out) in zip(reversed(parts), layers, strict=True)]

@@ -1,4 +1,4 @@
-"""Rows of the members: what is measured for them, and who is told."""
+"""Rows of the members: validation scores, histories, and observers that are told about them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pyfit_gpu.training.objective import Objective
 
 
 class Validation:
-    """Scores on the validation structures, every so many steps."""
+    """Scores on the validation structures, at regular intervals."""
 
     def __init__(self, objective: Objective | None, template: ElementNetworks, interval: int) -> None:
-        """
+        """Choose when to validate.
+
         Args:
-            objective: None: there are no structures that count.
+            objective: None: no structure validates.
             interval: steps; 0: never.
         """
         self.objective = objective if interval else None
@@ -43,11 +44,12 @@ class Recorder:
     def __init__(
         self, potential: Potential, objective: Objective, template: ElementNetworks, observers: Observers
     ) -> None:
-        """
+        """Gather the observers of every member.
+
         Args:
             potential: all members, as observers see it.
-            objective: of the training structures.
-            observers: of every member, or a function that gives those of each.
+            objective: objective of the training structures.
+            observers: observers of every member, or a function that gives those of each.
         """
         self.potential = potential
         self.objective = objective
@@ -73,7 +75,7 @@ class Recorder:
         """Tell the observers of member k about a row.
 
         Args:
-            parameters: (P,) of the member.
+            parameters: (P,), the member's.
         """
         row = StepRecord(
             step=step,

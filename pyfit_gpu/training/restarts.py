@@ -1,4 +1,4 @@
-"""Members whose loss is too large or no number: new parameters for them, or their end."""
+"""Members whose loss is too large or not a number: they get new parameters, or stop."""
 
 from __future__ import annotations
 
@@ -20,38 +20,40 @@ class Restarts:
     """Decides which members start again, and draws their parameters."""
 
     def __init__(self, potential: Potential, settings: FitSettings, first_member: int, *, random_starts: bool) -> None:
-        """
+        """Note the members and their settings.
+
         Args:
             potential: all members.
             first_member: number of the first, which together with the seed decides what is drawn.
-            random_starts: the parameters were drawn: a member whose loss is no number may draw others.
+            random_starts: whether the parameters were drawn, so that a member whose loss is not a number may draw
+                others.
         """
         self.potential = potential
         self.settings = settings
         self.first_member = first_member
         self.random_starts = random_starts
-        self.failure = ""  # of the last member that failed
+        self.failure = ""  # message about the last member that failed
 
     def is_lost(self, loss: float) -> bool:
-        """Whether a loss is no number, or above the level; without steps there is nothing to start again."""
+        """Whether a loss is not a number, or above the level, which counts only if there are steps to take."""
         level = self.settings.error_restart_level
         return not math.isfinite(loss) or (level > 0 and self.settings.steps > 0 and loss > level)
 
     def may_restart(self, history: MemberHistory) -> bool:
-        """Where a level is given; of random starts, and of several members, also where the loss of one is lost."""
+        """Whether a member whose loss is lost may restart: if there is a level, or if the starts were drawn."""
         wanted = self.settings.error_restart_level > 0 or self.random_starts
         return wanted and self.settings.steps > 0 and history.n_restarts < MAX_RESTARTS
 
     def draw(self, k: int, history: MemberHistory, loss: float) -> Tensor:
-        """New parameters (P,) for member k; its history counts the restart."""
+        """Draw new parameters (P,) for member k, and count the restart in its history."""
         level = self.settings.error_restart_level
         history.n_restarts += 1
         log.warning(
-            "%sstep %d: the loss %.6g eV/atom is %s: restart %d of %d with new weights",
+            "%sstep %d: the loss %.6g eV/atom is %s: restart %d of %d with new parameters",
             self._named(k),
             len(history.loss),
             loss,
-            f"above error_restart_level {level:g}" if level else "no number",
+            f"above error_restart_level {level:g}" if level else "not a number",
             history.n_restarts,
             MAX_RESTARTS,
         )
@@ -59,7 +61,7 @@ class Restarts:
         return self.potential.member(k).randomized(seed, RESTART_MAX_RANDOM).networks.flat()[0]
 
     def end(self, k: int, history: MemberHistory, loss: float) -> None:
-        """Set the status of a member for which there are no restarts (left), see `history.Status`."""
+        """Set the status of a member that has no restarts or none left, see `history.Status`."""
         if self.settings.error_restart_level > 0 and self.settings.steps > 0:
             history.status = "gave up"
             return
@@ -67,7 +69,7 @@ class Restarts:
         step = len(history.loss)
         remedies = ", ".join((*self.settings.optimizer.remedies, "or an error_restart_level"))
         self.failure = (
-            f"after step {step} the loss is {loss}: the weights of step {max(step - 1, 0)} are kept; try {remedies}"
+            f"after step {step} the loss is {loss}: the parameters of step {max(step - 1, 0)} are kept; try {remedies}"
         )
         if not history.loss:
             history.loss.append(loss)

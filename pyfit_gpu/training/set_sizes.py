@@ -17,32 +17,35 @@ from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, cut_block
 from pyfit_gpu.training.loss import LossTerm
 from pyfit_gpu.training.packed_atoms import PackedAtoms
 
-SAMPLE_ATOMS = 20_000  # whose neighbours are counted, at least, of a larger set
+SAMPLE_ATOMS = 20_000  # least number of atoms whose neighbours are counted in a larger set
 
 
 @dataclass(frozen=True)
 class SetSizes:
+    """Sizes of a set and of its lanes and blocks."""
+
     n_atoms: int
     n_structures: int
     largest: int  # atoms of the largest structure
     n_lanes: int
     lane_atoms: int  # atoms of the largest lane; no block has more
-    places: int  # for atoms, arranged by element in blocks
-    ones: int  # of these the ones in blocks of energies alone, where features end with a 1
-    worst_padding: float  # places per atom, of the block with the most
-    in_files: bool  # the features stay in files until they are needed
-    label_atoms: int = 0  # in structures with forces or stress that count
-    pairs: int = 0  # neighbours of these
-    places_for_pairs: int = 0  # the same, with each atom's number rounded up as in the descriptor
-    exact_pairs: bool = True  # counted, not taken from a sample
+    places: int  # places for atoms, padding included, in blocks arranged by element
+    ones: int  # those of them in blocks of energies only, where features end with a 1
+    worst_padding: float  # places per atom in the block with the most padding
+    in_files: bool  # whether the features stay in files until they are needed
+    label_atoms: int = 0  # atoms of structures with forces or stress that count
+    pairs: int = 0  # neighbours of these atoms
+    places_for_pairs: int = 0  # the same with padding, as in the descriptor
+    exact_pairs: bool = True  # whether all neighbours were counted, not those of a sample
 
     @classmethod
     def of(cls, training_set: TrainingSet, terms: Sequence[LossTerm] = (), *, on_gpu: bool = False) -> SetSizes:
-        """
+        """Count the sizes of a set.
+
         Args:
             training_set: on the host.
-            terms: those beside the energy that count.
-            on_gpu: where the training will be.
+            terms: the terms beside the energy that count.
+            on_gpu: whether a GPU will train.
         """
         sizes = training_set.sizes.tolist()
         lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[bool(terms)])
@@ -88,7 +91,7 @@ def _places_by_block(
         for a, b in cut_blocks(sizes[first:end], block_atoms):
             species = training_set.species[ends[first + a] : ends[first + b]]
             with_labels = bool(wanted[first + a : first + b].any())
-            if with_labels:  # for each element as many as for the most frequent one
+            if with_labels:  # every element is padded to the most frequent one
                 places = n_elements * int(torch.bincount(species, minlength=n_elements).max())
             else:
                 places = PackedAtoms.of(species, n_elements).n_places
@@ -97,7 +100,7 @@ def _places_by_block(
 
 
 def _pairs(training_set: TrainingSet, rows: Tensor, label_atoms: int, *, on_gpu: bool) -> tuple[int, int, int]:
-    """Pairs, places for them, and the atoms that have them: of all these structures, or of some evenly chosen."""
+    """Count pairs, places for them and their central atoms, in all of these structures or an even sample."""
     step = max(1, label_atoms // SAMPLE_ATOMS)
     chosen = training_set.select(rows[::step])
     pairs = places = 0

@@ -1,4 +1,4 @@
-"""How to train."""
+"""Settings of a fit."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Keep = Literal["best", "last"]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train. The classic program: LBFGS without line search, learning rate 0.05, keep the last parameters."""
+    """Settings of a fit. The classic program: LBFGS without line search, learning rate 0.05, last parameters kept."""
 
     steps: int = 100
     optimizer: OptimizerSettings = field(default_factory=LBFGSSettings)
     learning_rate_ramp: int = 0  # steps in which the optimiser's learning rate grows to its value, in equal parts
     l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters
-    force_weight: float = 0.0  # Å^2, of the squared error of the forces beside that of the energies per atom
-    stress_weight: float = 0.0  # of the squared error of the virials per atom
+    force_weight: float = 0.0  # Å^2, weight of the squared error of the forces, beside 1 for energies per atom
+    stress_weight: float = 0.0  # weight of the squared error of the virials per atom
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
     error_restart_level: float = 0.0  # eV/atom; a loss above it draws new parameters; 0: never
     validation_interval: int = 1  # steps; 0: never
     patience: int = 0  # validations without improvement after which a member stops; 0: never
-    min_improvement: float = 0.0  # eV/atom, what counts as one
+    min_improvement: float = 0.0  # eV/atom, smallest decrease that counts as an improvement
     target_rmse: float = 0.0  # eV/atom, energy RMSE (validation, or else training) at which a member stops; 0: never
     max_time: float = 0.0  # s of wall clock; training stops before the step that would pass it; 0: never
     keep: Keep = "best"  # parameters of the best validation, or of the last step
-    seed: int | None = None  # of parameters that are drawn
+    seed: int | None = None  # seed of random parameters
 
     def __post_init__(self) -> None:
         whole = ("steps", "validation_interval", "learning_rate_ramp", "patience")
@@ -63,5 +63,5 @@ class FitSettings:
         return min(1.0, (step + 1) / max(1, self.learning_rate_ramp))
 
     def by_name(self) -> dict[str, Any]:
-        """All settings under flat names, those of the optimiser among them; `optimizer` is its name. JSON."""
+        """All settings by name, with those of the optimiser among them and its name as `optimizer`; fit for JSON."""
         return asdict(self) | asdict(self.optimizer) | {"optimizer": self.optimizer.name}

@@ -1,4 +1,4 @@
-"""When a member stops, and which of its validations was the best."""
+"""Decisions about when a member stops, and which of its validations was the best."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Stopping:
 
     best: float = math.inf  # eV/atom, least validation loss
     improved: float = math.inf  # eV/atom, the validation loss that the next improvement is measured from
-    waiting: int = 0  # validations since
+    waiting: int = 0  # validations since that improvement
 
     def count(self, validation: float, min_improvement: float) -> bool:
-        """Take in a validation loss, eV/atom; whether it is the least so far."""
+        """Take in a validation loss, eV/atom; returns whether it is the least so far."""
         is_best = validation < self.best
         if is_best:
             self.best = validation
@@ -29,10 +29,10 @@ class Stopping:
 
 
 def status_after(history: MemberHistory, stopping: Stopping, settings: FitSettings, *, validates: bool) -> Status:
-    """Why a member stops after its last row, or "running".
+    """Decide why a member stops after its last row, or that it is "running".
 
     Args:
-        validates: whether the target is one of the validation error, or else of the training error.
+        validates: whether `target_rmse` is compared with the validation error, or else with the training error.
     """
     reached = history.validation_errors.get(history.step) if validates else history.errors[-1]
     # The steps come last: a fit that is given more of them later goes on only if nothing else stopped it.

@@ -105,7 +105,7 @@ def jacobians(neighbors: Neighbors, species: Tensor) -> None:
 
 
 def memory_line(neighbors: Neighbors, species: Tensor) -> str:
-    """Of tensors, in MiB: the most at one time, the outputs, and the most that one chunk takes."""
+    """Memory of tensors in MiB: the most at one time, the outputs, and the most that one chunk takes."""
     with PeakMemory() as whole:
         outputs = HEADER.raw(neighbors, species)
     largest = 0

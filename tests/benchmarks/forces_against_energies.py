@@ -1,4 +1,4 @@
-"""What forces add: the same network and steps on the silicon DFT set of the examples, with and without them.
+"""Gain from forces: the same network and steps on the silicon DFT set of the examples, with and without them.
 
 python tests/benchmarks/forces_against_energies.py [--steps 200]
 """

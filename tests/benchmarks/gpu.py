@@ -38,7 +38,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}  # of the largest number 
 
 
 def milliseconds(task: Callable[..., object], *arguments: object, repeats: int = 20) -> float:
-    """Of one call, the least of three rounds."""
+    """Time of one call, the least of three rounds."""
     for _ in range(2):
         task(*arguments)
     times = []
@@ -72,7 +72,7 @@ def agree(name: str, found: Tensor, expected: Tensor, dtype: torch.dtype) -> Non
 
 
 class Roofline:
-    """What this GPU can do, measured."""
+    """Limits of this GPU, measured."""
 
     def __init__(self) -> None:
         numbers = torch.empty(2**28, device="cuda")

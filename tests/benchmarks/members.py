@@ -1,4 +1,4 @@
-"""What K networks cost that are trained at once, beside one, on the NIST silicon set of the optional reference data.
+"""Cost of K networks trained at once, compared with one, on the NIST silicon set of the optional reference data.
 
     python tests/benchmarks/members.py [--device cuda] [--members 1 8 32] [--steps 5] [--dtype float64]
 

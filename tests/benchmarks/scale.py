@@ -39,7 +39,7 @@ print(json.dumps([status, time.monotonic() - started, used.ru_utime + used.ru_st
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process."""
+    """Cost of one process."""
 
     seconds: float  # on the clock
     processor: float  # s, of all threads

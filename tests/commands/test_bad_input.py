@@ -90,7 +90,7 @@ def old_outputs() -> None:
 
 
 def place(block: int, line: int) -> str:
-    """What a message must say about where: the line in the file and the structure, both counted from 1."""
+    """Place that a message must name: the line in the file and the structure, both counted from 1."""
     blocks = poscar_blocks("si.poscar.dat")
     return rf"bad\.dat, line {sum(map(len, blocks[:block])) + line + 1}, structure {block + 1}\b"
 
@@ -221,7 +221,7 @@ def test_an_element_that_the_potential_lacks() -> None:
 
 
 def test_a_good_file_and_a_bad_one() -> None:
-    """What was read before the fault is not written."""
+    """Structures that were read before the fault are not written."""
     Path("bad.dat").write_text(change(33, -1, "low"))
     words = ("si.poscar.dat", "bad.dat", "--potential", "si.nn.dat")
     for command in (("prepare", *words, "--out", "new.h5"), ("evaluate", *words, "--out", "new.csv")):

@@ -1,4 +1,4 @@
-"""What the command line understands: verbs, options, help, devices, messages and exit statuses."""
+"""The command line: verbs, options, help, devices, messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -403,7 +403,7 @@ def test_a_gpu_that_does_not_exist(
 
 
 def setup_of(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> tuple[Setup, int]:
-    """What a verb is called with, and the number of threads at that moment."""
+    """Setup that a verb is called with, and the number of threads at that moment."""
     seen: list[tuple[Setup, int]] = []
 
     def record(*args: object, setup: Setup, **keywords: object) -> None:

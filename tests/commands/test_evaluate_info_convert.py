@@ -122,7 +122,7 @@ def test_extxyz_is_on_the_dft_scale() -> None:
 
 
 def test_extxyz_can_be_prepared_again() -> None:
-    """What the network says, with the shift it was said with, is a set without an error."""
+    """Predictions, with the shift that they were made with, are a set without an error."""
     evaluate("--e-shift", "106", out="out.extxyz")
     evaluate("--e-shift", "106", files=("out.extxyz",))
     errors = column("energy_per_atom") - column("reference_energy_per_atom")
@@ -306,7 +306,7 @@ def evaluate_dft(*words: object, out: str) -> str:
 
 
 def test_extxyz_has_forces_and_stress(labelled: list[Frame]) -> None:
-    """As predicted and not as read; ASE reads them. A molecule has no stress."""
+    """Both are predicted, not copied from the input; ASE reads them. A molecule has no stress."""
     evaluate_dft(out="out.extxyz")
     atoms = ase.io.read("out.extxyz", index=":")
     forces, stress = predicted()
@@ -464,7 +464,7 @@ def test_csv_of_members(ensemble: tuple[str, ...], labelled: list[Frame], words:
 
 
 def test_extxyz_of_members(ensemble: tuple[str, ...], labelled: list[Frame]) -> None:
-    """What ASE does not know as a label stays in info and arrays, and is no label when the file is read again."""
+    """Spreads, which ASE does not know as labels, stay in info and arrays, and are no labels when read again."""
     evaluate_members(ensemble, out="out.extxyz")
     found = ase.io.read("out.extxyz", index=":")
     sizes = np.array([frame.n_atoms for frame in labelled])

@@ -215,7 +215,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Complete:
 
 
 def start_from(way: str) -> bytes | None:
-    """What lies at set.h5 before."""
+    """Content of set.h5 beforehand."""
     if way == "new":
         Path("set.h5").unlink(missing_ok=True)
         return None

@@ -155,7 +155,7 @@ class TestSpread:
         assert self.report([1.0, 2.0], [NAN, NAN]) == "spread of the members: mean 1.500, largest 2.000 meV/atom"
 
     def test_no_spread(self) -> None:
-        """As of the stress of molecules."""
+        """Nothing has a spread, as for the stress of molecules."""
         none = np.full(6, NAN)
         text = spread_report("components", "GPa", [none, none], [np.empty(0)] * 2, 4)
         assert text == "spread of the members: no components have one"

@@ -118,7 +118,7 @@ def test_an_array_trains_one_seed_per_task(slurm: Slurm) -> None:
 
 
 def test_two_fits_in_one_task(slurm: Slurm) -> None:
-    """As on a node that is only given as a whole: number 2 N + k is the k-th of task N."""
+    """Two fits share a node that is only given as a whole: number 2 N + k is the k-th of task N."""
     prepare()
     job = slurm.submit("--array=1", "--cpus-per-task=2", "train_array.sh", *TRAIN, **SETTINGS, FITS=2)
     assert slurm.wait(job)["1"].state == "COMPLETED", logs()
@@ -248,7 +248,7 @@ def test_which_exit_statuses_go_back_to_the_queue(slurm: Slurm) -> None:
 
 
 def test_a_cancelled_task_has_time_to_save(slurm: Slurm) -> None:
-    """What the script leaves running is killed as soon as the script has ended."""
+    """Processes that the script leaves running are killed as soon as the script has ended."""
     settings = stand_in(slurm, "trap 'sleep 3; touch saved; exit 143' TERM; touch started; sleep 60 & wait")
     job = slurm.submit("--array=0", "--cpus-per-task=1", "train_array.sh", **settings)
     slurm.until(Path("started").exists, 20, "the start")

@@ -26,7 +26,7 @@ def write(path: Path, n_rows: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def rows_and_values(tmp_path: Path) -> tuple[FeatureRows, np.ndarray]:
-    """Of three files, one of them without a row."""
+    """Rows of three files, one of them without a row, and their values."""
     values = [write(tmp_path / str(k), n, k) for k, n in enumerate((40, 0, 25))]
     files = [FeatureFile(tmp_path / str(k), OFFSET, own.shape) for k, own in enumerate(values)]
     return FeatureRows.of(files), np.concatenate(values)
@@ -98,7 +98,7 @@ class TestTensor:
 
     @pytest.mark.parametrize("share", [0.9, 0.02], ids=["most", "few"])
     def test_memory(self, tmp_path: Path, share: float) -> None:
-        """As float32, from a file of 40 MB: no float64 copy of the whole, nor all that lies between the rows."""
+        """Reading float32 from a file of 40 MB takes no float64 copy of the whole, nor all bytes between the rows."""
         n_rows = 5_000_000 // WIDTH
         values = write(tmp_path / "set", n_rows, 1)
         index = np.flatnonzero(np.random.default_rng(2).random(n_rows) < share)

@@ -171,7 +171,7 @@ def test_share_zero_and_one() -> None:
 
 
 def test_groups_without_validation_are_named() -> None:
-    """Of 3 structures 0.9 leaves round(0.7) = 1 of 1 to train, of 10 it leaves one to validate."""
+    """With 3 structures 0.9 leaves round(0.7) = 1 of 1 to train, with 10 it leaves one to validate."""
     groups = ["three"] * 3 + ["one"] + ["ten"] * 10 + ["two"] * 2
     found = split(groups, [float(k) for k in range(16)], 0.9, 2)
     assert found.groups_without_validation == ("one", "three", "two")

@@ -1,4 +1,4 @@
-"""What is said about a set, added up from its parts."""
+"""Summaries of a set, added up from its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `prepare` reads: the same structures whether files are held or read twice, and in windows of so many atoms."""
+"""Inputs of `prepare`: the same structures whether files are held or read twice, and in windows of so many atoms."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_what_is_held(paths: list[str], limit: str) -> None:
 
 
 def test_single_atoms_come_as_frames(paths: list[str], limit: str) -> None:
-    """Of all shards: whether they are isolated depends on the cell."""
+    """Single atoms of all shards are frames: whether they are isolated depends on the cell."""
     structures = survey(paths, shard=(0, 3), atoms=True).structures
     single = [structure for structure in structures if structure.n_atoms == 1]
     assert single

@@ -150,7 +150,7 @@ def test_refused(read: Read, line: int, text: str, reported: int, message: str) 
 @pytest.mark.parametrize("cell", ["nan", "1e400", "1_0"])
 @pytest.mark.parametrize("atom", ["0 0 {}", "0 {} 0 Si", "0 0 0 1 2 {}", "0 0 {} 1 2 3", "0 0 0 Si 1 2 {}"])
 def test_one_line_like_all_the_others(read: Read, atom: str, cell: str) -> None:
-    """What parses many lines at once must refuse what the parser of single lines refuses."""
+    """The parser of many lines must refuse everything that the parser of single lines refuses."""
     good, bad = atom.format("0.5"), atom.format(cell)
     content = GOOD + BAD.replace("0.0 0.0 0.0\n1.5 1.0 1.25", f"{good}\n{bad}")
     with pytest.raises(InputError, match=rf"line 19, structure 2 .*x y z.*found '{re.escape(bad)}'"):

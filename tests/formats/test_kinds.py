@@ -200,7 +200,7 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
 
 
 def identify(path: str | Path) -> FileKind:
-    """As `info` does."""
+    """Identify a file as `info` does."""
     return kinds.identify(path, COMMAND_KINDS)
 
 

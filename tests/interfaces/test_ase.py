@@ -354,7 +354,7 @@ def members_of(potential: Potential, n_members: int) -> list[Potential]:
 @pytest.mark.parametrize("n_members", [2, 8])
 @pytest.mark.parametrize("skin", [0.0, 0.5])
 def test_members_give_mean_and_spread(silicon: Potential, n_members: int, skin: float) -> None:
-    """Of separate calculators; in float64 whatever the precision of the networks."""
+    """Mean and spread are those of separate calculators; in float64 whatever the precision of the networks."""
     members = members_of(silicon, n_members)
     atoms = crystal(join_members(members), rattle=0.1, skin=skin)
     atoms.get_forces()

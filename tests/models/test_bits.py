@@ -141,7 +141,7 @@ class TestConstruction:
 
 
 class TestFunctions:
-    """What is computed number by number must not depend on where in an array a number stands."""
+    """Elementwise functions must not depend on where in an array a number stands."""
 
     FUNCTIONS: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
         "exp": torch.exp,

@@ -104,7 +104,7 @@ class TestFeatures:
 class TestOrder:
     @pytest.mark.parametrize("name", [*PER_STRUCTURE, *PER_ATOM])
     def test_of_atoms(self, random_frame: MakeFrame, name: str) -> None:
-        """What belongs to an atom goes with it, what belongs to a structure stays."""
+        """Values of an atom go with it, values of a structure stay."""
         compute, tolerance = (PER_STRUCTURE | PER_ATOM)[name]
         potential, rng = make_potential(THREE), np.random.default_rng(3)
         for seed, size in enumerate((2, 5, 9)):
@@ -168,7 +168,7 @@ class TestMissingElements:
 
     @pytest.mark.parametrize(("species", "number"), [(0, 14), (1, 6)])
     def test_a_pure_structure(self, random_frame: MakeFrame, species: int, number: int) -> None:
-        """As if the potential were one of that element, alone and beside structures of several."""
+        """Energies are those of a potential of that element, alone and beside structures of several elements."""
         potential = make_potential(("Si", "C"))
         mixed = random_frame(1, 6, elements=("Si", "C"))
         pure = as_element(random_frame(2, 5), number)

@@ -266,7 +266,7 @@ class TestIsolated:
         )
 
     def test_an_energy_of_zero_is_one(self, atom: Callable[..., Frame]) -> None:
-        """As in sets of energies of formation. And no minus zero in the files."""
+        """A shift of 0 comes out for sets of energies of formation, and no minus zero in the files."""
         (shift,) = isolated_shift([atom("Si", 0.0)], ("Si",), 5.0)
         assert (shift, np.signbit(shift)) == (0.0, False)
 

@@ -44,15 +44,15 @@ def network(force_weight: float = 0.0) -> tuple[Function, Tensor]:
     """The loss of a small network, and where it starts."""
     # The sample's random structures have no neighbours, hence no forces: energies alone are trained on.
     objective = Objective(make_set(sizes=tuple(range(1, 8)) * 6), {"forces": force_weight})
-    like = make_potential(hidden=(10, 10)).networks
+    template = make_potential(hidden=(10, 10)).networks
 
     def loss(x: Tensor) -> Tensor:
         networks = ElementNetworks.from_flat(
-            x[None], like.layer_sizes, n_elements=like.n_elements, activation=like.activation
+            x[None], template.layer_sizes, n_elements=template.n_elements, activation=template.activation
         )
         return loss_of(objective, networks)[0]
 
-    return loss, like.flat()[0]
+    return loss, template.flat()[0]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -455,14 +455,14 @@ def test_a_line_search_comes_back_from_where_the_loss_is_not_a_number() -> None:
 
 
 def handle_together(optimizer: LBFGS, starts: Tensor) -> None:
-    """As on a GPU, with directions computed in advance."""
+    """Handle all members together as on a GPU, with directions computed in advance."""
     optimizer._vectors = VectorsTogether(starts, optimizer.settings.history_size)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("settings", [WOLFE, PLAIN], ids=["wolfe", "plain"])
 def test_vectors_in_one_batch_with_directions_in_advance(name: str, settings: LBFGSSettings) -> None:
-    """As on a GPU: the same decisions, one transfer a round (and one for each step's first direction)."""
+    """The kind for a GPU takes the same decisions, with one transfer a round (and one for a step's first direction)."""
     function, start = CASES[name]
     starts = start + 0.1 * draw(4, len(start))
     one_by_one, batched = LBFGS(starts, settings), LBFGS(starts, settings)

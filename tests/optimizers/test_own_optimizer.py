@@ -134,14 +134,14 @@ def states(settings: FitSettings, sets: tuple[TrainingSet, TrainingSet], **optio
 def test_it_trains(sets: tuple[TrainingSet, TrainingSet]) -> None:
     """Step by step what torch.optim.SGD makes of the same loss."""
     history, _ = states(SETTINGS, sets)
-    objective, like = Objective(sets[0]), make_potential().networks
+    objective, template = Objective(sets[0]), make_potential().networks
     for k, member in enumerate(history.members):
         flat = make_potential().random_members(range(3), 3).networks.flat()[k : k + 1].requires_grad_(True)
         reference = torch.optim.SGD([flat], lr=0.2)
         losses = []
         for _ in range(13):
             reference.zero_grad()
-            loss = loss_of(objective, like.with_flat(flat))
+            loss = loss_of(objective, template.with_flat(flat))
             losses.append(loss.item())
             loss.sum().backward()
             reference.step()

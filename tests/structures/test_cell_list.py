@@ -200,7 +200,7 @@ def test_pairs_at_the_cutoff_on_lattice_points(
 def test_memory_is_that_of_the_pairs(
     random_frame: MakeFrame, sizes: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a GPU may take at once is not what a few atoms need."""
+    """A few atoms need less memory than a GPU may take at once."""
     monkeypatch.setitem(cell_list._LIMITS, "cpu", cell_list._LIMITS["cuda"])
     structures = Structures.from_frames([random_frame(n, n, length=8 + n / 5) for n in sizes])
     lists = bins.make_lists(bins.make_grid(structures, 4.0))

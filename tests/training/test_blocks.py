@@ -89,9 +89,9 @@ def many(elements: Sequence[str] = ("Si",), seed: int = 0) -> TrainingSet:
 
 
 def points_of(training_set: TrainingSet, n_members: int = 2) -> tuple[ElementNetworks, Tensor]:
-    like = make_potential(training_set.descriptor.elements).networks
+    template = make_potential(training_set.descriptor.elements).networks
     rng = np.random.default_rng(3)
-    return like, torch.from_numpy(rng.normal(size=(n_members, like.n_parameters)))
+    return template, torch.from_numpy(rng.normal(size=(n_members, template.n_parameters)))
 
 
 ELEMENTS = [("Si",), ("Si", "C")]
@@ -101,11 +101,11 @@ ELEMENTS = [("Si",), ("Si", "C")]
 class TestSums:
     def test_block_size_changes_only_the_rounding(self, elements: tuple[str, ...]) -> None:
         training_set = many(elements)
-        like, points = points_of(training_set)
-        expected = Objective(training_set, n_lanes=1, block_atoms=10**9).evaluate(points, like)
+        template, points = points_of(training_set)
+        expected = Objective(training_set, n_lanes=1, block_atoms=10**9).evaluate(points, template)
         assert expected.gradient is not None
         for n_lanes, block_atoms in ((1, 1), (1, 100), (3, 977), (24, 4096), (24, 1)):
-            found = Objective(training_set, n_lanes=n_lanes, block_atoms=block_atoms).evaluate(points, like)
+            found = Objective(training_set, n_lanes=n_lanes, block_atoms=block_atoms).evaluate(points, template)
             torch.testing.assert_close(found.errors.loss, expected.errors.loss, rtol=1e-13, atol=0)
             torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-11, atol=1e-13)
             torch.testing.assert_close(found.energies, expected.energies, rtol=1e-12, atol=1e-13)
@@ -113,14 +113,14 @@ class TestSums:
     @pytest.mark.usefixtures("threads")
     def test_bits_do_not_depend_on_threads_or_members(self, elements: tuple[str, ...]) -> None:
         training_set = many(elements)
-        like, points = points_of(training_set, 4)
+        template, points = points_of(training_set, 4)
         seen = set()
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             objective = Objective(training_set)
             assert len(objective.lanes) > 2
             for chosen in ([0, 1, 2, 3], [2], [3, 2]):
-                found = objective.evaluate(points[chosen], like)
+                found = objective.evaluate(points[chosen], template)
                 assert found.gradient is not None
                 own = chosen.index(2)
                 parts = (found.errors.loss[own], found.errors.energy[own], found.energies[own], found.gradient[own])
@@ -131,16 +131,16 @@ class TestSums:
     def test_with_forces_and_stress(self, elements: tuple[str, ...], mixed_frames: MakeFrames) -> None:
         frames = [frame for seed in range(3) for frame in mixed_frames(elements, seed)]
         training_set = build_training_set(Structures.from_frames(frames), make_potential(elements))
-        like, points = points_of(training_set, 3)
+        template, points = points_of(training_set, 3)
         weights = {"forces": 0.3, "stress": 0.2}
-        expected = Objective(training_set, weights, block_atoms=10**6).evaluate(points, like)
+        expected = Objective(training_set, weights, block_atoms=10**6).evaluate(points, template)
         seen = set()
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             for chosen in ([0, 1, 2], [1]):
                 objective = Objective(training_set, weights, block_atoms=7)
                 assert len(objective.lanes[0]) > 5
-                found = objective.evaluate(points[chosen], like)
+                found = objective.evaluate(points[chosen], template)
                 own = chosen.index(1)
                 errors = found.errors
                 assert found.gradient is not None
@@ -164,20 +164,20 @@ class TestManyStructures:
     @pytest.mark.usefixtures("threads")
     def test_bits(self, training_set: TrainingSet) -> None:
         """At several points: another order of summation rounds alike now and then."""
-        like = make_potential(hidden=(2,)).networks
-        points = torch.from_numpy(np.random.default_rng(3).normal(size=(6, like.n_parameters)))
+        template = make_potential(hidden=(2,)).networks
+        points = torch.from_numpy(np.random.default_rng(3).normal(size=(6, template.n_parameters)))
         seen = set()
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             objective = Objective(training_set)
-            together = objective.evaluate(points, like).errors.loss
-            alone = torch.cat([objective.evaluate(point[None], like).errors.loss for point in points])
+            together = objective.evaluate(points, template).errors.loss
+            alone = torch.cat([objective.evaluate(point[None], template).errors.loss for point in points])
             seen |= {together.numpy().tobytes(), alone.numpy().tobytes()}
         assert len(seen) == 1
 
     @pytest.mark.usefixtures("threads")
     def test_label_weights(self, training_set: TrainingSet) -> None:
-        """Of several weights: another order of summation rounds alike now and then."""
+        """Several sets of weights are tried: another order of summation can round to the same by chance."""
         rng = np.random.default_rng(2)
         for _ in range(8):
             weight = torch.from_numpy(10 ** rng.uniform(-6, 6, len(training_set)))
@@ -194,36 +194,38 @@ class TestBlock:
     def test_factors_scale_each_structure(self) -> None:
         """The gradient of sum_s factor_s share_s (error_s)^2, member by member."""
         training_set = make_set([3, 1, 4, 2], ("Si", "C"), weight=[1.0, 0.5, 2.0, 0.0])
-        like, points = points_of(training_set)
+        template, points = points_of(training_set)
         block = Block(training_set, LabelWeights.of(training_set), memory=0.0)
         factor = torch.tensor([[1.0, 0.0, 0.25, 7.0], [0.5, 1.0, 0.0, 1.0]], dtype=torch.float64)
         leaf = points.clone().requires_grad_()
         target = training_set.energy_used / training_set.sizes
         layout = ElementLayout.of(training_set.species, 2)
-        error = block.value(like.with_flat(points).bare(), None, gradient=False).energies - target
+        error = block.value(template.with_flat(points).without_offset(), None, gradient=False).energies - target
 
         def square(leaf: Tensor) -> Tensor:
-            atomic = layout.restore(like.with_flat(leaf)(layout.arrange(training_set.features)))[..., 0]
+            atomic = layout.restore(template.with_flat(leaf)(layout.arrange(training_set.features)))[..., 0]
             of_structure = torch.repeat_interleave(training_set.sizes)
             energy = torch.zeros(2, 4, dtype=torch.float64).index_add(1, of_structure, atomic)
             weight = training_set.weight / training_set.weight.sum()
             return ((energy / training_set.sizes - target) ** 2 * weight * factor).sum()
 
         (expected,) = torch.autograd.grad(square(leaf), leaf)
-        value = block.value(like.with_flat(points).bare(), factor, gradient=True)
-        torch.testing.assert_close(like.of_bare(value.gradient), expected, rtol=1e-12, atol=1e-14)
+        value = block.value(template.with_flat(points).without_offset(), factor, gradient=True)
+        torch.testing.assert_close(
+            template.gradient_from_without_offset(value.gradient), expected, rtol=1e-12, atol=1e-14
+        )
         torch.testing.assert_close(value.energies - target, error, rtol=0, atol=0)
-        assert block.value(like.with_flat(points).bare(), None, gradient=False).gradient is None
+        assert block.value(template.with_flat(points).without_offset(), None, gradient=False).gradient is None
         assert block.kept_bytes == 0
 
     def test_a_block_forgets_the_set(self) -> None:
         """Tensors of its own: changing the set afterwards changes nothing."""
         training_set = make_set([3, 1, 4])
-        like, points = points_of(training_set)
+        template, points = points_of(training_set)
         block = Block(training_set, LabelWeights.of(training_set), memory=0.0)
-        before = block.value(like.with_flat(points).bare(), None, gradient=True)
+        before = block.value(template.with_flat(points).without_offset(), None, gradient=True)
         training_set.features.fill_(0.0)
-        after = block.value(like.with_flat(points).bare(), None, gradient=True)
+        after = block.value(template.with_flat(points).without_offset(), None, gradient=True)
         assert before.gradient is not None
         assert after.gradient is not None
         assert torch.equal(before.gradient, after.gradient)

@@ -29,7 +29,7 @@ WEIGHTS = {"forces": 0.3, "stress": 0.7}
 
 
 class Wire:
-    """What `torch.distributed` does for a group, between threads."""
+    """Stand-in for `torch.distributed`, between threads."""
 
     def __init__(self, size: int) -> None:
         self.rank = threading.local()

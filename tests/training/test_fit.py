@@ -140,8 +140,10 @@ def weights_of(potential: Potential) -> bytes:
 
 def start_at(potential: Potential, weights: Tensor) -> Potential:
     """The same potential with copies of other weights (1, n_parameters)."""
-    like = potential.networks
-    networks = like.from_flat(weights.clone(), like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+    template = potential.networks
+    networks = template.from_flat(
+        weights.clone(), template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
     return replace(potential, networks=networks, energy_shift=potential.energy_shift.clone())
 
 
@@ -210,7 +212,7 @@ class TestAgainstTorch:
         np.testing.assert_allclose(fit(potential, known, settings=CLASSIC).loss, expected, rtol=1e-10, atol=0)
 
     def test_energies_and_validation_of_the_rows(self, tmp_path: Path) -> None:
-        """What a row says is what its own weights give, in the order of the training structures."""
+        """A row holds the energies of its own weights, in the order of the training structures."""
         train, validation = make_set([2, 1, 3, 4], seed=1), make_set([3, 2], seed=2)
         potential, recorder = make_potential(), Recorder()
         predicted = []
@@ -263,7 +265,7 @@ class TestRows:
         assert len(fit(make_potential(), make_set(), settings=FitSettings(steps=2)).loss) == 3
 
     def test_the_potential_has_the_weights_of_the_row(self) -> None:
-        """As it goes, so that backups are of their step, and at the end."""
+        """The potential follows while training goes on, so that backups are of their step, and at the end."""
         potential, recorder = make_potential(), Recorder()
         before = potential.networks.flat()
         fit(potential, make_set(), steps=3, observers=[recorder])

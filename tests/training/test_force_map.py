@@ -28,16 +28,20 @@ MEMORIES = {"kept": 1.0, "partly": 0.5, "recomputed": 0.0}  # share of what all 
 
 
 def several_members(potential: Potential, n_members: int, seed: int = 11) -> Potential:
-    like = potential.networks
-    flat = torch.from_numpy(np.random.default_rng(seed).normal(size=(n_members, like.n_parameters)))
-    networks = ElementNetworks.from_flat(flat, like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+    template = potential.networks
+    flat = torch.from_numpy(np.random.default_rng(seed).normal(size=(n_members, template.n_parameters)))
+    networks = ElementNetworks.from_flat(
+        flat, template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
     return replace(potential, networks=networks)
 
 
 def member_of(potential: Potential, member: int) -> Potential:
-    like = potential.networks
-    flat = like.flat()[member : member + 1]
-    networks = like.from_flat(flat, like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+    template = potential.networks
+    flat = template.flat()[member : member + 1]
+    networks = template.from_flat(
+        flat, template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
     return replace(potential, networks=networks)
 
 
@@ -233,7 +237,7 @@ class TestMemory:
             assert_equal_to(force_map.vjp(*gradients), back)
 
     def test_never_more_than_given(self, sample: Sample, batch_sizes: list[int]) -> None:
-        """What is counted is what is kept, and one byte less than all cannot hold all."""
+        """The bytes counted are those kept, and one byte less than all cannot hold all."""
         whole = full_size(sample.set, sample.rows)
         seen = set()
         for memory in (0, 1, whole // 7, whole // 3, whole // 2, whole - 1, whole, 2 * whole):
@@ -282,7 +286,7 @@ class TestTranspose:
 
     @pytest.mark.parametrize("memory", ["kept", "recomputed"])
     def test_a_loss_of_one_of_them(self, sample: Sample, memory: str) -> None:
-        """What is not used gets no derivative; expanded gradients, as those of a sum, are taken too."""
+        """Unused results get no derivative; expanded gradients, as those of a sum, are accepted too."""
         force_map = sample.map(memory=memory)
         inputs = sample.inputs(force_map).requires_grad_(True)
         forces, virials = force_map(inputs)
@@ -299,7 +303,7 @@ class TestTranspose:
 
 class TestPositions:
     def test_a_set_without_positions(self, sample: Sample) -> None:
-        """As a text set is; the message says what to do."""
+        """A text set has no positions; the message says what to do."""
         blind = replace(sample.set, positions=torch.full_like(sample.set.positions, NAN))
         with pytest.raises(InputError, match=r"needs positions.*text set cannot.*HDF5 set made from structures does"):
             ForceMap(blind, sample.rows, virials=False, memory=math.inf)

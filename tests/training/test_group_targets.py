@@ -33,12 +33,12 @@ def training_set() -> TrainingSet:
 
 
 @pytest.fixture
-def like() -> ElementNetworks:
+def template() -> ElementNetworks:
     return make_potential(("Si", "C")).networks
 
 
-def drawn(like: ElementNetworks, n_members: int = 1) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(4).normal(size=(n_members, like.n_parameters)))
+def drawn(template: ElementNetworks, n_members: int = 1) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(4).normal(size=(n_members, template.n_parameters)))
 
 
 def errors_per_atom(training_set: TrainingSet, networks: ElementNetworks, member: int = 0) -> list[float]:
@@ -61,7 +61,7 @@ def errors_per_atom(training_set: TrainingSet, networks: ElementNetworks, member
 
 
 def group_rmse(training_set: TrainingSet, networks: ElementNetworks, member: int = 0) -> dict[str, float]:
-    """Of each group with a weight."""
+    """RMSE of each group with a weight."""
     errors, found = errors_per_atom(training_set, networks, member), {}
     for group in sorted(set(training_set.groups)):
         own = [k for k, name in enumerate(training_set.groups) if name == group]
@@ -85,9 +85,9 @@ def expected_loss(
 
 
 class TestLoss:
-    def test_against_plain_sums(self, training_set: TrainingSet, like: ElementNetworks) -> None:
-        points = drawn(like, 3)
-        networks = like.with_flat(points)
+    def test_against_plain_sums(self, training_set: TrainingSet, template: ElementNetworks) -> None:
+        points = drawn(template, 3)
+        networks = template.with_flat(points)
         rmse = group_rmse(training_set, networks)
         assert len({round(value, 6) for value in rmse.values()}) == 3
         cases = (
@@ -99,28 +99,29 @@ class TestLoss:
             {"a": 9.0, "b": 9.0, "c": 9.0},
         )
         for targets in cases:
-            found = Objective(training_set, targets=targets).evaluate(points, like)
+            found = Objective(training_set, targets=targets).evaluate(points, template)
             expected = [expected_loss(training_set, networks, targets, member) for member in range(3)]
             np.testing.assert_allclose(found.errors.loss, expected, rtol=1e-12, atol=1e-14)
 
-    def test_the_rmse_knows_no_target(self, training_set: TrainingSet, like: ElementNetworks) -> None:
-        """What is logged is the error, not what it costs."""
-        points = drawn(like)
+    def test_the_rmse_knows_no_target(self, training_set: TrainingSet, template: ElementNetworks) -> None:
+        """The error is logged, not its cost."""
+        points = drawn(template)
         plain, aimed = (Objective(training_set, targets=targets) for targets in ({}, {"a": 9.0, "b": 0.1}))
-        found = [objective.evaluate(points, like) for objective in (plain, aimed)]
+        found = [objective.evaluate(points, template) for objective in (plain, aimed)]
         assert torch.equal(found[0].errors.energy, found[1].errors.energy)
         assert float(found[0].errors.loss) == pytest.approx(float(found[0].errors.energy), rel=1e-13)
         assert float(found[1].errors.loss) < float(found[0].errors.loss)
         by_group = aimed.group_errors(found[1].energies)[0].tolist()
-        expected = group_rmse(training_set, like.with_flat(points))
+        expected = group_rmse(training_set, template.with_flat(points))
         assert aimed.groups.names == ["a", "b", "c", "d"]
         assert by_group[:3] == pytest.approx([expected[name] for name in "abc"], rel=1e-12)
         assert math.isnan(by_group[3])
 
-    def test_targets_of_zero_are_none(self, training_set: TrainingSet, like: ElementNetworks) -> None:
-        points = drawn(like)
+    def test_targets_of_zero_are_none(self, training_set: TrainingSet, template: ElementNetworks) -> None:
+        points = drawn(template)
         found = [
-            Objective(training_set, targets=targets).evaluate(points, like) for targets in ({}, {"a": 0.0, "b": 0.0})
+            Objective(training_set, targets=targets).evaluate(points, template)
+            for targets in ({}, {"a": 0.0, "b": 0.0})
         ]
         assert torch.equal(found[0].errors.loss, found[1].errors.loss)
         assert found[0].gradient is not None
@@ -137,92 +138,92 @@ class TestLoss:
             FitSettings(group_targets={"a": target})
 
 
-def differences(objective: Objective, point: Tensor, like: ElementNetworks, step: float = 1e-6) -> list[float]:
+def differences(objective: Objective, point: Tensor, template: ElementNetworks, step: float = 1e-6) -> list[float]:
     """Central ones, by every weight."""
-    moves = step * torch.eye(like.n_parameters, dtype=torch.float64)
-    up = objective.evaluate(point + moves, like, gradient=False).errors.loss
-    down = objective.evaluate(point - moves, like, gradient=False).errors.loss
+    moves = step * torch.eye(template.n_parameters, dtype=torch.float64)
+    up = objective.evaluate(point + moves, template, gradient=False).errors.loss
+    down = objective.evaluate(point - moves, template, gradient=False).errors.loss
     return ((up - down) / (2 * step)).tolist()
 
 
 class TestGradient:
     @pytest.mark.parametrize("share", [0.0, 0.5, 0.99, 1.01, 3.0], ids=lambda share: f"target {share} e")
-    def test_against_differences(self, training_set: TrainingSet, like: ElementNetworks, share: float) -> None:
+    def test_against_differences(self, training_set: TrainingSet, template: ElementNetworks, share: float) -> None:
         """Above the target, just above, just below, far below; another group has a target of its own."""
-        point = drawn(like)
-        rmse = group_rmse(training_set, like.with_flat(point))
+        point = drawn(template)
+        rmse = group_rmse(training_set, template.with_flat(point))
         objective = Objective(training_set, targets={"a": share * rmse["a"], "c": 0.3 * rmse["c"], "d": 0.1})
-        gradient = objective.evaluate(point, like).gradient
+        gradient = objective.evaluate(point, template).gradient
         assert gradient is not None
-        np.testing.assert_allclose(gradient[0], differences(objective, point, like), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(gradient[0], differences(objective, point, template), rtol=1e-6, atol=1e-9)
 
-    def test_at_the_target(self, training_set: TrainingSet, like: ElementNetworks) -> None:
+    def test_at_the_target(self, training_set: TrainingSet, template: ElementNetworks) -> None:
         """Where e_g passes t_g the loss is smooth: the group adds nothing to the gradient there."""
-        point = drawn(like)
-        rmse = group_rmse(training_set, like.with_flat(point))
+        point = drawn(template)
+        rmse = group_rmse(training_set, template.with_flat(point))
         gradients = []
         for target in (rmse["a"] * (1 - 1e-9), rmse["a"], rmse["a"] * (1 + 1e-9)):
             objective = Objective(training_set, targets={"a": target})
-            gradient = objective.evaluate(point, like).gradient
+            gradient = objective.evaluate(point, template).gradient
             assert gradient is not None
             gradients.append(gradient[0])
-            np.testing.assert_allclose(gradient[0], differences(objective, point, like), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(gradient[0], differences(objective, point, template), rtol=1e-5, atol=1e-6)
         without = replace(training_set, weight=training_set.weight * torch.tensor([name != "a" for name in GROUPS]))
-        others = Objective(without).evaluate(point, like)
+        others = Objective(without).evaluate(point, template)
         assert others.gradient is not None
         share = float(without.weight.sum() / training_set.weight.sum())
         for gradient in gradients:
             np.testing.assert_allclose(gradient, math.sqrt(share) * others.gradient[0], rtol=1e-7, atol=1e-8)
 
-    def test_every_group_below_its_target(self, training_set: TrainingSet, like: ElementNetworks) -> None:
-        found = Objective(training_set, targets=dict.fromkeys("abcd", 99.0)).evaluate(drawn(like), like)
+    def test_every_group_below_its_target(self, training_set: TrainingSet, template: ElementNetworks) -> None:
+        found = Objective(training_set, targets=dict.fromkeys("abcd", 99.0)).evaluate(drawn(template), template)
         assert found.gradient is not None
         assert found.errors.loss.tolist() == [0.0]
         assert found.gradient.count_nonzero() == 0
 
-    def test_a_group_that_is_exact(self, like: ElementNetworks) -> None:
+    def test_a_group_that_is_exact(self, template: ElementNetworks) -> None:
         """Its error of 0 divides nothing, target or not."""
         training_set = make_set(SIZES, ("Si", "C"), groups=GROUPS)
-        point = drawn(like)
-        exact = Objective(training_set).evaluate(point, like).energies[0] * training_set.sizes
+        point = drawn(template)
+        exact = Objective(training_set).evaluate(point, template).energies[0] * training_set.sizes
         own = torch.tensor([name == "b" for name in GROUPS])
         training_set = replace(training_set, energy=torch.where(own, exact, training_set.energy))
         for targets in ({"a": 0.1}, {"a": 0.1, "b": 0.2}):
-            found = Objective(training_set, targets=targets).evaluate(point, like)
+            found = Objective(training_set, targets=targets).evaluate(point, template)
             assert found.gradient is not None
             assert found.gradient.isfinite().all()
 
-    def test_not_a_number_stays_so(self, training_set: TrainingSet, like: ElementNetworks) -> None:
-        point = drawn(like)
+    def test_not_a_number_stays_so(self, training_set: TrainingSet, template: ElementNetworks) -> None:
+        point = drawn(template)
         point[0, -1] = math.nan
-        found = Objective(training_set, targets=dict.fromkeys("abc", 99.0)).evaluate(point, like)
+        found = Objective(training_set, targets=dict.fromkeys("abc", 99.0)).evaluate(point, template)
         assert math.isnan(float(found.errors.loss))
 
     def test_with_forces_and_stress(self, mixed_frames: Callable[..., list[Frame]]) -> None:
         """Targets are of energies alone: below them only forces and stress are left."""
         structures = Structures.from_frames([frame for seed in (0, 1) for frame in mixed_frames(seed=seed)])
         training_set = build_training_set(structures, make_potential())
-        like = make_potential().networks
-        point = drawn(like)
+        template = make_potential().networks
+        point = drawn(template)
         weights = {"forces": 0.3, "stress": 0.2}
-        plain = Objective(training_set, weights).evaluate(point, like)
+        plain = Objective(training_set, weights).evaluate(point, template)
         for target in (0.5 * float(plain.errors.energy), 2 * float(plain.errors.energy)):
             objective = Objective(training_set, weights, targets={"made": target})
-            found = objective.evaluate(point, like)
+            found = objective.evaluate(point, template)
             missing = float(plain.errors.energy) ** 2 - max(0.0, float(plain.errors.energy) - target) ** 2
             assert float(found.errors.loss) ** 2 == pytest.approx(float(plain.errors.loss) ** 2 - missing, rel=1e-12)
             assert found.gradient is not None
-            np.testing.assert_allclose(found.gradient[0], differences(objective, point, like), rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(found.gradient[0], differences(objective, point, template), rtol=1e-6, atol=1e-8)
 
-    def test_members_do_not_mix(self, training_set: TrainingSet, like: ElementNetworks) -> None:
+    def test_members_do_not_mix(self, training_set: TrainingSet, template: ElementNetworks) -> None:
         """Each has its own errors, some above the target and some below."""
-        points = drawn(like, 3)
-        rmse = [group_rmse(training_set, like.with_flat(points), member)["a"] for member in range(3)]
+        points = drawn(template, 3)
+        rmse = [group_rmse(training_set, template.with_flat(points), member)["a"] for member in range(3)]
         objective = Objective(training_set, targets={"a": sorted(rmse)[1]})
-        together = objective.evaluate(points, like)
+        together = objective.evaluate(points, template)
         assert together.gradient is not None
         for k in range(3):
-            alone = objective.evaluate(points[k : k + 1], like)
+            alone = objective.evaluate(points[k : k + 1], template)
             assert alone.gradient is not None
             assert torch.equal(alone.errors.loss[0], together.errors.loss[k])
             assert torch.equal(alone.gradient[0], together.gradient[k])

@@ -165,7 +165,7 @@ class TestSeeds:
             assert_alike(first.members[2 + k], later.members[k])
 
     def test_the_first_member_is_the_classic_start(self) -> None:
-        """As a network that is drawn without members."""
+        """The first member starts as a network that is drawn without members."""
         train, _ = sets()
         drawn = make_potential().randomized(SETTINGS.seed)
         assert_alike(

@@ -98,7 +98,7 @@ def larger(crystal: tuple[TrainingSet, Potential]) -> tuple[TrainingSet, Potenti
 
 
 class TestHeld:
-    """What is there all the time, against the tensors themselves."""
+    """Memory that is held all the time, against the tensors themselves."""
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_features_and_labels(self, elements: tuple[str, ...], dtype: torch.dtype) -> None:
@@ -153,7 +153,7 @@ class TestHeld:
 
 
 class TestForAMoment:
-    """What an evaluation takes besides: never more than planned, and not much less."""
+    """Temporary memory of an evaluation: never more than planned, and not much less."""
 
     def peak(self, objective: Objective, potential: Potential) -> int:
         points = potential.networks.flat()

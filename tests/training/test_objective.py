@@ -81,8 +81,10 @@ def random_networks(training_set: TrainingSet, *, n_members: int = 1, activation
     return networks_of(flat, start), flat
 
 
-def networks_of(flat: Tensor, like: ElementNetworks) -> ElementNetworks:
-    return ElementNetworks.from_flat(flat, like.layer_sizes, n_elements=like.n_elements, activation=like.activation)
+def networks_of(flat: Tensor, template: ElementNetworks) -> ElementNetworks:
+    return ElementNetworks.from_flat(
+        flat, template.layer_sizes, n_elements=template.n_elements, activation=template.activation
+    )
 
 
 class TestLoss:
@@ -334,7 +336,7 @@ WEIGHTS: dict[str, LossWeights] = {
 
 @dataclass(frozen=True)
 class Expected:
-    """Of one member, by the formulas, structure after structure."""
+    """Expected values of one member, by the formulas, structure by structure."""
 
     loss: float
     energy: float
@@ -403,9 +405,9 @@ def memory_of(training_set: TrainingSet, memory: str) -> float:
     return {"kept": whole, "partly": whole // 2, "recomputed": 0}[memory]
 
 
-def gradient_of(objective: Objective, flat: Tensor, like: ElementNetworks) -> Tensor:
+def gradient_of(objective: Objective, flat: Tensor, template: ElementNetworks) -> Tensor:
     leaf = flat.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss_of(objective, networks_of(leaf, like)).sum(), leaf)
+    (gradient,) = torch.autograd.grad(loss_of(objective, networks_of(leaf, template)).sum(), leaf)
     return gradient
 
 
@@ -446,7 +448,7 @@ class TestForcesAndStress:
                 np.testing.assert_allclose(part, [getattr(one, name) for one in expected], rtol=1e-12)
 
     def test_every_term_counts(self, frames: list[Frame], elements: tuple[str, ...]) -> None:
-        """What the comparison above compares are not numbers too small to matter."""
+        """The comparison above compares numbers that are large enough to matter."""
         networks, _ = random_networks(set_of(frames, elements))
         (one,) = expected_errors(frames, networks, {})
         (with_forces,) = expected_errors(frames, networks, WEIGHTS["forces"])
@@ -458,7 +460,7 @@ class TestForcesAndStress:
     def test_gradient_against_differences(
         self, frames: list[Frame], elements: tuple[str, ...], n_members: int, memory: str
     ) -> None:
-        """Of the NumPy loss, along random directions in the weights in which nothing cancels, to fourth order."""
+        """Differences of the NumPy loss, along random directions in which nothing cancels, to fourth order."""
         training_set = set_of(frames, elements)
         networks, flat = random_networks(training_set, n_members=n_members)
         weights = WEIGHTS["both"]

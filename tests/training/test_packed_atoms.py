@@ -49,16 +49,16 @@ def through_packs(
     packed = PackedAtoms.of(species, networks.n_elements)
     inputs = packed.arrange(features)
     with torch.no_grad():
-        bare = networks.bare()
-        outputs, sigmoids = forward(bare, packed, inputs)
-        found = vjp(bare, packed, inputs, sigmoids, packed.arrange_values(grad_outputs))
-        return packed.restore(outputs, len(species)), networks.of_bare(found)
+        plain = networks.without_offset()
+        outputs, sigmoids = forward(plain, packed, inputs)
+        found = vjp(plain, packed, inputs, sigmoids, packed.arrange_values(grad_outputs))
+        return packed.restore(outputs, len(species)), networks.gradient_from_without_offset(found)
 
 
 @pytest.mark.parametrize(("hidden", "activation", "shape"), CASES)
 class TestWrittenOutGradient:
     def test_against_autograd(self, hidden: tuple[int, ...], activation: int, shape: tuple[int, int]) -> None:
-        """Of a plain call of the same networks, for any derivatives by the outputs."""
+        """A plain call of the same networks gives the same, for any derivatives with respect to the outputs."""
         networks, flat = random_networks((6, *hidden, 1), shape, activation)
         species, features, grad_outputs = random_atoms(shape[1], 6, shape[0])
         layout = ElementLayout.of(species, shape[1])
@@ -72,7 +72,7 @@ class TestWrittenOutGradient:
     def test_against_central_differences(
         self, hidden: tuple[int, ...], activation: int, shape: tuple[int, int]
     ) -> None:
-        """Of every parameter of the last member; differences know nothing of autograd."""
+        """Differences in every parameter of the last member, which know nothing of autograd, give the same."""
         networks, flat = random_networks((3, *hidden, 1), shape, activation)
         species, features, grad_outputs = random_atoms(shape[1], 3, shape[0])
         point = flat.detach()
@@ -96,7 +96,7 @@ class TestPackedAtoms:
     def test_every_atom_stands_in_a_run_of_its_element(self, n_elements: int) -> None:
         species, features, _ = random_atoms(n_elements, 4, 1)
         packed = PackedAtoms.of(species, n_elements)
-        assert torch.equal(torch.bincount(packed.element, minlength=n_elements), packed.of_element)
+        assert torch.equal(torch.bincount(packed.element, minlength=n_elements), packed.packs_of_element)
         inputs = packed.arrange(features)
         assert inputs.shape == (packed.n_packs, 5, packed.length)
         for element in range(n_elements):
@@ -119,13 +119,13 @@ class TestPackedAtoms:
         packed = PackedAtoms.of(species, n_elements)
         largest = int(torch.bincount(species).max())
         assert 8 <= packed.length <= 16
-        assert int(packed.of_element.max()) * packed.length < largest + 8 * int(packed.of_element.max())
+        assert int(packed.packs_of_element.max()) * packed.length < largest + 8 * int(packed.packs_of_element.max())
 
 
 def test_an_element_without_atoms_has_no_run_and_no_gradient() -> None:
     networks, _ = random_networks((3, 4, 1), (2, 3), 1)
     species = torch.tensor([2, 0, 2, 2])
-    assert PackedAtoms.of(species, 3).of_element.tolist() == [1, 0, 1]
+    assert PackedAtoms.of(species, 3).packs_of_element.tolist() == [1, 0, 1]
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(4, 3, dtype=torch.float64, generator=generator)
     _, gradient = through_packs(networks, species, features, torch.ones(2, 4, dtype=torch.float64))

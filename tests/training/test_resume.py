@@ -126,7 +126,7 @@ class Cut:
 
 
 def steps_of(state: FitState) -> int:
-    """Of the member that has taken most."""
+    """Steps of the member that has taken most."""
     return max(len(member["history"]["loss"]) - 1 for member in state.members)
 
 
@@ -400,7 +400,7 @@ def test_a_log_that_begins_after_the_last_step(
 def test_a_changed_weight_is_evaluated_anew(
     with_forces: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a fit with the new weight does that starts where the first one ended, bar the optimiser's memory: none."""
+    """The run goes on like a fit with the new weight from where the first one ended, without the optimiser's memory."""
     monkeypatch.chdir(tmp_path)
     job = Job(with_forces, make_potential(), make_settings(steps=3, max_iterations=3, force_weight=0.5, keep="last"))
     assert job.run() == 0
@@ -482,7 +482,7 @@ FREE: dict[str, Any] = {
 
 
 def asked(**changes: Any) -> dict[str, Any]:
-    """What a job with these options asks for, as the run file keeps it."""
+    """Settings of a job with these options, as the run file keeps them."""
     own = {name: value for name, value in changes.items() if name in BASE.by_name() and name != "optimizer"}
     rest = {name: value for name, value in changes.items() if name not in own}
     return {**make_settings(BASE, **own).by_name(), **OPTIONS, **rest}

@@ -36,7 +36,7 @@ VALIDATION = make_set([2, 4, 3], seed=2)
 
 
 class Weights:
-    """Of the potential at each row."""
+    """Parameters of the potential at each row."""
 
     def __init__(self) -> None:
         self.seen: list[torch.Tensor] = []
@@ -117,7 +117,7 @@ class TestPatience:
         assert history.best.status == "steps"
 
     def test_a_restart_forgets(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was validated before counts for nothing."""
+        """Earlier validations count for nothing."""
         scripted(monkeypatch, [5.0, 1.0, 6.0, 5.0, 4.0, 3.0, 2.0])
         lost = iter([False] * 2 + [True] + [False] * 99)
         real = Restarts.is_lost

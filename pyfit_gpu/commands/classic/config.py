@@ -22,7 +22,7 @@ def _key(default: Any, description: str) -> Any:
 
 
 class ClassicConfig(BaseModel):
-    """Keys of the classic program's JSON file. Empty strings are required where the task needs them, or mean off."""
+    """Keys of the classic program's JSON file. An empty string is a fault if the task needs the key, else means off."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -56,8 +56,8 @@ class ClassicConfig(BaseModel):
     overwrite: bool = _key(False, "training set, network and backups may be replaced")
     unique: bool = _key(False, "number every output so that nothing is replaced")
     validation_split_seed: Annotated[int, Field(ge=0, lt=2**32)] = _key(2, "seed of the split; 0: a random one")
-    error_restart_level: NonNegative = _key(0.0, "a loss above it starts again with new weights; 0: never")
-    l2_regularization_prefactor: NonNegative = _key(0.0, "prefactor of the weights' norms in what is minimised")
+    error_restart_level: NonNegative = _key(0.0, "a loss above it starts again with new parameters; 0: never")
+    l2_regularization_prefactor: NonNegative = _key(0.0, "prefactor of the parameters' norms in the minimised loss")
     nvidia_smi_log: str = _key("", "GPU utilisation and memory every 50 iterations; empty: none")
 
 
@@ -71,7 +71,7 @@ def load_classic_config(path: str | os.PathLike[str]) -> ClassicConfig:
 
 
 def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The file's keys and values, not checked yet."""
+    """Read a file's keys and values, without checking them."""
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8") as file:
@@ -88,9 +88,9 @@ def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 def make_classic_config(
     values: dict[str, Any], where: str, command_line: dict[str, Any] | None = None
 ) -> ClassicConfig:
-    """Check all values at once, those of a file and those that the command line puts on top of them.
+    """Check all values at once, those of a file and those of the command line, which override them.
 
-    Whole numbers are fine where a key takes any number.
+    Whole numbers are accepted where a key takes any number.
 
     Raises:
         InputError: every unknown key and wrong value, a line each, with where it comes from.
@@ -112,7 +112,7 @@ def _faults(values: dict[str, Any], where: str) -> list[str]:
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """Whole numbers as float for the keys that hold one; what is too large for it stays, and is refused."""
+    """Convert whole numbers to float for keys that hold one; numbers too large for it stay, and are refused."""
     return {key: _as_float(value) if _takes_float(key) else value for key, value in values.items()}
 
 
@@ -138,6 +138,6 @@ def _fault(fault: Any) -> str:
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """` (did you mean ...?)` with the nearest known word, or nothing."""
+    """Hint ` (did you mean ...?)` with the nearest known word, or nothing."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f" (did you mean {nearest[0]}?)" if nearest else ""

@@ -43,10 +43,10 @@ def run_classic(
 
     Args:
         config: all keys, see docs/formats/classic_config.md.
-        gpu_given: whether gpu_affinity was given by hand: then falling back to the CPU is worth a warning.
+        gpu_given: whether the user gave gpu_affinity: then falling back to the CPU is worth a warning.
 
     Raises:
-        InputError: everything that is wrong with keys and files, before any work is done.
+        InputError: all faults of keys and files, before any work is done.
     """
     outputs = _outputs(config)
     set_out = config.training_set_output_file if config.generate_training_set else ""
@@ -70,14 +70,14 @@ def run_classic(
 
 
 def _hold_messages() -> MemoryHandler:
-    """Keeps what is said before the log file may be written: until all inputs are known to be good."""
+    """Keep messages until the log file may be written, when all inputs are known to be good."""
     handler = MemoryHandler(capacity=1_000_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     log.addHandler(handler)
     return handler
 
 
 class _LogFile:
-    """Messages with the time, the earlier ones first; written anew and flushed line by line."""
+    """Log file of messages with the time, beginning with those kept so far; written anew, flushed line by line."""
 
     def __init__(self, path: str, early: MemoryHandler) -> None:
         self.handler: logging.Handler | None = None
@@ -126,7 +126,7 @@ def _settings(config: ClassicConfig) -> FitSettings:
 
 
 def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
-    """Everything that can be known from names alone, in one message."""
+    """Refuse, in one message, all faults that names and files show without being read."""
     faults = []
     may_replace = config.overwrite or config.unique  # numbered outputs replace nothing
 
@@ -168,7 +168,7 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
         collect(lambda: check_writable(config.log_path))
     generated = {"training set to write": config.training_set_output_file if config.generate_training_set else ""}
     if config.generate_training_set:
-        # What both tasks share is written and read; nothing else may be both.
+        # The set that both tasks share is written and read; no other file may be both.
         inputs["training_set_in"] = ""
     collect(lambda: check_distinct(generated, inputs))
     trained = outputs.files() if config.run_training else {}
@@ -184,7 +184,7 @@ def _require_file(path: str, key: str, faults: list[str]) -> None:
 
 
 def _device(config: ClassicConfig, gpu_given: bool) -> torch.device:
-    """The classic program's choice: the GPU of that index, the CPU on a machine without any."""
+    """Choose as the classic program does: the GPU of that index, or the CPU on a machine without any."""
     if config.force_cpu:
         return select_device("cpu")
     if torch.cuda.is_available():
@@ -198,7 +198,7 @@ def _device(config: ClassicConfig, gpu_given: bool) -> torch.device:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a run reads, known to fit together."""
+    """Inputs of a run, known to fit together."""
 
     potential: Potential
     weight_seed: int
@@ -261,7 +261,7 @@ def _train(
 
 
 def _split_frames(frames: list[Frame], config: ClassicConfig) -> Split:
-    """The split as far as group sizes decide it, before the features are computed."""
+    """Split frames before their features are computed, as far as the sizes of groups decide it."""
     volumes = np.array([frame.volume / frame.n_atoms for frame in frames])
     eligible = np.array([frame.energy is not None for frame in frames])
     groups = [frame.group for frame in frames]

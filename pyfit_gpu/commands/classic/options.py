@@ -31,7 +31,7 @@ NAMED_OPTIONS = {
 
 @dataclass(frozen=True)
 class ClassicOptions:
-    """What the command line says beyond the configuration's keys."""
+    """Options of the command line beyond the configuration's keys."""
 
     gpu_given: bool
     dtype: str
@@ -45,7 +45,7 @@ def option_names(key: str) -> tuple[str, ...]:
 
 
 def _value(key: str, text: str) -> Any:
-    """The text of an option as its key's type; what does not fit stays text, and the configuration refuses it."""
+    """Convert an option's text to its key's type; text that does not fit stays, and the configuration refuses it."""
     kind = type(ClassicConfig.model_fields[key].default)
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
@@ -68,7 +68,7 @@ def _build(parser: Any) -> None:
 
 
 def parse_classic(words: list[str], parser_class: Any) -> tuple[ClassicConfig, ClassicOptions]:
-    """The configuration of a file with the command line on top, all faults at once.
+    """Read the configuration from a file and the command line, which overrides it, with all faults at once.
 
     Raises:
         InputError: the file, or values that do not fit their keys.
@@ -88,7 +88,7 @@ def parse_classic(words: list[str], parser_class: Any) -> tuple[ClassicConfig, C
 
 
 def classic_help(word: str = "") -> str:
-    """Options with their defaults; with a word, those in whose names or description it stands."""
+    """Help text of all options, or of those with a word in their name or description."""
     entries = [("-j FILE, --config-file FILE", "configuration (JSON, // comments allowed); without it: the defaults")]
     for key, field in ClassicConfig.model_fields.items():
         is_flag = isinstance(field.default, bool)

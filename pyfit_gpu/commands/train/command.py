@@ -1,4 +1,4 @@
-"""The verb `train`: a training set to fitted potentials, in one process or several."""
+"""The verb `train`: fits potentials to a training set, in one process or several."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
 
-_REFUSED = 2  # exit status of processes that have nothing to say, when an input is wrong
+_REFUSED = 2  # exit status of the other processes when an input is wrong, which the first one reports
 
 
 def train(
@@ -54,7 +54,7 @@ def train(
 ) -> int:
     """Fit potentials to a training set (HDF5, shard manifest or classic text); returns the exit status.
 
-    Under torchrun the first process does this and the others compute what it asks for.
+    Under torchrun the first process does this, and the others compute what it asks for.
     """
     job = _Job(training_set, start, outputs, settings, setup, split or SplitOptions(), weights or WeightOptions(),
                run or RunOptions())  # fmt: skip
@@ -86,7 +86,7 @@ def _lead(job: _Job, processes: ProcessGroup) -> int:
 
 
 def _follow(job: _Job, processes: ProcessGroup) -> int:
-    """Signals are for the first process, which decides when all stop, and says what is wrong."""
+    """Work for the first process, which handles signals, decides when all stop, and reports faults."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     message: list[Any] = [None]
@@ -113,7 +113,7 @@ def _follow(job: _Job, processes: ProcessGroup) -> int:
 
 @dataclass(frozen=True)
 class _Job:
-    """A request, as it came."""
+    """Arguments of `train`."""
 
     training_set: str
     start: StartOptions
@@ -125,10 +125,10 @@ class _Job:
     how: RunOptions
 
     def prepared(self) -> _Ready:
-        """Everything read and checked, nothing written yet.
+        """Read and check everything; nothing is written yet.
 
         Raises:
-            InputError: with all faults of the outputs, or the first of the inputs.
+            InputError: all faults of the outputs, or the first one of the inputs.
         """
         outputs = self._outputs()
         inputs = {"training set": self.training_set}
@@ -173,7 +173,7 @@ class _Job:
         targets = group_targets(weighted, self.weights.targets)
         settings = replace(self.settings, seed=weight_seed, group_targets=targets)
         if settings.max_time and self.how.started is not None:
-            # What reading took counts as well; a limit that is over already still leaves row 0.
+            # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
         resumption = self._resumption(settings, data, split, earlier)
@@ -248,7 +248,7 @@ class _Job:
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """Inputs that were read and checked, and the request."""
+    """Inputs that were read and checked, with the arguments."""
 
     job: _Job
     potential: Potential
@@ -274,7 +274,7 @@ class _Ready:
 
 
 def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
-    """All members with the weights they start from.
+    """Read or draw the parameters that all members start from.
 
     Raises:
         InputError: a file that cannot be read, potentials that do not go together, or several members of one start.

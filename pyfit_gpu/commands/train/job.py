@@ -1,4 +1,4 @@
-"""Training as a job: progress, logs, run file, signals, and every output written however it ends."""
+"""Training as a job: progress, logs, run file, signals, and outputs that are written however training ends."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.distributed import ProcessGroup
     from pyfit_gpu.training.memory_plan import MemoryPlan
 
-# What says when to stop or how often to look, not what is computed: free to change when a run is resumed.
+# Settings that decide when to stop or how often to validate, not what is computed: a resumed run may change them.
 FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
 
-# Shape or meaning of the state depend on these, and on the settings that the optimiser calls fixed.
+# Settings that decide shape or meaning of the state, beside those that the optimiser calls fixed.
 FIXED_SETTINGS = ("optimizer", "first_member")
 
 # Settings that run files of version 0.1.0 do not name.
@@ -46,14 +46,14 @@ IMPLIED_SETTINGS = {"optimizer": "lbfgs"}
 
 @dataclass(frozen=True)
 class Resumption:
-    """How a run can be gone on with."""
+    """Facts for the run file, and the earlier run to go on with."""
 
-    options: dict[str, Any] = field(default_factory=dict)  # beside the settings, to be the same when resumed; JSON
+    options: dict[str, Any] = field(default_factory=dict)  # other settings that a resumed run must share; JSON
     data: dict[str, Any] = field(default_factory=dict)  # see `describe_data`
     first_member: int = 0
     interval: float = 30.0  # s between run files; 0: one after every step
-    run: Run | None = None  # to go on with
-    changed: bool = False  # settings are not those of that run, with the user's consent
+    run: Run | None = None  # the run to go on with
+    changed: bool = False  # whether settings differ from that run's, with the user's consent
 
 
 def run_fit(
@@ -69,18 +69,18 @@ def run_fit(
     plan: MemoryPlan | None = None,
     processes: ProcessGroup | None = None,
 ) -> int:
-    """Train all members of a potential and write every output, also when a signal or a lost loss ends it early.
+    """Train all members of a potential and write every output, also when a signal or a failure ends it early.
 
     Args:
-        stop_file: training ends when a file of this name is there.
+        stop_file: training ends when a file of this name exists.
         plan: what is kept in memory, see `fit`.
-        processes: those that share the work; this one is the first.
+        processes: the processes that share the work, of which this one is the first.
 
     Returns:
-        Exit status: 0, what a signal asks for, or STATUS_UNFINISHED when time was up.
+        Exit status: 0, the status of a signal, or STATUS_UNFINISHED when time was up.
 
     Raises:
-        TrainingFailure: the loss of every member is no longer a number; outputs hold the last good weights.
+        TrainingFailure: the loss of every member is no longer a number; outputs hold the last finite parameters.
     """
     resumption = resumption or Resumption()
     train, validation, test = parts_of(training_set, split, setup)
@@ -118,7 +118,7 @@ def run_fit(
                     processes=processes,
                 )
             except BaseException as error:
-                # Whatever ends it (a log without room, a second signal) does not lose what was trained so far.
+                # Whatever ends training (a full disk, a second signal), the result so far is not lost.
                 if rows.trained or isinstance(error, TrainingFailure):
                     save_members(potential, outputs, rows.best)
                 raise
@@ -147,19 +147,19 @@ def _state(resumption: Resumption) -> FitState | None:
 
 
 def _resume_logs(logs: Mapping[str, RowFile], run: Run) -> None:
-    begun = any(member["history"]["loss"] for member in run.state.members)  # else the fit does that
+    begun = any(member["history"]["loss"] for member in run.state.members)  # else the fit begins the logs
     written = {path: position for path, position in run.logs.items() if path in logs and (begun or position[1])}
     for path, position in written.items():
         logs[path].check(*position)  # all of them before any is changed
     for path, one in logs.items():
         if path not in run.logs:
-            one.on_start()  # a log that the run did not have begins where it goes on
+            one.on_start()  # a log that the run did not have begins here
         elif path in written:
             one.resume(*written[path])
 
 
 class _Stopped:
-    """Whether to stop after this step: a signal, or a file."""
+    """Whether to stop after this step, because of a signal or of a file."""
 
     def __init__(self, signals: StopRequest, stop_file: str) -> None:
         self.signals = signals
@@ -174,7 +174,7 @@ class _Stopped:
 
 
 class _Checkpoints:
-    """Writes the run file now and then, and at the end."""
+    """Writes the run file at intervals, and at the end."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class _Checkpoints:
         self.logs = logs
         for one in logs.values():
             one.keeps_earlier = bool(self.path)
-        self.written = -math.inf  # the first is there before any other output: what it stands beside belongs to it
+        self.written = -math.inf  # the first is written before any other output, so that these belong to it
         self.last: FitState | None = None
 
     def __call__(self, state: Callable[[], FitState], last: bool) -> None:
@@ -203,7 +203,7 @@ class _Checkpoints:
             self._save(state(), done=False)
 
     def finish(self, history: History) -> None:
-        """With the weights that are kept."""
+        """Write the last run file, with the parameters that are kept."""
         if self.last is not None:
             self._save(self.last, done=history.end == "done")
 
@@ -224,7 +224,7 @@ def require_same_run(
     allowed: tuple[str, ...],
     fixed: tuple[str, ...] = (),
 ) -> bool:
-    """Refuse to go on with a run under other settings; whether any differ that are allowed to.
+    """Refuse to go on with a run under other settings; returns whether any differ that are allowed to.
 
     Args:
         settings: see `FitSettings.by_name`, and options beside them.
@@ -258,9 +258,9 @@ def require_same_run(
 
 
 def _is_between_precisions(run: Run) -> bool:
-    """Whether a run of version 0.1.0 was left while `--float32-steps`, which is gone, had it compute in float32.
+    """Whether a run of version 0.1.0 was left while it computed in float32 (`--float32-steps`, no longer offered).
 
-    It goes on in float64, for which what the optimiser knows of the loss no longer holds.
+    It goes on in float64, in which the loss known to the optimiser no longer holds.
     """
     until = int(run.settings.get("float32_steps", 0))
     found = until > 0 and any(0 < len(member["history"]["loss"]) <= until + 1 for member in run.state.members)
@@ -288,7 +288,7 @@ def _plain(value: Any) -> Any:
 
 
 def save_members(potential: Potential, outputs: TrainingOutputs, best: int) -> None:
-    """The networks of all members, and the best under the name of all."""
+    """Write the networks of all members, and the best one under the common name."""
     for k, own in enumerate(outputs.of_members()):
         save_potential(potential, own.network, member=k)
     if outputs.members:

@@ -1,4 +1,4 @@
-"""Observers of a fit that write the classic program's files, each row as soon as it is known; and their readers."""
+"""Observers of a fit that write logs and backups, each row as soon as it is known, and readers of the logs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pyfit_gpu.training.loss import TERMS
 
 
 class LossLog(RowFile):
-    """`%06i %.10E`: step and loss in eV/atom, for every row; then the errors of the labels, see `_label_columns`."""
+    """Log of step and loss in eV/atom (`%06i %.10E`) for every row, then of the labels' errors (`_label_columns`)."""
 
     def on_step(self, row: StepRecord) -> None:
         self.write(f"{row.step:06d} {row.loss:.10E}{_label_columns(row.errors)}\n")
 
 
 class ValidationLog(RowFile):
-    """The same of the validation structures, for the rows that compute it."""
+    """Log as `LossLog`, for the validation structures and the rows that validate."""
 
     def on_step(self, row: StepRecord) -> None:
         if row.validation is not None:
@@ -35,9 +35,9 @@ class ValidationLog(RowFile):
 
 
 def _label_columns(errors: LabelErrors | None) -> str:
-    """RMSE of every term, in the order and units of `TERMS`, nan for what takes no part.
+    """RMSE of every term, in the order and units of `TERMS`, nan for terms that take no part.
 
-    Nothing where only energies train: their error is the loss, and the classic program's log has two columns.
+    Empty where only energies train: their error is the loss, and the classic program's log has two columns.
     """
     if errors is None or errors.keys() <= {"energy"}:
         return ""
@@ -60,14 +60,14 @@ def describe_error_log(path: Path) -> list[str]:
         f"rows          {len(errors)}, steps {errors[0][1]} to {errors[-1][1]}",
         f"error         {errors[0][0]:.6g} to {errors[-1][0]:.6g} eV/atom, least {best:.6g} at step {step}",
     ]
-    for term, value in zip(TERMS, rows[-1][2:], strict=False):  # fewer columns: energies alone, or an earlier version
+    for term, value in zip(TERMS, rows[-1][2:], strict=False):  # fewer columns: only energies, or an earlier version
         if value != "nan":
             lines.append(f"{term.name:<13} RMSE {float(value):.6g} {term.unit} in the last row")
     return lines
 
 
 class GroupLog(RowFile):
-    """Energy RMSE of every group in eV/atom, `step,part,group,group,..`: of training, and of validation where known."""
+    """Log of every group's energy RMSE, eV/atom, in training and validation: `step,part,group,group,..`."""
 
     def __init__(self, path: str | Path, groups: Sequence[str]) -> None:
         super().__init__(path)
@@ -98,7 +98,7 @@ def describe_group_log(path: Path) -> list[str]:
 
 
 class EnergyVolumeLog(RowFile):
-    """Volumes per atom of the training structures, then their predicted energies per atom every `interval` rows."""
+    """Log of the training structures' volumes per atom, then of predicted energies per atom every `interval` rows."""
 
     def __init__(self, path: str | Path, volume_per_atom: Tensor, interval: int) -> None:
         super().__init__(path)
@@ -124,14 +124,14 @@ def describe_energy_volume_log(path: Path) -> list[str]:
 
 
 class Backups:
-    """The potential every `interval` rows, as `nn_bk_00025.nn.dat`."""
+    """Writes the potential every `interval` rows, as `nn_bk_00025.nn.dat`."""
 
     def __init__(self, folder: str | Path, interval: int) -> None:
         self.folder = Path(folder)
         self.interval = interval
 
     def on_start(self) -> None:
-        """Make the folder; backups of an earlier run or attempt go, or they would mix with the new ones."""
+        """Make the folder, and remove backups of an earlier run or attempt, which would mix with the new ones."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for earlier in self.folder.glob("nn_bk_*.nn.dat"):
@@ -152,7 +152,7 @@ class Backups:
 
 
 class GpuLog(RowFile):
-    """Utilisation and memory as nvidia-smi gives them, every 50 rows."""
+    """Log of GPU utilisation and memory by nvidia-smi, every 50 rows."""
 
     INTERVAL = 50
     QUERY = "index,utilization.gpu,memory.used,memory.total"
@@ -183,7 +183,7 @@ class ProgressRows:
 
     @property
     def best(self) -> int:
-        """The member with the least validation loss so far, or else training loss."""
+        """Member with the least validation loss so far, or else the least training loss."""
         scores = {k: self._validated.get(k, row.loss) for k, row in self._rows.items()}
         return min(scores, key=lambda k: scores[k] if math.isfinite(scores[k]) else math.inf, default=0)
 
@@ -199,7 +199,7 @@ class ProgressRows:
         validation = "" if best.validation is None else f", validation {best.validation:.3e}"
         loss = best.loss if math.isfinite(best.loss) else float("nan")
         forces = best.errors.get("forces") if best.errors else None
-        of_forces = "" if forces is None else f", forces {forces:.3g} eV/Å"
-        of_all = f" (best of {len(self._rows)})" if len(self._rows) > 1 else ""
+        with_forces = "" if forces is None else f", forces {forces:.3g} eV/Å"
+        which = f" (best of {len(self._rows)})" if len(self._rows) > 1 else ""
         done = min(row.step for row in self._rows.values())
-        self.progress.update(done, f"loss {loss:.3e}{validation} eV/atom{of_forces}{of_all}")
+        self.progress.update(done, f"loss {loss:.3e}{validation} eV/atom{with_forces}{which}")

@@ -21,9 +21,9 @@ MOST_MEMBERS = 10_000  # each has files of its own
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Which structures train. None: what the stored split says, or else 0.9, 2 and none."""
+    """Options of the split. None: as in the stored split, or else 0.9, 2 and none."""
 
-    name: str = ""  # under which the set stores it; empty: not stored
+    name: str = ""  # name under which the set stores the split; empty: not stored
     train_fraction: float | None = None  # share of each group that trains
     seed: int | None = None  # 0 draws one
     test_groups: tuple[str, ...] | None = None  # patterns
@@ -31,19 +31,19 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class WeightOptions:
-    """Rules of weights and targets; of several that apply to a structure, the last counts."""
+    """Rules of weights and targets; where several apply to a structure, the last one counts."""
 
     groups: tuple[GroupRule, ...] = ()  # factors of whole groups
     windows: tuple[WindowRule, ...] = ()  # factors by eV/atom above the lowest energy
     targets: tuple[GroupRule, ...] = ()  # RMSE of a group, eV/atom, below which it costs nothing
 
     def as_settings(self) -> dict[str, list[str]]:
-        """How a run file keeps the weights."""
+        """Rules of weights in the form that a run file keeps."""
         return {"group_weight": group_rules_as_text(self.groups), "window_weight": windows_as_text(self.windows)}
 
 
 def with_plain_rules(run: Run) -> Run:
-    """A run whose rules of weights are written as `WeightOptions` does: 2.0 is the 2 of an earlier command line."""
+    """Rewrite a run's rules of weights as `WeightOptions` writes them, so that 2 equals 2.0."""
     earlier = WeightOptions(
         parse_by_group(run.settings.get("group_weight", ()), "group_weight"),
         parse_windows(run.settings.get("window_weight", ()), "window_weight"),
@@ -53,13 +53,13 @@ def with_plain_rules(run: Run) -> Run:
 
 @dataclass(frozen=True)
 class StartOptions:
-    """Where training starts."""
+    """Options of the parameters that training starts from."""
 
-    potentials: tuple[str, ...]  # one, or one of each member
-    members: int | None = None  # so many random starts
-    first_member: int = 0  # number of the first
-    weight_seed: int | None = None  # of random weights; None: the split's
-    randomize: bool = False  # random weights whatever the file holds
+    potentials: tuple[str, ...]  # one file, or one for each member
+    members: int | None = None  # number of random starts
+    first_member: int = 0  # number of the first member
+    weight_seed: int | None = None  # seed of random parameters; None: the split's
+    randomize: bool = False  # draw parameters even if the file holds some
 
     def __post_init__(self) -> None:
         if self.members is not None and not 1 <= self.members <= MOST_MEMBERS:
@@ -68,9 +68,9 @@ class StartOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the job is run."""
+    """Options of the job: resuming, stopping, processes, memory."""
 
-    resume: bool = False  # go on with the run file, if it is there
+    resume: bool = False  # go on with the run file, if it exists
     allow_change: tuple[str, ...] = ()  # settings that may differ from the run's
     checkpoint_interval: float = 30.0  # s
     stop_file: str = ""

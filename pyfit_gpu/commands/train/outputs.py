@@ -1,4 +1,4 @@
-"""The files that a fit writes: their names, what could keep them from being written, and the observers behind them."""
+"""The files that a fit writes: their names, checks that they can be written, and the observers that write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path
 from pyfit_gpu.training.history import Observer
 
-# What each file is; every one is a field of TrainingOutputs.
+# Description of each file, by its field of TrainingOutputs.
 FILES = {
     "network": "network to write",
     "loss_log": "loss log",
@@ -26,14 +26,14 @@ FILES = {
     "run_file": "run file",
     "ranking": "ranking",
 }
-_OF_ALL = ("run_file", "ranking")  # one file for all members
+_COMMON = ("run_file", "ranking")  # one file for all members
 
 
 @dataclass(frozen=True)
 class TrainingOutputs:
     """Files that a fit writes; an empty name or an interval of 0 switches one off."""
 
-    network: str  # of several members the best
+    network: str  # the best of several members
     loss_log: str = ""
     validation_log: str = ""
     group_log: str = ""
@@ -43,7 +43,7 @@ class TrainingOutputs:
     backup_interval: int = 0
     gpu_log: str = ""
     run_file: str = ""
-    ranking: str = ""  # of several members
+    ranking: str = ""  # only with several members
     members: tuple[int, ...] = ()  # numbers of several members, each of which has files of its own
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class TrainingOutputs:
         return {name: rename(getattr(self, name)) for name in names if getattr(self, name)}
 
     def numbered(self, number: int) -> TrainingOutputs:
-        """Every output under the same number."""
+        """Give every output the same number."""
         names = self._renamed(lambda path: str(numbered_path(path, number)), (*FILES, "backup_dir"))
         return replace(self, **names)  # type: ignore[arg-type]
 
@@ -63,8 +63,8 @@ class TrainingOutputs:
         """The outputs of each member; a single member has these themselves."""
         if not self.members:
             return [self]
-        own = [name for name in (*FILES, "backup_dir") if name not in _OF_ALL]
-        without = dict.fromkeys((*_OF_ALL, "gpu_log"), "")
+        own = [name for name in (*FILES, "backup_dir") if name not in _COMMON]
+        without = dict.fromkeys((*_COMMON, "gpu_log"), "")
         found = [
             replace(self, members=(), **{**self._renamed(partial(member_path, number=number), own), **without})  # type: ignore[arg-type]
             for number in self.members
@@ -73,38 +73,38 @@ class TrainingOutputs:
         return found
 
     def files(self) -> dict[str, str]:
-        """Names of the files by what they are, without backups; empty where switched off."""
+        """Names of the files by description, without backups; empty where switched off."""
         found = {what: getattr(self, name) for name, what in FILES.items()}
         if not self.members:
             return found
-        found = {what: path for what, path in found.items() if what in (FILES[name] for name in ("network", *_OF_ALL))}
+        found = {what: path for what, path in found.items() if what in (FILES[name] for name in ("network", *_COMMON))}
         for number, own in zip(self.members, self.of_members(), strict=True):
             found |= {f"{what} of member {number}": path for what, path in own.files().items()}
         return found
 
     def paths(self) -> list[str]:
-        """Every output that is written."""
+        """Names of all outputs that are written."""
         backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
         return [path for path in (*self.files().values(), *backups) if path]
 
     def beside_run_file(self, path: str | os.PathLike[str]) -> str:
-        """A file as the run file names it, so that a run can be resumed from another folder, or after it was moved."""
+        """Path relative to the run file, so that a run can be resumed from another folder, or after it was moved."""
         return os.path.relpath(path, os.path.dirname(self.run_file) or ".")
 
     def faults(self, inputs: Mapping[str, str], *, overwrite: bool, resume: bool = False) -> list[str]:
-        """Everything that would keep these outputs from being written.
+        """Faults that would keep these outputs from being written.
 
-        Logs are always written anew, so they must not be an input; the network may be, where it may be replaced.
+        Logs are always written anew, so they must not be an input; the network may be one, if it may be replaced.
 
         Args:
-            inputs: files that the run reads, by what they are.
-            resume: whether the outputs of an earlier run may be there, to be continued.
+            inputs: files that the run reads, by description.
+            resume: whether outputs of an earlier run may exist, to be continued.
         """
         files = self.files()
         results = {what: path for what, path in files.items() if what.startswith(("network", "run file"))}
         others = {what: path for what, path in files.items() if what not in results}
         may_exist = overwrite or resume
-        run_exists = bool(self.run_file) and os.path.exists(self.run_file)  # says all: the backups are that run's
+        run_exists = bool(self.run_file) and os.path.exists(self.run_file)  # a fault of its own: backups are that run's
         checks: list[Callable[[], None]] = [
             partial(self._check_result, path, overwrite=may_exist) for path in results.values() if path
         ]
@@ -118,7 +118,7 @@ class TrainingOutputs:
         return found_faults(*checks)
 
     def _check_result(self, path: str, *, overwrite: bool) -> None:
-        """The network, or the run file of hours of work."""
+        """Check the network, or the run file, which may hold hours of work."""
         if path == self.run_file and os.path.exists(path) and not overwrite:
             raise InputError(f"{path}: there is a run already (give --resume to go on, --overwrite to start afresh)")
         check_output(path, overwrite=overwrite)
@@ -142,7 +142,7 @@ class TrainingOutputs:
                 )
 
     def observers(self, train: TrainingSet, validation: TrainingSet | None = None) -> list[Observer]:
-        """Observers that write the files of one member."""
+        """Make the observers that write the files of one member."""
         chosen: list[Observer] = []
         if self.loss_log:
             chosen.append(LossLog(self.loss_log))
@@ -161,14 +161,14 @@ class TrainingOutputs:
 
 
 def member_path(path: str, number: int) -> str:
-    """`fits/si.nn.dat` as `fits/si.m003.nn.dat`: the member stands before the first dot."""
+    """Put a member's number before the first dot: `fits/si.nn.dat` becomes `fits/si.m003.nn.dat`."""
     given = Path(path)
     stem, dot, ending = given.name.partition(".")
     return str(given.with_name(f"{stem}.m{number:03d}{dot}{ending}"))
 
 
 def beside(path: str, ending: str) -> str:
-    """`out/si.trained.nn.dat` with `.loss.txt` as `out/si.trained.loss.txt`."""
+    """Replace the ending: `out/si.trained.nn.dat` with `.loss.txt` becomes `out/si.trained.loss.txt`."""
     target = Path(path)
     name = target.name.removesuffix(".nn.dat")
     stem = name if name != target.name else target.stem

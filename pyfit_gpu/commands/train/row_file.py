@@ -14,13 +14,13 @@ from pyfit_gpu.errors import InputError
 class RowFile:
     """A file that is written anew at the start and flushed after every row.
 
-    Training that restarts with new weights begins it again. Where there is a run file, what was there before stays
-    under a hidden name until the next one is written: a run that is killed in between goes on from the one before.
+    It is begun again when training restarts with new parameters. If there is a run file, the earlier attempt stays
+    under a hidden name until the next run file is written: a run that is killed in between goes on from that attempt.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.keeps_earlier = False  # attempts, until `saved`
+        self.keeps_earlier = False  # whether earlier attempts are kept until `saved`
         self._attempt = 0
         self._kept: list[Path] = []
         self._file: TextIO | None = None
@@ -40,10 +40,10 @@ class RowFile:
             raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
 
     def check(self, attempt: int, position: int) -> None:
-        """Whether `resume` would find what it needs; changes nothing.
+        """Check that `resume` would find what it needs; changes nothing.
 
         Raises:
-            InputError: the file is not there, or shorter.
+            InputError: the file does not exist, or is shorter.
         """
         earlier = self._earlier(attempt)
         try:
@@ -55,7 +55,7 @@ class RowFile:
             raise InputError(f"{self.path}: cannot resume: expected at least {position} bytes, found {length}")
 
     def resume(self, attempt: int, position: int) -> None:
-        """Go on after the first bytes of an attempt; what an interrupted run wrote beyond them is cut off."""
+        """Go on after the first `position` bytes of an attempt; what an interrupted run wrote after them is cut off."""
         self.close()
         self.check(attempt, position)
         try:
@@ -70,11 +70,11 @@ class RowFile:
             raise InputError(f"{self.path}: cannot resume: {error.strerror}") from error
 
     def position(self) -> tuple[int, int]:
-        """How often training had restarted, and bytes written since."""
+        """Number of restarts so far, and bytes written since."""
         return self._attempt, 0 if self._file is None else self._file.tell()
 
     def saved(self) -> None:
-        """A run file knows the position."""
+        """Remove earlier attempts: a run file has been written with the present position."""
         while self._kept:
             self._kept.pop().unlink(missing_ok=True)
 
@@ -103,10 +103,10 @@ class RowFile:
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows of a table with commas.
+    """Read column names and rows of a table with commas.
 
     Raises:
-        InputError: a row that has not a cell for every column.
+        InputError: a row that does not have a cell for every column.
     """
     with open(path, encoding="utf-8", newline="") as file:
         names, *rows = csv.reader(file)
@@ -117,7 +117,8 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def read_number(cell: str, path: Path) -> float:
-    """
+    """Read a number from a cell of a table.
+
     Raises:
         InputError: the cell holds no number.
     """

@@ -1,4 +1,4 @@
-"""Reports before and after a fit: to the log, and as a ranking of its members."""
+"""Reports before and after a fit: messages in the log, and a ranking of its members."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from pyfit_gpu.training.settings import FitSettings
 def announce(
     potential: Potential, parts: Mapping[str, TrainingSet], settings: FitSettings, split: Split, setup: Setup
 ) -> None:
-    """Say which networks train on which structures, and how.
+    """Log which networks train on which structures, and how.
 
     Args:
-        parts: the structures that train, validate, test.
+        parts: the structures that train, validate and test.
     """
     sizes = "-".join(str(size) for size in potential.networks.layer_sizes)
     n_members = potential.networks.n_members
-    of_members = f"{n_members} members, each " if n_members > 1 else ""
+    several = f"{n_members} members, each " if n_members > 1 else ""
     log.info("%snetwork %s (%d parameters), %s, %s",
-             of_members, sizes, potential.networks.n_parameters, setup.dtype, setup.device)  # fmt: skip
+             several, sizes, potential.networks.n_parameters, setup.dtype, setup.device)  # fmt: skip
     parts = {name: part for name, part in parts.items() if name != "test" or len(part)}
     counts = ", ".join(f"{len(part)} {'structures ' * (name == 'train')}{name} ({part.n_atoms} atoms)"
                        for name, part in parts.items())  # fmt: skip
@@ -61,7 +61,7 @@ def _count_labels(part: TrainingSet) -> str:
 
 
 def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> None:
-    """How it ended: of several members the best, and where the others are."""
+    """Log how the fit ended: for several members the best one, and where the others are."""
     best = history.best
     if outputs.members:
         _summarize_members(history, outputs)
@@ -87,7 +87,7 @@ def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> Non
     if best.gave_up:
         log.warning("the loss was above error_restart_level after every restart: the last network is written")
     if best.kept_step != best.step and best.validation:
-        log.info("kept: the weights of step %d, with the least validation loss", best.kept_step)
+        log.info("kept: the parameters of step %d, with the least validation loss", best.kept_step)
     log.info("wrote %s", outputs.network)
 
 
@@ -126,12 +126,12 @@ def _last(by_step: Mapping[int, LabelErrors]) -> LabelErrors | None:
 
 
 def describe_errors(errors: LabelErrors) -> str:
-    """Every error in the unit that people read."""
+    """Describe every error in words, in the unit that people read."""
     return ", ".join(term.described(errors[term.name]) for term in TERMS if term.name in errors)
 
 
 def write_ranking(history: History, outputs: TrainingOutputs) -> None:
-    """Members from the best to the worst: errors of the weights that are kept, eV/atom and eV/Å."""
+    """Write the members from best to worst, with the errors of the parameters that are kept, eV/atom and eV/Å."""
     ranked = [term.name for term in TERMS if term.ranked]
     columns = ("rank", "member", "score", "kept_step", "steps", "status", "restarts", "training_loss",
                "validation_loss", *(f"validation_{name}" for name in ranked), *(f"test_{name}" for name in ranked),

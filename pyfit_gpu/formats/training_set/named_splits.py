@@ -43,7 +43,7 @@ def save_split(path: str | os.PathLike[str], name: str, split: Split) -> None:
         split: of the whole set, as `TrainingSet.plan_split` gives it.
 
     Raises:
-        InputError: a text set, another split under this name, a split that is none of this set's, a fault in writing.
+        InputError: a text set, another split under this name, a split that does not fit this set, a fault in writing.
     """
     stored_splits.check_name(name)
     kind = _holder(path)
@@ -66,16 +66,16 @@ def named_split(
     seed: int | None = None,
     test_groups: Sequence[str] | None = None,
 ) -> Split:
-    """The split of this name: the stored one, or else one that is drawn now and stored.
+    """Load the split of this name, or draw one and store it.
 
-    Of processes that ask at the same time, one draws and all use what it stored.
+    If several processes ask at the same time, one draws, and all use the split that it stored.
 
     Args:
-        training_set: what `path` holds.
+        training_set: the content of `path`.
         path: HDF5 or manifest of shards.
         name: letters, digits and _ . + -
         train_fraction, seed, test_groups: as in `TrainingSet.plan_split`; None: the stored split's, or the default of
-            one that is drawn. A seed of 0, any, fits every stored one.
+            a new one. A seed of 0 (any) fits every stored split.
 
     Raises:
         InputError: a text set; a stored split that was drawn with another argument than is given, for fewer
@@ -85,7 +85,7 @@ def named_split(
     arguments: dict[str, Any] = {"train_fraction": train_fraction, "seed": seed, "test_groups": test_groups}
     given = {key: value for key, value in arguments.items() if value is not None}
     kind = _holder(path)
-    # Look without the lock first: a set that is there for reading only may well hold the split.
+    # Look without the lock first: a read-only set may hold the split already.
     found = _read(path, kind).get(name)
     if found is None:
         with _locked(path, kind):
@@ -126,7 +126,7 @@ def _require_same(found: Split, given: Mapping[str, Any], path: str | os.PathLik
 
 
 def _checked(split: Split, training_set: TrainingSet, path: str | os.PathLike[str], name: str) -> Split:
-    """The split, if it is one of this set as it is now."""
+    """Check that a split fits this set as it is now, and return it."""
     with naming(f"{os.fspath(path)}: split {name!r}"):
         stored_splits.check_split(split)
         if split.n_structures != len(training_set):
@@ -143,7 +143,7 @@ def _locked(path: str | os.PathLike[str], kind: TrainingSetKind) -> Iterator[Non
 
 
 def _read(path: str | os.PathLike[str], kind: TrainingSetKind) -> dict[str, Split]:
-    """The stored splits alone; the set around them is in memory already."""
+    """Read only the stored splits; the rest of the set is in memory already."""
     name = os.fspath(path)
     if kind is MANIFEST:
         with naming(name):
@@ -161,7 +161,7 @@ def _count(path: str | os.PathLike[str], kind: TrainingSetKind) -> int:
 
 
 def _write(path: str | os.PathLike[str], kind: TrainingSetKind, name: str, split: Split) -> None:
-    """Add a split; the file appears whole. The caller has the lock."""
+    """Add a split and replace the file by the complete new one. The caller holds the lock."""
     if kind is MANIFEST:
         content = read_manifest(Path(path))
         content[stored_splits.GROUP] = {

@@ -67,7 +67,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, Any]]:
-    """The set and the file's attributes; every byte is checked against the content hash.
+    """Read the set and the file's attributes; every byte is checked against the content hash.
 
     Args:
         lazy: leave the features in the file, see `FeatureRows`.
@@ -108,12 +108,12 @@ def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, 
     except OSError as error:
         raise InputError(f"{name}: cannot read the training set, it may be damaged: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        # An attribute is missing, is no JSON or of another type: whatever it is, the file is not what it says.
+        # An attribute is missing, is no JSON or of another type: in any case the file is not as specified.
         raise InputError(f"{name}: damaged: an attribute or dataset is not as specified: {error!r}") from error
 
 
 def _left_in_file(name: str, dataset: h5py.Dataset) -> FeatureFile | None:
-    """None: it does not lie in the file as the format says, one number after the other."""
+    """Features to be read later; None if they are not contiguous in the file, as the format requires."""
     offset = dataset.id.get_offset()
     plain = dataset.chunks is None and dataset.dtype == np.dtype("<f8") and dataset.ndim == 2
     return FeatureFile(name, offset, dataset.shape) if plain and offset is not None else None
@@ -129,7 +129,7 @@ def naming(name: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def attach_splits(training_set: TrainingSet, splits: Mapping[str, Split]) -> TrainingSet:
-    """The set with these splits, each checked against it."""
+    """Add splits to a set, each checked against it."""
     checked = {}
     has_energy = training_set.has_energy.cpu().numpy()
     for name, split in splits.items():

@@ -22,11 +22,11 @@ MANIFEST_NAME = "pyfit-gpu training set manifest"
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count` of a set: the structures whose number in the files, mod count, is index."""
+    """Part `index` of `count` of a set: the structures whose number in the files, modulo count, is index."""
 
     index: int
     count: int
-    n_structures: int  # of the whole, all shards together
+    n_structures: int  # structures of all shards together
     inputs: str  # hash of everything that must be the same for all shards: inputs, potential, e_shift
 
     def __post_init__(self) -> None:
@@ -38,21 +38,21 @@ class Shard:
 
 
 def shard_path(path: str | os.PathLike[str], index: int, count: int) -> Path:
-    """`set.h5` as `set.0-of-4.h5`."""
+    """Name of a shard: `set.0-of-4.h5` for `set.h5`."""
     whole = Path(path)
     return whole.with_name(f"{whole.stem}.{index}-of-{count}{whole.suffix}")
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
-    """`set.h5` as `set.json`."""
+    """Name of the manifest: `set.json` for `set.h5`."""
     return Path(path).with_suffix(".json")
 
 
 def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) -> list[int] | None:
-    """Look before the work whether this shard is there already, from a task that was killed before it said so.
+    """Check before the work whether this shard exists already, from a task that was killed before it registered it.
 
     Returns:
-        The shards that are still missing, if this one is there; it is then in the manifest. None: it is to be made.
+        The shards that are still missing, if this one exists; it is then in the manifest. None: it must be made.
 
     Raises:
         InputError: a manifest of other inputs, or a file that is not this shard, is in the way.
@@ -162,7 +162,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def load_manifest(path: Path, *, lazy: bool = False) -> TrainingSet:
-    """All shards as one set, in file order.
+    """Read all shards as one set, in file order.
 
     Raises:
         InputError: a shard is missing (named), damaged, or not the one that the manifest names.

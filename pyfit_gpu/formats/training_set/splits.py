@@ -1,6 +1,6 @@
-"""Splits as a training set stores them under names: in HDF5, in the JSON of a manifest, and what makes them valid.
+"""Splits stored in a training set under names: in HDF5 or in the JSON of a manifest, and the rules for valid ones.
 
-Specified in docs/formats/training_set.md.
+The format is specified in docs/formats/training_set.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARTS = ("train", "validation", "test")
 
 
 def check_name(name: str) -> None:
-    """Check that a name is one that every file, shell and HDF5 link can carry.
+    """Check that a name is safe in files, shells and HDF5 links.
 
     Raises:
         InputError: another name.
@@ -40,7 +40,7 @@ def check_name(name: str) -> None:
 
 
 def check_split(split: Split) -> None:
-    """Check what must hold for a split whatever the set.
+    """Check the rules that a split must obey for any set.
 
     Raises:
         InputError: rows that are out of range, doubled or in two parts, nothing that trains, numbers out of range.
@@ -68,7 +68,7 @@ def check_split(split: Split) -> None:
 
 
 def fitted(split: Split, groups: Sequence[str], has_energy: NDArray[np.bool_]) -> Split:
-    """A stored split with what is known only from its set, which may have grown since.
+    """Complete a stored split with facts about its set, which may have grown since.
 
     Args:
         groups: (B,) names.
@@ -89,7 +89,7 @@ def fitted(split: Split, groups: Sequence[str], has_energy: NDArray[np.bool_]) -
 
 
 def split_hash(name: str, split: Split) -> str:
-    """SHA-256 over name, numbers, patterns and rows: damage that leaves rows possible shows, too."""
+    """SHA-256 over name, numbers, patterns and rows, which also shows damage that leaves the rows valid."""
     digest = hashlib.sha256(name.encode() + b"\0")
     digest.update(struct.pack("<qqdq", split.n_structures, split.seed, split.train_fraction, len(split.test_groups)))
     for pattern in split.test_groups:
@@ -115,7 +115,7 @@ def write_hdf5(file: h5py.File, name: str, split: Split) -> None:
 
 
 def read_hdf5(file: h5py.File) -> dict[str, Split]:
-    """The splits of an open file by name, checked in themselves.
+    """Read the splits of an open file by name, each checked by itself.
 
     Raises:
         InputError: naming split and fault.
@@ -167,7 +167,7 @@ def to_json(name: str, split: Split) -> dict[str, Any]:
 
 
 def from_json(entries: Mapping[str, Any]) -> dict[str, Split]:
-    """The splits of a manifest by name, checked in themselves.
+    """Read the splits of a manifest by name, each checked by itself.
 
     Raises:
         InputError: naming split and fault.
@@ -176,7 +176,7 @@ def from_json(entries: Mapping[str, Any]) -> dict[str, Split]:
 
 
 def _decode(name: str, read: Callable[[], dict[str, Any]]) -> Split:
-    """Whatever is wrong with a stored split is a fault that names it.
+    """Decode a stored split; every fault becomes an `InputError` that names it.
 
     Args:
         read: gives the values by key: lists of rows, numbers, patterns, hash.
@@ -207,7 +207,7 @@ def _decode(name: str, read: Callable[[], dict[str, Any]]) -> Split:
 
 
 def _check_types(values: Mapping[str, Any]) -> None:
-    """JSON and HDF5 attributes alike: true is no number, 2.0 no whole one."""
+    """Check types of JSON and HDF5 attributes alike: true is not a number, 2.0 not a whole one."""
     for key in (*PARTS, "test_groups"):
         kind, what = (str, "texts") if key == "test_groups" else (int, "whole numbers")
         if type(values[key]) is not list or any(type(item) is not kind for item in values[key]):

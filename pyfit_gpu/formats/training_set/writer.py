@@ -1,4 +1,4 @@
-"""Writing the HDF5 form of a training set as its structures come, in memory that does not grow with the set.
+"""Writing training sets as HDF5 while their structures come in, in memory that does not grow with the set.
 
 The format is specified in docs/formats/training_set.md.
 """
@@ -80,7 +80,7 @@ def hash_content(attributes: Mapping[str, str], arrays: Mapping[str, np.ndarray 
 
 @dataclass(frozen=True)
 class _Region:
-    """The numbers of a dataset in the file that is being written."""
+    """Place of a dataset's numbers in the file that is being written."""
 
     handle: int
     offset: int
@@ -92,13 +92,13 @@ class _Region:
         return int(np.prod(self.shape[1:])) * np.dtype(self.dtype).itemsize
 
     def write(self, first: int, rows: np.ndarray) -> None:
-        """Rows from `first` on."""
+        """Write rows from `first` on."""
         if len(rows):
             found = np.ascontiguousarray(rows, dtype=self.dtype)
             write_at(self.handle, self.offset + first * self.row_bytes, found.reshape(-1).view(np.uint8).data)
 
     def pieces(self) -> Iterator[NDArray[np.uint8]]:
-        """All bytes in order, a few at a time; what was given before is overwritten."""
+        """Yield all bytes in order, in one buffer that the next piece overwrites."""
         buffer = np.empty(_PIECE_BYTES, dtype=np.uint8)
         done, size = 0, self.shape[0] * self.row_bytes
         while done < size:
@@ -110,7 +110,7 @@ class _Region:
 
 
 class SetWriter:
-    """A file of known size that is filled with structures, one after the other; made by `writing_set`."""
+    """Fills a file of known size with structures, one after the other; made by `writing_set`."""
 
     def __init__(self, handle: int, n_structures: int, n_atoms: int, n_features: int) -> None:
         self._handle = handle
@@ -129,7 +129,7 @@ class SetWriter:
         return self._attributes["content_hash"]
 
     def append(self, part: TrainingSet) -> None:
-        """The next structures. Settings and energy shift of the file are those of the first part.
+        """Write the next structures. Settings and energy shift of the file are those of the first part.
 
         Raises:
             OSError: the file cannot be written.
@@ -148,7 +148,7 @@ class SetWriter:
         self._done = total
 
     def finish(self, splits: Mapping[str, Split], shard: Mapping[str, Any] | None) -> None:
-        """Write what is known only at the end: the groups' names, the hash.
+        """Write everything that is known only at the end: names of groups, splits, the hash.
 
         Raises:
             OSError: the file cannot be written or read.
@@ -209,13 +209,13 @@ def writing_set(
     splits: Mapping[str, Split] | None = None,
     shard: Mapping[str, Any] | None = None,
 ) -> Iterator[SetWriter]:
-    """A training set's file, to be filled inside; afterwards it has its name and a hash.
+    """Open a training set's file to be filled inside the block, after which it has its name and a hash.
 
-    Written under a temporary name, synced and renamed: a killed process leaves the old file or none.
+    It is written under a temporary name, synced and renamed: a killed process leaves the old file or none.
 
     Args:
         splits: checked already.
-        shard: what the file says of itself as a shard.
+        shard: description of the shard that the file is.
 
     Raises:
         InputError: the file cannot be written.

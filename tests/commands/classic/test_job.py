@@ -561,7 +561,7 @@ def test_other_names(training_set: None) -> None:
 
 
 def test_the_log_of_messages(training_set: None) -> None:
-    """What the terminal shows, line by line with the time; --quiet leaves it as it is."""
+    """The log holds everything that the terminal shows, line by line with the time; --quiet does not change it."""
     said = job(TRAIN)
     text = Path("pyfit_log.txt").read_text()
     for line in said.splitlines():

@@ -102,14 +102,14 @@ class Killer:
 
 
 def steps() -> int:
-    """Of the run file, of the member that has taken most; -1: there is none."""
+    """Steps in the run file, of the member that has taken most; -1: there is none."""
     if not Path("out.run.h5").exists():
         return -1
     return max(len(member["history"]["loss"]) - 1 for member in load_run("out.run.h5").state.members)
 
 
 def n_rows() -> int:
-    """Of the longest loss log."""
+    """Number of rows of the longest loss log."""
     return max((path.read_text().count("\n") for path in Path().glob("out*loss.txt")), default=0)
 
 

@@ -101,7 +101,7 @@ class TestFormats:
 
     @pytest.mark.parametrize("make", [LossLog, ValidationLog, GpuLog, lambda p: EnergyVolumeLog(p, torch.ones(2), 1)])
     def test_anew_at_every_start(self, make: Callable[[Path], LossLog], tmp_path: Path) -> None:
-        """What an earlier run or an attempt before a restart has left is gone."""
+        """Rows of an earlier run, or of an attempt before a restart, are gone."""
         path = tmp_path / "log.txt"
         path.write_text("of an earlier run\n" * 10)
         log = make(path)

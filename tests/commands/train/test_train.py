@@ -591,7 +591,7 @@ def test_forces_and_stress() -> None:
 
 @pytest.mark.usefixtures("dft")
 def test_forces_alone() -> None:
-    """What takes no part stays out of the log and the summary."""
+    """Labels that take no part stay out of the log and the summary."""
     said = done(*TRAIN_DFT, "--force-weight", "0.1", "--train-fraction", "0.6", "--steps", "1").said
     energy, forces, _ = errors_of_the_network(parts_of_the_split()[0])
     rows = label_rows("out.loss.txt")

@@ -317,7 +317,7 @@ def test_keep() -> None:
     best = min(validated, key=validated.__getitem__)
     assert best < 30
     assert weights("out.nn.dat") == weights(f"bk/nn_bk_{best:05d}.nn.dat")
-    assert f"kept: the weights of step {best}," in said
+    assert f"kept: the parameters of step {best}," in said
     said = train(*words, "--keep", "last", steps=30)
     assert weights("out.nn.dat") == weights("bk/nn_bk_00030.nn.dat")
     assert "kept: " not in said

@@ -426,7 +426,7 @@ def rewrite(path: Path, name: str, values: dict[str, Any]) -> None:
 
 class TestDamage:
     def test_of_another_writer(self, sample: TrainingSet, saved: Path, split: Split) -> None:
-        """What the tests write themselves is read, also with strings of variable length."""
+        """Splits that the tests write themselves are read, also with strings of variable length."""
         rewrite(saved, "main", values_of(split))
         assert load_training_set(saved).splits["main"] == split
 

@@ -105,7 +105,7 @@ def test_memory_is_that_of_a_part(tmp_path: Path) -> None:
 
 
 def test_it_stays_the_set_of_its_settings(whole: TrainingSet, tmp_path: Path) -> None:
-    """Those of the first part."""
+    """The file has the settings of the first part."""
     second = replace(whole, potential=make_potential(("Si", "C"), hidden=(9,)).without_parameters())
     write(tmp_path / "set.h5", [whole, second], 12, 26)
     found = load_training_set(tmp_path / "set.h5")
