@@ -36,7 +36,7 @@ from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
 
 _LINE = 64  # bytes of a cache line and of the widest vectors of a processor
-WIDTH_STEP = 4  # places for pairs come in this multiple on a CPU; `padded` counts on it
+WIDTH_STEP = 4  # places for pairs come in this multiple on a CPU; padding counts on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Basis:
     n_elements: int
     centers: Tensor  # (n_r0, 1) Å
     norm: Tensor  # (n_r0,) N_n
-    coefficients: Tensor  # (padded n_l, padded n_angular) w_lm, zero where a row belongs to another order
+    coefficients: Tensor  # (n_l, n_angular) w_lm, zero where a row belongs to another order
     axes: Tensor  # (3, 3), the unit matrix
     zero: Tensor  # ()
 
@@ -76,7 +76,7 @@ class Basis:
             n_elements=n_elements,
             centers=torch.tensor(gaussian_centers, device=device, dtype=dtype)[:, None],
             norm=torch.tensor(norm, device=device, dtype=dtype),
-            coefficients=_padded_matrix(addition_coefficients(legendre_orders, device=device, dtype=dtype)),
+            coefficients=addition_coefficients(legendre_orders, device=device, dtype=dtype),
             axes=torch.eye(3, device=device, dtype=dtype),
             zero=torch.zeros((), device=device, dtype=dtype),
         )
@@ -92,8 +92,21 @@ class Basis:
     @lazy
     def padded_norm(self) -> Tensor:
         """(padded n_r0,), 1 beyond the Gaussian centres."""
-        columns = padded(self.n_centers, 16 // self.norm.itemsize, self.norm.device)
+        columns = padded(self.n_centers, self.norm, WIDTH_STEP)
         return torch.nn.functional.pad(self.norm, (0, columns - self.n_centers), value=1.0)
+
+    @lazy
+    def padded_angular(self) -> int:
+        """Rows for the angular functions."""
+        return padded(self.n_angular, self.norm, WIDTH_STEP, len(self.padded_norm))
+
+    @lazy
+    def padded_coefficients(self) -> Tensor:
+        """(padded n_l, padded n_angular), zero beyond. Never a single row: that is multiplied in a way of its own."""
+        n_orders = len(self.coefficients)
+        rows = padded(max(n_orders, 2), self.norm, len(self.padded_norm))
+        padding = (0, self.padded_angular - self.n_angular, 0, rows - n_orders)
+        return torch.nn.functional.pad(self.coefficients, padding)
 
     @lazy
     def blocks(self) -> list[tuple[int, int]]:
@@ -101,19 +114,19 @@ class Basis:
         return list(combinations_with_replacement(range(self.n_elements), 2))
 
 
-def padded(count: int, step: int, device: torch.device) -> int:
-    """The next multiple of `step` on a CPU, the count itself elsewhere.
+def padded(count: int, like: Tensor, *others: int) -> int:
+    """How many rows matrices of `others` columns need, so that on a CPU each begins at a multiple of 64 bytes.
 
-    With rows in fours, columns in steps of 16 bytes and places for pairs in fours, all products of two of these are
-    multiples of 64 bytes: results that stand one after the other begin at such addresses.
+    Args:
+        count: rows that are used.
+        like: gives device and dtype; not on a CPU, rows are not padded.
+        others: numbers of columns, or numbers that they are a multiple of.
     """
-    return -(-count // step) * step if device.type == "cpu" else count
-
-
-def _padded_matrix(matrix: Tensor) -> Tensor:
-    """(n, m) with rows and columns of zeros up to multiples of four, on a CPU."""
-    rows, columns = (padded(count, 4, matrix.device) for count in matrix.shape)
-    return torch.nn.functional.pad(matrix, (0, columns - matrix.shape[1], 0, rows - matrix.shape[0]))
+    if like.device.type != "cpu":
+        return count
+    numbers = _LINE // like.itemsize
+    step = math.lcm(*(numbers // math.gcd(numbers, other) for other in others))
+    return -(-count // step) * step
 
 
 class Chunk:
@@ -171,10 +184,10 @@ class Chunk:
     @lazy
     def _angular(self) -> Tensor:
         """(n, padded n_angular, K)."""
-        return self._blocks(self._rows_of(angular_rows), 4)
+        return self._blocks(self._rows_of(angular_rows), self.basis.padded_angular)
 
-    def _blocks(self, rows: Tensor, step: int, mask: Tensor | None = None) -> Tensor:
-        """(n, padded n_rows, K), a matrix for each atom, from rows (n_rows, n, K) times a mask (n, K).
+    def _blocks(self, rows: Tensor, n_padded: int, mask: Tensor | None = None) -> Tensor:
+        """(n, n_padded, K), a matrix for each atom, from rows (n_rows, n, K) times a mask (n, K).
 
         On a CPU every matrix and every row in it begins at a multiple of 64 bytes, and rows of padding are zero. On a
         GPU, of which no bits are promised, the result is a view of the rows.
@@ -183,12 +196,12 @@ class Chunk:
             return (rows if mask is None else rows * mask).transpose(0, 1)
         count, n, width = rows.shape
         line = _LINE // rows.itemsize
-        whole = rows.new_empty(n, padded(count, step, rows.device), -(-width // line) * line)[:, :, :width]
+        whole = rows.new_empty(n, n_padded, -(-width // line) * line)[:, :, :width]
         if mask is None:
             whole[:, :count] = rows.transpose(0, 1)
         else:
             torch.mul(rows.transpose(0, 1), mask[:, None], out=whole[:, :count])
-        if whole.shape[1] > count:
+        if n_padded > count:
             whole[:, count:] = 0
         return whole
 
@@ -247,7 +260,8 @@ class Chunk:
 
     def _radial_blocks(self, rows: Tensor) -> list[Tensor]:
         """Rows (n_r0, n, K) as blocks (n, padded n_r0, K) for each element, zero for neighbours of another one."""
-        return [self._blocks(rows, 16 // rows.itemsize, self._mask(kind)) for kind in range(self.basis.n_elements)]
+        columns = len(self.basis.padded_norm)
+        return [self._blocks(rows, columns, self._mask(kind)) for kind in range(self.basis.n_elements)]
 
     @lazy
     def _radial_by_kind(self) -> list[Tensor]:
@@ -266,7 +280,7 @@ class Chunk:
         """(n, n_features) from the products A^a A^b of each block, (n, padded n_angular, padded n_r0)."""
         basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
         result = products[0].new_empty(n, len(basis.blocks), n_orders, basis.n_centers)
-        coefficients = basis.coefficients.expand(n, -1, -1)
+        coefficients = basis.padded_coefficients.expand(n, -1, -1)
         for block, (a, b), product in zip(result.unbind(1), basis.blocks, products, strict=True):
             copies = 1 if a == b else 2
             sums = torch.bmm(coefficients, product)[:, :n_orders, : basis.n_centers]
@@ -298,10 +312,10 @@ class Chunk:
         basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
         n_blocks = len(basis.blocks)
         by_block = grad.view(n, n_blocks, n_orders, basis.n_centers).transpose(0, 1) * (2 / basis.norm)
-        padding = (0, len(basis.padded_norm) - basis.n_centers, 0, len(basis.coefficients) - n_orders)
+        padding = (0, len(basis.padded_norm) - basis.n_centers, 0, len(basis.padded_coefficients) - n_orders)
         if grad.device.type == "cpu":
             by_block = torch.nn.functional.pad(by_block, padding).contiguous()
-        coefficients = basis.coefficients.T.expand(n, -1, -1)
+        coefficients = basis.padded_coefficients.T.expand(n, -1, -1)
         result: dict[int, Tensor] = {}
         for (a, b), own in zip(basis.blocks, by_block, strict=True):
             spread = torch.bmm(coefficients, own)  # (n, padded n_angular, padded n_r0)
@@ -316,7 +330,7 @@ class Chunk:
         unit, inverse = self._unit
         along = (unit * moves).sum(dim=0)  # dr
         unit_tangent = (moves - unit * along).mul_(inverse)
-        turned = self._blocks(self._rows_of(angular_jvp, unit_tangent), 4)
+        turned = self._blocks(self._rows_of(angular_jvp, unit_tangent), self.basis.padded_angular)
         radial = self._radial_blocks(self._radial_derivative * along.view(self.pairs.shape))
         sums = [
             torch.bmm(self._angular, moved.transpose(1, 2)).add_(torch.bmm(turned, still.transpose(1, 2)))
@@ -330,23 +344,25 @@ class Chunk:
         """(n, n_features, 3, K) 1/Å: dG/dv with respect to every pair's vector v; zero for dummy pairs.
 
         Args:
-            pad: whether features of zeros fill up to a multiple of four on a CPU, for products.
+            pad: whether features of zeros fill up to what products need on a CPU.
         """
         basis = self.basis
         n, width = self.pairs.shape
         radial, turned, slopes = self._radial.transpose(0, 1)[:, :, None], *self._along_axes()
         shape = (len(basis.blocks), len(basis.legendre_orders), basis.n_centers)
         n_features = math.prod(shape)
-        whole = radial.new_empty(n, padded(n_features, 4, radial.device) if pad else n_features, 3, width)
+        whole = radial.new_empty(n, padded(n_features, radial, WIDTH_STEP) if pad else n_features, 3, width)
         whole[:, n_features:] = 0
         result = whole[:, :n_features].unflatten(1, shape)
-        factors = [(2 * basis.coefficients.sum(dim=0)[:, None] / basis.padded_norm) * sums for sums in self._sums]
+        factors = [
+            (2 * basis.padded_coefficients.sum(dim=0)[:, None] / basis.padded_norm) * sums for sums in self._sums
+        ]
         for block, (a, b) in zip(result.unbind(1), basis.blocks, strict=True):
             for number, rows in enumerate(rows_of_orders(basis.legendre_orders)):
                 parts = []
                 for moved, other in _moved_and_other(a, b):
                     # 2 w A / N: (n, padded n_r0, 2 l + 1)
-                    factor = self._blocks(factors[other][:, rows].permute(2, 0, 1), 1)
+                    factor = self._blocks(factors[other][:, rows].permute(2, 0, 1), len(basis.padded_norm))
                     value, part = (torch.bmm(factor, f[:, rows])[:, : basis.n_centers] for f in (self._angular, turned))
                     part = part.unflatten(2, (3, width)).mul_(radial).addcmul_(value[:, :, None], slopes)
                     mask = self._mask(moved)
@@ -363,7 +379,7 @@ class Chunk:
         tangent = (self.basis.axes[:, None, :, None] - shaped * own).mul_(inverse.view(n, 1, width))
         rows = unit.new_empty(self.basis.n_angular, 3 * unit.shape[1])
         angular_jvp(shaped.reshape(3, -1), self.basis.legendre_orders, tangent.reshape(3, -1), out=rows)
-        turned = self._blocks(rows.view(-1, n, 3 * width), 4)
+        turned = self._blocks(rows.view(-1, n, 3 * width), self.basis.padded_angular)
         return turned, self._radial_derivative.transpose(0, 1)[:, :, None] * own[:, None]
 
 

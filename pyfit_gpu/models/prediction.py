@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyfit_gpu.descriptors.expansion import Chunk, padded
+from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import padded_widths
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
-from pyfit_gpu.models.energy import energy_model, network_outputs
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
-from pyfit_gpu.parallel import Workers
+from pyfit_gpu.parallel import Workers, one_thread
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
 
@@ -32,6 +32,7 @@ _JACOBIAN_MEMBERS = 7
 # measured).
 _JACOBIAN_BYTES_CPU = 2**22
 _JACOBIAN_BYTES_GPU = 2**29
+_NETWORK_ATOMS = 4096  # of a piece that goes through the networks without a chunk, on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +190,6 @@ class _ChunkWalk:
 
     def __init__(self, potential: Potential, batch: Batch, *, derivatives: bool) -> None:
         self.model = energy_model(potential, "predict")
-        self.potential = potential
         self.descriptor = potential.descriptor
         self.batch = batch
         self.networks: _Tiled | _Stacked
@@ -206,16 +206,19 @@ class _ChunkWalk:
 
     def run(self) -> Tensor:
         """(K, n_atoms) eV, atomic energies; `totals` then has the derivatives of all chunks."""
-        if self.totals is None and self.like.device.type != "cpu" and not self.model.uses_vectors:
-            # Nothing is gained by going chunk after chunk, and each would wait for the host.
-            features = self.batch.features(self.descriptor)
-            return self.model.energies(network_outputs(self.potential, features, self.batch.species), None)
         energies = self.like.new_empty(self.n_members, len(self.batch.species))
+        if self.totals is None and not self.model.uses_vectors:  # then larger pieces than chunks cost less
+            features = self.batch.features(self.descriptor)
+            with one_thread():
+                for atoms in self.networks.pieces():
+                    outputs, _ = self.networks(atoms, features[atoms])
+                    energies.index_copy_(1, atoms, self.model.energies(outputs, None))
+            return energies
 
         def compute(chunk: Chunk) -> None:
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
-            outputs, vjp = self.networks(chunk, features)
+            outputs, vjp = self.networks(chunk.atoms, features)
             energies.index_copy_(1, chunk.atoms, self.model.energies(outputs, chunk))
             if self.totals is not None:
                 grad_outputs, grad_vectors = self.model.vjp(outputs, chunk)
@@ -246,7 +249,7 @@ class _ChunkWalk:
         # Members are rows of one product, padded to fours on a CPU: rows beyond a multiple of four round differently.
         jacobian = chunk.jacobian(pad=True).flatten(2)
         n_members, _, n_features = grad.shape
-        padding = (0, jacobian.shape[1] - n_features, 0, padded(n_members, 4, grad.device) - n_members)
+        padding = (0, jacobian.shape[1] - n_features, 0, -n_members % 4 if grad.device.type == "cpu" else 0)
         rows = torch.nn.functional.pad(grad.transpose(0, 1), padding).contiguous()
         return torch.bmm(rows, jacobian)[:, :n_members].unflatten(-1, (3, -1))
 
@@ -269,11 +272,15 @@ class _Tiled:
             batch.species, structure, widths, potential.descriptor.n_elements, potential.dtype.itemsize
         )
 
-    def __call__(self, chunk: Chunk, features: Tensor) -> tuple[Tensor, _Vjp]:
-        """Outputs (K, n, n_out) for features (n, n_features), and their vector-Jacobian product."""
+    def pieces(self) -> Iterator[Tensor]:
+        """All atoms, in pieces that can be evaluated at once."""
+        yield from self._tiles.in_order.split(_NETWORK_ATOMS)
+
+    def __call__(self, atoms: Tensor, features: Tensor) -> tuple[Tensor, _Vjp]:
+        """Outputs (K, n, n_out) for features (n, n_features) of atoms (n,), and their vector-Jacobian product."""
         outputs = features.new_empty(self._n_members, len(features), self._networks.n_outputs)
         parts: list[tuple[int, slice, Tensor, int, _Vjp]] = []
-        for element, own, place, n_tiles in self._tiles.by_element(chunk.atoms):
+        for element, own, place, n_tiles in self._tiles.by_element(atoms):
             inputs = self._arranged(features[own], place, n_tiles)
             for member in range(self._n_members):
                 found, vjp = self._networks(member, element, inputs)
@@ -302,8 +309,12 @@ class _Stacked:
         self._networks = potential.networks
         self._species = batch.species
 
-    def __call__(self, chunk: Chunk, features: Tensor) -> tuple[Tensor, _Vjp]:
-        """Outputs (K, n, n_out) for features (n, n_features), and their vector-Jacobian product."""
-        layout = ElementLayout.of(self._species[chunk.atoms], self._networks.n_elements)
+    def pieces(self) -> Iterator[Tensor]:
+        """All atoms at once."""
+        yield torch.arange(len(self._species), device=self._species.device)
+
+    def __call__(self, atoms: Tensor, features: Tensor) -> tuple[Tensor, _Vjp]:
+        """Outputs (K, n, n_out) for features (n, n_features) of atoms (n,), and their vector-Jacobian product."""
+        layout = ElementLayout.of(self._species[atoms], self._networks.n_elements)
         outputs, vjp = self._networks.with_vjp(layout.arrange(features))
         return layout.restore(outputs), lambda grad: layout.restore(vjp(layout.arrange_members(grad)))

@@ -27,7 +27,7 @@ class AtomTiles:
     """Tile and row of every atom of a batch."""
 
     rows: int  # rows of a tile
-    place: Tensor  # (n_atoms,) int64, rows * tile + row; tiles ascend with (width, species, structure)
+    place: Tensor  # (n_atoms,) int64, rows * tile + row; tiles ascend with (species, width, structure)
     species: Tensor  # (n_atoms,) int64
     n_elements: int
 
@@ -42,9 +42,9 @@ class AtomTiles:
             itemsize: bytes of a number in the networks.
         """
         rows = _LINE // itemsize
-        key = widths * n_elements + species
+        key = species
         if len(structure):
-            key = key * (structure[-1] + 1) + structure
+            key = (species * (widths.max() + 1) + widths) * (structure[-1] + 1) + structure
         ordered, order = torch.sort(key, stable=True)
         _, counts = torch.unique_consecutive(ordered, return_counts=True)
         n_tiles = (counts + rows - 1) // rows
@@ -53,11 +53,16 @@ class AtomTiles:
         place[order] = ragged_range(first, counts, len(order))[1]
         return cls(rows, place, species, n_elements)
 
+    @property
+    def in_order(self) -> Tensor:
+        """(n_atoms,) int64, all atoms in the order of their places."""
+        return torch.argsort(self.place)
+
     def by_element(self, atoms: Tensor) -> Iterator[tuple[int, slice, Tensor, int]]:
         """Places of the atoms of a chunk in the tiles of each element that occurs.
 
         Args:
-            atoms: (n,) int64, as a chunk has them: ordered by species, then structure, of one width.
+            atoms: (n,) int64, in the order of their places: as a chunk has them, or some that `in_order` gives.
 
         Yields:
             element, which of the atoms are its own, their places in its tiles (one after the other), and how many
