@@ -121,7 +121,7 @@ def test_info() -> None:
 
 def test_what_is_said() -> None:
     said = new("--cutoff", "4.5", "--n-centers", "2").out
-    assert said == "wrote new.nn.dat: network 30-16-16-1, Gaussian centres 1.5 4 Å, weights are drawn on loading\n"
+    assert said == "wrote new.nn.dat: network 30-16-16-1, Gaussian centres 1.5 4 Å, parameters are drawn on loading\n"
     assert new("--cutoff", "4.5", "--overwrite", "--quiet").said == ""
 
 
