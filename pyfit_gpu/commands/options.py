@@ -109,7 +109,7 @@ def _add_new(verb: Parser) -> None:
     add("--gaussian-centers", type=finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
     add("--hidden", type=whole, nargs="+", default=(16, 16), metavar="N", help="neurons of the hidden layers (16 16)")
     add("--activation", type=whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
-    add("--max-random", type=finite, default=0.3, metavar="W", help="weights are drawn from -W to W (0.3)")
+    add("--max-random", type=finite, default=0.3, metavar="W", help="parameters are drawn from -W to W (0.3)")
     _outputs(verb)
     verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")
 

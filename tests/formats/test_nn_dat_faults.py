@@ -7,25 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from formats.test_nn_dat import HEADER, VALUES
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.models.potential import Potential
 
 Load = Callable[[str | bytes], Potential]
-
-# 2 inputs, 2 hidden, 1 output: lines 1 to 8, then 9 values on lines 9 to 17.
-HEADER = """\
- 1 0.5 1
- 1
- Si 28.0855
- 0 0.25 4.5 1.0 0.8
- 2 0 3
- 1 2.5
- 0 9.6 4.7 4.3 1.45 0.12 0.8 0.9 0.85
- 3 2 2 1
-"""
-VALUES = "".join(f" {k / 8} 0.0000\n" for k in range(9))
 
 
 @pytest.fixture

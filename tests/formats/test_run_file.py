@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from forking import run_script
 from sample_sets import make_potential, make_set, make_settings
 
 from pyfit_gpu.errors import InputError
@@ -350,42 +348,8 @@ class TestDamage:
         assert not is_run_file(tmp_path)
 
 
-# Each block forks children of one process that has loaded everything.
-ONE_PROCESS_EACH = """
-import json, os, resource, signal, sys
-from pathlib import Path
-
-import torch
-
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.run_file import load_run, save_run
-
-folder = Path(sys.argv[2])
-old, new = load_run(folder / "old.h5"), load_run(folder / "new.h5")
-
-
-def child(work):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    return pid
-
+OLD_AND_NEW = """old, new = load_run(folder / "old.h5"), load_run(folder / "new.h5")
 """
-
-
-def run_script(script: str, folder: Path) -> str:
-    here = Path(__file__).parents[1]
-    command = [sys.executable, "-c", ONE_PROCESS_EACH + script, str(here), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(here.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 class TestKilledAndFull:
@@ -412,7 +376,7 @@ for limit in (0, 1, 100, 5000, size // 3, size // 2, size - 100, size - 1):
         path = tmp_path / "run.h5"
         before = path.read_bytes()
         messages, ends = {}, {}
-        for kind, limit, *rest in map(json.loads, run_script(script, tmp_path).splitlines()):
+        for kind, limit, *rest in map(json.loads, run_script(OLD_AND_NEW + script, tmp_path).splitlines()):
             (messages if kind == "message" else ends)[limit] = rest
         assert ends == {limit: [0, ["new.h5", "old.h5", "run.h5"]] for limit in ends}
         assert len(messages) == len(ends) == 8
@@ -449,7 +413,7 @@ for target in (folder / "run.h5", folder / "fresh.h5"):
         names = {(folder / f"{name}.h5").read_bytes(): name for name in ("old", "new")} | {b"": "none"}
         print(target.stem, status, names[content], flush=True)
 """
-        rows = [line.split() for line in run_script(script, tmp_path).splitlines()]
+        rows = [line.split() for line in run_script(OLD_AND_NEW + script, tmp_path).splitlines()]
         assert [int(status) for _, status, _ in rows] == [signal.SIGKILL] * 12
         assert [content for _, _, content in rows] == [*["old"] * 3, *["new"] * 3, *["none"] * 3, *["new"] * 3]
 

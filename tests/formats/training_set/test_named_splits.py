@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 import pytest
 from commands.helpers import OWN, done
-from formats.training_set.test_reader import LAYOUT, run_script, specified_hash
+from forking import run_script
+from formats.training_set.test_reader import LAYOUT, specified_hash
 from sample_sets import NAN, assert_same_set, make_set, save_shard
 
 from pyfit_gpu.commands.info import info

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from forking import run_script
 from sample_sets import NAN, assert_same_set, make_set, save_shard, with_settings
 
 from pyfit_gpu.datasets.build import build_training_set
@@ -321,47 +319,6 @@ class TestDamage:
             file.attrs["version"] = version
             file.attrs["created_by"] = "pyfit-gpu 99.0"
         refuse(saved, rf"expected format version 1, found {version} \(written by pyfit-gpu 99.0\)")
-
-
-# Each block forks children of one process that has loaded everything.
-ONE_PROCESS_EACH = """
-import json, os, resource, signal, sys
-from dataclasses import replace
-from pathlib import Path
-
-import h5py
-import torch
-
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-from sample_sets import make_set, save_shard
-from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.training_set.reader import save_training_set
-from pyfit_gpu.formats.training_set.shards import Shard
-
-folder = Path(sys.argv[2])
-
-
-def child(work):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    return pid
-
-"""
-
-
-def run_script(script: str, folder: Path) -> str:
-    here = Path(__file__).parents[2]
-    command = [sys.executable, "-c", ONE_PROCESS_EACH + script, str(here), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(here.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 class TestKilledAndFull:
