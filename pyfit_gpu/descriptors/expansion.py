@@ -18,115 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.descriptors.harmonics import (
-    addition_coefficients,
-    angular_jvp,
-    angular_rows,
-    angular_vjp,
-    n_rows,
-    rows_of_orders,
-)
+from pyfit_gpu.descriptors.basis import LINE, WIDTH_STEP, Basis, padded
+from pyfit_gpu.descriptors.harmonics import angular_jvp, angular_rows, angular_vjp, n_rows, rows_of_orders
 from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
-
-_LINE = 64  # bytes of a cache line and of the widest vectors of a processor
-WIDTH_STEP = 4  # places for pairs come in this multiple on a CPU; padding counts on it
-
-
-@dataclass(frozen=True, eq=False)
-class Basis:
-    """The functions of an expansion as tensors of one device and dtype."""
-
-    cutoff: float  # Å
-    cutoff_width: float  # Å
-    gaussian_width: float  # Å
-    legendre_orders: tuple[int, ...]
-    n_elements: int
-    centers: Tensor  # (n_r0, 1) Å
-    norm: Tensor  # (n_r0,) N_n
-    coefficients: Tensor  # (n_l, n_angular) w_lm, zero where a row belongs to another order
-    axes: Tensor  # (3, 3), the unit matrix
-    zero: Tensor  # ()
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        cutoff: float,
-        cutoff_width: float,
-        gaussian_width: float,
-        legendre_orders: Sequence[int],
-        gaussian_centers: Sequence[float],
-        norm: Sequence[float],
-        n_elements: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> Basis:
-        return cls(
-            cutoff=cutoff,
-            cutoff_width=cutoff_width,
-            gaussian_width=gaussian_width,
-            legendre_orders=tuple(legendre_orders),
-            n_elements=n_elements,
-            centers=torch.tensor(gaussian_centers, device=device, dtype=dtype)[:, None],
-            norm=torch.tensor(norm, device=device, dtype=dtype),
-            coefficients=addition_coefficients(legendre_orders, device=device, dtype=dtype),
-            axes=torch.eye(3, device=device, dtype=dtype),
-            zero=torch.zeros((), device=device, dtype=dtype),
-        )
-
-    @property
-    def n_centers(self) -> int:
-        return len(self.norm)
-
-    @lazy
-    def n_angular(self) -> int:
-        return n_rows(self.legendre_orders)
-
-    @lazy
-    def padded_norm(self) -> Tensor:
-        """(padded n_r0,), 1 beyond the Gaussian centres."""
-        columns = padded(self.n_centers, self.norm, WIDTH_STEP)
-        return torch.nn.functional.pad(self.norm, (0, columns - self.n_centers), value=1.0)
-
-    @lazy
-    def padded_angular(self) -> int:
-        """Rows for the angular functions."""
-        return padded(self.n_angular, self.norm, WIDTH_STEP, len(self.padded_norm))
-
-    @lazy
-    def padded_coefficients(self) -> Tensor:
-        """(padded n_l, padded n_angular), zero beyond. Never a single row: that is multiplied in a way of its own."""
-        n_orders = len(self.coefficients)
-        rows = padded(max(n_orders, 2), self.norm, len(self.padded_norm))
-        padding = (0, self.padded_angular - self.n_angular, 0, rows - n_orders)
-        return torch.nn.functional.pad(self.coefficients, padding)
-
-    @lazy
-    def blocks(self) -> list[tuple[int, int]]:
-        """The elements a and b of each block of features."""
-        return list(combinations_with_replacement(range(self.n_elements), 2))
-
-
-def padded(count: int, like: Tensor, *others: int) -> int:
-    """How many rows matrices of `others` columns need, so that on a CPU each begins at a multiple of 64 bytes.
-
-    Args:
-        count: rows that are used.
-        like: gives device and dtype; not on a CPU, rows are not padded.
-        others: numbers of columns, or numbers that they are a multiple of.
-    """
-    if like.device.type != "cpu":
-        return count
-    numbers = _LINE // like.itemsize
-    step = math.lcm(*(numbers // math.gcd(numbers, other) for other in others))
-    return -(-count // step) * step
 
 
 class Chunk:
@@ -195,7 +94,7 @@ class Chunk:
         if rows.device.type != "cpu":
             return (rows if mask is None else rows * mask).transpose(0, 1)
         count, n, width = rows.shape
-        line = _LINE // rows.itemsize
+        line = LINE // rows.itemsize
         whole = rows.new_empty(n, n_padded, -(-width // line) * line)[:, :, :width]
         if mask is None:
             whole[:, :count] = rows.transpose(0, 1)

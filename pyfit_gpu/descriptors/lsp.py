@@ -21,7 +21,8 @@ import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
-from pyfit_gpu.descriptors.expansion import WIDTH_STEP, Basis, Chunk
+from pyfit_gpu.descriptors.basis import WIDTH_STEP, Basis
+from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.modes import GI_MODES, GiMode, describe_modes
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.parallel import Workers

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyfit_gpu.descriptors.basis import LINE
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.sums import ragged_range
 
-_LINE = 64  # bytes
 _COLUMNS = 4  # least number of columns of a result: libraries multiply a single column by another routine
 
 
@@ -41,7 +41,7 @@ class AtomTiles:
             widths: (n_atoms,) int64, places for the neighbours of each atom.
             itemsize: bytes of a number in the networks.
         """
-        rows = _LINE // itemsize
+        rows = LINE // itemsize
         key = species
         if len(structure):
             key = (species * (widths.max() + 1) + widths) * (structure[-1] + 1) + structure

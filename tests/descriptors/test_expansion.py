@@ -13,7 +13,8 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from pyfit_gpu.descriptors import lsp as module
-from pyfit_gpu.descriptors.expansion import Basis, Chunk
+from pyfit_gpu.descriptors.basis import Basis
+from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
