@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.expansion import Chunk
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.descriptors.pair_sums import PairSums
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.neighbors import find_neighbors
 
@@ -42,6 +44,13 @@ class _Block:
     chunk: Chunk
     slope: Tensor  # (n, n_features), derivatives of features with respect to G
     jacobian: Tensor | None  # (n, n_features, 3 K), and with respect to pair vectors; None: not kept
+
+    @classmethod
+    def of(cls, descriptor: LocalStructureParameters, chunk: Chunk, keep: bool) -> _Block:
+        """Compute the slopes of a chunk that is not used otherwise and, if wanted, the derivatives to keep."""
+        once = chunk.fresh()
+        slope = descriptor.transform_slope(once.raw())
+        return cls(chunk, slope, once.jacobian().flatten(2).mul_(slope[..., None]) if keep else None)
 
     def grad_vectors(self, grad_features: Tensor) -> Tensor:
         """Map dE/d(features) (n, M, n_features) to dE/d(pair vectors) (n, M, 3, K)."""
@@ -117,16 +126,15 @@ class ForceMap:
         require_positions(chosen)
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
         neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
-        blocks = []
         bytes_per_pair = jacobian_bytes(1, descriptor.n_features, dtype.itemsize)
+        planned: list[tuple[Chunk, bool]] = []
         for chunk in descriptor.chunks(neighbors, chosen.species, max_pairs=max(1, _BLOCK_BYTES // bytes_per_pair)):
-            slope = descriptor.transform_slope(chunk.raw())
-            kept = None
             n_bytes = jacobian_bytes(chunk.pairs.numel(), descriptor.n_features, dtype.itemsize)
-            if self.kept_bytes + n_bytes <= self._memory:
-                kept = chunk.jacobian().flatten(2).mul_(slope[..., None])
-                self.kept_bytes += n_bytes
-            blocks.append(_Block(chunk.fresh(), slope, kept))
+            keep = self.kept_bytes + n_bytes <= self._memory
+            self.kept_bytes += n_bytes if keep else 0
+            planned.append((chunk, keep))
+        # One thread for each: products in several threads may be rounded otherwise.
+        blocks = Workers.shared(neighbors.vectors.device).map(lambda item: _Block.of(descriptor, *item), planned)
         return _Part(PairSums(neighbors, chosen.sizes), tuple(blocks), len(chosen), chosen.n_atoms)
 
     def __call__(self, grad_features: Tensor) -> tuple[Tensor, Tensor | None]:
