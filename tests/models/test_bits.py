@@ -7,6 +7,7 @@ a library looks at something else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -17,11 +18,15 @@ from sample_sets import make_potential
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.models.batches import Batch, batches, featurize
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, predict, predict_batch
+from pyfit_gpu.parallel import one_thread
 from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.cell_list import _Comparison
 from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.training.objective import Objective
 
 MakeFrame = Callable[..., Frame]
 
@@ -37,13 +42,14 @@ SETTINGS = [
 
 
 class Products(TorchDispatchMode):
-    """Notes the shape, strides and addresses of every matrix product of this thread."""
+    """Notes the shape, strides and addresses of every matrix product of this thread, and the most threads for one."""
 
     NAMES = ("bmm", "baddbmm", "mm", "addmm", "mv", "addmv", "dot", "linear", "addbmm")
 
     def __init__(self) -> None:
         super().__init__()
         self.found: set[tuple[Any, ...]] = set()
+        self.most_threads = 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -52,6 +58,7 @@ class Products(TorchDispatchMode):
             factors = [
                 x for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor) and x.dim() == result.dim()
             ]
+            self.most_threads = max(self.most_threads, torch.get_num_threads())
             self.found.add((name, *(self.form(tensor) for tensor in factors), self.form(result)))
         return result
 
@@ -138,6 +145,36 @@ class TestConstruction:
             predict_batch(potential, several)
         assert alone <= together
         assert all(form[-1] == {0} for _, *forms in together for form in forms)
+
+    @pytest.mark.parametrize("elements", ELEMENTS, ids="".join)
+    @pytest.mark.parametrize("n_members", [1, 9])
+    def test_no_product_is_shared_by_threads(
+        self,
+        mixed_frames: Callable[..., list[Frame]],
+        monkeypatch: pytest.MonkeyPatch,
+        elements: Sequence[str],
+        n_members: int,
+    ) -> None:
+        """They may cut it in another way: workers multiply, or the calling thread as the only one.
+
+        Except for neighbours: what a product takes for one is compared exactly afterwards.
+        """
+        monkeypatch.setattr(_Comparison, "_products", one_thread()(_Comparison._products))
+        potential = make(SETTINGS[1], elements, n_members, torch.float64)
+        structures = Structures.from_frames(mixed_frames(elements))
+        torch.set_num_threads(3)
+        try:
+            with Products() as mode:
+                for derivatives in (False, True):
+                    predict(potential, structures, derivatives=derivatives)
+                featurize(structures, potential)
+                training_set = build_training_set(structures, potential)
+                for memory in (0.0, math.inf):
+                    objective = Objective(training_set, {"forces": 0.3, "stress": 0.2}, memory=memory)
+                    objective.evaluate(potential.networks.flat(), potential.networks)
+        finally:
+            torch.set_num_threads(1)
+        assert mode.most_threads == 1
 
 
 class TestFunctions:
