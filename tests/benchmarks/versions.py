@@ -1,9 +1,9 @@
 """This checkout against another one: the same work in turn, in two processes that wait for each other.
 
-    python tests/benchmarks/versions.py OTHER [--rounds 7] [--threads 1] [--structures FILE] [--potential NN]
+    python tests/benchmarks/versions.py OTHER [--rounds 7] [--threads 1] [--wall] [--structures FILE] [--potential NN]
 
 OTHER is a checkout of another version (`git worktree add OTHER COMMIT`). Only the public names are used, so that any
-version can be measured. Printed are the processor's least times of both and the median of the ratios, pair by pair.
+version can be measured. Printed are the least times of both (the processor's, or those on the wall) and the median of the ratios, pair by pair.
 The structures are those of the optional folder of reference data beside the checkout, as is the potential.
 """
 
@@ -71,11 +71,12 @@ WORK = {
     "force step": lambda: fit("forces", torch.float64, 3, force_weight=0.1, stress_weight=0.1),
     "calculator, 512 atoms": molecular_dynamics,
 }
+clock = time.perf_counter if sys.argv[4] == "wall" else time.process_time
 print(json.dumps(list(WORK)), flush=True)
 for line in sys.stdin:
-    began = time.process_time()
+    began = clock()
     count = WORK[line.strip()]()
-    print((time.process_time() - began) / max(1, int(count)), flush=True)
+    print((clock() - began) / max(1, int(count)), flush=True)
 """
 
 
@@ -84,10 +85,11 @@ class Version:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder = folder
+        self.wall = options.wall
         self.environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(options.threads)}
         words = [sys.executable, "-W", "ignore", "-c", WORKER, options.structures, options.potential]
         self.process = subprocess.Popen(
-            [*words, str(options.threads)],
+            [*words, str(options.threads), "wall" if options.wall else "processor"],
             cwd=folder,
             env=self.environment,
             stdin=subprocess.PIPE,
@@ -111,10 +113,13 @@ class Version:
         return float(self._answer())
 
     def command(self, words: list[str]) -> float:
-        """Processor seconds of a command line."""
+        """Seconds of a command line."""
+        began = time.perf_counter()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "pyfit_gpu", *words]
         subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True)
+        if self.wall:
+            return time.perf_counter() - began
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -124,6 +129,7 @@ def main() -> None:
     parser.add_argument("other", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="time on the wall, for several threads")
     parser.add_argument("--structures", default=str(SHARED / "data" / "silicon_nist.poscar.dat"))
     parser.add_argument("--potential", default=str(SHARED / "reference" / "ten_networks" / "00.nn.dat"))
     options = parser.parse_args()
