@@ -56,11 +56,16 @@ class Workers:
             torch.set_num_threads(self.count)
 
     @classmethod
-    def shared(cls, device: torch.device) -> Workers:
-        """Workers that stay for the next call: starting threads takes as long as computing a small structure."""
-        count = torch.get_num_threads() if device.type == "cpu" else 1
+    def shared(cls, device: torch.device, n_threads: int | None = None) -> Workers:
+        """Workers that stay for the next call: starting threads takes as long as computing a small structure.
+
+        Args:
+            n_threads: 1: tasks run in the calling thread; None: as many as torch may use.
+        """
+        count = torch.get_num_threads() if device.type == "cpu" and n_threads is None else 1
         if count not in _shared:
-            _shared[count] = cls(device)
+            with contextlib.nullcontext() if count > 1 else one_thread():
+                _shared[count] = cls(device)
         return _shared[count]
 
     def each(self, task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:

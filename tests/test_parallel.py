@@ -13,6 +13,7 @@ import torch
 from sample_sets import make_potential
 
 import pyfit_gpu
+from pyfit_gpu.descriptors import lsp
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.parallel import Workers, lazy
@@ -79,7 +80,8 @@ def test_modes_of_the_caller(mode: type) -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_predictions_in_inference_mode(mixed_frames) -> None:
+def test_predictions_in_inference_mode(mixed_frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lsp, "_FEW_PAIRS", 0)
     structures = Structures.from_frames(mixed_frames())
     expected = predict(make_potential(), structures)
     with torch.inference_mode():
@@ -113,8 +115,10 @@ import torch
 torch.set_num_threads(2)
 sys.path.insert(0, sys.argv[1])
 from sample_sets import make_potential
+from pyfit_gpu.descriptors import lsp
 from pyfit_gpu.models.prediction import predict
 import pyfit_gpu as pf
+lsp._FEW_PAIRS = 0
 structures = pf.load_structures(sys.argv[1] + "/data/own/structures.poscar.dat")
 torch.set_num_threads(1)
 expected = predict(make_potential(), structures).energy

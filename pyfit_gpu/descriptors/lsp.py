@@ -34,6 +34,10 @@ MAX_LEGENDRE_ORDER = 60  # tested up to here
 # cache of a core, with twice as many pairs in float32 (AMD EPYC, 1 MiB: predictions take 0.65 to 0.75 of the time that
 # they take with eight times as many); on a GPU launches dominate small chunks.
 _CHUNK_CPU = (512, 8_192)  # atoms, pairs
+# Threads wait for one another at the interpreter, between any two operations: with several, chunks are twice as large
+# (AMD EPYC, 2 threads: features and predictions take 0.83 and 0.92 of the time), and few pairs have one thread.
+_THREADS_CHUNK = 2
+_FEW_PAIRS = 16_384
 _CHUNK_GPU = (131_072, 4_000_000)
 # Neighbour counts are padded to a multiple of this on a GPU, of `WIDTH_STEP` on a CPU: a GPU wants fewer, larger chunks
 # (H100: 8 and 32 are slower).
@@ -154,21 +158,25 @@ class LocalStructureParameters:
         def fill(chunk: Chunk) -> None:
             raw.index_copy_(0, chunk.atoms, chunk.raw())
 
-        Workers.shared(raw.device).run(fill, self.chunks(neighbors, species))
+        workers = chunk_workers(neighbors)
+        workers.run(fill, self.chunks(neighbors, species, n_threads=workers.count))
         return raw
 
-    def chunks(self, neighbors: Neighbors, species: Tensor, *, max_pairs: int | None = None) -> Iterator[Chunk]:
+    def chunks(
+        self, neighbors: Neighbors, species: Tensor, *, max_pairs: int | None = None, n_threads: int = 1
+    ) -> Iterator[Chunk]:
         """All atoms in chunks, ordered by species within each, which compute G and its derivatives when asked.
 
         Args:
             max_pairs: of a chunk, where fewer than usual are wanted.
+            n_threads: that compute chunks side by side. The bits of G and of `vjp` do not depend on it.
         """
         vectors, counts = neighbors.vectors, neighbors.counts
         n_pairs = len(vectors)
         # One byte per pair: arrays over all pairs are large beside a chunk.
         kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
         basis = _basis(self, vectors.device, vectors.dtype)
-        order, sizes = _chunks(counts, species, self.n_elements, max_pairs, vectors.itemsize)
+        order, sizes = _chunks(counts, species, self.n_elements, max_pairs, vectors.itemsize, n_threads)
         counts = counts[order, None]
         first = (torch.cumsum(neighbors.counts, 0) - neighbors.counts)[order, None]
         start = 0
@@ -210,12 +218,19 @@ def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torc
     )
 
 
-def chunk_limits(*, on_gpu: bool, itemsize: int) -> tuple[int, int]:
+def chunk_workers(neighbors: Neighbors) -> Workers:
+    """Workers for the chunks of some atoms: for few pairs the calling thread alone, which need not be waited for."""
+    device = neighbors.vectors.device
+    return Workers.shared(device) if len(neighbors.vectors) >= _FEW_PAIRS else Workers.shared(device, n_threads=1)
+
+
+def chunk_limits(*, on_gpu: bool, itemsize: int, n_threads: int = 1) -> tuple[int, int]:
     """Atoms, and places for pairs, of one chunk at most."""
     if on_gpu:
         return _CHUNK_GPU
+    factor = 8 // itemsize * (_THREADS_CHUNK if n_threads > 1 else 1)
     atoms, pairs = _CHUNK_CPU
-    return atoms * 8 // itemsize, pairs * 8 // itemsize
+    return atoms * factor, pairs * factor
 
 
 def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
@@ -225,7 +240,7 @@ def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
 
 
 def _chunks(
-    counts: Tensor, species: Tensor, n_elements: int, most_pairs: int | None, itemsize: int
+    counts: Tensor, species: Tensor, n_elements: int, most_pairs: int | None, itemsize: int, n_threads: int
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Numbers of the atoms in the order of the chunks, and each chunk's number of atoms and places per atom.
 
@@ -234,7 +249,7 @@ def _chunks(
     with it: in one file or in shards.
     """
     on_gpu = counts.device.type != "cpu"
-    max_atoms, max_pairs = chunk_limits(on_gpu=on_gpu, itemsize=itemsize)
+    max_atoms, max_pairs = chunk_limits(on_gpu=on_gpu, itemsize=itemsize, n_threads=n_threads)
     if most_pairs is not None:
         max_pairs = min(max_pairs, most_pairs)
     widths = padded_widths(counts, on_gpu=on_gpu)

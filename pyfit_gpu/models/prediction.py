@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.expansion import Chunk
-from pyfit_gpu.descriptors.lsp import padded_widths
+from pyfit_gpu.descriptors.lsp import chunk_workers, padded_widths
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
-from pyfit_gpu.parallel import Workers, one_thread
+from pyfit_gpu.parallel import one_thread
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
 
@@ -226,8 +226,13 @@ class _ChunkWalk:
                 through_features = self._grad_vectors(chunk, grad_features)
                 self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
 
-        chunks = self.descriptor.chunks(self.batch.neighbors, self.batch.species, max_pairs=self._max_pairs())
-        Workers.shared(self.like.device).run(compute, chunks)
+        workers = chunk_workers(self.batch.neighbors)
+        workers.run(
+            compute,
+            self.descriptor.chunks(
+                self.batch.neighbors, self.batch.species, max_pairs=self._max_pairs(), n_threads=workers.count
+            ),
+        )
         return energies
 
     def _by_jacobian(self) -> bool:

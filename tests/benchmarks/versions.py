@@ -3,8 +3,9 @@
     python tests/benchmarks/versions.py OTHER [--rounds 7] [--threads 1] [--wall] [--structures FILE] [--potential NN]
 
 OTHER is a checkout of another version (`git worktree add OTHER COMMIT`). Only the public names are used, so that any
-version can be measured. Printed are the least times of both (the processor's, or those on the wall) and the median of the ratios, pair by pair.
-The structures are those of the optional folder of reference data beside the checkout, as is the potential.
+version can be measured. Printed are the least times of both (the processor's, or those on the wall) and the median of
+the ratios, pair by pair. The structures are those of the optional folder of reference data beside the checkout, as is
+the potential.
 """
 
 from __future__ import annotations

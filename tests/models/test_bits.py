@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.descriptors import lsp
 from pyfit_gpu.models.batches import Batch, batches, featurize
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, predict, predict_batch
@@ -148,10 +149,12 @@ class TestConstruction:
 
     @pytest.mark.parametrize("elements", ELEMENTS, ids="".join)
     @pytest.mark.parametrize("n_members", [1, 9])
+    @pytest.mark.parametrize("few_pairs", [0, 10**6], ids=["workers", "calling thread"])
     def test_no_product_is_shared_by_threads(
         self,
         mixed_frames: Callable[..., list[Frame]],
         monkeypatch: pytest.MonkeyPatch,
+        few_pairs: int,
         elements: Sequence[str],
         n_members: int,
     ) -> None:
@@ -159,6 +162,7 @@ class TestConstruction:
 
         Except for neighbours: what a product takes for one is compared exactly afterwards.
         """
+        monkeypatch.setattr(lsp, "_FEW_PAIRS", few_pairs)
         monkeypatch.setattr(_Comparison, "_products", one_thread()(_Comparison._products))
         potential = make(SETTINGS[1], elements, n_members, torch.float64)
         structures = Structures.from_frames(mixed_frames(elements))
@@ -256,9 +260,17 @@ class TestOutcome:
         together_and_alone(make(settings, elements, n_members, dtype), frames)
 
     @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("few_pairs", [0, 10**6], ids=["workers", "calling thread"])
     def test_with_any_number_of_threads(
-        self, mixed_frames: Callable[..., list[Frame]], random_frame: MakeFrame, dtype: torch.dtype
+        self,
+        mixed_frames: Callable[..., list[Frame]],
+        random_frame: MakeFrame,
+        monkeypatch: pytest.MonkeyPatch,
+        few_pairs: int,
+        dtype: torch.dtype,
     ) -> None:
+        monkeypatch.setattr(lsp, "_FEW_PAIRS", few_pairs)
+        monkeypatch.setattr(lsp, "_CHUNK_CPU", (5, 300))
         potential = make(SETTINGS[1], ("Si", "C"), 1, dtype)
         frames = [*mixed_frames(("Si", "C")), random_frame(50, 40, length=9.0, elements=("Si", "C"))]
         structures = Structures.from_frames(frames, dtype=dtype)
