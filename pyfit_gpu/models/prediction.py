@@ -21,7 +21,6 @@ from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
-from pyfit_gpu.parallel import one_thread
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
 
@@ -207,12 +206,15 @@ class _ChunkWalk:
     def run(self) -> Tensor:
         """(K, n_atoms) eV, atomic energies; `totals` then has the derivatives of all chunks."""
         energies = self.like.new_empty(self.n_members, len(self.batch.species))
+        workers = chunk_workers(self.batch.neighbors)
         if self.totals is None and not self.model.uses_vectors:  # then larger pieces than chunks cost less
             features = self.batch.features(self.descriptor)
-            with one_thread():
-                for atoms in self.networks.pieces():
-                    outputs, _ = self.networks(atoms, features[atoms])
-                    energies.index_copy_(1, atoms, self.model.energies(outputs, None))
+
+            def evaluate_piece(atoms: Tensor) -> None:
+                outputs, _ = self.networks(atoms, features[atoms])
+                energies.index_copy_(1, atoms, self.model.energies(outputs, None))
+
+            workers.run(evaluate_piece, self.networks.pieces())
             return energies
 
         def compute(chunk: Chunk) -> None:
@@ -226,7 +228,6 @@ class _ChunkWalk:
                 through_features = self._grad_vectors(chunk, grad_features)
                 self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
 
-        workers = chunk_workers(self.batch.neighbors)
         workers.run(
             compute,
             self.descriptor.chunks(
