@@ -42,9 +42,13 @@ class Workers:
     inference modes of the caller, which torch keeps by thread.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        """Start threads for a CPU; on a GPU tasks run one after the other, in the calling thread."""
-        self.count = torch.get_num_threads() if device.type == "cpu" else 1
+    def __init__(self, device: torch.device, n_threads: int | None = None) -> None:
+        """Start threads for a CPU; on a GPU tasks run one after the other, in the calling thread.
+
+        Args:
+            n_threads: 1: tasks run in the calling thread on a CPU, too; None: as many as torch may use.
+        """
+        self.count = _count(device, n_threads)
         self._pool: ThreadPoolExecutor | None = None
         if self.count > 1:
             self._pool = ThreadPoolExecutor(self.count, "pyfit", initializer=_use_one_thread)
@@ -57,15 +61,10 @@ class Workers:
 
     @classmethod
     def shared(cls, device: torch.device, n_threads: int | None = None) -> Workers:
-        """Workers that stay for the next call: starting threads takes as long as computing a small structure.
-
-        Args:
-            n_threads: 1: tasks run in the calling thread; None: as many as torch may use.
-        """
-        count = torch.get_num_threads() if device.type == "cpu" and n_threads is None else 1
+        """Workers that stay for the next call: starting threads takes as long as computing a small structure."""
+        count = _count(device, n_threads)
         if count not in _shared:
-            with contextlib.nullcontext() if count > 1 else one_thread():
-                _shared[count] = cls(device)
+            _shared[count] = cls(device, count)
         return _shared[count]
 
     def each(self, task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
@@ -108,6 +107,12 @@ class Workers:
             return
         for _ in self.each(task, itertools.chain(first, items)):
             pass
+
+
+def _count(device: torch.device, n_threads: int | None) -> int:
+    if device.type != "cpu":
+        return 1
+    return n_threads or torch.get_num_threads()
 
 
 def _submit(pool: ThreadPoolExecutor, task: Callable[[Any], T], item: Any) -> Future[T]:

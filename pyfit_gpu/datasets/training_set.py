@@ -18,6 +18,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.energy_shift import shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.sums import ragged_range
 
 ATOM_FIELDS = ("features", "species", "positions", "forces")
 STRUCTURE_FIELDS = ("sizes", "energy", "volume", "weight", "cell", "pbc", "stress")
@@ -107,9 +108,7 @@ class TrainingSet:
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.sizes.device)
         ends = torch.cumsum(self.sizes, 0)
         sizes = self.sizes[index]
-        owner = torch.repeat_interleave(sizes)
-        first = torch.cumsum(sizes, 0) - sizes
-        atoms = (ends - self.sizes)[index][owner] + torch.arange(len(owner), device=owner.device) - first[owner]
+        _, atoms = ragged_range((ends - self.sizes)[index], sizes, int(sizes.sum()))
         taken = {name: getattr(self, name)[atoms] for name in ATOM_FIELDS}
         taken |= {name: getattr(self, name)[index] for name in STRUCTURE_FIELDS}
         groups = tuple(self.groups[row] for row in index.tolist())

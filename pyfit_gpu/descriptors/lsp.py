@@ -220,8 +220,8 @@ def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torc
 
 def chunk_workers(neighbors: Neighbors) -> Workers:
     """Workers for the chunks of some atoms: for few pairs the calling thread alone, which need not be waited for."""
-    device = neighbors.vectors.device
-    return Workers.shared(device) if len(neighbors.vectors) >= _FEW_PAIRS else Workers.shared(device, n_threads=1)
+    few = len(neighbors.vectors) < _FEW_PAIRS
+    return Workers.shared(neighbors.vectors.device, n_threads=1 if few else None)
 
 
 def chunk_limits(*, on_gpu: bool, itemsize: int, n_threads: int = 1) -> tuple[int, int]:

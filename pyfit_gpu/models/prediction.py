@@ -228,12 +228,9 @@ class _ChunkWalk:
                 through_features = self._grad_vectors(chunk, grad_features)
                 self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
 
-        workers.run(
-            compute,
-            self.descriptor.chunks(
-                self.batch.neighbors, self.batch.species, max_pairs=self._max_pairs(), n_threads=workers.count
-            ),
-        )
+        neighbors, species = self.batch.neighbors, self.batch.species
+        chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
+        workers.run(compute, chunks)
         return energies
 
     def _by_jacobian(self) -> bool:
