@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ from pyfit_gpu.parallel import Workers, lazy
 from pyfit_gpu.structures.batch import Structures
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def three_threads() -> Iterator[None]:
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(1)
 
 
 class Slow:

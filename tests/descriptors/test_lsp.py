@@ -204,18 +204,15 @@ def test_chunks_of_float32_are_twice_as_large() -> None:
     assert module.chunk_limits(on_gpu=False, itemsize=4) == (2 * atoms, 2 * pairs)
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_chunks_of_several_threads(random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are twice as large, and many pairs have as many workers as torch may use threads."""
     atoms, pairs = module.chunk_limits(on_gpu=False, itemsize=8)
     assert module.chunk_limits(on_gpu=False, itemsize=8, n_threads=3) == (2 * atoms, 2 * pairs)
     neighbors = find_neighbors(Structures.from_frames([random_frame(1, 5)]), 4.0)
-    torch.set_num_threads(3)
-    try:
-        assert module.chunk_workers(neighbors).count == 1
-        monkeypatch.setattr(module, "_FEW_PAIRS", len(neighbors.vectors))
-        assert module.chunk_workers(neighbors).count == 3
-    finally:
-        torch.set_num_threads(1)
+    assert module.chunk_workers(neighbors).count == 1
+    monkeypatch.setattr(module, "_FEW_PAIRS", len(neighbors.vectors))
+    assert module.chunk_workers(neighbors).count == 3
 
 
 @pytest.mark.parametrize("chunk", [(1, 65_536), (3, 65_536), (512, 60), (512, 1)], ids=str)

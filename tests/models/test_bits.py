@@ -147,6 +147,7 @@ class TestConstruction:
         assert alone <= together
         assert all(form[-1] == {0} for _, *forms in together for form in forms)
 
+    @pytest.mark.usefixtures("three_threads")
     @pytest.mark.parametrize("elements", ELEMENTS, ids="".join)
     @pytest.mark.parametrize("n_members", [1, 9])
     @pytest.mark.parametrize("few_pairs", [0, 10**6], ids=["workers", "calling thread"])
@@ -166,18 +167,14 @@ class TestConstruction:
         monkeypatch.setattr(_Comparison, "_products", one_thread()(_Comparison._products))
         potential = make(SETTINGS[1], elements, n_members, torch.float64)
         structures = Structures.from_frames(mixed_frames(elements))
-        torch.set_num_threads(3)
-        try:
-            with Products() as mode:
-                for derivatives in (False, True):
-                    predict(potential, structures, derivatives=derivatives)
-                featurize(structures, potential)
-                training_set = build_training_set(structures, potential)
-                for memory in (0.0, math.inf):
-                    objective = Objective(training_set, {"forces": 0.3, "stress": 0.2}, memory=memory)
-                    objective.evaluate(potential.networks.flat(), potential.networks)
-        finally:
-            torch.set_num_threads(1)
+        with Products() as mode:
+            for derivatives in (False, True):
+                predict(potential, structures, derivatives=derivatives)
+            featurize(structures, potential)
+            training_set = build_training_set(structures, potential)
+            for memory in (0.0, math.inf):
+                objective = Objective(training_set, {"forces": 0.3, "stress": 0.2}, memory=memory)
+                objective.evaluate(potential.networks.flat(), potential.networks)
         assert mode.most_threads == 1
 
 
@@ -259,6 +256,7 @@ class TestOutcome:
         frames += [random_frame(40 + k, 3 + k, elements=elements, length=4.5 + 0.3 * k) for k in range(6)]
         together_and_alone(make(settings, elements, n_members, dtype), frames)
 
+    @pytest.mark.usefixtures("threads")
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("few_pairs", [0, 10**6], ids=["workers", "calling thread"])
     def test_with_any_number_of_threads(
@@ -275,12 +273,9 @@ class TestOutcome:
         frames = [*mixed_frames(("Si", "C")), random_frame(50, 40, length=9.0, elements=("Si", "C"))]
         structures = Structures.from_frames(frames, dtype=dtype)
         one = predict(potential, structures)
-        try:
-            torch.set_num_threads(3)
-            together_and_alone(potential, frames)
-            several = predict(potential, structures)
-        finally:
-            torch.set_num_threads(1)
+        torch.set_num_threads(3)
+        together_and_alone(potential, frames)
+        several = predict(potential, structures)
         assert torch.equal(several.energy, one.energy)
         assert several.forces is not None
         assert one.forces is not None

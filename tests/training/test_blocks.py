@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,14 +26,6 @@ from pyfit_gpu.training.objective import Objective
 MakeFrames = Callable[..., list[Frame]]
 
 pytestmark = pytest.mark.usefixtures("small_lanes")
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """The number that a test chooses does not stay."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 SIZES = [(1,), (5, 1, 3), (300,) * 40, (1,) * 3000, (5000, 1, 1, 5000, 2), tuple(range(1, 200))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,15 +32,7 @@ BOTH_ELEMENTS = ("Si", "C")
 SETTINGS = make_settings(steps=4, max_iterations=6, seed=11)
 
 
-pytestmark = pytest.mark.usefixtures("small_lanes")
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """The number that a test chooses does not stay."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("small_lanes", "threads")
 
 
 def bits(potential: Potential, member: int = 0) -> bytes:

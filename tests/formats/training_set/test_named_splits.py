@@ -613,19 +613,10 @@ for attempt in range(5):
         script = f"""{AT_ONCE}
 path = {saver}(sample, folder)
 before = path.read_bytes()
-create, sync, rename = h5py.File.create_dataset, os.fsync, os.replace
 for last in range(8):
     path.write_bytes(before)
     def work():
-        left = [last]
-        def count_down(function):
-            def counted(*arguments, **keywords):
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                left[0] -= 1
-                return function(*arguments, **keywords)
-            return counted
-        h5py.File.create_dataset, os.fsync, os.replace = map(count_down, (create, sync, rename))
+        kill_after(last)
         save_split(path, "main", sample.plan_split(0.5, 3))
     _, status = os.waitpid(child(work), 0)
     split = load_training_set(path).splits.get("main")

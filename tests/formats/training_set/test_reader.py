@@ -355,7 +355,6 @@ for limit in (0, 1, 100, 5000, size // 3, size // 2, size - 100, size - 1):
     def test_killed(self, tmp_path: Path) -> None:
         """kill -9 at every dataset, sync and rename: the old set or the new one, whole, or none if there was none."""
         script = """
-create, sync, rename = h5py.File.create_dataset, os.fsync, os.replace
 for target in (folder / "set.h5", folder / "fresh.h5"):
     for last in range(18):
         if target.name == "set.h5":
@@ -363,15 +362,7 @@ for target in (folder / "set.h5", folder / "fresh.h5"):
         else:
             target.unlink(missing_ok=True)
         def work():
-            left = [last]
-            def count_down(function):
-                def counted(*arguments, **keywords):
-                    if left[0] == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    left[0] -= 1
-                    return function(*arguments, **keywords)
-                return counted
-            h5py.File.create_dataset, os.fsync, os.replace = map(count_down, (create, sync, rename))
+            kill_after(last)
             save_training_set(make_set(seed=2), target)
         _, status = os.waitpid(child(work), 0)
         print(target.stem, last, status, flush=True)
