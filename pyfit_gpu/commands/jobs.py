@@ -15,6 +15,7 @@ from pyfit_gpu.devices import describe_device
 from pyfit_gpu.files import check_distinct, check_output, unique_path
 from pyfit_gpu.formats.dft_inputs import DftInputs, survey
 from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
@@ -45,17 +46,29 @@ class Setup:
         return path
 
 
-def survey_files(paths: Sequence[str], shard: tuple[int, int], *, atoms: bool) -> DftInputs:
+@dataclass(frozen=True)
+class Sources:
+    """Files of structures, and how to read them."""
+
+    paths: tuple[str, ...]
+    options: ReadOptions
+
+    @classmethod
+    def of(cls, paths: Sequence[str], options: ReadOptions | None = None) -> Sources:
+        return cls(tuple(paths), options or ReadOptions())
+
+
+def survey_files(sources: Sources, shard: tuple[int, int], *, atoms: bool) -> DftInputs:
     """Survey files (`survey`), and log what was read."""
     started = time.monotonic()
-    inputs = survey(paths, shard=shard, atoms=atoms)
+    inputs = survey(sources.paths, shard=shard, atoms=atoms, options=sources.options)
     _say_what_was_read(inputs.structures, started)
     return inputs
 
 
-def read_all_frames(paths: Sequence[str]) -> list[Frame]:
+def read_all_frames(sources: Sources) -> list[Frame]:
     started = time.monotonic()
-    frames = [frame for path in paths for frame in read_frames(path)]
+    frames = [frame for path in sources.paths for frame in read_frames(path, options=sources.options)]
     _say_what_was_read(frames, started)
     return frames
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import StructuresKind, structures_kind
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 HELD_BYTES = 2**26  # bytes of text; about two million atoms, whose features would take 600 MB
@@ -28,6 +29,7 @@ class DftFile:
     kind: StructuresKind
     first: int  # number of its first structure in all files
     is_held: bool
+    options: ReadOptions
 
     def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | StructureSummary]:
         """Read its structures; those that are not wanted, by their number in all files, may come as summaries.
@@ -36,7 +38,7 @@ class DftFile:
             InputError: as `read_frames`.
         """
         try:
-            yield from self.kind.read(self.path, lambda number: wanted(self.first + number))
+            yield from self.kind.read(self.path, self.options, lambda number: wanted(self.first + number))
         except OSError as error:  # here, so that it does not look like a fault of the set that is written meanwhile
             raise InputError(f"{self.path}: cannot read: {error.strerror or error}") from error
 
@@ -92,12 +94,19 @@ class DftInputs:
         return number % self.count == self.index
 
 
-def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool = False) -> DftInputs:
+def survey(
+    paths: Sequence[str],
+    *,
+    shard: tuple[int, int] = (0, 1),
+    atoms: bool = False,
+    options: ReadOptions | None = None,
+) -> DftInputs:
     """Read the files once, for summaries or frames of all structures.
 
     Args:
         shard: (I, N): only structures I, I + N, .. are taken.
         atoms: whether structures of one atom must come as frames, wherever they stand.
+        options: how to read the files.
 
     Raises:
         InputError: as `read_frames`, or no file.
@@ -111,7 +120,7 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
     files: list[DftFile] = []
     structures: list[Frame | StructureSummary] = []
     for path, kind in zip(paths, kinds, strict=True):
-        file = DftFile(path, kind, len(structures), is_held or not kind.summarizes)
+        file = DftFile(path, kind, len(structures), is_held or not kind.summarizes, options or ReadOptions())
         files.append(file)
 
         def wanted(number: int, file: DftFile = file) -> bool:

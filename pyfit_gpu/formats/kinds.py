@@ -21,12 +21,15 @@ from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames, write_e
 from pyfit_gpu.formats.dft_text import read_dft_text, write_dft_text
 from pyfit_gpu.formats.head import Head, read_head
 from pyfit_gpu.formats.nn_dat import load_potential, looks_like_potential, save_potential
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.run_file import is_run_file, load_run_members
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.formats.training_set.reader import load_hdf5, save_training_set
 from pyfit_gpu.formats.training_set.shards import MANIFEST_NAME, load_manifest
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame, StructureSummary
+
+Wanted = Callable[[int], bool]  # whether the structure with this number in the file must be a frame
 
 
 def read_only(content: object, target: object) -> NoReturn:
@@ -54,13 +57,13 @@ class FileKind:
 class StructuresKind(FileKind):
     """Structures, read one by one in file order."""
 
-    read: Callable[[str, Callable[[int], bool] | None], Iterator[Frame | StructureSummary]]  # as `read_frames`
+    read: Callable[[str, ReadOptions, Wanted | None], Iterator[Frame | StructureSummary]]  # as `read_frames`
     summarizes: bool = False  # `read` skips unwanted structures quickly, so that large files are read twice
     write: Callable[[TextIO, Iterable[Frame]], object] = read_only
 
-    def read_all(self, path: str) -> Iterator[Frame]:
+    def read_all(self, path: str, options: ReadOptions) -> Iterator[Frame]:
         """Read all structures with their coordinates."""
-        return (frame for frame in self.read(path, None) if isinstance(frame, Frame))
+        return (frame for frame in self.read(path, options, None) if isinstance(frame, Frame))
 
     @property
     def described(self) -> str:
@@ -100,7 +103,7 @@ HDF5_SET = TrainingSetKind(
 ASE = StructuresKind(
     title="structures (read by ASE)",
     sniff=looks_like_ase,
-    read=lambda path, wanted: read_ase_frames(path),
+    read=lambda path, options, wanted: read_ase_frames(path),
     write=write_extxyz,
     endings=(".extxyz", ".xyz"),
 )
@@ -131,7 +134,7 @@ POTENTIAL = PotentialKind(
 DFT_TEXT = StructuresKind(
     title="structures with energies (classic text)",
     sniff=lambda head: head.is_text,
-    read=lambda path, wanted: read_dft_text(path) if wanted is None else read_dft_text(path, wanted),
+    read=lambda path, options, wanted: read_dft_text(path) if wanted is None else read_dft_text(path, wanted),
     summarizes=True,
     write=write_dft_text,
     endings=(".dat", ".txt", ".poscar"),

@@ -28,6 +28,7 @@ class Frame:
     forces: FloatArray | None = None  # (n, 3) eV/Å
     stress: FloatArray | None = None  # (6,) eV/Å^3, ASE's sign and order xx yy zz yz xz xy
     weight: float = 1.0
+    unread: tuple[str, ...] = ()  # what the file holds of it and is not read: "key REF_energy", "column spin"
 
     @property
     def n_atoms(self) -> int:

@@ -39,6 +39,7 @@ from pyfit_gpu.formats.head import read_head
 from pyfit_gpu.formats.kinds import ASE, DFT_TEXT, HDF5_SET, MANIFEST, POTENTIAL, RUN, TEXT_SET, FileKind
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.run_file import Run, save_run
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
@@ -369,7 +370,7 @@ class TestTable:
     def one_atom(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """A file of another program: an edge length and an energy on each line."""
 
-        def read(path: str, wanted: Callable[[int], bool] | None) -> Iterator[Frame]:
+        def read(path: str, options: ReadOptions, wanted: Callable[[int], bool] | None) -> Iterator[Frame]:
             for number, line in enumerate(Path(path).read_text().splitlines()[1:]):
                 edge, energy = map(float, line.split())
                 yield Frame(
