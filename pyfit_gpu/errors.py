@@ -16,6 +16,7 @@ class Remedy(enum.Enum):
     OVERWRITE_OR_NUMBER = "overwrite=True replaces it, or give another name"
     E_SHIFT = "give e_shift"
     FIND_SHIFT = "pyfit_gpu.models.energy_shift.find_shift finds one from the energies of structures"
+    LABEL_KEY = "ReadOptions names the one to read, as energy_key='REF_energy'"
     CONVERT = "save_training_set writes it as HDF5"
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ from pyfit_gpu.commands.report import (
 )
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
-from pyfit_gpu.formats.ase_files import LabelSpread, write_extxyz
+from pyfit_gpu.formats.extxyz.writer import LabelSpread, write_extxyz
 from pyfit_gpu.formats.opening import load_potentials
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log

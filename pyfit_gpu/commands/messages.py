@@ -13,6 +13,7 @@ _WORDS = {
     Remedy.OVERWRITE_OR_NUMBER: "give --overwrite to replace it, --unique to number it",
     Remedy.E_SHIFT: "give --e-shift",
     Remedy.FIND_SHIFT: "only prepare finds shifts from energies",
+    Remedy.LABEL_KEY: "name the one to read with --{option} NAME",
     Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",
 }
 
@@ -21,7 +22,7 @@ def in_options(error: InputError) -> str:
     """Message of an error for a user of the command line."""
     if error.remedy is None:
         return str(error)
-    return f"{error.fault} ({_WORDS[error.remedy].format(where=error.where)})"
+    return f"{error.fault} ({_WORDS[error.remedy].format(where=error.where, option=error.setting.replace('_', '-'))})"
 
 
 class OptionsFormatter(logging.Formatter):

@@ -136,7 +136,15 @@ def summarize(structure: Frame | StructureSummary) -> StructureSummary:
     """Drop the coordinates of a structure, if it has any."""
     if isinstance(structure, StructureSummary):
         return structure
-    return StructureSummary(structure.element_counts, structure.group, structure.source, structure.energy)
+    return StructureSummary(
+        structure.element_counts,
+        structure.group,
+        structure.source,
+        structure.energy,
+        structure.forces is not None,
+        structure.stress is not None,
+        structure.unread,
+    )
 
 
 def _is_same(structure: Frame | StructureSummary, before: Frame | StructureSummary) -> bool:

@@ -122,7 +122,9 @@ class _StructureReader:
 
     def _summary(self, source: str) -> StructureSummary:
         self.lines.take(4)  # scale factor and cell
-        return StructureSummary(self._element_counts(self._table()), self.group, source, self._energy())
+        table = self._table()
+        has_forces = len(table.lines[0].split()) >= 6
+        return StructureSummary(self._element_counts(table), self.group, source, self._energy(), has_forces)
 
     def _label(self, text: str) -> float:
         """Set the group from a structure's first line, and return its weight."""

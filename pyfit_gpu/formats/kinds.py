@@ -17,19 +17,19 @@ from typing import NoReturn, TextIO, TypeVar
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames, write_extxyz
+from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames
 from pyfit_gpu.formats.dft_text import read_dft_text, write_dft_text
+from pyfit_gpu.formats.extxyz.reader import looks_like_extxyz, read_extxyz
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.head import Head, read_head
 from pyfit_gpu.formats.nn_dat import load_potential, looks_like_potential, save_potential
-from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.read_options import ReadOptions, Wanted
 from pyfit_gpu.formats.run_file import is_run_file, load_run_members
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.formats.training_set.reader import load_hdf5, save_training_set
 from pyfit_gpu.formats.training_set.shards import MANIFEST_NAME, load_manifest
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame, StructureSummary
-
-Wanted = Callable[[int], bool]  # whether the structure with this number in the file must be a frame
 
 
 def read_only(content: object, target: object) -> NoReturn:
@@ -100,12 +100,18 @@ HDF5_SET = TrainingSetKind(
     write=save_training_set,
     endings=(".h5", ".hdf5"),
 )
+EXTXYZ = StructuresKind(
+    title="structures (extended XYZ)",
+    sniff=looks_like_extxyz,
+    read=read_extxyz,
+    summarizes=True,
+    write=write_extxyz,
+    endings=(".extxyz", ".xyz"),
+)
 ASE = StructuresKind(
     title="structures (read by ASE)",
     sniff=looks_like_ase,
-    read=lambda path, options, wanted: read_ase_frames(path),
-    write=write_extxyz,
-    endings=(".extxyz", ".xyz"),
+    read=lambda path, options, wanted: read_ase_frames(path, options),
 )
 MANIFEST = TrainingSetKind(
     title="training set in shards (manifest)",
@@ -140,7 +146,7 @@ DFT_TEXT = StructuresKind(
     endings=(".dat", ".txt", ".poscar"),
 )
 
-KINDS: tuple[FileKind, ...] = (RUN, HDF5_SET, ASE, MANIFEST, TEXT_SET, POTENTIAL, DFT_TEXT)
+KINDS: tuple[FileKind, ...] = (RUN, HDF5_SET, EXTXYZ, ASE, MANIFEST, TEXT_SET, POTENTIAL, DFT_TEXT)
 
 Kind = TypeVar("Kind", bound=FileKind)
 

@@ -9,8 +9,8 @@ from typing import overload
 import torch
 
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.formats.kinds import Wanted, potential_kind, structures_kind, training_set_kind
-from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.kinds import potential_kind, structures_kind, training_set_kind
+from pyfit_gpu.formats.read_options import ReadOptions, Wanted
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -9,6 +10,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.units import parse_unit_system
 
 VaspSteps = Literal["all", "converged"]
+Wanted = Callable[[int], bool]  # whether the structure with this number in the file must be a frame
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.vasp_steps not in get_args(VaspSteps):
             raise InputError(f"vasp_steps: expected one of {', '.join(get_args(VaspSteps))}, got {self.vasp_steps!r}")
+        if self.stress_key and self.virial_key:
+            raise InputError("stress_key: expected without virial_key: both give the stress", setting="stress_key")
         if self.units:
             parse_unit_system(self.units)
 

@@ -27,11 +27,17 @@ class Lines:
         self.block: list[str] = []
         self.place = 0  # in the block
         self.before = 0  # lines of earlier blocks
+        self.lacks_end = False  # whether the last line of the block has no line end
 
     @property
     def number(self) -> int:
         """Number of the last line given out, from 1."""
         return self.before + self.place
+
+    @property
+    def at_open_end(self) -> bool:
+        """Whether the last line given out is the file's last one, and has no line end."""
+        return self.lacks_end and self.place == len(self.block)
 
     def next(self) -> str | None:
         """The next line; None at the end of the file."""
@@ -53,6 +59,7 @@ class Lines:
         text = self.file.read(_BLOCK) + self.file.readline()
         self.before += len(self.block)
         self.place = 0
+        self.lacks_end = bool(text) and not text.endswith("\n")
         self.block = text.removesuffix("\n").split("\n") if text else []
         return bool(text)
 

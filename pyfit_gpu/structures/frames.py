@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -53,6 +53,10 @@ class StructureSummary:
     group: str
     source: str  # where it was read, see `Frame`
     energy: float | None = None  # eV, whole structure, the file's own scale
+    # For messages only: a quick look does not see all lines.
+    has_forces: bool = field(default=False, compare=False)
+    has_stress: bool = field(default=False, compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)  # see `Frame`
 
     @property
     def n_atoms(self) -> int:
