@@ -73,7 +73,7 @@ def evaluate(
     shift = evaluation_shift(model, e_shift)
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)
-    frames = read_all_frames(Sources.of(dft_files, reading))
+    frames = read_all_frames(Sources.of(dft_files, reading), training=False)
     found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz")
     counts = torch.from_numpy(count_elements(frames, model.descriptor.elements))
     shifts = shift_of_structures(counts, shift).numpy()

@@ -136,7 +136,7 @@ def _structures(frames: Iterable[Frame]) -> list[str]:
         elements |= set(frame.atomic_numbers.tolist())
         n_atoms += frame.n_atoms
         largest = max(largest, frame.n_atoms)
-        labels += LabelCounts.of_frame(frame)
+        labels += LabelCounts.of_structure(frame)
     named = " ".join(chemical_symbols[number] for number in sorted(elements - {0}))
     return [
         f"structures    {groups.total()}, {labels}",

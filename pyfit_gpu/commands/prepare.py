@@ -113,9 +113,7 @@ def _write_features(
 def _warn_of_energies(summary: SetSummary) -> None:
     """Warn of sets that are rarely intended: no energy at all, or total energies without a shift."""
     if not summary.labels.energy:
-        log.warning(
-            "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
-        )
+        log.warning("no structure has an energy: nothing can be trained on")
         return
     mean = summary.energy_sum / summary.labels.energy
     if abs(mean) > _LARGE_ENERGY:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import StructuresKind, structures_kind
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 HELD_BYTES = 2**26  # bytes of text; about two million atoms, whose features would take 600 MB
@@ -51,6 +52,7 @@ class DftInputs:
     structures: tuple[Frame | StructureSummary, ...]  # structures of all files
     index: int  # structures index, index + count, .. are taken
     count: int
+    report: ReadReport
 
     @property
     def taken(self) -> tuple[Frame | StructureSummary, ...]:
@@ -87,6 +89,8 @@ class DftInputs:
                 if structure is None or before is None or not _is_same(structure, before):
                     raise InputError(f"{file.path}: structure {number - file.first + 1} is not what it was: the file "
                                      "has changed while it was read")  # fmt: skip
+                if not file.is_held:  # coordinates come only now
+                    self.report.doubt(file.path, number - file.first + 1, structure)
                 if self._is_taken(number) and isinstance(structure, Frame):
                     yield structure
 
@@ -119,6 +123,7 @@ def survey(
     is_held = sum(map(os.path.getsize, large)) <= HELD_BYTES
     files: list[DftFile] = []
     structures: list[Frame | StructureSummary] = []
+    report = ReadReport(options)
     for path, kind in zip(paths, kinds, strict=True):
         file = DftFile(path, kind, len(structures), is_held or not kind.summarizes, options or ReadOptions())
         files.append(file)
@@ -126,10 +131,12 @@ def survey(
         def wanted(number: int, file: DftFile = file) -> bool:
             return atoms or (file.is_held and number % count == index)
 
-        for structure in file.read(wanted):
+        for number, structure in enumerate(report.watch(path, file.read(wanted)), start=1):
+            if file.is_held:
+                report.doubt(path, number, structure)
             is_needed = file.is_held and len(structures) % count == index
             structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else summarize(structure))
-    return DftInputs(tuple(files), tuple(structures), index, count)
+    return DftInputs(tuple(files), tuple(structures), index, count, report)
 
 
 def summarize(structure: Frame | StructureSummary) -> StructureSummary:

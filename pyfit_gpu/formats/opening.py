@@ -11,6 +11,7 @@ import torch
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.formats.kinds import potential_kind, structures_kind, training_set_kind
 from pyfit_gpu.formats.read_options import ReadOptions, Wanted
+from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary
@@ -40,6 +41,20 @@ def read_frames(
     return structures_kind(path).read(os.fspath(path), options or ReadOptions(), wanted)
 
 
+def read_reported(paths: Sequence[str], report: ReadReport, options: ReadOptions | None = None) -> list[Frame]:
+    """Read all structures of some files, and add them to a report.
+
+    Raises:
+        InputError: as `read_frames`.
+    """
+    frames = []
+    for path in paths:
+        for number, frame in enumerate(report.watch(path, read_frames(path, options=options)), start=1):
+            report.doubt(path, number, frame)
+            frames.append(frame)
+    return frames
+
+
 def load_structures(
     *paths: str | os.PathLike[str],
     device: torch.device | str = "cpu",
@@ -54,7 +69,10 @@ def load_structures(
     Raises:
         InputError: as `read_frames` and `Structures.from_frames`.
     """
-    frames = [frame for path in paths for frame in read_frames(path, options=options)]
+    report = ReadReport(options)
+    frames = read_reported([os.fspath(path) for path in paths], report, options)
+    report.log_labels(training=False)
+    report.log_doubts()
     return Structures.from_frames(frames, device=device, dtype=dtype)
 
 

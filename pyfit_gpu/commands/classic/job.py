@@ -217,7 +217,7 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     if config.run_training:
         energy_model(potential, "train")
     if config.generate_training_set:
-        frames = read_all_frames(Sources.of([config.dft_input_file]))
+        frames = read_all_frames(Sources.of([config.dft_input_file]), training=True)
         if config.run_training:
             _check_groups(_split_frames(frames, config), config)
         return _Inputs(potential, weight_seed, frames, None)
