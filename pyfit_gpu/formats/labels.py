@@ -162,7 +162,8 @@ class LabelFinder:
         found = {
             name: scale.energy * float(finite(values[name], (), name, self.source)) for name in self._chosen["energy"]
         }
-        free, plain = [], []
+        free: list[str] = []
+        plain: list[str] = []
         for name in found:
             (free if _is_free(name) else plain).append(name)
         # free_energy beside energy is no contradiction; dft_free_energy beside energy could be one.
