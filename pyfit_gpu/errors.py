@@ -19,6 +19,8 @@ class Remedy(enum.Enum):
     LABEL_KEY = "ReadOptions names the one to read, as energy_key='REF_energy'"
     OTHER_NAMES = "ReadOptions(energy_key=..., forces_key=...) reads labels under other names"
     CONVERT = "save_training_set writes it as HDF5"
+    UNITS = "give units='hartree,bohr' or units='eV,Ang'"
+    ELEMENTS = "give elements=('Si', 'C'), in the order of the types"
 
     def __str__(self) -> str:
         return self.value

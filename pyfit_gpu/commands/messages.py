@@ -16,6 +16,8 @@ _WORDS = {
     Remedy.LABEL_KEY: "name the one to read with --{option} NAME",
     Remedy.OTHER_NAMES: "--energy-key NAME, --forces-key NAME ... read labels under other names",
     Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",
+    Remedy.UNITS: "give --units hartree,bohr or --units eV,Ang",
+    Remedy.ELEMENTS: "give --type-elements Si,C, in the order of the types",
 }
 
 

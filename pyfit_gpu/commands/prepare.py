@@ -17,6 +17,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_writable, exclusive
 from pyfit_gpu.formats.dft_inputs import DftInputs
+from pyfit_gpu.formats.head import files_of
 from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
@@ -184,7 +185,7 @@ def _prepare_shard(
 def _hash_inputs(sources: Sources, potential: str, shifts: tuple[float, ...]) -> str:
     """Hash that the shards of one set share on any machine: of contents, options and energy shifts, not of names."""
     digest = hashlib.sha256(repr((shifts, sources.options)).encode())
-    for path in (*sources.paths, potential):
+    for path in itertools.chain(*map(files_of, sources.paths), [potential]):
         try:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

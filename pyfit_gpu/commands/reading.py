@@ -20,16 +20,18 @@ def add_reading(verb: argparse.ArgumentParser) -> None:
     add("--weight-key", default="", metavar="NAME", help="of the weight")
     add("--vasp-steps", default="all", choices=("all", "converged"), help="converged: leave out the other ionic steps")
     add("--units", default="", metavar="E,L", help="units of files that do not say theirs: eV,Ang or hartree,bohr")
+    add("--type-elements", default="", metavar="A,B", help="elements of files whose types are numbers 0, 1, ..: Si,C")
 
 
 def read_options(options: argparse.Namespace) -> ReadOptions:
     """Collect the options that `add_reading` adds.
 
     Raises:
-        InputError: units that are not known.
+        InputError: units or elements that are not known.
     """
     from dataclasses import fields
 
     from pyfit_gpu.formats.read_options import ReadOptions
 
-    return ReadOptions(**{one.name: getattr(options, one.name) for one in fields(ReadOptions)})
+    given = {one.name: getattr(options, one.name) for one in fields(ReadOptions) if one.name != "elements"}
+    return ReadOptions(**given, elements=tuple(options.type_elements.replace(",", " ").split()))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.compressed import is_compressed, open_bytes, plain_name
+from pyfit_gpu.formats.compressed import open_bytes, plain_name
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.label_values import finite
 from pyfit_gpu.formats.labels import LabelFinder, meaning
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 _HEAD_BYTES = 4096
-_SUFFIXES = {".xml", ".db", ".traj", ".cif"}
+_SUFFIXES = {".db", ".traj", ".cif"}
 _OUTCAR_START = re.compile(rb"\s*vasp\.\d")
 _JSON_DATABASE = re.compile(rb"""\s*\{\s*"\d+"\s*:\s*\{""")
 _NO_LABELS = ("unique_id", "name")  # of a database's rows
@@ -48,10 +48,7 @@ def looks_like_ase(head: Head) -> bool:
     name = plain_name(head.path)
     if "vasprun" in name or "OUTCAR" in name or os.path.splitext(name)[1].lower() in _SUFFIXES:
         return True
-    try:
-        return _format_of(_head(head.path) if is_compressed(head.path) else head.raw[:_HEAD_BYTES]) is not None
-    except Exception:  # not the compressed file that its name says: the reader names the fault
-        return False
+    return _format_of(head.raw[:_HEAD_BYTES]) is not None
 
 
 def read_ase_frames(path: str | os.PathLike[str], options: ReadOptions | None = None) -> Iterator[Frame]:

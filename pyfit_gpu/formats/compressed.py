@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
+
+from pyfit_gpu.errors import InputError
 
 ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # as in ASE
 
@@ -30,3 +34,34 @@ def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
 def open_text(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> io.TextIOWrapper:
     """Open a file to read its text, decompressed, without a byte order mark."""
     return io.TextIOWrapper(open_bytes(path), encoding=encoding)
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iterator[io.TextIOWrapper]:
+    """Open a file as `open_text`; its faults become errors that name it.
+
+    Raises:
+        InputError: it cannot be read or decompressed, or is no text.
+    """
+    name = os.fspath(path)
+    try:
+        with open_text(path, encoding) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: expected text, found binary data ({error.reason})", where=name) from error
+    except read_faults() as error:
+        raise unreadable(name, error) from error
+
+
+def read_faults() -> tuple[type[Exception], ...]:
+    """Exceptions of reading a file, decompression included; what is needed to know them is loaded when one comes."""
+    import lzma
+    import zlib
+
+    return OSError, EOFError, lzma.LZMAError, zlib.error
+
+
+def unreadable(name: str, error: Exception) -> InputError:
+    """The error for a file that cannot be opened, read or decompressed."""
+    reason = getattr(error, "strerror", None) or f"{error} (damaged, or not compressed as its name says)"
+    return InputError(f"{name}: cannot read: {reason}", where=name)

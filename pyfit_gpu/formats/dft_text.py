@@ -15,6 +15,7 @@ from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.dft_atoms import Atoms, count_elements, parse_atoms, parse_element
 from pyfit_gpu.formats.text_lines import NO_ENERGY_PREFIX, Lines, is_count, is_unlabelled, parse_number, parse_numbers
 from pyfit_gpu.structures.cells import FloatArray
@@ -39,13 +40,10 @@ def read_dft_text(
     Raises:
         InputError: with file, line, structure, what was expected and what was found.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            reader = _StructureReader(os.fspath(path), Lines(file))
-            while (structure := reader.next_structure(wanted)) is not None:
-                yield structure
-    except UnicodeDecodeError as error:
-        raise InputError(f"{os.fspath(path)}: expected text, found binary data ({error.reason})") from error
+    with reading(path) as file:
+        reader = _StructureReader(os.fspath(path), Lines(file))
+        while (structure := reader.next_structure(wanted)) is not None:
+            yield structure
     if reader.n_read == 0:
         raise InputError(f"{os.fspath(path)}: expected at least one structure, the file holds none")
 
@@ -263,7 +261,7 @@ class _StructureReader:
         return count_elements(table.lines) or dict(Counter(self._atomic_numbers(table, self._atoms(table)).tolist()))
 
     def _energy(self) -> float | None:
-        expected = "the total energy in eV, one number (is the number of atoms right?)"
+        expected = "the total energy in eV, one number (is the number of atoms right? a POSCAR alone has no energy)"
         text = self.line(expected)
         cells = text.split()
         if len(cells) != 1:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from ase.data import chemical_symbols
+
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.units import parse_unit_system
 
@@ -25,6 +27,7 @@ class ReadOptions:
     weight_key: str = ""
     vasp_steps: VaspSteps = "all"  # "converged": leave out ionic steps that are incomplete or not converged
     units: str = ""  # energy,length of formats that do not say theirs: "eV,Ang", "hartree,bohr"
+    elements: tuple[str, ...] = ()  # of types 0, 1, .. in formats whose types are numbers
 
     def __post_init__(self) -> None:
         if self.vasp_steps not in get_args(VaspSteps):
@@ -33,6 +36,9 @@ class ReadOptions:
             raise InputError("stress_key: expected without virial_key: both give the stress", setting="stress_key")
         if self.units:
             parse_unit_system(self.units)
+        for symbol in self.elements:
+            if symbol not in chemical_symbols[1:]:
+                raise InputError(f"elements: expected chemical symbols, got {symbol!r}", setting="elements")
 
 
 LABEL_KEYS = tuple(one.name for one in fields(ReadOptions) if one.name.endswith("_key"))
