@@ -12,11 +12,11 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.formats.label_values import finite, voigt
 from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
-VOIGT = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]  # rows and columns of xx yy zz yz xz xy in a matrix
 _FLAT_VOLUME = 1e-6  # Å^3
 
 
@@ -48,18 +48,18 @@ def make_frame(found: Found) -> Frame:
     n = len(numbers)
     if n == 0:
         raise InputError(f"{found.source}: no atoms")
-    cell = np.zeros((3, 3)) if found.cell is None else _finite(found.cell, (3, 3), "cell", found.source)
+    cell = np.zeros((3, 3)) if found.cell is None else finite(found.cell, (3, 3), "cell", found.source)
     pbc = np.any(cell != 0, axis=1) if found.pbc is None else found.pbc
     unlabelled = found.energy is None or is_unlabelled(found.group)  # as in the classic text: for predictions only
     return Frame(
-        positions=_finite(found.positions, (n, 3), "positions", found.source),
+        positions=finite(found.positions, (n, 3), "positions", found.source),
         cell=cell,
         pbc=np.array(pbc, dtype=np.bool_),
         atomic_numbers=numbers,
         group=found.group,
         source=found.source,
-        energy=None if unlabelled else float(_finite(found.energy, (), "energy", found.source)),
-        forces=None if found.forces is None else _finite(found.forces, (n, 3), "forces", found.source),
+        energy=None if unlabelled else float(finite(found.energy, (), "energy", found.source)),
+        forces=None if found.forces is None else finite(found.forces, (n, 3), "forces", found.source),
         stress=_stress(found, cell),
         weight=found.weight,
         unread=found.unread,
@@ -115,31 +115,11 @@ def numbers_of_types(
 
 def _stress(found: Found, cell: FloatArray) -> FloatArray | None:
     if found.stress is not None:
-        return _voigt(found.stress, "stress", found.source)
+        return voigt(found.stress, "stress", found.source)
     if found.virial is None:
         return None
     with np.errstate(all="ignore"):
         volume = abs(np.linalg.det(cell))
     if not _FLAT_VOLUME < volume < np.inf:
         raise InputError(f"{found.source}: expected a cell with a volume beside a virial, found {cell.tolist()}")
-    return -_voigt(found.virial, "virial", found.source) / volume
-
-
-def _voigt(value: Any, name: str, source: str) -> FloatArray:
-    if np.shape(value) == (6,):
-        return _finite(value, (6,), name, source)
-    matrix = _finite(value, (3, 3), name, source)
-    return ((matrix + matrix.T) / 2)[VOIGT]
-
-
-def _finite(value: Any, shape: tuple[int, ...], name: str, source: str) -> FloatArray:
-    """A float64 copy of the shape, without NaN or infinity."""
-    try:
-        raw = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        raise InputError(f"{source}: {name}: expected numbers of shape {shape}, found rows of other lengths") from None
-    if raw.dtype.kind not in "fiu" or raw.shape != shape:
-        raise InputError(f"{source}: {name}: expected numbers of shape {shape}, found {raw.dtype} {raw.shape}")
-    if not np.isfinite(raw).all():
-        raise InputError(f"{source}: {name}: expected finite numbers, found NaN or infinity")
-    return np.array(raw, dtype=np.float64)
+    return -voigt(found.virial, "virial", found.source) / volume

@@ -11,7 +11,9 @@ from ase import units
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.head import Head
-from pyfit_gpu.formats.programs.assembly import Found, group_of_name, make_frame, numbers_of_symbols
+from pyfit_gpu.formats.label_values import finite
+from pyfit_gpu.formats.labels import LabelFinder, meaning
+from pyfit_gpu.formats.programs.assembly import Found, make_frame, numbers_of_symbols
 from pyfit_gpu.formats.programs.json_files import as_expected, entry, load_json
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.structures.frames import Frame
@@ -53,29 +55,57 @@ def _records(content: Any) -> Iterator[Mapping[str, Any]]:
 
 def _frame(record: Mapping[str, Any], options: ReadOptions, path: str, source: str) -> Frame:
     structure = record["structure"]
-    sites = entry(structure, "sites", source)
-    lattice = structure.get("lattice")
-    labels = dict(record)
-    for name in _CONTAINERS:
-        if isinstance(record.get(name), Mapping):
-            labels |= record[name]
-    stress, unread = _stress(labels, options)
-    group = labels.get(options.group_key or "group")
+    sites, lattice = entry(structure, "sites", source), structure.get("lattice")
+    numbers = numbers_of_symbols([_symbol(site, source) for site in sites], source)
+    if len(numbers) == 0:
+        raise InputError(f"{source}: no atoms")
+    cell = np.zeros((3, 3)) if lattice is None else finite(entry(lattice, "matrix", source), (3, 3), "cell", source)
+    values, unread = _values(record, options)
+    chosen = options.forces_key.lower()
+    names = [name for name in values if _label(name) == "forces" or name.lower() == chosen]
+    columns = {name: values.pop(name) for name in names}
+    finder = LabelFinder(values, columns, options, source)
+    labels = finder.labels(values, columns, (len(numbers), float(abs(np.linalg.det(cell)))), path)
     return make_frame(
         Found(
             source=source,
-            group="_".join(str(group).split()) if group else group_of_name(path),
             positions=[entry(site, "xyz", source) for site in sites],
-            atomic_numbers=numbers_of_symbols([_symbol(site, source) for site in sites], source),
-            cell=None if lattice is None else entry(lattice, "matrix", source),
-            pbc=None if lattice is None else lattice.get("pbc", (True, True, True)),
-            energy=labels.get(options.energy_key or "energy"),
-            forces=labels.get(options.forces_key or "forces"),
-            stress=stress,
-            weight=float(labels.get(options.weight_key, 1.0)) if options.weight_key else 1.0,
-            unread=unread,
+            atomic_numbers=numbers,
+            cell=cell,
+            pbc=(False,) * 3 if lattice is None else lattice.get("pbc", (True, True, True)),
+            **{**vars(labels), "unread": labels.unread + unread},
         )
     )
+
+
+def _values(record: Mapping[str, Any], options: ReadOptions) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Values by name, of the record and of its outputs, and what is left out because it is not known what it means.
+
+    mlearn's virial_stress is VASP's: kbar, positive for compression, xx yy zz xy and two more, whose order is yz xz in
+    its deformed cells and xz yz in its molecular dynamics.
+    """
+    values = {name: value for name, value in record.items() if not isinstance(value, Mapping) and value is not None}
+    for name in _CONTAINERS:
+        if isinstance(record.get(name), Mapping):
+            values |= record[name]
+    unread: list[str] = []
+    if not options.stress_key and not options.virial_key:
+        for name in [name for name in values if _label(name) in ("stress", "virial")]:
+            unread.append(f"key {name} (its unit and sign are not known)")
+            del values[name]
+        virial = values.pop("virial_stress", None)
+        if virial is not None:
+            numbers = np.asarray(virial, dtype=np.float64)
+            if numbers.shape == (6,) and numbers[4] == numbers[5]:
+                values["stress"] = -_KBAR * numbers[[0, 1, 2, 4, 5, 3]]
+            else:
+                unread.append("key virial_stress (yz and xz differ, and files have them in either order)")
+    return values, tuple(unread)
+
+
+def _label(name: str) -> str:
+    known = meaning(name)
+    return "" if known is None else known.label
 
 
 def _symbol(site: Mapping[str, Any], source: str) -> Any:
@@ -83,19 +113,3 @@ def _symbol(site: Mapping[str, Any], source: str) -> Any:
     if len(species) != 1 or species[0].get("occu", 1) != 1:
         raise InputError(f"{source}: expected sites of one element each, found {species!r:.60}")
     return entry(species[0], "element", source)
-
-
-def _stress(labels: Mapping[str, Any], options: ReadOptions) -> tuple[Any, tuple[str, ...]]:
-    """Stress in eV/Å^3 with ASE's sign, and what is not read of it.
-
-    mlearn's virial_stress is VASP's: kbar, positive for compression, xx yy zz xy and two more, whose order is yz xz in
-    its deformed cells and xz yz in its molecular dynamics.
-    """
-    if options.stress_key:
-        return labels.get(options.stress_key), ()
-    if "virial_stress" in labels:
-        values = np.asarray(labels["virial_stress"], dtype=np.float64)
-        if values.shape == (6,) and values[4] == values[5]:
-            return -_KBAR * values[[0, 1, 2, 4, 5, 3]], ()
-        return None, ("key virial_stress (yz and xz differ, and files have them in either order)",)
-    return None, ("key stress (its unit and sign are not known)",) if "stress" in labels else ()

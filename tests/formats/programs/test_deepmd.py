@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "atoms": (lambda part: (part.parent / "type.raw").write_text("0"), "coord.npy: expected 1 x 1 x 3 numbers"),
     "words": (lambda part: np.save(part / "box.npy", ["x"] * 9), "box.npy: expected 1 x 3 x 3 numbers, found <U1"),
-    "nan": (lambda part: np.save(part / "energy.npy", [np.nan]), "structure 1: energy: expected finite numbers"),
+    "nan": (lambda part: np.save(part / "energy.npy", [np.nan]), "structure 1: energy has NaN or infinity"),
     "no_box": (lambda part: (part / "box.npy").unlink(), "expected box.npy, or a file nopbc"),
     "no_coord": (lambda part: (part / "coord.npy").unlink(), "coord.npy: expected coordinates, found none"),
     "no_set": (lambda part: part.rename(part.parent / "other"), "no structures in it: expected folders set.*"),
