@@ -133,7 +133,7 @@ def test_a_file_that_changes_meanwhile(
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.dat: cannot read: No such file"):
         survey([str(tmp_path / "nowhere.dat")])
-    with pytest.raises(InputError, match=r"cannot read: Is a directory"):
+    with pytest.raises(InputError, match=r"expected structures, found a folder"):
         survey([str(tmp_path)])
 
 
