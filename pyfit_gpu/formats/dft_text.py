@@ -159,6 +159,8 @@ class _StructureReader:
     def _blame_cell(self, lines: Sequence[str]) -> NoReturn:
         """Check scale factor and cell vectors line by line: one of them is wrong or missing."""
         expected = "the scale factor, one number"
+        if self.n_read == 0:
+            expected += " (text that is of no other format is taken as classic text, where it follows the label)"
         for k, line in enumerate(lines):
             cells, line_number = line.split(), self.lines.number - len(lines) + 1 + k
             numbers = parse_numbers(cells)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.text_lines import parse_numbers
 
-_ASE = "`ase convert` makes extended XYZ of its structures, for predictions"
+_ASE = "`ase convert FILE OUT.extxyz` gives its structures, for predictions"
 _ASE_NO_ENERGY = f"it holds no energies; {_ASE}"
 
 
@@ -60,7 +60,7 @@ FOREIGN: tuple[Foreign, ...] = (
     _first(r"version https://git-lfs", "a pointer of Git LFS, not the file itself", "`git lfs pull` fetches it"),
     _first(r"<!DOCTYPE html|<html", "a web page", "the download went wrong"),
     _first(r"ITEM: (?:TIMESTEP|UNITS)", "a dump of LAMMPS", _ASE_NO_ENERGY),
-    _text(r"\d+\s+atom types\s*$", "a data file of LAMMPS", f"{_ASE_NO_ENERGY} (-i lammps-data)"),
+    _text(r"\d+\s+atom types\s*$", "a data file of LAMMPS", f"{_ASE_NO_ENERGY} (with -i lammps-data)"),
     _first(r"LAMMPS \(", "a log of LAMMPS", "it holds no structures"),
     _text(
         r"PRIMVEC|CONVVEC|PRIMCOORD|ANIMSTEPS|ATOMS\s*$|BEGIN_BLOCK_DATAGRID",
@@ -85,7 +85,7 @@ FOREIGN: tuple[Foreign, ...] = (
     _text(r"\|?\s*DFTB\+ ", "output of DFTB+", _dpdata("dftbplus")),
     _text(r".*GAMESS VERSION", "output of GAMESS", "ASE reads its last structure: write it as extended XYZ"),
     _text(r"!BIOSYM archive", "a .car or .arc file (DMol3)", _ASE_NO_ENERGY),
-    _first(r"\$coord|\$cell|\$grad", "a file of Turbomole", f"{_ASE} (-i turbomole, -i turbomole-gradient)"),
+    _first(r"\$coord|\$cell|\$grad", "a file of Turbomole", f"{_ASE} (with -i turbomole or -i turbomole-gradient)"),
     _text(r"&(?:control|system)\b|&(?:CONTROL|SYSTEM)\b", "input of Quantum ESPRESSO", "its output holds the energies"),
     _text(r"(?:lattice_vector|atom_frac)\s", "geometry.in of FHI-aims", "the output of the run holds the energies"),
     _first(r"data_\S+\s", "CIF", "let its name end in .cif"),

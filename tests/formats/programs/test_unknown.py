@@ -146,3 +146,12 @@ def test_compressed_classic_text(ending: str, compress, tmp_path: Path) -> None:
 def test_nothing_to_say() -> None:
     assert describe(Head("file", b"\xff\0\xfe")) == "found binary data"
     assert describe(Head("file", b" \n \n")) == "found nothing but blanks"
+
+
+def test_text_of_no_layout_is_taken_as_classic_text(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("# a comment\nDear reader,\n")
+    with pytest.raises(InputError, match=r"line 2, .*is of no other format is taken as classic text"):
+        list(read_frames(tmp_path / "letter.txt"))
+    (tmp_path / "POSCAR").write_text(CLASSIC.format(label="Si").removesuffix("-5.0\n"))
+    with pytest.raises(InputError, match=r"the total energy in eV.*a POSCAR alone has no energy"):
+        list(read_frames(tmp_path / "POSCAR"))
