@@ -1,15 +1,17 @@
-"""Writing files so that a killed process leaves the old file or none, and names that do not clash."""
+"""Writing files so that a killed process leaves the old file or none, checks before the work, names that do not clash."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import re
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.locks import try_hold, try_lock
 
 
 @contextlib.contextmanager
@@ -19,15 +21,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: the file cannot be written (folder missing, no permission, disk full, not a plain file).
     """
-    import tempfile  # here: the command line's help writes nothing, and does without the compressors it loads
-
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = None
+    temporary, handle = None, -1
     try:
         check_writable(target)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _clear_leftovers(target)
+        handle, temporary = _new_temporary(target)
         yield temporary
         _sync(temporary)
         # mkstemp makes files private; an output has the permissions that open() would give it.
@@ -40,6 +39,32 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def _new_temporary(target: Path) -> tuple[int, Path]:
+    """Make a temporary file and lock it, which says that its writer lives."""
+    import tempfile  # here: the command line's help writes nothing, and does without the compressors it loads
+
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+        if try_lock(handle) is not False and os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another process took it for a leftover before it was locked
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove the temporary files of writers of this file that were killed: those that no process has locked."""
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.\w{{8}}\.partial")
+    for name in filter(leftover.fullmatch, os.listdir(target.parent)):
+        with contextlib.suppress(OSError):
+            handle = os.open(target.with_name(name), os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if try_lock(handle):
+                    target.with_name(name).unlink()
+            finally:
+                os.close(handle)
 
 
 @contextlib.contextmanager
@@ -47,29 +72,6 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Open a text file that appears under its name only when it is complete."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
-
-
-@contextlib.contextmanager
-def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let one process at a time change a file, which exists, by renaming a new one over it.
-
-    Raises:
-        InputError: the file cannot be opened or locked.
-    """
-    try:
-        while True:
-            file = open(path, "r+b")  # noqa: SIM115 - closed below, whatever happens
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # While we waited, the file may have been replaced: then the lock is on the old file.
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                break
-            file.close()
-    except OSError as error:
-        raise InputError(f"{os.fspath(path)}: cannot lock: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        file.close()
 
 
 def _sync(path: Path) -> None:
@@ -89,11 +91,15 @@ def _umask() -> int:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse an output that could not be written, before any work is done."""
     target = Path(path)
-    _check_folder(target)
-    if target.exists() and not target.is_file():
-        raise InputError(f"{target}: cannot write: it is not a plain file")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise InputError(f"{target}: cannot write: the file is read-only")
+    try:
+        _check_folder(target)
+        _check_name(target)
+        if target.exists() and not target.is_file():
+            raise InputError(f"{target}: cannot write: it is not a plain file")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise InputError(f"{target}: cannot write: the file is read-only")
+    except OSError as error:
+        raise InputError(f"{target}: cannot write: {error.strerror}") from error
 
 
 def _check_folder(target: Path) -> None:
@@ -102,6 +108,16 @@ def _check_folder(target: Path) -> None:
         raise InputError(f"{target}: cannot write: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{target}: cannot write: no permission in the folder {folder}")
+
+
+_HIDDEN = len("..xxxxxxxx.partial")  # what hidden files beside an output add to its name
+
+
+def _check_name(target: Path) -> None:
+    room = os.pathconf(target.parent, "PC_NAME_MAX") - _HIDDEN
+    length = len(os.fsencode(target.name))
+    if length > room:
+        raise InputError(f"{target}: cannot write: expected a name of at most {room} bytes, got {length}")
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -117,13 +133,73 @@ def check_distinct(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> Non
     Raises:
         InputError: with both purposes and the file.
     """
-    taken = {os.path.realpath(path): purpose for purpose, path in inputs.items() if path}
+    taken = {_identity(path): purpose for purpose, path in inputs.items() if path}
     for purpose, path in outputs.items():
         if not path:
             continue
-        other = taken.setdefault(os.path.realpath(path), purpose)
+        other = taken.setdefault(_identity(path), purpose)
         if other != purpose:
             raise InputError(f"{purpose}: {path} is the {other} as well: expected another name")
+
+
+def _identity(path: str) -> object:
+    """Value that all names of a file share, links of both kinds among them."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
+
+
+def create_anew(path: str | os.PathLike[str]) -> TextIO:
+    """Open a new text file in place of an earlier one, locked while it is open; it grows under its own name.
+
+    The earlier file is not written to: where it has another name, a hard link, it stays there as it is.
+
+    Raises:
+        InputError: another job is writing it.
+        OSError: it cannot be written.
+    """
+    target = os.path.realpath(path)  # a link stays a link
+    if os.path.exists(target):
+        open_locked(path).close()
+        os.unlink(target)
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try_lock(handle)
+    return os.fdopen(handle, "w", encoding="utf-8")
+
+
+def open_locked(path: str | os.PathLike[str]) -> TextIO:
+    """Open a text file to go on with it, locked while it is open.
+
+    Raises:
+        InputError: another job is writing it.
+        OSError: it cannot be opened.
+    """
+    file = open(path, "r+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
+    if try_lock(file.fileno()) is False:
+        file.close()
+        raise InputError(f"{os.fspath(path)}: another job is writing it: expected another name")
+    return file
+
+
+_SPARE_FILES = 100  # that a process has open beside its outputs: libraries, inputs, pipes of its threads
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process have so many files open at once, as far as its hard limit allows.
+
+    Raises:
+        InputError: with the number that is allowed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise InputError(
+                f"open files: expected a limit of {needed} at least, for {count} outputs at once, got {hard} (ulimit -n)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def numbered_path(path: str | os.PathLike[str], number: int) -> Path:
@@ -133,43 +209,29 @@ def numbered_path(path: str | os.PathLike[str], number: int) -> Path:
     return given.with_name(f"{stem}.{number:05d}{dot}{ending}")
 
 
-_claims: list[Path] = []
-
-
 def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
-    """Find the first number under which none of the paths exists, and claim it against tasks that start meanwhile.
-
-    Claims are hidden files beside the paths; `release_claims` removes them when the outputs are written.
+    """Find the first number under which none of the paths exists, and hold these against tasks that start meanwhile.
 
     Raises:
         InputError: the folder cannot be written, or all numbers are taken.
     """
     for path in paths:
         _check_folder(Path(path))
+        _check_name(numbered_path(path, 0))
+    allow_open_files(len(paths))
     for number in range(100_000):
         numbered = [numbered_path(path, number) for path in paths]
-        # Claim first, then look: another task with a claim may just have finished.
-        if all(_claim(path) for path in numbered) and not any(path.exists() for path in numbered):
+        # Hold first, then look: another task that held it may just have finished.
+        if all(map(_hold_number, numbered)) and not any(path.exists() for path in numbered):
             return number
     raise InputError(f"{os.fspath(paths[0])}: all numbers from 00000 to 99999 are taken")
 
 
-def _claim(path: Path) -> bool:
-    claim = path.with_name(f".{path.name}.claim")
+def _hold_number(path: Path) -> bool:
     try:
-        claim.touch(exist_ok=False)
-    except FileExistsError:
-        return claim in _claims
+        return bool(try_hold(path))
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from error
-    _claims.append(claim)
-    return True
-
-
-def release_claims() -> None:
-    """Release the numbers that `free_number` claimed: their files are written, or never will be."""
-    while _claims:
-        _claims.pop().unlink(missing_ok=True)
 
 
 def unique_path(path: str | os.PathLike[str]) -> Path:

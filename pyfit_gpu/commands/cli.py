@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from pyfit_gpu.commands.interrupts import (
     STATUS_SIGINT,
@@ -22,7 +22,8 @@ from pyfit_gpu.commands.interrupts import (
 )
 from pyfit_gpu.commands.options import STATUS_USAGE, Parser, build_parser
 from pyfit_gpu.commands.reading import read_options
-from pyfit_gpu.files import release_claims
+from pyfit_gpu.commands.streams import output_fault, tolerant_streams
+from pyfit_gpu.locks import release_held
 
 STATUS_FAILED = 1
 
@@ -30,7 +31,7 @@ STATUS_FAILED = 1
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if words is None else words)
-    with signals_end_the_process():
+    with tolerant_streams(), signals_end_the_process():
         return _run(words)
 
 
@@ -43,12 +44,8 @@ def _run(words: list[str]) -> int:
     except Terminated:
         print("terminated", file=sys.stderr)
         return STATUS_SIGTERM
-    except BrokenPipeError:
-        # The reader of our output has gone (| head): say nothing more, and avoid a second error on closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return STATUS_FAILED
     finally:
-        release_claims()
+        release_held()
 
 
 def _dispatch(words: list[str]) -> int:
@@ -75,31 +72,53 @@ def _guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except InputError as error:
+        if _ran_out_of_memory(error):
+            return _out_of_memory()
         from pyfit_gpu.commands.messages import in_options
 
         for line in in_options(error).splitlines():
             print(f"pyfit-gpu: error: {line}", file=sys.stderr)
         return STATUS_USAGE
-    except MemoryError:
-        print("pyfit-gpu: error: out of memory", file=sys.stderr)
-        return STATUS_FAILED
-    except RuntimeError as error:
-        import torch
-
+    except (MemoryError, RuntimeError, OSError) as error:
+        if _ran_out_of_memory(error):
+            return _out_of_memory()
         from pyfit_gpu.training.loop import TrainingFailure
 
-        if not isinstance(error, TrainingFailure | torch.OutOfMemoryError):
+        if not isinstance(error, TrainingFailure):
             raise
         print(f"pyfit-gpu: error: {error}", file=sys.stderr)
         return STATUS_FAILED
 
 
-class _Stream(logging.StreamHandler[TextIO]):
-    """Stream that may be closed by its reader (`| head`) without ending the work."""
+# The words of torch's allocators for the CPU (two systems) and the GPU, of C++ and of the C library, also in HDF5's errors.
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc|cannot allocate memory|"
+                            r"memory allocation failed", re.IGNORECASE)  # fmt: skip
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not isinstance(sys.exc_info()[1], BrokenPipeError):
-            super().handleError(record)
+
+def _ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says so."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if isinstance(error, RuntimeError | OSError) and _OUT_OF_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _out_of_memory() -> int:
+    print("pyfit-gpu: error: out of memory", file=sys.stderr)
+    return STATUS_FAILED
+
+
+def _printed() -> int:
+    """Exit status of a verb whose product is what it prints; a reader that has gone (`| head`) is told nothing more."""
+    fault = output_fault()
+    if fault is None:
+        return 0
+    if not isinstance(fault, BrokenPipeError):
+        print(f"pyfit-gpu: error: standard output: {fault.strerror}", file=sys.stderr)
+    return STATUS_FAILED
 
 
 def _start_messages(quiet: bool) -> None:
@@ -111,9 +130,9 @@ def _start_messages(quiet: bool) -> None:
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO)
-    plain = _Stream(sys.stdout)
+    plain = logging.StreamHandler(sys.stdout)
     plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
-    warnings = _Stream(sys.stderr)
+    warnings = logging.StreamHandler(sys.stderr)
     warnings.setLevel(logging.WARNING)
     warnings.setFormatter(OptionsFormatter("warning: %(message)s"))
     log.addHandler(plain)
@@ -269,7 +288,7 @@ def _plan(options: argparse.Namespace) -> int:
         memory=options.memory,
         settings=settings,
     )
-    return 0
+    return _printed()
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -292,7 +311,7 @@ def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
 
     print(info(options.file, reading=read_options(options)))
-    return 0
+    return _printed()
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -319,7 +338,7 @@ def _run_classic(words: list[str]) -> int:
     help_word = _help_request(words)
     if help_word is not None:
         print(classic_help(help_word))
-        return 0
+        return _printed()
     config, options = parse_classic(words, Parser)
     from pyfit_gpu.commands.classic.job import run_classic
     from pyfit_gpu.devices import select_dtype, set_threads

@@ -17,6 +17,7 @@ from pyfit_gpu.formats.dft_inputs import DftInputs, survey
 from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
+from pyfit_gpu.locks import hold
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
@@ -42,6 +43,7 @@ class Setup:
         """
         if self.unique:
             path = str(unique_path(path))
+        hold(path)  # first: what another job has just written is in the way
         check_output(path, overwrite=self.overwrite)
         check_distinct({"output": path}, {f"input {name}": name for name in inputs})
         return path

@@ -15,7 +15,7 @@ from pyfit_gpu.commands.jobs import Setup, Sources, featurize_windows, survey_fi
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_writable, exclusive
+from pyfit_gpu.files import check_writable
 from pyfit_gpu.formats.dft_inputs import DftInputs
 from pyfit_gpu.formats.head import files_of
 from pyfit_gpu.formats.kinds import HDF5_SET
@@ -24,6 +24,7 @@ from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.training_set.shards import Shard, known_shard, manifest_path, register_shard, shard_path
 from pyfit_gpu.formats.training_set.writer import writing_set
+from pyfit_gpu.locks import exclusive
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import (
     METHODS,

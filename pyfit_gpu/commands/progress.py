@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import time
 from typing import TextIO
@@ -10,7 +12,7 @@ from typing import TextIO
 class Progress:
     """Shows progress to `total` with rate and time left; off a terminal a line every `line_interval` seconds."""
 
-    BAR_WIDTH = 24
+    BAR_WIDTHS = (24, 12)  # the longest for which there is room
 
     def __init__(
         self,
@@ -46,14 +48,12 @@ class Progress:
         if now - self.shown < wait and not finished:
             return
         self.shown = now
-        text = self._text(done, now - self.started, note)
+        elapsed = now - self.started
         if self.is_terminal:
-            filled = self.BAR_WIDTH * min(done, self.total) // self.total
-            bar = "#" * filled + "-" * (self.BAR_WIDTH - filled)
-            self.stream.write(f"\r\x1b[K{self.label} [{bar}] {text}")
+            self.stream.write(f"\r\x1b[K{self._line(done, elapsed, note)}")
             self._drawn = True
         else:
-            self.stream.write(f"{self.label}: {text}\n")
+            self.stream.write(f"{self.label}: {self._text(done, elapsed, note)}\n")
         self.stream.flush()
 
     def close(self) -> None:
@@ -63,11 +63,35 @@ class Progress:
             self.stream.flush()
             self._drawn = False
 
-    def _text(self, done: int, elapsed: float, note: str) -> str:
-        rate = done / elapsed if elapsed > 0 else 0.0
-        left = f", {_duration((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
+    def _line(self, done: int, elapsed: float, note: str) -> str:
+        """Line that fits the terminal: from a longer one, the next would not go back to its start."""
+        text = self._text(done, elapsed, note)
+        lines = [f"{self.label} {self._bar(width, done)} {text}" for width in self.BAR_WIDTHS]
+        lines += [f"{self.label} {text}", self._text(done, elapsed, note, rate=False)]
+        room = _columns(self.stream) - 1
+        return next((line for line in lines if len(line) <= room), lines[-1][: int(room)])
+
+    def _bar(self, width: int, done: int) -> str:
+        filled = width * min(done, self.total) // self.total
+        return f"[{'#' * filled}{'-' * (width - filled)}]"
+
+    def _text(self, done: int, elapsed: float, note: str, *, rate: bool = True) -> str:
+        speed = done / elapsed if elapsed > 0 else 0.0
+        left = f", {_duration((self.total - done) / speed)} left" if speed > 0 and done < self.total else ""
         note = f", {note}" if note else ""
-        return f"{done}/{self.total} {self.unit}{note}, {rate:.3g} {self.unit}/s, {_duration(elapsed)}{left}"
+        shown = f", {speed:.3g} {self.unit}/s" if rate else ""
+        return f"{done}/{self.total} {self.unit}{note}{shown}, {_duration(elapsed)}{left}"
+
+
+def _columns(stream: TextIO) -> float:
+    """Width of the terminal that a stream goes to, now: windows are resized. Infinite where nothing says it."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or math.inf
+    except (OSError, ValueError):
+        return math.inf
 
 
 def _duration(seconds: float) -> str:

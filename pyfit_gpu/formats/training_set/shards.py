@@ -12,10 +12,11 @@ from typing import Any
 
 from pyfit_gpu.datasets.training_set import TrainingSet, interleave
 from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.files import atomic_text, exclusive
+from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import attach_splits, load_hdf5, naming
 from pyfit_gpu.formats.training_set.writer import FORMAT_VERSION
+from pyfit_gpu.locks import exclusive
 
 MANIFEST_NAME = "pyfit-gpu training set manifest"
 
