@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyfit_gpu.commands.report import COLUMNS
-from pyfit_gpu.commands.train.logs import describe_energy_volume_log, describe_error_log, describe_group_log
+from pyfit_gpu.commands.train.logs import (
+    LossLog,
+    describe_energy_volume_log,
+    describe_error_log,
+    describe_group_log,
+)
 from pyfit_gpu.commands.train.summary import describe_ranking
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.kinds import FileKind
 from pyfit_gpu.training.loss import TERMS
-
-_LOG_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +45,7 @@ def _energy_table(path: Path) -> list[str]:
 def _is_error_log(head: Head) -> bool:
     """Whether the first row has step and loss, then nothing or the errors of all labels."""
     first = head.lines[0] if head.lines else ""
-    return _LOG_ROW.fullmatch(first) is not None and len(first.split()) in (2, 2 + len(TERMS))
+    return LossLog.FIRST_LINE.match(first) is not None and len(first.split()) in (2, 2 + len(TERMS))
 
 
 CLASSIC_CONFIG = CommandKind(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -69,7 +68,7 @@ class Progress:
         lines = [f"{self.label} {self._bar(width, done)} {text}" for width in self.BAR_WIDTHS]
         lines += [f"{self.label} {text}", self._text(done, elapsed, note, rate=False)]
         room = _columns(self.stream) - 1
-        return next((line for line in lines if len(line) <= room), lines[-1][: int(room)])
+        return next((line for line in lines if len(line) <= room), lines[-1][:room])
 
     def _bar(self, width: int, done: int) -> str:
         filled = width * min(done, self.total) // self.total
@@ -83,15 +82,15 @@ class Progress:
         return f"{done}/{self.total} {self.unit}{note}{shown}, {_duration(elapsed)}{left}"
 
 
-def _columns(stream: TextIO) -> float:
-    """Width of the terminal that a stream goes to, now: windows are resized. Infinite where nothing says it."""
+def _columns(stream: TextIO) -> int:
+    """Width of the terminal that a stream goes to, now: windows are resized. Unlimited where nothing says it."""
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given):
         return int(given)
     try:
-        return os.get_terminal_size(stream.fileno()).columns or math.inf
+        return os.get_terminal_size(stream.fileno()).columns or sys.maxsize
     except (OSError, ValueError):
-        return math.inf
+        return sys.maxsize
 
 
 def _duration(seconds: float) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -15,19 +17,22 @@ import torch
 from pyfit_gpu.commands.classic.config import ClassicConfig
 from pyfit_gpu.commands.jobs import Setup, Sources, featurize_frames, read_all_frames
 from pyfit_gpu.commands.messages import OptionsFormatter, in_options
+from pyfit_gpu.commands.streams import TolerantStream
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.commands.train.row_file import check_replaceable
 from pyfit_gpu.datasets.splits import Split, classic_split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_distinct, check_output, check_writable, free_number, numbered_path
+from pyfit_gpu.files import check_distinct, check_output, check_writable, create_anew, free_number, numbered_path
 from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.locks import hold
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
@@ -51,6 +56,11 @@ def run_classic(
     outputs = _outputs(config)
     set_out = config.training_set_output_file if config.generate_training_set else ""
     log_path = config.log_path
+    if not config.unique:  # first: what another job has just written is in the way
+        for path in filter(None, (set_out, log_path)):
+            hold(path)
+        if config.run_training:
+            outputs.hold()
     _refuse_faults(config, outputs)
     early = _hold_messages()
     try:
@@ -79,11 +89,13 @@ def _hold_messages() -> MemoryHandler:
 class _LogFile:
     """Log file of messages with the time, beginning with those kept so far; written anew, flushed line by line."""
 
+    FIRST_LINE = re.compile(r"\d{4}-\d\d-\d\d ")
+
     def __init__(self, path: str, early: MemoryHandler) -> None:
-        self.handler: logging.Handler | None = None
+        self.handler: logging.StreamHandler[TextIO] | None = None
         if path:
             try:
-                self.handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+                self.handler = logging.StreamHandler(TolerantStream(create_anew(path)))  # type: ignore[arg-type]
             except OSError as error:
                 raise InputError(f"{path}: cannot write the log: {error.strerror}") from error
             self.handler.setFormatter(OptionsFormatter("%(asctime)s %(levelname)s %(message)s"))
@@ -94,7 +106,7 @@ class _LogFile:
     def close(self) -> None:
         if self.handler is not None:
             log.removeHandler(self.handler)
-            self.handler.close()
+            self.handler.stream.close()
 
 
 def _outputs(config: ClassicConfig) -> TrainingOutputs:
@@ -162,10 +174,12 @@ def _refuse_faults(config: ClassicConfig, outputs: TrainingOutputs) -> None:
             require("training_set_in", "train")
             _require_file(config.training_set_in, "training_set_in", faults)
         if outputs.network:
-            faults += outputs.faults(inputs, overwrite=may_replace)
+            faults += outputs.faults(inputs, overwrite=may_replace, logs_anew=True)
     _require_file(config.neural_network_in, "neural_network_in", faults)
     if config.log_path:
         collect(lambda: check_writable(config.log_path))
+        if not may_replace:
+            collect(lambda: check_replaceable(config.log_path, _LogFile.FIRST_LINE, "log of messages"))
     generated = {"training set to write": config.training_set_output_file if config.generate_training_set else ""}
     if config.generate_training_set:
         # The set that both tasks share is written and read; no other file may be both.

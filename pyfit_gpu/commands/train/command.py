@@ -133,8 +133,13 @@ class _Job:
         outputs = self._outputs()
         inputs = {"training set": self.training_set}
         inputs |= {f"potential {k}" if k else "potential": path for k, path in enumerate(self.start.potentials)}
-        resume = self.how.resume and os.path.exists(outputs.run_file)
-        faults = outputs.faults(inputs, overwrite=self.setup.overwrite or self.setup.unique, resume=resume)
+        outputs.hold()  # first: what another job has just written is in the way
+        earlier = load_run(outputs.run_file) if self.how.resume and os.path.exists(outputs.run_file) else None
+        faults = outputs.faults(
+            inputs,
+            overwrite=self.setup.overwrite or self.setup.unique,
+            continued=None if earlier is None else earlier.logs,
+        )
         if self.how.resume and not outputs.run_file:
             faults.append("resume: expected the name of a run file, it is switched off")
         if self.how.resume and self.setup.unique:
@@ -148,7 +153,6 @@ class _Job:
             faults.append(f"{self.how.stop_file}: the stop file is there already: expected it to be removed first")
         if faults:
             raise InputError("\n".join(faults))
-        earlier = load_run(outputs.run_file) if resume else None
         return self._read(replace(self, outputs=outputs), earlier)
 
     def _outputs(self) -> TrainingOutputs:

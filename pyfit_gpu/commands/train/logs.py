@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,13 @@ from pyfit_gpu.training.history import LabelErrors, StepRecord
 from pyfit_gpu.training.loss import TERMS
 
 
+_ERROR_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*$")
+
+
 class LossLog(RowFile):
     """Log of step and loss in eV/atom (`%06i %.10E`) for every row, then of the labels' errors (`_label_columns`)."""
+
+    FIRST_LINE = _ERROR_ROW
 
     def on_step(self, row: StepRecord) -> None:
         self.write(f"{row.step:06d} {row.loss:.10E}{_label_columns(row.errors)}\n")
@@ -28,6 +34,8 @@ class LossLog(RowFile):
 
 class ValidationLog(RowFile):
     """Log as `LossLog`, for the validation structures and the rows that validate."""
+
+    FIRST_LINE = _ERROR_ROW
 
     def on_step(self, row: StepRecord) -> None:
         if row.validation is not None:
@@ -69,6 +77,8 @@ def describe_error_log(path: Path) -> list[str]:
 class GroupLog(RowFile):
     """Log of every group's energy RMSE, eV/atom, in training and validation: `step,part,group,group,..`."""
 
+    FIRST_LINE = re.compile("step,part,")
+
     def __init__(self, path: str | Path, groups: Sequence[str]) -> None:
         super().__init__(path)
         self.groups = groups
@@ -99,6 +109,8 @@ def describe_group_log(path: Path) -> list[str]:
 
 class EnergyVolumeLog(RowFile):
     """Log of the training structures' volumes per atom, then of predicted energies per atom every `interval` rows."""
+
+    FIRST_LINE = re.compile("training_index")
 
     def __init__(self, path: str | Path, volume_per_atom: Tensor, interval: int) -> None:
         super().__init__(path)
@@ -154,6 +166,7 @@ class Backups:
 class GpuLog(RowFile):
     """Log of GPU utilisation and memory by nvidia-smi, every 50 rows."""
 
+    FIRST_LINE = re.compile("step,index,")
     INTERVAL = 50
     QUERY = "index,utilization.gpu,memory.used,memory.total"
 

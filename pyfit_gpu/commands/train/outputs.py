@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.logs import Backups, EnergyVolumeLog, GpuLog, GroupLog, LossLog, ValidationLog
+from pyfit_gpu.commands.train.row_file import RowFile, check_replaceable
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import check_distinct, check_output, check_writable, numbered_path
+from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.files import allow_open_files, check_distinct, check_output, check_writable, numbered_path
+from pyfit_gpu.formats.kinds import PotentialKind, identify
+from pyfit_gpu.locks import hold
 from pyfit_gpu.training.history import Observer
 
 # Description of each file, by its field of TrainingOutputs.
@@ -27,6 +31,14 @@ FILES = {
     "ranking": "ranking",
 }
 _COMMON = ("run_file", "ranking")  # one file for all members
+_LOGS: dict[str, type[RowFile]] = {
+    "loss_log": LossLog,
+    "validation_log": ValidationLog,
+    "group_log": GroupLog,
+    "energy_volume_log": EnergyVolumeLog,
+    "gpu_log": GpuLog,
+}
+_RANKING = re.compile("rank,member,")
 
 
 @dataclass(frozen=True)
@@ -91,37 +103,69 @@ class TrainingOutputs:
         """Path relative to the run file, so that a run can be resumed from another folder, or after it was moved."""
         return os.path.relpath(path, os.path.dirname(self.run_file) or ".")
 
-    def faults(self, inputs: Mapping[str, str], *, overwrite: bool, resume: bool = False) -> list[str]:
+    def hold(self) -> None:
+        """Keep other jobs from these outputs (`locks.hold`); logs are locked while they are open.
+
+        Raises:
+            InputError: another job writes one of them.
+        """
+        backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
+        allow_open_files(len(self.paths()))
+        for path in filter(None, (self.network, self.run_file, self.ranking if self.members else "", *backups)):
+            hold(path)
+
+    def faults(
+        self,
+        inputs: Mapping[str, str],
+        *,
+        overwrite: bool,
+        continued: Collection[str] | None = None,
+        logs_anew: bool = False,
+    ) -> list[str]:
         """Faults that would keep these outputs from being written.
 
-        Logs are always written anew, so they must not be an input; the network may be one, if it may be replaced.
+        Logs must not be an input; the network may be one, if it may be replaced.
 
         Args:
             inputs: files that the run reads, by description.
-            resume: whether outputs of an earlier run may exist, to be continued.
+            overwrite: whether what is there may be replaced.
+            continued: logs of the earlier run that goes on, by `beside_run_file`; its other outputs may exist, too.
+            logs_anew: whether earlier logs may be replaced without `overwrite`, if that is what they are.
         """
         files = self.files()
         results = {what: path for what, path in files.items() if what.startswith(("network", "run file"))}
-        others = {what: path for what, path in files.items() if what not in results}
-        may_exist = overwrite or resume
-        run_exists = bool(self.run_file) and os.path.exists(self.run_file)  # a fault of its own: backups are that run's
+        resumed = continued is not None
+        # An earlier run that neither goes on nor is replaced is a fault of its own: logs and backups are that run's.
+        in_the_way = bool(self.run_file) and os.path.exists(self.run_file) and not resumed
         checks: list[Callable[[], None]] = [
-            partial(self._check_result, path, overwrite=may_exist) for path in results.values() if path
+            partial(self._check_result, path, overwrite=overwrite, resumed=resumed) for path in results.values() if path
         ]
-        checks += [partial(check_writable, path) for path in others.values() if path]
+        for own in self.of_members():
+            for name, path in own._logs().items():
+                known = in_the_way or (resumed and self.beside_run_file(path) in (continued or ()))
+                checks.append(partial(_check_log, name, path, overwrite=overwrite or known, anew=logs_anew))
+            if own.backup_dir and own.backup_interval:
+                checks.append(partial(own._check_backups, inputs, overwrite or resumed or in_the_way))
+        if self.ranking and self.members:
+            checks.append(partial(_check_ranking, self.ranking, overwrite=overwrite or in_the_way, resumed=resumed))
         networks = {what: path for what, path in results.items() if what.startswith("network")}
         the_rest = {what: path for what, path in files.items() if what not in networks}
         checks.append(partial(check_distinct, the_rest, {**networks, **inputs}))
-        for own in self.of_members():
-            if own.backup_dir and own.backup_interval:
-                checks.append(partial(own._check_backups, inputs, may_exist or run_exists))
         return found_faults(*checks)
 
-    def _check_result(self, path: str, *, overwrite: bool) -> None:
+    def _logs(self) -> dict[str, str]:
+        """Names of the logs that are written, by field."""
+        off = () if self.energy_volume_interval else ("energy_volume_log",)
+        return {name: getattr(self, name) for name in _LOGS if getattr(self, name) and name not in off}
+
+    def _check_result(self, path: str, *, overwrite: bool, resumed: bool) -> None:
         """Check the network, or the run file, which may hold hours of work."""
-        if path == self.run_file and os.path.exists(path) and not overwrite:
+        exists = os.path.exists(path)
+        if path == self.run_file and exists and not (overwrite or resumed):
             raise InputError(f"{path}: there is a run already (give --resume to go on, --overwrite to start afresh)")
-        check_output(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite or resumed)
+        if resumed and exists and not overwrite and not isinstance(identify(path), PotentialKind):
+            raise InputError(f"{path}: expected a network of the run here, found another file", remedy=Remedy.OVERWRITE)
 
     def _check_backups(self, inputs: Mapping[str, str], overwrite: bool) -> None:
         folder = Path(self.backup_dir)
@@ -129,6 +173,8 @@ class TrainingOutputs:
             check_writable(folder)
         elif not folder.is_dir():
             raise InputError(f"{folder}: expected a folder for network backups, found a file")
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{folder}: cannot write: no permission in the backup folder")
         elif any(folder.iterdir()) and not overwrite:
             raise InputError(
                 f"{folder}: the backup folder is not empty (give --overwrite to replace what it holds, --unique to "
@@ -158,6 +204,18 @@ class TrainingOutputs:
         if self.gpu_log:
             chosen.append(GpuLog(self.gpu_log))
         return chosen
+
+
+def _check_log(name: str, path: str, *, overwrite: bool, anew: bool) -> None:
+    check_output(path, overwrite=overwrite or anew)
+    if anew and not overwrite:
+        check_replaceable(path, _LOGS[name].FIRST_LINE, FILES[name])
+
+
+def _check_ranking(path: str, *, overwrite: bool, resumed: bool) -> None:
+    check_output(path, overwrite=overwrite or resumed)
+    if resumed and not overwrite:
+        check_replaceable(path, _RANKING, FILES["ranking"])
 
 
 def member_path(path: str, number: int) -> str:

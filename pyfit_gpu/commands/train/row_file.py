@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import glob
 import os
+import re
 from pathlib import Path
-from typing import TextIO
+from typing import ClassVar, TextIO
 
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.files import create_anew, open_locked
 
 
 class RowFile:
-    """A file that is written anew at the start and flushed after every row.
+    """A file that is written anew at the start, flushed after every row, and locked while it is open.
 
     It is begun again when training restarts with new parameters. If there is a run file, the earlier attempt stays
     under a hidden name until the next run file is written: a run that is killed in between goes on from that attempt.
     """
+
+    FIRST_LINE: ClassVar[re.Pattern[str]] = re.compile("")  # what the first line of such a file looks like
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -35,7 +39,7 @@ class RowFile:
                 self._kept.append(self._earlier(self._attempt))
                 os.replace(self.path, self._kept[-1])
             self._attempt += again
-            self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
+            self._file = create_anew(self.path)
         except OSError as error:
             raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
 
@@ -63,7 +67,7 @@ class RowFile:
                 os.replace(self._earlier(attempt), self.path)
             self._attempt = attempt
             self._forget_attempts()
-            self._file = open(self.path, "r+", encoding="utf-8")  # noqa: SIM115 - stays open while the fit runs
+            self._file = open_locked(self.path)
             self._file.truncate(position)
             self._file.seek(position)
         except OSError as error:
@@ -100,6 +104,26 @@ class RowFile:
                 file.close()
             except OSError as error:
                 raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
+
+
+def check_replaceable(path: str | os.PathLike[str], first_line: re.Pattern[str], what: str) -> None:
+    """Refuse to write a file anew over something else than an earlier one, or an empty file.
+
+    Raises:
+        InputError: the first line of what is there does not look like one of such a file.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = file.readline(10_000)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot read: {error.strerror}") from error
+    if found and not first_line.match(found.decode("utf-8", errors="replace")):
+        raise InputError(
+            f"{os.fspath(path)}: expected nothing or an earlier {what} here, found another file",
+            remedy=Remedy.OVERWRITE,
+        )
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
