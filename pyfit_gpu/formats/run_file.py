@@ -25,6 +25,7 @@ from pyfit_gpu.models.potential import Potential, join_members
 
 RUN_FORMAT = "pyfit-gpu run"
 RUN_VERSION = 1
+_CREATED_BY = f"pyfit-gpu {__version__}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class Run:
     logs: dict[str, tuple[int, int]]  # by file name of the log: restarts so far, and bytes written since
     first_member: int
     done: bool  # whether the fit ended by itself
+    created_by: str = _CREATED_BY  # program and version that wrote it
 
 
 def save_run(run: Run, path: str | os.PathLike[str]) -> None:
@@ -63,7 +65,7 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
     tensors = {name: np.ascontiguousarray(value.numpy()) for name, value in arrays.items()}
     attributes = {
         "format": RUN_FORMAT,
-        "created_by": f"pyfit-gpu {__version__}",
+        "created_by": _CREATED_BY,
         "potential_header": "\n".join(header_lines(run.potential)),
         "members": json.dumps(run.state.members),
         "settings": json.dumps(run.settings, sort_keys=True),
@@ -138,6 +140,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         logs={path: (attempt, position) for path, (attempt, position) in json.loads(texts["logs"]).items()},
         first_member=json.loads(texts["first_member"]),
         done=json.loads(texts["done"]),
+        created_by=texts.get("created_by", "an unknown program"),
     )
 
 

@@ -16,7 +16,8 @@ from sample_sets import make_potential, make_set
 from torch import Tensor
 
 from pyfit_gpu.commands.jobs import Setup
-from pyfit_gpu.commands.train.job import Resumption, describe_data, require_same_run, run_fit
+from pyfit_gpu.commands.train.job import Resumption, run_fit
+from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet

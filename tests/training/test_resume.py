@@ -17,18 +17,12 @@ from torch import Tensor
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.train import job as fit_job
-from pyfit_gpu.commands.train.job import (
-    FIXED_SETTINGS,
-    FREE_SETTINGS,
-    Resumption,
-    describe_data,
-    require_same_run,
-    run_fit,
-)
+from pyfit_gpu.commands.train.job import Resumption, run_fit
 from pyfit_gpu.commands.train.outputs import FILES, TrainingOutputs
+from pyfit_gpu.commands.train.same_run import FIXED_SETTINGS, FREE_SETTINGS, describe_data, require_same_run
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.splits import Split
-from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.datasets.training_set import ATOM_FIELDS, STRUCTURE_FIELDS, TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import Run, load_run, save_run
 from pyfit_gpu.models.potential import Potential
@@ -569,27 +563,47 @@ class TestChangedSettings:
             require_same_run(earlier, asked(), data, ("learnin_rate",), FIXED)
 
     def test_another_set(self, earlier: Run, energies: TrainingSet) -> None:
-        """A single label, weight, group or atom; no option lets it pass."""
+        """A single number in any field is named; no option lets it pass."""
         potential = make_potential().random_members(range(2), 1)
-        energy, weight = energies.energy.clone(), energies.weight.clone()
-        energy[3] = energy[3].nextafter(torch.tensor(0.0, dtype=torch.float64))
-        weight[2] = 2.0
-        forces = energies.forces.clone()
-        forces[0, 0] += 1e-9
-        others = {
-            "energy": replace(energies, energy=energy),
-            "weight": replace(energies, weight=weight),
-            "forces": replace(energies, forces=forces),
-            "groups": replace(energies, groups=("z", *energies.groups[1:])),
-            "shift": replace(energies, energy_shift=(0.25,)),
-            "fewer": energies.select(range(11)),
-            "order": energies.select([1, 0, *range(2, 12)]),
-        }
+
+        def changed(name: str) -> TrainingSet:
+            values = getattr(energies, name).clone()
+            first = values.view(-1)[:1]
+            first.copy_(~first if values.dtype == torch.bool else first.nan_to_num(0.0) + 1)
+            return replace(energies, **{name: values})
+
+        others = {name: changed(name) for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS)}
+        others["groups"] = replace(energies, groups=("z", *energies.groups[1:]))
+        others["energy_shift"] = replace(energies, energy_shift=(0.25,))
         for what, other in others.items():
-            found = describe_data(other, potential)
-            assert found != earlier.data, what
-            with pytest.raises(InputError, match=r"resume: training set .*: expected \w{16} \(the run's\), found"):
-                require_same_run(earlier, asked(), found, (), FIXED)
+            with pytest.raises(InputError, match=rf"resume: s\.h5 is not the set .* trained on: its {what} differ$"):
+                require_same_run(earlier, asked(), describe_data(other, potential), (), FIXED, set_name="s.h5")
+        energy = energies.energy.clone()
+        energy[3] = energy[3].nextafter(torch.tensor(0.0, dtype=torch.float64))
+        for other in (replace(energies, energy=energy), energies.select(range(11)), energies.select([1, 0, *range(2, 12)])):
+            with pytest.raises(InputError, match="is not the set that the run was trained on"):
+                require_same_run(earlier, asked(), describe_data(other, potential), (), FIXED)
+
+    def test_a_run_of_version_0_1_0_is_compared_by_what_it_knows(self, earlier: Run, energies: TrainingSet) -> None:
+        """Labels and positions, not features."""
+        potential = make_potential().random_members(range(2), 1)
+        known = {name: value for name, value in earlier.data.items() if name != "training set"}
+        assert len(known) == len(earlier.data) - 1
+        old = replace(earlier, data=known)
+        other = describe_data(replace(energies, features=energies.features + 1), potential)
+        assert require_same_run(old, asked(), other, (), FIXED) is False
+        other = describe_data(replace(energies, energy=energies.energy + 1), potential)
+        with pytest.raises(InputError, match="trained on: its labels, positions or groups differ"):
+            require_same_run(old, asked(), other, (), FIXED)
+
+    def test_another_program_version_is_a_note(
+        self, earlier: Run, data: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "pyfit_gpu")
+        require_same_run(earlier, asked(), data, (), FIXED)
+        assert "written by" not in caplog.text
+        assert require_same_run(replace(earlier, created_by="pyfit-gpu 0.0.9"), asked(), data, (), FIXED) is False
+        assert "the run file was written by pyfit-gpu 0.0.9, this is pyfit-gpu" in caplog.text
 
     def test_another_network(self, earlier: Run, energies: TrainingSet) -> None:
         others = {

@@ -89,7 +89,7 @@ def _hold_messages() -> MemoryHandler:
 class _LogFile:
     """Log file of messages with the time, beginning with those kept so far; written anew, flushed line by line."""
 
-    FIRST_LINE = re.compile(r"\d{4}-\d\d-\d\d ")
+    FIRST_LINE = re.compile(r"\W?\d{4}-\d\d-\d\d|.*\b(DEBUG|INFO|WARNING|ERROR)\b")  # other programs' too
 
     def __init__(self, path: str, early: MemoryHandler) -> None:
         self.handler: logging.StreamHandler[TextIO] | None = None

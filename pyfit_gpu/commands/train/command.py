@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import found_faults
-from pyfit_gpu.commands.train.job import Resumption, describe_data, parts_of, require_same_run, run_fit
+from pyfit_gpu.commands.train.job import Resumption, parts_of, run_fit
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
@@ -236,7 +237,9 @@ class _Job:
         if earlier is not None:
             asked = {**settings.by_name(), **options}
             fixed = settings.optimizer.fixed
-            changed = require_same_run(with_plain_rules(earlier), asked, data, self.how.allow_change, fixed)
+            changed = require_same_run(
+                with_plain_rules(earlier), asked, data, self.how.allow_change, fixed, set_name=self.training_set
+            )
             log.info("resume: %s, after %s steps", self.outputs.run_file, _steps(earlier))
         elif self.how.resume:
             log.info("resume: there is no run file yet, training starts")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -20,7 +19,6 @@ from pyfit_gpu.commands.train.row_file import RowFile
 from pyfit_gpu.commands.train.summary import announce, summarize, write_ranking
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.run_file import FitState, Run, save_run
 from pyfit_gpu.log import log
@@ -34,22 +32,12 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.distributed import ProcessGroup
     from pyfit_gpu.training.memory_plan import MemoryPlan
 
-# Settings that decide when to stop or how often to validate, not what is computed: a resumed run may change them.
-FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
-
-# Settings that decide shape or meaning of the state, beside those that the optimiser calls fixed.
-FIXED_SETTINGS = ("optimizer", "first_member")
-
-# Settings that run files of version 0.1.0 do not name.
-IMPLIED_SETTINGS = {"optimizer": "lbfgs"}
-
-
 @dataclass(frozen=True)
 class Resumption:
     """Facts for the run file, and the earlier run to go on with."""
 
     options: dict[str, Any] = field(default_factory=dict)  # other settings that a resumed run must share; JSON
-    data: dict[str, Any] = field(default_factory=dict)  # see `describe_data`
+    data: dict[str, Any] = field(default_factory=dict)  # see `same_run.describe_data`
     first_member: int = 0
     interval: float = 30.0  # s between run files; 0: one after every step
     run: Run | None = None  # the run to go on with
@@ -215,76 +203,6 @@ class _Checkpoints:
         for one in self.logs.values():
             one.saved()
         self.written = time.monotonic()
-
-
-def require_same_run(
-    run: Run,
-    settings: Mapping[str, Any],
-    data: Mapping[str, Any],
-    allowed: tuple[str, ...],
-    fixed: tuple[str, ...] = (),
-) -> bool:
-    """Refuse to go on with a run under other settings; returns whether any differ that are allowed to.
-
-    Args:
-        settings: see `FitSettings.by_name`, and options beside them.
-        allowed: names of settings that may differ.
-        fixed: names of settings that may never differ, beside `FIXED_SETTINGS`.
-
-    Raises:
-        InputError: with the names of all settings that differ, and both values.
-    """
-    faults, changed = [], False
-    for name, value in settings.items():
-        earlier = run.settings.get(name, IMPLIED_SETTINGS.get(name))
-        if name in FREE_SETTINGS or earlier == value:
-            continue
-        if name in FIXED_SETTINGS or name in fixed:
-            faults.append(f"resume: {name}: expected {earlier} (the run's), which cannot change, got {value}")
-        elif name in allowed:
-            log.info("resume: %s changes from %s to %s", name, earlier, value)
-            changed = True
-        else:
-            faults.append(f"resume: {name}: expected {earlier} (the run's), got {value} (--allow-change {name})")
-    for name, value in data.items():
-        if run.data.get(name) != value:
-            faults.append(f"resume: {name}: expected {run.data.get(name)} (the run's), found {value}")
-    unknown = [name for name in allowed if name not in settings]
-    if unknown:
-        faults.append(f"allow_change: expected names of settings ({', '.join(sorted(settings))}), got {unknown[0]}")
-    if faults:
-        raise InputError("\n".join(faults))
-    return changed or _is_between_precisions(run)
-
-
-def _is_between_precisions(run: Run) -> bool:
-    """Whether a run of version 0.1.0 was left while it computed in float32 (`--float32-steps`, no longer offered).
-
-    It goes on in float64, in which the loss known to the optimiser no longer holds.
-    """
-    until = int(run.settings.get("float32_steps", 0))
-    found = until > 0 and any(0 < len(member["history"]["loss"]) <= until + 1 for member in run.state.members)
-    if found:
-        log.info("resume: the first %d steps were in float32, no longer offered: float64 from here on", until)
-    return found
-
-
-def describe_data(training_set: TrainingSet, potential: Potential) -> dict[str, Any]:
-    """Facts that must be the same when a run is resumed: the set by a hash of its labels, the network by its shape."""
-    digest = hashlib.sha256(repr((training_set.groups, training_set.energy_shift)).encode())
-    for name in ("sizes", "species", "positions", "energy", "forces", "stress", "weight"):
-        digest.update(getattr(training_set, name).cpu().numpy().tobytes())
-    return {
-        "training set (hash of its labels)": digest.hexdigest()[:16],
-        "descriptor": {name: _plain(value) for name, value in potential.descriptor.identity().items()},
-        "layers": list(potential.networks.layer_sizes),
-        "activation": potential.networks.activation,
-        "members": potential.networks.n_members,
-    }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def save_members(potential: Potential, outputs: TrainingOutputs, best: int) -> None:

@@ -789,13 +789,28 @@ def test_outputs_that_are_in_the_way_at_once() -> None:
     assert "overwrite" in said
 
 
-def test_logs_are_in_nobodys_way(training_set: None) -> None:
-    for name in LOGS:
-        Path(name).write_text("something old\n" * 100)
+def test_earlier_logs_are_in_nobodys_way(training_set: None) -> None:
+    """Another name of theirs, a hard link, keeps what they held."""
+    job(TRAIN, training_iterations=4)
+    Path("out.nn.dat").unlink()
+    shutil.rmtree("nn_backup")
+    os.link("loss.txt", "kept.txt")
+    Path("validation.txt").write_text("")
     job(TRAIN)
-    for name in LOGS:
-        assert "something old" not in Path(name).read_text()
     assert len(log_rows("loss.txt")) == 3
+    assert len(log_rows("kept.txt")) == 5
+    assert Path("pyfit_log.txt").read_text().count("done after") == 1
+
+
+@pytest.mark.parametrize("key", ["log_path", "loss_log_path", "validation_log_path", "energy_volume_file",
+                                 "nvidia_smi_log"])  # fmt: skip
+def test_a_log_in_place_of_another_file(key: str, training_set: None) -> None:
+    """Refused unless it may be replaced."""
+    shutil.copy("si.poscar.dat", "notes.txt")
+    settings = {key: "notes.txt", "energy_volume_interval": 1}
+    refused_job(TRAIN, r"notes\.txt: expected nothing or an earlier .* here, found another file \(.*--overwrite", **settings)
+    job(TRAIN, overwrite=True, **settings)
+    assert Path("notes.txt").read_bytes() != Path("si.poscar.dat").read_bytes()
 
 
 def test_a_network_that_is_not_written_is_not_in_the_way() -> None:
@@ -892,7 +907,7 @@ def test_groups_that_are_too_small(task: str, unique: bool) -> None:
     write_poscar("si.poscar.dat", poscar_blocks(), ["large"] * 15 + ["pair", "single"])
     done("prepare", "si.poscar.dat", "--potential", "si.nn.dat", "--out", "given.h5")
     config = BOTH if task == "generate" else TRAIN | {"training_set_in": "given.h5"}
-    Path("pyfit_log.txt").write_text("the log of an earlier job")
+    Path("pyfit_log.txt").write_text("2026-01-01 00:00:00,000 INFO the log of an earlier job")
     said = refused_job(config, r"groups.*: pair, single\b.*no_warn", validation_ratio=0.9, unique=unique)
     assert "large" not in said
 

@@ -1,0 +1,147 @@
+"""Whether a training is the earlier run that it is to go on with: the same set, networks and settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pyfit_gpu._version import __version__
+from pyfit_gpu.datasets.feature_rows import FeatureRows
+from pyfit_gpu.datasets.training_set import ATOM_FIELDS, STRUCTURE_FIELDS, TrainingSet
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.run_file import Run
+from pyfit_gpu.log import log
+from pyfit_gpu.models.potential import Potential
+
+# Settings that decide when to stop or how often to validate, not what is computed: a resumed run may change them.
+FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
+
+# Settings that decide shape or meaning of the state, beside those that the optimiser calls fixed.
+FIXED_SETTINGS = ("optimizer", "first_member")
+
+# Settings that run files of version 0.1.0 do not name.
+IMPLIED_SETTINGS = {"optimizer": "lbfgs"}
+
+_SET = "training set"
+_LABELS = "training set (hash of its labels)"  # all that run files of version 0.1.0 know of it
+
+
+def describe_data(training_set: TrainingSet, potential: Potential) -> dict[str, Any]:
+    """Facts that must be the same when a run is resumed: the set by hashes of its content, the network by its shape."""
+    return {
+        _SET: _hash_content(training_set),
+        _LABELS: _hash_labels(training_set),
+        "descriptor": {name: _plain(value) for name, value in potential.descriptor.identity().items()},
+        "layers": list(potential.networks.layer_sizes),
+        "activation": potential.networks.activation,
+        "members": potential.networks.n_members,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _hash_content(training_set: TrainingSet) -> dict[str, str]:
+    """Hash of everything that a set holds, by field, so that a message can name what differs."""
+    hashes = {
+        name: _short(hashlib.sha256(repr(getattr(training_set, name)).encode())) for name in ("groups", "energy_shift")
+    }
+    for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS):
+        values = getattr(training_set, name)
+        digest = hashlib.sha256(repr(tuple(values.shape)).encode())
+        for piece in values.pieces() if isinstance(values, FeatureRows) else values.split(_ROWS):
+            digest.update(piece.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        hashes[name] = _short(digest)
+    return hashes
+
+
+_ROWS = 100_000  # that are hashed at once
+
+
+def _hash_labels(training_set: TrainingSet) -> str:
+    digest = hashlib.sha256(repr((training_set.groups, training_set.energy_shift)).encode())
+    for name in ("sizes", "species", "positions", "energy", "forces", "stress", "weight"):
+        digest.update(getattr(training_set, name).cpu().numpy().tobytes())
+    return _short(digest)
+
+
+def _short(digest: Any) -> str:
+    return str(digest.hexdigest()[:16])
+
+
+def require_same_run(
+    run: Run,
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    allowed: tuple[str, ...],
+    fixed: tuple[str, ...] = (),
+    *,
+    set_name: str = "the set",
+) -> bool:
+    """Refuse to go on with a run under other settings; returns whether any differ that are allowed to.
+
+    Args:
+        settings: see `FitSettings.by_name`, and options beside them.
+        data: see `describe_data`.
+        allowed: names of settings that may differ.
+        fixed: names of settings that may never differ, beside `FIXED_SETTINGS`.
+        set_name: name of the set in messages.
+
+    Raises:
+        InputError: with the names of all settings that differ, and both values.
+    """
+    faults, changed = [], False
+    for name, value in settings.items():
+        earlier = run.settings.get(name, IMPLIED_SETTINGS.get(name))
+        if name in FREE_SETTINGS or earlier == value:
+            continue
+        if name in FIXED_SETTINGS or name in fixed:
+            faults.append(f"resume: {name}: expected {earlier} (the run's), which cannot change, got {value}")
+        elif name in allowed:
+            log.info("resume: %s changes from %s to %s", name, earlier, value)
+            changed = True
+        else:
+            faults.append(f"resume: {name}: expected {earlier} (the run's), got {value} (--allow-change {name})")
+    faults += _differences(run.data, data, set_name)
+    unknown = [name for name in allowed if name not in settings]
+    if unknown:
+        faults.append(f"allow_change: expected names of settings ({', '.join(sorted(settings))}), got {unknown[0]}")
+    if faults:
+        raise InputError("\n".join(faults))
+    if run.created_by != f"pyfit-gpu {__version__}":
+        log.info("resume: the run file was written by %s, this is pyfit-gpu %s", run.created_by, __version__)
+    return changed or _is_between_precisions(run)
+
+
+def _differences(earlier: Mapping[str, Any], data: Mapping[str, Any], set_name: str) -> list[str]:
+    """Messages about what is not the run's."""
+    faults = []
+    own = {name: value for name, value in data.items() if name not in (_SET, _LABELS)}
+    if _SET in earlier:
+        fields = [name for name, digest in earlier[_SET].items() if data[_SET].get(name) != digest]
+        what = "whole content differs" if len(fields) == len(earlier[_SET]) else f"{', '.join(fields)} differ"
+    else:  # a run of version 0.1.0
+        fields = [_LABELS] if earlier.get(_LABELS) != data[_LABELS] else []
+        what = "labels, positions or groups differ"
+    if fields:
+        faults.append(f"resume: {set_name} is not the set that the run was trained on: its {what}")
+    for name, value in own.items():
+        if earlier.get(name) != value:
+            faults.append(f"resume: {name}: expected {earlier.get(name)} (the run's), found {value}")
+    return faults
+
+
+def _is_between_precisions(run: Run) -> bool:
+    """Whether a run of version 0.1.0 was left while it computed in float32 (`--float32-steps`, no longer offered).
+
+    It goes on in float64, in which the loss known to the optimiser no longer holds.
+    """
+    until = int(run.settings.get("float32_steps", 0))
+    found = until > 0 and any(0 < len(member["history"]["loss"]) <= until + 1 for member in run.state.members)
+    if found:
+        log.info("resume: the first %d steps were in float32, no longer offered: float64 from here on", until)
+    return found
