@@ -104,7 +104,7 @@ def _open(lock: Path) -> tuple[int, bool]:
 
 def _lock_file(path: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(path))
-    return target.with_name(f".{target.name}.busy")
+    return target.with_name(f".{target.name}.lock.partial")  # the ending of all that a killed process may leave
 
 
 def _holder(path: str | os.PathLike[str]) -> str:

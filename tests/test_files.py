@@ -11,9 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forking import run_script
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import atomic_path, atomic_text, check_output, check_writable, unique_path
+from pyfit_gpu.files import (
+    allow_open_files,
+    atomic_path,
+    atomic_text,
+    check_distinct,
+    check_output,
+    check_writable,
+    create_anew,
+    open_locked,
+    unique_path,
+)
 
 AS_ROOT = os.name == "posix" and os.geteuid() == 0
 
@@ -105,6 +116,12 @@ class TestRefused:
             action(tmp_path / "out")
         assert content(tmp_path) == ["out"]
 
+    @pytest.mark.parametrize("length", [238, 300])
+    def test_a_name_without_room_for_the_temporary_one(self, tmp_path: Path, action, length: int) -> None:
+        with pytest.raises(InputError, match=rf"cannot write: expected a name of at most 237 bytes, got {length}"):
+            action(tmp_path / ("é" + "x" * (length - 2)))
+        assert content(tmp_path) == []
+
     def test_no_plain_file(self, tmp_path: Path, action) -> None:
         """A pipe here; a device would be replaced by a file if the check were broken and the tests run as root."""
         pipe = tmp_path / "out"
@@ -123,6 +140,104 @@ class TestRefused:
             action(old_file.parent / "new.dat")
         old_file.parent.chmod(0o755)
         assert old_file.read_text() == "old\n"
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 237)
+    check_writable(path)
+    write(path)
+    assert content(tmp_path) == [path.name]
+
+
+def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot write: .*too long"):
+        check_writable(tmp_path.joinpath(*["x" * 200] * 25))
+
+
+# A child is killed while it writes, another one still writes; then the parent writes the same file.
+LEFTOVERS = """
+from pyfit_gpu.files import atomic_text
+output = folder / "out.[d]at"
+ready, told = os.pipe()
+
+def write():
+    with atomic_text(output) as file:
+        file.write("old")
+        file.flush()
+        os.write(told, b"x")
+        signal.pause()
+
+pids = [child(write), child(write)]
+os.read(ready, 1), os.read(ready, 1)
+(folder / ".out.dat.12345678.partial").write_text("of another file")
+os.kill(pids[0], signal.SIGKILL)
+os.waitpid(pids[0], 0)
+count = lambda: len([name for name in os.listdir(folder) if name.startswith(".")])
+print(count())
+with atomic_text(output) as file:
+    print(count())
+print(count())
+os.kill(pids[1], signal.SIGKILL)
+os.waitpid(pids[1], 0)
+with atomic_text(output) as file:
+    file.write("new")
+print(sorted(os.listdir(folder)))
+"""
+
+
+def test_what_killed_writers_left_is_cleared(tmp_path: Path) -> None:
+    """Not what another process is writing, nor what belongs to another file."""
+    lines = run_script(LEFTOVERS, tmp_path).splitlines()
+    assert lines == ["3", "3", "2", "['.out.dat.12345678.partial', 'out.[d]at']"]
+    assert (tmp_path / "out.[d]at").read_text() == "new"
+
+
+def test_distinct_by_any_name(old_file: Path) -> None:
+    """Links of both kinds are names of one file."""
+    hard, soft, missing = (old_file.with_name(name) for name in ("hard", "soft", "missing"))
+    os.link(old_file, hard)
+    soft.symlink_to(old_file)
+    for name in (old_file, hard, soft):
+        with pytest.raises(InputError, match=r"log: .* is the potential as well: expected another name"):
+            check_distinct({"log": str(name)}, {"potential": str(old_file)})
+    check_distinct({"log": str(missing), "none": ""}, {"potential": str(old_file), "other": str(hard)})
+    with pytest.raises(InputError, match="is the loss log as well"):
+        check_distinct({"loss log": str(missing), "log": f"{missing.parent}/./missing"}, {})
+
+
+def test_anew_leaves_other_names_alone(old_file: Path) -> None:
+    hard, soft = old_file.with_name("hard"), old_file.with_name("soft")
+    os.link(old_file, hard)
+    soft.symlink_to(old_file)
+    with create_anew(soft) as file:
+        file.write("new\n")
+    assert soft.is_symlink()
+    assert old_file.read_text() == "new\n"
+    assert hard.read_text() == "old\n"
+
+
+def test_a_log_that_another_job_writes(old_file: Path) -> None:
+    """Another handle of this process stands for it."""
+    with create_anew(old_file) as file:
+        file.write("new\n")
+        for again in (create_anew, open_locked):
+            with pytest.raises(InputError, match=r"out\.dat: another job is writing it"):
+                again(old_file)
+    assert old_file.read_text() == "new\n"
+    open_locked(old_file).close()
+
+
+def test_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised as far as the hard limit allows."""
+    limits = [(256, 1024)]
+    monkeypatch.setattr("resource.getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr("resource.setrlimit", lambda which, new: limits.append(new))
+    allow_open_files(100)
+    assert len(limits) == 1
+    allow_open_files(800)
+    assert limits[-1] == (900, 1024)
+    with pytest.raises(InputError, match=r"open files: expected a limit of 1300 .*, for 1200 outputs.*, got 1024"):
+        allow_open_files(1200)
 
 
 def test_checks_leave_nothing_behind(old_file: Path) -> None:

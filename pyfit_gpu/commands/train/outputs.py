@@ -109,9 +109,11 @@ class TrainingOutputs:
         Raises:
             InputError: another job writes one of them.
         """
+        ranking = self.ranking if self.members else ""
         backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
-        allow_open_files(len(self.paths()))
-        for path in filter(None, (self.network, self.run_file, self.ranking if self.members else "", *backups)):
+        held = [path for path in (self.network, self.run_file, ranking, *backups) if path]
+        allow_open_files(len(held) + sum(len(own._logs()) for own in self.of_members()))
+        for path in held:
             hold(path)
 
     def faults(
