@@ -161,9 +161,11 @@ def create_anew(path: str | os.PathLike[str]) -> TextIO:
         OSError: it cannot be written.
     """
     target = os.path.realpath(path)  # a link stays a link
-    if os.path.exists(target):
-        open_locked(path).close()
+    if os.path.isfile(target):
+        open_locked(target).close()
         os.unlink(target)
+    elif os.path.exists(target):  # a device is no file that could be replaced
+        return open(target, "w", encoding="utf-8")
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try_lock(handle)
     return os.fdopen(handle, "w", encoding="utf-8")

@@ -72,22 +72,23 @@ def _guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except InputError as error:
-        if _ran_out_of_memory(error):
-            return _out_of_memory()
+        shortage = _shortage(error)
+        if shortage:
+            return _fail(shortage)
         from pyfit_gpu.commands.messages import in_options
 
         for line in in_options(error).splitlines():
             print(f"pyfit-gpu: error: {line}", file=sys.stderr)
         return STATUS_USAGE
     except (MemoryError, RuntimeError, OSError) as error:
-        if _ran_out_of_memory(error):
-            return _out_of_memory()
+        shortage = _shortage(error)
+        if shortage:
+            return _fail(shortage)
         from pyfit_gpu.training.loop import TrainingFailure
 
         if not isinstance(error, TrainingFailure):
             raise
-        print(f"pyfit-gpu: error: {error}", file=sys.stderr)
-        return STATUS_FAILED
+        return _fail(error)
 
 
 # The words of torch's allocators for the CPU (two systems) and the GPU, of C++ and of the C library, also in HDF5's errors.
@@ -95,19 +96,20 @@ _OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of mem
                             r"memory allocation failed", re.IGNORECASE)  # fmt: skip
 
 
-def _ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, says so."""
+def _shortage(error: BaseException | None) -> str | None:
+    """Message, if an error or one that it was raised from says that memory ran out."""
     while error is not None:
-        if isinstance(error, MemoryError):
-            return True
-        if isinstance(error, RuntimeError | OSError) and _OUT_OF_MEMORY.search(str(error)):
-            return True
+        text = str(error)
+        known = isinstance(error, RuntimeError | OSError) and _OUT_OF_MEMORY.search(text)
+        if known or isinstance(error, MemoryError):
+            asked = re.search(r"allocate (\d[\d.]* \w+)", text)
+            return f"out of memory (tried to allocate {asked[1]})" if asked else "out of memory"
         error = error.__cause__
-    return False
+    return None
 
 
-def _out_of_memory() -> int:
-    print("pyfit-gpu: error: out of memory", file=sys.stderr)
+def _fail(message: object) -> int:
+    print(f"pyfit-gpu: error: {message}", file=sys.stderr)
     return STATUS_FAILED
 
 
@@ -116,9 +118,7 @@ def _printed() -> int:
     fault = output_fault()
     if fault is None:
         return 0
-    if not isinstance(fault, BrokenPipeError):
-        print(f"pyfit-gpu: error: standard output: {fault.strerror}", file=sys.stderr)
-    return STATUS_FAILED
+    return STATUS_FAILED if isinstance(fault, BrokenPipeError) else _fail(f"standard output: {fault.strerror}")
 
 
 def _start_messages(quiet: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from commands.helpers import (
 import pyfit_gpu
 from pyfit_gpu.commands import prepare as module
 from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.errors import InputError
 
 VERBS = ("prepare", "train", "evaluate", "info", "convert", "run")
 
@@ -322,14 +324,44 @@ def test_a_defect_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
         call(*PREPARE)
 
 
-def test_out_of_memory_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "amount"),
+    [
+        (MemoryError(), ""),
+        (MemoryError("Unable to allocate 7.28 TiB for an array with shape (10,)"), "7.28 TiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 96 bytes."), "96 bytes"),
+        (RuntimeError("std::bad_alloc"), ""),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), ""),
+    ],
+    ids=range(6),
+)
+@pytest.mark.parametrize("taken_for_damage", [False, True])
+def test_out_of_memory_is_a_message(
+    error: Exception, amount: str, taken_for_damage: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words of every allocator, also where a reader took them for a damaged file."""
+
     def fill(*args: object, **keywords: object) -> None:
-        raise MemoryError
+        if taken_for_damage:
+            raise InputError("set.h5: cannot read, it may be damaged") from error
+        raise error
 
     monkeypatch.setattr(module, "prepare", fill)
     result = call(*PREPARE)
     assert result.status == 1
-    assert "out of memory" in result.err
+    more = f" (tried to allocate {amount})" if amount else ""
+    assert result.err == f"pyfit-gpu: error: out of memory{more}\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), OSError("a defect")])
+def test_other_errors_of_these_types_keep_their_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*args: object, **keywords: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "prepare", defect)
+    with pytest.raises(type(error), match="a defect"):
+        call(*PREPARE)
 
 
 def test_warnings_go_to_stderr(training_set: None) -> None:

@@ -506,6 +506,37 @@ class TestProgress:
         progress.close()
         assert stream.getvalue().count("\n") == 1
 
+    @pytest.mark.parametrize("columns", [1, 20, 30, 45, 60, 75, 200])
+    def test_it_fits_the_terminal(self, columns: int, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The bar becomes shorter and goes, then the rate; only what is left then is cut."""
+        monkeypatch.setenv("COLUMNS", str(columns))
+        stream = Terminal()
+        progress = Progress("training", 100, "steps", stream=stream)
+        clock.now += 7
+        progress.update(7, "loss 1.23")
+        drawn = stream.getvalue().removeprefix("\r\x1b[K")
+        assert len(drawn) < columns
+        text = "7/100 steps, loss 1.23, 1 steps/s, 0:07, 1:33 left"
+        without_rate = "7/100 steps, loss 1.23, 0:07, 1:33 left"
+        expected = {
+            200: f"training [#{'-' * 23}] {text}",
+            75: f"training [{'-' * 12}] {text}",
+            60: f"training {text}",
+            45: without_rate,
+            20: without_rate[:19],
+        }
+        assert drawn == expected.get(columns, without_rate[: columns - 1])
+
+    def test_width_of_a_real_terminal(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+        monkeypatch.setattr("os.get_terminal_size", lambda handle: os.terminal_size((30, 24)))
+        stream = Terminal()
+        stream.fileno = lambda: 2  # type: ignore[method-assign]
+        progress = Progress("training", 100, "steps", stream=stream)
+        clock.now += 7
+        progress.update(7, "loss 1.23")
+        assert len(stream.getvalue().removeprefix("\r\x1b[K")) == 29
+
     def test_a_terminal_is_not_flooded(self, clock: Clock) -> None:
         stream = Terminal()
         progress = Progress("training", 10_000, "steps", stream=stream)
