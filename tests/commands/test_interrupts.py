@@ -378,6 +378,46 @@ def all_at_once(launcher: Launcher, *commands: tuple[str, ...]) -> None:
         assert result.status == 0, result.said
 
 
+def test_one_training_for_each_output(training_set: None, launcher: Launcher) -> None:
+    """A second one is refused while the first runs, whatever it may replace; so is one that shares only a log."""
+    first = launcher.start(*TRAIN, "--out", "out.nn.dat", "--steps", "1000", "--loss-log", "loss.txt")
+    wait_until(lambda: has_rows("loss.txt", 3))
+    for more in (("--overwrite",), ("--resume",), ()):
+        second = launcher.start(*TRAIN, "--out", "out.nn.dat", *more).wait()
+        assert second.status == 2
+        assert f"out.nn.dat: another job is writing it (process {first.pid} on " in second.err
+    shared = launcher.start(*TRAIN, "--out", "b.nn.dat", "--loss-log", "loss.txt", "--overwrite").wait()
+    assert shared.status == 2
+    assert "loss.txt: another job is writing it" in shared.err
+    classic = ("run", "-t", "-s", "set.h5", "-e", "si.nn.dat", "-y", "out.nn.dat", "-w", "-o")
+    assert "out.nn.dat: another job is writing it" in launcher.start(*classic).wait().err
+    first.send(signal.SIGTERM)
+    assert first.wait().status == 143
+    assert [step for step, _ in log_rows("loss.txt")] == list(range(len(log_rows("loss.txt"))))
+    assert launcher.start(*TRAIN, "--out", "out.nn.dat", "--steps", "1", "--overwrite").wait().status == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "set.h5", *POTENTIAL, "--out", "out.nn.dat", "--steps", "2"),
+        ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "out.h5"),
+        ("run", "-g", "-f", "si.poscar.dat", "-e", "si.nn.dat", "-a", "out.dat"),
+        ("run", "-t", "-s", "set.h5", "-e", "si.nn.dat", "-y", "out.nn.dat", "-w", "-i", "2"),
+    ],
+    ids=["train", "prepare", "generate", "classic"],
+)
+def test_the_same_job_twice_at_once(words: tuple[str, ...], training_set: None, launcher: Launcher) -> None:
+    """One runs, the other is refused: it finds the lock, or the output."""
+    running = [launcher.start(*words) for _ in range(2)]
+    results = [process.wait() for process in running]
+    assert sorted(result.status for result in results) == [0, 2], results
+    refused = max(results, key=lambda result: result.status)
+    assert re.search("another job is writing it|exists already|there is a run already", refused.err)
+    assert "Traceback" not in refused.said
+    assert not [name for name in names() if name.endswith(".partial")]
+
+
 def test_shards_at_once(launcher: Launcher) -> None:
     words = ("prepare", "si.poscar.dat", *POTENTIAL, "--out", "set.h5", "--shard")
     all_at_once(launcher, *((*words, f"{index}/4") for index in range(4)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -494,6 +495,73 @@ def test_a_set_that_is_none() -> None:
     words = ("--potential", "si.nn.dat", "--out", "out.nn.dat")
     refused("train", "si.poscar.dat", *words, match=r"si\.poscar\.dat.*training set")
     refused("train", "none.h5", *words, match=r"none\.h5")
+
+
+LOG_OPTIONS = ("--loss-log", "--validation-log", "--group-log", "--energy-volume-log")
+
+
+@pytest.mark.parametrize("option", LOG_OPTIONS)
+def test_a_log_in_place_of_another_file(option: str) -> None:
+    """Whatever it is, it is replaced only if it may be; its other names keep it in any case."""
+    shutil.copy("si.h5", "precious.h5")
+    os.link("precious.h5", "kept.h5")
+    refused(*TRAIN, option, "precious.h5", match=r"precious\.h5: exists already \(give --overwrite")
+    train(option, "precious.h5", "--overwrite")
+    assert Path("precious.h5").read_bytes() != Path("kept.h5").read_bytes() == Path("si.h5").read_bytes()
+
+
+@pytest.mark.parametrize("option", LOG_OPTIONS)
+@pytest.mark.parametrize("name", ["si.nn.dat", "si.h5"])
+def test_a_log_that_is_an_input_by_another_name(option: str, name: str) -> None:
+    os.link(name, "log.txt")
+    refused(*TRAIN, option, "log.txt", "--overwrite", match=r"log: log\.txt is the (potential|training set) as well")
+
+
+def test_a_resumed_run_begins_new_logs_only_where_nothing_is() -> None:
+    """The logs, networks and ranking of the run itself are gone on with."""
+    train("--members", 1, "--randomize")
+    again = (*TRAIN, "--members", 1, "--randomize", "--steps", 3, "--resume")
+    for option in ("--loss-log", "--energy-volume-log"):
+        shutil.copy("si.h5", "precious.m000.h5")
+        refused(*again, option, "precious.h5", match=r"precious\.m000\.h5: exists already \(give --overwrite")
+    shutil.copy("si.h5", "precious.nn.dat")
+    refused(*again, "--ranking", "si.h5", match=r"si\.h5")
+    refused(*again, "--ranking", "precious.nn.dat", match=r"precious\.nn\.dat: expected .* an earlier ranking here")
+    words = ["precious.nn.dat" if word == "out.nn.dat" else word for word in again]
+    refused(*words, "--run-file", "out.run.h5", match=r"precious\.nn\.dat: expected a network of the run here")
+    done(*again)
+    assert len(log_rows("out.m000.loss.txt")) == 4
+
+
+def test_another_set_is_not_resumed() -> None:
+    """The structures in other cells, as text and as HDF5; the same set in another file goes on."""
+    blocks = poscar_blocks("si.poscar.dat")
+    write_poscar("other.dat", [[*block[:2], *(" ".join(str(1.01 * float(x)) for x in line.split()) for line in block[2:5]),
+                                *block[5:]] for block in blocks])  # fmt: skip
+    shutil.copy("si.poscar.dat", "same.dat")
+    for source in ("other", "same"):
+        done("prepare", f"{source}.dat", "--potential", "si.nn.dat", "--out", f"{source}.h5", "--e-shift", SHIFT, "--quiet")
+        done("convert", f"{source}.h5", f"{source}.txt")
+    train()
+    for name, what in (("other.h5", "cell"), ("same.txt", "positions")):
+        again = ("train", name, *TRAIN[2:], "--steps", 3, "--resume")
+        refused(*again, match=rf"resume: {name} is not the set that the run was trained on: its .*{what}.* differ")
+    done("train", "same.h5", *TRAIN[2:], "--steps", 3, "--resume")
+    done("train", "same.txt", *TRAIN[2:4], "--out", "text.nn.dat", "--steps", 2)
+    again = ("train", "other.txt", *TRAIN[2:4], "--out", "text.nn.dat", "--steps", 3, "--resume")
+    refused(*again, match=r"other\.txt is not the set that the run was trained on: its .*features.* differ")
+
+
+def test_more_members_than_files_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is read."""
+    monkeypatch.setattr("resource.getrlimit", lambda which: (256, 1024))
+    message = r"open files: expected a limit of 1303 at least, for 1203 outputs at once, got 1024"
+    refused("train", "missing.h5", *TRAIN[2:], "--members", 400, "--randomize", "--backup-interval", 0, match=message)
+
+
+def test_a_name_without_room_for_a_member() -> None:
+    name = "x" * 233
+    refused(*TRAIN[:4], "--out", name, "--members", 2, "--randomize", "--run-file", "", match=r"at most 237 bytes, got 238")
 
 
 def test_the_start_potential_never_changes() -> None:
