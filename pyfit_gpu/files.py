@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves the old file or none, checks before the work, names that do not clash."""
+"""Writing files: a killed process leaves the old one or none, faults show before the work, names do not clash."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def allow_open_files(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise InputError(
-                f"open files: expected a limit of {needed} at least, for {count} outputs at once, got {hard} (ulimit -n)"
+                f"open files: expected a limit (ulimit -n) of at least {needed} for {count} outputs at once, got {hard}"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

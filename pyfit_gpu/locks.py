@@ -1,7 +1,7 @@
 """Locks between processes, which the kernel releases when a process ends, however it ends.
 
-They are `flock` locks: on Linux they hold between the machines of a cluster on NFS and most parallel file systems. Where a
-file system has none, work goes on with a note.
+They are `flock` locks: on Linux they hold between the machines of a cluster on NFS and most parallel file systems.
+Where a file system has none, work goes on with a note.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def try_hold(path: str | os.PathLike[str]) -> bool | None:
             _held[lock] = handle
             with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
                 os.ftruncate(handle, 0)
-                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         else:  # whoever held it removed it while we opened it
             os.close(handle)
     return True

@@ -54,7 +54,9 @@ print(sorted(os.listdir(folder)))
 def test_two_processes(tmp_path: Path) -> None:
     """The second is refused until the first has been killed, and then clears what that one left."""
     lines = run_script(TWO_PROCESSES.replace("sys.argv[2]", str(int(signal.SIGKILL))), tmp_path).splitlines()
-    assert re.fullmatch(r".*out\.nn\.dat: another job is writing it \(process PID on .+\): expected another name", lines[0])
+    assert re.fullmatch(
+        r".*out\.nn\.dat: another job is writing it \(process PID on .+\): expected another name", lines[0]
+    )
     assert lines[1:3] == ["False", "True"]
     assert lines[3:] == ["['.other.nn.dat.lock.partial', '.out.nn.dat.lock.partial']", "[]"]
 

@@ -44,6 +44,10 @@ def _run(words: list[str]) -> int:
     except Terminated:
         print("terminated", file=sys.stderr)
         return STATUS_SIGTERM
+    except SystemExit as end:  # argparse's: a fault, or help that was printed
+        if end.code:
+            raise
+        return _printed()
     finally:
         release_held()
 
@@ -91,7 +95,7 @@ def _guarded(work: Callable[[], int]) -> int:
         return _fail(error)
 
 
-# The words of torch's allocators for the CPU (two systems) and the GPU, of C++ and of the C library, also in HDF5's errors.
+# The words of torch's allocators, of C++ and of the C library, which HDF5's errors repeat.
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc|cannot allocate memory|"
                             r"memory allocation failed", re.IGNORECASE)  # fmt: skip
 

@@ -60,7 +60,7 @@ def tolerant_streams() -> Iterator[None]:
     earlier = sys.stdout, sys.stderr
     nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - closed below
     out, err = (TolerantStream(nowhere if stream is None else stream) for stream in earlier)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Standard output and error that are closed, full, broken or of few letters: the work is done, and its status says so."""
+"""Standard output and error that are closed, full, broken or of few letters: the work is done all the same."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_training(streams: str) -> None:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("words", ["info si.nn.dat", "run -h"])
+@pytest.mark.parametrize("words", ["info si.nn.dat", "run -h", "--help"])
 def test_a_verb_whose_product_is_lost(words: str) -> None:
     ended = shell(f"$PYFIT {words} > /dev/full")
     assert ended.returncode == 1

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.train.job import Resumption, run_fit
-from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
+from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError

@@ -580,7 +580,11 @@ class TestChangedSettings:
                 require_same_run(earlier, asked(), describe_data(other, potential), (), FIXED, set_name="s.h5")
         energy = energies.energy.clone()
         energy[3] = energy[3].nextafter(torch.tensor(0.0, dtype=torch.float64))
-        for other in (replace(energies, energy=energy), energies.select(range(11)), energies.select([1, 0, *range(2, 12)])):
+        for other in (
+            replace(energies, energy=energy),
+            energies.select(range(11)),
+            energies.select([1, 0, *range(2, 12)]),
+        ):
             with pytest.raises(InputError, match="is not the set that the run was trained on"):
                 require_same_run(earlier, asked(), describe_data(other, potential), (), FIXED)
 

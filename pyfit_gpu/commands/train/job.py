@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.distributed import ProcessGroup
     from pyfit_gpu.training.memory_plan import MemoryPlan
 
+
 @dataclass(frozen=True)
 class Resumption:
     """Facts for the run file, and the earlier run to go on with."""

@@ -19,7 +19,6 @@ from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.training.history import LabelErrors, StepRecord
 from pyfit_gpu.training.loss import TERMS
 
-
 _ERROR_ROW = re.compile(r"\s*\d+( +[-+\dnia][-+.\deEnaif]*)+\s*$")
 
 

@@ -54,7 +54,7 @@ def _hash_content(training_set: TrainingSet) -> dict[str, str]:
         values = getattr(training_set, name)
         digest = hashlib.sha256(repr(tuple(values.shape)).encode())
         for piece in values.pieces() if isinstance(values, FeatureRows) else values.split(_ROWS):
-            digest.update(piece.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(piece.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         hashes[name] = _short(digest)
     return hashes
 

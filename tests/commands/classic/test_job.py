@@ -808,7 +808,9 @@ def test_a_log_in_place_of_another_file(key: str, training_set: None) -> None:
     """Refused unless it may be replaced."""
     shutil.copy("si.poscar.dat", "notes.txt")
     settings = {key: "notes.txt", "energy_volume_interval": 1}
-    refused_job(TRAIN, r"notes\.txt: expected nothing or an earlier .* here, found another file \(.*--overwrite", **settings)
+    refused_job(
+        TRAIN, r"notes\.txt: expected nothing or an earlier .* here, found another file \(.*--overwrite", **settings
+    )
     job(TRAIN, overwrite=True, **settings)
     assert Path("notes.txt").read_bytes() != Path("si.poscar.dat").read_bytes()
 
