@@ -185,17 +185,17 @@ def open_locked(path: str | os.PathLike[str]) -> TextIO:
     return file
 
 
-_SPARE_FILES = 100  # that a process has open beside its outputs: libraries, inputs, pipes of its threads
+_SPARE_FILES = 50  # that are opened beside the outputs: inputs, modules, connections of processes
 
 
 def allow_open_files(count: int) -> None:
-    """Let this process have so many files open at once, as far as its hard limit allows.
+    """Let this process open so many files beside those that are open, as far as its hard limit allows.
 
     Raises:
         InputError: with the number that is allowed.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + _SPARE_FILES
+    needed = len(os.listdir("/dev/fd")) + count + _SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise InputError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +20,10 @@ from pyfit_gpu.commands.interrupts import (
     signals_end_the_process,
 )
 from pyfit_gpu.commands.options import STATUS_USAGE, Parser, build_parser
+from pyfit_gpu.commands.outcome import guarded, printed
 from pyfit_gpu.commands.reading import read_options
-from pyfit_gpu.commands.streams import output_fault, tolerant_streams
+from pyfit_gpu.commands.streams import tolerant_streams
 from pyfit_gpu.locks import release_held
-
-STATUS_FAILED = 1
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -47,7 +45,7 @@ def _run(words: list[str]) -> int:
     except SystemExit as end:  # argparse's: a fault, or help that was printed
         if end.code:
             raise
-        return _printed()
+        return printed()
     finally:
         release_held()
 
@@ -57,7 +55,7 @@ def _dispatch(words: list[str]) -> int:
     is_option = bool(words) and words[0].startswith("-")
     without_verb = is_option and words[0] not in ("--help", "--version") and words != ["-h"]
     if without_verb or words[:1] == ["run"]:
-        return _guarded(lambda: _run_classic(words if without_verb else words[1:]))
+        return guarded(lambda: _run_classic(words if without_verb else words[1:]))
     parser, verbs = build_parser(words[0] if words else "")
     if not words:
         parser.print_help()
@@ -66,63 +64,7 @@ def _dispatch(words: list[str]) -> int:
         # argparse handles --help and --version, and refuses anything else
         parser.parse_args(words)
     options = verbs[words[0]].parse_strictly(words[1:])
-    return _guarded(lambda: _VERBS[words[0]](options))
-
-
-def _guarded(work: Callable[[], int]) -> int:
-    """Run a verb: an error of the user becomes a message and status 2, a defect of the program keeps its traceback."""
-    from pyfit_gpu.errors import InputError
-
-    try:
-        return work()
-    except InputError as error:
-        shortage = _shortage(error)
-        if shortage:
-            return _fail(shortage)
-        from pyfit_gpu.commands.messages import in_options
-
-        for line in in_options(error).splitlines():
-            print(f"pyfit-gpu: error: {line}", file=sys.stderr)
-        return STATUS_USAGE
-    except (MemoryError, RuntimeError, OSError) as error:
-        shortage = _shortage(error)
-        if shortage:
-            return _fail(shortage)
-        from pyfit_gpu.training.loop import TrainingFailure
-
-        if not isinstance(error, TrainingFailure):
-            raise
-        return _fail(error)
-
-
-# The words of torch's allocators, of C++ and of the C library, which HDF5's errors repeat.
-_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc|cannot allocate memory|"
-                            r"memory allocation failed", re.IGNORECASE)  # fmt: skip
-
-
-def _shortage(error: BaseException | None) -> str | None:
-    """Message, if an error or one that it was raised from says that memory ran out."""
-    while error is not None:
-        text = str(error)
-        known = isinstance(error, RuntimeError | OSError) and _OUT_OF_MEMORY.search(text)
-        if known or isinstance(error, MemoryError):
-            asked = re.search(r"allocate (\d[\d.]* \w+)", text)
-            return f"out of memory (tried to allocate {asked[1]})" if asked else "out of memory"
-        error = error.__cause__
-    return None
-
-
-def _fail(message: object) -> int:
-    print(f"pyfit-gpu: error: {message}", file=sys.stderr)
-    return STATUS_FAILED
-
-
-def _printed() -> int:
-    """Exit status of a verb whose product is what it prints; a reader that has gone (`| head`) is told nothing more."""
-    fault = output_fault()
-    if fault is None:
-        return 0
-    return STATUS_FAILED if isinstance(fault, BrokenPipeError) else _fail(f"standard output: {fault.strerror}")
+    return guarded(lambda: _VERBS[words[0]](options))
 
 
 def _start_messages(quiet: bool) -> None:
@@ -292,7 +234,7 @@ def _plan(options: argparse.Namespace) -> int:
         memory=options.memory,
         settings=settings,
     )
-    return _printed()
+    return printed()
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -315,7 +257,7 @@ def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
 
     print(info(options.file, reading=read_options(options)))
-    return _printed()
+    return printed()
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -342,7 +284,7 @@ def _run_classic(words: list[str]) -> int:
     help_word = _help_request(words)
     if help_word is not None:
         print(classic_help(help_word))
-        return _printed()
+        return printed()
     config, options = parse_classic(words, Parser)
     from pyfit_gpu.commands.classic.job import run_classic
     from pyfit_gpu.devices import select_dtype, set_threads
