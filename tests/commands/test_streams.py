@@ -22,8 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of bash, in which $PYFIT is the program."""
-    environment = {**ENVIRONMENT, "PYFIT": f"{sys.executable} -m pyfit_gpu", **environment}
+    """Run a command of bash, in which $PYFIT is the program, with the buffers that streams usually have."""
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": "", "PYFIT": f"{sys.executable} -m pyfit_gpu", **environment}
     return subprocess.run(
         ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
