@@ -14,7 +14,7 @@ from typing import Any
 from pyfit_gpu.commands.jobs import Setup, Sources, featurize_windows, survey_files
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import check_writable, exclusive
 from pyfit_gpu.formats.dft_inputs import DftInputs
 from pyfit_gpu.formats.kinds import HDF5_SET
@@ -44,6 +44,7 @@ def prepare(
     e_shift: ShiftRequest | None = None,
     append: bool = False,
     shard: tuple[int, int] | None = None,
+    unique_structures: bool = False,
     reading: ReadOptions | None = None,
 ) -> None:
     """Make an HDF5 training set from DFT files.
@@ -177,7 +178,7 @@ def _prepare_shard(
         summary, content_hash = _write_features(target, inputs, model, setup, shifts, shard=described.describe())
         missing = register_shard(out, described, content_hash, summary.n_structures)
         log.info("wrote %s: %s", target, summary)
-    still = f"shards {', '.join(map(str, missing))} are missing" if missing else "all shards are there"
+    still = f"shards {shortened(missing)} are missing" if missing else "all shards are there"
     log.info("%s: %s", manifest_path(out), still)
 
 

@@ -17,7 +17,8 @@ from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.job import Resumption, describe_data, parts_of, require_same_run, run_fit
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
-from pyfit_gpu.datasets.splits import Split
+from pyfit_gpu.commands.train.warnings import warn_of_split
+from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.datasets.weighting import group_targets, weight_groups, weight_windows
@@ -159,15 +160,16 @@ class _Job:
 
     def _read(self, job: _Job, earlier: Run | None) -> _Ready:
         whole = load_training_set(self.training_set, lazy=True)
-        split = self._plan(whole, earlier)
+        # A run of an earlier version goes on with the split that it drew.
+        rule = SPLIT_RULE if earlier is None else int(earlier.data.get("split rule", CLASSIC_RULE))
+        split = self._plan(whole, earlier, rule)
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
         energy_model(potential, "train")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
         require_same_inputs(potential.descriptor, whole.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(whole))
-        if split.groups_without_validation and split.train_fraction < 1.0:
-            log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
+        warn_of_split(whole, split)
         data = {**describe_data(whole, potential), "split": _digest(split)}
         weighted = self.weighted(whole)
         targets = group_targets(weighted, self.weights.targets)
@@ -176,7 +178,7 @@ class _Job:
             # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
-        resumption = self._resumption(settings, data, split, earlier)
+        resumption = self._resumption(settings, data, {"split seed": split.seed, "split rule": rule}, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
         return _Ready(
@@ -201,7 +203,7 @@ class _Job:
                  ", features are read from the file at every evaluation" if plan.stream else "")  # fmt: skip
         return plan
 
-    def _plan(self, whole: TrainingSet, earlier: Run | None) -> Split:
+    def _plan(self, whole: TrainingSet, earlier: Run | None, rule: int) -> Split:
         wanted = self.split
         if wanted.name:
             return named_split(
@@ -216,13 +218,15 @@ class _Job:
         if seed == 0 and earlier is not None:
             seed = int(earlier.data["split seed"])  # the one that was drawn
         fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
-        return whole.plan_split(fraction, seed, wanted.test_groups or ())
+        return whole.plan_split(fraction, seed, wanted.test_groups or (), rule=rule)
 
     def weighted(self, whole: TrainingSet) -> TrainingSet:
         whole = weight_groups(whole, self.weights.groups)
         return weight_windows(whole, self.weights.windows)
 
-    def _resumption(self, settings: FitSettings, data: dict[str, Any], split: Split, earlier: Run | None) -> Resumption:
+    def _resumption(
+        self, settings: FitSettings, data: dict[str, Any], drawn: dict[str, int], earlier: Run | None
+    ) -> Resumption:
         options = {
             "dtype": str(self.setup.dtype).removeprefix("torch."),
             "first_member": self.start.first_member,
@@ -238,7 +242,7 @@ class _Job:
             log.info("resume: there is no run file yet, training starts")
         return Resumption(
             options=options,
-            data={**data, "split seed": split.seed},
+            data={**data, **drawn},
             first_member=self.start.first_member,
             interval=self.how.checkpoint_interval,
             run=earlier,
