@@ -172,6 +172,7 @@ def _prepare(options: argparse.Namespace) -> int:
         e_shift=_e_shift(options.e_shift),
         append=options.append,
         shard=options.shard,
+        unique_structures=options.unique_structures,
         reading=read_options(options),
     )
     return 0

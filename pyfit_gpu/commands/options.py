@@ -126,6 +126,7 @@ def _add_prepare(verb: Parser) -> None:
         "isolated (from structures of one isolated atom)",
     )
     verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
+    verb.add_argument("--unique-structures", action="store_true", help="leave out copies of structures before them")
     verb.add_argument(
         "--shard", type=shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
     )

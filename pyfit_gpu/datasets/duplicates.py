@@ -13,8 +13,7 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.splits import Split, groups_without_validation
-from pyfit_gpu.errors import InputError, shortened
-from pyfit_gpu.structures.copies import KEY_BYTES, as_keys, structure_key
+from pyfit_gpu.structures.copies import KEY_BYTES, Labels, as_keys, label_numbers, structure_key
 
 
 def structure_keys(
@@ -44,32 +43,43 @@ def structure_keys(
     return as_keys(keys)
 
 
-def keep_copies_together(split: Split, first: NDArray[np.int64], groups: Sequence[str]) -> Split:
-    """Put all copies of a structure on one side of a split.
-
-    What tests stays: its copies neither train nor validate. Copies of structures that train, train.
+def set_labels(sizes: Tensor, energy: Tensor, forces: Tensor, stress: Tensor) -> list[Labels]:
+    """(B,) numbers by which labels of copies are compared, see `label_numbers`; NaN where a label is not known.
 
     Args:
-        first: (B,) row of the first copy of each structure, see `first_rows`.
-        groups: (B,) names.
-
-    Raises:
-        InputError: copies of structures that test are all that would train.
+        sizes: (B,) atoms of each structure.
+        energy: (B,) eV.
+        forces: (n_atoms, 3) eV/Å.
+        stress: (B, 6) eV/Å^3.
     """
-    overlap = CopiesAcross.of(split, first)
-    if not (overlap.validation or overlap.test):
+    parts = np.split(forces.cpu().numpy(), np.cumsum(sizes.cpu().numpy())[:-1])
+    return [label_numbers(*labels) for labels in zip(energy.cpu().tolist(), parts, stress.cpu().numpy(), strict=True)]
+
+
+def first_among(first: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) for each of some rows in ascending order, the first one of them that is a copy of it; often itself.
+
+    Args:
+        first: (B,) row of the first copy in the whole set, see `first_rows`.
+    """
+    _, places, inverse = np.unique(first[rows], return_index=True, return_inverse=True)
+    return np.asarray(rows[places[inverse]], dtype=np.int64)
+
+
+def with_copies(split: Split, rows: NDArray[np.int64], leaders: NDArray[np.int64], groups: Sequence[str]) -> Split:
+    """Complete a split of structures that each stand in it once: copies go where the first one went, after the others.
+
+    Args:
+        rows: (n,) that take part, in ascending order.
+        leaders: (n,) first copy of each, see `first_among`.
+        groups: (B,) names.
+    """
+    copies = [(row, leader) for row, leader in zip(rows.tolist(), leaders.tolist(), strict=True) if row != leader]
+    if not copies:
         return split
-    tested = set(first[split.test].tolist())
-    train = [row for row in split.train if first[row] not in tested]
-    if not train:
-        raise InputError(
-            f"test_groups: {shortened(split.test_groups)}: every structure that would train is a copy of one of them: "
-            "nothing is left to train on"
-        )
-    trained = set(first[train].tolist())
-    left = [row for row in split.validation if first[row] not in tested]
-    train += [row for row in left if first[row] in trained]
-    validation = [row for row in left if first[row] not in trained]
+    trains = set(split.train)
+    train = split.train + [row for row, leader in copies if leader in trains]
+    validation = split.validation + [row for row, leader in copies if leader not in trains]
     lacking = groups_without_validation(groups, train, validation) if split.train_fraction < 1.0 else ()
     return replace(split, train=train, validation=validation, groups_without_validation=lacking)
 
@@ -84,7 +94,7 @@ class CopiesAcross:
 
     @classmethod
     def of(cls, split: Split, first: NDArray[np.int64]) -> CopiesAcross:
-        """Count copies, with `first` as in `keep_copies_together`."""
+        """Count copies, with `first` as in `first_among`."""
         train, validation, test = (first[rows] for rows in (split.train, split.validation, split.test))
         return cls(
             all=int((first != np.arange(len(first))).sum()),

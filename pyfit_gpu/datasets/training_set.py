@@ -13,11 +13,11 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyfit_gpu.datasets.duplicates import keep_copies_together, structure_keys
+from pyfit_gpu.datasets.duplicates import first_among, structure_keys, with_copies
 from pyfit_gpu.datasets.feature_rows import FeatureRows, join_features
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split, classic_split, held_out
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.models.energy_shift import shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
@@ -165,8 +165,7 @@ class TrainingSet:
 
         The structures of test groups are taken out first. The others are divided as if the test groups were not in the
         set: one generator draws from the remaining groups, in the order of their names, and last from all groups of
-        one structure together. Then copies of training structures that would validate train as well, and copies of
-        test structures neither train nor validate.
+        one structure together. Copies of a structure are drawn as one; those of structures that test take no part.
 
         Args:
             train_fraction: share of each group that trains.
@@ -180,12 +179,22 @@ class TrainingSet:
         eligible = self.has_energy.cpu().numpy()
         test = held_out(self.groups, eligible, test_groups)
         volumes = self.volume_per_atom.cpu().double().numpy()
-        is_classic = rule == CLASSIC_RULE
-        split = classic_split(self.groups, volumes, eligible & ~test, train_fraction, seed, pool=not is_classic)
-        split = replace(split, test=np.flatnonzero(test).tolist(), test_groups=tuple(test_groups))
-        if is_classic:
-            return split
-        return keep_copies_together(split, self.first_copies, self.groups)
+        rows = np.flatnonzero(eligible & ~test)
+        leaders = rows
+        if rule != CLASSIC_RULE:
+            first = self.first_copies
+            untested = rows[~np.isin(first[rows], first[test])]
+            if len(rows) and not len(untested):
+                raise InputError(
+                    f"test_groups: {shortened(test_groups)}: all other structures are copies of theirs: nothing is "
+                    "left to train on"
+                )
+            rows, leaders = untested, first_among(first, untested)
+        drawn = np.zeros(len(self), dtype=np.bool_)
+        drawn[leaders] = True
+        split = classic_split(self.groups, volumes, drawn, train_fraction, seed, pool=rule != CLASSIC_RULE)
+        split = with_copies(split, rows, leaders, self.groups)
+        return replace(split, test=np.flatnonzero(test).tolist(), test_groups=tuple(test_groups))
 
     def split(self, train_fraction: float = 0.9, seed: int = 2) -> tuple[TrainingSet, TrainingSet]:
         """Training and validation sets, see `plan_split`."""
