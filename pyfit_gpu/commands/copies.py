@@ -35,7 +35,7 @@ def say_what_was_left_out(unique: UniqueStructures, n_structures: int) -> None:
         )
 
 
-def warn_of_copies(keys: NDArray[np.void], added: Sequence[str]) -> None:
+def warn_of_added_copies(keys: NDArray[np.void], added: Sequence[str]) -> None:
     """Warn of added structures that are copies of those before them.
 
     Args:

@@ -72,6 +72,7 @@ def _potential(path: str) -> list[str]:
         f"network       {kind}, {layers}, {networks.n_parameters} parameters{randomize}",
         f"activation    {networks.activation} ({ACTIVATIONS[networks.activation]})",
         f"e_shift       {known}",
+        *([f"untrained     {' '.join(potential.untrained)}"] if potential.untrained else []),
         *_descriptor_lines(potential.descriptor),
     ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyfit_gpu.commands.copies import say_what_was_left_out, seen_structures, warn_of_copies
+from pyfit_gpu.commands.copies import say_what_was_left_out, seen_structures, warn_of_added_copies
 from pyfit_gpu.commands.jobs import Setup, Sources, featurize_windows, survey_files
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
@@ -116,7 +116,7 @@ def _write_features(
             summaries.append(SetSummary.of(part))
             keys.append(part.structure_keys())
     if shard is None:
-        warn_of_copies(np.concatenate(keys), [structure.source for structure in inputs.taken])
+        warn_of_added_copies(np.concatenate(keys), [structure.source for structure in inputs.taken])
     return functools.reduce(operator.add, summaries), writer.content_hash
 
 

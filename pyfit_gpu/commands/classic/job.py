@@ -17,7 +17,7 @@ from pyfit_gpu.commands.jobs import Setup, Sources, featurize_frames, read_all_f
 from pyfit_gpu.commands.messages import OptionsFormatter, in_options
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
-from pyfit_gpu.commands.train.warnings import warn_of_copies
+from pyfit_gpu.commands.warnings import warn_of_copies
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, Split, classic_split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs

@@ -17,7 +17,7 @@ from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.job import Resumption, describe_data, parts_of, require_same_run, run_fit
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
-from pyfit_gpu.commands.train.warnings import warn_of_split
+from pyfit_gpu.commands.warnings import warn_of_absent_elements, warn_of_equal_members, warn_of_split
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
@@ -170,8 +170,12 @@ class _Job:
         require_same_inputs(potential.descriptor, whole.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(whole))
         warn_of_split(whole, split)
+        warn_of_equal_members(potential, self.start.potentials)
         data = {**describe_data(whole, potential), "split": _digest(split)}
         weighted = self.weighted(whole)
+        absent = warn_of_absent_elements(weighted, split)
+        at_random = self.start.randomize or any(map(asks_for_random_weights, self.start.potentials))
+        untrained = tuple(symbol for symbol in absent if at_random or symbol in potential.untrained)
         targets = group_targets(weighted, self.weights.targets)
         settings = replace(self.settings, seed=weight_seed, group_targets=targets)
         if settings.max_time and self.how.started is not None:
@@ -181,6 +185,7 @@ class _Job:
         resumption = self._resumption(settings, data, {"split seed": split.seed, "split rule": rule}, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
+        potential = replace(potential, untrained=untrained)
         return _Ready(
             job, potential, weighted, split, settings, resumption, self._plan_memory(potential, whole, settings)
         )
