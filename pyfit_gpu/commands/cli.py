@@ -213,6 +213,9 @@ def _train(options: argparse.Namespace) -> int:
             options.train_fraction,
             options.seed,
             None if options.test_groups is None else tuple(options.test_groups),
+            tuple(options.validation),
+            tuple(options.test),
+            read_options(options),
         ),
         weights=fit_options.WeightOptions(
             parse_by_group(options.group_weight, "--group-weight"),

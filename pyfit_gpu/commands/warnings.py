@@ -33,7 +33,7 @@ def warn_of_copies(whole: TrainingSet, split: Split) -> None:
             "%d of %d structures are copies of others in the set, and all of them count "
             "(prepare --unique-structures leaves copies out)",
             copies.all,
-            len(whole),
+            split.n_structures,
         )
     for what, number, n in (("validation", copies.validation, len(split.validation)),
                             ("test", copies.test, len(split.test))):  # fmt: skip

@@ -88,7 +88,7 @@ def with_copies(split: Split, rows: NDArray[np.int64], leaders: NDArray[np.int64
 class CopiesAcross:
     """Numbers of structures of a set that are copies of others of it."""
 
-    all: int  # of a structure before them, wherever
+    all: int  # of a structure before them, among those that the split divides
     validation: int  # those that validate and have a copy that trains
     test: int  # those that test and have a copy that trains or validates
 
@@ -97,7 +97,7 @@ class CopiesAcross:
         """Count copies, with `first` as in `first_among`."""
         train, validation, test = (first[rows] for rows in (split.train, split.validation, split.test))
         return cls(
-            all=int((first != np.arange(len(first))).sum()),
+            all=int((first != np.arange(len(first)))[: split.n_structures].sum()),
             validation=int(np.isin(validation, train).sum()),
             test=int(np.isin(test, np.concatenate((train, validation))).sum()),
         )

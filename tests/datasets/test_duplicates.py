@@ -123,9 +123,11 @@ class TestSplit:
         assert across.validation == sum(row % 60 in trained for row in found.validation)
 
     def test_count_of_a_split_by_hand(self) -> None:
-        split = Split(train=[0, 1], validation=[2, 4], seed=1, groups_without_validation=(), test=[3, 5])
+        split = Split(
+            train=[0, 1], validation=[2, 4], seed=1, groups_without_validation=(), test=[3, 5], n_structures=6
+        )
         first = np.array([0, 1, 0, 1, 4, 4, 0])
-        assert CopiesAcross.of(split, first) == CopiesAcross(all=4, validation=1, test=2)
+        assert CopiesAcross.of(split, first) == CopiesAcross(all=3, validation=1, test=2)
 
 
 class TestGroupsOfOne:

@@ -16,6 +16,7 @@ from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.job import Resumption, describe_data, parts_of, require_same_run, run_fit
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
+from pyfit_gpu.commands.train.other_files import Together
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.warnings import warn_of_absent_elements, warn_of_equal_members, warn_of_split
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
@@ -97,7 +98,8 @@ def _follow(job: _Job, processes: ProcessGroup) -> int:
     split, settings, plan = message[0]
     fault = ""
     try:
-        whole = job.weighted(load_training_set(job.training_set, lazy=True))
+        own = load_training_set(job.training_set, lazy=True)
+        whole = job.weighted(job.together(own).whole)
         template = load_potentials(job.start.potentials).networks
     except InputError as error:
         fault = str(error)
@@ -133,6 +135,7 @@ class _Job:
         """
         outputs = self._outputs()
         inputs = {"training set": self.training_set}
+        inputs |= {f"{what} file {k}": path for what, paths in self.split.files.items() for k, path in enumerate(paths)}
         inputs |= {f"potential {k}" if k else "potential": path for k, path in enumerate(self.start.potentials)}
         resume = self.how.resume and os.path.exists(outputs.run_file)
         faults = outputs.faults(inputs, overwrite=self.setup.overwrite or self.setup.unique, resume=resume)
@@ -159,19 +162,21 @@ class _Job:
         return outputs.numbered(free_number(outputs.paths())) if self.setup.unique else outputs
 
     def _read(self, job: _Job, earlier: Run | None) -> _Ready:
-        whole = load_training_set(self.training_set, lazy=True)
+        own = load_training_set(self.training_set, lazy=True)
         # A run of an earlier version goes on with the split that it drew.
         rule = SPLIT_RULE if earlier is None else int(earlier.data.get("split rule", CLASSIC_RULE))
-        split = self._plan(whole, earlier, rule)
+        split = self._plan(own, earlier, rule)
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
         energy_model(potential, "train")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
-        require_same_inputs(potential.descriptor, whole.descriptor, where)
-        log.info("%s: %s", self.training_set, describe_set(whole))
+        require_same_inputs(potential.descriptor, own.descriptor, where)
+        log.info("%s: %s", self.training_set, describe_set(own))
+        together = self.together(own)
+        whole, split = together.whole, together.complete(split)
         warn_of_split(whole, split)
         warn_of_equal_members(potential, self.start.potentials)
-        data = {**describe_data(whole, potential), "split": _digest(split)}
+        data = {**describe_data(own, potential), "split": _digest(split)}
         weighted = self.weighted(whole)
         absent = warn_of_absent_elements(weighted, split)
         at_random = self.start.randomize or any(map(asks_for_random_weights, self.start.potentials))
@@ -182,7 +187,10 @@ class _Job:
             # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
-        resumption = self._resumption(settings, data, {"split seed": split.seed, "split rule": rule}, earlier)
+        if earlier is not None:
+            together.require_same(earlier.data)
+        drawn = {"split seed": split.seed, "split rule": rule, **together.digests()}
+        resumption = self._resumption(settings, data, drawn, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
         potential = replace(potential, untrained=untrained)
@@ -208,6 +216,10 @@ class _Job:
                  ", features are read from the file at every evaluation" if plan.stream else "")  # fmt: skip
         return plan
 
+    def together(self, own: TrainingSet) -> Together:
+        """Join the set with the files for validation and test."""
+        return Together.read(own, self.split.files, self.setup, self.split.reading)
+
     def _plan(self, whole: TrainingSet, earlier: Run | None, rule: int) -> Split:
         wanted = self.split
         if wanted.name:
@@ -223,6 +235,8 @@ class _Job:
         if seed == 0 and earlier is not None:
             seed = int(earlier.data["split seed"])  # the one that was drawn
         fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
+        if wanted.validation:
+            fraction = 1.0
         return whole.plan_split(fraction, seed, wanted.test_groups or (), rule=rule)
 
     def weighted(self, whole: TrainingSet) -> TrainingSet:
@@ -230,7 +244,7 @@ class _Job:
         return weight_windows(whole, self.weights.windows)
 
     def _resumption(
-        self, settings: FitSettings, data: dict[str, Any], drawn: dict[str, int], earlier: Run | None
+        self, settings: FitSettings, data: dict[str, Any], drawn: dict[str, Any], earlier: Run | None
     ) -> Resumption:
         options = {
             "dtype": str(self.setup.dtype).removeprefix("torch."),

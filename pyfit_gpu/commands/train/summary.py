@@ -80,7 +80,7 @@ def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> Non
         if errors is not None and len(errors) > 1:
             log.info("%s RMSE: %s", name, describe_errors(errors))
     if best.test is not None:
-        log.info("test groups (extrapolation) RMSE: %s", describe_errors(best.test))
+        log.info("test RMSE: %s", describe_errors(best.test))
         lines = (f"{group}: energy {1000 * error:.3f} meV/atom" for group, error in best.test_group_errors.items())
         for line in shortened(lines, most=20, separator="\n").split("\n"):
             log.info("  %s", line)
