@@ -12,7 +12,7 @@ from commands.helpers import N_STRUCTURES, done, poscar_blocks, refused, set_up,
 
 import pyfit_gpu as pf
 from pyfit_gpu.formats import dft_inputs
-from pyfit_gpu.formats.ase_files import write_extxyz
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame
 

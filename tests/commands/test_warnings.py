@@ -12,7 +12,7 @@ from commands.helpers import done, fresh_potential, poscar_blocks, set_up, write
 
 import pyfit_gpu as pf
 from pyfit_gpu.datasets.duplicates import CopiesAcross
-from pyfit_gpu.formats.ase_files import write_extxyz
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame
 

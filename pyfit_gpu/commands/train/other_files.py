@@ -47,7 +47,7 @@ class OtherFile:
                     f"{path}: the training set does not know its e_shift, which energies of a DFT program need: "
                     f"expected a set for {purpose}"
                 )
-            frames = read_all_frames(Sources.of([path], options))
+            frames = read_all_frames(Sources.of([path], options), training=True)
             found = featurize_frames(frames, whole.potential, setup, e_shift=whole.energy_shift)
         else:
             raise InputError(f"{path}: expected a training set or structures for {purpose}, found {kind.described}")

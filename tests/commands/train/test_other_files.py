@@ -14,13 +14,11 @@ from commands.helpers import assert_same_files, call, done, log_rows, poscar_blo
 from commands.helpers import write_poscar as write
 
 import pyfit_gpu as pf
-from pyfit_gpu.commands.jobs import Sources, read_all_frames
-from pyfit_gpu.commands.train import command, other_files
+from pyfit_gpu.commands.train import command
 from pyfit_gpu.datasets.feature_rows import FeatureRows
-from pyfit_gpu.formats.ase_files import write_extxyz
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.formats.text_set import write_text_set
-from pyfit_gpu.structures.frames import Frame
 
 SHIFT = ("--e-shift", "106")
 POTENTIAL = ("--potential", "si.nn.dat")
@@ -112,16 +110,11 @@ class TestWhatIsComputed:
         parts = [pf.load_training_set(f"{name}.h5").features for name in "av"]
         assert torch.equal(seen[0].tensor(), torch.cat(parts))
 
-    def test_options_of_reading_go_along(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: list[Sources] = []
-
-        def watch(sources: Sources) -> list[Frame]:
-            seen.append(sources)
-            return read_all_frames(sources)
-
-        monkeypatch.setattr(other_files, "read_all_frames", watch)
-        train("--validation", "v.dat", "--energy-key", "my_e")
-        assert [(one.paths, one.options.energy_key) for one in seen] == [(("v.dat",), "my_e")]
+    def test_labels_under_other_names(self) -> None:
+        text = Path("v.xyz")
+        write_extxyz(text, read_frames("v.dat"))
+        text.write_text(text.read_text().replace(" energy=", " my_e="))
+        assert "8 validate" in train("--validation", "v.xyz", "--energy-key", "my_e")
 
 
 class TestCopies:
