@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.splits import Split, groups_without_validation
-from pyfit_gpu.structures.copies import KEY_BYTES, Labels, as_keys, label_numbers, structure_key
+from pyfit_gpu.structures.cells import FloatArray
+from pyfit_gpu.structures.copies import Labels, as_keys, hash_parts, label_numbers, rounded
 
 
 def structure_keys(
@@ -29,18 +29,31 @@ def structure_keys(
         pbc: (B, 3) bool.
         features: (n_atoms, n_features), read where they decide.
     """
-    numbers, places, cells, periodic = (value.cpu().numpy() for value in (atomic_numbers, positions, cell, pbc))
-    ends = np.cumsum(sizes.cpu().numpy())
+    unknown = positions[:, 0].isnan().cpu().numpy()
+    numbers, places, cells, periodic = (
+        np.ascontiguousarray(value).reshape(len(value), width).view(np.uint8)
+        for value, width in (
+            (atomic_numbers.cpu().numpy(), 1),
+            (_rounded(positions), 3),
+            (_rounded(cell), 9),
+            (pbc.cpu().numpy(), 3),
+        )
+    )  # bytes, in rows: rounded all at once, which takes a quarter of the time
     keys = bytearray()
-    for row, (start, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
-        if np.isnan(places[start, 0]):
-            rows = read_features(features[torch.arange(start, end)])
-            digest = blake2b(numbers[start:end].tobytes(), digest_size=KEY_BYTES)
-            digest.update(rows.cpu().numpy().tobytes())
-            keys += digest.digest()
+    start = 0
+    for row, size in enumerate(sizes.tolist()):
+        atoms = slice(start, start + size)
+        if unknown[start]:
+            values = read_features(features[torch.arange(start, start + size)]).cpu().numpy()
+            keys += hash_parts(numbers[atoms].data, values.tobytes())
         else:
-            keys += structure_key(numbers[start:end], places[start:end], cells[row], periodic[row])
+            keys += hash_parts(numbers[atoms].data, periodic[row].data, cells[row].data, places[atoms].data)
+        start += size
     return as_keys(keys)
+
+
+def _rounded(lengths: Tensor) -> FloatArray:
+    return rounded(lengths.cpu().numpy())
 
 
 def set_labels(sizes: Tensor, energy: Tensor, forces: Tensor, stress: Tensor) -> list[Labels]:

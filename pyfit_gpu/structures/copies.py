@@ -35,10 +35,20 @@ def structure_key(
         cell: (3, 3) Å.
         pbc: (3,) bool.
     """
-    digest = blake2b(np.asarray(atomic_numbers, dtype=np.int64).tobytes(), digest_size=KEY_BYTES)
-    digest.update(np.asarray(pbc, dtype=np.bool_).tobytes())
-    lengths = np.round(np.concatenate((cell, positions)).astype(np.float64), DECIMALS)
-    digest.update((lengths + 0.0).tobytes())  # a minus zero has other bytes than zero
+    lengths = rounded(np.concatenate((cell, positions))).tobytes()
+    return hash_parts(np.asarray(atomic_numbers, np.int64).tobytes(), np.asarray(pbc, np.bool_).tobytes(), lengths)
+
+
+def rounded(lengths: NDArray[Any]) -> FloatArray:
+    """Round lengths (Å) to `DECIMALS`; a minus zero, which has other bytes, becomes zero."""
+    return np.asarray(np.round(lengths.astype(np.float64), DECIMALS) + 0.0)
+
+
+def hash_parts(*parts: bytes | memoryview) -> bytes:
+    """Hash bytes that stand one after the other: of elements, pbc, cell and positions for `structure_key`."""
+    digest = blake2b(digest_size=KEY_BYTES)
+    for part in parts:
+        digest.update(part)
     return digest.digest()
 
 

@@ -61,6 +61,9 @@ class TestKeys:
             numbers, positions = structures.atomic_numbers[row, :n].numpy(), structures.positions[row, :n].numpy()
             assert bytes(key) == structure_key(numbers, positions, whole.cell[row].numpy(), whole.pbc[row].numpy())
 
+    def test_no_structures(self) -> None:
+        assert make_set().select([]).first_copies.tolist() == []
+
     @pytest.mark.parametrize("lazy", [False, True])
     def test_features_where_positions_are_not_known(self, tmp_path: Path, lazy: bool) -> None:
         """A text set has none; what is imported from it has none either."""
