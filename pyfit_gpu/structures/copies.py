@@ -41,13 +41,15 @@ def structure_key(
 
 def rounded(lengths: NDArray[Any]) -> FloatArray:
     """Round lengths (Å) to `DECIMALS`; a minus zero, which has other bytes, becomes zero."""
-    return np.asarray(np.round(lengths.astype(np.float64), DECIMALS) + 0.0)
+    found: FloatArray = lengths.astype(np.float64, copy=False).round(DECIMALS)
+    found += 0.0
+    return found
 
 
 def hash_parts(*parts: bytes | memoryview) -> bytes:
     """Hash bytes that stand one after the other: of elements, pbc, cell and positions for `structure_key`."""
-    digest = blake2b(digest_size=KEY_BYTES)
-    for part in parts:
+    digest = blake2b(parts[0], digest_size=KEY_BYTES)
+    for part in parts[1:]:
         digest.update(part)
     return digest.digest()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import gcd, nan
+from math import gcd, hypot, nan
 from typing import TypeVar
 
 import numpy as np
@@ -137,18 +137,30 @@ class Doubts:
         )
 
 
+def describe_findings(findings: Iterable[Finding], most: int = 5) -> list[str]:
+    """Texts of findings, of each kind only the first ones and the number of files with more."""
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    lines = []
+    for kind, found in by_kind.items():
+        lines += [finding.text for finding in found[:most]]
+        if len(found) > most:
+            lines.append(f"{_TEXTS[kind][0]} in {len(found) - most} more files")
+    return lines
+
+
 def _own_doubts(structure: Frame | StructureSummary, lowest_energy: float) -> Iterator[tuple[str, float]]:
     """Yield doubts about the labels of one structure, each with a value."""
     if isinstance(structure, Frame):
         n = len(structure.positions)
         stress, forces = structure.stress, structure.forces
         if stress is not None:
-            largest = max(stress.min(), stress.max(), key=abs)
+            largest = max(stress.tolist(), key=abs)
             if abs(largest) > _LARGEST_STRESS:
-                yield STRESS, float(largest)
+                yield STRESS, largest
         if forces is not None:
-            total = forces.sum(axis=0)
-            net = float(total @ total) ** 0.5 / n
+            net = hypot(*np.add.reduce(forces).tolist()) / n
             if net > _NET_FORCE and net > _NET_SHARE * float(np.vdot(forces, forces) / n) ** 0.5:
                 yield FORCES, net
     else:

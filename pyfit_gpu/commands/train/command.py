@@ -24,7 +24,7 @@ from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.datasets.weighting import group_targets, weight_groups, weight_windows
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory, world_size
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import check_distinct, free_number
 from pyfit_gpu.formats.kinds import RUN, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
@@ -151,7 +151,7 @@ class _Job:
         if self.how.stop_file and os.path.exists(self.how.stop_file):
             faults.append(f"{self.how.stop_file}: the stop file is there already: expected it to be removed first")
         if faults:
-            raise InputError("\n".join(faults))
+            raise InputError(shortened(faults, most=20, separator="\n"))
         earlier = load_run(outputs.run_file) if resume else None
         return self._read(replace(self, outputs=outputs), earlier)
 
