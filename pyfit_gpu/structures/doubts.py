@@ -241,9 +241,8 @@ class _Records:
 
     def other_labels(self) -> Iterator[tuple[int, int]]:
         """Yield rows of copies whose labels differ from those of the first one, and the row of that."""
-        keys = as_keys(self._keys)
-        first = first_rows(keys)
+        first = first_rows(as_keys(self._keys))
         labels = np.array(self._labels).reshape(-1, 3)
-        differ = labels_differ(labels, labels[first]) & (keys != np.void(bytes(KEY_BYTES)))
+        differ = labels_differ(labels, labels[first])  # summaries, all with one key, have no labels to compare
         for row in np.flatnonzero(differ).tolist():
             yield row, int(first[row])

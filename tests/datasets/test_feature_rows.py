@@ -134,7 +134,7 @@ class TestJoin:
             first, second = (held.numpy(), values) if place == 0 else (values, held.numpy())
             expected = np.concatenate((first, second))
             assert torch.equal(joined.tensor(), torch.from_numpy(expected))
-            some = torch.tensor([3, 0, len(expected) - 1, 1, 1])
+            some = torch.tensor([1, 0, len(expected) - 1, len(expected) - 2, 3, 1])
             assert torch.equal(joined[some].tensor(), torch.from_numpy(expected[some]))
 
     def test_tensors(self) -> None:
