@@ -25,7 +25,7 @@ class Split:
     validation: list[int]
     seed: int  # the seed that was drawn, where 0 asked for a random one
     groups_without_validation: tuple[str, ...]
-    test: list[int] = field(default_factory=list)  # rows of whole groups, in file order: neither train nor validate
+    test: list[int] = field(default_factory=list)  # rows of whole groups, then of files: neither train nor validate
     # The arguments that the rows were drawn with, which a split stored under a name must have.
     train_fraction: float = float("nan")
     test_groups: tuple[str, ...] = ()  # names of groups, with wildcards
