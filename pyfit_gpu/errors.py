@@ -7,6 +7,7 @@ defect of the program and keeps its traceback.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 
 class Remedy(enum.Enum):
@@ -24,6 +25,14 @@ class Remedy(enum.Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+def shortened(items: Iterable[object], *, most: int = 6, separator: str = ", ") -> str:
+    """Join items for a message, only the first ones and the number of the others where there are many."""
+    texts = [str(item) for item in items]
+    if len(texts) > most + 1:
+        texts[most:] = [f"... ({len(texts) - most} more)"]
+    return separator.join(texts)
 
 
 class InputError(ValueError):

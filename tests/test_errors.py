@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.errors import InputError, Remedy, shortened
 
 
 def test_a_message_alone() -> None:
@@ -33,3 +33,11 @@ def test_between_processes(remedy: Remedy | None) -> None:
     error = InputError("a fault", setting="x", where="here", remedy=remedy)
     back = pickle.loads(pickle.dumps(error))
     assert (str(back), vars(back)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [(0, ""), (1, "0"), (3, "0, 1, 2"), (4, "0, 1, ... (2 more)"), (500, "0, 1, ... (498 more)")],
+)
+def test_lists_in_messages_are_short(n: int, expected: str) -> None:
+    assert shortened(range(n), most=2) == expected

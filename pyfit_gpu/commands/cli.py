@@ -137,6 +137,7 @@ def _prepare(options: argparse.Namespace) -> int:
         e_shift=_e_shift(options.e_shift),
         append=options.append,
         shard=options.shard,
+        unique_structures=options.unique_structures,
         reading=read_options(options),
     )
     return 0
@@ -177,6 +178,9 @@ def _train(options: argparse.Namespace) -> int:
             options.train_fraction,
             options.seed,
             None if options.test_groups is None else tuple(options.test_groups),
+            tuple(options.validation),
+            tuple(options.test),
+            read_options(options),
         ),
         weights=fit_options.WeightOptions(
             parse_by_group(options.group_weight, "--group-weight"),

@@ -21,6 +21,7 @@ from pyfit_gpu.commands.report import (
     save_csv,
     spread_report,
 )
+from pyfit_gpu.commands.warnings import warn_of_equal_members, warn_of_untrained_predictions
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.extxyz.writer import LabelSpread, write_extxyz
@@ -73,10 +74,12 @@ def evaluate(
     shift = evaluation_shift(model, e_shift)
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)
+        warn_of_equal_members(model, members)
     frames = read_all_frames(Sources.of(dft_files, reading), training=False)
     found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz")
-    counts = torch.from_numpy(count_elements(frames, model.descriptor.elements))
-    shifts = shift_of_structures(counts, shift).numpy()
+    counts = count_elements(frames, model.descriptor.elements)
+    warn_of_untrained_predictions(model, counts)
+    shifts = shift_of_structures(torch.from_numpy(counts), shift).numpy()
     table = energy_table(frames, found.energy, shifts, None if found.spread is None else found.spread.energy)
     if suffix == ".csv":
         save_csv(table, out)

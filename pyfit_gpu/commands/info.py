@@ -15,6 +15,7 @@ from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.summary import LabelCounts
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.errors import shortened
 from pyfit_gpu.formats.kinds import RUN, FileKind, StructuresKind, TrainingSetKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.read_options import ReadOptions
@@ -71,6 +72,7 @@ def _potential(path: str) -> list[str]:
         f"network       {kind}, {layers}, {networks.n_parameters} parameters{randomize}",
         f"activation    {networks.activation} ({ACTIVATIONS[networks.activation]})",
         f"e_shift       {known}",
+        *([f"untrained     {' '.join(potential.untrained)}"] if potential.untrained else []),
         *_descriptor_lines(potential.descriptor),
     ]
 
@@ -114,7 +116,7 @@ def _training_set(training_set: TrainingSet) -> list[str]:
 
 def _split(name: str, split: Split) -> str:
     counts = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} test"
-    test_groups = f", test groups {', '.join(split.test_groups)}" if split.test_groups else ""
+    test_groups = f", test groups {shortened(split.test_groups)}" if split.test_groups else ""
     return (
         f"{name}: {counts}, of {split.n_structures} structures; train fraction {split.train_fraction:g}, "
         f"seed {split.seed}{test_groups}"
@@ -122,8 +124,7 @@ def _split(name: str, split: Split) -> str:
 
 
 def _most_common(groups: Counter[str]) -> str:
-    shown = ", ".join(f"{name} ({count})" for name, count in groups.most_common(6))
-    return shown + (", ..." if len(groups) > 6 else "")
+    return shortened(f"{name} ({count})" for name, count in groups.most_common())
 
 
 def _structures(frames: Iterable[Frame]) -> list[str]:

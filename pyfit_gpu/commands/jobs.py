@@ -61,10 +61,12 @@ class Sources:
         return cls(tuple(paths), options or ReadOptions())
 
 
-def survey_files(sources: Sources, shard: tuple[int, int], *, atoms: bool) -> DftInputs:
+def survey_files(
+    sources: Sources, shard: tuple[int, int], *, atoms: bool, keeps: Callable[[Frame], bool] | None = None
+) -> DftInputs:
     """Survey files (`survey`), and log what was read."""
     started = time.monotonic()
-    inputs = survey(sources.paths, shard=shard, atoms=atoms, options=sources.options)
+    inputs = survey(sources.paths, shard=shard, atoms=atoms, options=sources.options, keeps=keeps)
     _say_what_was_read(inputs.structures, started)
     inputs.report.log_labels(training=True)
     return inputs

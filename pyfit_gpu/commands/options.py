@@ -126,6 +126,7 @@ def _add_prepare(verb: Parser) -> None:
         "isolated (from structures of one isolated atom)",
     )
     verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
+    verb.add_argument("--unique-structures", action="store_true", help="leave out copies of structures before them")
     verb.add_argument(
         "--shard", type=shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
     )
@@ -154,6 +155,7 @@ def _add_train(verb: Parser) -> None:
     _add_optimizer(verb.add_argument_group("how").add_argument)
     _add_stopping(verb.add_argument_group("when it stops, and how it goes on").add_argument)
     _add_logs(verb.add_argument_group("files").add_argument)
+    add_reading(verb)
     _common(verb)
 
 
@@ -161,6 +163,9 @@ def _add_split(add: Callable[..., Any]) -> None:
     add("--train-fraction", type=finite, metavar="F", help="share of each group that trains (0.9)")
     add("--seed", type=whole, help="of the split (2); 0: a random one")
     add("--test-groups", nargs="+", metavar="PATTERN", help="whole groups that are only scored at the end; wildcards")
+    add("--validation", nargs="+", default=(), metavar="FILE",
+        help="sets or DFT files that validate: the whole SET trains")  # fmt: skip
+    add("--test", nargs="+", default=(), metavar="FILE", help="sets or DFT files that are only scored at the end")
     add("--split", default="", metavar="NAME", help="use the split that the set stores under this name, or store it")
 
 

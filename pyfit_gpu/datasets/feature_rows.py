@@ -94,23 +94,38 @@ class FeatureFile:
                 self.read(int(rows[start]), out[start:end])
 
 
+class HeldRows:
+    """Rows in memory, where a `FeatureRows` has others in files."""
+
+    def __init__(self, features: Tensor) -> None:
+        self._rows = features.to("cpu", torch.float64).numpy()
+        self.shape = self._rows.shape
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy the rows with these numbers (n,) into `out` (n, n_features)."""
+        np.take(self._rows, rows, axis=0, out=out)
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
     """Rows of files, in place of a tensor in a `TrainingSet`. They are read when `tensor` is called."""
 
-    files: tuple[FeatureFile, ...]
+    files: tuple[FeatureFile | HeldRows, ...]
     rows: Tensor  # (n_atoms,) int64 on the host, rows of all files one after the other
     dtype: torch.dtype = torch.float64  # dtype of the result of `tensor`
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def of(cls, files: Sequence[FeatureFile]) -> FeatureRows:
+    def of(cls, files: Sequence[FeatureFile | HeldRows]) -> FeatureRows:
         return cls(tuple(files), torch.arange(sum(len(file) for file in files)))
 
     @classmethod
     def concatenate(cls, parts: Sequence[FeatureRows]) -> FeatureRows:
         """Join rows, one part after the other, with the dtype and device of the first."""
-        files: list[FeatureFile] = []
+        files: list[FeatureFile | HeldRows] = []
         rows, first = [], 0
         for part in parts:
             rows.append(part.rows + first)
@@ -186,8 +201,10 @@ def read_features(features: Tensor | FeatureRows) -> Tensor:
 
 
 def join_features(parts: Sequence[Tensor | FeatureRows]) -> Tensor | FeatureRows:
-    """Join features, one part after the other; they stay in their files if all parts are in files."""
-    lazy = [part for part in parts if isinstance(part, FeatureRows)]
-    if len(lazy) == len(parts):
-        return FeatureRows.concatenate(lazy)
-    return torch.cat([read_features(part) for part in parts])
+    """Join features, one part after the other; those in files stay there."""
+    held = [part for part in parts if isinstance(part, Tensor)]
+    if len(held) == len(parts):
+        return torch.cat(held)
+    rows = [FeatureRows.of([HeldRows(part)]) if isinstance(part, Tensor) else part for part in parts]
+    lazy = next(part for part in parts if isinstance(part, FeatureRows))
+    return FeatureRows.concatenate(rows).to(lazy.device, lazy.dtype)

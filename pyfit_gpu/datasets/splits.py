@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
+
+CLASSIC_RULE = 1  # each group by itself, as the classic program splits
+SPLIT_RULE = 2  # groups of one structure are split like one group, and copies of a structure stay together
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Split:
     validation: list[int]
     seed: int  # the seed that was drawn, where 0 asked for a random one
     groups_without_validation: tuple[str, ...]
-    test: list[int] = field(default_factory=list)  # rows of whole groups, in file order: neither train nor validate
+    test: list[int] = field(default_factory=list)  # rows of whole groups, then of files: neither train nor validate
     # The arguments that the rows were drawn with, which a split stored under a name must have.
     train_fraction: float = float("nan")
     test_groups: tuple[str, ...] = ()  # names of groups, with wildcards
@@ -45,10 +49,7 @@ def matching_groups(pattern: str, groups: Iterable[str], what: str) -> set[str]:
         folded = {name.lower(): name for name in names}  # matching is case-sensitive, which is easily overlooked
         close = difflib.get_close_matches(pattern.strip("*?").lower(), folded, n=3, cutoff=0.5)
         nearest = [folded[name] for name in close]
-        if nearest:
-            hint = f"the nearest: {', '.join(nearest)}"
-        else:
-            hint = f"there are {', '.join(names[:6])}" + (", ..." if len(names) > 6 else "")
+        hint = f"the nearest: {', '.join(nearest)}" if nearest else f"there are {shortened(names)}"
         raise InputError(
             f"{what}: expected the name of a group or a pattern, got {pattern!r}, which matches none ({hint})"
         )
@@ -66,12 +67,12 @@ def held_out(groups: Sequence[str], eligible: NDArray[np.bool_], patterns: Seque
     for pattern in patterns:
         found = matching_groups(pattern, groups, "test_groups")
         if not found & known:
-            raise InputError(f"test_groups: {pattern!r}: no structure of {', '.join(sorted(found))} has an energy")
+            raise InputError(f"test_groups: {pattern!r}: no structure of {shortened(sorted(found))} has an energy")
         chosen |= found
     rows = eligible & np.array([group in chosen for group in groups], dtype=np.bool_)
     if chosen and not (eligible & ~rows).any():
         raise InputError(
-            f"test_groups: {', '.join(patterns)} take all {int(rows.sum())} structures with an energy: "
+            f"test_groups: {shortened(patterns)} take all {int(rows.sum())} structures with an energy: "
             "nothing is left to train on"
         )
     return rows
@@ -83,6 +84,8 @@ def classic_split(
     eligible: NDArray[np.bool_],
     train_fraction: float,
     seed: int,
+    *,
+    pool: bool = False,
 ) -> Split:
     """Split as the classic program does: per group the extremes in volume train, and a share of the others is drawn.
 
@@ -92,6 +95,7 @@ def classic_split(
         eligible: (B,) bool, structures that take part: those with an energy.
         train_fraction: share of each group that trains; 1.0: all train, none validates.
         seed: of NumPy's RandomState, one generator for all groups in the order of their names; 0: a random seed.
+        pool: whether groups of one structure are split like one group, after the others.
 
     Raises:
         InputError: a train_fraction outside 0 .. 1, a seed that NumPy does not take, or nothing eligible.
@@ -114,9 +118,8 @@ def classic_split(
     generator = np.random.RandomState(seed)
     train: list[int] = []
     validation: list[int] = []
-    lacking = []
-    for name in sorted(members):
-        rows = sorted(members[name], key=lambda row: volumes[row])
+    for together in _in_order(members, pool):
+        rows = sorted(together, key=lambda row: volumes[row])
         if train_fraction == 1.0:
             train += rows
             continue
@@ -128,10 +131,30 @@ def classic_split(
             count = max(0, min(round((train_fraction - 2 / n) * n), n - 2))
             drawn = generator.choice(n - 2, count, replace=False).tolist()
         train += [inner[k] for k in drawn]
-        left = sorted(set(range(len(inner))) - set(drawn))
-        validation += [inner[k] for k in left]
-        if not left:
-            lacking.append(name)
-    return Split(
-        train, validation, seed, tuple(lacking), train_fraction=float(train_fraction), n_structures=len(groups)
-    )
+        validation += [inner[k] for k in sorted(set(range(len(inner))) - set(drawn))]
+    lacking = groups_without_validation(groups, train, validation) if train_fraction < 1.0 else ()
+    return Split(train, validation, seed, lacking, train_fraction=float(train_fraction), n_structures=len(groups))
+
+
+def _in_order(members: Mapping[str, list[int]], pool: bool) -> list[list[int]]:
+    """Rows that are split together, in the order of their groups' names; a pool of three or more stands last."""
+    ordered = [members[name] for name in sorted(members)]
+    pooled = [row for rows in ordered if len(rows) == 1 for row in rows]
+    if not pool or len(pooled) < 3:  # two would train, as each alone does
+        return ordered
+    return [*(rows for rows in ordered if len(rows) > 1), pooled]
+
+
+def groups_without_validation(
+    groups: Sequence[str], train: Iterable[int], validation: Sequence[int]
+) -> tuple[str, ...]:
+    """Names of groups that train and do not validate; those of one structure count as one, if any of it validates.
+
+    Args:
+        groups: (B,) names.
+    """
+    trained = Counter(groups[row] for row in train)
+    validated = Counter(groups[row] for row in validation)
+    is_pooled = any(number == 1 and name not in trained for name, number in validated.items())
+    lacking = (name for name, n in trained.items() if name not in validated and not (is_pooled and n == 1))
+    return tuple(sorted(lacking))

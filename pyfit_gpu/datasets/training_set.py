@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pyfit_gpu.datasets.duplicates import first_among, structure_keys, with_copies
 from pyfit_gpu.datasets.feature_rows import FeatureRows, join_features
-from pyfit_gpu.datasets.splits import Split, classic_split, held_out
+from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split, classic_split, held_out
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.models.energy_shift import shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.copies import first_rows
 from pyfit_gpu.sums import ragged_range
 
 ATOM_FIELDS = ("features", "species", "positions", "forces")
@@ -117,9 +121,6 @@ class TrainingSet:
     def structures(self) -> Structures:
         """The whole set as one padded batch, in the precision of its positions."""
         sizes = self.sizes.tolist()
-        numbers = torch.tensor(
-            [ATOMIC_NUMBERS[symbol] for symbol in self.descriptor.elements], device=self.sizes.device
-        )
         mask = torch.arange(max(sizes), device=self.sizes.device) < self.sizes[:, None]
         shape = tuple(mask.shape)
         positions = self.positions.new_zeros(*shape, 3)
@@ -127,7 +128,7 @@ class TrainingSet:
         forces = self.forces.new_full((*shape, 3), torch.nan)
         forces[mask] = self.forces
         atomic_numbers = torch.full(shape, -1, dtype=torch.int64, device=self.sizes.device)
-        atomic_numbers[mask] = numbers[self.species]
+        atomic_numbers[mask] = self.atomic_numbers
         return Structures(
             positions=positions,
             cell=self.cell,
@@ -142,16 +143,35 @@ class TrainingSet:
             weight=self.weight,
         )
 
-    def plan_split(self, train_fraction: float = 0.9, seed: int = 2, test_groups: Sequence[str] = ()) -> Split:
+    @property
+    def atomic_numbers(self) -> Tensor:
+        """(n_atoms,) int64."""
+        numbers = [ATOMIC_NUMBERS[symbol] for symbol in self.descriptor.elements]
+        return torch.tensor(numbers, device=self.species.device)[self.species]
+
+    def structure_keys(self) -> NDArray[np.void]:
+        """(B,) keys that copies of a structure share, whatever their labels: see `duplicates.structure_keys`."""
+        return structure_keys(self.sizes, self.atomic_numbers, self.positions, self.cell, self.pbc, self.features)
+
+    @cached_property
+    def first_copies(self) -> NDArray[np.int64]:
+        """(B,) row of the first copy of each structure, its own where it is the first one."""
+        return first_rows(self.structure_keys())
+
+    def plan_split(
+        self, train_fraction: float = 0.9, seed: int = 2, test_groups: Sequence[str] = (), *, rule: int = SPLIT_RULE
+    ) -> Split:
         """Choose the structures that train, validate and test; structures without an energy take part in none.
 
-        The structures of test groups are taken out first. The others are divided by the classic rule as if the test
-        groups were not in the set: one generator draws from the remaining groups, in the order of their names.
+        The structures of test groups are taken out first. The others are divided as if the test groups were not in the
+        set: one generator draws from the remaining groups, in the order of their names, and last from all groups of
+        one structure together. Copies of a structure are drawn as one; those of structures that test take no part.
 
         Args:
             train_fraction: share of each group that trains.
             seed: of the draw; 0: a random one.
             test_groups: names of groups, with shell wildcards.
+            rule: `CLASSIC_RULE` draws from each group by itself, and leaves copies where they are.
 
         Raises:
             InputError: a train_fraction outside 0 .. 1, a pattern that matches no group, or nothing to train on.
@@ -159,7 +179,21 @@ class TrainingSet:
         eligible = self.has_energy.cpu().numpy()
         test = held_out(self.groups, eligible, test_groups)
         volumes = self.volume_per_atom.cpu().double().numpy()
-        split = classic_split(self.groups, volumes, eligible & ~test, train_fraction, seed)
+        rows = np.flatnonzero(eligible & ~test)
+        leaders = rows
+        if rule != CLASSIC_RULE:
+            first = self.first_copies
+            untested = rows[~np.isin(first[rows], first[test])]
+            if len(rows) and not len(untested):
+                raise InputError(
+                    f"test_groups: {shortened(test_groups)}: all other structures are copies of theirs: nothing is "
+                    "left to train on"
+                )
+            rows, leaders = untested, first_among(first, untested)
+        drawn = np.zeros(len(self), dtype=np.bool_)
+        drawn[leaders] = True
+        split = classic_split(self.groups, volumes, drawn, train_fraction, seed, pool=rule != CLASSIC_RULE)
+        split = with_copies(split, rows, leaders, self.groups)
         return replace(split, test=np.flatnonzero(test).tolist(), test_groups=tuple(test_groups))
 
     def split(self, train_fraction: float = 0.9, seed: int = 2) -> tuple[TrainingSet, TrainingSet]:

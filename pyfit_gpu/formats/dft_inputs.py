@@ -50,13 +50,19 @@ class DftInputs:
 
     files: tuple[DftFile, ...]
     structures: tuple[Frame | StructureSummary, ...]  # structures of all files
-    index: int  # structures index, index + count, .. are taken
+    numbers: tuple[int, ...]  # of each structure in the set of all; -1: it is left out
+    index: int  # structures with the numbers index, index + count, .. are taken
     count: int
     report: ReadReport
 
     @property
+    def kept(self) -> tuple[Frame | StructureSummary, ...]:
+        """Structures of the set of all, in order."""
+        return tuple(itertools.compress(self.structures, (number >= 0 for number in self.numbers)))
+
+    @property
     def taken(self) -> tuple[Frame | StructureSummary, ...]:
-        return self.structures[self.index :: self.count]
+        return tuple(itertools.compress(self.structures, map(self._is_taken, range(len(self.structures)))))
 
     @property
     def n_atoms(self) -> int:
@@ -94,8 +100,9 @@ class DftInputs:
                 if self._is_taken(number) and isinstance(structure, Frame):
                     yield structure
 
-    def _is_taken(self, number: int) -> bool:
-        return number % self.count == self.index
+    def _is_taken(self, place: int) -> bool:
+        number = self.numbers[place]
+        return number >= 0 and number % self.count == self.index
 
 
 def survey(
@@ -104,6 +111,7 @@ def survey(
     shard: tuple[int, int] = (0, 1),
     atoms: bool = False,
     options: ReadOptions | None = None,
+    keeps: Callable[[Frame], bool] | None = None,
 ) -> DftInputs:
     """Read the files once, for summaries or frames of all structures.
 
@@ -111,6 +119,8 @@ def survey(
         shard: (I, N): only structures I, I + N, .. are taken.
         atoms: whether structures of one atom must come as frames, wherever they stand.
         options: how to read the files.
+        keeps: whether a structure is kept, asked for every one in order, which takes reading all coordinates; None:
+            all are.
 
     Raises:
         InputError: as `read_frames`, or no file.
@@ -123,20 +133,25 @@ def survey(
     is_held = sum(map(os.path.getsize, large)) <= HELD_BYTES
     files: list[DftFile] = []
     structures: list[Frame | StructureSummary] = []
+    numbers: list[int] = []
+    n_kept = 0
     report = ReadReport(options)
     for path, kind in zip(paths, kinds, strict=True):
         file = DftFile(path, kind, len(structures), is_held or not kind.summarizes, options or ReadOptions())
         files.append(file)
 
-        def wanted(number: int, file: DftFile = file) -> bool:
-            return atoms or (file.is_held and number % count == index)
+        def wanted(place: int, file: DftFile = file) -> bool:
+            return atoms or keeps is not None or (file.is_held and place % count == index)
 
         for number, structure in enumerate(report.watch(path, file.read(wanted)), start=1):
             if file.is_held:
                 report.doubt(path, number, structure)
-            is_needed = file.is_held and len(structures) % count == index
+            is_kept = keeps is None or (isinstance(structure, Frame) and keeps(structure))
+            numbers.append(n_kept if is_kept else -1)
+            is_needed = is_kept and file.is_held and n_kept % count == index
             structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else summarize(structure))
-    return DftInputs(tuple(files), tuple(structures), index, count, report)
+            n_kept += is_kept
+    return DftInputs(tuple(files), tuple(structures), tuple(numbers), index, count, report)
 
 
 def summarize(structure: Frame | StructureSummary) -> StructureSummary:

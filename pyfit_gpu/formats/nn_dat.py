@@ -25,6 +25,8 @@ N_HEADER_LINES = 8  # for one element; one more per further element
 
 _MAX_PARAMETERS = 10**12  # beyond any memory, and a typing error
 
+_UNTRAINED = "- untrained"  # comment of an element whose parameters are random
+
 _OLDER_HEADER = (
     "this looks like an older header without the lines of Legendre orders and bond-order parameters (orders fixed at "
     "0 1 2 4 6, normalisation 16 in mode 1), which this program does not read: write those lines into it"
@@ -167,7 +169,7 @@ def _read_header(reader: _PotentialLines) -> tuple[Potential, bool]:
     n_elements = reader.integer_at(reader.cells("the number of elements"), 0, "the number of elements")
     if n_elements < 1:
         raise reader.error("a number of elements above 0")
-    elements, masses, shifts = zip(*(_element(reader) for _ in range(n_elements)), strict=True)
+    elements, masses, shifts, trained = zip(*(_element(reader) for _ in range(n_elements)), strict=True)
 
     lengths = "randomize, max_random, rc, d and sigma"
     cells = reader.cells(lengths, "cutoff", "cutoff_width", "gaussian_width")
@@ -208,12 +210,13 @@ def _read_header(reader: _PotentialLines) -> tuple[Potential, bool]:
         use_baseline=use_baseline,
         bond_order_parameters=baseline,
         energy_shift=torch.tensor(shifts, dtype=torch.float64),
+        untrained=tuple(symbol for symbol, is_trained in zip(elements, trained, strict=True) if not is_trained),
     )
     return draft, randomize == 1
 
 
-def _element(reader: _PotentialLines) -> tuple[str, float, float]:
-    """Symbol, mass and energy shift of an element, NaN where no comment says it."""
+def _element(reader: _PotentialLines) -> tuple[str, float, float, bool]:
+    """Symbol, mass and energy shift of an element, NaN where no comment says it, and whether it may be trained."""
     expected = "an element symbol and its mass"
     cells = reader.cells(expected, "elements")
     symbol = cells[0].strip("'\"")
@@ -223,7 +226,7 @@ def _element(reader: _PotentialLines) -> tuple[str, float, float]:
     shift = math.nan
     if "e_shift" in cells:
         shift = reader.number_at(cells, cells.index("e_shift") + 1, "a number after e_shift")
-    return symbol, mass, shift
+    return symbol, mass, shift, _UNTRAINED not in " ".join(cells)
 
 
 def _legendre_orders(reader: _PotentialLines) -> tuple[int, ...]:
@@ -280,6 +283,8 @@ def header_lines(potential: Potential, *, randomize: bool = False) -> list[str]:
     shifts = potential.energy_shift.tolist()
     for symbol, mass, shift in zip(descriptor.elements, potential.masses, shifts, strict=True):
         comment = "" if math.isnan(shift) else f" - e_shift {number(shift)}"
+        if symbol in potential.untrained:
+            comment += f" {_UNTRAINED}"
         lines.append(f" {symbol} {number(mass)}{comment}")
     lengths = (potential.max_random, descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width)
     lines.append(f" {int(randomize)} " + " ".join(map(number, lengths)))

@@ -14,7 +14,7 @@ from pyfit_gpu.formats.labels import named
 from pyfit_gpu.formats.read_options import LABEL_KEYS, ReadOptions
 from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.log import log
-from pyfit_gpu.structures.doubts import Doubts
+from pyfit_gpu.structures.doubts import Doubts, describe_findings
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 _Structure = TypeVar("_Structure", bound="Frame | StructureSummary")
@@ -83,9 +83,9 @@ class ReadReport:
                 log.info("%s: %d structures, %s", path, tally.n_structures, tally.labels)
 
     def log_doubts(self) -> None:
-        """Log a warning for each file and kind of doubt."""
-        for finding in self._doubts.findings():
-            log.warning("%s", finding.text)
+        """Log a warning for each file and kind of doubt, a few of each kind where there are many files."""
+        for line in describe_findings(self._doubts.findings()):
+            log.warning("%s", line)
 
     def _require_keys(self) -> None:
         """Refuse a name that no structure has: a wrong name would lose the label without a word."""

@@ -31,6 +31,7 @@ class Potential:
     use_baseline: bool  # whether network outputs are added to the bond-order parameters
     bond_order_parameters: tuple[float, ...]  # A, alpha, B, beta, h, sigma, a, lambda
     energy_shift: Tensor  # (S,) float64 on the CPU, eV per atom of each element; NaN: not known
+    untrained: tuple[str, ...] = ()  # elements whose parameters are random still: nothing that trained had such atoms
 
     @property
     def is_physically_informed(self) -> bool:
@@ -49,7 +50,7 @@ class Potential:
 
     def without_parameters(self) -> Potential:
         """The same potential with the shapes of the networks' parameters only (on the meta device)."""
-        return self.to("meta")
+        return replace(self.to("meta"), untrained=())
 
     def randomized(self, seed: Seed, max_random: float | None = None) -> Potential:
         """The same potential with weights and biases drawn uniformly from +-max_random (the header's, if None)."""
@@ -95,7 +96,8 @@ class Potential:
 def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = None) -> Potential:
     """Join potentials that differ only in their networks' parameters into one, with all members in the given order.
 
-    The result has tensors of its own. Masses and `max_random`, which decide no result, are those of the first.
+    The result has tensors of its own. Masses and `max_random`, which decide no result, are those of the first; an
+    element is untrained if it is in one of them.
 
     Args:
         names: of the potentials, for errors.
@@ -120,7 +122,16 @@ def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = 
         weights=joined(potential.networks.weights for potential in potentials),
         biases=joined(potential.networks.biases for potential in potentials),
     )
-    return replace(first, networks=networks, energy_shift=first.energy_shift.clone())
+    untrained = (symbol for symbol in first.descriptor.elements if any(symbol in one.untrained for one in potentials))
+    return replace(first, networks=networks, energy_shift=first.energy_shift.clone(), untrained=tuple(untrained))
+
+
+def equal_members(potential: Potential) -> list[list[int]]:
+    """Members that have the same parameters, to the bit: one list of two or more, from 0, for each that comes again."""
+    found: dict[bytes, list[int]] = {}
+    for number, parameters in enumerate(potential.networks.flat().detach().cpu().numpy()):
+        found.setdefault(parameters.tobytes(), []).append(number)
+    return [numbers for numbers in found.values() if len(numbers) > 1]
 
 
 def _difference(first: Potential, other: Potential) -> str:

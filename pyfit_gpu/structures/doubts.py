@@ -9,14 +9,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import gcd, nan
+from math import gcd, hypot, nan
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyfit_gpu.structures.cells import FloatArray
-from pyfit_gpu.structures.copies import KEY_BYTES, structure_key
+from pyfit_gpu.structures.copies import KEY_BYTES, as_keys, first_rows, label_numbers, labels_differ, structure_key
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 from pyfit_gpu.structures.per_atom import look_per_atom
 
@@ -32,7 +30,6 @@ _LARGEST_ENERGY = 1e3  # eV/atom
 _ATOM_BINDING = 21.0  # eV: an atom of the nuclear charge Z has at least -20.9 Z^(7/3) eV (Thomas and Fermi)
 _NET_FORCE = 0.01  # eV/Å per atom up to which forces of a DFT program may not sum to zero ..
 _NET_SHARE = 0.1  # .. and as a share of their root mean square
-_SAME_LABEL = 1e-6  # relative, or eV, eV/Å, eV/Å^3
 
 _TEXTS = {
     STRESS: ("a stress component above 1 eV/Å^3", "eV/Å^3", "it may be in bar or GPa, or be a virial"),
@@ -140,18 +137,30 @@ class Doubts:
         )
 
 
+def describe_findings(findings: Iterable[Finding], most: int = 5) -> list[str]:
+    """Texts of findings, of each kind only the first ones and the number of files with more."""
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    lines = []
+    for kind, found in by_kind.items():
+        lines += [finding.text for finding in found[:most]]
+        if len(found) > most:
+            lines.append(f"{_TEXTS[kind][0]} in {len(found) - most} more files")
+    return lines
+
+
 def _own_doubts(structure: Frame | StructureSummary, lowest_energy: float) -> Iterator[tuple[str, float]]:
     """Yield doubts about the labels of one structure, each with a value."""
     if isinstance(structure, Frame):
         n = len(structure.positions)
         stress, forces = structure.stress, structure.forces
         if stress is not None:
-            largest = max(stress.min(), stress.max(), key=abs)
+            largest = max(stress.tolist(), key=abs)
             if abs(largest) > _LARGEST_STRESS:
-                yield STRESS, float(largest)
+                yield STRESS, largest
         if forces is not None:
-            total = forces.sum(axis=0)
-            net = float(total @ total) ** 0.5 / n
+            net = hypot(*np.add.reduce(forces).tolist()) / n
             if net > _NET_FORCE and net > _NET_SHARE * float(np.vdot(forces, forces) / n) ** 0.5:
                 yield FORCES, net
     else:
@@ -181,7 +190,7 @@ class _Records:
         self._number = array("q")
         self._n_atoms = array("q")
         self._ratio = array("q")
-        self._labels = array("d")  # three numbers each, see `_fingerprint`
+        self._labels = array("d")  # three numbers each, see `label_numbers`
         self._keys = bytearray()  # zero where coordinates are not known
         self._ratios: dict[bytes, int] = {}
         self._compositions: dict[bytes, _Composition] = {}
@@ -195,7 +204,7 @@ class _Records:
         self._ratio.append(ratio)
         self.energy.append(nan if structure.energy is None else structure.energy)
         if isinstance(structure, Frame):
-            self._labels.extend(_fingerprint(structure))
+            self._labels.extend(label_numbers(structure.energy, structure.forces, structure.stress))
             self._keys += structure_key(structure.atomic_numbers, structure.positions, structure.cell, structure.pbc)
         else:
             self._labels.extend((nan, nan, nan))
@@ -232,46 +241,8 @@ class _Records:
 
     def other_labels(self) -> Iterator[tuple[int, int]]:
         """Yield rows of copies whose labels differ from those of the first one, and the row of that."""
-        keys = np.frombuffer(bytes(self._keys), dtype=f"V{KEY_BYTES}")
+        first = first_rows(as_keys(self._keys))
         labels = np.array(self._labels).reshape(-1, 3)
-        for rows in equal_rows(keys):
-            known = [row for row in rows if keys[row] != np.void(KEY_BYTES)]
-            for row in known[1:]:
-                if _differ(labels[row], labels[known[0]]):
-                    yield row, known[0]
-
-
-def equal_rows(keys: NDArray[np.void]) -> list[list[int]]:
-    """Rows of keys that occur more than once: one list for each such key, in the order of their first rows."""
-    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    rows = np.flatnonzero(counts[inverse] > 1)
-    found: dict[int, list[int]] = {}
-    for row, which in zip(rows.tolist(), inverse[rows].tolist(), strict=True):
-        found.setdefault(which, []).append(row)
-    return list(found.values())
-
-
-_directions = np.zeros(0)
-
-
-def _fingerprint(frame: Frame) -> tuple[float, float, float]:
-    """One number for each label; NaN: not known. Two copies whose labels differ have other numbers."""
-    return (
-        nan if frame.energy is None else frame.energy,
-        nan if frame.forces is None else _projection(frame.forces),
-        nan if frame.stress is None else _projection(frame.stress),
-    )
-
-
-def _projection(values: FloatArray) -> float:
-    """Project onto a fixed direction of about random components, each of about 1."""
-    global _directions
-    if len(_directions) < values.size:
-        _directions = np.random.RandomState(1).uniform(0.5, 1.5, 2 * values.size)
-    return float(values.ravel() @ _directions[: values.size])
-
-
-def _differ(labels: FloatArray, others: FloatArray) -> bool:
-    known = ~np.isnan(labels + others)
-    scale = np.maximum(1.0, np.abs(others[known]))
-    return bool((np.abs(labels[known] - others[known]) > _SAME_LABEL * scale).any())
+        differ = labels_differ(labels, labels[first])  # summaries, all with one key, have no labels to compare
+        for row in np.flatnonzero(differ).tolist():
+            yield row, int(first[row])

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.sums import sum_runs
 
 
@@ -35,7 +35,7 @@ class GroupErrors:
         self.names = sorted(set(groups))
         unknown = sorted(set(targets) - set(self.names))
         if unknown:
-            raise InputError(f"group targets: expected groups of the training structures, got {', '.join(unknown)}")
+            raise InputError(f"group targets: expected groups of the training structures, got {shortened(unknown)}")
         number = {name: k for k, name in enumerate(self.names)}
         order = sorted(range(len(groups)), key=lambda row: number[groups[row]])
         numbers = [number[group] for group in groups]

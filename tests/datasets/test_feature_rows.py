@@ -124,10 +124,24 @@ class TestJoin:
         assert torch.equal(joined.tensor(), torch.from_numpy(expected))
 
     def test_with_a_tensor(self, rows_and_values: tuple[FeatureRows, np.ndarray]) -> None:
+        """What is in files stays there."""
         rows, values = rows_and_values
-        joined = join_features([torch.ones(2, WIDTH, dtype=torch.float64), rows])
+        held = torch.arange(2.0 * WIDTH, dtype=torch.float64).reshape(2, WIDTH)
+        for place, parts in enumerate(([held, rows], [rows, held])):
+            joined = join_features(parts)
+            assert isinstance(joined, FeatureRows)
+            assert (joined.dtype, joined.shape) == (rows.dtype, (len(values) + 2, WIDTH))
+            first, second = (held.numpy(), values) if place == 0 else (values, held.numpy())
+            expected = np.concatenate((first, second))
+            assert torch.equal(joined.tensor(), torch.from_numpy(expected))
+            some = torch.tensor([1, 0, len(expected) - 1, len(expected) - 2, 3, 1])
+            assert torch.equal(joined[some].tensor(), torch.from_numpy(expected[some]))
+
+    def test_tensors(self) -> None:
+        parts = [torch.ones(2, WIDTH), torch.zeros(3, WIDTH)]
+        joined = join_features(parts)
         assert isinstance(joined, torch.Tensor)
-        assert torch.equal(joined[2:], torch.from_numpy(values))
+        assert torch.equal(joined, torch.cat(parts))
 
     def test_a_tensor_is_itself(self) -> None:
         features = make_set().features

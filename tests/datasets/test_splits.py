@@ -311,7 +311,7 @@ class TestTestGroups:
             whole.plan_split(test_groups=patterns)
 
     def test_names_are_listed_once_and_few(self) -> None:
-        with pytest.raises(InputError, match=r"--x: .* 'Q\*', .* \(there are 0, 1, 2, 3, 4, 5, \.\.\.\)"):
+        with pytest.raises(InputError, match=r"--x: .* 'Q\*', .* \(there are 0, 1, 2, 3, 4, 5, \.\.\. \(2 more\)\)"):
             matching_groups("Q*", [str(k % 8) for k in range(99)], "--x")
 
 

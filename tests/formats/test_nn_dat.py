@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
+from sample_sets import make_potential
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
@@ -250,3 +252,25 @@ def test_a_file_that_cannot_be_replaced_stays(own_data: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="cannot write"):
         save_potential(potential, tmp_path / "missing" / "x.nn.dat")
     assert list(itertools.islice(tmp_path.iterdir(), 1)) == []
+
+
+class TestUntrained:
+    """Elements on which nothing was trained are a comment, after the energy shift."""
+
+    @pytest.mark.parametrize("untrained", [(), ("C",), ("Si", "C")])
+    @pytest.mark.parametrize("shift", [math.nan, 1.5])
+    def test_round_trip(self, untrained: tuple[str, ...], shift: float, tmp_path: Path) -> None:
+        potential = make_potential(("Si", "C"))
+        potential = replace(potential, untrained=untrained, energy_shift=torch.full((2,), shift, dtype=torch.float64))
+        save_potential(potential, tmp_path / "x.nn.dat")
+        found = load_potential(tmp_path / "x.nn.dat")
+        assert found.untrained == untrained
+        assert torch.equal(found.networks.flat(), potential.networks.flat())
+        assert torch.allclose(found.energy_shift, potential.energy_shift, equal_nan=True)
+
+    def test_other_comments_say_nothing(self, tmp_path: Path) -> None:
+        save_potential(make_potential(), tmp_path / "x.nn.dat")
+        lines = (tmp_path / "x.nn.dat").read_text().splitlines()
+        lines[2] += " of an untrained eye"
+        (tmp_path / "x.nn.dat").write_text("\n".join(lines) + "\n")
+        assert load_potential(tmp_path / "x.nn.dat").untrained == ()

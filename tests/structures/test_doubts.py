@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyfit_gpu.structures.doubts import Doubts, Finding
+from pyfit_gpu.structures.doubts import Doubts, Finding, describe_findings
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 from pyfit_gpu.structures.per_atom import look_per_atom
 
@@ -162,4 +162,17 @@ def test_one_finding_for_each_kind_and_file() -> None:
             doubts.add(path, number, bad)
     assert [(one.path, one.kind) for one in doubts.findings()] == [
         ("b.xyz", "stress"), ("b.xyz", "high energy"), ("a.xyz", "stress"), ("a.xyz", "high energy")
+    ]  # fmt: skip
+
+
+def test_many_files_give_few_lines() -> None:
+    doubts = Doubts()
+    for k in range(300):
+        doubts.add(f"{k}.xyz", 1, make_frame(seed=k, stress=np.full(6, 2.0), **({"energy": 1e5} if k < 5 else {})))
+    findings = doubts.findings()
+    assert len(findings) == 305
+    lines = describe_findings(findings)
+    assert [line.split(":")[0] for line in lines] == [
+        *(f"{k}.xyz" for k in range(5)), "a stress component above 1 eV/Å^3 in 295 more files",
+        *(f"{k}.xyz" for k in range(5)),
     ]  # fmt: skip

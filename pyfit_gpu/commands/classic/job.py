@@ -21,11 +21,12 @@ from pyfit_gpu.commands.streams import TolerantStream
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.train.row_file import check_replaceable
-from pyfit_gpu.datasets.splits import Split, classic_split
+from pyfit_gpu.commands.warnings import warn_of_copies
+from pyfit_gpu.datasets.splits import CLASSIC_RULE, Split, classic_split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.devices import select_device
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import check_distinct, check_output, check_writable, create_anew, free_number, numbered_path
 from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
@@ -239,7 +240,7 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     log.info("%s: %s", config.training_set_in, describe_set(training_set))
     where = f"{config.training_set_in} was not made for {config.neural_network_in}"
     require_same_inputs(potential.descriptor, training_set.descriptor, where)
-    _check_groups(training_set.plan_split(config.validation_ratio, config.validation_split_seed), config)
+    _check_groups(_plan_split(training_set, config), config)
     return _Inputs(potential, weight_seed, None, training_set)
 
 
@@ -261,7 +262,8 @@ def _train(
     outputs: TrainingOutputs,
     setup: Setup,
 ) -> int:
-    split = training_set.plan_split(config.validation_ratio, config.validation_split_seed)
+    split = _plan_split(training_set, config)
+    warn_of_copies(training_set, split)
     if config.validation_split_seed == 0:
         log.info("validation_split_seed 0: drew %d", split.seed)
     if config.randomize:
@@ -272,6 +274,11 @@ def _train(
         log.info("validation_ratio 1.0: every structure trains, there is no validation set and no validation log")
     settings = replace(_settings(config), seed=weight_seed)
     return run_fit(potential, training_set, split, settings, outputs, setup)
+
+
+def _plan_split(training_set: TrainingSet, config: ClassicConfig) -> Split:
+    """Split by the classic rule: numbers are the classic program's."""
+    return training_set.plan_split(config.validation_ratio, config.validation_split_seed, rule=CLASSIC_RULE)
 
 
 def _split_frames(frames: list[Frame], config: ClassicConfig) -> Split:
@@ -287,7 +294,7 @@ def _check_groups(split: Split, config: ClassicConfig) -> None:
     if not lacking or config.validation_ratio == 1.0:
         return
     message = (
-        f"groups without a validation structure at validation_ratio {config.validation_ratio}: {', '.join(lacking)}"
+        f"groups without a validation structure at validation_ratio {config.validation_ratio}: {shortened(lacking)}"
     )
     if not config.no_warn:
         raise InputError(f"{message} (give no_warn to train all the same)")

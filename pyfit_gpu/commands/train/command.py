@@ -16,14 +16,16 @@ from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.job import Resumption, parts_of, run_fit
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
+from pyfit_gpu.commands.train.other_files import Together
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
-from pyfit_gpu.datasets.splits import Split
+from pyfit_gpu.commands.warnings import warn_of_absent_elements, warn_of_equal_members, warn_of_split
+from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.datasets.weighting import group_targets, weight_groups, weight_windows
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory, world_size
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import check_distinct, free_number
 from pyfit_gpu.formats.kinds import RUN, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
@@ -97,7 +99,8 @@ def _follow(job: _Job, processes: ProcessGroup) -> int:
     split, settings, plan = message[0]
     fault = ""
     try:
-        whole = job.weighted(load_training_set(job.training_set, lazy=True))
+        own = load_training_set(job.training_set, lazy=True)
+        whole = job.weighted(job.together(own).whole)
         template = load_potentials(job.start.potentials).networks
     except InputError as error:
         fault = str(error)
@@ -133,6 +136,7 @@ class _Job:
         """
         outputs = self._outputs()
         inputs = {"training set": self.training_set}
+        inputs |= {f"{what} file {k}": path for what, paths in self.split.files.items() for k, path in enumerate(paths)}
         inputs |= {f"potential {k}" if k else "potential": path for k, path in enumerate(self.start.potentials)}
         outputs.hold()  # first: what another job has just written is in the way
         earlier = load_run(outputs.run_file) if self.how.resume and os.path.exists(outputs.run_file) else None
@@ -153,7 +157,7 @@ class _Job:
         if self.how.stop_file and os.path.exists(self.how.stop_file):
             faults.append(f"{self.how.stop_file}: the stop file is there already: expected it to be removed first")
         if faults:
-            raise InputError("\n".join(faults))
+            raise InputError(shortened(faults, most=20, separator="\n"))
         return self._read(replace(self, outputs=outputs), earlier)
 
     def _outputs(self) -> TrainingOutputs:
@@ -163,27 +167,38 @@ class _Job:
         return outputs.numbered(free_number(outputs.paths())) if self.setup.unique else outputs
 
     def _read(self, job: _Job, earlier: Run | None) -> _Ready:
-        whole = load_training_set(self.training_set, lazy=True)
-        split = self._plan(whole, earlier)
+        own = load_training_set(self.training_set, lazy=True)
+        # A run of an earlier version goes on with the split that it drew.
+        rule = SPLIT_RULE if earlier is None else int(earlier.data.get("split rule", CLASSIC_RULE))
+        split = self._plan(own, earlier, rule)
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
         energy_model(potential, "train")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
-        require_same_inputs(potential.descriptor, whole.descriptor, where)
-        log.info("%s: %s", self.training_set, describe_set(whole))
-        if split.groups_without_validation and split.train_fraction < 1.0:
-            log.warning("groups without a validation structure: %s", ", ".join(split.groups_without_validation))
-        data = {**describe_data(whole, potential), "split": _digest(split)}
+        require_same_inputs(potential.descriptor, own.descriptor, where)
+        log.info("%s: %s", self.training_set, describe_set(own))
+        together = self.together(own)
+        whole, split = together.whole, together.complete(split)
+        warn_of_split(whole, split)
+        warn_of_equal_members(potential, self.start.potentials)
+        data = {**describe_data(own, potential), "split": _digest(split)}
         weighted = self.weighted(whole)
+        absent = warn_of_absent_elements(weighted, split)
+        at_random = self.start.randomize or any(map(asks_for_random_weights, self.start.potentials))
+        untrained = tuple(symbol for symbol in absent if at_random or symbol in potential.untrained)
         targets = group_targets(weighted, self.weights.targets)
         settings = replace(self.settings, seed=weight_seed, group_targets=targets)
         if settings.max_time and self.how.started is not None:
             # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
-        resumption = self._resumption(settings, data, split, earlier)
+        if earlier is not None:
+            together.require_same(earlier.data)
+        drawn = {"split seed": split.seed, "split rule": rule, **together.digests()}
+        resumption = self._resumption(settings, data, drawn, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
+        potential = replace(potential, untrained=untrained)
         return _Ready(
             job, potential, weighted, split, settings, resumption, self._plan_memory(potential, whole, settings)
         )
@@ -206,7 +221,11 @@ class _Job:
                  ", features are read from the file at every evaluation" if plan.stream else "")  # fmt: skip
         return plan
 
-    def _plan(self, whole: TrainingSet, earlier: Run | None) -> Split:
+    def together(self, own: TrainingSet) -> Together:
+        """Join the set with the files for validation and test."""
+        return Together.read(own, self.split.files, self.setup, self.split.reading)
+
+    def _plan(self, whole: TrainingSet, earlier: Run | None, rule: int) -> Split:
         wanted = self.split
         if wanted.name:
             return named_split(
@@ -221,13 +240,17 @@ class _Job:
         if seed == 0 and earlier is not None:
             seed = int(earlier.data["split seed"])  # the one that was drawn
         fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
-        return whole.plan_split(fraction, seed, wanted.test_groups or ())
+        if wanted.validation:
+            fraction = 1.0
+        return whole.plan_split(fraction, seed, wanted.test_groups or (), rule=rule)
 
     def weighted(self, whole: TrainingSet) -> TrainingSet:
         whole = weight_groups(whole, self.weights.groups)
         return weight_windows(whole, self.weights.windows)
 
-    def _resumption(self, settings: FitSettings, data: dict[str, Any], split: Split, earlier: Run | None) -> Resumption:
+    def _resumption(
+        self, settings: FitSettings, data: dict[str, Any], drawn: dict[str, Any], earlier: Run | None
+    ) -> Resumption:
         options = {
             "dtype": str(self.setup.dtype).removeprefix("torch."),
             "first_member": self.start.first_member,
@@ -245,7 +268,7 @@ class _Job:
             log.info("resume: there is no run file yet, training starts")
         return Resumption(
             options=options,
-            data={**data, "split seed": split.seed},
+            data={**data, **drawn},
             first_member=self.start.first_member,
             interval=self.how.checkpoint_interval,
             run=earlier,

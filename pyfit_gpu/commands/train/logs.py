@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.commands.train.row_file import RowFile, read_number, read_table
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.training.history import LabelErrors, StepRecord
 from pyfit_gpu.training.loss import TERMS
@@ -101,7 +101,7 @@ def describe_group_log(path: Path) -> list[str]:
     names, rows = read_table(path)
     lines = [f"groups        {len(names) - 2}"]
     for step, part, *errors in {row[1]: row for row in rows}.values():
-        found = ", ".join(f"{name} {read_number(cell, path):.4g}" for name, cell in zip(names[2:], errors, strict=True))
+        found = shortened(f"{name} {read_number(cell, path):.4g}" for name, cell in zip(names[2:], errors, strict=True))
         lines.append(f"{part:<13} step {read_number(step, path):.0f}: {found} eV/atom")
     return lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pyfit_gpu.commands.parsing import (
     GroupRule,
@@ -13,6 +13,7 @@ from pyfit_gpu.commands.parsing import (
     windows_as_text,
 )
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.run_file import Run
 from pyfit_gpu.training.distributed import Distribute
 
@@ -27,6 +28,23 @@ class SplitOptions:
     train_fraction: float | None = None  # share of each group that trains
     seed: int | None = None  # 0 draws one
     test_groups: tuple[str, ...] | None = None  # patterns
+    validation: tuple[str, ...] = ()  # files that validate: then the whole set trains
+    test: tuple[str, ...] = ()  # files that are only scored at the end
+    reading: ReadOptions = field(default_factory=ReadOptions)  # of those files
+
+    def __post_init__(self) -> None:
+        given = {"--split": self.name, "--seed": self.seed is not None}
+        given["--train-fraction"] = self.train_fraction not in (None, 1.0)
+        against = [option for option, is_given in given.items() if is_given]
+        if self.validation and against:
+            raise InputError(
+                f"--validation: expected without {' and '.join(against)}: with files of its own the whole set trains"
+            )
+
+    @property
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """Files beside the set, by their purpose."""
+        return {"validation": self.validation, "test": self.test}
 
 
 @dataclass(frozen=True)

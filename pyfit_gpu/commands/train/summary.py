@@ -13,6 +13,7 @@ from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.train.row_file import read_number, read_table
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import shortened
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
@@ -79,9 +80,10 @@ def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> Non
         if errors is not None and len(errors) > 1:
             log.info("%s RMSE: %s", name, describe_errors(errors))
     if best.test is not None:
-        log.info("test groups (extrapolation) RMSE: %s", describe_errors(best.test))
-        for group, error in best.test_group_errors.items():
-            log.info("  %s: energy %.3f meV/atom", group, 1000 * error)
+        log.info("test RMSE: %s", describe_errors(best.test))
+        lines = (f"{group}: energy {1000 * error:.3f} meV/atom" for group, error in best.test_group_errors.items())
+        for line in shortened(lines, most=20, separator="\n").split("\n"):
+            log.info("  %s", line)
     if best.loss[-1] > best.loss[0]:
         log.warning("the loss is larger than at the start: training diverged (try a smaller learning rate)")
     if best.gave_up:

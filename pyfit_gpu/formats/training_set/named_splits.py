@@ -13,7 +13,7 @@ import h5py
 
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.errors import InputError, Remedy, shortened
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, undisturbed
 from pyfit_gpu.formats.kinds import HDF5_SET, MANIFEST, TrainingSetKind, training_set_kind
@@ -119,7 +119,7 @@ def _require_same(found: Split, given: Mapping[str, Any], path: str | os.PathLik
         else:
             same = value == stored[key] or (key, value) == ("seed", 0)
         if not same:
-            shown = [", ".join(v) or "none" if isinstance(v, list | tuple) else v for v in (stored[key], value)]
+            shown = [shortened(v) or "none" if isinstance(v, list | tuple) else v for v in (stored[key], value)]
             raise InputError(
                 f"{os.fspath(path)}: split {name!r}: {key}: expected {shown[0]} (the stored split's), got {shown[1]}: "
                 "leave it out, or choose another name for a new split"

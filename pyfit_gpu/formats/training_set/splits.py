@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import struct
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyfit_gpu.datasets.splits import Split
+from pyfit_gpu.datasets.splits import Split, groups_without_validation
 from pyfit_gpu.errors import InputError
 
 GROUP = "splits"  # in HDF5; the key of a manifest has the same name
@@ -83,9 +82,8 @@ def fitted(split: Split, groups: Sequence[str], has_energy: NDArray[np.bool_]) -
         unknown = [row for row in getattr(split, part) if not has_energy[row]]
         if unknown:
             raise InputError(f"{part}: expected structures with an energy, row {unknown[0]} has none")
-    validates = Counter(groups[row] for row in split.validation)
-    lacking = sorted({groups[row] for row in split.train} - validates.keys()) if split.train_fraction < 1.0 else []
-    return replace(split, groups_without_validation=tuple(lacking))
+    lacking = groups_without_validation(groups, split.train, split.validation) if split.train_fraction < 1.0 else ()
+    return replace(split, groups_without_validation=lacking)
 
 
 def split_hash(name: str, split: Split) -> str:

@@ -189,3 +189,18 @@ def test_a_set_that_only_another_process_cannot_read(fresh: Callable[[str], None
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{os.getcwd()}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     refused(*TRAIN, match="process 1: si.h5: cannot read: No such file", environment=environment)
+
+
+def test_files_for_validation_and_test(fresh: Callable[[str], None], inputs: Path) -> None:
+    """Every process computes the same features from files of structures."""
+    fresh("files")
+    frames = ase.io.read(inputs / "si.extxyz", ":60")
+    ase.io.write("v.extxyz", frames[:30])
+    ase.io.write("t.extxyz", frames[30:])
+    words = ("train", "si.h5", "--potential", "start.nn.dat", "--steps", "2", "--device", "cpu",
+             "--validation", "v.extxyz", "--test", "t.extxyz", "--out")  # fmt: skip
+    done(*words, "one.nn.dat")
+    result = torchrun(2, *words, "two.nn.dat")
+    assert result.status == 0, result.said
+    for ending in (".nn.dat", ".loss.txt", ".validation.txt", ".groups.csv"):
+        assert Path(f"one{ending}").read_bytes() == Path(f"two{ending}").read_bytes(), ending

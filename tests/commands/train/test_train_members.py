@@ -217,7 +217,7 @@ def test_test_groups() -> None:
         assert float(row["training_loss"]) == pytest.approx(rmse(energy_errors(row["network"], training)), rel=1e-6)
     best = table()[0]
     errors = energy_errors(best["network"], test)
-    assert f"test groups (extrapolation) RMSE: energy {1000 * rmse(errors):.3f} meV/atom\n" in said
+    assert f"test RMSE: energy {1000 * rmse(errors):.3f} meV/atom\n" in said
     for group in ("slab", "slab_2"):
         own = rmse(errors[[name == group for name in test.groups]])
         assert f"  {group}: energy {1000 * own:.3f} meV/atom\n" in said
