@@ -22,9 +22,10 @@ class AtomInfo:
     def add(self, table: str, cells: list[str]) -> None:
         """Take a row of one of the tables."""
         if table == "array atoms":
-            self.atoms.append((cells[0], cells[1] if len(cells) > 1 else ""))
+            symbol, species = [*cells, "", ""][:2]
+            self.atoms.append((symbol, species))
         elif table == "array atomtypes":
-            self.titles.append(cells[-1])
+            self.titles.append(cells[-1] if cells else "")
 
     def atomic_numbers(self, path: str) -> list[int]:
         """Atomic numbers of all atoms.

@@ -116,6 +116,14 @@ def test_elements(tmp_path: Path, symbols: str, titles: list[str], expected: lis
         assert read(text, tmp_path)[0].atomic_numbers.tolist() == expected
 
 
+def test_rows_without_cells(tmp_path: Path) -> None:
+    atom, title = "<rc><c>Si</c><c>   1</c></rc>", "<rc><c>  1</c><c>Q </c><c> 1.0</c><c> 4.0</c><c> PAW Si  </c></rc>"
+    text = vasprun(Run(), ["PAW Si"])
+    assert len(read(text.replace(title, "<rc></rc>"), tmp_path)) == 2
+    with pytest.raises(InputError, match="which element is ''"):
+        read(text.replace(atom, "<rc></rc>", 1), tmp_path)
+
+
 # --- missing and unreadable numbers
 
 
