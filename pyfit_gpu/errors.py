@@ -19,6 +19,7 @@ class Remedy(enum.Enum):
     FIND_SHIFT = "pyfit_gpu.models.energy_shift.find_shift finds one from the energies of structures"
     LABEL_KEY = "ReadOptions names the one to read, as energy_key='REF_energy'"
     OTHER_NAMES = "ReadOptions(energy_key=..., forces_key=...) reads labels under other names"
+    CONVERGED_STEPS = "vasp_steps='converged' takes the whole, converged steps alone"
     CONVERT = "save_training_set writes it as HDF5"
     UNITS = "give units='hartree,bohr' or units='eV,Ang'"
     ELEMENTS = "give elements=('Si', 'C'), in the order of the types"

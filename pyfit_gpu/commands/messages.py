@@ -15,6 +15,7 @@ _WORDS = {
     Remedy.FIND_SHIFT: "only prepare finds shifts from energies",
     Remedy.LABEL_KEY: "name the one to read with --{option} NAME",
     Remedy.OTHER_NAMES: "--energy-key NAME, --forces-key NAME ... read labels under other names",
+    Remedy.CONVERGED_STEPS: "--vasp-steps converged takes the whole, converged steps alone",
     Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",
     Remedy.UNITS: "give --units hartree,bohr or --units eV,Ang",
     Remedy.ELEMENTS: "give --type-elements Si,C, in the order of the types",

@@ -1,12 +1,10 @@
 """Structures from files that ASE reads.
 
-ASE reads leniently: it drops the incomplete steps of a VASP run, takes unconverged ones as they are, and leaves out the
-key_value_pairs of a database. Here the first two are errors, and key_value_pairs and data are read.
+ASE leaves out the key_value_pairs of a database. Here they are read, and so are its data.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import re
@@ -24,7 +22,6 @@ from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.label_values import finite
 from pyfit_gpu.formats.labels import LabelFinder, meaning
 from pyfit_gpu.formats.read_options import ReadOptions
-from pyfit_gpu.formats.vasp_check import check_outcar, check_vasprun
 from pyfit_gpu.structures.frames import Frame
 
 if TYPE_CHECKING:
@@ -32,31 +29,21 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES = 4096
 _SUFFIXES = {".db", ".traj", ".cif"}
-_OUTCAR_START = re.compile(rb"\s*vasp\.\d")
 _JSON_DATABASE = re.compile(rb"""\s*\{\s*"\d+"\s*:\s*\{""")
 _NO_LABELS = ("unique_id", "name")  # of a database's rows
-
-
-class _OutcarText(io.TextIOWrapper):
-    # ASE takes constraints from a CONTCAR or POSCAR beside the OUTCAR. They mean nothing to us, and a broken
-    # one must not decide whether the OUTCAR can be read: this name has no such neighbours.
-    name = os.devnull
 
 
 def looks_like_ase(head: Head) -> bool:
     """Whether the name or the first bytes say one of ASE's formats; classic and our own files give False."""
     name = plain_name(head.path)
-    if "vasprun" in name or "OUTCAR" in name or os.path.splitext(name)[1].lower() in _SUFFIXES:
-        return True
-    return _format_of(head.raw[:_HEAD_BYTES]) is not None
+    return os.path.splitext(name)[1].lower() in _SUFFIXES or _format_of(head.raw[:_HEAD_BYTES]) is not None
 
 
 def read_ase_frames(path: str | os.PathLike[str], options: ReadOptions | None = None) -> Iterator[Frame]:
     """Read every structure of a file (Å, eV, eV/Å, eV/Å^3), with the force-consistent energy where there is one.
 
     Raises:
-        InputError: a file that cannot be read to its end, holds no structures or NaN in one, or a VASP run that is
-            truncated or has an ionic step without electronic convergence.
+        InputError: a file that cannot be read to its end, or holds no structures or NaN in one.
     """
     path = os.fspath(path)
     number = 0
@@ -73,10 +60,6 @@ def _head(path: str) -> bytes:
 
 def _format_of(head: bytes) -> str | None:
     """ASE's name of the format by a file's first bytes, which are more reliable than its name; None: not known."""
-    if b"<modeling" in head:
-        return "vasp-xml"
-    if _OUTCAR_START.match(head) and b"executed on" in head:
-        return "vasp-out"
     if head.startswith(b"- of Ulm"):
         return "traj"
     if head.startswith(b"SQLite format 3\0"):
@@ -112,17 +95,9 @@ def _images(path: str) -> Iterator[Atoms]:
     absolute = os.path.abspath(path)  # a bare name that begins with "postgres" would be an address to ASE
     kind = _format_of(head) or filetype(absolute)
     options: dict[str, Any] = {"index": ":", "format": kind, "parallel": False}
-    if kind == "vasp-xml":
-        with open_bytes(path) as file:
-            check_vasprun(path, file)
-            file.seek(0)
-            yield from iread(file, **options)
-    elif kind == "vasp-out":
-        with _OutcarText(open_bytes(path), encoding="latin-1") as text:
-            check_outcar(path, text)
-            text.seek(0)
-            yield from iread(text, **options)
-    elif kind in ("db", "json"):
+    if kind in ("vasp-xml", "vasp-out"):  # ASE passes over what formats/vasp/ checks
+        raise InputError(f"{path}: the output of VASP is not read through ASE")
+    if kind in ("db", "json"):
         yield from _database_rows(absolute, kind)
     else:
         yield from iread(absolute, do_not_split_by_at_sign=True, **options)

@@ -36,6 +36,9 @@ from pyfit_gpu.formats.run_file import is_run_file, load_run_members
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.formats.training_set.reader import load_hdf5, save_training_set
 from pyfit_gpu.formats.training_set.shards import MANIFEST_NAME, load_manifest
+from pyfit_gpu.formats.vasp.ml_ab import looks_like_ml_ab, read_ml_ab
+from pyfit_gpu.formats.vasp.outcar import looks_like_outcar, read_outcar
+from pyfit_gpu.formats.vasp.vasprun import looks_like_vasprun, read_vasprun
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
@@ -129,6 +132,9 @@ def _of_program(
     return StructuresKind(title=title, sniff=sniff, read=lambda path, options, wanted: read(path, options))
 
 
+VASP_XML = _of_program("structures (vasprun.xml of VASP)", looks_like_vasprun, read_vasprun)
+VASP_OUTCAR = _of_program("structures (OUTCAR of VASP)", looks_like_outcar, read_outcar)
+ML_AB = _of_program("structures (ML_AB of VASP)", looks_like_ml_ab, read_ml_ab)
 OUTPUT = _of_program("structures (output of an electronic-structure program)", looks_like_output, read_output)
 QBOX = _of_program("structures (output of Qbox)", looks_like_qbox, read_qbox)
 DEEPMD = _of_program("structures (folder of DeePMD data)", looks_like_deepmd, read_deepmd)
@@ -168,7 +174,7 @@ DFT_TEXT = StructuresKind(
     endings=(".dat", ".txt", ".poscar"),
 )
 
-PROGRAM_KINDS = (OUTPUT, QBOX, DEEPMD, RUNNER, MTP, FITSNAP, PYMATGEN)
+PROGRAM_KINDS = (VASP_XML, VASP_OUTCAR, ML_AB, OUTPUT, QBOX, DEEPMD, RUNNER, MTP, FITSNAP, PYMATGEN)
 KINDS: tuple[FileKind, ...] = (RUN, HDF5_SET, *PROGRAM_KINDS, EXTXYZ, ASE, MANIFEST, TEXT_SET, POTENTIAL, DFT_TEXT)
 
 Kind = TypeVar("Kind", bound=FileKind)

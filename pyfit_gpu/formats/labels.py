@@ -6,7 +6,6 @@ A name is a word for the quantity, in any case, with or without the word for its
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.label_values import finite, text, voigt
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.text_lines import is_unlabelled
@@ -204,12 +204,7 @@ class LabelFinder:
                 )
 
     def _group(self, values: Mapping[str, Any], path: str) -> str:
-        name = os.path.basename(path)
-        found = [text(values[key]) for key in self._chosen["group"]]
-        for candidate in (*found, name.split(".")[0], name):
-            if words := candidate.split():
-                return "_".join(words)
-        raise AssertionError(path)  # a file that was read has a name
+        return name_group(path, *(text(values[key]) for key in self._chosen["group"]))
 
     def _weight(self, values: Mapping[str, Any]) -> float:
         if not self._chosen["weight"]:

@@ -19,14 +19,15 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
-from ase.units import GPa
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import LabelSpread, looks_like_ase, read_ase_frames, write_extxyz
 from pyfit_gpu.formats.head import Head, read_head
+from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.vasp.vasprun import read_vasprun
 from pyfit_gpu.structures.frames import Frame
 
-VASP = Path(__file__).parents[1] / "data" / "vasp"
+VASPRUN = Path(__file__).parents[1] / "data" / "vasp" / "vasprun.xml"
 LATTICE = 'Lattice="4 0 0 0 4 0 0 0 4"'
 FORCES = [[0.1, 0.0, -0.2], [-0.1, 0.0, 0.2]]
 
@@ -333,151 +334,6 @@ def test_what_is_no_fault_of_the_file_passes(
         read(path)
 
 
-# --- VASP
-
-
-def vasp_copy(folder: Path, name: str, *changes: tuple[str, str, int], to: str = "") -> Path:
-    """The stored file with its n-th occurrence of a text replaced, packed if the new name says so."""
-    text = (VASP / name).read_text()
-    for old, new, occurrence in changes:
-        parts = text.split(old)
-        assert len(parts) > occurrence, f"{old!r} is not {occurrence} times in {name}"
-        text = old.join(parts[:occurrence]) + new + old.join(parts[occurrence:])
-    path = folder / (to or name)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "to"),
-    [
-        ("vasprun.xml", "vasprun.xml"),
-        ("vasprun.xml", "vasprun.xml.gz"),
-        ("vasprun.xml", "relaxed.xml"),
-        ("OUTCAR", "OUTCAR"),
-        ("OUTCAR", "OUTCAR.gz"),
-        ("OUTCAR", "relaxed.txt"),
-    ],
-)
-def test_vasp_run(tmp_path: Path, name: str, to: str) -> None:
-    frames = read(vasp_copy(tmp_path, name, to=to))
-    assert [f.energy for f in frames] == [-10.81234719, -10.82399067]  # TOTEN, not energy(sigma->0)
-    np.testing.assert_allclose(frames[0].forces[0], [0.21837412, 0.0, -0.21837412], atol=1e-6)
-    kilobar = np.array([5.26341072, 4.91870233, 5.26341072, -1.03487120, 0.00312045, 0.00312045])
-    np.testing.assert_allclose(frames[0].stress, -0.1 * GPa * kilobar, atol=1e-8)  # VASP's sign is the other
-    half = 5.468728 / 2
-    np.testing.assert_allclose(frames[1].cell, half * (1 - np.eye(3)), atol=1e-8)
-    np.testing.assert_allclose(frames[1].positions[1], half * np.array([0.498, 0.5, 0.502]), atol=5e-6)
-    assert frames[1].atomic_numbers.tolist() == [14, 14]
-    assert frames[1].pbc.all()
-    assert frames[1].group == to.split(".")[0]
-
-
-def test_vasp_outputs_of_one_run_agree() -> None:
-    for xml, outcar in zip(read(VASP / "vasprun.xml"), read(VASP / "OUTCAR"), strict=True):
-        assert xml.energy == outcar.energy
-        np.testing.assert_allclose(xml.positions, outcar.positions, atol=5.1e-6)
-        np.testing.assert_allclose(xml.forces, outcar.forces, atol=5.1e-7)
-        np.testing.assert_allclose(xml.stress, outcar.stress, atol=1e-8)
-
-
-ABORT = "aborting loop because EDIFF is reached"
-NOT_REACHED = "aborting loop EDIFF was not reached (unconverged)"
-
-
-@pytest.mark.parametrize("packed", ["", ".gz"])
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("vasprun.xml", [("</modeling>", "", 1)], "truncated after 2 ionic steps: no final </modeling>"),
-        (
-            "vasprun.xml",
-            [('NELM">    60', 'NELM">     4', 1)],
-            "ionic step 1: electronic steps not converged: all NELM = 4 steps used",
-        ),
-        ("vasprun.xml", [('name="NELM"', 'name="NELMGW"', 1)], "ionic step 1: cannot tell .* NELM"),
-        ("vasprun.xml", [('NELM">    60', 'NELM">******', 1)], r"NELM must be a whole number, got '\*+'"),
-        ("vasprun.xml", [("<structure>", "<structure", 2)], "not valid XML: .*line"),
-        ("OUTCAR", [(ABORT, NOT_REACHED, 2)], f"ionic step 2: .*VASP says '{NOT_REACHED[:30]}"),
-        ("OUTCAR", [(ABORT, "aborting loop because hard stop was set", 1)], "ionic step 1: .*hard stop"),
-        ("OUTCAR", [(ABORT, "", 2)], "ionic step 2: .*not converged: no line 'aborting loop because EDIFF"),
-        ("OUTCAR", [("NELM   =     60", "NELM   =      4", 1)], "ionic step 1: .*all NELM = 4 steps used"),
-        ("OUTCAR", [("  FREE ENERGIE", "  ML FREE ENERGIE", 2)], "holds steps of a machine-learned"),
-        ("OUTCAR", [("  FREE ENERGIE", "", 2)], "ionic step 2: incomplete, it has no final energy"),
-        (
-            "OUTCAR",
-            [("General timing and accounting", "", 1), ("Total CPU time used", "", 1)],
-            "truncated after 2 ionic steps: no closing timing section",
-        ),
-    ],
-)
-def test_vasp_run_that_ase_would_take(
-    tmp_path: Path, name: str, changes: list[tuple[str, str, int]], message: str, packed: str
-) -> None:
-    path = vasp_copy(tmp_path, name, *changes, to=name + packed)
-    with pytest.raises(InputError, match=rf"{name}{packed}.*{message}"):
-        read(path)
-
-
-@pytest.mark.parametrize("name", ["vasprun.xml", "OUTCAR"])
-def test_vasp_run_cut_anywhere(tmp_path: Path, name: str) -> None:
-    """A killed job leaves a file that ends anywhere; ASE reads most of these without a word."""
-    lines = (VASP / name).read_text().splitlines(keepends=True)
-    end = next(i for i, line in enumerate(lines) if "</modeling>" in line or "General timing" in line)
-    path = tmp_path / name
-    for kept in range(1, end):
-        path.write_text("".join(lines[:kept]))
-        with pytest.raises(InputError, match="truncated"):
-            read(path)
-
-
-def test_vasp_step_without_electronic_steps(tmp_path: Path) -> None:
-    text = (VASP / "vasprun.xml").read_text()
-    path = tmp_path / "vasprun.xml"
-    path.write_text(text.replace("scstep", "mlstep"))
-    with pytest.raises(InputError, match=r"vasprun\.xml, ionic step 1: no electronic steps"):
-        read(path)
-
-
-def test_vasp_run_that_just_converged_is_read(tmp_path: Path) -> None:
-    """One electronic step fewer than NELM; the used value in <parameters> counts, not the one in <incar>."""
-    incar = ("<incar>", '<incar>\n  <i type="int" name="NELM">     3</i>', 1)
-    five = ('NELM">    60', 'NELM">     5', 1)
-    assert len(read(vasp_copy(tmp_path, "vasprun.xml", incar, five))) == 2
-    echo = ("   NSW = 2", "   NELM = 3", 1)  # VASP 6 repeats the INCAR file
-    five = ("NELM   =     60", "NELM   =      5", 1)
-    assert len(read(vasp_copy(tmp_path, "OUTCAR", echo, five))) == 2
-
-
-def test_vasp_iterations_of_a_response_calculation_are_not_ionic_steps(tmp_path: Path) -> None:
-    after = "--------------------------------------- Iteration      2(  99)  -----\n writing wavefunctions"
-    assert len(read(vasp_copy(tmp_path, "OUTCAR", (" writing wavefunctions", after, 1)))) == 2
-
-
-def test_vasp_selective_dynamics_keeps_forces(tmp_path: Path) -> None:
-    flags = '<varray name="selective" ><v type="logical" > F F F </v><v type="logical" > T F T </v></varray>'
-    initial = (" </structure>\n <calculation>", f" {flags}\n </structure>\n <calculation>", 1)
-    fixed = read(vasp_copy(tmp_path, "vasprun.xml", initial))
-    for got, free in zip(fixed, read(VASP / "vasprun.xml"), strict=True):
-        assert_same(got, free)
-
-
-@pytest.mark.parametrize("name", ["OUTCAR", "OUTCAR.gz"])
-def test_broken_contcar_beside_an_outcar_does_not_matter(tmp_path: Path, name: str) -> None:
-    (tmp_path / "CONTCAR").write_text("killed while\n")
-    path = vasp_copy(tmp_path, "OUTCAR", to=name)
-    assert len(read(path)) == 2
-    with pytest.raises(RuntimeError, match="scaling factors"):  # what ASE does by itself
-        ase.io.read(path)
-
-
-def test_vasp_latin1_title(tmp_path: Path) -> None:
-    for name in ("vasprun.xml", "OUTCAR"):
-        text = (VASP / name).read_text().replace("two silicon atoms", "zwölf Å")
-        (tmp_path / name).write_bytes(text.encode("latin-1"))
-        assert len(read(tmp_path / name)) == 2
-
-
 # --- recognising
 
 
@@ -485,7 +341,6 @@ def test_vasp_latin1_title(tmp_path: Path) -> None:
     "name",
     [
         *("a.xyz", "A.XYZ", "a.extxyz.gz", "a.db", "a.traj", "a.cif", "a.xml"),
-        *("vasprun.xml", "vasprun_3.xml.gz", "vasprun.bak", "OUTCAR", "OUTCAR.2"),
     ],
 )
 def test_looks_like_ase_by_name(tmp_path: Path, name: str) -> None:
@@ -495,10 +350,6 @@ def test_looks_like_ase_by_name(tmp_path: Path, name: str) -> None:
 def test_looks_like_ase_by_content(tmp_path: Path) -> None:
     path = tmp_path / "set.dat"
     ase.io.write(path, dimer(), format="extxyz")
-    assert looks_like_ase(read_head(path))
-    path.write_bytes((VASP / "vasprun.xml").read_bytes())
-    assert looks_like_ase(read_head(path))
-    path.write_bytes((VASP / "OUTCAR").read_bytes())
     assert looks_like_ase(read_head(path))
     ase.io.write(path, dimer(), format="traj")
     assert looks_like_ase(read_head(path))
@@ -587,7 +438,7 @@ def test_spread_is_written_beside_the_labels(tmp_path: Path) -> None:
 
 
 def test_what_ase_wrote_comes_back_the_same_through_our_writer(tmp_path: Path) -> None:
-    first = read(VASP / "vasprun.xml")
+    first = list(read_vasprun(VASPRUN, ReadOptions()))
     write_extxyz(tmp_path / "vasprun.extxyz", first)
     for got, expected in zip(read_ase_frames(tmp_path / "vasprun.extxyz"), first, strict=True):
         assert_same(got, expected)

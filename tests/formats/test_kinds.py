@@ -17,6 +17,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from program_outputs import ESPRESSO
 from sample_sets import NAN, make_potential, make_set, save_shard
+from vasp_samples import Run as VaspRun
+from vasp_samples import ml_ab, outcar, vasprun
 
 from pyfit_gpu.commands.convert import convert
 from pyfit_gpu.commands.info import info
@@ -45,6 +47,7 @@ from pyfit_gpu.formats.kinds import (
     FITSNAP,
     HDF5_SET,
     MANIFEST,
+    ML_AB,
     MTP,
     OUTPUT,
     POTENTIAL,
@@ -53,6 +56,8 @@ from pyfit_gpu.formats.kinds import (
     RUN,
     RUNNER,
     TEXT_SET,
+    VASP_OUTCAR,
+    VASP_XML,
     FileKind,
 )
 from pyfit_gpu.formats.nn_dat import save_potential
@@ -190,6 +195,17 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
     MTP: (lambda path: path.write_text(samples.MTP), [r"structures +1, 1 with an energy, 1 with forces, 1 .*"]),
     FITSNAP: (samples.write_fitsnap, [r"structures +1, 1 with an energy, 1 with forces, 1 with stress"]),
     PYMATGEN: (samples.write_pymatgen, [r"structures +1, 1 with an energy, 1 with forces, 1 with stress"]),
+    **{
+        kind: (
+            lambda path, text=text: path.write_text(text(VaspRun())),  # type: ignore[misc]
+            [
+                r"structures +2, 2 with an energy, 2 with forces, 2 with stress",
+                r"atoms +4, at most 2 in a structure",
+                r"elements +Si",
+            ],
+        )
+        for kind, text in ((VASP_XML, vasprun), (VASP_OUTCAR, outcar), (ML_AB, ml_ab))
+    },
     CLASSIC_CONFIG: (
         lambda path: path.write_text('// of 2019\n{"run_training": true, "training_iterations": 7, "e_shift": 1.5}\n'),
         [r"tasks +run_training", r"training_iterations = 7", r"e_shift = 1\.5"],
@@ -273,6 +289,9 @@ DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
     TEXT_SET: lambda raw: raw.rsplit(b"\n", 2)[0],
     DFT_TEXT: lambda raw: raw.rsplit(b"\n", 3)[0],
     ASE: lambda raw: raw.rsplit(b"\n", 2)[0],
+    VASP_XML: lambda raw: raw.rsplit(b"\n", 2)[0],
+    VASP_OUTCAR: lambda raw: raw.rsplit(b"\n", 3)[0],
+    ML_AB: lambda raw: raw.rsplit(b"\n", 2)[0],
     CLASSIC_CONFIG: lambda raw: raw[:-5],
     ERROR_LOG: lambda raw: raw + b"not a row\n",
     OUTPUT: lambda raw: raw.rsplit(b"\n", 2)[0],
