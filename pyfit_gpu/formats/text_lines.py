@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
@@ -12,6 +13,9 @@ from pyfit_gpu.errors import InputError
 
 NO_ENERGY_PREFIX = "NO_DFT"
 
+NO_LINE_END = "a line end after the last number, which may be cut without one (add it if the number is whole)"
+
+_NUMBER = re.compile(r"[-+]?(\d*)(\.?)(\d*)(?:[eE][-+]?(\d+))?", re.ASCII)
 _BLOCK = 1 << 17  # characters read at once: few enough to stay in the cache
 
 
@@ -144,3 +148,30 @@ def parse_columns(lines: Sequence[str], columns: np.dtype) -> np.ndarray | None:
     except ValueError:
         return None
     return table if len(table) == len(lines) else None  # empty lines are passed over
+
+
+def may_be_cut(last: str, others: Iterable[str]) -> bool:
+    """Whether the last number of a text without a final line end may have lost digits.
+
+    It is whole where the others show it: one of them has as many digits after the decimal point and in the exponent,
+    and none has more. Whole numbers are compared by their length, and what is no number must be one of the others.
+
+    Args:
+        last: the last cell.
+        others: cells that are written like it: of the same column, or of the same line.
+    """
+    form = _form(last)
+    if form is None:
+        return last not in others
+    known = {found for found in map(_form, others) if found is not None}
+    longer = (found for found in known if any(a > b for a, b in zip(found, form, strict=True)))
+    return form not in known or any(found[0] >= form[0] for found in longer)  # a point says more than the lack of one
+
+
+def _form(cell: str) -> tuple[int, int, int, int] | None:
+    """Numbers of points, decimals, digits of the exponent, and digits where there is no point; None: no number."""
+    match = _NUMBER.fullmatch(cell)
+    if match is None:
+        return None
+    digits, point, decimals, exponent = match.groups(default="")
+    return len(point), len(decimals), len(exponent), 0 if point else len(digits)

@@ -10,7 +10,7 @@ import pytest
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import text_lines
-from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count, parse_columns, parse_numbers
+from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count, may_be_cut, parse_columns, parse_numbers
 
 NUMBERS = np.dtype([("values", np.float64, 3)])
 
@@ -115,3 +115,39 @@ def test_numbered_lines() -> None:
         lines.next("a word")
     with pytest.raises(InputError, match=r"^a\.dat: expected a word, found the end of the file$"):
         lines.next("a word")
+
+
+@pytest.mark.parametrize(
+    ("last", "others"),
+    [
+        ("-10.75", ["-9.50", "1234.25"]),
+        ("0.10000000", ["-12.00000000"] * 3),
+        ("3.8081678252053552e-02", ["-5.9500675297898997e-01"]),
+        ("1.5E+00", ["2.5E-10"]),
+        (".25", ["0.75"]),
+        ("0.25", ["0.75", "12", "Si"]),  # whole numbers and words say nothing about decimals
+        ("14", ["-8", "31"]),
+        ("T", ["F", "T"]),
+    ],
+)
+def test_last_number_is_whole(last: str, others: list[str]) -> None:
+    assert not may_be_cut(last, others)
+    assert not may_be_cut(last, iter(others))
+    for cut in range(1, len(last)):
+        assert may_be_cut(last[:cut], others)
+
+
+@pytest.mark.parametrize(
+    ("last", "others"),
+    [
+        ("-10.75", []),
+        ("-10.7", ["-9.7", "-9.75"]),  # as many digits as one, fewer than another
+        ("-10", ["-9.75", "12"]),
+        ("1.5", ["1.5", "1.5e-05"]),
+        ("1.5e-10", ["1.5e-10", "1.5e-100"]),
+        ("123", ["123", "1234"]),
+        ("S", ["Si", "C"]),
+    ],
+)
+def test_last_number_may_be_cut(last: str, others: list[str]) -> None:
+    assert may_be_cut(last, others)
