@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -70,6 +71,33 @@ def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         file.close()
+
+
+_NO_FILES = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def file_size(path: str | os.PathLike[str]) -> int:
+    """Size of an input in bytes, before it is opened: a pipe could be waited for without an end.
+
+    Raises:
+        InputError: there is nothing, or something else than a file.
+    """
+    name = os.fspath(path)
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise InputError(f"{name}: cannot read: {getattr(error, 'strerror', error)}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{name}: cannot read: Is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        kind = _NO_FILES.get(stat.S_IFMT(found.st_mode), "something else")
+        raise InputError(f"{name}: cannot read: expected a file, found {kind} (copy what it gives to a file)")
+    return found.st_size
 
 
 def _sync(path: Path) -> None:

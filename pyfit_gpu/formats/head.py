@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import file_size
 
 HEAD_BYTES = 65_536
 
@@ -43,9 +44,10 @@ def read_head(path: str | os.PathLike[str], length: int = HEAD_BYTES) -> Head:
     """Read the first bytes of a file.
 
     Raises:
-        InputError: it cannot be read, or is empty.
+        InputError: it cannot be read, is no file but a pipe or a device, or is empty.
     """
     name = os.fspath(path)
+    file_size(path)
     try:
         with open(path, "rb") as file:
             raw = file.read(length)
