@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,11 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
         return json.loads(text, parse_constant=_refuse if finite else None)
     except (ValueError, RecursionError) as error:
         raise InputError(f"no valid JSON: {json_fault(error)}") from error
+
+
+def brief(value: Any) -> str:
+    """Show the beginning of a value, however long and nested it is; texts without quotes."""
+    return f"{value:.60}" if isinstance(value, str) else reprlib.repr(value)
 
 
 def json_fault(error: Exception) -> str:

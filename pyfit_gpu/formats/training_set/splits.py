@@ -127,7 +127,10 @@ def read_hdf5(source: Hdf5Input, n_structures: int) -> dict[str, Split]:
     """
     if not source.holds(GROUP):
         return {}
-    names = sorted(source.names(GROUP))
+    try:
+        names = sorted(source.names(GROUP))
+    except InputError as error:
+        raise InputError(f"damaged: {error.fault}") from error
     return {name: _decode(name, partial(_values_of_group, source, name, n_structures)) for name in names}
 
 
