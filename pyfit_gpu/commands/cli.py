@@ -74,9 +74,9 @@ def _guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except InputError as error:
-        from pyfit_gpu.commands.messages import in_options
+        from pyfit_gpu.commands.messages import in_options, shown
 
-        for line in in_options(error).splitlines():
+        for line in shown(in_options(error)).split("\n"):
             print(f"pyfit-gpu: error: {line}", file=sys.stderr)
         return STATUS_USAGE
     except MemoryError:
@@ -89,7 +89,9 @@ def _guarded(work: Callable[[], int]) -> int:
 
         if not isinstance(error, TrainingFailure | torch.OutOfMemoryError):
             raise
-        print(f"pyfit-gpu: error: {error}", file=sys.stderr)
+        from pyfit_gpu.commands.messages import shown
+
+        print(f"pyfit-gpu: error: {shown(str(error))}", file=sys.stderr)
         return STATUS_FAILED
 
 
@@ -111,6 +113,7 @@ def _start_messages(quiet: bool) -> None:
     log.propagate = False
     log.setLevel(logging.INFO)
     plain = _Stream(sys.stdout)
+    plain.setFormatter(OptionsFormatter("%(message)s"))
     plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
     warnings = _Stream(sys.stderr)
     warnings.setLevel(logging.WARNING)
@@ -287,8 +290,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
+    from pyfit_gpu.commands.messages import shown
 
-    print(info(options.file))
+    print(shown(info(options.file)))
     return 0
 
 

@@ -170,6 +170,8 @@ class LBFGS:
             expected = tuple(value.shape[:1] if name == "extras" else value.shape)
             if found is None or found[: len(expected)] != expected:
                 raise InputError(f"optimiser state: {name}: expected shape {expected}, got {found or 'nothing'}")
+        if state["extras"].ndim != 2:
+            raise InputError(f"optimiser state: extras: expected shape (K, E), got {tuple(state['extras'].shape)}")
         self._vectors.load_state(state, slot=0, before=1)
         self._recorded = None
         names = [name for name, _ in _SAVED]
