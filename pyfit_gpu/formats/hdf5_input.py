@@ -1,7 +1,7 @@
 """HDF5 files from outside: links, storage, types and sizes are checked before anything is read.
 
 HDF5 can point into other files and devices, and can declare arrays of any size in a few bytes. Here only numbers count
-that lie in the file itself, and all that is read together takes at most `ROOM` times as much memory as the file is large.
+that lie in the file itself, and all that is read takes at most `ROOM` times as much memory as the file is large.
 """
 
 from __future__ import annotations

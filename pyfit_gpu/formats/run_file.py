@@ -173,7 +173,9 @@ def _potential(header: str, parameters: Tensor) -> Potential:
     draft = parse_header(list(enumerate(header.split("\n"), 1)), "text/potential_header")
     count = draft.descriptor.n_elements * count_parameters(draft.networks.layer_sizes)
     if parameters.shape[1] != count:
-        raise InputError(f"weights/potential: expected {count} parameters as in the header, found {parameters.shape[1]}")
+        raise InputError(
+            f"weights/potential: expected {count} parameters as in the header, found {parameters.shape[1]}"
+        )
     return replace(draft, networks=draft.networks.with_flat(parameters))
 
 

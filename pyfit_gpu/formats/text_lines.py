@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
@@ -10,13 +12,40 @@ from typing import TextIO
 import numpy as np
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import file_size
 
 NO_ENERGY_PREFIX = "NO_DFT"
 
-NO_LINE_END = "a line end after the last number, which may be cut without one (add it if the number is whole)"
+CUT = "a line end after the last number, which may be cut without one (add it if the number is whole)"
+WITNESSES = 100  # cells that a reader keeps for `may_be_cut`
 
 _NUMBER = re.compile(r"[-+]?(\d*)(\.?)(\d*)(?:[eE][-+]?(\d+))?", re.ASCII)
 _BLOCK = 1 << 17  # characters read at once: few enough to stay in the cache
+
+
+class ZeroByte(ValueError):
+    """Zero byte in a file that should be text."""
+
+
+@contextlib.contextmanager
+def open_text(path: str | os.PathLike[str], kind: str) -> Iterator[TextIO]:
+    """Open a text in UTF-8. Inside the block, binary data becomes an `InputError`, also where `Lines` finds it.
+
+    Args:
+        kind: kind of file, for messages.
+
+    Raises:
+        InputError: no file, one that cannot be read, or binary data.
+    """
+    name = os.fspath(path)
+    file_size(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield file
+    except (UnicodeDecodeError, ZeroByte) as error:
+        raise InputError(f"{name}: expected {kind}, found binary data", where=name) from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot read: {error.strerror or error}", where=name) from error
 
 
 class Lines:
@@ -27,6 +56,12 @@ class Lines:
         self.block: list[str] = []
         self.place = 0  # in the block
         self.before = 0  # lines of earlier blocks
+        self._is_open = False  # whether the block ends without a line end, and the file with it
+
+    @property
+    def at_open_end(self) -> bool:
+        """Whether the last line given out is the file's last, without a line end."""
+        return self._is_open and self.place == len(self.block)
 
     @property
     def number(self) -> int:
@@ -51,6 +86,9 @@ class Lines:
 
     def _read_block(self) -> bool:
         text = self.file.read(_BLOCK) + self.file.readline()
+        if "\0" in text:
+            raise ZeroByte
+        self._is_open = not text.endswith("\n") if text else self._is_open
         self.before += len(self.block)
         self.place = 0
         self.block = text.removesuffix("\n").split("\n") if text else []
@@ -65,16 +103,9 @@ class Lines:
 class NumberedLines:
     """Lines one by one, blank ones skipped, and errors that say where in the file."""
 
-    def __init__(self, numbered: Iterable[tuple[int, str]], name: str, kind: str) -> None:
-        """Take lines from a file.
-
-        Args:
-            numbered: lines with their numbers.
-            name: name of the file.
-            kind: kind of file, for messages.
-        """
+    def __init__(self, numbered: Iterable[tuple[int, str]], name: str) -> None:
+        """Take lines, with their numbers, from a file of this name."""
         self.name = name
-        self.kind = kind
         self.number = 0  # number of the present line
         self.text = ""
         self.left = ((number, text) for number, text in numbered if text and not text.isspace())
@@ -90,12 +121,10 @@ class NumberedLines:
         """The next line.
 
         Raises:
-            InputError: the end of the file, or binary data.
+            InputError: the end of the file.
         """
         if not self.advance():
             raise InputError(f"{self.name}: expected {expected}, found the end of the file", where=self.name)
-        if "\0" in self.text:
-            raise InputError(f"{self.name}: expected {self.kind}, found binary data", where=self.name)
         return self.text
 
     def error(self, expected: str, found: str | None = None) -> InputError:
@@ -116,12 +145,15 @@ def is_count(cell: str) -> bool:
 
 
 def parse_number(cell: str) -> float | None:
-    """Parse a finite decimal number, or None. Python's underscores between digits are not part of the formats."""
+    """Parse a finite decimal number, or None.
+
+    Underscores between digits and the digits of other scripts, which Python takes, are not part of the formats.
+    """
     try:
         value = float(cell)
     except ValueError:
         return None
-    return value if math.isfinite(value) and "_" not in cell else None
+    return value if math.isfinite(value) and "_" not in cell and cell.isascii() else None
 
 
 def parse_numbers(cells: Sequence[str]) -> list[float] | None:
@@ -130,7 +162,8 @@ def parse_numbers(cells: Sequence[str]) -> list[float] | None:
         values = list(map(float, cells))
     except ValueError:
         return None
-    return values if all(map(math.isfinite, values)) and "_" not in "".join(cells) else None
+    text = "".join(cells)
+    return values if all(map(math.isfinite, values)) and "_" not in text and text.isascii() else None
 
 
 def parse_columns(lines: Sequence[str], columns: np.dtype) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.json_text import parse_json
 from pyfit_gpu.formats.training_set.writer import GROUP_INDEX, Stored
+from pyfit_gpu.structures.frames import fits_utf8
 
 _SETTINGS = {
     "elements": [str],
@@ -83,9 +85,9 @@ def checked_groups(text: str) -> list[str]:
     if not isinstance(found, list) or any(type(name) is not str for name in found):
         raise InputError(f"expected a list of texts, found {text:.80}")
     for name in found:
-        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        if not fits_utf8(name):
             raise InputError(f"expected texts that UTF-8 can hold, found {name!a:.80}")
-    if any(first >= second for first, second in zip(found, found[1:], strict=False)):
+    if any(first >= second for first, second in pairwise(found)):
         raise InputError(f"expected names that all differ, in the order of their code points, found {text:.80}")
     return found
 

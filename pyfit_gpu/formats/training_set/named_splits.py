@@ -184,5 +184,7 @@ def _write(path: str | os.PathLike[str], kind: TrainingSetKind, name: str, split
             try:
                 undisturbed(add)
             except (OSError, KeyError, RuntimeError) as error:
-                raise InputError(f"{os.fspath(path)}: cannot store the split, the set may be damaged: {error}") from error
+                raise InputError(
+                    f"{os.fspath(path)}: cannot store the split, the set may be damaged: {error}"
+                ) from error
             overlay.write_to(copy.fileno())
