@@ -58,7 +58,7 @@ class Hdf5Input:
         if isinstance(value, bytes):
             return value.decode()
         if isinstance(value, np.integer | np.floating):
-            return value.item()  # type: ignore[no-any-return]
+            return value.item()
         return value if isinstance(value, str) else None
 
     def dataset(self, path: str) -> h5py.Dataset:

@@ -214,9 +214,10 @@ class _Job:
             )
         seed = 2 if wanted.seed is None else wanted.seed
         if seed == 0 and earlier is not None:
-            seed = earlier.data.get("split seed")  # the one that was drawn
-            if type(seed) is not int:
-                raise InputError(f"{self.outputs.run_file}: not as specified: text/data: no seed of the split")
+            drawn = earlier.data.get("split seed")
+            if type(drawn) is not int:
+                raise InputError(f"{self.outputs.run_file}: not as specified: text/data: expected the seed of the split")
+            seed = drawn
         fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
         return whole.plan_split(fraction, seed, wanted.test_groups or ())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -36,8 +36,11 @@ class Finite:
 
     def pieces(self) -> Iterator[np.ndarray]:
         """Yield all rows in order, a few at a time."""
-        whole = isinstance(self.features, np.ndarray)
-        for piece in ([self.features] if self.features.size else []) if whole else self.features.pieces():
+        if isinstance(self.features, np.ndarray):
+            pieces: Iterable[np.ndarray] = [self.features] if self.features.size else []
+        else:
+            pieces = self.features.pieces()
+        for piece in pieces:
             self._is_finite = self._is_finite and bool(np.isfinite(piece).all())
             yield piece
 

@@ -61,7 +61,8 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -
 
 
 def _descriptor(settings: dict[str, Any]) -> LocalStructureParameters:
-    return LocalStructureParameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    return LocalStructureParameters(**values)
 
 
 def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, Any]]:
@@ -74,7 +75,7 @@ def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, 
         InputError: not a training set, damaged, of another format version, or not as specified.
     """
     with open_hdf5(name, "training set") as source:
-        attributes = {key: value for key in ATTRIBUTES if (value := source.scalar(key)) is not None}
+        attributes: dict[str, Any] = {key: source.scalar(key) for key in ATTRIBUTES}
         _check_version(attributes)
         arrays = _read_arrays(source, name, lazy=lazy)
         splits = stored_splits.read_hdf5(source, len(arrays["structures/n_atoms"]))
