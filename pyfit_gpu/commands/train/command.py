@@ -216,7 +216,7 @@ class _Job:
         if seed == 0 and earlier is not None:
             drawn = earlier.data.get("split seed")
             if type(drawn) is not int:
-                raise InputError(f"{self.outputs.run_file}: not as specified: text/data: expected the seed of the split")
+                raise InputError(f"{self.outputs.run_file}: not as specified: text/data: no seed of the split")
             seed = drawn
         fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
         return whole.plan_split(fraction, seed, wanted.test_groups or ())
