@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sample_sets import NAN
 from scipy.stats import spearmanr
 
@@ -52,7 +53,7 @@ NAMES = [r"$\foo$", "a$b$ and c$_$d", "$", "_hidden", "a,b", 'say "a"', "=1+1", 
 save = report._save
 
 
-def legend_of(figure: object) -> list[str]:
+def legend_of(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
 
 
