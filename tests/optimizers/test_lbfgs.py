@@ -406,7 +406,6 @@ def test_states_that_no_fit_leaves(name: str, change: Function) -> None:
     assert bits(optimizer.state()) == bits(state)
 
 
-
 def test_restart_is_a_new_beginning() -> None:
     function = quadratic(21, 50.0)
     optimizer = LBFGS(draw(2, 21), WOLFE)
