@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.errors import InputError
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
     from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
+    from pyfit_gpu.formats.read_options import ReadOptions
     from pyfit_gpu.formats.run_file import FitState
     from pyfit_gpu.formats.training_set.named_splits import save_split
     from pyfit_gpu.formats.training_set.reader import save_training_set
@@ -48,6 +49,7 @@ _HOMES = {
     "Potential": "models.potential",
     "Prediction": "models.prediction",
     "PyfitCalculator": "interfaces.ase",
+    "ReadOptions": "formats.read_options",
     "Split": "datasets.splits",
     "StepRecord": "training.history",
     "Structures": "structures.batch",
@@ -84,6 +86,7 @@ __all__ = [
     "Potential",
     "Prediction",
     "PyfitCalculator",
+    "ReadOptions",
     "Split",
     "StepRecord",
     "Structures",

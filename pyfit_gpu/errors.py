@@ -16,7 +16,11 @@ class Remedy(enum.Enum):
     OVERWRITE_OR_NUMBER = "overwrite=True replaces it, or give another name"
     E_SHIFT = "give e_shift"
     FIND_SHIFT = "pyfit_gpu.models.energy_shift.find_shift finds one from the energies of structures"
+    LABEL_KEY = "ReadOptions names the one to read, as energy_key='REF_energy'"
+    OTHER_NAMES = "ReadOptions(energy_key=..., forces_key=...) reads labels under other names"
     CONVERT = "save_training_set writes it as HDF5"
+    UNITS = "give units='hartree,bohr' or units='eV,Ang'"
+    ELEMENTS = "give elements=('Si', 'C'), in the order of the types"
 
     def __str__(self) -> str:
         return self.value

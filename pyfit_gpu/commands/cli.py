@@ -21,6 +21,7 @@ from pyfit_gpu.commands.interrupts import (
     signals_end_the_process,
 )
 from pyfit_gpu.commands.options import STATUS_USAGE, Parser, build_parser
+from pyfit_gpu.commands.reading import read_options
 from pyfit_gpu.files import release_claims
 
 STATUS_FAILED = 1
@@ -174,6 +175,7 @@ def _prepare(options: argparse.Namespace) -> int:
         e_shift=_e_shift(options.e_shift),
         append=options.append,
         shard=options.shard,
+        reading=read_options(options),
     )
     return 0
 
@@ -284,6 +286,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         e_shift=_e_shift(options.e_shift),
         forces=options.forces,
         plots=options.plots,
+        reading=read_options(options),
     )
     return 0
 
@@ -292,14 +295,14 @@ def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
     from pyfit_gpu.commands.messages import shown
 
-    print(shown(info(options.file)))
+    print(shown(info(options.file, reading=read_options(options))))
     return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.convert import convert
 
-    convert(options.source, options.target, setup=_setup(options))
+    convert(options.source, options.target, setup=_setup(options), reading=read_options(options))
     return 0
 
 

@@ -19,12 +19,13 @@ from pyfit_gpu.formats.kinds import (
     identify,
     read_only,
 )
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 
 Kind = TypeVar("Kind", bound=FileKind)
 
 
-def convert(source: str, target: str, *, setup: Setup) -> None:
+def convert(source: str, target: str, *, setup: Setup, reading: ReadOptions | None = None) -> None:
     """Convert sets, structures and potentials between classic and new formats; the ending of `target` decides."""
     kind = identify(source, COMMAND_KINDS)
     target = setup.output(target, [source])
@@ -35,7 +36,7 @@ def convert(source: str, target: str, *, setup: Setup) -> None:
         to_set.write(kind.read(source, to_set is HDF5_SET), target)
     elif isinstance(kind, StructuresKind):
         to_structures = _kind_to_write(StructuresKind, target, origin)
-        frames = list(kind.read_all(source))
+        frames = list(kind.read_all(source, reading or ReadOptions()))
         with atomic_text(target) as file:
             to_structures.write(file, frames)
     elif isinstance(kind, PotentialKind) and kind is not RUN:  # a run file has many, `train` has written them

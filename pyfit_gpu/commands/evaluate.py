@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ase.units import GPa
 
-from pyfit_gpu.commands.jobs import Setup, frame_batches, read_all_frames
+from pyfit_gpu.commands.jobs import Setup, Sources, frame_batches, read_all_frames
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.report import (
     EnergyTable,
@@ -24,8 +24,9 @@ from pyfit_gpu.commands.report import (
 )
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
-from pyfit_gpu.formats.ase_files import LabelSpread, write_extxyz
+from pyfit_gpu.formats.extxyz.writer import LabelSpread, write_extxyz
 from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
@@ -45,6 +46,7 @@ def evaluate(
     e_shift: EnergyShift | None = None,
     forces: bool = False,
     plots: str = "",
+    reading: ReadOptions | None = None,
 ) -> None:
     """Write energies, forces and stress of structures, tables of their errors, and plots (`pyfit-gpu evaluate`).
 
@@ -59,6 +61,7 @@ def evaluate(
         e_shift: eV per atom, one number or one per element; None: the potential's own, or 0 with a warning if it is
             unknown.
         plots: folder for parity.png and energy_volume.png; empty: none.
+        reading: names of labels, units, and what else the files leave open.
     """
     suffix = Path(out).suffix
     if suffix not in (".csv", ".extxyz"):
@@ -71,7 +74,7 @@ def evaluate(
     shift = evaluation_shift(model, e_shift)
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)
-    frames = read_all_frames(dft_files)
+    frames = read_all_frames(Sources.of(dft_files, reading), training=False)
     found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz")
     counts = torch.from_numpy(count_elements(frames, model.descriptor.elements))
     shifts = shift_of_structures(counts, shift).numpy()

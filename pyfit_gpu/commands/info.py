@@ -18,13 +18,14 @@ from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.formats.json_text import brief
 from pyfit_gpu.formats.kinds import RUN, FileKind, StructuresKind, TrainingSetKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.run_file import load_run
 from pyfit_gpu.models.networks import ACTIVATIONS
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.history import MemberHistory
 
 
-def info(path: str | os.PathLike[str]) -> str:
+def info(path: str | os.PathLike[str], *, reading: ReadOptions | None = None) -> str:
     """Describe a file in a few lines. It is read as a whole, so that damage is noticed.
 
     Raises:
@@ -32,14 +33,16 @@ def info(path: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(path)
     kind = identify(name, COMMAND_KINDS)
-    return "\n".join([f"{name}: {kind.title}", *(f"  {line}" for line in _describe(kind, name))])
+    return "\n".join(
+        [f"{name}: {kind.title}", *(f"  {line}" for line in _describe(kind, name, reading or ReadOptions()))]
+    )
 
 
-def _describe(kind: FileKind, name: str) -> list[str]:
+def _describe(kind: FileKind, name: str, reading: ReadOptions) -> list[str]:
     if isinstance(kind, CommandKind):
         return kind.describe(Path(name))
     if isinstance(kind, StructuresKind):
-        return _structures(kind.read_all(name))
+        return _structures(kind.read_all(name, reading))
     if isinstance(kind, TrainingSetKind):
         return _training_set(kind.read(name, True))
     return _run(name) if kind is RUN else _potential(name)
@@ -134,7 +137,7 @@ def _structures(frames: Iterable[Frame]) -> list[str]:
         elements |= set(frame.atomic_numbers.tolist())
         n_atoms += frame.n_atoms
         largest = max(largest, frame.n_atoms)
-        labels += LabelCounts.of_frame(frame)
+        labels += LabelCounts.of_structure(frame)
     named = " ".join(chemical_symbols[number] for number in sorted(elements - {0}))
     return [
         f"structures    {groups.total()}, {labels}",

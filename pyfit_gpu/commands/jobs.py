@@ -14,7 +14,9 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import describe_device
 from pyfit_gpu.files import check_distinct, check_output, unique_path
 from pyfit_gpu.formats.dft_inputs import DftInputs, survey
-from pyfit_gpu.formats.opening import read_frames
+from pyfit_gpu.formats.opening import read_reported
+from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
@@ -45,18 +47,35 @@ class Setup:
         return path
 
 
-def survey_files(paths: Sequence[str], shard: tuple[int, int], *, atoms: bool) -> DftInputs:
+@dataclass(frozen=True)
+class Sources:
+    """Files of structures, and how to read them."""
+
+    paths: tuple[str, ...]
+    options: ReadOptions
+
+    @classmethod
+    def of(cls, paths: Sequence[str], options: ReadOptions | None = None) -> Sources:
+        return cls(tuple(paths), options or ReadOptions())
+
+
+def survey_files(sources: Sources, shard: tuple[int, int], *, atoms: bool) -> DftInputs:
     """Survey files (`survey`), and log what was read."""
     started = time.monotonic()
-    inputs = survey(paths, shard=shard, atoms=atoms)
+    inputs = survey(sources.paths, shard=shard, atoms=atoms, options=sources.options)
     _say_what_was_read(inputs.structures, started)
+    inputs.report.log_labels(training=True)
     return inputs
 
 
-def read_all_frames(paths: Sequence[str]) -> list[Frame]:
+def read_all_frames(sources: Sources, *, training: bool) -> list[Frame]:
+    """Read all structures, and log what was read; those for training should have energies."""
     started = time.monotonic()
-    frames = [frame for path in paths for frame in read_frames(path)]
+    report = ReadReport(sources.options)
+    frames = read_reported(sources.paths, report, sources.options)
     _say_what_was_read(frames, started)
+    report.log_labels(training=training)
+    report.log_doubts()
     return frames
 
 
@@ -94,6 +113,7 @@ def featurize_windows(
     with _Featurizer(inputs.n_atoms, potential, setup, e_shift) as featurizer:
         for frames in inputs.windows():
             yield featurizer(frames)
+    inputs.report.log_doubts()
 
 
 class _Featurizer:

@@ -13,7 +13,11 @@ _WORDS = {
     Remedy.OVERWRITE_OR_NUMBER: "give --overwrite to replace it, --unique to number it",
     Remedy.E_SHIFT: "give --e-shift",
     Remedy.FIND_SHIFT: "only prepare finds shifts from energies",
+    Remedy.LABEL_KEY: "name the one to read with --{option} NAME",
+    Remedy.OTHER_NAMES: "--energy-key NAME, --forces-key NAME ... read labels under other names",
     Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",
+    Remedy.UNITS: "give --units hartree,bohr or --units eV,Ang",
+    Remedy.ELEMENTS: "give --type-elements Si,C, in the order of the types",
 }
 
 
@@ -31,7 +35,7 @@ def in_options(error: InputError) -> str:
     """Message of an error for a user of the command line."""
     if error.remedy is None:
         return str(error)
-    return f"{error.fault} ({_WORDS[error.remedy].format(where=error.where)})"
+    return f"{error.fault} ({_WORDS[error.remedy].format(where=error.where, option=error.setting.replace('_', '-'))})"
 
 
 class OptionsFormatter(logging.Formatter):

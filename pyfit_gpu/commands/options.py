@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, 
 
 from pyfit_gpu._version import __version__
 from pyfit_gpu.commands.parsing import duration, finite, shard, whole
+from pyfit_gpu.commands.reading import add_reading
 
 if TYPE_CHECKING:
     from pyfit_gpu.optimizers.base import OptimizerSettings
@@ -115,7 +116,7 @@ def _add_new(verb: Parser) -> None:
 
 
 def _add_prepare(verb: Parser) -> None:
-    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
+    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="structures of any format in docs/formats")
     verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
     verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
     verb.add_argument(
@@ -128,6 +129,7 @@ def _add_prepare(verb: Parser) -> None:
     verb.add_argument(
         "--shard", type=shard, metavar="I/N", help="only structures I, I + N, ..., to a file of their own"
     )
+    add_reading(verb)
     _common(verb)
 
 
@@ -246,7 +248,7 @@ def _add_plan(verb: Parser) -> None:
 
 
 def _add_evaluate(verb: Parser) -> None:
-    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="classic text, or anything ASE reads")
+    verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="structures of any format in docs/formats")
     verb.add_argument(
         "--potential",
         required=True,
@@ -258,16 +260,19 @@ def _add_evaluate(verb: Parser) -> None:
     verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
     verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
+    add_reading(verb)
     _common(verb)
 
 
 def _add_info(verb: Parser) -> None:
     verb.add_argument("file", metavar="FILE")
+    add_reading(verb)
 
 
 def _add_convert(verb: Parser) -> None:
     verb.add_argument("source", metavar="IN")
     verb.add_argument("target", metavar="OUT", help=".h5, .extxyz, .nn.dat, or else the classic text")
+    add_reading(verb)
     _common(verb)
 
 

@@ -11,15 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyfit_gpu.commands.jobs import Setup, featurize_windows, survey_files
+from pyfit_gpu.commands.jobs import Setup, Sources, featurize_windows, survey_files
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_writable, exclusive
 from pyfit_gpu.formats.dft_inputs import DftInputs
+from pyfit_gpu.formats.head import files_of
 from pyfit_gpu.formats.kinds import HDF5_SET
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.training_set.shards import Shard, known_shard, manifest_path, register_shard, shard_path
 from pyfit_gpu.formats.training_set.writer import writing_set
 from pyfit_gpu.log import log
@@ -43,6 +45,7 @@ def prepare(
     e_shift: ShiftRequest | None = None,
     append: bool = False,
     shard: tuple[int, int] | None = None,
+    reading: ReadOptions | None = None,
 ) -> None:
     """Make an HDF5 training set from DFT files.
 
@@ -54,6 +57,7 @@ def prepare(
             all of them, also for a shard; None: the shift of the set that is appended to, else 0.
         append: whether to add to an existing set, whose structures are not computed again.
         shard: (I, N): only the structures whose number mod N is I, into a file of their own.
+        reading: names of labels, units, and what else the files leave open.
     """
     if append and (shard is not None or setup.unique or setup.overwrite):
         raise InputError("--append: expected without --shard, --unique and --overwrite")
@@ -68,16 +72,17 @@ def prepare(
             f"--e-shift {e_shift}: expected without --append: a set has one energy shift, and what it holds was "
             "prepared with its own"
         )
+    sources = Sources.of(dft_files, reading)
     if shard is not None:
-        _prepare_shard(dft_files, potential, out, setup, e_shift, shard)
+        _prepare_shard(sources, potential, out, setup, e_shift, shard)
         return
     if append:
         with exclusive(out):
-            _append(dft_files, potential, out, setup, e_shift)
+            _append(sources, potential, out, setup, e_shift)
         return
     out = setup.output(out, [*dft_files, potential])
     model = load_potential(potential)
-    inputs, shifts = _inputs_and_shifts(dft_files, model, e_shift)
+    inputs, shifts = _inputs_and_shifts(sources, model, e_shift)
     summary, _ = _write_features(out, inputs, model, setup, shifts)
     _warn_of_energies(summary)
     log.info("wrote %s: %s", out, summary)
@@ -109,9 +114,7 @@ def _write_features(
 def _warn_of_energies(summary: SetSummary) -> None:
     """Warn of sets that are rarely intended: no energy at all, or total energies without a shift."""
     if not summary.labels.energy:
-        log.warning(
-            "no structure has an energy: nothing can be trained on (ASE's own names count: energy, forces, stress)"
-        )
+        log.warning("no structure has an energy: nothing can be trained on")
         return
     mean = summary.energy_sum / summary.labels.energy
     if abs(mean) > _LARGE_ENERGY:
@@ -119,22 +122,22 @@ def _warn_of_energies(summary: SetSummary) -> None:
 
 
 def _inputs_and_shifts(
-    dft_files: Sequence[str], model: Potential, e_shift: ShiftRequest | None, shard: tuple[int, int] = (0, 1)
+    sources: Sources, model: Potential, e_shift: ShiftRequest | None, shard: tuple[int, int] = (0, 1)
 ) -> tuple[DftInputs, tuple[float, ...]]:
     """Structures of the files and the energy shift of each element, which is the same for all shards."""
     if not isinstance(e_shift, str):  # faulty numbers show before anything is read
         e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
-    inputs = survey_files(dft_files, shard, atoms=e_shift == "isolated")
+    inputs = survey_files(sources, shard, atoms=e_shift == "isolated")
     return inputs, find_shift(e_shift, inputs.structures, model.descriptor)
 
 
-def _append(dft_files: Sequence[str], potential: str, out: str, setup: Setup, e_shift: ShiftRequest | None) -> None:
+def _append(sources: Sources, potential: str, out: str, setup: Setup, e_shift: ShiftRequest | None) -> None:
     existing = load_training_set(out, lazy=True)
     check_writable(out)
     shifts = _appended_shift(existing, e_shift, out)
     model = load_potential(potential)
     require_same_inputs(existing.descriptor, model.descriptor, f"{potential} does not fit {out}")
-    inputs, _ = _inputs_and_shifts(dft_files, model, shifts)
+    inputs, _ = _inputs_and_shifts(sources, model, shifts)
     summary, _ = _write_features(out, inputs, model, setup, shifts, existing=existing)
     log.info("wrote %s: %s", out, summary)
 
@@ -152,7 +155,7 @@ def _appended_shift(existing: TrainingSet, e_shift: ShiftRequest | None, out: st
 
 
 def _prepare_shard(
-    dft_files: Sequence[str],
+    sources: Sources,
     potential: str,
     out: str,
     setup: Setup,
@@ -161,13 +164,13 @@ def _prepare_shard(
 ) -> None:
     index, count = shard
     target = shard_path(out, index, count)
-    replace(setup, overwrite=True).output(str(target), [*dft_files, potential])
+    replace(setup, overwrite=True).output(str(target), [*sources.paths, potential])
     model = load_potential(potential)
-    inputs, shifts = _inputs_and_shifts(dft_files, model, e_shift, shard)
+    inputs, shifts = _inputs_and_shifts(sources, model, e_shift, shard)
     n_structures = len(inputs.structures)
     if count > n_structures:
         raise InputError(f"shard: expected at most {n_structures} shards, one structure each, got {count}")
-    described = Shard(index, count, n_structures, _hash_inputs(dft_files, potential, shifts))
+    described = Shard(index, count, n_structures, _hash_inputs(sources, potential, shifts))
     missing = known_shard(out, described, overwrite=setup.overwrite)
     if missing is not None:
         log.info("%s is there already, of the same inputs: it is not computed again", target)
@@ -179,10 +182,10 @@ def _prepare_shard(
     log.info("%s: %s", manifest_path(out), still)
 
 
-def _hash_inputs(dft_files: Sequence[str], potential: str, shifts: tuple[float, ...]) -> str:
-    """Hash that the shards of one set share on any machine: of contents and energy shifts, not of names."""
-    digest = hashlib.sha256(repr(shifts).encode())
-    for path in (*dft_files, potential):
+def _hash_inputs(sources: Sources, potential: str, shifts: tuple[float, ...]) -> str:
+    """Hash that the shards of one set share on any machine: of contents, options and energy shifts, not of names."""
+    digest = hashlib.sha256(repr((shifts, sources.options)).encode())
+    for path in itertools.chain(*map(files_of, sources.paths), [potential]):
         try:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

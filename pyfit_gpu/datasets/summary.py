@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,13 @@ class LabelCounts:
         return cls(*(int(which.sum()) for which in known))
 
     @classmethod
-    def of_frame(cls, frame: Frame) -> LabelCounts:
-        has_stress = frame.stress is not None and frame.volume > 0
-        return cls(int(frame.energy is not None), int(frame.forces is not None), int(has_stress))
+    def of_structure(cls, structure: Frame | StructureSummary) -> LabelCounts:
+        if isinstance(structure, StructureSummary):
+            has_forces, has_stress = structure.has_forces, structure.has_stress
+        else:
+            has_forces = structure.forces is not None
+            has_stress = structure.stress is not None and structure.volume > 0
+        return cls(int(structure.energy is not None), int(has_forces), int(has_stress))
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
         return LabelCounts(self.energy + other.energy, self.forces + other.forces, self.stress + other.stress)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import StructuresKind, structures_kind
+from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 HELD_BYTES = 2**26  # bytes of text; about two million atoms, whose features would take 600 MB
@@ -28,6 +30,7 @@ class DftFile:
     kind: StructuresKind
     first: int  # number of its first structure in all files
     is_held: bool
+    options: ReadOptions
 
     def read(self, wanted: Callable[[int], bool]) -> Iterator[Frame | StructureSummary]:
         """Read its structures; those that are not wanted, by their number in all files, may come as summaries.
@@ -36,7 +39,7 @@ class DftFile:
             InputError: as `read_frames`.
         """
         try:
-            yield from self.kind.read(self.path, lambda number: wanted(self.first + number))
+            yield from self.kind.read(self.path, self.options, lambda number: wanted(self.first + number))
         except OSError as error:  # here, so that it does not look like a fault of the set that is written meanwhile
             raise InputError(f"{self.path}: cannot read: {error.strerror or error}") from error
 
@@ -49,6 +52,7 @@ class DftInputs:
     structures: tuple[Frame | StructureSummary, ...]  # structures of all files
     index: int  # structures index, index + count, .. are taken
     count: int
+    report: ReadReport
 
     @property
     def taken(self) -> tuple[Frame | StructureSummary, ...]:
@@ -85,6 +89,8 @@ class DftInputs:
                 if structure is None or before is None or not _is_same(structure, before):
                     raise InputError(f"{file.path}: structure {number - file.first + 1} is not what it was: the file "
                                      "has changed while it was read")  # fmt: skip
+                if not file.is_held:  # coordinates come only now
+                    self.report.doubt(file.path, number - file.first + 1, structure)
                 if self._is_taken(number) and isinstance(structure, Frame):
                     yield structure
 
@@ -92,12 +98,19 @@ class DftInputs:
         return number % self.count == self.index
 
 
-def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool = False) -> DftInputs:
+def survey(
+    paths: Sequence[str],
+    *,
+    shard: tuple[int, int] = (0, 1),
+    atoms: bool = False,
+    options: ReadOptions | None = None,
+) -> DftInputs:
     """Read the files once, for summaries or frames of all structures.
 
     Args:
         shard: (I, N): only structures I, I + N, .. are taken.
         atoms: whether structures of one atom must come as frames, wherever they stand.
+        options: how to read the files.
 
     Raises:
         InputError: as `read_frames`, or no file.
@@ -110,24 +123,35 @@ def survey(paths: Sequence[str], *, shard: tuple[int, int] = (0, 1), atoms: bool
     is_held = sum(map(os.path.getsize, large)) <= HELD_BYTES
     files: list[DftFile] = []
     structures: list[Frame | StructureSummary] = []
+    report = ReadReport(options)
     for path, kind in zip(paths, kinds, strict=True):
-        file = DftFile(path, kind, len(structures), is_held or not kind.summarizes)
+        file = DftFile(path, kind, len(structures), is_held or not kind.summarizes, options or ReadOptions())
         files.append(file)
 
         def wanted(number: int, file: DftFile = file) -> bool:
             return atoms or (file.is_held and number % count == index)
 
-        for structure in file.read(wanted):
+        for number, structure in enumerate(report.watch(path, file.read(wanted)), start=1):
+            if file.is_held:
+                report.doubt(path, number, structure)
             is_needed = file.is_held and len(structures) % count == index
             structures.append(structure if is_needed or (atoms and structure.n_atoms == 1) else summarize(structure))
-    return DftInputs(tuple(files), tuple(structures), index, count)
+    return DftInputs(tuple(files), tuple(structures), index, count, report)
 
 
 def summarize(structure: Frame | StructureSummary) -> StructureSummary:
     """Drop the coordinates of a structure, if it has any."""
     if isinstance(structure, StructureSummary):
         return structure
-    return StructureSummary(structure.element_counts, structure.group, structure.source, structure.energy)
+    return StructureSummary(
+        structure.element_counts,
+        structure.group,
+        structure.source,
+        structure.energy,
+        structure.forces is not None,
+        structure.stress is not None,
+        structure.unread,
+    )
 
 
 def _is_same(structure: Frame | StructureSummary, before: Frame | StructureSummary) -> bool:

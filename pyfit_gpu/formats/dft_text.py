@@ -6,6 +6,7 @@ The lines of a structure's atoms are parsed together; only where that fails line
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, TextIO, overload
@@ -15,16 +16,16 @@ from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.compressed import is_compressed, reading
 from pyfit_gpu.formats.dft_atoms import Atoms, count_elements, parse_atoms, parse_element
 from pyfit_gpu.formats.text_lines import (
-    CUT,
     NO_ENERGY_PREFIX,
+    NO_LINE_END,
     WITNESSES,
     Lines,
     is_count,
     is_unlabelled,
     may_be_cut,
-    open_text,
     parse_number,
     parse_numbers,
 )
@@ -52,8 +53,9 @@ def read_dft_text(
     Raises:
         InputError: with file, line, structure, what was expected and what was found.
     """
-    with open_text(path, "text") as file:
-        reader = _StructureReader(os.fspath(path), Lines(file), os.fstat(file.fileno()).st_size)
+    with reading(path) as file:
+        n_bytes = None if is_compressed(path) else os.path.getsize(path)
+        reader = _StructureReader(os.fspath(path), Lines(file), n_bytes)
         while (structure := reader.next_structure(wanted)) is not None:
             yield structure
     if reader.n_read == 0:
@@ -74,10 +76,10 @@ class _Table(NamedTuple):
 class _StructureReader:
     """Reads one structure after the other; every message says where in the file."""
 
-    def __init__(self, path: str, lines: Lines, n_bytes: int) -> None:
+    def __init__(self, path: str, lines: Lines, n_bytes: int | None) -> None:
         self.path = path
         self.lines = lines
-        self.room = n_bytes // _SHORTEST_ATOM  # atoms, at most
+        self.room = sys.maxsize if n_bytes is None else n_bytes // _SHORTEST_ATOM  # atoms, at most
         self.energies: deque[str] = deque(maxlen=WITNESSES)  # as they are written, of the structures before
         self.n_read = 0
         self.group = ""
@@ -132,7 +134,9 @@ class _StructureReader:
 
     def _summary(self, source: str) -> StructureSummary:
         self.lines.take(4)  # scale factor and cell
-        return StructureSummary(self._element_counts(self._table()), self.group, source, self._energy())
+        table = self._table()
+        has_forces = len(table.lines[0].split()) >= 6
+        return StructureSummary(self._element_counts(table), self.group, source, self._energy(), has_forces)
 
     def _label(self, text: str) -> float:
         """Set the group from a structure's first line, and return its weight."""
@@ -167,6 +171,8 @@ class _StructureReader:
     def _blame_cell(self, lines: Sequence[str]) -> NoReturn:
         """Check scale factor and cell vectors line by line: one of them is wrong or missing."""
         expected = "the scale factor, one number"
+        if self.n_read == 0:
+            expected += " (text that is of no other format is taken as classic text, where it follows the label)"
         for k, line in enumerate(lines):
             cells, line_number = line.split(), self.lines.number - len(lines) + 1 + k
             numbers = parse_numbers(cells)
@@ -271,7 +277,7 @@ class _StructureReader:
         return count_elements(table.lines) or dict(Counter(self._atomic_numbers(table, self._atoms(table)).tolist()))
 
     def _energy(self) -> float | None:
-        expected = "the total energy in eV, one number (is the number of atoms right?)"
+        expected = "the total energy in eV, one number (is the number of atoms right? a POSCAR alone has no energy)"
         text = self.line(expected)
         cells = text.split()
         if len(cells) != 1:
@@ -282,7 +288,7 @@ class _StructureReader:
         if energy is None:
             self.fail(expected, text)
         if self.lines.at_open_end and not text[-1].isspace() and may_be_cut(cells[0], self.energies):
-            self.fail(CUT, text)
+            self.fail(NO_LINE_END, text)
         self.energies.append(cells[0])
         return energy
 

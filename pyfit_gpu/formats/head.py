@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import file_size
+from pyfit_gpu.formats.compressed import open_bytes, read_faults, unreadable
 
 HEAD_BYTES = 65_536
 
@@ -16,10 +16,11 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Head:
-    """Name and first bytes of a file, read once for all kinds that it might be."""
+    """Name and first bytes of a file, read once for all kinds that it might be; a folder has no bytes."""
 
     path: str
-    raw: bytes
+    raw: bytes  # decompressed
+    is_folder: bool = False
 
     @cached_property
     def lines(self) -> list[str]:
@@ -33,7 +34,7 @@ class Head:
 
     @property
     def is_text(self) -> bool:
-        return b"\0" not in self.raw
+        return b"\0" not in self.raw and not self.is_folder
 
     def begins_with(self, *texts: str) -> bool:
         """Whether the file begins with one of these texts, blanks aside."""
@@ -41,18 +42,26 @@ class Head:
 
 
 def read_head(path: str | os.PathLike[str], length: int = HEAD_BYTES) -> Head:
-    """Read the first bytes of a file.
+    """Read the first bytes of a file, or see that it is a folder.
 
     Raises:
-        InputError: it cannot be read, is no file but a pipe or a device, or is empty.
+        InputError: it cannot be read, is a pipe or a device, or is empty.
     """
     name = os.fspath(path)
-    file_size(path)
+    if os.path.isdir(path):
+        return Head(name, b"", is_folder=True)
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             raw = file.read(length)
-    except OSError as error:
-        raise InputError(f"{name}: cannot read: {error.strerror}") from error
+    except read_faults() as error:
+        raise unreadable(name, error) from error
     if not raw:
         raise InputError(f"{name}: the file is empty")
     return Head(name, raw)
+
+
+def files_of(path: str) -> list[str]:
+    """The files that an input consists of: all in a folder, in the order of their names, or the file itself."""
+    if not os.path.isdir(path):
+        return [path]
+    return [os.path.join(folder, name) for folder, _, names in sorted(os.walk(path)) for name in sorted(names)]

@@ -17,10 +17,21 @@ from typing import NoReturn, TextIO, TypeVar
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames, write_extxyz
+from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames
 from pyfit_gpu.formats.dft_text import read_dft_text, write_dft_text
+from pyfit_gpu.formats.extxyz.reader import looks_like_extxyz, read_extxyz
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.head import Head, read_head
 from pyfit_gpu.formats.nn_dat import load_potential, looks_like_potential, save_potential
+from pyfit_gpu.formats.programs.deepmd import looks_like_deepmd, read_deepmd
+from pyfit_gpu.formats.programs.fitsnap import looks_like_fitsnap, read_fitsnap
+from pyfit_gpu.formats.programs.mtp import looks_like_mtp, read_mtp
+from pyfit_gpu.formats.programs.outputs import looks_like_output, read_output
+from pyfit_gpu.formats.programs.pymatgen_json import looks_like_pymatgen, read_pymatgen
+from pyfit_gpu.formats.programs.qbox import looks_like_qbox, read_qbox
+from pyfit_gpu.formats.programs.runner import looks_like_runner, read_runner
+from pyfit_gpu.formats.programs.unknown import describe, is_foreign
+from pyfit_gpu.formats.read_options import ReadOptions, Wanted
 from pyfit_gpu.formats.run_file import is_run_file, load_run_members
 from pyfit_gpu.formats.text_set import read_text_set, write_text_set
 from pyfit_gpu.formats.training_set.reader import load_hdf5, save_training_set
@@ -54,13 +65,13 @@ class FileKind:
 class StructuresKind(FileKind):
     """Structures, read one by one in file order."""
 
-    read: Callable[[str, Callable[[int], bool] | None], Iterator[Frame | StructureSummary]]  # as `read_frames`
+    read: Callable[[str, ReadOptions, Wanted | None], Iterator[Frame | StructureSummary]]  # as `read_frames`
     summarizes: bool = False  # `read` skips unwanted structures quickly, so that large files are read twice
     write: Callable[[TextIO, Iterable[Frame]], object] = read_only
 
-    def read_all(self, path: str) -> Iterator[Frame]:
+    def read_all(self, path: str, options: ReadOptions) -> Iterator[Frame]:
         """Read all structures with their coordinates."""
-        return (frame for frame in self.read(path, None) if isinstance(frame, Frame))
+        return (frame for frame in self.read(path, options, None) if isinstance(frame, Frame))
 
     @property
     def described(self) -> str:
@@ -97,23 +108,43 @@ HDF5_SET = TrainingSetKind(
     write=save_training_set,
     endings=(".h5", ".hdf5"),
 )
-ASE = StructuresKind(
-    title="structures (read by ASE)",
-    sniff=looks_like_ase,
-    read=lambda path, wanted: read_ase_frames(path),
+EXTXYZ = StructuresKind(
+    title="structures (extended XYZ)",
+    sniff=looks_like_extxyz,
+    read=read_extxyz,
+    summarizes=True,
     write=write_extxyz,
     endings=(".extxyz", ".xyz"),
 )
+ASE = StructuresKind(
+    title="structures (read by ASE)",
+    sniff=looks_like_ase,
+    read=lambda path, options, wanted: read_ase_frames(path, options),
+)
+
+
+def _of_program(
+    title: str, sniff: Callable[[Head], bool], read: Callable[[str, ReadOptions], Iterator[Frame]]
+) -> StructuresKind:
+    return StructuresKind(title=title, sniff=sniff, read=lambda path, options, wanted: read(path, options))
+
+
+OUTPUT = _of_program("structures (output of an electronic-structure program)", looks_like_output, read_output)
+QBOX = _of_program("structures (output of Qbox)", looks_like_qbox, read_qbox)
+DEEPMD = _of_program("structures (folder of DeePMD data)", looks_like_deepmd, read_deepmd)
+RUNNER = _of_program("structures (n2p2 or RuNNer)", looks_like_runner, read_runner)
+MTP = _of_program("structures (MTP)", looks_like_mtp, read_mtp)
+FITSNAP = _of_program("structures (FitSNAP)", looks_like_fitsnap, read_fitsnap)
+PYMATGEN = _of_program("structures (JSON with structures of pymatgen)", looks_like_pymatgen, read_pymatgen)
 MANIFEST = TrainingSetKind(
     title="training set in shards (manifest)",
-    sniff=lambda head: head.begins_with("{"),
-    confirm=lambda head: f'"{MANIFEST_NAME}"'.encode() in head.raw,
+    sniff=lambda head: head.begins_with("{") and f'"{MANIFEST_NAME}"'.encode() in head.raw,
     read=lambda path, lazy: load_manifest(Path(path), lazy=lazy),
     endings=(".json",),
 )
 TEXT_SET = TrainingSetKind(
     title="training set (classic text)",
-    sniff=lambda head: head.begins_with("#"),
+    sniff=lambda head: head.begins_with("#") and not is_foreign(head),
     read=lambda path, lazy: read_text_set(path),
     write=write_text_set,
     endings=(".dat", ".txt", ""),
@@ -121,7 +152,7 @@ TEXT_SET = TrainingSetKind(
 )
 POTENTIAL = PotentialKind(
     title="potential (.nn.dat)",
-    sniff=lambda head: head.is_text,
+    sniff=lambda head: head.is_text and not is_foreign(head),
     confirm=looks_like_potential,
     read=load_potential,
     write=save_potential,
@@ -130,14 +161,15 @@ POTENTIAL = PotentialKind(
 # The classic text has no mark of its own: any text that is of no other kind.
 DFT_TEXT = StructuresKind(
     title="structures with energies (classic text)",
-    sniff=lambda head: head.is_text,
-    read=lambda path, wanted: read_dft_text(path) if wanted is None else read_dft_text(path, wanted),
+    sniff=lambda head: head.is_text and not is_foreign(head),
+    read=lambda path, options, wanted: read_dft_text(path) if wanted is None else read_dft_text(path, wanted),
     summarizes=True,
     write=write_dft_text,
     endings=(".dat", ".txt", ".poscar"),
 )
 
-KINDS: tuple[FileKind, ...] = (RUN, HDF5_SET, ASE, MANIFEST, TEXT_SET, POTENTIAL, DFT_TEXT)
+PROGRAM_KINDS = (OUTPUT, QBOX, DEEPMD, RUNNER, MTP, FITSNAP, PYMATGEN)
+KINDS: tuple[FileKind, ...] = (RUN, HDF5_SET, *PROGRAM_KINDS, EXTXYZ, ASE, MANIFEST, TEXT_SET, POTENTIAL, DFT_TEXT)
 
 Kind = TypeVar("Kind", bound=FileKind)
 
@@ -152,10 +184,9 @@ def identify(path: str | os.PathLike[str], more: Sequence[FileKind] = ()) -> Fil
         InputError: unreadable, empty, or none of the kinds.
     """
     head = read_head(path)
-    found = _first([*KINDS[:-1], *more, KINDS[-1]], head) if head.lines else None
+    found = _first([*KINDS[:-1], *more, KINDS[-1]], head) if head.lines or head.is_folder else None
     if found is None:
-        content = "binary data" if head.lines else "nothing but blanks"
-        raise InputError(f"{head.path}: expected one of our or the classic files, found {content}")
+        raise InputError(f"{head.path}: expected structures, a training set, a potential or a log, {describe(head)}")
     return found
 
 
@@ -191,8 +222,8 @@ def _one_of(wanted: type[Kind], head: Head, expected: str) -> Kind:
     kind = _first([kind for kind in KINDS if isinstance(kind, wanted)], head)
     if kind is None:
         other = _first(KINDS, head)
-        found = "binary data" if other is None else "another file" if other is DFT_TEXT else other.described
-        raise InputError(f"{head.path}: expected {expected}, found {found}")
+        found = describe(head) if other is None else f"found {other.described}"
+        raise InputError(f"{head.path}: expected {expected}, {'found another file' if other is DFT_TEXT else found}")
     return kind
 
 

@@ -18,14 +18,14 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.text_lines import (
-    CUT,
+    NO_LINE_END,
     WITNESSES,
     Lines,
     NumberedLines,
     may_be_cut,
-    open_text,
     parse_number,
 )
 from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters
@@ -74,7 +74,7 @@ def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[_PotentialLines]:
-    with open_text(path, "a potential (.nn.dat)") as file:
+    with reading(path, kind="a potential (.nn.dat)", decompress=False) as file:
         lines = Lines(file)
         yield _PotentialLines(lines.numbered(), os.fspath(path), lines)
 
@@ -111,7 +111,7 @@ class _PotentialLines(NumberedLines):
     """The lines of a potential; remembers which line gives which setting."""
 
     def __init__(self, numbered: Iterable[tuple[int, str]], name: str, lines: Lines | None = None) -> None:
-        super().__init__(numbered, name)
+        super().__init__(numbered, name, "a potential (.nn.dat)")
         self.line_of: dict[str, int] = {}  # settings by name
         self.lines = lines  # those of the file, if it is one
 
@@ -169,7 +169,7 @@ class _PotentialLines(NumberedLines):
         """Refuse a last line, without a line end, that has fewer cells than those before, or other digits."""
         alike = [line[-1] for line in before if len(line) == len(cells)]
         if not self.text[-1:].isspace() and may_be_cut(cells[-1], alike):
-            raise self.error(CUT)
+            raise self.error(NO_LINE_END)
         if any(len(line) > len(cells) for line in before):
             raise self.error("as many cells as on the lines before, and a line end")
 

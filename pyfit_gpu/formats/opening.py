@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import torch
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.formats.kinds import potential_kind, structures_kind, training_set_kind
+from pyfit_gpu.formats.read_options import ReadOptions, Wanted
+from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 
 @overload
-def read_frames(path: str | os.PathLike[str], wanted: None = None) -> Iterator[Frame]: ...
+def read_frames(
+    path: str | os.PathLike[str], wanted: None = None, *, options: ReadOptions | None = None
+) -> Iterator[Frame]: ...
 @overload
 def read_frames(
-    path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
+    path: str | os.PathLike[str], wanted: Wanted | None = None, *, options: ReadOptions | None = None
 ) -> Iterator[Frame | StructureSummary]: ...
 def read_frames(
-    path: str | os.PathLike[str], wanted: Callable[[int], bool] | None = None
+    path: str | os.PathLike[str], wanted: Wanted | None = None, *, options: ReadOptions | None = None
 ) -> Iterator[Frame | StructureSummary]:
-    """Read structures from one file, the classic text or anything that ASE reads, one by one in file order.
+    """Read structures from one file, of any format that docs/formats/README.md lists, one by one in file order.
 
     Args:
         wanted: whether the structure with this number in the file (0, 1, ..) must be a frame; the others may come
             as `StructureSummary`, where that is quicker.
+        options: names of labels, units, and what else the file leaves open.
 
     Raises:
         InputError: with file, place, what was expected and what was found.
     """
-    return structures_kind(path).read(os.fspath(path), wanted)
+    return structures_kind(path).read(os.fspath(path), options or ReadOptions(), wanted)
+
+
+def read_reported(paths: Sequence[str], report: ReadReport, options: ReadOptions | None = None) -> list[Frame]:
+    """Read all structures of some files, and add them to a report.
+
+    Raises:
+        InputError: as `read_frames`.
+    """
+    frames = []
+    for path in paths:
+        for number, frame in enumerate(report.watch(path, read_frames(path, options=options)), start=1):
+            report.doubt(path, number, frame)
+            frames.append(frame)
+    return frames
 
 
 def load_structures(
-    *paths: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    *paths: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    options: ReadOptions | None = None,
 ) -> Structures:
     """Read structures from one or several files as one batch, padded to the largest.
+
+    Args:
+        options: as for `read_frames`.
 
     Raises:
         InputError: as `read_frames` and `Structures.from_frames`.
     """
-    frames = [frame for path in paths for frame in read_frames(path)]
+    report = ReadReport(options)
+    frames = read_reported([os.fspath(path) for path in paths], report, options)
+    report.log_labels(training=False)
+    report.log_doubts()
     return Structures.from_frames(frames, device=device, dtype=dtype)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
@@ -12,11 +10,10 @@ from typing import TextIO
 import numpy as np
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.files import file_size
 
 NO_ENERGY_PREFIX = "NO_DFT"
 
-CUT = "a line end after the last number, which may be cut without one (add it if the number is whole)"
+NO_LINE_END = "a line end after the last number, which may be cut without one (add it if the number is whole)"
 WITNESSES = 100  # cells that a reader keeps for `may_be_cut`
 
 _NUMBER = re.compile(r"[-+]?(\d*)(\.?)(\d*)(?:[eE][-+]?(\d+))?", re.ASCII)
@@ -26,26 +23,9 @@ _BLOCK = 1 << 17  # characters read at once: few enough to stay in the cache
 class ZeroByte(ValueError):
     """Zero byte in a file that should be text."""
 
-
-@contextlib.contextmanager
-def open_text(path: str | os.PathLike[str], kind: str) -> Iterator[TextIO]:
-    """Open a text in UTF-8. Inside the block, binary data becomes an `InputError`, also where `Lines` finds it.
-
-    Args:
-        kind: kind of file, for messages.
-
-    Raises:
-        InputError: no file, one that cannot be read, or binary data.
-    """
-    name = os.fspath(path)
-    file_size(path)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            yield file
-    except (UnicodeDecodeError, ZeroByte) as error:
-        raise InputError(f"{name}: expected {kind}, found binary data", where=name) from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot read: {error.strerror or error}", where=name) from error
+    def __init__(self, line: int) -> None:
+        super().__init__(f"zero bytes in line {line}")
+        self.reason = str(self)  # as in UnicodeDecodeError
 
 
 class Lines:
@@ -56,17 +36,17 @@ class Lines:
         self.block: list[str] = []
         self.place = 0  # in the block
         self.before = 0  # lines of earlier blocks
-        self._is_open = False  # whether the block ends without a line end, and the file with it
-
-    @property
-    def at_open_end(self) -> bool:
-        """Whether the last line given out is the file's last, without a line end."""
-        return self._is_open and self.place == len(self.block)
+        self.lacks_end = False  # whether the last line of the block has no line end
 
     @property
     def number(self) -> int:
         """Number of the last line given out, from 1."""
         return self.before + self.place
+
+    @property
+    def at_open_end(self) -> bool:
+        """Whether the last line given out is the file's last one, and has no line end."""
+        return self.lacks_end and self.place == len(self.block)
 
     def next(self) -> str | None:
         """The next line; None at the end of the file."""
@@ -86,11 +66,11 @@ class Lines:
 
     def _read_block(self) -> bool:
         text = self.file.read(_BLOCK) + self.file.readline()
-        if "\0" in text:
-            raise ZeroByte
-        self._is_open = not text.endswith("\n") if text else self._is_open
         self.before += len(self.block)
         self.place = 0
+        if "\0" in text:
+            raise ZeroByte(self.before + text.count("\n", 0, text.index("\0")) + 1)
+        self.lacks_end = not text.endswith("\n") if text else self.lacks_end
         self.block = text.removesuffix("\n").split("\n") if text else []
         return bool(text)
 
@@ -103,9 +83,16 @@ class Lines:
 class NumberedLines:
     """Lines one by one, blank ones skipped, and errors that say where in the file."""
 
-    def __init__(self, numbered: Iterable[tuple[int, str]], name: str) -> None:
-        """Take lines, with their numbers, from a file of this name."""
+    def __init__(self, numbered: Iterable[tuple[int, str]], name: str, kind: str) -> None:
+        """Take lines from a file.
+
+        Args:
+            numbered: lines with their numbers.
+            name: name of the file.
+            kind: kind of file, for messages.
+        """
         self.name = name
+        self.kind = kind
         self.number = 0  # number of the present line
         self.text = ""
         self.left = ((number, text) for number, text in numbered if text and not text.isspace())
@@ -121,10 +108,12 @@ class NumberedLines:
         """The next line.
 
         Raises:
-            InputError: the end of the file.
+            InputError: the end of the file, or binary data.
         """
         if not self.advance():
             raise InputError(f"{self.name}: expected {expected}, found the end of the file", where=self.name)
+        if "\0" in self.text:
+            raise InputError(f"{self.name}: expected {self.kind}, found binary data", where=self.name)
         return self.text
 
     def error(self, expected: str, found: str | None = None) -> InputError:

@@ -15,16 +15,16 @@ from pyfit_gpu.datasets.feature_rows import read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, header_lines, parse_header
 from pyfit_gpu.formats.text_lines import (
-    CUT,
+    NO_LINE_END,
     Lines,
     NumberedLines,
     is_count,
     is_unlabelled,
     may_be_cut,
-    open_text,
     parse_columns,
     parse_numbers,
 )
@@ -107,9 +107,11 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
     Raises:
         InputError: with file, line, what was expected and what was found.
     """
-    with open_text(path, "a text training set") as file:
+    with reading(path, kind="a text training set", decompress=False) as file:
         lines = Lines(file)
-        return _read(_SetLines(lines.numbered(), os.fspath(path)), lines, os.fstat(file.fileno()).st_size)
+        return _read(
+            _SetLines(lines.numbered(), os.fspath(path), "a text training set"), lines, os.fstat(file.fileno()).st_size
+        )
 
 
 def _read(lines: _SetLines, file: Lines, n_bytes: int) -> TrainingSet:
@@ -200,7 +202,7 @@ class _Table:
         """Refuse a last number without a line end, where the other inputs of the last two atoms do not vouch for it."""
         *others, last = " ".join(self.last_lines).split()
         if not self.last_lines[-1][-1:].isspace() and may_be_cut(last, [cell for cell in others if cell != "Gi"]):
-            self.lines.fail(CUT)
+            self.lines.fail(NO_LINE_END)
 
     def _read_piece(self, atoms: range) -> None:
         """Read the lines of some atoms, then parse their network inputs together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Frame:
     forces: FloatArray | None = None  # (n, 3) eV/Å
     stress: FloatArray | None = None  # (6,) eV/Å^3, ASE's sign and order xx yy zz yz xz xy
     weight: float = 1.0
+    unread: tuple[str, ...] = ()  # what the file holds of it and is not read: "key REF_energy", "column spin"
 
     def __post_init__(self) -> None:
         if not fits_utf8(self.group):
@@ -61,6 +62,10 @@ class StructureSummary:
     group: str
     source: str  # where it was read, see `Frame`
     energy: float | None = None  # eV, whole structure, the file's own scale
+    # For messages only: a quick look does not see all lines.
+    has_forces: bool = field(default=False, compare=False)
+    has_stress: bool = field(default=False, compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)  # see `Frame`
 
     @property
     def n_atoms(self) -> int:

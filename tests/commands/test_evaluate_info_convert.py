@@ -31,7 +31,8 @@ from commands.helpers import (
 )
 
 import pyfit_gpu as pf
-from pyfit_gpu.formats.ase_files import read_ase_frames, write_extxyz
+from pyfit_gpu.formats.extxyz.reader import read_extxyz
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.structures.frames import Frame
 
 COLUMNS = ["index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom"]
@@ -295,7 +296,7 @@ def test_plots_into_a_file(plots: str) -> None:
 @pytest.fixture
 def labelled(example_data: Path) -> list[Frame]:
     """dft.extxyz: structures with forces and stress, less some of them, and a molecule; the potential: dft.nn.dat."""
-    frames = list(read_ase_frames(example_data / "si_dft.extxyz"))[::12]
+    frames = list(read_extxyz(example_data / "si_dft.extxyz"))[::12]
     frames[2] = replace(frames[2], forces=None)
     frames[4] = replace(frames[4], forces=None, stress=None)
     frames[5] = replace(frames[5], stress=None)
@@ -494,7 +495,7 @@ def test_extxyz_of_members(ensemble: tuple[str, ...], labelled: list[Frame]) -> 
             assert "stress_std" not in atoms.info
             continue
         assert np.allclose(atoms.info["stress_std"], stress[:, row].std(axis=0, ddof=1), rtol=1e-9, atol=1e-14)
-    again = list(read_ase_frames("out.extxyz"))
+    again = list(read_extxyz("out.extxyz"))
     assert np.allclose(np.concatenate([frame.forces for frame in again]), np.concatenate(mean), rtol=1e-10, atol=1e-12)
     evaluate_members(ensemble[:1], out="one.extxyz")
     assert "_std" not in Path("one.extxyz").read_text()

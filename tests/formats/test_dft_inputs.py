@@ -11,9 +11,9 @@ import pytest
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import dft_inputs
-from pyfit_gpu.formats.ase_files import write_extxyz
 from pyfit_gpu.formats.dft_inputs import summarize, survey
 from pyfit_gpu.formats.dft_text import write_dft_text
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
@@ -133,7 +133,7 @@ def test_a_file_that_changes_meanwhile(
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.dat: cannot read: No such file"):
         survey([str(tmp_path / "nowhere.dat")])
-    with pytest.raises(InputError, match=r"cannot read: Is a directory"):
+    with pytest.raises(InputError, match=r"expected structures, found a folder"):
         survey([str(tmp_path)])
 
 

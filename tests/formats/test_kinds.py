@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import program_samples as samples
 import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from program_outputs import ESPRESSO
 from sample_sets import NAN, make_potential, make_set, save_shard
 
 from pyfit_gpu.commands.convert import convert
@@ -38,9 +40,26 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import kinds
 from pyfit_gpu.formats.dft_inputs import survey
 from pyfit_gpu.formats.head import read_head
-from pyfit_gpu.formats.kinds import ASE, DFT_TEXT, HDF5_SET, MANIFEST, POTENTIAL, RUN, TEXT_SET, FileKind
+from pyfit_gpu.formats.kinds import (
+    ASE,
+    DEEPMD,
+    DFT_TEXT,
+    FITSNAP,
+    HDF5_SET,
+    MANIFEST,
+    MTP,
+    OUTPUT,
+    POTENTIAL,
+    PYMATGEN,
+    QBOX,
+    RUN,
+    RUNNER,
+    TEXT_SET,
+    FileKind,
+)
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
+from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.run_file import Run, load_run, save_run
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
@@ -163,6 +182,16 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
             r"groups +1: crystal \(2\)",
         ],
     ),
+    OUTPUT: (
+        lambda path: path.write_text(ESPRESSO),
+        [r"structures +1, 1 with an energy, 1 with forces, 1 with stress", r"elements +Si"],
+    ),
+    QBOX: (lambda path: path.write_text(samples.QBOX), [r"structures +1, 1 with an energy, 1 with forces, 1 .*"]),
+    DEEPMD: (samples.write_deepmd, [r"structures +1, 1 with an energy, 1 with forces, 1 with stress"]),
+    RUNNER: (lambda path: path.write_text(samples.RUNNER), [r"structures +1, 1 with an energy, 1 with forces, 0 .*"]),
+    MTP: (lambda path: path.write_text(samples.MTP), [r"structures +1, 1 with an energy, 1 with forces, 1 .*"]),
+    FITSNAP: (samples.write_fitsnap, [r"structures +1, 1 with an energy, 1 with forces, 1 with stress"]),
+    PYMATGEN: (samples.write_pymatgen, [r"structures +1, 1 with an energy, 1 with forces, 1 with stress"]),
     CLASSIC_CONFIG: (
         lambda path: path.write_text('// of 2019\n{"run_training": true, "training_iterations": 7, "e_shift": 1.5}\n'),
         [r"tasks +run_training", r"training_iterations = 7", r"e_shift = 1\.5"],
@@ -231,7 +260,7 @@ def test_identify(kind: FileKind, path: Path) -> None:
 
 
 def test_info(kind: FileKind, path: Path) -> None:
-    first, *lines = info(path).splitlines()
+    first, *lines = info(path, reading=ReadOptions(units="eV,Ang")).splitlines()
     assert first == f"{path}: {kind.title}"
     assert len(lines) <= 12
     stripped = [line.strip() for line in lines]
@@ -248,6 +277,12 @@ DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
     ASE: lambda raw: raw.rsplit(b"\n", 2)[0],
     CLASSIC_CONFIG: lambda raw: raw[:-5],
     ERROR_LOG: lambda raw: raw + b"not a row\n",
+    OUTPUT: lambda raw: raw.rsplit(b"\n", 2)[0],
+    QBOX: lambda raw: raw.rsplit(b"</iteration>")[0],
+    RUNNER: lambda raw: raw.rsplit(b"\n", 2)[0],
+    MTP: lambda raw: raw.rsplit(b"\n", 2)[0],
+    FITSNAP: lambda raw: raw[:-5],
+    PYMATGEN: lambda raw: raw[:-5],
     RUN: lambda raw: raw[:-50],
     GROUP_LOG: lambda raw: raw.rsplit(b",", 1)[0],
     RANKING: lambda raw: raw.rsplit(b",", 1)[0],
@@ -259,7 +294,7 @@ def test_info_reads_the_whole_file(kind: FileKind, path: Path) -> None:
     """A file that has lost its end is not described as if it were whole."""
     path.write_bytes(DAMAGE[kind](path.read_bytes()))
     with pytest.raises(InputError, match=re.escape(str(path))):
-        info(path)
+        info(path, reading=ReadOptions(units="eV,Ang"))
 
 
 HOSTILE: dict[FileKind, list[bytes]] = {
@@ -442,7 +477,7 @@ class TestTable:
     def one_atom(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """A file of another program: an edge length and an energy on each line."""
 
-        def read(path: str, wanted: Callable[[int], bool] | None) -> Iterator[Frame]:
+        def read(path: str, options: ReadOptions, wanted: Callable[[int], bool] | None) -> Iterator[Frame]:
             for number, line in enumerate(Path(path).read_text().splitlines()[1:]):
                 edge, energy = map(float, line.split())
                 yield Frame(

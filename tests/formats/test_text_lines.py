@@ -132,7 +132,7 @@ def test_a_count_of_thousands_of_digits_is_none() -> None:
 
 
 def test_numbered_lines() -> None:
-    lines = NumberedLines(Lines(io.StringIO("one\n\n \t\n  two  \n")).numbered(), "a.dat")
+    lines = NumberedLines(Lines(io.StringIO("one\n\n \t\n  two  \n")).numbered(), "a.dat", "a list")
     assert (lines.next("a word"), lines.number) == ("one", 1)
     assert (lines.next("a word"), lines.number) == ("  two  ", 4)
     error = lines.error("a number")

@@ -33,7 +33,7 @@ class ClassicConfig(BaseModel):
 
     generate_training_set: bool = _key(False, "compute a training set from the DFT file")
     training_set_output_file: str = _key("", "training set to write; text unless it ends in .h5 or .hdf5")
-    dft_input_file: str = _key("", "structures with energies, classic text or anything ASE reads")
+    dft_input_file: str = _key("", "structures with energies, any format that prepare reads")
     run_training: bool = _key(False, "train the network")
     training_set_in: str = _key("", "training set to train on, text or HDF5")
     neural_network_in: str = _key("", "potential (.nn.dat) to start from; never changed")

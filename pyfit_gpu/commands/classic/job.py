@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.classic.config import ClassicConfig
-from pyfit_gpu.commands.jobs import Setup, featurize_frames, read_all_frames
+from pyfit_gpu.commands.jobs import Setup, Sources, featurize_frames, read_all_frames
 from pyfit_gpu.commands.messages import OptionsFormatter, in_options
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
@@ -217,7 +217,7 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     if config.run_training:
         energy_model(potential, "train")
     if config.generate_training_set:
-        frames = read_all_frames([config.dft_input_file])
+        frames = read_all_frames(Sources.of([config.dft_input_file]), training=True)
         if config.run_training:
             _check_groups(_split_frames(frames, config), config)
         return _Inputs(potential, weight_seed, frames, None)

@@ -31,7 +31,8 @@ from commands.helpers import (
 )
 
 import pyfit_gpu as pf
-from pyfit_gpu.formats.ase_files import read_ase_frames, write_extxyz
+from pyfit_gpu.formats.extxyz.reader import read_extxyz
+from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.text_set import write_text_set
 
 SHIFT = 106.0  # eV per atom: brings the energies near to what the network says
@@ -524,7 +525,7 @@ def test_torch_keeps_its_settings() -> None:
 @pytest.fixture
 def dft(example_data: Path) -> None:
     """19 structures with forces and stress, less some of both, and a lone atom, as silicon.h5."""
-    frames = list(read_ase_frames(example_data / "si_dft.extxyz"))[::10]
+    frames = list(read_extxyz(example_data / "si_dft.extxyz"))[::10]
     frames[1] = replace(frames[1], forces=None)
     frames[2] = replace(frames[2], forces=None)
     frames[3] = replace(frames[3], stress=None)

@@ -1,0 +1,71 @@
+"""Values of labels as files give them, checked and converted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.text_lines import parse_numbers
+from pyfit_gpu.structures.cells import FloatArray
+
+_SYMMETRIC = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])  # xx yy zz yz xz xy
+
+
+def text(value: Any) -> str:
+    """Give a value as the text that stands in the file; `_JSON` texts are decoded as ASE does."""
+    if isinstance(value, str) and value.startswith("_JSON "):
+        try:
+            return str(json.loads(value.removeprefix("_JSON ")))
+        except (ValueError, RecursionError):
+            return value
+    return str(value)
+
+
+def finite(value: Any, shape: tuple[int, ...], name: str, source: str) -> FloatArray:
+    """(shape) float64 copy of numbers, which may be the text of a file.
+
+    Raises:
+        InputError: no numbers, another shape, NaN or infinity.
+    """
+    if isinstance(value, str):
+        value = _parsed(value)
+    raw = np.asarray(value)
+    if raw.shape == (1,) and not shape:
+        raw = raw[0]
+    if raw.dtype.kind not in "fiu" or raw.shape != shape:
+        got = f"{raw.dtype} {raw.shape}: {value!s:.60}"
+        raise InputError(f"{source}: {name} must be numbers of shape {shape}, got {got}")
+    if not np.isfinite(raw).all():
+        raise InputError(f"{source}: {name} has NaN or infinity")
+    return np.array(raw, dtype=np.float64)
+
+
+_BLANKS = str.maketrans("[],{}", "     ")
+
+
+def _parsed(value: str) -> Any:
+    """Numbers of a text, one or an array; a text that holds anything else stays."""
+    cells = value.removeprefix("_JSON ").translate(_BLANKS).split()
+    numbers = parse_numbers(cells) if cells else None
+    if numbers is None:
+        try:
+            numbers = list(map(float, cells))  # NaN and infinity, for the message
+        except ValueError:
+            return value
+    return np.array(numbers) if len(numbers) != 1 else np.float64(numbers[0])
+
+
+def voigt(value: Any, name: str, source: str) -> FloatArray:
+    """(6,) xx yy zz yz xz xy, from six numbers or a symmetric (3, 3) or (9,) matrix, which is symmetrised.
+
+    Raises:
+        InputError: as `finite`.
+    """
+    raw = np.asarray(_parsed(value) if isinstance(value, str) else value)
+    if raw.size != 9:
+        return finite(raw, (6,), name, source)
+    matrix = finite(raw.reshape(3, 3), (3, 3), name, source)
+    return ((matrix + matrix.T) / 2)[_SYMMETRIC]

@@ -1,0 +1,240 @@
+"""Labels of structures under the names that programs write, and the choice where a structure has several.
+
+A name is a word for the quantity, in any case, with or without the word for its origin before or after it: `energy`,
+`Energy`, `REF_energy`, `dft_energy`, `energy_dft`. Two origins in one structure must agree, or the user chooses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.formats.label_values import finite, text, voigt
+from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.text_lines import is_unlabelled
+from pyfit_gpu.structures.cells import FloatArray
+
+_NAMES = {  # the first of a label's names counts before the others of the same origin
+    "energy": ("free_energy", "energy", "total_energy", "potential_energy", "pot_energy"),
+    "forces": ("forces", "force"),
+    "stress": ("stress",),
+    "virial": ("virial", "virials"),
+    "group": ("group", "config_type"),
+    "weight": ("weight",),
+}
+_HAVE_ORIGINS = ("energy", "forces", "stress", "virial")
+_ORIGINS = ("ref", "reference", "dft", "qm", "vasp", "pbe", "r2scan", "target", "true", "mace", "gap", "nep", "model")
+_AGREE = 1e-5  # relative difference of two copies of a label, which may have been written with few digits
+_VIRIAL_AGREES = 1e-3  # a virial and a stress of one calculation; units and signs differ by more
+
+
+class Meaning(NamedTuple):
+    """Meaning of a name: the label, where it is from, and the place among the label's names."""
+
+    label: str
+    origin: str
+    place: int
+
+
+@lru_cache(maxsize=4096)
+def meaning(name: str) -> Meaning | None:
+    """Tell a label's name, in any case, with or without an origin; None: it is none."""
+    word = name.lower().replace("-", "_")
+    for label, names in _NAMES.items():
+        for place, base in enumerate(names):
+            if word == base:
+                return Meaning(label, "", place)
+            if label not in _HAVE_ORIGINS:
+                continue
+            first, last = word.removesuffix("_" + base), word.removeprefix(base + "_")
+            for origin in (first, last):
+                if origin != word and origin in _ORIGINS:
+                    return Meaning(label, origin, place)
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels of one structure, None where it has none, and what may be labels but is not read."""
+
+    energy: float | None  # eV
+    forces: FloatArray | None  # (n, 3) eV/Å
+    stress: FloatArray | None  # (6,) eV/Å^3, ASE's sign and order
+    group: str
+    weight: float
+    unread: tuple[str, ...]
+
+
+class Scale(NamedTuple):
+    """Units of a file in eV, eV/Å and eV/Å^3."""
+
+    energy: float = 1.0
+    forces: float = 1.0
+    stress: float = 1.0
+    virial: float = 1.0
+
+
+OURS = Scale()
+
+
+class LabelFinder:
+    """Finds labels among the named values and per-atom columns of one structure."""
+
+    def __init__(self, names: Iterable[str], columns: Iterable[str], options: ReadOptions, source: str) -> None:
+        """Sort the names of values and of per-atom columns by their meaning."""
+        self.source = source
+        self.options = options
+        self._left = [*(("key", name) for name in names), *(("column", name) for name in columns)]
+        self._chosen: dict[str, list[str]] = {}
+        for label in _NAMES:
+            self._chosen[label] = self._candidates(label, "column" if label == "forces" else "key")
+        if options.stress_key or options.virial_key:  # the one that is not named is not wanted
+            other = "virial" if options.stress_key else "stress"
+            self._left += [("key", name) for name in self._chosen[other]]
+            self._chosen[other] = []
+
+    def _candidates(self, label: str, kind: str) -> list[str]:
+        wanted = getattr(self.options, f"{label}_key")
+        names = [name for found, name in self._left if found == kind]
+        if wanted:
+            found = [name for name in names if name == wanted]
+            found = (found or [name for name in names if name.lower() == wanted.lower()])[:1]
+        else:
+            known = [(name, known) for name in names if (known := meaning(name)) is not None]
+            found = [name for name, known in known if known.label == label]
+            found.sort(key=_order)
+        self._left = [one for one in self._left if one[0] != kind or one[1] not in found]
+        return found
+
+    @property
+    def forces(self) -> tuple[str, ...]:
+        """Per-atom columns that hold forces; several must agree."""
+        return tuple(self._chosen["forces"])
+
+    @property
+    def present(self) -> set[str]:
+        """Labels that the structure has a name for."""
+        return {label for label, names in self._chosen.items() if names}
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Names that are of no use here, each with its kind."""
+        return tuple(f"{kind} {name}" for kind, name in self._left)
+
+    def labels(
+        self,
+        values: Mapping[str, Any],
+        columns: Mapping[str, Any] | None,
+        size: tuple[int, float],
+        path: str,
+        scale: Scale = OURS,
+    ) -> Labels:
+        """Check and convert what was found.
+
+        Args:
+            values: by name, numbers, arrays or texts.
+            columns: those of `forces`, each (n, 3); None: without forces.
+            size: number of atoms, and volume of the cell, Å^3, zero without a full cell.
+            path: file, whose name is the group of a structure that names none.
+            scale: units of the values.
+
+        Raises:
+            InputError: a value of another shape, not finite, a negative weight, or two labels that differ.
+        """
+        group = self._group(values, path)
+        stress, lost = self._stress(values, size[1], scale)
+        return Labels(
+            energy=None if is_unlabelled(group) else self._energy(values, scale),  # as in the classic text
+            forces=None if columns is None else self._forces(columns, size[0], scale),
+            stress=stress,
+            group=group,
+            weight=self._weight(values),
+            unread=self.unread + lost,
+        )
+
+    def _energy(self, values: Mapping[str, Any], scale: Scale) -> float | None:
+        found = {
+            name: scale.energy * float(finite(values[name], (), name, self.source)) for name in self._chosen["energy"]
+        }
+        free: list[str] = []
+        plain: list[str] = []
+        for name in found:
+            (free if _is_free(name) else plain).append(name)
+        # free_energy beside energy is no contradiction; dft_free_energy beside energy could be one.
+        related = {_origin(name) for name in free} & {_origin(name) for name in plain}
+        for names in (free, plain) if related else (list(found),):
+            self._require_equal({name: found[name] for name in names}, "energy")
+        return next((found[name] for name in (*free, *plain)), None)
+
+    def _forces(self, columns: Mapping[str, Any], n_atoms: int, scale: Scale) -> FloatArray | None:
+        shape = n_atoms, 3
+        found = {name: finite(columns[name], shape, name, self.source) * scale.forces for name in self.forces}
+        self._require_equal(found, "forces")
+        return next(iter(found.values()), None)
+
+    def _stress(
+        self, values: Mapping[str, Any], volume: float, scale: Scale
+    ) -> tuple[FloatArray | None, tuple[str, ...]]:
+        """Stress, and what cannot be read without a cell."""
+        virials = self._chosen["virial"]
+        found = {name: voigt(values[name], name, self.source) * scale.stress for name in self._chosen["stress"]}
+        lost = () if volume > 0 else tuple(f"key {name} (without a full cell)" for name in virials)
+        if volume > 0 and virials:
+            factor = -scale.virial / volume
+            found |= {f"-{name} / volume": voigt(values[name], name, self.source) * factor for name in virials}
+        self._require_equal(found, "stress", _VIRIAL_AGREES if virials else _AGREE)
+        return next(iter(found.values()), None), lost
+
+    def _require_equal(self, found: Mapping[str, Any], label: str, tolerance: float = _AGREE) -> None:
+        names = list(found)
+        for name in names[1:]:
+            scale = max(np.max(np.abs(found[names[0]])), np.max(np.abs(found[name])))
+            if np.max(np.abs(np.subtract(found[names[0]], found[name]))) > tolerance * scale + 1e-12:
+                shown = (f"{one} {', '.join(map(str, np.ravel(found[one])[:3].tolist()))}" for one in (names[0], name))
+                raise InputError(
+                    f"{self.source}: has two labels for {label}, which differ: {'; '.join(shown)}",
+                    setting=f"{label}_key",
+                    remedy=Remedy.LABEL_KEY,
+                )
+
+    def _group(self, values: Mapping[str, Any], path: str) -> str:
+        name = os.path.basename(path)
+        found = [text(values[key]) for key in self._chosen["group"]]
+        for candidate in (*found, name.split(".")[0], name):
+            if words := candidate.split():
+                return "_".join(words)
+        raise AssertionError(path)  # a file that was read has a name
+
+    def _weight(self, values: Mapping[str, Any]) -> float:
+        if not self._chosen["weight"]:
+            return 1.0
+        name = self._chosen["weight"][0]
+        weight = float(finite(values[name], (), name, self.source))
+        if weight < 0:
+            raise InputError(f"{self.source}: {name} must be 0 or more, got {weight}")
+        return weight
+
+
+def _order(name: str) -> tuple[str, int]:
+    """Sort key of a label's names: by origin, none first, then by place."""
+    known = meaning(name)
+    return ("", 0) if known is None else (known.origin, known.place)
+
+
+def _origin(name: str) -> str:
+    return _order(name)[0]
+
+
+def _is_free(name: str) -> bool:
+    return meaning(name) is not None and _order(name)[1] == 0
+
+
+def named(names: Sequence[str], most: int = 8) -> str:
+    """List a few names for a message."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,1 @@
+"""Structures that other programs wrote: one module per format, and what files look like that are not read."""

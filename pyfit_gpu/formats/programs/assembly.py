@@ -1,0 +1,125 @@
+"""Frames from numbers that a reader found, checked in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_numbers
+from numpy.typing import NDArray
+
+from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.formats.label_values import finite, voigt
+from pyfit_gpu.formats.text_lines import is_unlabelled
+from pyfit_gpu.structures.cells import FloatArray
+from pyfit_gpu.structures.frames import Frame
+
+_FLAT_VOLUME = 1e-6  # Å^3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Numbers that a reader found for one structure, in eV, Å, eV/Å and eV/Å^3; None: the file does not say."""
+
+    source: str
+    group: str
+    positions: Any  # (n, 3)
+    atomic_numbers: Any  # (n,)
+    cell: Any = None  # (3, 3), rows
+    pbc: Any = None  # (3,); None: periodic where there is a cell
+    energy: Any = None
+    forces: Any = None  # (n, 3)
+    stress: Any = None  # (3, 3) or (6,) xx yy zz yz xz xy, ASE's sign
+    virial: Any = None  # as stress, eV: stress = -virial / volume
+    weight: float = 1.0
+    unread: tuple[str, ...] = ()
+
+
+def make_frame(found: Found) -> Frame:
+    """Check shapes and numbers, and make a frame.
+
+    Raises:
+        InputError: a wrong shape, NaN or infinity, a virial without a volume, or no atoms.
+    """
+    numbers = np.asarray(found.atomic_numbers, dtype=np.int64).reshape(-1)
+    n = len(numbers)
+    if n == 0:
+        raise InputError(f"{found.source}: no atoms")
+    cell = np.zeros((3, 3)) if found.cell is None else finite(found.cell, (3, 3), "cell", found.source)
+    pbc = np.any(cell != 0, axis=1) if found.pbc is None else found.pbc
+    unlabelled = found.energy is None or is_unlabelled(found.group)  # as in the classic text: for predictions only
+    return Frame(
+        positions=finite(found.positions, (n, 3), "positions", found.source),
+        cell=cell,
+        pbc=np.array(pbc, dtype=np.bool_),
+        atomic_numbers=numbers,
+        group=found.group,
+        source=found.source,
+        energy=None if unlabelled else float(finite(found.energy, (), "energy", found.source)),
+        forces=None if found.forces is None else finite(found.forces, (n, 3), "forces", found.source),
+        stress=_stress(found, cell),
+        weight=found.weight,
+        unread=found.unread,
+    )
+
+
+def group_of_name(path: str) -> str:
+    """Group of a file that names none: its name up to the first dot, without blanks."""
+    name = os.path.basename(os.path.normpath(path))
+    return "_".join((name.split(".")[0] or name).split()) or "structures"
+
+
+def numbers_of_symbols(symbols: Sequence[Any], source: str) -> NDArray[np.int64]:
+    """Atomic numbers of chemical symbols (n,).
+
+    Raises:
+        InputError: a word that is no element's symbol.
+    """
+    for symbol in symbols:
+        if not isinstance(symbol, str) or symbol not in atomic_numbers:
+            raise InputError(f"{source}: expected chemical symbols, found {symbol!r:.60}")
+    return np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int64)
+
+
+def numbers_of_types(
+    types: NDArray[Any], elements: NDArray[np.int64] | None, source: str, missing: str
+) -> NDArray[np.int64]:
+    """Atomic numbers of atoms whose file has types 0, 1, ...; all 0 (not named) if there is one type alone.
+
+    Args:
+        elements: atomic numbers by type, if known.
+        missing: what would name the elements, for the message.
+
+    Raises:
+        InputError: several types without elements, or a type without one.
+    """
+    types = types.astype(np.int64)
+    if elements is None:
+        if types.any():
+            raise InputError(
+                f"{source}: {missing}: expected the elements of types 0 to {types.max()}",
+                setting="elements",
+                remedy=Remedy.ELEMENTS,
+            )
+        return types
+    if len(types) and (types.min() < 0 or types.max() >= len(elements)):
+        raise InputError(
+            f"{source}: expected types 0 to {len(elements) - 1} (of {len(elements)} elements), found "
+            f"{types.min()} to {types.max()}"
+        )
+    return elements[types]
+
+
+def _stress(found: Found, cell: FloatArray) -> FloatArray | None:
+    if found.stress is not None:
+        return voigt(found.stress, "stress", found.source)
+    if found.virial is None:
+        return None
+    with np.errstate(all="ignore"):
+        volume = abs(np.linalg.det(cell))
+    if not _FLAT_VOLUME < volume < np.inf:
+        raise InputError(f"{found.source}: expected a cell with a volume beside a virial, found {cell.tolist()}")
+    return -voigt(found.virial, "virial", found.source) / volume

@@ -1,0 +1,117 @@
+"""What was read from files of structures: labels by file, names that are not read, and doubts."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pyfit_gpu.datasets.summary import LabelCounts
+from pyfit_gpu.errors import InputError, Remedy
+from pyfit_gpu.formats.labels import named
+from pyfit_gpu.formats.read_options import LABEL_KEYS, ReadOptions
+from pyfit_gpu.formats.text_lines import is_unlabelled
+from pyfit_gpu.log import log
+from pyfit_gpu.structures.doubts import Doubts
+from pyfit_gpu.structures.frames import Frame, StructureSummary
+
+_Structure = TypeVar("_Structure", bound="Frame | StructureSummary")
+
+
+@dataclass(eq=False)
+class _Tally:
+    """Counts of one file so far."""
+
+    n_structures: int = 0
+    n_without_energy: int = 0  # structures that are not for predictions only
+    labels: LabelCounts = field(default_factory=LabelCounts)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def add(self, structure: Frame | StructureSummary) -> None:
+        self.n_structures += 1
+        self.n_without_energy += structure.energy is None and not is_unlabelled(structure.group)
+        self.labels += LabelCounts.of_structure(structure)
+        self.unread.update(structure.unread)
+
+
+class ReadReport:
+    """Collects what readers give, and says what a user should know about each file."""
+
+    def __init__(self, options: ReadOptions | None = None) -> None:
+        self._options = options or ReadOptions()
+        self._tallies: dict[str, _Tally] = {}
+        self._doubts = Doubts()
+
+    def watch(self, path: str, structures: Iterable[_Structure]) -> Iterator[_Structure]:
+        """Yield the structures of a file as they come, and count each; doubts are left to `doubt`."""
+        tally = self._tallies.setdefault(path, _Tally())
+        for structure in structures:
+            tally.add(structure)
+            yield structure
+
+    def doubt(self, path: str, number: int, structure: Frame | StructureSummary) -> None:
+        """Look for what is doubtful in the structure with this number in the file, from 1."""
+        self._doubts.add(path, number, structure)
+
+    def log_labels(self, *, training: bool) -> None:
+        """Log a line for each file about labels that it lacks and names that are not read.
+
+        Args:
+            training: whether structures without an energy are of no use.
+
+        Raises:
+            InputError: a name of a label was given that no structure has.
+        """
+        self._require_keys()
+        some_have_forces = any(tally.labels.forces for tally in self._tallies.values())
+        for path, tally in self._tallies.items():
+            lacking = (
+                [_how_many(tally.n_without_energy, tally.n_structures, "energy")] if tally.n_without_energy else []
+            )
+            n_without_forces = tally.n_structures - tally.labels.forces
+            if some_have_forces and n_without_forces:
+                lacking.append(_how_many(n_without_forces, tally.n_structures, "forces"))
+            if lacking or tally.unread:
+                text = "; ".join([*lacking, *_unread(tally.unread)])
+                if lacking and training and tally.unread:
+                    log.warning("%s: %s (%s)", path, text, Remedy.OTHER_NAMES)
+                else:
+                    log.log(logging.WARNING if lacking and training else logging.INFO, "%s: %s", path, text)
+            if len(self._tallies) > 1:
+                log.info("%s: %d structures, %s", path, tally.n_structures, tally.labels)
+
+    def log_doubts(self) -> None:
+        """Log a warning for each file and kind of doubt."""
+        for finding in self._doubts.findings():
+            log.warning("%s", finding.text)
+
+    def _require_keys(self) -> None:
+        """Refuse a name that no structure has: a wrong name would lose the label without a word."""
+        labels = LabelCounts()
+        names: Counter[str] = Counter()
+        for tally in self._tallies.values():
+            labels += tally.labels
+            names.update(tally.unread)
+        found = {"energy_key": labels.energy, "forces_key": labels.forces, "stress_key": labels.stress}
+        found["virial_key"] = labels.stress
+        for key in LABEL_KEYS:
+            name = getattr(self._options, key)
+            if name and found.get(key) == 0:
+                there = f"; not read: {named(list(names))}" if names else ""
+                raise InputError(
+                    f"{key}: no structure of {named(list(self._tallies))} has {name!r}{there}", setting=key
+                )
+
+
+def _how_many(n: int, of: int, label: str) -> str:
+    have = "has" if n == 1 else "have"
+    return f"{n} of {of} structure{'s' if of != 1 else ''} {have} no {label}"
+
+
+def _unread(names: Counter[str]) -> list[str]:
+    """Phrase about what is not read; none if everything is."""
+    if not names:
+        return []
+    return [f"{named(list(names))} {'is' if len(names) == 1 else 'are'} not read"]
