@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import resource
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -72,6 +73,33 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Open a text file that appears under its name only when it is complete."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
+
+
+_NO_FILES = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def file_size(path: str | os.PathLike[str]) -> int:
+    """Size of an input in bytes, before it is opened: a pipe could be waited for without an end.
+
+    Raises:
+        InputError: there is nothing, or something else than a file.
+    """
+    name = os.fspath(path)
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise InputError(f"{name}: cannot read: {getattr(error, 'strerror', error)}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{name}: cannot read: Is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        kind = _NO_FILES.get(stat.S_IFMT(found.st_mode), "something else")
+        raise InputError(f"{name}: cannot read: expected a file, found {kind} (copy what it gives to a file)")
+    return found.st_size
 
 
 def _sync(path: Path) -> None:

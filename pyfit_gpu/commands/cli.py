@@ -77,6 +77,7 @@ def _start_messages(quiet: bool) -> None:
     log.propagate = False
     log.setLevel(logging.INFO)
     plain = logging.StreamHandler(sys.stdout)
+    plain.setFormatter(OptionsFormatter("%(message)s"))
     plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
     warnings = logging.StreamHandler(sys.stderr)
     warnings.setLevel(logging.WARNING)
@@ -259,8 +260,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
+    from pyfit_gpu.commands.messages import shown
 
-    print(info(options.file, reading=read_options(options)))
+    print(shown(info(options.file, reading=read_options(options))))
     return printed()
 
 

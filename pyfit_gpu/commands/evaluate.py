@@ -12,6 +12,7 @@ import torch
 from ase.units import GPa
 
 from pyfit_gpu.commands.jobs import Setup, Sources, frame_batches, read_all_frames
+from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.report import (
     EnergyTable,
     component_report,
@@ -91,7 +92,7 @@ def evaluate(
         plot_parity(table, plot_paths[0])
         plot_energy_volume(table, plot_paths[1])
     if not setup.quiet:
-        print(error_report(table, [frame.source for frame in frames]))
+        print(shown(error_report(table, [frame.source for frame in frames])))
         _print_components(frames, found)
     log.info("wrote %s", ", ".join((out, *(plot_paths or ()))))
 
@@ -105,10 +106,10 @@ def _print_components(frames: Sequence[Frame], found: FramePrediction) -> None:
     known = [None if frame.stress is None else frame.stress / GPa for frame in frames]
     stress = _differences(list(found.stress / GPa), known)
     spread = found.spread
-    print(component_report("forces", "eV/Å", groups, forces))
+    print(shown(component_report("forces", "eV/Å", groups, forces)))
     if spread is not None and spread.forces is not None:
         print(spread_report("components", "eV/Å", [part.ravel() for part in spread.forces], forces, 4))
-    print(component_report("stress", "GPa", groups, stress))
+    print(shown(component_report("stress", "GPa", groups, stress)))
     if spread is not None and spread.stress is not None:
         print(spread_report("components", "GPa", list(spread.stress / GPa), stress, 4))
 

@@ -16,6 +16,7 @@ from pyfit_gpu.datasets.summary import LabelCounts
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import shortened
+from pyfit_gpu.formats.json_text import brief
 from pyfit_gpu.formats.kinds import RUN, FileKind, StructuresKind, TrainingSetKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.read_options import ReadOptions
@@ -83,7 +84,7 @@ def _run(path: str) -> list[str]:
     histories = [MemberHistory.from_json(member["history"]) for member in run.state.members]
     lines = [
         f"state         {'done' if run.done else 'to be resumed'}, {len(histories)} members, "
-        f"{run.settings['steps']} steps asked for",
+        f"{brief(run.settings.get('steps', '?'))} steps asked for",
         f"network       {'-'.join(map(str, networks.layer_sizes))}, {networks.n_parameters} parameters each",
     ]
     for number, history in enumerate(histories, run.first_member):

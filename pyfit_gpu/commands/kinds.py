@@ -13,6 +13,7 @@ from pyfit_gpu.commands.train.logs import (
     describe_error_log,
     describe_group_log,
 )
+from pyfit_gpu.commands.train.row_file import read_table
 from pyfit_gpu.commands.train.summary import describe_ranking
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.kinds import FileKind
@@ -39,7 +40,7 @@ def _configuration(path: Path) -> list[str]:
 
 
 def _energy_table(path: Path) -> list[str]:
-    return [f"structures    {len(path.read_text(encoding='utf-8').splitlines()) - 1}"]
+    return [f"structures    {len(read_table(path)[1])}"]
 
 
 def _is_error_log(head: Head) -> bool:

@@ -22,6 +22,16 @@ _WORDS = {
 }
 
 
+def shown(text: str) -> str:
+    """Escape what a terminal would obey or could not show: control characters, directions of writing, surrogates.
+
+    Names in files can hold anything. Line ends stay.
+    """
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def in_options(error: InputError) -> str:
     """Message of an error for a user of the command line."""
     if error.remedy is None:
@@ -30,13 +40,16 @@ def in_options(error: InputError) -> str:
 
 
 class OptionsFormatter(logging.Formatter):
-    """Formats a `Remedy` among a message's arguments as an option."""
+    """Formats a `Remedy` among a message's arguments as an option, and the whole as `shown`."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple) and any(isinstance(value, Remedy) for value in record.args):
             record = copy.copy(record)
             record.args = tuple(_WORDS[value] if isinstance(value, Remedy) else value for value in record.args or ())
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return shown(super().formatMessage(record))
 
 
 def found_faults(*checks: Callable[[], None]) -> list[str]:

@@ -22,9 +22,9 @@ def guarded(work: Callable[[], int]) -> int:
         shortage = _shortage(error)
         if shortage:
             return _fail(shortage)
-        from pyfit_gpu.commands.messages import in_options
+        from pyfit_gpu.commands.messages import in_options, shown
 
-        for line in in_options(error).splitlines():
+        for line in shown(in_options(error)).split("\n"):
             print(f"pyfit-gpu: error: {line}", file=sys.stderr)
         return STATUS_USAGE
     except (MemoryError, RuntimeError, OSError) as error:
@@ -35,7 +35,9 @@ def guarded(work: Callable[[], int]) -> int:
 
         if not isinstance(error, TrainingFailure):
             raise
-        return _fail(error)
+        from pyfit_gpu.commands.messages import shown
+
+        return _fail(shown(str(error)))
 
 
 # The words of torch's allocators, of C++ and of the C library, which HDF5's errors repeat.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pyfit_gpu.commands.messages import shown
+from pyfit_gpu.commands.train.row_file import table_row
 from pyfit_gpu.files import atomic_path, atomic_text
 from pyfit_gpu.structures.cells import FloatArray
 
 COLUMNS = ("index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom")
+
+
+_LONGEST_LABEL = 40  # characters of a group's name in a legend
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +53,11 @@ def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
         strict=True,
     )
     with atomic_text(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS if std is None else [*COLUMNS, "energy_per_atom_std"])
+        file.write(table_row(COLUMNS if std is None else [*COLUMNS, "energy_per_atom_std"]))
         for index, (group, n_atoms, volume, energy, reference) in enumerate(rows):
             known = "" if np.isnan(reference) else repr(reference)
             more = [] if std is None else [repr(std[index])]
-            writer.writerow([index, group, n_atoms, repr(volume), repr(energy), known, *more])
+            file.write(table_row([index, group, n_atoms, repr(volume), repr(energy), known, *more]))
 
 
 def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -> str:
@@ -170,7 +173,7 @@ def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:
         rmse = 1000 * float(np.sqrt(np.mean((predicted - reference) ** 2)))
         upper.set_title(f"{len(reference)} structures, RMSE {rmse:.2f} meV/atom", fontsize=10)
     for name, rows in _by_group(table, known):
-        upper.scatter(table.reference_energy_per_atom[rows], table.energy_per_atom[rows], s=12, label=name)
+        upper.scatter(table.reference_energy_per_atom[rows], table.energy_per_atom[rows], s=12, label=_label(name))
         lower.scatter(table.reference_energy_per_atom[rows], 1000 * table.error[rows], s=8)
     lower.axhline(0.0, color="0.6", linewidth=1, zorder=0)
     upper.set_ylabel("network energy (eV/atom)")
@@ -195,7 +198,7 @@ def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None
         volume, reference = table.volume_per_atom[order], table.reference_energy_per_atom[order]
         if name in curves:
             (line,) = axes.plot(volume, table.energy_per_atom[order], linewidth=1)
-            axes.scatter(volume, reference, s=12, color=line.get_color(), label=name)
+            axes.scatter(volume, reference, s=12, color=line.get_color(), label=_label(name))
         else:
             axes.scatter(volume, reference, s=4, color="0.8", zorder=0)
     shown = [row for name, rows in groups if name in curves or not curves for row in rows]
@@ -234,9 +237,15 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     return figure
 
 
+def _label(group: str) -> str:
+    """Label of a group; the blank lets it begin with `_`, which would leave it out of the legend."""
+    return f" {shown(group)[:_LONGEST_LABEL]}"
+
+
 def _legend(axes) -> None:  # type: ignore[no-untyped-def]
     if 1 <= len(axes.get_legend_handles_labels()[1]) <= 20:
-        axes.legend(fontsize=7, ncols=2)
+        for text in axes.legend(fontsize=7, ncols=2).get_texts():
+            text.set(text=text.get_text().strip(), parse_math=False)  # a $ is a letter of the name
 
 
 def _save(figure, path: str | os.PathLike[str]) -> None:  # type: ignore[no-untyped-def]

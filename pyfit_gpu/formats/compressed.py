@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import IO
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import file_size
+from pyfit_gpu.formats.text_lines import ZeroByte
 
 ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # as in ASE
 
@@ -25,30 +27,42 @@ def is_compressed(path: str | os.PathLike[str]) -> bool:
     return os.path.splitext(path)[1] in ENDINGS
 
 
-def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file to read its bytes, decompressed."""
-    module = ENDINGS.get(os.path.splitext(path)[1])
+def open_bytes(path: str | os.PathLike[str], *, decompress: bool = True) -> IO[bytes]:
+    """Open a file to read its bytes, decompressed.
+
+    Raises:
+        InputError: there is no file, or a pipe or a device.
+    """
+    file_size(path)
+    module = ENDINGS.get(os.path.splitext(path)[1]) if decompress else None
     return open(path, "rb") if module is None else importlib.import_module(module).open(path, "rb")
 
 
-def open_text(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> io.TextIOWrapper:
+def open_text(
+    path: str | os.PathLike[str], encoding: str = "utf-8-sig", *, decompress: bool = True
+) -> io.TextIOWrapper:
     """Open a file to read its text, decompressed, without a byte order mark."""
-    return io.TextIOWrapper(open_bytes(path), encoding=encoding)
+    return io.TextIOWrapper(open_bytes(path, decompress=decompress), encoding=encoding)
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iterator[io.TextIOWrapper]:
+def reading(
+    path: str | os.PathLike[str], encoding: str = "utf-8-sig", kind: str = "text", *, decompress: bool = True
+) -> Iterator[io.TextIOWrapper]:
     """Open a file as `open_text`; its faults become errors that name it.
 
+    Args:
+        kind: kind of file, for messages.
+
     Raises:
-        InputError: it cannot be read or decompressed, or is no text.
+        InputError: it cannot be read or decompressed, or is no text (zero bytes are found by `Lines`).
     """
     name = os.fspath(path)
     try:
-        with open_text(path, encoding) as file:
+        with open_text(path, encoding, decompress=decompress) as file:
             yield file
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: expected text, found binary data ({error.reason})", where=name) from error
+    except (UnicodeDecodeError, ZeroByte) as error:
+        raise InputError(f"{name}: expected {kind}, found binary data ({error.reason})", where=name) from error
     except read_faults() as error:
         raise unreadable(name, error) from error
 

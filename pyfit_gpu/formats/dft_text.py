@@ -6,7 +6,8 @@ The lines of a structure's atoms are parsed together; only where that fails line
 from __future__ import annotations
 
 import os
-from collections import Counter
+import sys
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, TextIO, overload
 
@@ -15,11 +16,23 @@ from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.compressed import reading
+from pyfit_gpu.formats.compressed import is_compressed, reading
 from pyfit_gpu.formats.dft_atoms import Atoms, count_elements, parse_atoms, parse_element
-from pyfit_gpu.formats.text_lines import NO_ENERGY_PREFIX, Lines, is_count, is_unlabelled, parse_number, parse_numbers
+from pyfit_gpu.formats.text_lines import (
+    NO_ENERGY_PREFIX,
+    NO_LINE_END,
+    WITNESSES,
+    Lines,
+    is_count,
+    is_unlabelled,
+    may_be_cut,
+    parse_number,
+    parse_numbers,
+)
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame, StructureSummary
+
+_SHORTEST_ATOM = 6  # bytes of `0 0 0` and its line end
 
 
 @overload
@@ -41,7 +54,8 @@ def read_dft_text(
         InputError: with file, line, structure, what was expected and what was found.
     """
     with reading(path) as file:
-        reader = _StructureReader(os.fspath(path), Lines(file))
+        n_bytes = None if is_compressed(path) else os.path.getsize(path)
+        reader = _StructureReader(os.fspath(path), Lines(file), n_bytes)
         while (structure := reader.next_structure(wanted)) is not None:
             yield structure
     if reader.n_read == 0:
@@ -62,16 +76,16 @@ class _Table(NamedTuple):
 class _StructureReader:
     """Reads one structure after the other; every message says where in the file."""
 
-    def __init__(self, path: str, lines: Lines) -> None:
+    def __init__(self, path: str, lines: Lines, n_bytes: int | None) -> None:
         self.path = path
         self.lines = lines
+        self.room = sys.maxsize if n_bytes is None else n_bytes // _SHORTEST_ATOM  # atoms, at most
+        self.energies: deque[str] = deque(maxlen=WITNESSES)  # as they are written, of the structures before
         self.n_read = 0
         self.group = ""
 
     def fail(self, expected: str, found: str, line_number: int | None = None) -> NoReturn:
         shown = found.strip()
-        if "\0" in shown:
-            raise InputError(f"{self.path}: expected text, found binary data")
         shown = f"'{shown[:80]}'" if shown else "an empty line"
         raise InputError(f"{self._place(line_number or self.lines.number)}: expected {expected}, found {shown}")
 
@@ -126,8 +140,6 @@ class _StructureReader:
 
     def _label(self, text: str) -> float:
         """Set the group from a structure's first line, and return its weight."""
-        if "\0" in text:
-            raise InputError(f"{self.path}: expected text, found binary data")
         words = text.split()
         self.group = words[0]
         weights = [word for word in words[1:] if word.startswith("weight=")] if len(words) > 1 else ()
@@ -207,6 +219,8 @@ class _StructureReader:
         count = int(cell) if is_count(cell) else 0
         if not 1 <= count < 2**63:
             self.fail("a number of atoms, a whole number above 0", text)
+        if count > self.room:
+            self.fail(f"at most {self.room} atoms, as many as the file has room for", text)
         return count
 
     def _atoms(self, table: _Table) -> Atoms:
@@ -273,6 +287,9 @@ class _StructureReader:
         energy = parse_number(cells[0])
         if energy is None:
             self.fail(expected, text)
+        if self.lines.at_open_end and not text[-1].isspace() and may_be_cut(cells[0], self.energies):
+            self.fail(NO_LINE_END, text)
+        self.energies.append(cells[0])
         return energy
 
 

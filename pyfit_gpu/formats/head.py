@@ -45,7 +45,7 @@ def read_head(path: str | os.PathLike[str], length: int = HEAD_BYTES) -> Head:
     """Read the first bytes of a file, or see that it is a folder.
 
     Raises:
-        InputError: it cannot be read, or is empty.
+        InputError: it cannot be read, is a pipe or a device, or is empty.
     """
     name = os.fspath(path)
     if os.path.isdir(path):

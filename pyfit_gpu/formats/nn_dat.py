@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -16,14 +18,23 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.head import Head
-from pyfit_gpu.formats.text_lines import NumberedLines, parse_number
+from pyfit_gpu.formats.text_lines import (
+    NO_LINE_END,
+    WITNESSES,
+    Lines,
+    NumberedLines,
+    may_be_cut,
+    parse_number,
+)
 from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters
 from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
 
 N_HEADER_LINES = 8  # for one element; one more per further element
 
 _MAX_PARAMETERS = 10**12  # beyond any memory, and a typing error
+_MAX_DRAWN = 10**7
 
 _UNTRAINED = "- untrained"  # comment of an element whose parameters are random
 
@@ -45,7 +56,8 @@ def load_potential(
     Raises:
         InputError: with file, line, what was expected and what was found.
     """
-    return _parse_potential(_read(path), seed).to(device, dtype)
+    with _reading(path) as reader:
+        return _parse_potential(reader, seed).to(device, dtype)
 
 
 def looks_like_potential(head: Head) -> bool:
@@ -58,19 +70,15 @@ def looks_like_potential(head: Head) -> bool:
 
 def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
     """Whether the header of a .nn.dat file says that the parameters are to be drawn."""
-    return _header(_read(path))[1]
+    with _reading(path) as reader:
+        return _header(reader)[1]
 
 
-def _read(path: str | os.PathLike[str]) -> _PotentialLines:
-    name = os.fspath(path)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: expected a potential (.nn.dat), found binary data") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot read the potential: {error.strerror}") from error
-    return _PotentialLines(enumerate(lines, 1), name)
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[_PotentialLines]:
+    with reading(path, kind="a potential (.nn.dat)", decompress=False) as file:
+        lines = Lines(file)
+        yield _PotentialLines(lines.numbered(), os.fspath(path), lines)
 
 
 def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
@@ -78,6 +86,7 @@ def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
     layer_sizes = draft.networks.layer_sizes
     n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
     if randomize:
+        _check_draw(reader, n_elements * count_parameters(layer_sizes))
         # The numbers that may follow are the classic program's last draw, and are not needed.
         networks = ElementNetworks.random(
             layer_sizes, draft.max_random, seed, n_elements=n_elements, activation=activation
@@ -89,6 +98,12 @@ def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
     return replace(draft, networks=networks)
 
 
+def _check_draw(reader: _PotentialLines, count: int) -> None:
+    """Refuse to draw more parameters than a network has: nothing in the file speaks for their number."""
+    if count > _MAX_DRAWN:
+        raise reader.error(f"layers with at most {_MAX_DRAWN} random weights and biases together, not {count}")
+
+
 def parse_header(numbered: Iterable[tuple[int, str]], name: str) -> Potential:
     """Parse a header to a potential without parameters, from its lines with their numbers in a file called `name`."""
     return _header(_PotentialLines(numbered, name))[0]
@@ -97,9 +112,10 @@ def parse_header(numbered: Iterable[tuple[int, str]], name: str) -> Potential:
 class _PotentialLines(NumberedLines):
     """The lines of a potential; remembers which line gives which setting."""
 
-    def __init__(self, numbered: Iterable[tuple[int, str]], name: str) -> None:
+    def __init__(self, numbered: Iterable[tuple[int, str]], name: str, lines: Lines | None = None) -> None:
         super().__init__(numbered, name, "a potential (.nn.dat)")
         self.line_of: dict[str, int] = {}  # settings by name
+        self.lines = lines  # those of the file, if it is one
 
     def cells(self, expected: str, *settings: str) -> list[str]:
         """Cells of the next line, which gives these settings."""
@@ -131,6 +147,7 @@ class _PotentialLines(NumberedLines):
         sizes = " ".join(str(size) for size in layer_sizes)
         expected = f"{count} weights and biases for the layers {sizes}"
         values = []
+        before: deque[list[str]] = deque(maxlen=WITNESSES)  # cells of the lines before
         for item in islice(self.left, count):
             self.number, self.text = item
             cells = self.text.split()
@@ -139,6 +156,9 @@ class _PotentialLines(NumberedLines):
                 self.number_at(cells, 1, "a number, the reserved second cell")
             if len(cells) > 2:
                 raise self.error("a weight or bias and one reserved cell")
+            if self.lines is not None and self.lines.at_open_end:
+                self._check_end(cells, before)
+            before.append(cells)
         if len(values) < count:
             raise InputError(f"{self.name}: expected {expected}, found {len(values)}", where=self.name)
         extra = next(self.left, None)
@@ -146,6 +166,14 @@ class _PotentialLines(NumberedLines):
             self.number, self.text = extra
             raise self.error(f"{expected} and no more")
         return np.array(values)
+
+    def _check_end(self, cells: Sequence[str], before: Iterable[Sequence[str]]) -> None:
+        """Refuse a last line, without a line end, that has fewer cells than those before, or other digits."""
+        alike = [line[-1] for line in before if len(line) == len(cells)]
+        if not self.text[-1:].isspace() and may_be_cut(cells[-1], alike):
+            raise self.error(NO_LINE_END)
+        if any(len(line) > len(cells) for line in before):
+            raise self.error("as many cells as on the lines before, and a line end")
 
 
 def _header(reader: _PotentialLines) -> tuple[Potential, bool]:

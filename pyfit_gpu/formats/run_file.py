@@ -18,9 +18,12 @@ from torch import Tensor
 from pyfit_gpu._version import __version__
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path
+from pyfit_gpu.formats.hdf5_input import Hdf5Input, open_hdf5
 from pyfit_gpu.formats.hdf5_overlay import LIBVER
 from pyfit_gpu.formats.nn_dat import header_lines, parse_header
+from pyfit_gpu.formats.run_texts import RUN_TEXTS, checked_text
 from pyfit_gpu.log import log
+from pyfit_gpu.models.networks import count_parameters
 from pyfit_gpu.models.potential import Potential, join_members
 
 RUN_FORMAT = "pyfit-gpu run"
@@ -88,14 +91,15 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
         temporary.write_bytes(image.getbuffer())
 
 
-def _hash(attributes: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+def _hash(texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(attributes):
+    for name in sorted(texts):
         if name != "content_hash":
-            digest.update(f"{name}\0{attributes[name]}\0".encode())
+            digest.update(f"{name}\0{texts[name]}\0".encode())
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].dtype.str}{arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
+        if arrays[name].size:
+            digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -103,49 +107,78 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     """Read a run file.
 
     Raises:
-        InputError: not a run file, damaged, or of another version.
+        InputError: not a run file, damaged, of another version, or not as specified.
     """
     name = os.fspath(path)
-    try:
-        with h5py.File(name, "r", locking=False) as file:
-            if "text/format" not in file or bytes(file["text/format"][...]).decode() != RUN_FORMAT:
-                raise InputError(f"{name}: expected a run file ('{RUN_FORMAT}'), found another HDF5 file")
-            version = file.attrs.get("version")
-            if not isinstance(version, np.integer) or version != RUN_VERSION:
-                raise InputError(f"{name}: expected run file version {RUN_VERSION}, found {version}")
-            texts = {key: bytes(value[...]).decode() for key, value in file["text"].items()}
-            arrays = {
-                f"{group}/{key}": value[...] for group in ("optimizer", "weights") for key, value in file[group].items()
-            }
-            if not all(isinstance(value, np.ndarray) for value in arrays.values()):
-                raise TypeError("expected numbers in optimizer and weights")
-    except InputError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"{name}: cannot read the run file, it may be damaged: {reason}") from error
+    with open_hdf5(path, "run file") as source:
+        if not _says_run(source):
+            raise InputError(f"expected a run file ('{RUN_FORMAT}'), found another HDF5 file")
+        version = source.scalar("version")
+        if type(version) is not int or version != RUN_VERSION:
+            raise InputError(f"expected run file version {RUN_VERSION}, found {version}")
+        texts = {key: _text(source, f"text/{key}") for key in source.names("text")}
+        names = [f"{group}/{key}" for group in ("optimizer", "weights") for key in source.names(group)]
+        arrays = {key: source.read(key) for key in names}
     if texts.get("content_hash") != _hash(texts, arrays):
         raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
-    tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
-    optimizer = {
-        key.removeprefix("optimizer/"): value for key, value in tensors.items() if key.startswith("optimizer/")
-    }
-    members = json.loads(texts["members"])
-    state = FitState(members, optimizer, tensors["weights/good"], tensors["weights/kept"])
+    try:
+        return _run(texts, {key: torch.from_numpy(value) for key, value in arrays.items()})
+    except InputError as error:
+        raise InputError(f"{name}: not as specified: {error.fault}") from error
+
+
+def _text(source: Hdf5Input, path: str) -> str:
+    found = source.read(path)
+    if found.ndim != 1 or found.dtype != np.uint8:
+        raise InputError(f"{path}: expected bytes, found {found.shape} {found.dtype.str}")
+    return found.tobytes().decode()
+
+
+def _says_run(source: Hdf5Input) -> bool:
+    if not source.holds("text/format"):
+        return False
+    found = source.dataset("text/format")
+    return found.shape == (len(RUN_FORMAT),) and bytes(found[...]) == RUN_FORMAT.encode()
+
+
+def _run(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Run:
+    """Check what the specification says, and put the run together."""
+    parts = {name: checked_text(name, texts.get(name)) for name in RUN_TEXTS}
+    members = parts["members"]
+    for key in ("weights/good", "weights/kept", "weights/potential"):
+        found = tensors.get(key)
+        if found is None or found.dtype != torch.float64 or found.ndim != 2 or len(found) != len(members):
+            raise InputError(f"{key}: expected the parameters of {len(members)} members, float64")
+    for key, value in tensors.items():
+        if value.ndim == 0 or len(value) != len(members):
+            raise InputError(f"{key}: expected numbers of {len(members)} members, found {tuple(value.shape)}")
+    if not bool(tensors["weights/potential"].isfinite().all()):
+        raise InputError("weights/potential: expected finite numbers, found NaN or infinity")
+    potential = _potential(parts["potential_header"], tensors["weights/potential"])
+    n_parameters = tensors["weights/potential"].shape[1]
+    for key in ("weights/good", "weights/kept"):
+        if tensors[key].shape[1] != n_parameters:
+            raise InputError(f"{key}: expected {n_parameters} parameters, found {tensors[key].shape[1]}")
+    optimizer = {key.removeprefix("optimizer/"): tensors[key] for key in tensors if key.startswith("optimizer/")}
     return Run(
-        potential=_potential(texts["potential_header"], tensors["weights/potential"], name),
-        state=state,
-        settings=json.loads(texts["settings"]),
-        data=json.loads(texts["data"]),
-        logs={path: (attempt, position) for path, (attempt, position) in json.loads(texts["logs"]).items()},
-        first_member=json.loads(texts["first_member"]),
-        done=json.loads(texts["done"]),
+        potential=potential,
+        state=FitState(members, optimizer, tensors["weights/good"], tensors["weights/kept"]),
+        settings=parts["settings"],
+        data=parts["data"],
+        logs={log: (attempt, position) for log, (attempt, position) in parts["logs"].items()},
+        first_member=parts["first_member"],
+        done=parts["done"],
         created_by=texts.get("created_by", "an unknown program"),
     )
 
 
-def _potential(header: str, parameters: Tensor, name: str) -> Potential:
-    draft = parse_header(list(enumerate(header.split("\n"), 1)), f"{name}, header of the potential")
+def _potential(header: str, parameters: Tensor) -> Potential:
+    draft = parse_header(list(enumerate(header.split("\n"), 1)), "text/potential_header")
+    count = draft.descriptor.n_elements * count_parameters(draft.networks.layer_sizes)
+    if parameters.shape[1] != count:
+        raise InputError(
+            f"weights/potential: expected {count} parameters as in the header, found {parameters.shape[1]}"
+        )
     return replace(draft, networks=draft.networks.with_flat(parameters))
 
 
@@ -169,7 +202,7 @@ def load_run_members(path: str | os.PathLike[str]) -> Potential:
 def is_run_file(path: str | os.PathLike[str]) -> bool:
     """Whether an HDF5 file says of itself that it is a run file."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return "text/format" in file and bytes(file["text/format"][...]).decode() == RUN_FORMAT
-    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError):
+        with open_hdf5(path, "run file") as source:
+            return _says_run(source)
+    except InputError:
         return False

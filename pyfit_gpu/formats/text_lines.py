@@ -14,9 +14,18 @@ from pyfit_gpu.errors import InputError
 NO_ENERGY_PREFIX = "NO_DFT"
 
 NO_LINE_END = "a line end after the last number, which may be cut without one (add it if the number is whole)"
+WITNESSES = 100  # cells that a reader keeps for `may_be_cut`
 
 _NUMBER = re.compile(r"[-+]?(\d*)(\.?)(\d*)(?:[eE][-+]?(\d+))?", re.ASCII)
 _BLOCK = 1 << 17  # characters read at once: few enough to stay in the cache
+
+
+class ZeroByte(ValueError):
+    """Zero byte in a file that should be text."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(f"zero bytes in line {line}")
+        self.reason = str(self)  # as in UnicodeDecodeError
 
 
 class Lines:
@@ -59,7 +68,9 @@ class Lines:
         text = self.file.read(_BLOCK) + self.file.readline()
         self.before += len(self.block)
         self.place = 0
-        self.lacks_end = bool(text) and not text.endswith("\n")
+        if "\0" in text:
+            raise ZeroByte(self.before + text.count("\n", 0, text.index("\0")) + 1)
+        self.lacks_end = not text.endswith("\n") if text else self.lacks_end
         self.block = text.removesuffix("\n").split("\n") if text else []
         return bool(text)
 
@@ -123,12 +134,15 @@ def is_count(cell: str) -> bool:
 
 
 def parse_number(cell: str) -> float | None:
-    """Parse a finite decimal number, or None. Python's underscores between digits are not part of the formats."""
+    """Parse a finite decimal number, or None.
+
+    Underscores between digits and the digits of other scripts, which Python takes, are not part of the formats.
+    """
     try:
         value = float(cell)
     except ValueError:
         return None
-    return value if math.isfinite(value) and "_" not in cell else None
+    return value if math.isfinite(value) and "_" not in cell and cell.isascii() else None
 
 
 def parse_numbers(cells: Sequence[str]) -> list[float] | None:
@@ -137,7 +151,8 @@ def parse_numbers(cells: Sequence[str]) -> list[float] | None:
         values = list(map(float, cells))
     except ValueError:
         return None
-    return values if all(map(math.isfinite, values)) and "_" not in "".join(cells) else None
+    text = "".join(cells)
+    return values if all(map(math.isfinite, values)) and "_" not in text and text.isascii() else None
 
 
 def parse_columns(lines: Sequence[str], columns: np.dtype) -> np.ndarray | None:

@@ -15,9 +15,19 @@ from pyfit_gpu.datasets.feature_rows import read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.dft_text import group_in_text
 from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, header_lines, parse_header
-from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count, is_unlabelled, parse_columns, parse_numbers
+from pyfit_gpu.formats.text_lines import (
+    NO_LINE_END,
+    Lines,
+    NumberedLines,
+    is_count,
+    is_unlabelled,
+    may_be_cut,
+    parse_columns,
+    parse_numbers,
+)
 
 _COLUMNS = "ATOM-ID GROUP-NAME GROUP_ID STRUCTURE_ID STRUCTURE_Natom STRUCTURE_E_DFT STRUCTURE_Vol"
 
@@ -97,19 +107,14 @@ def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:
     Raises:
         InputError: with file, line, what was expected and what was found.
     """
-    name = os.fspath(path)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return _read(
-                _SetLines(Lines(file).numbered(), name, "a text training set"), os.fstat(file.fileno()).st_size
-            )
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: expected a text training set, found binary data") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot read the training set: {error.strerror}") from error
+    with reading(path, kind="a text training set", decompress=False) as file:
+        lines = Lines(file)
+        return _read(
+            _SetLines(lines.numbered(), os.fspath(path), "a text training set"), lines, os.fstat(file.fileno()).st_size
+        )
 
 
-def _read(lines: _SetLines, n_bytes: int) -> TrainingSet:
+def _read(lines: _SetLines, file: Lines, n_bytes: int) -> TrainingSet:
     numbered = [lines.numbered_comment("the potential's header") for _ in range(2)]
     first = numbered[1][1].split()
     n_elements = int(first[0]) if first and is_count(first[0]) else 1
@@ -126,6 +131,8 @@ def _read(lines: _SetLines, n_bytes: int) -> TrainingSet:
 
     table = _Table(lines, n_atoms, descriptor.n_features, descriptor.elements)
     table.read()
+    if file.at_open_end:
+        table.check_end()
     if len(table.sizes) != n_structures:
         raise InputError(f"{lines.name}: expected {n_structures} structures, found {len(table.sizes)}")
     sizes = torch.tensor(table.sizes)
@@ -180,6 +187,7 @@ class _Table:
         self.energies: list[float] = []
         self.volumes: list[float] = []
         self.left = 0  # atoms of the last structure that are still to come
+        self.last_lines: list[str] = []  # the last two lines Gi
         self.repeated: list[str] = []  # the cells that all atoms of a structure share
 
     def read(self) -> None:
@@ -189,6 +197,12 @@ class _Table:
             self.lines.fail(f"{self.left} more atoms of structure {len(self.sizes) - 1}")
         if self.lines.advance():
             self.lines.fail(f"{len(self.features)} atoms and no more")
+
+    def check_end(self) -> None:
+        """Refuse a last number without a line end, where the other inputs of the last two atoms do not vouch for it."""
+        *others, last = " ".join(self.last_lines).split()
+        if not self.last_lines[-1][-1:].isspace() and may_be_cut(last, [cell for cell in others if cell != "Gi"]):
+            self.lines.fail(NO_LINE_END)
 
     def _read_piece(self, atoms: range) -> None:
         """Read the lines of some atoms, then parse their network inputs together."""
@@ -234,7 +248,9 @@ class _Table:
         self.repeated = cells[1:7]
 
     def _feature_lines(self, first: int, numbered: Sequence[tuple[int, str]]) -> None:
-        table = parse_columns([text for _, text in numbered], self.columns)
+        texts = [text for _, text in numbered]
+        self.last_lines = (self.last_lines + texts[-2:])[-2:]
+        table = parse_columns(texts, self.columns)
         if table is not None and (table["name"] == "Gi").all() and np.isfinite(table["inputs"]).all():
             self.features[first : first + len(table)] = table["inputs"]
             return

@@ -20,11 +20,15 @@ A direction takes four products of a matrix with a vector, and one more for the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pyfit_gpu.errors import InputError
+
+_RING = ("steps", "changes", "spare", "count")  # in a state
 
 LEAST_CURVATURE = 1e-10  # s . y; a pair with less is not remembered, as in torch.optim.LBFGS
 
@@ -61,6 +65,24 @@ class CurvaturePairs:
         if enough:
             self.count[member] = min(self.count[member] + 1, self.n_places - 1)
             self.spare[member] = (self.spare[member] + 1) % self.n_places
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse places that no ring has, and pairs that were never remembered.
+
+        Args:
+            state: steps and changes (K, H + 1, ..), spare and count (K,), on the CPU.
+
+        Raises:
+            InputError: naming the tensor.
+        """
+        for name in ("spare", "count"):
+            if not bool(((state[name] >= 0) & (state[name] < self.n_places)).all()):
+                raise InputError(f"optimiser state: {name}: expected numbers from 0 to {self.n_places - 1}")
+        for steps, changes, spare, count in zip(*(state[name] for name in _RING), strict=True):
+            used = (spare - 1 - torch.arange(int(count))) % self.n_places
+            curvature = (steps[used] * changes[used]).sum(-1)
+            if not bool((curvature.isfinite() & (curvature != 0)).all()):
+                raise InputError("optimiser state: steps, changes: expected pairs with a curvature")
 
     def refresh(self) -> None:
         """Recompute derived quantities after `steps` and `changes` were replaced."""

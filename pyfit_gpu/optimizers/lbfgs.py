@@ -163,13 +163,19 @@ class LBFGS:
         """Restore the result of `state`, for the same numbers of members and parameters and the same history size.
 
         Raises:
-            InputError: a tensor is missing or has another shape; nothing has been changed then.
+            InputError: a tensor is missing, has another shape or type, or holds what no fit leaves; nothing has been
+                changed then.
         """
         for name, value in self._state().items():
             found = tuple(state[name].shape) if name in state else None
             expected = tuple(value.shape[:1] if name == "extras" else value.shape)
             if found is None or found[: len(expected)] != expected:
                 raise InputError(f"optimiser state: {name}: expected shape {expected}, got {found or 'nothing'}")
+            if name != "extras" and state[name].dtype != value.dtype:
+                raise InputError(f"optimiser state: {name}: expected {value.dtype}, got {state[name].dtype}")
+        if state["extras"].ndim != 2:
+            raise InputError(f"optimiser state: extras: expected shape (K, E), got {tuple(state['extras'].shape)}")
+        self._vectors.pairs.check_state(state)
         self._vectors.load_state(state, slot=0, before=1)
         self._recorded = None
         names = [name for name, _ in _SAVED]

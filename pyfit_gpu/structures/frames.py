@@ -14,6 +14,11 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.cells import FLAT, FloatArray, cell_volumes, complete_cell
 
 
+def fits_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text: JSON and names of files can bring half a character (a lone surrogate)."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One structure on the host, as a file gives it. Labels a file does not give are None, never zero."""
@@ -29,6 +34,10 @@ class Frame:
     stress: FloatArray | None = None  # (6,) eV/Å^3, ASE's sign and order xx yy zz yz xz xy
     weight: float = 1.0
     unread: tuple[str, ...] = ()  # what the file holds of it and is not read: "key REF_energy", "column spin"
+
+    def __post_init__(self) -> None:
+        if not fits_utf8(self.group):
+            raise InputError(f"{self.source}: group: expected text that UTF-8 can hold, found {self.group!a:.80}")
 
     @property
     def n_atoms(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.columns import Columns
@@ -57,7 +58,14 @@ class Closure:
         return _scores(known["loss"], errors, known["groups"], self.objective.groups.names)
 
     def numbers_of_any_version(self, numbers: Tensor) -> Tensor:
-        """Bring numbers of a run file, perhaps of a version that knew fewer terms, to today's columns."""
+        """Bring numbers of a run file, perhaps of a version that knew fewer terms, to today's columns.
+
+        Raises:
+            InputError: they are no such numbers.
+        """
+        if numbers.ndim != 2 or numbers.dtype != torch.float64:
+            found = f"{tuple(numbers.shape)} {numbers.dtype}"
+            raise InputError(f"optimiser state: extras: expected (K, E) torch.float64, got {found}")
         n_groups, missing = len(self.objective.groups.names), self._columns.width - numbers.shape[1]
         if not numbers.shape[1] or missing <= 0:
             return numbers

@@ -260,6 +260,20 @@ def test_plots() -> None:
         assert Path(name).stat().st_size > 5000
 
 
+def test_names_of_any_letters() -> None:
+    """Escape sequences are shown, not sent, by every verb; tables and plots take all names."""
+    groups = ["\x1b]0;title\x07\x1b[31mred", r"$\foo$", "=1,2", "_a\u202e"]
+    write_poscar("named.dat", poscar_blocks(), groups)
+    said = [evaluate("--plots", "plots", files=("named.dat",)), done("info", "named.dat").out]
+    done("prepare", "named.dat", "--potential", "si.nn.dat", "--out", "named.h5", "--e-shift", "106", "--quiet")
+    words = ("--potential", "si.nn.dat", "--out", "x.nn.dat", "--steps", "1", "--test-groups", "nosuch")
+    said += [done("info", "named.h5").out, refused("train", "named.h5", *words, match="nosuch").said]
+    for text in said:
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text), text
+        assert r"\x1b[31mred" in text
+    assert {row["group"] for row in rows_of()} == set(groups)
+
+
 def test_plots_that_exist_are_not_replaced() -> None:
     Path("plots").mkdir()
     Path("plots/parity.png").write_text("something precious")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pyfit_gpu
-from pyfit_gpu.commands.messages import _WORDS, OptionsFormatter, found_faults, in_options
+from pyfit_gpu.commands.messages import _WORDS, OptionsFormatter, found_faults, in_options, shown
 from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.files import check_output
 
@@ -51,3 +51,23 @@ def test_log_records(args: tuple[object, ...]) -> None:
         "give --e-shift" if value is Remedy.E_SHIFT else str(value) for value in args
     )
     assert "--" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain, Å and \u4e2d\n second line", "plain, Å and \u4e2d\n second line"),
+        ("\x1b]0;title\x07\x1b[31mred", r"\x1b]0;title\x07\x1b[31mred"),
+        ("over\rwritten\t\x7f\x9b0m", r"over\rwritten\t\x7f\x9b0m"),
+        ("\u202eabc\u2066\u200b\u2028", r"\u202eabc\u2066\u200b\u2028"),
+        ("\ud800", r"\ud800"),
+        ("", ""),
+    ],
+)
+def test_shown(text: str, expected: str) -> None:
+    """Nothing that a terminal would obey, and nothing that UTF-8 cannot hold."""
+    assert shown(text) == expected
+    assert shown(text).encode().decode() == expected
+    assert shown(shown(text)) == expected
+    record = logging.LogRecord("pyfit_gpu", logging.INFO, "", 0, "read %s", (text,), None)
+    assert OptionsFormatter("%(message)s").format(record) == f"read {expected}"

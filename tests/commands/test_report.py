@@ -12,9 +12,13 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sample_sets import NAN
 from scipy.stats import spearmanr
 
+from pyfit_gpu.commands import report
+from pyfit_gpu.commands.info import info
+from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.report import (
     EnergyTable,
     component_report,
@@ -24,6 +28,7 @@ from pyfit_gpu.commands.report import (
     save_csv,
     spread_report,
 )
+from pyfit_gpu.commands.train.row_file import read_table
 from pyfit_gpu.errors import InputError
 
 Plot = Callable[[EnergyTable, Path], None]
@@ -41,6 +46,15 @@ def make_table(groups: Sequence[str], seed: int = 0, *, unknown: Sequence[int] =
         energy_per_atom=predicted,
         reference_energy_per_atom=reference,
     )
+
+
+NAMES = [r"$\foo$", "a$b$ and c$_$d", "$", "_hidden", "a,b", 'say "a"', "=1+1", "#x", "a\rb", "a\nb", "x" * 5000,
+         "\x1b[31m", "  ", "Å"]  # fmt: skip
+save = report._save
+
+
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
 
 
 GROUPS = ["b", "a", "b", "long_name_of_a_group", "a", "c", "b", "a", "NO_DFT_x", "b"]
@@ -246,6 +260,13 @@ class TestCsv:
         with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
             assert [row["group"] for row in csv.DictReader(file)] == names
 
+    def test_any_name(self, tmp_path: Path) -> None:
+        """Also those that hold ends of lines, and those that spreadsheets take for formulas."""
+        save_csv(make_table(NAMES), tmp_path / "energies.csv")
+        columns, rows = read_table(tmp_path / "energies.csv")
+        assert [row[columns.index("group")] for row in rows] == NAMES
+        assert f"structures    {len(NAMES)}" in info(tmp_path / "energies.csv")
+
     def test_missing_folder(self, table: EnergyTable, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"nowhere/out.csv: cannot write"):
             save_csv(table, tmp_path / "nowhere" / "out.csv")
@@ -283,6 +304,17 @@ class TestPlots:
     def test_any_number_of_groups(self, plot: Plot, n_groups: int, tmp_path: Path) -> None:
         plot(make_table([f"g{k % n_groups}" for k in range(80)]), tmp_path / "plot.png")
         self.read(tmp_path / "plot.png")
+
+    @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:20]))
+    def test_any_name(self, plot: Plot, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In the legend as it is, or shown: neither a formula nor left out."""
+        labels: list[str] = []
+        monkeypatch.setattr(
+            report, "_save", lambda figure, path: labels.extend(legend_of(figure)) or save(figure, path)
+        )
+        plot(make_table([name, "b"] * 3), tmp_path / "plot.png")
+        assert sorted(labels) == sorted([shown(name)[:40].strip(), "b"])
+        assert self.read(tmp_path / "plot.png").std() > 0
 
     @pytest.mark.parametrize("groups", [["a"], ["a", "b"], ["a"] * 3])
     def test_nothing_known(self, plot: Plot, groups: list[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,21 @@ def test_truncated_last_structure(read: Read, last: int, symbol: str) -> None:
             read(text)
 
 
-NOT_NUMBERS = ["x", "1_0", "nan", "NaN", "inf", "-Infinity", "1e400", "1,5", "0x10", "1.0D+00", "--1"]
+NOT_NUMBERS = [
+    "x",
+    "1_0",
+    "\u0661\u0662",
+    "\uff11.5",
+    "nan",
+    "NaN",
+    "inf",
+    "-Infinity",
+    "1e400",
+    "1,5",
+    "0x10",
+    "1.0D+00",
+    "--1",
+]
 
 
 @pytest.mark.parametrize("cell", NOT_NUMBERS)
@@ -119,7 +134,8 @@ def test_not_a_number(read: Read, line: int, text: str, cell: str) -> None:
         (16, "Si C\n2", 17, "2 numbers of atoms.*found '2'"),
         (16, "Si C\n1 1 1", 17, "2 numbers of atoms.*found '1 1 1'"),
         (16, "Si C\n1 x", 17, "number of atoms.*found '1 x'"),
-        (16, "1000000000000000", 20, "1000000000000000 lines.*end of the file"),
+        (16, "1000000000000000", 16, r"at most \d\d atoms.*found '1000000000000000'"),
+        (16, "25", 20, "25 lines.*end of the file"),
         (17, "x", 17, r"cartesian.*direct.*found 'x'"),
         (17, "", 17, r"cartesian.*direct.*found '0.0 0.0 0.0'"),
         (17, "selective\nx", 18, r"cartesian.*direct.*found 'x'"),
@@ -166,3 +182,55 @@ def test_singular_cell(read: Read) -> None:
     frames = read(with_line(15, "4.5 4.0 0.0"))
     with pytest.raises(InputError, match=r"si\.dat, structure 2 \(line 11\).*cell is singular"):
         Structures.from_frames(frames)
+
+
+@pytest.mark.parametrize("cell", ["\u0661", "1\u0660", "\uff12"])
+@pytest.mark.parametrize("line", [16, 18, 20])
+def test_digits_of_other_scripts(tmp_path: Path, read: Read, line: int, cell: str) -> None:
+    """Python takes them for numbers. Also where structures are only passed over."""
+    text = with_line(line, f"{cell} 0 0" if line == 18 else cell)
+    for passed_over in (False, True):
+        with pytest.raises(InputError, match=rf"si\.dat, line {line}, structure 2"):
+            list(read_dft_text(tmp_path / "si.dat", lambda number: False)) if passed_over else read(text)
+
+
+def test_a_number_of_atoms_beyond_the_file(read: Read) -> None:
+    """Refused where it stands, before the rest of the file is read in search of the atoms."""
+    for count in ("50", "9" * 18):
+        with pytest.raises(InputError, match=rf"line 16, .*at most \d\d atoms.*found '{count}'"):
+            read(with_line(16, count) + "x\n")
+
+
+@pytest.mark.parametrize("energies", [["-8.25"], ["-8.25", "-10.50"], ["-8.2500", "-10.50"]])
+@pytest.mark.parametrize("passed_over", [False, True])
+def test_cut_within_the_last_number(tmp_path: Path, energies: list[str], passed_over: bool) -> None:
+    """Without a line end the last energy is taken only if one before has as many digits, and none has more."""
+    blocks = [GOOD.rsplit("\n", 2)[0] + f"\n{energy}\n" for energy in energies]
+    whole, path = "".join(blocks), tmp_path / "si.dat"
+
+    def count() -> int:
+        return sum(1 for _ in read_dft_text(path, lambda number: not passed_over))
+
+    for cut in range(1, len(energies[-1]) + 1):
+        path.write_text(whole[:-cut])
+        if cut == 1 and energies == ["-8.25", "-10.50"]:
+            assert count() == len(energies)
+            continue
+        n_lines = len(whole[:-cut].splitlines())
+        with pytest.raises(InputError, match=rf"si\.dat, line {n_lines}, structure {len(energies)} .*expected"):
+            count()
+    path.write_text(whole)
+    assert count() == len(energies)
+    path.write_text(whole.removesuffix("\n") + " ")  # what follows the number shows its end
+    assert count() == len(energies)
+
+
+def test_an_energy_that_is_ignored_may_be_cut(read: Read) -> None:
+    content = "NO_DFT_" + GOOD.rsplit("\n", 2)[0] + "\n0."
+    assert read(content)[0].energy is None
+
+
+def test_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: cannot read: expected a file, found a pipe"):
+        list(read_dft_text(tmp_path / "pipe"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +65,7 @@ from pyfit_gpu.formats.kinds import (
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
 from pyfit_gpu.formats.read_options import ReadOptions
-from pyfit_gpu.formats.run_file import Run, save_run
+from pyfit_gpu.formats.run_file import Run, load_run, save_run
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.formats.training_set.shards import Shard
@@ -312,6 +314,77 @@ def test_info_reads_the_whole_file(kind: FileKind, path: Path) -> None:
     path.write_bytes(DAMAGE[kind](path.read_bytes()))
     with pytest.raises(InputError, match=re.escape(str(path))):
         info(path, reading=ReadOptions(units="eV,Ang"))
+
+
+HOSTILE: dict[FileKind, list[bytes]] = {
+    ERROR_LOG: [
+        b"000000 1E-01\n000001\n",
+        b"000000 1E-01\n1.5 2E-01\n",
+        b"000000 1E-01\n000001 \xff\n",
+        b"000000 1E-01\n000001 2E-01\0\n",
+        "000000 1E-01\n\u0661 2E-01\n".encode(),
+        "000000 1E-01\n000001 \u0661\n".encode(),
+        b"000000 1E-01 1E-01 nan nan\n000001 1E-01 x nan nan\n",
+        b"000000 1E-01\n" + b"9" * 5000 + b" 1\n",
+    ],
+    ENERGY_VOLUME_LOG: [
+        b"training_index 1E+01 2E+01\n000000 1E-01\n",
+        b"training_index 1E+01 2E+01\nx 1E-01 2E-01\n",
+        b"training_index 1E+01\n000000 \xff\n",
+        b"training_index 1E+01\n000000 \0\n",
+    ],
+    ENERGY_TABLE: [
+        b"index,group,n_atoms\n0,a\n",
+        b"index,group,n_atoms\n0,\xff,1\n",
+        b"index,group,n_atoms\n0,a\rb,1\n",
+        b'index,group,n_atoms\n0,"a,1\n',
+    ],
+    GROUP_LOG: [
+        b"step,part,a\nx,train,1\n",
+        b"step,part,a\n0,train,x\n",
+        b"step,part,a\n0,train,\0\n",
+        b"step,part,a\n0,train\n",
+        b"step,part,a\n0,train," + b"x" * 200_000 + b"\n",
+    ],
+    RANKING: [
+        b"rank,member,score\n1,2,0.5\n",
+        b"rank,member,score,network\n1,2,x,a.nn.dat\n",
+        b"rank,member,score,network\n1,2,0.5\n",
+        b"rank,member,network\n",
+    ],
+    CLASSIC_CONFIG: [
+        b'{"a": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"run_training": "' + b"x" * 30_000 + b'"}',
+        b"{" + b" " * 100_000 + b"}",
+        b'{"a": "\xff"}',
+        b"{,}",
+    ],
+    MANIFEST: [b'{"format": "pyfit-gpu training set manifest", "version": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"],
+}
+
+
+@pytest.mark.parametrize(("kind", "content"), [(kind, content) for kind in HOSTILE for content in HOSTILE[kind]],
+                         ids=lambda value: getattr(value, "title", ""))  # fmt: skip
+def test_hostile_content(kind: FileKind, content: bytes, tmp_path: Path) -> None:
+    """A message of a screen at most, at once, and nothing else."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert identify(path) is kind
+    started = time.monotonic()
+    with pytest.raises(InputError, match=re.escape(str(path))) as raised:
+        info(path)
+    assert len(str(raised.value)) < 1000
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("load", [info, load_structures, load_training_set, load_potentials, load_run])
+def test_no_waiting_for_a_pipe(load: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: cannot read: expected a file, found a pipe"):
+        load(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"/dev/zero: cannot read: expected a file, found a device"):
+        load(Path("/dev/zero"))
 
 
 def test_loss_log(tmp_path: Path) -> None:

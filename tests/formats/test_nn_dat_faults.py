@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -149,3 +150,40 @@ def test_older_header_is_recognised(load: Load, centers: str) -> None:
     older = "\n".join([*lines[:4], f" {centers}", " 3 20 2 1", ""]) + "0.5 0.0000\n" * 45
     with pytest.raises(InputError, match=r"si\.nn\.dat, line \d+: .*older header.*0 1 2 4 6.*16"):
         load(older)
+
+
+@pytest.mark.parametrize("tail", ["", "   0.0000"], ids=["one cell", "two cells"])
+def test_cut_within_the_last_number(load: Load, tail: str) -> None:
+    """Whole without its line end, since the lines before have as many digits; not with fewer."""
+    values = [f"{value: .16e}{tail}" for value in range(1, len(VALUES.split("\n")))]
+    whole = HEADER + "\n".join(values)
+    assert load(whole).networks.flat()[0, -1] == float(values[-1].split()[0])
+    for cut in range(1, len(values[-1])):
+        with pytest.raises(InputError, match=r"si\.nn\.dat(, line \d+)?: expected"):
+            load(whole[:-cut])
+        if not whole[:-cut].endswith(("e", "+", "-", " ", ".")):
+            with pytest.raises(InputError, match=r"expected a line end after the last number|as many cells"):
+                load(whole[:-cut])
+
+
+@pytest.mark.parametrize("cell", ["\u0661.5", "1\u0660", "1_0", "1.5\0"])
+def test_forms_that_python_takes(load: Load, cell: str) -> None:
+    n_header = len(HEADER.splitlines())
+    for line, text in ((3, f"Si {cell}"), (n_header + 1, cell), (n_header + 2, f"0.5 {cell}")):
+        with pytest.raises(InputError, match=rf"si\.nn\.dat(, line {line}|: .*binary)"):
+            load(with_line(line, text))
+
+
+def test_random_parameters_beyond_any_network(load: Load) -> None:
+    """Nothing in a file that asks for random parameters bounds their number but this."""
+    lines = HEADER.splitlines()
+    lines[3] = lines[3].replace("0", "1", 1)
+    lines[-1] = "3 2 1000000000 1"
+    with pytest.raises(InputError, match=r"si\.nn\.dat, line 8: expected layers with at most 10000000 random"):
+        load("\n".join(lines) + "\n")
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: cannot read: expected a file, found a pipe"):
+        load_potential(tmp_path / "pipe")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from forking import run_script
 from sample_sets import make_potential, make_set, make_settings
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.run_file import Run, is_run_file, load_run, save_run
+from pyfit_gpu.formats.run_file import Run, is_run_file, load_run, load_run_members, save_run
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.fit import FitState, fit
@@ -160,7 +162,7 @@ def specified_hash(path: Path) -> str:
         for name in sorted(texts):
             if name != "content_hash":
                 digest.update(name.encode() + b"\0" + texts[name] + b"\0")
-        for name in sorted([f"optimizer/{name}" for name in file["optimizer"]] + [f"weights/{n}" for n in WEIGHTS]):
+        for name in sorted(f"{group}/{name}" for group in ("optimizer", "weights") for name in file[group]):
             values = file[name][...]
             shape = ", ".join(map(str, values.shape)) + ("," if values.ndim == 1 else "")
             digest.update(f"{name}{values.dtype.str}({shape})".encode())
@@ -231,6 +233,51 @@ def datasets(path: Path) -> dict[str, tuple[int, int]]:
     with h5py.File(path) as file:
         file.visititems(note)
     return found
+
+
+def edit(path: Path, change: Callable[[h5py.File], object]) -> None:
+    """Change a run file, and give it the hash of its new content: only its own rules can refuse it."""
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        change(file)
+    content_hash = specified_hash(path)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        say("content_hash", content_hash)(file)
+
+
+def replace_by(name: str, value: object) -> Callable[[h5py.File], None]:
+    """Put other numbers in place of a dataset; None takes it out."""
+
+    def change(file: h5py.File) -> None:
+        if name in file:
+            del file[name]
+        if value is not None:
+            file[name] = value
+
+    return change
+
+
+def say(name: str, text: str) -> Callable[[h5py.File], None]:
+    return replace_by(f"text/{name}", np.frombuffer(text.encode(), dtype=np.uint8))
+
+
+DEEP = "[" * 50_000 + "]" * 50_000
+TEXT_VALUES = {
+    "members": ["[]", "{}", "1", "[1, 2]", '[{"history": {}, "stopping": {}}]', "nothing", DEEP],
+    "settings": ["[]", "null", '"text"', "{", DEEP],
+    "data": ["[]", "null", "{]", DEEP],
+    "logs": [
+        "[1]",
+        '{"a": 1}',
+        '{"a": [1]}',
+        '{"a": [1, -2]}',
+        '{"a": [1, 2, 3]}',
+        '{"a": [1, "2"]}',
+        '{"a": [1, 0.5]}',
+    ],
+    "first_member": ["-1", "0.5", "true", "null", "[0]", "1e3", "9" * 40, "9" * 5000],
+    "done": ["1", "null", '"true"', "[]"],
+    "potential_header": ["x", "1\n2\n3", "5 0.5 1\n1\nSi 28\n" + "9" * 100],
+}
 
 
 class TestDamage:
@@ -341,6 +388,58 @@ class TestDamage:
         refuse(path)
         refuse(tmp_path / "nowhere.h5", "No such file")
         refuse(tmp_path, "directory")
+
+    @pytest.mark.parametrize("name", [name for name in TEXTS if name not in ("format", "created_by", "content_hash")])
+    def test_missing_text_with_the_right_hash(self, saved: Path, name: str) -> None:
+        edit(saved, lambda file: file["text"].__delitem__(name))
+        refuse(saved, f"not as specified: text/{name} is missing")
+
+    @pytest.mark.parametrize("name", TEXT_VALUES, ids=lambda name: name.replace(" ", "_"))
+    def test_other_texts_with_the_right_hash(self, saved: Path, name: str) -> None:
+        for text in TEXT_VALUES[name]:
+            edit(saved, say(name, text))
+            refuse(saved, f"not as specified: (text/)?{name}|weights/potential: expected")
+
+    @pytest.mark.parametrize("change", [{"loss": "1"}, {"loss": [None]}, {"status": None}, {"validation": [[1]]},
+                                        {"validation": [[-1, 0.5]]}, {"validation": {}}, {"errors": [1.0]},
+                                        {"validation_errors": [["1", []]]}, {"n_restarts": 0.5}, {"kept_step": True},
+                                        {"n_evaluations": None}])  # fmt: skip
+    def test_other_histories(self, sample: Run, saved: Path, change: dict[str, object]) -> None:
+        history = {**sample.state.members[1]["history"], **change}
+        members = [sample.state.members[0], {**sample.state.members[1], "history": history}]
+        edit(saved, say("members", json.dumps(members)))
+        refuse(saved, "text/members: expected histories")
+        with pytest.raises(InputError, match="text/members: expected histories"):
+            load_run_members(saved)
+
+    @pytest.mark.parametrize("name", [f"weights/{name}" for name in WEIGHTS])
+    def test_other_numbers_with_the_right_hash(self, sample: Run, saved: Path, name: str) -> None:
+        n_parameters = sample.potential.networks.flat().shape[1]
+        values = [None, np.zeros((2, 5)), np.zeros((1, n_parameters)), np.zeros((2, n_parameters), dtype=np.int64),
+                  np.zeros(2), np.float64(1.0), np.zeros((2, n_parameters), dtype=np.float32)]  # fmt: skip
+        for value in values:
+            edit(saved, replace_by(name, value))
+            refuse(saved, f"not as specified: {name}: expected")
+
+    def test_numbers_of_the_optimizer(self, saved: Path) -> None:
+        edit(saved, replace_by("optimizer/known", np.zeros(5)))
+        refuse(saved, "not as specified: optimizer/known: expected numbers of 2 members")
+
+    @pytest.mark.parametrize("value", [NAN, INF])
+    def test_parameters_that_are_not_numbers(self, sample: Run, saved: Path, value: float) -> None:
+        potential = sample.potential.networks.flat().detach().numpy().copy()
+        potential[1, -1] = value
+        edit(saved, replace_by("weights/potential", potential))
+        refuse(saved, "not as specified: weights/potential: expected finite numbers")
+
+    def test_storage_elsewhere(self, saved: Path, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        pipe = [(os.fspath(tmp_path / "pipe"), 0, 12)]
+        with h5py.File(saved, "r+") as file:
+            del file["text/format"]
+            file.create_dataset("text/format", shape=(12,), dtype="|u1", external=pipe)
+        refuse(saved, "text/format: expected numbers in the file itself")
+        assert not is_run_file(saved)
 
     def test_run_files_know_themselves(self, saved: Path, tmp_path: Path) -> None:
         assert is_run_file(saved)

@@ -10,7 +10,15 @@ import pytest
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import text_lines
-from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count, may_be_cut, parse_columns, parse_numbers
+from pyfit_gpu.formats.text_lines import (
+    Lines,
+    NumberedLines,
+    ZeroByte,
+    is_count,
+    may_be_cut,
+    parse_columns,
+    parse_numbers,
+)
 
 NUMBERS = np.dtype([("values", np.float64, 3)])
 
@@ -29,6 +37,26 @@ def test_lines(monkeypatch: pytest.MonkeyPatch, content: str, block: int) -> Non
     for _ in range(2):
         assert lines.next() is None
         assert lines.number == len(expected)
+
+
+@pytest.mark.parametrize("block", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("content", "is_open"), [("a\nbc", True), ("a\nbc\n", False), ("", False), ("a", True), ("a\n ", True)]
+)
+def test_open_end(monkeypatch: pytest.MonkeyPatch, content: str, is_open: bool, block: int) -> None:
+    """Known with the last line, and only then."""
+    monkeypatch.setattr(text_lines, "_BLOCK", block)
+    lines = Lines(io.StringIO(content))
+    for number in range(1, len(content.splitlines()) + 1):
+        lines.next()
+        assert lines.at_open_end == (is_open and number == len(content.splitlines()))
+    assert lines.next() is None
+    assert lines.at_open_end == is_open
+
+
+def test_zero_byte() -> None:
+    with pytest.raises(ZeroByte):
+        Lines(io.StringIO("one\ntwo\0\n")).next()
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 100])
@@ -104,15 +132,13 @@ def test_a_count_of_thousands_of_digits_is_none() -> None:
 
 
 def test_numbered_lines() -> None:
-    lines = NumberedLines(Lines(io.StringIO("one\n\n \t\n  two  \nthree\0\n")).numbered(), "a.dat", "a list")
+    lines = NumberedLines(Lines(io.StringIO("one\n\n \t\n  two  \n")).numbered(), "a.dat", "a list")
     assert (lines.next("a word"), lines.number) == ("one", 1)
     assert (lines.next("a word"), lines.number) == ("  two  ", 4)
     error = lines.error("a number")
     assert str(error) == "a.dat, line 4: expected a number, found 'two'"
     assert error.where == "a.dat, line 4"
     assert str(lines.error("a number", "words")) == "a.dat, line 4: expected a number, found 'words'"
-    with pytest.raises(InputError, match=r"^a\.dat: expected a list, found binary data$"):
-        lines.next("a word")
     with pytest.raises(InputError, match=r"^a\.dat: expected a word, found the end of the file$"):
         lines.next("a word")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -446,6 +447,28 @@ class TestFaults:
             with pytest.raises(InputError, match=r"set.txt.*(binary|expected)"):
                 read(content)
 
+    @pytest.mark.parametrize("content", [TEXT, TWO_ELEMENTS], ids=["one element", "two elements"])
+    def test_cut_within_the_last_number(self, read: Read, content: str) -> None:
+        last = content.split()[-1]
+        assert len(read(content.removesuffix("\n"))) == 2
+        for cut in range(2, len(last) + 1):
+            with pytest.raises(InputError, match=r"set\.txt, line \d+: expected"):
+                read(content[:-cut])
+        with pytest.raises(InputError, match=r"line end after the last number, which may be cut.*found 'Gi"):
+            read(content[:-2])
+
+    @pytest.mark.parametrize("cell", ["\u0661.5", "1_0", "1\u0660"])
+    @pytest.mark.parametrize("line", ["ATOM-2 Si_B2 2 1 1 {} 1.975000E+01", "ATOM-2 Si_B2 2 1 {} 1 1", "Gi  1 {}"])
+    def test_forms_that_python_takes(self, read: Read, line: str, cell: str) -> None:
+        place = 18 if line.startswith("Gi") else 17
+        with pytest.raises(InputError, match=rf"set\.txt, line {place}: expected"):
+            read(with_line(place, line.format(cell)))
+
+    def test_a_pipe(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(InputError, match=r"pipe: cannot read: expected a file, found a pipe"):
+            read_text_set(tmp_path / "pipe")
+
     def test_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"nowhere.txt: cannot read .*No such file"):
+        with pytest.raises(InputError, match=r"nowhere.txt: cannot read: No such file"):
             read_text_set(tmp_path / "nowhere.txt")

@@ -381,6 +381,31 @@ def test_a_state_is_a_copy_and_is_checked() -> None:
     assert bits(optimizer.state()) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("count", lambda value: value + 100),
+        ("count", lambda value: value.double()),
+        ("spare", lambda value: value - 100),
+        ("known", lambda value: value.long()),
+        ("weights", lambda value: value.long()),
+        ("steps", torch.zeros_like),
+        ("changes", lambda value: value * math.nan),
+        ("extras", lambda value: value.sum(dim=1)),
+    ],
+)
+def test_states_that_no_fit_leaves(name: str, change: Function) -> None:
+    """A run file can hold anything: refused, before anything has changed."""
+    optimizer = LBFGS(draw(2, 5), LBFGSSettings(history_size=3))
+    optimizer.step(Evaluator(rosenbrock), [0, 1])
+    state = optimizer.state()
+    assert min(state["count"]) > 0
+    bad = {**state, name: change(state[name])}
+    with pytest.raises(InputError, match=f"optimiser state: .*{name}"):
+        optimizer.load_state(bad)
+    assert bits(optimizer.state()) == bits(state)
+
+
 def test_restart_is_a_new_beginning() -> None:
     function = quadratic(21, 50.0)
     optimizer = LBFGS(draw(2, 21), WOLFE)

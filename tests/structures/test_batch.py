@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -212,3 +213,11 @@ def test_a_cell_that_is_flat_but_for_rounding_has_no_volume() -> None:
     assert np.linalg.det(flat) != 0
     cells = torch.from_numpy(np.stack([flat, np.diag([1e-3, 1e3, 2.0]), np.zeros((3, 3))]))
     assert cell_volumes(cells).tolist() == pytest.approx([0.0, 2.0, 0.0])
+
+
+def test_a_group_that_utf_8_cannot_hold(make_frame: MakeFrame) -> None:
+    """Half a character, as JSON and names of files can bring it, would end in an error wherever it is written."""
+    frame = make_frame([[0, 0, 0]])
+    assert replace(frame, group="\U0001f600 Å").group == "\U0001f600 Å"
+    with pytest.raises(InputError, match=r"made: group: expected text that UTF-8 can hold, found 'a\\ud800'"):
+        replace(frame, group="a\ud800", source="made")

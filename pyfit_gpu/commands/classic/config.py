@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 from typing import Annotated, Any
 
 import json5
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.files import file_size
+from pyfit_gpu.formats.json_text import json_fault
+
+MAX_CONFIG_BYTES = 2**16  # the parser of JSON with comments takes seconds for a megabyte
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -73,13 +78,17 @@ def load_classic_config(path: str | os.PathLike[str]) -> ClassicConfig:
 def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file's keys and values, without checking them."""
     name = os.fspath(path)
+    size = file_size(path)
+    if size > MAX_CONFIG_BYTES:
+        raise InputError(f"{name}: expected a configuration of at most {MAX_CONFIG_BYTES} bytes, found {size}")
     try:
         with open(path, encoding="utf-8") as file:
             content = json5.load(file)
     except OSError as error:
         raise InputError(f"{name}: cannot read the configuration: {error.strerror}") from error
-    except ValueError as error:  # UnicodeDecodeError is one as well
-        raise InputError(f"{name}: expected a JSON object (comments with // are allowed): {error}") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one as well
+        fault = json_fault(error)
+        raise InputError(f"{name}: expected a JSON object (comments with // are allowed): {fault}") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: expected a JSON object with keys, found {type(content).__name__}")
     return content
@@ -134,7 +143,7 @@ def _fault(fault: Any) -> str:
     key = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key!r}{did_you_mean(key, ClassicConfig.model_fields)}"
-    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {reprlib.repr(fault['input'])}"
 
 
 def did_you_mean(word: str, known: Any) -> str:

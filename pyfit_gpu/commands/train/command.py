@@ -238,7 +238,10 @@ class _Job:
             )
         seed = 2 if wanted.seed is None else wanted.seed
         if seed == 0 and earlier is not None:
-            seed = int(earlier.data["split seed"])  # the one that was drawn
+            drawn = earlier.data.get("split seed")
+            if type(drawn) is not int:
+                raise InputError(f"{self.outputs.run_file}: not as specified: text/data: no seed of the split")
+            seed = drawn
         fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
         if wanted.validation:
             fraction = 1.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import subprocess
@@ -13,9 +11,10 @@ from pathlib import Path
 from torch import Tensor
 
 from pyfit_gpu.commands.progress import Progress
-from pyfit_gpu.commands.train.row_file import RowFile, read_number, read_table
+from pyfit_gpu.commands.train.row_file import RowFile, read_number, read_table, read_text, table_row
 from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.formats.text_lines import is_count
 from pyfit_gpu.training.history import LabelErrors, StepRecord
 from pyfit_gpu.training.loss import TERMS
 
@@ -57,11 +56,10 @@ def describe_error_log(path: Path) -> list[str]:
     Raises:
         InputError: something else than such rows.
     """
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    try:
-        errors = [(float(row[1]), int(row[0])) for row in rows]
-    except (ValueError, IndexError):
-        raise InputError(f"{path}: expected rows of a step and an error, found something else") from None
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    if any(len(row) < 2 or not is_count(row[0]) for row in rows):
+        raise InputError(f"{path}: expected rows of a step and an error, found something else")
+    errors = [(read_number(row[1], path), int(row[0])) for row in rows]
     best, step = min(errors)
     lines = [
         f"rows          {len(errors)}, steps {errors[0][1]} to {errors[-1][1]}",
@@ -69,7 +67,7 @@ def describe_error_log(path: Path) -> list[str]:
     ]
     for term, value in zip(TERMS, rows[-1][2:], strict=False):  # fewer columns: only energies, or an earlier version
         if value != "nan":
-            lines.append(f"{term.name:<13} RMSE {float(value):.6g} {term.unit} in the last row")
+            lines.append(f"{term.name:<13} RMSE {read_number(value, path):.6g} {term.unit} in the last row")
     return lines
 
 
@@ -84,9 +82,7 @@ class GroupLog(RowFile):
 
     def on_start(self) -> None:
         super().on_start()
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(("step", "part", *self.groups))
-        self.write(text.getvalue())
+        self.write(table_row(("step", "part", *self.groups)))
 
     def on_step(self, row: StepRecord) -> None:
         parts = {"train": row.group_errors, "validation": row.validation_group_errors}
@@ -128,10 +124,14 @@ class EnergyVolumeLog(RowFile):
 
 def describe_energy_volume_log(path: Path) -> list[str]:
     """Lines about an `EnergyVolumeLog`."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    steps = [line.split()[0] for line in lines[1:]]
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    steps = [line[0] for line in lines[1:]]
+    for line in lines[1:]:
+        if len(line) != len(lines[0]) or not is_count(line[0]):
+            raise InputError(f"{path}: expected rows of a step and {len(lines[0]) - 1} energies, found "
+                             f"'{' '.join(line)[:60]}'")  # fmt: skip
     saved = f"{len(steps)} saved, {steps[0]} to {steps[-1]}" if steps else "none saved"
-    return [f"structures    {len(lines[0].split()) - 1}", f"steps         {saved}"]
+    return [f"structures    {len(lines[0]) - 1}", f"steps         {saved}"]
 
 
 class Backups:

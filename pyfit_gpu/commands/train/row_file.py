@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, TextIO
 
@@ -126,14 +128,45 @@ def check_replaceable(path: str | os.PathLike[str], first_line: re.Pattern[str],
         )
 
 
+def table_row(cells: Sequence[object]) -> str:
+    """A row of a table with commas, which `read_table` gives back whatever the cells hold."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # cells with either character are quoted
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def read_text(path: Path) -> str:
+    """Read a log or table as a whole.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            text = file.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InputError(f"{path}: expected text, found binary data")
+    return text
+
+
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read column names and rows of a table with commas.
 
     Raises:
         InputError: a row that does not have a cell for every column.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        names, *rows = csv.reader(file)
+    text = read_text(path)
+    limit = csv.field_size_limit(len(text) + 1)
+    try:
+        names, *rows = csv.reader(io.StringIO(text, newline=""))
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"{path}: expected a table with commas: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
     for number, row in enumerate(rows, 2):
         if len(row) != len(names):
             raise InputError(f"{path}: row {number}: expected {len(names)} cells, found {len(row)}")
@@ -147,6 +180,8 @@ def read_number(cell: str, path: Path) -> float:
         InputError: the cell holds no number.
     """
     try:
-        return float(cell)
+        if cell.isascii():
+            return float(cell)
     except ValueError:
-        raise InputError(f"{path}: expected a number, found {cell!r}") from None
+        pass
+    raise InputError(f"{path}: expected a number, found {cell[:60]!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Mapping
@@ -10,10 +9,10 @@ from pathlib import Path
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
-from pyfit_gpu.commands.train.row_file import read_number, read_table
+from pyfit_gpu.commands.train.row_file import read_number, read_table, table_row
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import shortened
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
@@ -140,8 +139,7 @@ def write_ranking(history: History, outputs: TrainingOutputs) -> None:
                "network")  # fmt: skip
     files = [own.network for own in outputs.of_members()]
     with atomic_text(outputs.ranking) as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(columns)
+        file.write(table_row(columns))
         for rank, k in enumerate(history.ranking, 1):
             one = history.members[k]
             errors = [
@@ -152,12 +150,14 @@ def write_ranking(history: History, outputs: TrainingOutputs) -> None:
             values = (one.score, one.kept_step, one.step, one.status, one.n_restarts, one.loss[one.kept_step],
                       one.kept_validation, *errors)  # fmt: skip
             shown = [f"{value:.6e}" if isinstance(value, float) else "" if value is None else value for value in values]
-            rows.writerow((rank, outputs.members[k], *shown, os.path.basename(files[k])))
+            file.write(table_row((rank, outputs.members[k], *shown, os.path.basename(files[k]))))
 
 
 def describe_ranking(path: Path) -> list[str]:
     """Lines about a ranking: the best three."""
     names, rows = read_table(path)
+    if not {"rank", "member", "score", "network"} <= set(names):
+        raise InputError(f"{path}: expected columns rank, member, score and network, found {', '.join(names)[:60]}")
     lines = [f"members       {len(rows)}"]
     for row in (dict(zip(names, cells, strict=True)) for cells in rows[:3]):
         score = read_number(row["score"], path)

@@ -15,10 +15,11 @@ from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError, Remedy, shortened
 from pyfit_gpu.files import atomic_path
+from pyfit_gpu.formats.hdf5_input import open_hdf5
 from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, undisturbed
 from pyfit_gpu.formats.kinds import HDF5_SET, MANIFEST, TrainingSetKind, training_set_kind
 from pyfit_gpu.formats.training_set import splits as stored_splits
-from pyfit_gpu.formats.training_set.reader import naming, reading
+from pyfit_gpu.formats.training_set.reader import naming
 from pyfit_gpu.formats.training_set.shards import locked_manifest, read_manifest, write_manifest
 from pyfit_gpu.locks import exclusive
 
@@ -149,16 +150,16 @@ def _read(path: str | os.PathLike[str], kind: TrainingSetKind) -> dict[str, Spli
     if kind is MANIFEST:
         with naming(name):
             return stored_splits.from_json(read_manifest(Path(path)).get(stored_splits.GROUP, {}))
-    with reading(name), h5py.File(name, "r", locking=False) as file, naming(name):
-        return stored_splits.read_hdf5(file)
+    with open_hdf5(name, "training set") as source:
+        return stored_splits.read_hdf5(source, len(source.dataset("structures/n_atoms")))
 
 
 def _count(path: str | os.PathLike[str], kind: TrainingSetKind) -> int:
     name = os.fspath(path)
     if kind is MANIFEST:
         return int(read_manifest(Path(path))["n_structures"])
-    with reading(name), h5py.File(name, "r", locking=False) as file:
-        return len(file["structures/n_atoms"])
+    with open_hdf5(name, "training set") as source:
+        return len(source.dataset("structures/n_atoms"))
 
 
 def _write(path: str | os.PathLike[str], kind: TrainingSetKind, name: str, split: Split) -> None:
@@ -181,6 +182,10 @@ def _write(path: str | os.PathLike[str], kind: TrainingSetKind, name: str, split
                 with h5py.File(overlay, "r+", libver=LIBVER) as file:
                     stored_splits.write_hdf5(file, name, split)
 
-            with reading(os.fspath(path)):
+            try:
                 undisturbed(add)
+            except (OSError, KeyError, RuntimeError) as error:
+                raise InputError(
+                    f"{os.fspath(path)}: cannot store the split, the set may be damaged: {error}"
+                ) from error
             overlay.write_to(copy.fileno())

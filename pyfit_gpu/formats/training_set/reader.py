@@ -6,7 +6,6 @@ The format is specified in docs/formats/training_set.md.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,14 +20,23 @@ from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.hdf5_input import Hdf5Input, open_hdf5
 from pyfit_gpu.formats.nn_dat import parse_header
 from pyfit_gpu.formats.training_set import splits as stored_splits
+from pyfit_gpu.formats.training_set.checks import (
+    Finite,
+    check_values,
+    checked_groups,
+    checked_settings,
+    checked_shift,
+)
 from pyfit_gpu.formats.training_set.writer import (
     DATASETS,
     FORMAT_NAME,
     FORMAT_VERSION,
     GROUP_DTYPE,
     GROUP_INDEX,
+    HASHED_ATTRIBUTES,
     hash_content,
     row_shapes,
     writing_set,
@@ -36,6 +44,7 @@ from pyfit_gpu.formats.training_set.writer import (
 from pyfit_gpu.models.potential import Potential
 
 FEATURES = "atoms/features"
+ATTRIBUTES = ("format", "version", *HASHED_ATTRIBUTES, "content_hash", "created_by", "shard")
 
 
 def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -> str:
@@ -52,18 +61,8 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -
 
 
 def _descriptor(settings: dict[str, Any]) -> LocalStructureParameters:
-    lists = ("elements", "legendre_orders", "gaussian_centers")
-    values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in settings.items()}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
     return LocalStructureParameters(**values)
-
-
-@contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"{name}: cannot read the training set, it may be damaged: {reason}") from error
 
 
 def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, Any]]:
@@ -73,50 +72,61 @@ def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, 
         lazy: leave the features in the file, see `FeatureRows`.
 
     Raises:
-        InputError: not a training set, damaged, or of another format version.
+        InputError: not a training set, damaged, of another format version, or not as specified.
     """
-    # No lock: a file under its final name never changes, and shared file systems often cannot lock.
-    with reading(name), h5py.File(name, "r", locking=False) as file:
-        attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in file.attrs.items()}
-        found = (attributes.get("format"), attributes.get("version"))
-        if not (isinstance(found[0], str) and isinstance(found[1], int | np.integer)):
-            raise InputError(
-                f"{name}: expected format '{FORMAT_NAME}' and its version, found {found[0]!r}, {found[1]!r}"
-            )
-        if attributes.get("format") != FORMAT_NAME:
-            raise InputError(f"{name}: expected format '{FORMAT_NAME}', found {attributes.get('format')!r}")
-        if attributes.get("version") != FORMAT_VERSION:
-            raise InputError(
-                f"{name}: expected format version {FORMAT_VERSION}, found {attributes.get('version')} "
-                f"(written by {attributes.get('created_by')})"
-            )
-        arrays: dict[str, Any] = {}
-        for dataset in (*DATASETS, GROUP_INDEX):
-            if not isinstance(file.get(dataset), h5py.Dataset):
-                raise InputError(f"{name}: damaged: the dataset {dataset} is missing")
-            left = _left_in_file(name, file[dataset]) if lazy and dataset == FEATURES else None
-            arrays[dataset] = file[dataset][...] if left is None else left
-        with naming(name):
-            splits = stored_splits.read_hdf5(file)
-    try:
-        with naming(name):
-            if hash_content(attributes, arrays) != attributes["content_hash"]:
-                raise InputError("damaged: its content does not have the hash that was written with it")
-            return attach_splits(_from_arrays(arrays, attributes), splits), attributes
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{name}: cannot read the training set, it may be damaged: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        # An attribute is missing, is no JSON or of another type: in any case the file is not as specified.
-        raise InputError(f"{name}: damaged: an attribute or dataset is not as specified: {error!r}") from error
+    with open_hdf5(name, "training set") as source:
+        attributes: dict[str, Any] = {key: source.scalar(key) for key in ATTRIBUTES}
+        _check_version(attributes)
+        arrays = _read_arrays(source, name, lazy=lazy)
+        splits = stored_splits.read_hdf5(source, len(arrays["structures/n_atoms"]))
+    with naming(name):
+        for key in (*HASHED_ATTRIBUTES, "content_hash"):
+            if not isinstance(attributes.get(key), str):
+                raise InputError(f"damaged: the attribute {key} is missing, or no text")
+        features = Finite(arrays[FEATURES])
+        try:
+            found = hash_content(attributes, {**arrays, FEATURES: features})
+        except OSError as error:
+            raise InputError(f"cannot read the training set, it may be damaged: {error}") from error
+        if found != attributes["content_hash"]:
+            raise InputError("damaged: its content does not have the hash that was written with it")
+        try:
+            whole = _from_arrays(arrays, attributes)
+            features.check()
+            return attach_splits(whole, splits), attributes
+        except InputError as error:
+            raise InputError(f"not as specified: {error.fault}") from error
+
+
+def _check_version(attributes: Mapping[str, Any]) -> None:
+    name, version = attributes.get("format"), attributes.get("version")
+    if not (isinstance(name, str) and isinstance(version, int)):
+        raise InputError(f"expected format '{FORMAT_NAME}' and its version, found {name!r}, {version!r}")
+    if name != FORMAT_NAME:
+        raise InputError(f"expected format '{FORMAT_NAME}', found {name!r}")
+    if version != FORMAT_VERSION:
+        writer = attributes.get("created_by")
+        raise InputError(f"expected format version {FORMAT_VERSION}, found {version} (written by {writer})")
+
+
+def _read_arrays(source: Hdf5Input, name: str, *, lazy: bool) -> dict[str, Any]:
+    """Read all datasets, once their types and shapes are known to be right, that of the features but for its width."""
+    found = {dataset: source.dataset(dataset) for dataset in (*DATASETS, GROUP_INDEX)}
+    shapes = row_shapes(found[FEATURES].shape[1] if found[FEATURES].ndim == 2 else 1)
+    for path, dataset in found.items():
+        field, dtype = DATASETS.get(path, ("group", GROUP_DTYPE))
+        rows = found["atoms/species" if path.startswith("atoms/") else "structures/n_atoms"].shape[:1]
+        expected = (*rows, *shapes.get(field, ()))
+        if dataset.shape != expected or dataset.dtype != np.dtype(dtype):
+            raise InputError(f"damaged: {path}: expected {expected} {dtype}, found {dataset.shape} {dataset.dtype.str}")
+    left = _left_in_file(name, found[FEATURES]) if lazy else None
+    return {path: left if left and path == FEATURES else dataset[...] for path, dataset in found.items()}
 
 
 def _left_in_file(name: str, dataset: h5py.Dataset) -> FeatureFile | None:
     """Features to be read later; None if they are not contiguous in the file, as the format requires."""
     offset = dataset.id.get_offset()
-    plain = dataset.chunks is None and dataset.dtype == np.dtype("<f8") and dataset.ndim == 2
-    return FeatureFile(name, offset, dataset.shape) if plain and offset is not None else None
+    return FeatureFile(name, offset, dataset.shape) if dataset.chunks is None and offset is not None else None
 
 
 @contextlib.contextmanager
@@ -143,19 +153,19 @@ def attach_splits(training_set: TrainingSet, splits: Mapping[str, Split]) -> Tra
 
 
 def _from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, str]) -> TrainingSet:
-    """Check what the specification says about types and shapes, then put the set together."""
-    descriptor = _descriptor(json.loads(attributes["settings"]))
-    n_structures, n_atoms = len(arrays["structures/n_atoms"]), int(arrays["structures/n_atoms"].sum())
-    shapes = row_shapes(descriptor.n_features)
-    for dataset, array in arrays.items():
-        field, dtype = DATASETS.get(dataset, ("group", GROUP_DTYPE))
-        expected = (n_atoms if dataset.startswith("atoms/") else n_structures, *shapes.get(field, ()))
-        if array.shape != expected or array.dtype != np.dtype(dtype):
-            raise InputError(f"{dataset}: expected {expected} {dtype}, found {array.shape} {array.dtype.str}")
-    shift = json.loads(attributes["energy_shift"])
-    if shift is not None and len(shift) != descriptor.n_elements:
-        raise InputError(f"energy_shift: expected {descriptor.n_elements} numbers, found {shift}")
-    names = json.loads(attributes["groups"])
+    """Check what the specification says about values, then put the set together."""
+    with _attribute("settings"):
+        descriptor = _descriptor(checked_settings(attributes["settings"]))
+    with _attribute("energy_shift"):
+        shift = checked_shift(attributes["energy_shift"], descriptor.n_elements)
+    with _attribute("groups"):
+        names = checked_groups(attributes["groups"])
+    with _attribute("potential_header"):
+        potential = _made_for(attributes["potential_header"], descriptor)
+    width = arrays[FEATURES].shape[1]
+    if width != descriptor.n_features:
+        raise InputError(f"{FEATURES}: expected {descriptor.n_features} numbers in a row, found {width}")
+    check_values(arrays, n_elements=descriptor.n_elements, n_groups=len(names))
     tensors: dict[str, Any] = {}
     for dataset, (field, _) in DATASETS.items():
         if isinstance(arrays[dataset], FeatureFile):
@@ -163,21 +173,28 @@ def _from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, str]) -> Tr
             continue
         tensor = torch.from_numpy(arrays[dataset])
         tensors[field] = {"species": tensor.long, "pbc": tensor.bool}.get(field, lambda tensor=tensor: tensor)()
-    for dataset, count in ((GROUP_INDEX, len(names)), ("atoms/species", descriptor.n_elements)):
-        if np.any(arrays[dataset] < 0) or np.any(arrays[dataset] >= count):
-            raise InputError(f"{dataset}: expected numbers from 0 to {count - 1}")
     return TrainingSet(
-        potential=_made_for(attributes["potential_header"], descriptor),
-        energy_shift=None if shift is None else tuple(shift),
+        potential=potential,
+        energy_shift=shift,
         groups=tuple(names[k] for k in arrays[GROUP_INDEX]),
         splits={},
         **tensors,
     )
 
 
+@contextlib.contextmanager
+def _attribute(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"the attribute {name}: {error.fault}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"the attribute {name}: {error!r:.200}") from error
+
+
 def _made_for(header: str, descriptor: LocalStructureParameters) -> Potential:
     potential = parse_header(list(enumerate(header.split("\n"), 1)), "potential_header")
     difference = descriptor.difference(potential.descriptor)
     if difference:
-        raise InputError(f"damaged: potential_header contradicts settings: {difference}")
+        raise InputError(f"it contradicts settings: {difference}")
     return potential

@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyfit_gpu.datasets.training_set import TrainingSet, interleave
 from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.files import atomic_text
+from pyfit_gpu.formats.json_text import brief, parse_json, read_json_file
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import attach_splits, load_hdf5, naming
 from pyfit_gpu.formats.training_set.writer import FORMAT_VERSION
 from pyfit_gpu.locks import exclusive
 
 MANIFEST_NAME = "pyfit-gpu training set manifest"
+
+_LONGEST_NAME = 255  # bytes, on all file systems that we know of
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ def known_shard(path: str | os.PathLike[str], shard: Shard, *, overwrite: bool) 
 def _shard_of(attributes: Mapping[str, Any]) -> Any:
     """Description of a shard in a file's attributes; None if there is none that can be read."""
     try:
-        return json.loads(attributes["shard"])
-    except (KeyError, TypeError, ValueError):
+        return parse_json(attributes["shard"])
+    except (KeyError, TypeError, InputError):
         return None
 
 
@@ -142,24 +148,43 @@ def locked_manifest(manifest: Path) -> Iterator[None]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: expected a training set manifest, found no valid JSON: {error}") from error
+    """Read the JSON of a manifest, and check it but for its splits.
+
+    Raises:
+        InputError: no manifest, another version, or not as specified.
+    """
+    content = read_json_file(path, "a training set manifest", partial(parse_json, finite=False))
     if not isinstance(content, dict) or content.get("format") != MANIFEST_NAME:
         raise InputError(f"{path}: expected a training set manifest ('format': '{MANIFEST_NAME}'), found other JSON")
     if content.get("version") != FORMAT_VERSION:
-        raise InputError(f"{path}: expected manifest version {FORMAT_VERSION}, found {content.get('version')}")
-    types = {"count": int, "n_structures": int, "inputs": str, "shards": dict}
-    for key, kind in types.items():
-        if not isinstance(content.get(key), kind):
-            raise InputError(f"{path}: damaged: {key}: expected {kind.__name__}, found {content.get(key)!r}")
+        found = content.get("version")
+        raise InputError(f"{path}: expected manifest version {FORMAT_VERSION}, found {brief(found)}")
+    rules: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
+        "count": (int, "a whole number above 0", lambda value: value > 0),
+        "n_structures": (int, "as many structures as shards or more", lambda value: value >= content["count"]),
+        "inputs": (str, "a text", lambda value: True),
+        "shards": (dict, "an object", lambda value: True),
+        stored_splits.GROUP: (dict, "an object", lambda value: True),
+    }
+    for key, (kind, expected, holds) in rules.items():
+        value = content.get(key, {} if key == stored_splits.GROUP else None)
+        if type(value) is not kind or not holds(value):
+            raise InputError(f"{path}: damaged: {key}: expected {expected}, found {reprlib.repr(value)}")
     for index, entry in content["shards"].items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
-            raise InputError(f"{path}: damaged: shard {index}: expected an object with a file name, found {entry!r}")
-    if not isinstance(content.get(stored_splits.GROUP, {}), dict):
-        raise InputError(f"{path}: damaged: splits: expected an object, found {content['splits']!s:.60}")
+        _check_entry(path, index, entry)
     return content
+
+
+def _check_entry(path: Path, index: str, entry: Any) -> None:
+    """Check an entry of a manifest: its file is one beside the manifest, wherever the name might lead."""
+    name = entry.get("file") if isinstance(entry, dict) else None
+    if not isinstance(name, str):
+        raise InputError(f"{path}: damaged: shard {brief(index)}: expected an object with a file name, "
+                         f"found {reprlib.repr(entry)}")  # fmt: skip
+    is_plain = name not in ("", ".", "..") and not re.search("[/\0\ud800-\udfff]", name)
+    if not is_plain or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(f"{path}: damaged: shard {brief(index)}: expected the name of a file in the manifest's "
+                         f"folder, found {reprlib.repr(name)}")  # fmt: skip
 
 
 def load_manifest(path: Path, *, lazy: bool = False) -> TrainingSet:

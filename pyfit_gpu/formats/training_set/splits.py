@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from pyfit_gpu.datasets.splits import Split, groups_without_validation
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.hdf5_input import Hdf5Input
+from pyfit_gpu.formats.json_text import parse_json
 
 GROUP = "splits"  # in HDF5; the key of a manifest has the same name
 PARTS = ("train", "validation", "test")
@@ -112,37 +114,41 @@ def write_hdf5(file: h5py.File, name: str, split: Split) -> None:
     attributes["hash"] = np.bytes_(split_hash(name, split).encode())
 
 
-def read_hdf5(file: h5py.File) -> dict[str, Split]:
+def read_hdf5(source: Hdf5Input, n_structures: int) -> dict[str, Split]:
     """Read the splits of an open file by name, each checked by itself.
+
+    Args:
+        n_structures: of the set.
 
     Raises:
         InputError: naming split and fault.
     """
-    if GROUP not in file:
+    if not source.holds(GROUP):
         return {}
-    if not isinstance(file.get(GROUP), h5py.Group):
-        raise InputError(f"damaged: {GROUP}: expected a group, found something else")
-    return {name: _decode(name, partial(_values_of_group, file[GROUP], name)) for name in sorted(file[GROUP])}
+    try:
+        names = sorted(source.names(GROUP))
+    except InputError as error:
+        raise InputError(f"damaged: {error.fault}") from error
+    return {name: _decode(name, partial(_values_of_group, source, name, n_structures)) for name in names}
 
 
-def _values_of_group(splits: h5py.Group, name: str) -> dict[str, Any]:
-    group = splits[name]
-    if not isinstance(group, h5py.Group):
-        raise InputError("expected a group, found something else")
+def _values_of_group(source: Hdf5Input, name: str, n_structures: int) -> dict[str, Any]:
+    group = f"{GROUP}/{name}"
     values: dict[str, Any] = {}
-    for part in PARTS:
-        dataset = group.get(part)
-        if not isinstance(dataset, h5py.Dataset):
-            raise InputError(f"{part}: expected a dataset, found {'nothing' if dataset is None else 'something else'}")
+    try:
+        source.names(group)
+        datasets = {part: source.dataset(f"{group}/{part}") for part in PARTS}
+    except InputError as error:
+        raise InputError(error.fault.removeprefix(group).lstrip("/: ")) from error
+    for part, dataset in datasets.items():
         if dataset.ndim != 1 or dataset.dtype != np.dtype("<i8"):
             raise InputError(f"{part}: expected (n,) <i8, found {dataset.shape} {dataset.dtype.str}")
+        if len(dataset) > n_structures:
+            raise InputError(f"{part}: expected rows of the {n_structures} structures, found {len(dataset)}")
         values[part] = dataset[...].tolist()
-    for key in ("n_structures", "seed", "train_fraction"):
-        values[key] = group.attrs[key].item()
-    for key in ("test_groups", "hash"):
-        text = group.attrs[key]
-        values[key] = text.decode() if isinstance(text, bytes) else text
-    values["test_groups"] = json.loads(values["test_groups"])
+    for key in ("n_structures", "seed", "train_fraction", "test_groups", "hash"):
+        values[key] = source.scalar(key, group)
+    values["test_groups"] = parse_json(values["test_groups"])
     return values
 
 

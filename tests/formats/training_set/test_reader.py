@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats import json_text
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import header_lines, load_potential
 from pyfit_gpu.formats.opening import load_training_set
@@ -321,6 +323,113 @@ class TestDamage:
         refuse(saved, rf"expected format version 1, found {version} \(written by pyfit-gpu 99.0\)")
 
 
+def edit(path: Path, change: Callable[[h5py.File], object]) -> None:
+    """Change a set, and give it the hash of its new content: only its own rules can refuse it."""
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        change(file)
+    content_hash = specified_hash(path)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file.attrs["content_hash"] = np.bytes_(content_hash.encode())
+
+
+def put(dataset: str, place: object, value: float) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[dataset][place] = value
+
+    return change
+
+
+def say(attribute: str, text: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file.attrs[attribute] = np.bytes_(text.encode("utf-8", "surrogatepass"))
+
+    return change
+
+
+def settings(**changed: object) -> Callable[[h5py.File], None]:
+    """Change settings; None takes one out."""
+
+    def change(file: h5py.File) -> None:
+        content = {**json.loads(file.attrs["settings"]), **changed}
+        say("settings", json.dumps({key: value for key, value in content.items() if value is not None}))(file)
+
+    return change
+
+
+NEVER_NEGATIVE = ["structures/weight", "structures/volume"]
+NEVER_INFINITE = ["atoms/features", "atoms/positions", "atoms/forces", "structures/energy", "structures/cell",
+                  "structures/stress", *NEVER_NEGATIVE]  # fmt: skip
+CONTRADICTIONS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    **{f"infinite {name}": (put(name, 0, np.inf), name) for name in NEVER_INFINITE},
+    **{f"NaN {name}": (put(name, 0, NAN), name) for name in ("atoms/features", *NEVER_NEGATIVE)},
+    **{f"negative {name}": (put(name, 0, -1e-9), name) for name in NEVER_NEGATIVE},
+    "the last feature": (put("atoms/features", (-1, -1), NAN), "atoms/features"),
+    "a part of the positions": (put("atoms/positions", (0, 1), NAN), "atoms/positions: .* or none"),
+    "forces of one atom": (put("atoms/forces", 4, NAN), "atoms/forces: .* or none"),
+    "a part of the cell": (put("structures/cell", (0, 1, 1), NAN), "structures/cell: .* or none"),
+    "a part of the stress": (put("structures/stress", (0, 1), NAN), "structures/stress: .* or none"),
+    "no atoms": (put("structures/n_atoms", slice(0, 2), [0, 3]), "n_atoms: expected numbers of 1 or more"),
+    "negative n_atoms": (put("structures/n_atoms", slice(0, 2), [-3, 6]), "n_atoms: expected numbers of 1 or more"),
+    "n_atoms beyond all": (put("structures/n_atoms", slice(0, 2), [2**62, 2**62]), "n_atoms: expected"),
+    "another sum": (put("structures/n_atoms", 0, 3), "n_atoms: expected numbers of 1 or more that add up to 12"),
+    "species": (put("atoms/species", 0, 2), "atoms/species: expected numbers from 0 to 1"),
+    "group": (put("structures/group", 0, -1), "structures/group: expected numbers from 0 to 3"),
+    "pbc": (put("structures/pbc", 0, 7), "structures/pbc: expected numbers from 0 to 1"),
+    "shift NaN": (say("energy_shift", "[NaN, 1]"), "energy_shift: .*NaN"),
+    "shift too large": (say("energy_shift", "[1e999, 1]"), "energy_shift: .*finite"),
+    "shift a text": (say("energy_shift", '["1", "2"]'), "energy_shift: expected a list of numbers"),
+    "shift a flag": (say("energy_shift", "[true, 1]"), "energy_shift: expected a list of numbers"),
+    "too few shifts": (say("energy_shift", "[1]"), "energy_shift: expected 2"),
+    "shift no JSON": (say("energy_shift", "[1,"), "energy_shift: no valid JSON"),
+    "deep JSON": (say("groups", "[" * 20_000 + "]" * 20_000), "groups: .*nested too deeply"),
+    "groups numbers": (say("groups", "[1, 2, 3, 4]"), "groups: expected a list of texts"),
+    "groups an object": (say("groups", '{"a": 1}'), "groups: expected a list of texts"),
+    "groups unsorted": (say("groups", '["b", "a", "c", "d"]'), "groups: .* in the order"),
+    "groups twice": (say("groups", '["a", "a", "c", "d"]'), "groups: .* all differ"),
+    "half a character": (say("groups", r'["a", "b", "c", "\ud800x"]'), "groups: .*UTF-8"),
+    "header": (say("potential_header", "x"), "potential_header"),
+    "header of another": (
+        say("potential_header", "\n".join(header_lines(make_set().potential))),
+        "contradicts settings",
+    ),
+    "settings a list": (say("settings", "[]"), "settings: expected an object"),
+    "a setting less": (settings(cutoff=None), "settings: expected an object with the keys"),
+    "a setting more": (settings(colour=1), "settings: expected an object with the keys"),
+    "a text as a number": (settings(cutoff="4"), "settings: cutoff: expected a number"),
+    "a number as a list": (settings(legendre_orders=2), "settings: legendre_orders: expected a list"),
+    "a list in a list": (settings(gaussian_centers=[[1.0]]), "settings: gaussian_centers: expected a list of numbers"),
+    "a flag as a mode": (settings(gi_mode=True), "settings: gi_mode: expected a whole number"),
+    "an unknown element": (settings(elements=["Si", "Xx"]), "settings: "),
+    "other orders": (settings(legendre_orders=[0]), "atoms/features|contradicts settings"),
+}
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_sets_that_contradict_themselves(saved: Path, name: str, lazy: bool) -> None:
+    change, match = CONTRADICTIONS[name]
+    edit(saved, change)
+    with pytest.raises(InputError, match=match) as raised:
+        load_training_set(saved, lazy=lazy)
+    assert str(saved) in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_an_edited_set_with_the_right_hash(sample: TrainingSet, saved: Path) -> None:
+    """The edits alone make no difference to a reader."""
+    edit(saved, put("structures/weight", 0, 0.0))
+    assert load_training_set(saved).weight[0] == 0.0
+    edit(saved, say("groups", '["NO_DFT", "a", "b", "c"]'))
+    assert load_training_set(saved).groups == ("b", "c", "a", "b", "NO_DFT")
+
+
+def test_a_small_file_that_declares_much(saved: Path) -> None:
+    with h5py.File(saved, "r+") as file:
+        del file["atoms/features"]
+        file.create_dataset("atoms/features", shape=(10**8, 18), dtype="<f8", chunks=(1000, 18))
+    refuse(saved, "atoms/features: .* does not fit a file of")
+
+
 class TestKilledAndFull:
     def test_no_room(self, tmp_path: Path) -> None:
         """Whatever the limit on the file's size, there is a message, the old set stays and nothing else is left."""
@@ -591,6 +700,40 @@ class TestManifestFaults:
             refuse(manifest, "expected a training set manifest")
         manifest.write_bytes(b"{\xff\xfe}")
         refuse(manifest, "expected a training set manifest")
+
+    @pytest.mark.parametrize(
+        "name", ["", ".", "..", "a/b", "../set.0-of-2.h5", "/etc/passwd", "a" * 300, "a\0", "\ud800", 1, None, ["a"]]
+    )
+    def test_files_are_those_of_the_folder(self, manifest: Path, name: object) -> None:
+        content = json.loads(manifest.read_text())
+        content["shards"]["0"]["file"] = name
+        manifest.write_text(json.dumps(content))
+        refuse(manifest, "damaged: shard 0: expected (the name of a file in the manifest's folder|an object with a)")
+
+    @pytest.mark.parametrize("changed", [{"count": 0}, {"count": -1}, {"count": True}, {"count": 2.0}, {"count": "2"},
+                                         {"n_structures": -(10**30)}, {"n_structures": 1}, {"n_structures": True},
+                                         {"inputs": 1}, {"shards": []}, {"shards": {"0": 1}}])  # fmt: skip
+    def test_impossible_values(self, manifest: Path, changed: dict[str, object]) -> None:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changed))
+        refuse(manifest, f"damaged: ({next(iter(changed))}|shard 0): expected")
+
+    def test_deep_json(self, manifest: Path) -> None:
+        text = manifest.read_text()
+        for depth in (900, 200_000):  # the parser alone takes the first
+            manifest.write_text(text.replace('"inputs": "inputs"', f'"inputs": {"[" * depth}{"]" * depth}'))
+            with pytest.raises(InputError, match=r"nested too deeply|inputs: expected a text") as raised:
+                load_manifest(manifest)
+            assert len(str(raised.value)) < 500
+
+    def test_too_large(self, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(json_text, "MAX_BYTES", 100)
+        refuse(manifest, "set.json: expected a training set manifest, found [0-9]+ bytes")
+
+    def test_a_pipe_as_a_shard(self, manifest: Path) -> None:
+        (manifest.parent / "set.1-of-2.h5").unlink()
+        os.mkfifo(manifest.parent / "set.1-of-2.h5")
+        with pytest.raises(InputError, match=r"set\.1-of-2\.h5: .*expected a file, found a pipe"):
+            load_training_set(manifest)
 
     def test_other_json(self, manifest: Path) -> None:
         for content in ({}, {"run_training": True}, {"format": "another"}):
