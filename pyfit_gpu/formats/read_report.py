@@ -1,4 +1,4 @@
-"""What was read from files of structures: labels by file, names that are not read, and doubts."""
+"""Reports on files of structures that were read: labels by file, names that are not read, and doubts."""
 
 from __future__ import annotations
 
