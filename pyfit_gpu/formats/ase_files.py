@@ -150,7 +150,7 @@ def _frame(atoms: Atoms, path: str, source: str, options: ReadOptions) -> Frame:
     cell = finite(atoms.cell.array, (3, 3), "cell", source)
     values, columns = _named_values(atoms)
     finder = LabelFinder(values, columns, options, source)
-    labels = finder.labels(values, columns, (n, float(abs(np.linalg.det(cell)))), path)
+    labels = finder.labels(values, columns, n, cell, path)
     return Frame(
         positions=finite(atoms.positions, (n, 3), "positions", source),
         cell=cell,

@@ -28,12 +28,14 @@ class _Tally:
     n_without_energy: int = 0  # structures that are not for predictions only
     labels: LabelCounts = field(default_factory=LabelCounts)
     unread: Counter[str] = field(default_factory=Counter)
+    chosen: Counter[str] = field(default_factory=Counter)
 
     def add(self, structure: Frame | StructureSummary) -> None:
         self.n_structures += 1
         self.n_without_energy += structure.energy is None and not is_unlabelled(structure.group)
         self.labels += LabelCounts.of_structure(structure)
         self.unread.update(structure.unread)
+        self.chosen.update(structure.chosen)
 
 
 class ReadReport:
@@ -89,17 +91,12 @@ class ReadReport:
 
     def _require_keys(self) -> None:
         """Refuse a name that no structure has: a wrong name would lose the label without a word."""
-        labels = LabelCounts()
-        names: Counter[str] = Counter()
-        for tally in self._tallies.values():
-            labels += tally.labels
-            names.update(tally.unread)
-        found = {"energy_key": labels.energy, "forces_key": labels.forces, "stress_key": labels.stress}
-        found["virial_key"] = labels.stress
+        chosen = {key for tally in self._tallies.values() for key in tally.chosen}
+        names = list(dict.fromkeys(name for tally in self._tallies.values() for name in tally.unread))
         for key in LABEL_KEYS:
             name = getattr(self._options, key)
-            if name and found.get(key) == 0:
-                there = f"; not read: {named(list(names))}" if names else ""
+            if name and key not in chosen:
+                there = f"; not read: {named(names)}" if names else ""
                 raise InputError(
                     f"{key}: no structure of {named(list(self._tallies))} has {name!r}{there}", setting=key
                 )
