@@ -206,11 +206,15 @@ class LabelFinder:
     def _require_equal(self, found: Mapping[str, Any], label: str, tolerance: float = _AGREE) -> None:
         names = list(found)
         for name in names[1:]:
-            scale = max(np.max(np.abs(found[names[0]])), np.max(np.abs(found[name])))
-            if np.max(np.abs(np.subtract(found[names[0]], found[name]))) > tolerance * scale + 1e-12:
-                shown = (f"{one} {', '.join(map(str, np.ravel(found[one])[:3].tolist()))}" for one in (names[0], name))
+            pair = np.array([np.ravel(found[names[0]]), np.ravel(found[name])])
+            differences = np.abs(pair[0] - pair[1])
+            worst = int(np.argmax(differences))
+            if differences[worst] > tolerance * np.abs(pair).max() + 1e-12:
+                shown = "; ".join(
+                    f"{one} {value:.10g}" for one, value in zip((names[0], name), pair[:, worst], strict=True)
+                )
                 raise InputError(
-                    f"{self.source}: has two labels for {label}, which differ: {'; '.join(shown)}",
+                    f"{self.source}: has two labels for {label}, which differ: {shown}",
                     setting=f"{label}_key",
                     remedy=Remedy.LABEL_KEY,
                 )

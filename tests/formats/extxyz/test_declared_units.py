@@ -32,8 +32,8 @@ def one(folder: Path, comment: str, atom: str = "Si 0.5 0 0 1 2 3") -> Frame:
 def test_hartree_and_bohr(tmp_path: Path) -> None:
     frame = one(
         tmp_path,
-        f'{LATTICE} {FORCES} energy=-2 energy-unit=Hartree length_unit=bohr force_unit=hartree/bohr stress="1 2 3 4 5 6" '
-        "stress_units=Ha/bohr^3",
+        f"{LATTICE} {FORCES} energy=-2 energy-unit=Hartree length_unit=bohr force_unit=hartree/bohr "
+        'stress="1 2 3 4 5 6" stress_units=Ha/bohr^3',
     )
     assert frame.energy == pytest.approx(-2 * HARTREE, rel=1e-9)
     np.testing.assert_allclose(frame.positions, [[0.5 * BOHR, 0, 0]], rtol=1e-9)
@@ -60,8 +60,11 @@ def test_a_stress_alone_in_other_units(tmp_path: Path, unit: str, factor: float)
 
 @pytest.mark.parametrize(
     "declared",
-    ["energy_unit=eV", "energy-units=ev length_unit=Angstrom", "units=metal", 'units="eV, Ang"', "Energy_Unit=EV", "unit=eV/A"],
-)  # fmt: skip
+    [
+        *("energy_unit=eV", "energy-units=ev length_unit=Angstrom", "Energy_Unit=EV"),
+        *("units=metal", 'units="eV, Ang"', "unit=eV/A"),
+    ],
+)
 def test_our_units_change_nothing(tmp_path: Path, declared: str) -> None:
     frame = one(tmp_path, f'{LATTICE} {FORCES} energy=-1 stress="1 0 0 0 0 0" {declared}')
     assert (frame.energy, frame.forces.tolist(), frame.unread) == (-1, [[1, 2, 3]], ())  # type: ignore[union-attr]
