@@ -115,8 +115,10 @@ class _Reader:
         units = DeclaredUnits.of(values, self.source)
         for key in units.keys:
             del values[key]
-        lines = self._lines(n_atoms, columns or _PLAIN)
+        lines = self._lines(n_atoms)
         columns = columns or _with_extra_cells(lines[0])
+        if self.lines.at_open_end:
+            self._check_end(columns, lines)
         finder = LabelFinder(values, columns.others, self.options, self.source)
         units.require(self.source, finder)
         cell *= units.length
@@ -186,18 +188,21 @@ class _Reader:
             pbc *= 3 // len(pbc)
         return cell, np.array(pbc)
 
-    def _lines(self, n_atoms: int, columns: Columns) -> list[str]:
-        """Lines of the atoms, the last one whole."""
+    def _lines(self, n_atoms: int) -> list[str]:
         lines = self.lines.take(n_atoms)
         if len(lines) < n_atoms:
             self.fail(f"{n_atoms} lines of atoms, here number {len(lines) + 1}", None)
-        if self.lines.at_open_end:
-            cells = [line.split() for line in lines]
-            count = next(reversed(columns.places.values()))[2]
-            others = [cell for line in cells for cell in line[columns.width - count : columns.width]][:-1]
-            if len(cells[-1]) == columns.width and may_be_cut(cells[-1][-1], others):
-                self.fail(NO_LINE_END, lines[-1])
         return lines
+
+    def _check_end(self, columns: Columns, lines: list[str]) -> None:
+        """Refuse a last line without a line end that may have lost cells or digits."""
+        cells = [line.split() for line in lines]
+        if len(cells[-1]) != columns.width:
+            self._blame(columns, (), lines)
+        count = next(reversed(columns.places.values()))[2]
+        others = [cell for line in cells for cell in line[columns.width - count :]][:-1]
+        if may_be_cut(cells[-1][-1], others):
+            self.fail(NO_LINE_END, lines[-1])
 
     def _table(self, columns: Columns, wanted: tuple[str, ...], lines: list[str]) -> Any:
         """Parse the wanted columns of all atoms."""
