@@ -22,6 +22,7 @@ from frame_samples import assert_same
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames
 from pyfit_gpu.formats.head import Head, read_head
+from pyfit_gpu.formats.read_options import ReadOptions
 
 VASP = Path(__file__).parents[1] / "data" / "vasp"
 FORCES = [[0.1, 0.0, -0.2], [-0.1, 0.0, 0.2]]
@@ -119,6 +120,54 @@ def test_constraints_do_not_touch_forces(tmp_path: Path) -> None:
     for name in ("a.traj", "a.db"):
         ase.io.write(tmp_path / name, atoms)
         np.testing.assert_allclose(read(tmp_path / name)[0].forces, FORCES)
+
+
+def triangle() -> Atoms:
+    return Atoms("Si3", 2.2 * np.eye(3), cell=[4, 4, 4], pbc=True)
+
+
+def test_labels_under_other_names(tmp_path: Path) -> None:
+    """Names in use are known in info; others are given, or named as not read."""
+    atoms = triangle()
+    forces = np.arange(9.0).reshape(3, 3)
+    atoms.info |= {"REF_energy": -3.0, "virial": -64 * np.eye(3), "unit": np.eye(3), "my_stress": 2 * np.eye(3)}
+    atoms.info |= {"dft_forces": forces, "my_forces": 2 * forces}  # a trajectory has no arrays of other names
+    ase.io.write(tmp_path / "a.traj", atoms)
+    (found,) = read(tmp_path / "a.traj")
+    assert found.energy == -3
+    np.testing.assert_array_equal(found.forces, forces)
+    np.testing.assert_allclose(found.stress, [1, 1, 1, 0, 0, 0], atol=1e-12)
+    assert set(found.unread) == {f"column {name}" for name in ("my_stress", "unit", "my_forces")}
+    options = ReadOptions(stress_key="MY_stress", forces_key="my_forces")
+    (chosen,) = read_ase_frames(tmp_path / "a.traj", options)
+    np.testing.assert_array_equal(chosen.forces, 2 * forces)
+    np.testing.assert_array_equal(chosen.stress, [2, 2, 2, 0, 0, 0])
+    assert chosen.chosen == ("forces_key", "stress_key")
+
+
+def test_a_stress_of_three_atoms_is_no_column(tmp_path: Path) -> None:
+    atoms = triangle()
+    atoms.info["stress"] = np.diag([1.0, 2.0, 3.0])
+    ase.io.write(tmp_path / "a.traj", atoms)
+    assert read(tmp_path / "a.traj")[0].stress.tolist() == [1, 2, 3, 0, 0, 0]
+
+
+def test_contradictions_within_a_row_of_a_database(tmp_path: Path) -> None:
+    with ase.db.connect(tmp_path / "rows.db") as database:
+        database.write(dimer(energy=-1.5), dft_energy=-1.75)
+    with pytest.raises(InputError, match=r"structure 1: has two labels .*: energy -1\.5; dft_energy -1\.75"):
+        read(tmp_path / "rows.db")
+    (found,) = read_ase_frames(tmp_path / "rows.db", ReadOptions(energy_key="dft_energy"))
+    assert found.energy == -1.75
+
+
+def test_data_of_a_database(tmp_path: Path) -> None:
+    with ase.db.connect(tmp_path / "rows.db") as database:
+        database.write(dimer(), data={"forces": np.array(FORCES), "REF_energy": -2.5, "note": "x"})
+    (found,) = read(tmp_path / "rows.db")
+    assert found.energy == -2.5
+    np.testing.assert_array_equal(found.forces, FORCES)
+    assert found.unread == ("key note",)
 
 
 # --- what is refused

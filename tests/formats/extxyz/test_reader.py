@@ -216,7 +216,7 @@ def test_columns_that_ase_reads(tmp_path: Path, properties: str, row: str) -> No
         lambda raw: raw.replace(b"Lattice", b"lattice").replace(b"Properties", b"PROPERTIES"),
         lambda raw: raw.replace(b"Lattice=", b"LATTICE = ").replace(b"Properties", b"properties"),
         lambda raw: raw.replace(b"energy", b"Energy").replace(b"group", b"Config_type").replace(b"weight", b"WEIGHT"),
-        lambda raw: raw.replace(b"energy", b"REF_energy").replace(b"forces", b"force_dft").replace(b"stress", b"Stress"),
+        lambda raw: raw.replace(b"energy", b"REF_energy").replace(b"forces", b"force_dft"),
         lambda raw: raw.replace(b"forces", b"force").replace(b"energy", b"dft_energy"),
     ],
     ids=["crlf", "cr", "bom", "blank lines", "tabs", "blanks", "blanks at the ends", "no last line end", "lower case",
