@@ -82,7 +82,7 @@ class ReadReport:
                 else:
                     log.log(logging.WARNING if lacking and training else logging.INFO, "%s: %s", path, text)
             if len(self._tallies) > 1:
-                log.info("%s: %d structures, %s", path, tally.n_structures, tally.labels)
+                log.info("%s: %s, %s", path, _structures(tally.n_structures), tally.labels)
 
     def log_doubts(self) -> None:
         """Log a warning for each file and kind of doubt."""
@@ -104,7 +104,11 @@ class ReadReport:
 
 def _how_many(n: int, of: int, label: str) -> str:
     have = "has" if n == 1 else "have"
-    return f"{n} of {of} structure{'s' if of != 1 else ''} {have} no {label}"
+    return f"{n} of {_structures(of)} {have} no {label}"
+
+
+def _structures(n: int) -> str:
+    return f"{n} structure{'' if n == 1 else 's'}"
 
 
 def _unread(names: Counter[str]) -> list[str]:
