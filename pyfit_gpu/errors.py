@@ -17,6 +17,7 @@ class Remedy(enum.Enum):
     E_SHIFT = "give e_shift"
     FIND_SHIFT = "pyfit_gpu.models.energy_shift.find_shift finds one from the energies of structures"
     LABEL_KEY = "ReadOptions names the one to read, as energy_key='REF_energy'"
+    STRESS_KEY = "ReadOptions names the one to read: stress_key='REF_stress' or virial_key='REF_virial'"
     OTHER_NAMES = "ReadOptions(energy_key=..., forces_key=...) reads labels under other names"
     CONVERT = "save_training_set writes it as HDF5"
     UNITS = "give units='hartree,bohr' or units='eV,Ang'"

@@ -216,7 +216,7 @@ class LabelFinder:
                 raise InputError(
                     f"{self.source}: has two labels for {label}, which differ: {shown}",
                     setting=f"{label}_key",
-                    remedy=Remedy.LABEL_KEY,
+                    remedy=Remedy.STRESS_KEY if label == "stress" else Remedy.LABEL_KEY,
                 )
 
     def _group(self, values: Mapping[str, Any], path: str) -> str:

@@ -110,7 +110,7 @@ def test_a_name_that_no_structure_has(caplog: pytest.LogCaptureFixture, key: str
     labels = 'energy=-5 stress="0 0 0 0 0 0" group=a weight=2'
     Path("a.xyz").write_text(structure(f"{FORCES} {labels}", 3))
     options = ReadOptions(**{key: "mine"})
-    with pytest.raises(InputError, match=f"^{key}: no structure of a.xyz has 'mine'; not read: ") as caught:
+    with pytest.raises(InputError, match=rf"^{key}: no structure of a\.xyz has 'mine'; not read: ") as caught:
         said(caplog, "a.xyz", options=options)
     assert caught.value.setting == key
 
@@ -170,5 +170,5 @@ def test_load_structures_says_it_too(caplog: pytest.LogCaptureFixture) -> None:
     messages = [record.getMessage() for record in caplog.records]
     assert "a.xyz: 1 of 1 structure has no energy; key E is not read" in messages
     assert sum("stress" in message for message in messages) == 2
-    with pytest.raises(InputError, match="energy_key: no structure of a.xyz has 'F'; not read: key E"):
+    with pytest.raises(InputError, match=r"energy_key: no structure of a\.xyz has 'F'; not read: key E"):
         load_structures("a.xyz", options=ReadOptions(energy_key="F"))
