@@ -256,6 +256,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
 
+    _start_messages(quiet=False)
     print(info(options.file, reading=read_options(options)))
     return printed()
 

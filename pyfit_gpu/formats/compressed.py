@@ -31,14 +31,6 @@ def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
     return open(path, "rb") if module is None else importlib.import_module(module).open(path, "rb")
 
 
-def faults() -> tuple[type[Exception], ...]:
-    """Exceptions, beside OSError, of reading a compressed file that is cut or damaged."""
-    import lzma
-    import zlib
-
-    return EOFError, lzma.LZMAError, zlib.error
-
-
 def open_text(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> io.TextIOWrapper:
     """Open a file to read its text, decompressed, without a byte order mark."""
     return io.TextIOWrapper(open_bytes(path), encoding=encoding)

@@ -66,7 +66,7 @@ class ReadReport:
         Raises:
             InputError: a name of a label was given that no structure has.
         """
-        self._require_keys()
+        self.require_names()
         some_have_forces = any(tally.labels.forces for tally in self._tallies.values())
         for path, tally in self._tallies.items():
             lacking = (
@@ -76,7 +76,8 @@ class ReadReport:
             if some_have_forces and n_without_forces:
                 lacking.append(_how_many(n_without_forces, tally.n_structures, "forces"))
             if lacking or tally.unread:
-                text = "; ".join([*lacking, *_unread(tally.unread)])
+                verb = "is" if len(tally.unread) == 1 else "are"
+                text = "; ".join([*lacking, *(f"{names} {verb} not read" for names in self.unread(path))])
                 if lacking and training and tally.unread:
                     log.warning("%s: %s (%s)", path, text, Remedy.OTHER_NAMES)
                 else:
@@ -89,8 +90,17 @@ class ReadReport:
         for finding in self._doubts.findings():
             log.warning("%s", finding.text)
 
-    def _require_keys(self) -> None:
-        """Refuse a name that no structure has: a wrong name would lose the label without a word."""
+    def unread(self, path: str) -> list[str]:
+        """List in one text what a file holds and is not read; none if everything is."""
+        names = list(self._tallies[path].unread)
+        return [named(names)] if names else []
+
+    def require_names(self) -> None:
+        """Refuse the name of a label that no structure has: the label would be lost without a word.
+
+        Raises:
+            InputError: with the names that are there and not read.
+        """
         chosen = {key for tally in self._tallies.values() for key in tally.chosen}
         names = list(dict.fromkeys(name for tally in self._tallies.values() for name in tally.unread))
         for key in LABEL_KEYS:
@@ -109,10 +119,3 @@ def _how_many(n: int, of: int, label: str) -> str:
 
 def _structures(n: int) -> str:
     return f"{n} structure{'' if n == 1 else 's'}"
-
-
-def _unread(names: Counter[str]) -> list[str]:
-    """Phrase about what is not read; none if everything is."""
-    if not names:
-        return []
-    return [f"{named(list(names))} {'is' if len(names) == 1 else 'are'} not read"]

@@ -41,14 +41,14 @@ def parsed(*words: str) -> ReadOptions:
     return read_options(parser.parse_args(words))
 
 
-def test_every_option_of_the_library_is_there() -> None:
-    words = []
-    for one in fields(ReadOptions):
-        value = {"vasp_steps": "converged", "units": "hartree,bohr", "virial_key": ""}.get(one.name, f"my_{one.name}")
-        words += [f"--{one.name.replace('_', '-')}", value]
-    options = parsed(*words)
-    assert all(getattr(options, one.name) != one.default for one in fields(ReadOptions) if one.name != "virial_key")
-    assert parsed("--virial-key", "v").virial_key == "v"
+OPTION = {one.name: f"--{one.name.replace('_', '-')}" for one in fields(ReadOptions)} | {"elements": "--type-elements"}
+VALUE = {"vasp_steps": "converged", "units": "hartree,bohr", "elements": "Si,C"}
+
+
+@pytest.mark.parametrize("name", OPTION)
+def test_every_option_of_the_library(name: str) -> None:
+    value = VALUE.get(name, "mine")
+    assert getattr(parsed(OPTION[name], value), name) == (("Si", "C") if name == "elements" else value)
 
 
 def test_defaults_are_those_of_the_library() -> None:
@@ -60,7 +60,10 @@ def test_wrong_choices() -> None:
         parsed("--units", "furlong")
     with pytest.raises(InputError, match="stress_key: expected without virial_key"):
         parsed("--stress-key", "a", "--virial-key", "b")
-    for verb in (["prepare", "si.poscar.dat", "-o", "new.h5", "--potential", "si.nn.dat"], ["info", "si.poscar.dat"]):
+    for verb in (
+        ["prepare", "si.poscar.dat", "--out", "new.h5", "--potential", "si.nn.dat"],
+        ["info", "si.poscar.dat"],
+    ):
         refused(*verb, "--units", "furlong", match="units: expected those of energy and length")
         refused(*verb, "--vasp-steps", "some", match="--vasp-steps: invalid choice")
 
@@ -68,12 +71,11 @@ def test_wrong_choices() -> None:
 @pytest.mark.parametrize("verb", ["prepare", "evaluate", "info", "convert"])
 def test_verbs_that_have_them(verb: str) -> None:
     said = " ".join(done(verb, "--help").out.split())
-    for one in fields(ReadOptions):
-        assert f"--{one.name.replace('_', '-')} " in said
+    assert [option for option in OPTION.values() if f"{option} " not in said] == []
 
 
 def prepare(*words: str) -> str:
-    return done("prepare", *words, "--potential", "si.nn.dat", "-o", "set.h5", "--overwrite").said
+    return done("prepare", *words, "--potential", "si.nn.dat", "--out", "set.h5", "--overwrite").said
 
 
 def test_prepare_takes_the_names() -> None:
@@ -88,7 +90,7 @@ def test_prepare_takes_the_names() -> None:
     np.testing.assert_allclose(made.forces[:2], [[0, 0, 0.5], [0, 0, -0.5]])
     np.testing.assert_allclose(made.stress[0], [-1, -1, -1, 0, 0, 0])
     assert made.groups == ("b",) * 3
-    np.testing.assert_allclose(made.weights, 2)
+    np.testing.assert_allclose(made.weight, 2)
 
 
 def test_prepare_names_what_is_missing_and_the_way_out() -> None:
@@ -105,13 +107,13 @@ def test_prepare_names_what_is_missing_and_the_way_out() -> None:
 def test_a_wrong_name_is_refused_before_anything_is_written() -> None:
     dimers("a.xyz", "energy=-{d}")
     for option in ("energy", "forces", "stress", "virial", "group", "weight"):
-        refused("prepare", "a.xyz", "--potential", "si.nn.dat", "-o", "new.h5", f"--{option}-key", "mine",
+        refused("prepare", "a.xyz", "--potential", "si.nn.dat", "--out", "new.h5", f"--{option}-key", "mine",
                 match=f"{option}_key: no structure of a.xyz has 'mine'")  # fmt: skip
 
 
 def test_contradictions_name_the_option() -> None:
     dimers("a.xyz", "energy=-{d} dft_energy=-9")
-    ask = "prepare", "a.xyz", "--potential", "si.nn.dat", "-o", "set.h5"
+    ask = "prepare", "a.xyz", "--potential", "si.nn.dat", "--out", "set.h5"
     refused(*ask, match=r"a\.xyz, structure 1: has two labels for energy, .* with --energy-key NAME\)")
     prepare("a.xyz", "--energy-key", "dft_energy")
     np.testing.assert_allclose(load_training_set("set.h5").energy, -9)
@@ -122,7 +124,10 @@ def test_contradictions_name_the_option() -> None:
 
 def test_info_shows_what_is_read() -> None:
     dimers("a.xyz", "E0=-{d}")
-    assert "0 with an energy" in done("info", "a.xyz").out
+    said = done("info", "a.xyz")
+    assert "0 with an energy" in said.out
+    assert "  not read      key E0\n" in said.out
+    assert "not read" not in done("info", "a.xyz", "--energy-key", "E0").out
     assert "3 with an energy" in done("info", "a.xyz", "--energy-key", "e0").out
     refused("info", "a.xyz", "--energy-key", "e", match="no structure of a.xyz has 'e'; not read: key E0")
 
@@ -130,12 +135,13 @@ def test_info_shows_what_is_read() -> None:
 def test_convert_and_evaluate_take_the_names() -> None:
     dimers("a.xyz", "E0=-{d}")
     done("convert", "a.xyz", "b.xyz", "--energy-key", "E0")
-    assert "energy=-2.3 " in Path("b.xyz").read_text()
+    assert "energy=-2.2 " in Path("b.xyz").read_text()
+    refused("convert", "a.xyz", "c.xyz", "--energy-key", "E1", match="no structure of a.xyz has 'E1'; not read: key E0")
     said = done(
-        "evaluate", "a.xyz", "--potential", "si.nn.dat", "-o", "a.csv", "--energy-key", "E0", "--e-shift", "0"
+        "evaluate", "a.xyz", "--potential", "si.nn.dat", "--out", "a.csv", "--energy-key", "E0", "--e-shift", "0"
     ).said
     assert "meV/atom" in said
-    refused("evaluate", "a.xyz", "--potential", "si.nn.dat", "-o", "b.csv", "--energy-key", "E", "--e-shift", "0",
+    refused("evaluate", "a.xyz", "--potential", "si.nn.dat", "--out", "b.csv", "--energy-key", "E", "--e-shift", "0",
             match="no structure of a.xyz has 'E'")  # fmt: skip
 
 

@@ -389,7 +389,7 @@ def test_vasp_latin1_title(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("a.db", "A.DB", "a.traj", "a.traj.gz", "a.cif", "a.xml"),
+        *("a.db", "A.DB", "a.traj", "a.traj.gz", "a.cif"),
         *("vasprun.xml", "vasprun_3.xml.gz", "vasprun.bak", "OUTCAR", "OUTCAR.2"),
     ],
 )

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pyfit_gpu.formats.compressed import faults, is_compressed, open_bytes, open_text, plain_name
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.compressed import is_compressed, open_bytes, open_text, plain_name, read_faults, reading
 
 TEXT = "Å 1\r\n2\n"
 WAYS = [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), ("", bytes)]
@@ -60,14 +61,14 @@ def test_damage_is_a_known_fault(tmp_path: Path, ending: str, compress: Callable
         with open_bytes(path) as file:
             try:
                 file.read()
-            except (OSError, *faults()) as error:
+            except read_faults() as error:
                 seen.add(type(error))
     for place in range(len(raw)):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 255]) + raw[place + 1 :])
         with open_bytes(path) as file:
             try:
                 file.read()
-            except (OSError, *faults()) as error:
+            except read_faults() as error:
                 seen.add(type(error))
     assert len(seen) > 1
 
@@ -76,3 +77,21 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
     code = "import sys; import pyfit_gpu.formats.compressed; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"gzip", "bz2", "lzma"} & set(found.stdout.split())
+
+
+@pytest.mark.parametrize(("ending", "compress"), WAYS)
+def test_faults_name_the_file(tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / f"a.txt{ending}"
+    with pytest.raises(InputError, match=rf"a\.txt{ending}: cannot read: No such file") as caught, reading(path):
+        pass
+    assert caught.value.where == str(path)
+    path.write_bytes(compress(TEXT.encode("latin-1")))
+    with pytest.raises(InputError, match=rf"a\.txt{ending}: expected text, found binary data"), reading(path) as file:
+        file.read()
+    path.write_bytes(compress(TEXT.encode()))
+    with pytest.raises(ValueError, match="of the reader"), reading(path):
+        raise ValueError("of the reader")
+    if ending:
+        path.write_bytes(b"no archive")
+        with pytest.raises(InputError, match=rf"a\.txt{ending}: cannot read: .*damaged"), reading(path) as file:
+            file.read()

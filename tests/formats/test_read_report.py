@@ -36,7 +36,7 @@ def said(
 ) -> list[str]:
     """Lines of the report, with the level before them."""
     report = ReadReport(options)
-    read_reported(list(paths), report, options)
+    list(read_reported(paths, report, options))
     caplog.clear()
     with caplog.at_level(logging.INFO, "pyfit_gpu"):
         report.log_labels(training=training)
@@ -152,7 +152,7 @@ def test_survey_reports_the_same(caplog: pytest.LogCaptureFixture, monkeypatch: 
 def test_doubts(caplog: pytest.LogCaptureFixture) -> None:
     Path("a.xyz").write_text(structure('energy=-5 stress="25 0 0 0 25 0 0 0 25"'))
     report = ReadReport()
-    read_reported(["a.xyz"], report)
+    list(read_reported(["a.xyz"], report))
     with caplog.at_level(logging.INFO, "pyfit_gpu"):
         report.log_doubts()
     (record,) = caplog.records

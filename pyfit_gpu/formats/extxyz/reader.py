@@ -15,7 +15,7 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.compressed import faults, is_compressed, open_text, plain_name
+from pyfit_gpu.formats.compressed import is_compressed, plain_name, reading
 from pyfit_gpu.formats.extxyz.comment import Columns, is_sure, parse_comment, parse_properties, record_type
 from pyfit_gpu.formats.extxyz.declared_units import DeclaredUnits
 from pyfit_gpu.formats.head import Head
@@ -53,18 +53,11 @@ def read_extxyz(
         InputError: with file, line, structure, what was expected and what was found.
     """
     name = os.fspath(path)
-    try:
-        with open_text(name) as file:
-            size = None if is_compressed(name) else os.path.getsize(name)
-            reader = _Reader(name, Lines(file), size, options or ReadOptions())
-            while (structure := reader.next_structure(wanted)) is not None:
-                yield structure
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: expected text, found binary data ({error.reason})") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
-    except faults() as error:
-        raise InputError(f"{name}: the compressed file is cut or damaged: {error}") from error
+    with reading(name) as file:
+        size = None if is_compressed(name) else os.path.getsize(name)
+        reader = _Reader(name, Lines(file), size, options or ReadOptions())
+        while (structure := reader.next_structure(wanted)) is not None:
+            yield structure
     if reader.n_read == 0:
         raise InputError(f"{name}: expected at least one structure, the file holds none")
 

@@ -250,9 +250,7 @@ def test_damaged_archives(tmp_path: Path, ending: str, compress: Callable[[bytes
     damaged = raw[:middle] + bytes(255 - byte for byte in raw[middle : middle + 9]) + raw[middle + 9 :]
     for content in (raw[:-9], raw[:middle], damaged, b"no archive", TWO.encode()):
         path.write_bytes(content)
-        with pytest.raises(
-            InputError, match=rf"a\.xyz\.{ending}: (cannot be read|the compressed file is cut or damaged)"
-        ):
+        with pytest.raises(InputError, match=rf"a\.xyz\.{ending}: cannot read: .*damaged, or not compressed"):
             read(path)
 
 
@@ -484,10 +482,10 @@ def test_files_that_hold_nothing_or_end_early(tmp_path: Path, content: bytes, me
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent\.xyz: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"absent\.xyz: cannot read: No such file"):
         read(tmp_path / "absent.xyz")
     (tmp_path / "folder.xyz").mkdir()
-    with pytest.raises(InputError, match=r"folder\.xyz: cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"folder\.xyz: cannot read: Is a directory"):
         read(tmp_path / "folder.xyz")
 
 
