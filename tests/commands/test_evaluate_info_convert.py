@@ -33,6 +33,7 @@ from commands.helpers import (
 import pyfit_gpu as pf
 from pyfit_gpu.formats.extxyz.reader import read_extxyz
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
+from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame
 
 COLUMNS = ["index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom"]
@@ -282,7 +283,7 @@ def test_plots_into_a_file(plots: str) -> None:
 @pytest.fixture
 def labelled(example_data: Path) -> list[Frame]:
     """dft.extxyz: structures with forces and stress, less some of them, and a molecule; the potential: dft.nn.dat."""
-    frames = list(read_extxyz(example_data / "si_dft.extxyz"))[::12]
+    frames = list(read_frames(example_data / "si_dft.extxyz"))[::12]
     frames[2] = replace(frames[2], forces=None)
     frames[4] = replace(frames[4], forces=None, stress=None)
     frames[5] = replace(frames[5], stress=None)
