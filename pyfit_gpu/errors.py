@@ -18,6 +18,7 @@ class Remedy(enum.Enum):
     E_SHIFT = "give e_shift"
     FIND_SHIFT = "pyfit_gpu.models.energy_shift.find_shift finds one from the energies of structures"
     LABEL_KEY = "ReadOptions names the one to read, as energy_key='REF_energy'"
+    STRESS_KEY = "ReadOptions names the one to read: stress_key='REF_stress' or virial_key='REF_virial'"
     OTHER_NAMES = "ReadOptions(energy_key=..., forces_key=...) reads labels under other names"
     CONVERGED_STEPS = "vasp_steps='converged' takes the whole, converged steps alone"
     CONVERT = "save_training_set writes it as HDF5"

@@ -187,7 +187,7 @@ KINDS = {
     "trained.m000.groups.csv": ("errors by group", "antisite 0.6544"),
     "trained.ranking.csv": ("ranking of members", "member 0, score 5.1882e-01 eV/atom"),
     "trained.csv": ("table of energies", "structures    16"),
-    "sic.extxyz": ("structures (read by ASE)", "16, 16 with an energy, 16 with forces"),
+    "sic.extxyz": ("structures (extended XYZ)", "16, 16 with an energy, 16 with forces"),
 }
 
 

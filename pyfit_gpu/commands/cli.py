@@ -262,6 +262,7 @@ def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
     from pyfit_gpu.commands.messages import shown
 
+    _start_messages(quiet=False)
     print(shown(info(options.file, reading=read_options(options))))
     return printed()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.commands.jobs import Setup, Sources, read_all_frames
 from pyfit_gpu.commands.kinds import COMMAND_KINDS
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
@@ -36,7 +36,7 @@ def convert(source: str, target: str, *, setup: Setup, reading: ReadOptions | No
         to_set.write(kind.read(source, to_set is HDF5_SET), target)
     elif isinstance(kind, StructuresKind):
         to_structures = _kind_to_write(StructuresKind, target, origin)
-        frames = list(kind.read_all(source, reading or ReadOptions()))
+        frames = read_all_frames(Sources.of([source], reading), training=False)
         with atomic_text(target) as file:
             to_structures.write(file, frames)
     elif isinstance(kind, PotentialKind) and kind is not RUN:  # a run file has many, `train` has written them

@@ -19,7 +19,9 @@ from pyfit_gpu.errors import shortened
 from pyfit_gpu.formats.json_text import brief
 from pyfit_gpu.formats.kinds import RUN, FileKind, StructuresKind, TrainingSetKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
+from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.formats.run_file import load_run
 from pyfit_gpu.models.networks import ACTIVATIONS
 from pyfit_gpu.structures.frames import Frame
@@ -43,7 +45,11 @@ def _describe(kind: FileKind, name: str, reading: ReadOptions) -> list[str]:
     if isinstance(kind, CommandKind):
         return kind.describe(Path(name))
     if isinstance(kind, StructuresKind):
-        return _structures(kind.read_all(name, reading))
+        report = ReadReport(reading)
+        lines = _structures(read_reported([name], report, reading))
+        report.require_names()
+        report.log_doubts()
+        return lines + [f"not read      {names}" for names in report.unread(name)]
     if isinstance(kind, TrainingSetKind):
         return _training_set(kind.read(name, True))
     return _run(name) if kind is RUN else _potential(name)

@@ -76,7 +76,7 @@ def read_all_frames(sources: Sources, *, training: bool) -> list[Frame]:
     """Read all structures, and log what was read; those for training should have energies."""
     started = time.monotonic()
     report = ReadReport(sources.options)
-    frames = read_reported(sources.paths, report, sources.options)
+    frames = list(read_reported(sources.paths, report, sources.options))
     _say_what_was_read(frames, started)
     report.log_labels(training=training)
     report.log_doubts()

@@ -14,6 +14,7 @@ _WORDS = {
     Remedy.E_SHIFT: "give --e-shift",
     Remedy.FIND_SHIFT: "only prepare finds shifts from energies",
     Remedy.LABEL_KEY: "name the one to read with --{option} NAME",
+    Remedy.STRESS_KEY: "name the one to read with --stress-key NAME or --virial-key NAME",
     Remedy.OTHER_NAMES: "--energy-key NAME, --forces-key NAME ... read labels under other names",
     Remedy.CONVERGED_STEPS: "--vasp-steps converged takes the whole, converged steps alone",
     Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",

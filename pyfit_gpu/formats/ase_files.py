@@ -123,9 +123,9 @@ def _frame(atoms: Atoms, path: str, source: str, options: ReadOptions) -> Frame:
     if numbers.min() < 0 or numbers.max() > 118:
         raise InputError(f"{source}: atomic numbers must be 0 to 118, got {numbers.min()} to {numbers.max()}")
     cell = finite(atoms.cell.array, (3, 3), "cell", source)
-    values, columns = _named_values(atoms)
+    values, columns = _named_values(atoms, options)
     finder = LabelFinder(values, columns, options, source)
-    labels = finder.labels(values, columns, (n, float(abs(np.linalg.det(cell)))), path)
+    labels = finder.labels(values, columns, n, cell, path)
     return Frame(
         positions=finite(atoms.positions, (n, 3), "positions", source),
         cell=cell,
@@ -136,7 +136,7 @@ def _frame(atoms: Atoms, path: str, source: str, options: ReadOptions) -> Frame:
     )
 
 
-def _named_values(atoms: Atoms) -> tuple[dict[str, Any], dict[str, Any]]:
+def _named_values(atoms: Atoms, options: ReadOptions) -> tuple[dict[str, Any], dict[str, Any]]:
     """Values and per-atom columns by name: results of the calculator, info, rows of a database, arrays."""
     values: dict[str, Any] = {}
     columns: dict[str, Any] = {
@@ -144,13 +144,16 @@ def _named_values(atoms: Atoms) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     # Not atoms.get_forces(): it applies constraints, the potential needs the forces as computed.
     results = getattr(atoms.calc, "results", {})
+    matrices = {options.stress_key.lower(), options.virial_key.lower()}  # not by atom, for three atoms either
     info = dict(atoms.info)
     more = [info.pop(name) for name in ("key_value_pairs", "data") if isinstance(info.get(name), Mapping)]
     for name, value in itertools.chain(results.items(), info.items(), *(one.items() for one in more)):
         if value is None or name in _NO_LABELS:
             continue
         label = meaning(name)
-        by_atom = np.shape(value)[:1] == (len(atoms),) and len(np.shape(value)) == 2
-        is_forces = label is not None and label.label == "forces"
-        (columns if is_forces or (by_atom and label is None) else values).setdefault(name, value)
+        if label is None:
+            by_atom = np.shape(value)[:1] == (len(atoms),) and np.ndim(value) == 2 and name.lower() not in matrices
+        else:
+            by_atom = label.label == "forces"
+        (columns if by_atom else values).setdefault(name, value)
     return values, columns

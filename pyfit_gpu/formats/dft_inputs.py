@@ -166,6 +166,7 @@ def summarize(structure: Frame | StructureSummary) -> StructureSummary:
         structure.forces is not None,
         structure.stress is not None,
         structure.unread,
+        structure.chosen,
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.text_lines import parse_numbers
 from pyfit_gpu.structures.cells import FloatArray
 
 _SYMMETRIC = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])  # xx yy zz yz xz xy
@@ -30,13 +29,11 @@ def finite(value: Any, shape: tuple[int, ...], name: str, source: str) -> FloatA
     Raises:
         InputError: no numbers, another shape, NaN or infinity.
     """
-    if isinstance(value, str):
-        value = _parsed(value)
-    raw = np.asarray(value)
+    raw = np.asarray(parsed(value) if isinstance(value, str) else value)
     if raw.shape == (1,) and not shape:
         raw = raw[0]
     if raw.dtype.kind not in "fiu" or raw.shape != shape:
-        got = f"{raw.dtype} {raw.shape}: {value!s:.60}"
+        got = f"{str(raw)[:60]!r}" if raw.dtype.kind == "U" else f"{raw.dtype} {raw.shape}: {value!s:.60}"
         raise InputError(f"{source}: {name} must be numbers of shape {shape}, got {got}")
     if not np.isfinite(raw).all():
         raise InputError(f"{source}: {name} has NaN or infinity")
@@ -46,16 +43,15 @@ def finite(value: Any, shape: tuple[int, ...], name: str, source: str) -> FloatA
 _BLANKS = str.maketrans("[],{}", "     ")
 
 
-def _parsed(value: str) -> Any:
-    """Numbers of a text, one or an array; a text that holds anything else stays."""
-    cells = value.removeprefix("_JSON ").translate(_BLANKS).split()
-    numbers = parse_numbers(cells) if cells else None
-    if numbers is None:
-        try:
-            numbers = list(map(float, cells))  # NaN and infinity, for the message
-        except ValueError:
-            return value
-    return np.array(numbers) if len(numbers) != 1 else np.float64(numbers[0])
+def parsed(value: str) -> Any:
+    """Numbers of a text, (n,), NaN and infinity among them; a text that holds anything else, or nothing, stays."""
+    numbers = value.removeprefix("_JSON ").translate(_BLANKS)
+    if "_" in numbers or not numbers.isascii():  # float() takes 1_0 and the digits of other scripts
+        return value
+    try:
+        return np.array(list(map(float, numbers.split()))) if numbers.strip() else value
+    except ValueError:
+        return value
 
 
 def voigt(value: Any, name: str, source: str) -> FloatArray:
@@ -64,7 +60,7 @@ def voigt(value: Any, name: str, source: str) -> FloatArray:
     Raises:
         InputError: as `finite`.
     """
-    raw = np.asarray(_parsed(value) if isinstance(value, str) else value)
+    raw = np.asarray(parsed(value) if isinstance(value, str) else value)
     if raw.size != 9:
         return finite(raw, (6,), name, source)
     matrix = finite(raw.reshape(3, 3), (3, 3), name, source)

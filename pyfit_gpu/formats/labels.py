@@ -69,6 +69,7 @@ class Labels:
     group: str
     weight: float
     unread: tuple[str, ...]
+    chosen: tuple[str, ...]  # options that name one of its names: "energy_key"
 
 
 class Scale(NamedTuple):
@@ -83,55 +84,64 @@ class Scale(NamedTuple):
 OURS = Scale()
 
 
+class _Sorted(NamedTuple):
+    """Names of one structure by their meaning."""
+
+    names: dict[str, tuple[str, ...]]  # by label, the first one counts
+    unread: tuple[str, ...]  # each with its kind, "key" or "column"
+    chosen: tuple[str, ...]  # options of the user that name one of them: "energy_key"
+
+
+@lru_cache(maxsize=256)
+def _sort(keys: tuple[str, ...], columns: tuple[str, ...], options: ReadOptions) -> _Sorted:
+    names: dict[str, tuple[str, ...]] = {}
+    chosen = []
+    for label in _NAMES:
+        option = f"{label}_key"
+        wanted = getattr(options, option)
+        names[label] = _candidates(label, columns if label == "forces" else keys, wanted)
+        if wanted and names[label]:
+            chosen.append(option)
+    if options.stress_key or options.virial_key:  # the one that is not named is not wanted
+        names["virial" if options.stress_key else "stress"] = ()
+    read = {name for label, found in names.items() if label != "forces" for name in found}
+    unread = [f"key {name}" for name in keys if name not in read]
+    unread += [f"column {name}" for name in columns if name not in names["forces"]]
+    return _Sorted(names, tuple(unread), tuple(chosen))
+
+
+def _candidates(label: str, names: tuple[str, ...], wanted: str) -> tuple[str, ...]:
+    """Names that stand for a label: the wanted one, or those that programs write, in order."""
+    if wanted:
+        exact = [name for name in names if name == wanted]
+        return tuple((exact or [name for name in names if name.lower() == wanted.lower()])[:1])
+    known = [(name, known) for name in names if (known := meaning(name)) is not None]
+    return tuple(sorted((name for name, known in known if known.label == label), key=_order))
+
+
 class LabelFinder:
     """Finds labels among the named values and per-atom columns of one structure."""
 
     def __init__(self, names: Iterable[str], columns: Iterable[str], options: ReadOptions, source: str) -> None:
         """Sort the names of values and of per-atom columns by their meaning."""
         self.source = source
-        self.options = options
-        self._left = [*(("key", name) for name in names), *(("column", name) for name in columns)]
-        self._chosen: dict[str, list[str]] = {}
-        for label in _NAMES:
-            self._chosen[label] = self._candidates(label, "column" if label == "forces" else "key")
-        if options.stress_key or options.virial_key:  # the one that is not named is not wanted
-            other = "virial" if options.stress_key else "stress"
-            self._left += [("key", name) for name in self._chosen[other]]
-            self._chosen[other] = []
-
-    def _candidates(self, label: str, kind: str) -> list[str]:
-        wanted = getattr(self.options, f"{label}_key")
-        names = [name for found, name in self._left if found == kind]
-        if wanted:
-            found = [name for name in names if name == wanted]
-            found = (found or [name for name in names if name.lower() == wanted.lower()])[:1]
-        else:
-            known = [(name, known) for name in names if (known := meaning(name)) is not None]
-            found = [name for name, known in known if known.label == label]
-            found.sort(key=_order)
-        self._left = [one for one in self._left if one[0] != kind or one[1] not in found]
-        return found
+        self._sorted = _sort(tuple(names), tuple(columns), options)
 
     @property
     def forces(self) -> tuple[str, ...]:
         """Per-atom columns that hold forces; several must agree."""
-        return tuple(self._chosen["forces"])
+        return self._sorted.names["forces"]
 
-    @property
-    def present(self) -> set[str]:
-        """Labels that the structure has a name for."""
-        return {label for label, names in self._chosen.items() if names}
-
-    @property
-    def unread(self) -> tuple[str, ...]:
-        """Names that are of no use here, each with its kind."""
-        return tuple(f"{kind} {name}" for kind, name in self._left)
+    def has(self, label: str) -> bool:
+        """Whether the structure has a name for a label."""
+        return bool(self._sorted.names[label])
 
     def labels(
         self,
         values: Mapping[str, Any],
         columns: Mapping[str, Any] | None,
-        size: tuple[int, float],
+        n_atoms: int,
+        cell: FloatArray,
         path: str,
         scale: Scale = OURS,
     ) -> Labels:
@@ -140,7 +150,7 @@ class LabelFinder:
         Args:
             values: by name, numbers, arrays or texts.
             columns: those of `forces`, each (n, 3); None: without forces.
-            size: number of atoms, and volume of the cell, Å^3, zero without a full cell.
+            cell: (3, 3) Å, for a virial.
             path: file, whose name is the group of a structure that names none.
             scale: units of the values.
 
@@ -148,28 +158,28 @@ class LabelFinder:
             InputError: a value of another shape, not finite, a negative weight, or two labels that differ.
         """
         group = self._group(values, path)
-        stress, lost = self._stress(values, size[1], scale)
+        stress, lost = self._stress(values, cell, scale)
         return Labels(
             energy=None if is_unlabelled(group) else self._energy(values, scale),  # as in the classic text
-            forces=None if columns is None else self._forces(columns, size[0], scale),
+            forces=None if columns is None else self._forces(columns, n_atoms, scale),
             stress=stress,
             group=group,
             weight=self._weight(values),
-            unread=self.unread + lost,
+            unread=self._sorted.unread + lost,
+            chosen=self._sorted.chosen,
         )
 
     def _energy(self, values: Mapping[str, Any], scale: Scale) -> float | None:
-        found = {
-            name: scale.energy * float(finite(values[name], (), name, self.source)) for name in self._chosen["energy"]
-        }
+        names = self._sorted.names["energy"]
+        found = {name: scale.energy * float(finite(values[name], (), name, self.source)) for name in names}
         free: list[str] = []
         plain: list[str] = []
         for name in found:
             (free if _is_free(name) else plain).append(name)
         # free_energy beside energy is no contradiction; dft_free_energy beside energy could be one.
         related = {_origin(name) for name in free} & {_origin(name) for name in plain}
-        for names in (free, plain) if related else (list(found),):
-            self._require_equal({name: found[name] for name in names}, "energy")
+        for one_kind in (free, plain) if related else (list(found),):
+            self._require_equal({name: found[name] for name in one_kind}, "energy")
         return next((found[name] for name in (*free, *plain)), None)
 
     def _forces(self, columns: Mapping[str, Any], n_atoms: int, scale: Scale) -> FloatArray | None:
@@ -179,13 +189,14 @@ class LabelFinder:
         return next(iter(found.values()), None)
 
     def _stress(
-        self, values: Mapping[str, Any], volume: float, scale: Scale
+        self, values: Mapping[str, Any], cell: FloatArray, scale: Scale
     ) -> tuple[FloatArray | None, tuple[str, ...]]:
         """Stress, and what cannot be read without a cell."""
-        virials = self._chosen["virial"]
-        found = {name: voigt(values[name], name, self.source) * scale.stress for name in self._chosen["stress"]}
+        virials = self._sorted.names["virial"]
+        volume = float(abs(np.linalg.det(cell))) if virials else 0.0
+        found = {name: voigt(values[name], name, self.source) * scale.stress for name in self._sorted.names["stress"]}
         lost = () if volume > 0 else tuple(f"key {name} (without a full cell)" for name in virials)
-        if volume > 0 and virials:
+        if volume > 0:
             factor = -scale.virial / volume
             found |= {f"-{name} / volume": voigt(values[name], name, self.source) * factor for name in virials}
         self._require_equal(found, "stress", _VIRIAL_AGREES if virials else _AGREE)
@@ -194,22 +205,26 @@ class LabelFinder:
     def _require_equal(self, found: Mapping[str, Any], label: str, tolerance: float = _AGREE) -> None:
         names = list(found)
         for name in names[1:]:
-            scale = max(np.max(np.abs(found[names[0]])), np.max(np.abs(found[name])))
-            if np.max(np.abs(np.subtract(found[names[0]], found[name]))) > tolerance * scale + 1e-12:
-                shown = (f"{one} {', '.join(map(str, np.ravel(found[one])[:3].tolist()))}" for one in (names[0], name))
+            pair = np.array([np.ravel(found[names[0]]), np.ravel(found[name])])
+            differences = np.abs(pair[0] - pair[1])
+            worst = int(np.argmax(differences))
+            if differences[worst] > tolerance * np.abs(pair).max() + 1e-12:
+                shown = "; ".join(
+                    f"{one} {value:.10g}" for one, value in zip((names[0], name), pair[:, worst], strict=True)
+                )
                 raise InputError(
-                    f"{self.source}: has two labels for {label}, which differ: {'; '.join(shown)}",
+                    f"{self.source}: has two labels for {label}, which differ: {shown}",
                     setting=f"{label}_key",
-                    remedy=Remedy.LABEL_KEY,
+                    remedy=Remedy.STRESS_KEY if label == "stress" else Remedy.LABEL_KEY,
                 )
 
     def _group(self, values: Mapping[str, Any], path: str) -> str:
-        return name_group(path, *(text(values[key]) for key in self._chosen["group"]))
+        return name_group(path, *(text(values[key]) for key in self._sorted.names["group"]))
 
     def _weight(self, values: Mapping[str, Any]) -> float:
-        if not self._chosen["weight"]:
+        if not self.has("weight"):
             return 1.0
-        name = self._chosen["weight"][0]
+        name = self._sorted.names["weight"][0]
         weight = float(finite(values[name], (), name, self.source))
         if weight < 0:
             raise InputError(f"{self.source}: {name} must be 0 or more, got {weight}")

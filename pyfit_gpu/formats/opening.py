@@ -41,18 +41,16 @@ def read_frames(
     return structures_kind(path).read(os.fspath(path), options or ReadOptions(), wanted)
 
 
-def read_reported(paths: Sequence[str], report: ReadReport, options: ReadOptions | None = None) -> list[Frame]:
-    """Read all structures of some files, and add them to a report.
+def read_reported(paths: Sequence[str], report: ReadReport, options: ReadOptions | None = None) -> Iterator[Frame]:
+    """Read all structures of some files one by one, and add them to a report.
 
     Raises:
         InputError: as `read_frames`.
     """
-    frames = []
     for path in paths:
         for number, frame in enumerate(report.watch(path, read_frames(path, options=options)), start=1):
             report.doubt(path, number, frame)
-            frames.append(frame)
-    return frames
+            yield frame
 
 
 def load_structures(
@@ -70,7 +68,7 @@ def load_structures(
         InputError: as `read_frames` and `Structures.from_frames`.
     """
     report = ReadReport(options)
-    frames = read_reported([os.fspath(path) for path in paths], report, options)
+    frames = list(read_reported([os.fspath(path) for path in paths], report, options))
     report.log_labels(training=False)
     report.log_doubts()
     return Structures.from_frames(frames, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What was read from files of structures: labels by file, names that are not read, and doubts."""
+"""Reports on files of structures that were read: labels by file, names that are not read, and doubts."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ class _Tally:
     n_without_energy: int = 0  # structures that are not for predictions only
     labels: LabelCounts = field(default_factory=LabelCounts)
     unread: Counter[str] = field(default_factory=Counter)
+    chosen: Counter[str] = field(default_factory=Counter)
 
     def add(self, structure: Frame | StructureSummary) -> None:
         self.n_structures += 1
         self.n_without_energy += structure.energy is None and not is_unlabelled(structure.group)
         self.labels += LabelCounts.of_structure(structure)
         self.unread.update(structure.unread)
+        self.chosen.update(structure.chosen)
 
 
 class ReadReport:
@@ -64,7 +66,7 @@ class ReadReport:
         Raises:
             InputError: a name of a label was given that no structure has.
         """
-        self._require_keys()
+        self.require_names()
         some_have_forces = any(tally.labels.forces for tally in self._tallies.values())
         for path, tally in self._tallies.items():
             lacking = (
@@ -74,32 +76,37 @@ class ReadReport:
             if some_have_forces and n_without_forces:
                 lacking.append(_how_many(n_without_forces, tally.n_structures, "forces"))
             if lacking or tally.unread:
-                text = "; ".join([*lacking, *_unread(tally.unread)])
+                verb = "is" if len(tally.unread) == 1 else "are"
+                text = "; ".join([*lacking, *(f"{names} {verb} not read" for names in self.unread(path))])
                 if lacking and training and tally.unread:
                     log.warning("%s: %s (%s)", path, text, Remedy.OTHER_NAMES)
                 else:
                     log.log(logging.WARNING if lacking and training else logging.INFO, "%s: %s", path, text)
             if len(self._tallies) > 1:
-                log.info("%s: %d structures, %s", path, tally.n_structures, tally.labels)
+                log.info("%s: %s, %s", path, _structures(tally.n_structures), tally.labels)
 
     def log_doubts(self) -> None:
         """Log a warning for each file and kind of doubt, a few of each kind where there are many files."""
         for line in describe_findings(self._doubts.findings()):
             log.warning("%s", line)
 
-    def _require_keys(self) -> None:
-        """Refuse a name that no structure has: a wrong name would lose the label without a word."""
-        labels = LabelCounts()
-        names: Counter[str] = Counter()
-        for tally in self._tallies.values():
-            labels += tally.labels
-            names.update(tally.unread)
-        found = {"energy_key": labels.energy, "forces_key": labels.forces, "stress_key": labels.stress}
-        found["virial_key"] = labels.stress
+    def unread(self, path: str) -> list[str]:
+        """List in one text what a file holds and is not read; none if everything is."""
+        names = list(self._tallies[path].unread)
+        return [named(names)] if names else []
+
+    def require_names(self) -> None:
+        """Refuse the name of a label that no structure has: the label would be lost without a word.
+
+        Raises:
+            InputError: with the names that are there and not read.
+        """
+        chosen = {key for tally in self._tallies.values() for key in tally.chosen}
+        names = list(dict.fromkeys(name for tally in self._tallies.values() for name in tally.unread))
         for key in LABEL_KEYS:
             name = getattr(self._options, key)
-            if name and found.get(key) == 0:
-                there = f"; not read: {named(list(names))}" if names else ""
+            if name and key not in chosen:
+                there = f"; not read: {named(names)}" if names else ""
                 raise InputError(
                     f"{key}: no structure of {named(list(self._tallies))} has {name!r}{there}", setting=key
                 )
@@ -107,11 +114,8 @@ class ReadReport:
 
 def _how_many(n: int, of: int, label: str) -> str:
     have = "has" if n == 1 else "have"
-    return f"{n} of {of} structure{'s' if of != 1 else ''} {have} no {label}"
+    return f"{n} of {_structures(of)} {have} no {label}"
 
 
-def _unread(names: Counter[str]) -> list[str]:
-    """Phrase about what is not read; none if everything is."""
-    if not names:
-        return []
-    return [f"{named(list(names))} {'is' if len(names) == 1 else 'are'} not read"]
+def _structures(n: int) -> str:
+    return f"{n} structure{'' if n == 1 else 's'}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 
@@ -22,12 +23,16 @@ MakeFrames = Callable[..., list[Frame]]
 
 @pytest.fixture
 def paths(mixed_frames: MakeFrames, tmp_path: Path) -> list[str]:
-    """Two of classic text and one that ASE reads between them: 5, 2 and 3 structures."""
+    """Two of classic text, and between them extended XYZ and one that ASE reads: 5, 2, 1 and 2 structures."""
     frames = [frame for seed in range(3) for frame in mixed_frames(("Si", "C"), seed) if frame.pbc.all()]
     made = []
-    for name, ends in (("a.dat", (0, 5)), ("b.extxyz", (5, 7)), ("c.dat", (7, 10))):
+    for name, ends in (("a.dat", (0, 5)), ("b.extxyz", (5, 7)), ("c.extxyz", (7, 8)), ("d.dat", (8, 10))):
         with open(tmp_path / name, "w") as file:
             (write_extxyz if name.endswith("xyz") else write_dft_text)(file, frames[slice(*ends)])
+        if name.startswith("c"):
+            atoms = ase.io.read(tmp_path / name)
+            name = "c.traj"
+            ase.io.write(tmp_path / name, atoms)
         made.append(str(tmp_path / name))
     return made
 
@@ -81,7 +86,7 @@ def test_what_is_held(paths: list[str], limit: str) -> None:
     if limit == "held":
         assert held == [number % 2 == 1 for number in range(10)]
     else:
-        assert held == [number == 5 for number in range(10)]
+        assert held == [number == 7 for number in range(10)]
 
 
 def test_single_atoms_come_as_frames(paths: list[str], limit: str) -> None:

@@ -46,6 +46,7 @@ from pyfit_gpu.formats.kinds import (
     ASE,
     DEEPMD,
     DFT_TEXT,
+    EXTXYZ,
     FITSNAP,
     HDF5_SET,
     MANIFEST,
@@ -123,14 +124,14 @@ def write_logs(folder: Path) -> None:
         observer.close()
 
 
-def write_xyz(path: Path) -> None:
+def write_ase(path: Path, format: str) -> None:
     frames = []
     for symbols in ("Si", "SiCSi"):
         n = len(Atoms(symbols))
         atoms = Atoms(symbols, 2.2 * np.eye(3)[:n], cell=[6, 6, 6], pbc=True)
         atoms.info |= {"energy": -5.0 * n, "config_type": "crystal"}
         frames.append(atoms)
-    write(path, frames, format="extxyz")
+    write(path, frames, format=format)
 
 
 def write_table(path: Path) -> None:
@@ -178,8 +179,17 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
             r"groups +2: .*group_a \(1\).*",
         ],
     ),
+    EXTXYZ: (
+        lambda path: write_ase(path, "extxyz"),
+        [
+            r"structures +2, 2 with an energy, 0 with forces, 0 with stress",
+            r"atoms +4, at most 3 in a structure",
+            r"elements +C Si",
+            r"groups +1: crystal \(2\)",
+        ],
+    ),
     ASE: (
-        write_xyz,
+        lambda path: write_ase(path, "traj"),
         [
             r"structures +2, 2 with an energy, 0 with forces, 0 with stress",
             r"atoms +4, at most 3 in a structure",
@@ -290,10 +300,11 @@ DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
     MANIFEST: lambda raw: raw[:-5],
     TEXT_SET: lambda raw: raw.rsplit(b"\n", 2)[0],
     DFT_TEXT: lambda raw: raw.rsplit(b"\n", 3)[0],
-    ASE: lambda raw: raw.rsplit(b"\n", 2)[0],
     VASP_XML: lambda raw: raw.rsplit(b"\n", 2)[0],
     VASP_OUTCAR: lambda raw: raw.rsplit(b"\n", 3)[0],
     ML_AB: lambda raw: raw.rsplit(b"\n", 2)[0],
+    EXTXYZ: lambda raw: raw.rsplit(b"\n", 2)[0],
+    ASE: lambda raw: raw[: len(raw) // 2],  # the end of a trajectory is a table of places, mostly empty
     CLASSIC_CONFIG: lambda raw: raw[:-5],
     ERROR_LOG: lambda raw: raw + b"not a row\n",
     OUTPUT: lambda raw: raw.rsplit(b"\n", 2)[0],
@@ -419,7 +430,7 @@ def test_own_files(own_data: Path) -> None:
             assert identify(path) is POTENTIAL, path
             assert ("bond-order" in info(path)) == path.name.startswith("pinn"), path
         elif path.suffix == ".extxyz":
-            assert identify(path) is ASE, path
+            assert identify(path) is EXTXYZ, path
         elif path.name == "structures.poscar.dat":
             assert identify(path) is DFT_TEXT, path
             assert "structures    34, 34 with an energy" in info(path)

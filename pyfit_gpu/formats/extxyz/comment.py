@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,18 +10,26 @@ import numpy as np
 
 from pyfit_gpu.formats.text_lines import is_count
 
+_QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _PAIR = re.compile(
-    r"""
-    (?P<key> "(?:[^"\\]|\\.)*" | [^\s="]+ )
-    (?: \s*=\s* (?P<value>
-        "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' | \{[^{}]*\} | \[(?:[^\[\]]|\[[^\[\]]*\])*\] | (?:[^\s\\]|\\.)*
+    rf"""
+    (?P<key> {_QUOTED} | [^\s="]+ )
+    (?: \s*(?P<sign>=) (?:\s+ (?! [^\s="'{{\[] [^\s="]* \s*=))? (?P<value>
+        {_QUOTED} | '(?:[^'\\]|\\.)*' | \{{[^{{}}]*\}} | \[(?:[^\[\]]|\[[^\[\]]*\])*\] | (?!")(?:[^\s\\]|\\.)*
     ) )?
+    | (?P<unclosed> ".* )
     """,
     re.VERBOSE,
 )
 _CLOSING = {'"': '"', "'": "'", "{": "}", "[": "]"}
+_SURE_KEY = re.compile(r"(lattice|properties)\s*=", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\(.)")
 SYMBOL_LENGTH = 8  # longer symbols are cut off
+
+
+def is_sure(line: str) -> bool:
+    """Whether a line holds keys and values, not the prose of a plain XYZ file."""
+    return _SURE_KEY.search(line) is not None
 
 
 def parse_comment(line: str) -> dict[str, str]:
@@ -31,16 +38,18 @@ def parse_comment(line: str) -> dict[str, str]:
     Blanks may stand around the sign; values may be quoted, in braces or in brackets, with a backslash before a quote.
 
     Raises:
-        ValueError: a key twice with different values.
+        ValueError: a key twice with different values, or a quote without its end, unless it is in prose.
     """
     if "=" not in line:
         return {}
     pairs: dict[str, str] = {}
-    for match in _PAIR.finditer(line):
-        if match["value"] is not None:
-            key, value = _unquoted(match["key"]), _unquoted(match["value"])
+    for key, sign, value, unclosed in _PAIR.findall(line):
+        if sign:
+            key, value = _unquoted(key), _unquoted(value)
             if pairs.setdefault(key, value) != value:
                 raise ValueError(f"the key {key} once")
+        elif unclosed and is_sure(line):
+            raise ValueError("a quote at the end of each value that begins with one")
     return pairs
 
 
@@ -50,7 +59,7 @@ def _unquoted(word: str) -> str:
     return _ESCAPED.sub(r"\1", word) if "\\" in word else word
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """Columns of the atoms' lines: where each property stands, and which of them say what the atoms are."""
 
@@ -64,13 +73,15 @@ class Columns:
         """Properties that say something else: labels, or what is not read."""
         return [name for name in self.places if name not in (self.positions, self.species)]
 
-    def dtype(self, wanted: Sequence[str]) -> np.dtype:
-        """Type of records that hold the wanted properties, and a letter of every other cell."""
-        fields = []
-        for name, (_, kind, count) in self.places.items():
-            known = {"R": "f8", "I": "i8"}.get(kind, f"U{SYMBOL_LENGTH}") if name in wanted else "U1"
-            fields.append((name, known, (count,) if count > 1 else ()))
-        return np.dtype(fields)
+
+@lru_cache(maxsize=256)
+def record_type(columns: Columns, wanted: tuple[str, ...]) -> np.dtype:
+    """Type of records that hold the wanted properties, and a letter of every other cell."""
+    fields = []
+    for name, (_, kind, count) in columns.places.items():
+        known = {"R": "f8", "I": "i8"}.get(kind, f"U{SYMBOL_LENGTH}") if name in wanted else "U1"
+        fields.append((name, known, (count,) if count > 1 else ()))
+    return np.dtype(fields)
 
 
 @lru_cache(maxsize=256)

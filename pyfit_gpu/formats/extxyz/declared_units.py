@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import units
-from pyfit_gpu.formats.labels import OURS, Scale
+from pyfit_gpu.formats.labels import OURS, LabelFinder, Scale
 
 _WORDS: dict[str, units.Quantity] = {
     "energy": "energy",
@@ -21,7 +21,7 @@ _WORDS: dict[str, units.Quantity] = {
     "cell": "length",
     "lattice": "length",
 }
-_KEY = re.compile(rf"({'|'.join(_WORDS)})s?_units?|units?_({'|'.join(_WORDS)})s?|()units?", re.IGNORECASE)
+_KEY = re.compile(rf"({'|'.join(_WORDS)})s?_units?|(?!unit_cell)units?_({'|'.join(_WORDS)})s?|()units?", re.IGNORECASE)
 _OURS = ("ev", "metal", "ev,ang", "ev,a", "ev,angstrom", "ev/a", "ev/ang", "ev/angstrom")  # of the key `units` alone
 
 
@@ -67,7 +67,7 @@ class DeclaredUnits:
     def scale(self) -> Scale:
         return Scale(self.energy, self.force, self.stress, self.virial) if self.keys else OURS
 
-    def require(self, source: str, present: Collection[str]) -> None:
+    def require(self, source: str, finder: LabelFinder) -> None:
         """Refuse labels whose units are open, because those of the energy or of lengths are declared to be others.
 
         Raises:
@@ -77,7 +77,7 @@ class DeclaredUnits:
             return
         declared = {key.lower() for key in self.keys}
         for label, name in (("force", "forces"), ("stress", "stress"), ("virial", "virial")):
-            if name in present and not any(label in key for key in declared):
+            if finder.has(name) and not any(label in key for key in declared):
                 raise InputError(
                     f"{source}: {', '.join(self.keys)} declare units that are not ours, and none declares that of the "
                     f"{label}: expected {label}_unit as well"

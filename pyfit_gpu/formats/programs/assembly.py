@@ -36,6 +36,7 @@ class Found:
     virial: Any = None  # as stress, eV: stress = -virial / volume
     weight: float = 1.0
     unread: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()  # as both of `Frame`
 
 
 def make_frame(found: Found) -> Frame:
@@ -63,6 +64,7 @@ def make_frame(found: Found) -> Frame:
         stress=_stress(found, cell),
         weight=found.weight,
         unread=found.unread,
+        chosen=found.chosen,
     )
 
 

@@ -65,7 +65,7 @@ def _frame(record: Mapping[str, Any], options: ReadOptions, path: str, source: s
     names = [name for name in values if _label(name) == "forces" or name.lower() == chosen]
     columns = {name: values.pop(name) for name in names}
     finder = LabelFinder(values, columns, options, source)
-    labels = finder.labels(values, columns, (len(numbers), float(abs(np.linalg.det(cell)))), path)
+    labels = finder.labels(values, columns, len(numbers), cell, path)
     return make_frame(
         Found(
             source=source,
