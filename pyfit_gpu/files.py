@@ -93,12 +93,14 @@ def file_size(path: str | os.PathLike[str]) -> int:
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise InputError(f"{name}: cannot read: {getattr(error, 'strerror', error)}") from error
+        raise InputError(f"{name}: cannot read: {getattr(error, 'strerror', error)}", where=name) from error
     if stat.S_ISDIR(found.st_mode):
-        raise InputError(f"{name}: cannot read: Is a directory")
+        raise InputError(f"{name}: cannot read: Is a directory", where=name)
     if not stat.S_ISREG(found.st_mode):
         kind = _NO_FILES.get(stat.S_IFMT(found.st_mode), "something else")
-        raise InputError(f"{name}: cannot read: expected a file, found {kind} (copy what it gives to a file)")
+        raise InputError(
+            f"{name}: cannot read: expected a file, found {kind} (copy what it gives to a file)", where=name
+        )
     return found.st_size
 
 

@@ -144,7 +144,8 @@ FITSNAP = _of_program("structures (FitSNAP)", looks_like_fitsnap, read_fitsnap)
 PYMATGEN = _of_program("structures (JSON with structures of pymatgen)", looks_like_pymatgen, read_pymatgen)
 MANIFEST = TrainingSetKind(
     title="training set in shards (manifest)",
-    sniff=lambda head: head.begins_with("{") and f'"{MANIFEST_NAME}"'.encode() in head.raw,
+    sniff=lambda head: head.begins_with("{"),
+    confirm=lambda head: f'"{MANIFEST_NAME}"'.encode() in head.raw,
     read=lambda path, lazy: load_manifest(Path(path), lazy=lazy),
     endings=(".json",),
 )
