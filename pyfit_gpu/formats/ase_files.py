@@ -79,7 +79,7 @@ def _images_or_input_error(path: str) -> Iterator[Atoms]:
     except (InputError, MemoryError):
         raise
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot read: {error.strerror}") from error
     except Exception as error:  # ASE and its parsers raise anything, from XYZError to AssertionError
         where = f"{path}, structure {number + 1}" if number else path
         raise InputError(f"{where}: ASE cannot read it ({type(error).__name__}: {error})") from error

@@ -214,11 +214,13 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match=r"folder\.traj: cannot read: Is a directory"):
         read(tmp_path / "folder.traj")
 
+    ase.io.write(tmp_path / "closed.traj", dimer())
+
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)  # the superuser may read every file
-    with pytest.raises(InputError, match=r"closed\.traj: cannot be read: Permission denied"):
+    with pytest.raises(InputError, match=r"closed\.traj: cannot read: Permission denied"):
         read(tmp_path / "closed.traj")
 
 
