@@ -156,7 +156,7 @@ class _Reader:
         except ValueError as error:
             self.fail(f"{error} in Properties", given, self.comment_line)
         bytes_per_atom = _BYTES_PER_CELL * (columns or _PLAIN).width
-        if self.size is not None and n_atoms * bytes_per_atom > self.size + 1:
+        if self.size is not None and n_atoms * bytes_per_atom > self.size:
             most = self.size // bytes_per_atom
             self.fail(f"at most {most} atoms in a file of this size", str(n_atoms), self.comment_line - 1)
         return columns

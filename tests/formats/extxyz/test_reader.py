@@ -274,6 +274,8 @@ def test_options(tmp_path: Path) -> None:
     found = read(path, ReadOptions(energy_key="E", forces_key="F", group_key="phase"))
     for got, expected in zip(found, read(text(tmp_path, TWO)), strict=True):
         assert_same(got, expected)
+    assert [one.chosen for one in found] == [("energy_key", "forces_key", "group_key"), ("energy_key", "forces_key")]
+    assert [summarize(one).chosen for one in found] == [one.chosen for one in found]
 
 
 def test_labels_that_contradict_each_other(tmp_path: Path) -> None:
