@@ -219,6 +219,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
+    (tmp_path / "closed.traj").touch()
     monkeypatch.setattr("builtins.open", refuse)  # the superuser may read every file
     with pytest.raises(InputError, match=r"closed\.traj: cannot read: Permission denied"):
         read(tmp_path / "closed.traj")

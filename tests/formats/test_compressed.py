@@ -82,9 +82,8 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
 @pytest.mark.parametrize(("ending", "compress"), WAYS)
 def test_faults_name_the_file(tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]) -> None:
     path = tmp_path / f"a.txt{ending}"
-    with pytest.raises(InputError, match=rf"a\.txt{ending}: cannot read: No such file") as caught, reading(path):
+    with pytest.raises(InputError, match=rf"a\.txt{ending}: cannot read: No such file"), reading(path):
         pass
-    assert caught.value.where == str(path)
     path.write_bytes(compress(TEXT.encode("latin-1")))
     with pytest.raises(InputError, match=rf"a\.txt{ending}: expected text, found binary data"), reading(path) as file:
         file.read()

@@ -79,8 +79,6 @@ class _Reader:
 
     def fail(self, expected: str, found: str | None, line_number: int | None = None) -> NoReturn:
         shown = "the end of the file" if found is None else f"'{found.strip()[:80]}'"
-        if found is not None and "\0" in found:
-            shown = "zero bytes"
         place = f"{self.path}, line {line_number or self.lines.number}, structure {self.n_read + 1}"
         raise InputError(f"{place}: expected {expected}, found {shown}")
 
@@ -94,7 +92,7 @@ class _Reader:
         if not is_count(count) or count == "0" * len(count):
             self.fail("a number of atoms", text)
         comment = self.lines.next()
-        if comment is None or "\0" in comment:
+        if comment is None:
             self.fail("a line with keys and values, or a comment", comment)
         structure = self._structure(int(count), comment, wanted is None or wanted(self.n_read))
         self.n_read += 1
@@ -213,7 +211,7 @@ class _Reader:
         """Find the line that is wrong."""
         for number, line in enumerate(lines, start=self.comment_line + 1):
             cells = line.split()
-            if len(cells) != columns.width or "\0" in line:
+            if len(cells) != columns.width:
                 self.fail(f"{columns.width} cells: {', '.join(columns.places)}", line, number)
             for name in filter(None, wanted):
                 place, kind, count = columns.places[name]

@@ -393,11 +393,10 @@ def test_the_smallest_file_of_its_size(tmp_path: Path) -> None:
         (f"{LATTICE} energy=1e999", "structure 1: energy has NaN or infinity"),
         (f"{LATTICE} weight=-1", r"structure 1: weight must be 0 or more, got -1\.0"),
         (f"{LATTICE} weight=T", r"structure 1: weight must be numbers of shape \(\), got 'T'"),
-        (f"{LATTICE} title=\0", "expected text, found binary data .zero bytes in line 2"),
     ],
 )  # fmt: skip
 def test_comments_that_are_refused(tmp_path: Path, comment: str, message: str) -> None:
-    refused(tmp_path, f"1\n{comment}\nSi 0 0 0\n", rf"a\.xyz[:,] {message}")
+    refused(tmp_path, f"1\n{comment}\nSi 0 0 0\n", rf"a\.xyz, {message}")
 
 
 @pytest.mark.parametrize(
@@ -419,7 +418,6 @@ def test_keys_that_only_sound_like_a_cell(tmp_path: Path, comment: str) -> None:
         ("Si 0 ٤ 0 0 0 0", "line 4, structure 1: expected numbers in the columns of pos"),
         ("Si 0 0 nan 0 0 0", "structure 1: positions has NaN or infinity"),
         ("Si 0 0 0 0 1e999 0", "structure 1: forces has NaN or infinity"),
-        ("Si 0 0 0 0 0\0 0", "expected text, found binary data .zero bytes in line 4"),
         ("Xx 0 0 0 0 0 0", "line 4, structure 1: expected a chemical symbol, found 'Xx'"),
         ("Si1 0 0 0 0 0 0", "line 4, structure 1: expected a chemical symbol, found 'Si1'"),
         ("14 0 0 0 0 0 0", "line 4, structure 1: expected a chemical symbol, found '14'"),
@@ -431,7 +429,7 @@ def test_atoms_that_are_refused(tmp_path: Path, row: str, message: str) -> None:
     refused(
         tmp_path,
         f"3\n{LATTICE} {FORCES}\n{good}\n{row}\n{good}\n",
-        rf"a\.xyz[:,] {message}",
+        rf"a\.xyz, {message}",
         in_summaries="symbol" in message,
     )
 
@@ -471,8 +469,10 @@ def test_forces_in_other_columns(tmp_path: Path, kind: str) -> None:
         (bytes(range(256)), "a.xyz: expected text, found binary data"),
         ("1\nÅ\nSi 0 0 0\n".encode("latin-1"), "a.xyz: expected text, found binary data"),
         (TWO.encode("utf-16"), "a.xyz: expected text, found binary data"),
-        (b"\0" * 1000, "a.xyz: expected text, found binary data .zero bytes in line 1"),
-        (TWO.encode() + b"\0" * 1000, "a.xyz: expected text, found binary data .zero bytes in line 8"),
+        (b"\0" * 1000, r"a.xyz: expected text, found binary data \(zero bytes in line 1\)"),
+        (TWO.encode() + b"\0" * 1000, r"a.xyz: expected text, found binary data \(zero bytes in line 8\)"),
+        (TWO.replace("-10.8400", "-10.84\0\0").encode(), r"found binary data \(zero bytes in line 2\)"),
+        (TWO.replace("1.3500", "1.35\0\0").encode(), r"found binary data \(zero bytes in line 4\)"),
         (b"1", "a.xyz, line 1, structure 1: expected a line with keys and values, or a comment, found the end"),
         (b"1\n", "a.xyz, line 1, structure 1: expected a line with keys and values, or a comment, found the end"),
         (b"1\n\n", "a.xyz, .*structure 1: expected (1 lines of atoms|at most 0 atoms)"),
