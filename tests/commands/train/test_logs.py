@@ -485,8 +485,9 @@ class TestProgress:
         progress.update(1)
         assert stream.getvalue().rstrip().endswith(f"{shown}, {shown} left")
 
-    def test_on_a_terminal(self, clock: Clock) -> None:
+    def test_on_a_terminal(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         """One line that is drawn over, a bar as long as the share done."""
+        monkeypatch.delenv("COLUMNS", raising=False)
         stream = Terminal()
         progress = Progress("training", 100, "steps", stream=stream)
         shares = []
