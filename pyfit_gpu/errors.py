@@ -10,6 +10,9 @@ import enum
 from collections.abc import Iterable
 
 
+_SCREEN = 1_800  # characters, 24 lines with room for a remedy
+
+
 class Remedy(enum.Enum):
     """Way out of an error, in Python's terms; the command line has its own text for each (commands/messages.py)."""
 
@@ -37,6 +40,11 @@ def shortened(items: Iterable[object], *, most: int = 6, separator: str = ", ") 
     return separator.join(texts)
 
 
+def a_screenful(text: str) -> str:
+    """Cut the middle out of a message that a word from a damaged file has made longer than a screen."""
+    return text if len(text) <= _SCREEN else f"{text[: _SCREEN - 300]} ... {text[-200:]}"
+
+
 class InputError(ValueError):
     """A file, option or value from outside is wrong; the message says name, expected, got, where."""
 
@@ -49,6 +57,7 @@ class InputError(ValueError):
             where: file, and line or other place in it, if the message says it.
             remedy: the way out.
         """
+        fault = a_screenful(fault)
         super().__init__(fault if remedy is None else f"{fault} ({remedy})")
         self.fault = fault
         self.setting = setting

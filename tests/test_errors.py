@@ -21,6 +21,15 @@ def test_a_python_user_is_told_the_keyword() -> None:
     assert error.fault == "si.h5: exists already"
 
 
+def test_no_message_is_longer_than_a_screen() -> None:
+    """Its beginning says where, its end what was found, whatever word a damaged file had."""
+    error = InputError(f"si.xml: expected {'{' * 5000}", remedy=Remedy.CONVERT).at("a.tar")
+    assert len(str(error)) < 24 * 80
+    assert str(error).startswith("a.tar: si.xml: expected {{{{")
+    assert str(error).endswith("{{{{ (save_training_set writes it as HDF5)")
+    assert str(InputError("x" * 1700)) == "x" * 1700
+
+
 def test_place() -> None:
     error = InputError("cutoff: expected a length, got 0", setting="cutoff", remedy=Remedy.E_SHIFT)
     placed = error.at("si.nn.dat, line 4")
