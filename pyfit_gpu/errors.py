@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 
-
 _SCREEN = 1_800  # characters, 24 lines with room for a remedy
 
 
