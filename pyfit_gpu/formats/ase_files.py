@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.compressed import open_bytes, plain_name
-from pyfit_gpu.formats.head import Head
+from pyfit_gpu.formats.compressed import plain_name
+from pyfit_gpu.formats.head import Head, read_head
 from pyfit_gpu.formats.label_values import finite
 from pyfit_gpu.formats.labels import LabelFinder, meaning
 from pyfit_gpu.formats.read_options import ReadOptions
@@ -53,11 +53,6 @@ def read_ase_frames(path: str | os.PathLike[str], options: ReadOptions | None = 
         raise InputError(f"{path}: no structures in it")
 
 
-def _head(path: str) -> bytes:
-    with open_bytes(path) as file:
-        return file.read(_HEAD_BYTES)
-
-
 def _format_of(head: bytes) -> str | None:
     """ASE's name of the format by a file's first bytes, which are more reliable than its name; None: not known."""
     if head.startswith(b"- of Ulm"):
@@ -78,8 +73,6 @@ def _images_or_input_error(path: str) -> Iterator[Atoms]:
             number += 1
     except (InputError, MemoryError):
         raise
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path}: cannot read: {error.strerror}") from error
     except Exception as error:  # ASE and its parsers raise anything, from XYZError to AssertionError
         where = f"{path}, structure {number + 1}" if number else path
         raise InputError(f"{where}: ASE cannot read it ({type(error).__name__}: {error})") from error
@@ -89,11 +82,11 @@ def _images(path: str) -> Iterator[Atoms]:
     from ase.io import iread
     from ase.io.formats import filetype
 
-    head = _head(path)
-    if not head:
-        raise InputError(f"{path}: empty file")
+    head = read_head(path, _HEAD_BYTES)
+    if head.is_folder:
+        raise InputError(f"{path}: cannot read: Is a directory")
     absolute = os.path.abspath(path)  # a bare name that begins with "postgres" would be an address to ASE
-    kind = _format_of(head) or filetype(absolute)
+    kind = _format_of(head.raw) or filetype(absolute)
     options: dict[str, Any] = {"index": ":", "format": kind, "parallel": False}
     if kind in ("vasp-xml", "vasp-out"):  # ASE passes over what formats/vasp/ checks
         raise InputError(f"{path}: the output of VASP is not read through ASE")

@@ -6,11 +6,11 @@ import json
 import os
 import reprlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import file_size
+from pyfit_gpu.formats.compressed import reading
 
 MAX_BYTES = 2**25  # of a file: parsed JSON can take twenty times as much memory
 
@@ -57,11 +57,9 @@ def read_json_file(path: str | os.PathLike[str], kind: str, parse: Callable[[str
     size = file_size(path)
     if size > MAX_BYTES:
         raise InputError(f"{name}: expected {kind}, found {size} bytes, more than any has ({MAX_BYTES})")
+    with reading(path, "utf-8", kind, decompress=False) as file:
+        text = file.read()
     try:
-        return parse(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{name}: cannot read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: expected {kind}, found binary data") from error
+        return parse(text)
     except InputError as error:
         raise InputError(f"{name}: expected {kind}, found {error}") from error

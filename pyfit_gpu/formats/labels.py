@@ -6,7 +6,7 @@ A name is a word for the quantity, in any case, with or without the word for its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -243,8 +243,3 @@ def _origin(name: str) -> str:
 
 def _is_free(name: str) -> bool:
     return meaning(name) is not None and _order(name)[1] == 0
-
-
-def named(names: Sequence[str], most: int = 8) -> str:
-    """List a few names for a message."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pyfit_gpu.datasets.summary import LabelCounts
-from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.formats.labels import named
+from pyfit_gpu.errors import InputError, Remedy, shortened
 from pyfit_gpu.formats.read_options import LABEL_KEYS, ReadOptions
 from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.log import log
@@ -93,7 +92,7 @@ class ReadReport:
     def unread(self, path: str) -> list[str]:
         """List in one text what a file holds and is not read; none if everything is."""
         names = list(self._tallies[path].unread)
-        return [named(names)] if names else []
+        return [shortened(names)] if names else []
 
     def require_names(self) -> None:
         """Refuse the name of a label that no structure has: the label would be lost without a word.
@@ -106,9 +105,9 @@ class ReadReport:
         for key in LABEL_KEYS:
             name = getattr(self._options, key)
             if name and key not in chosen:
-                there = f"; not read: {named(names)}" if names else ""
+                there = f"; not read: {shortened(names)}" if names else ""
                 raise InputError(
-                    f"{key}: no structure of {named(list(self._tallies))} has {name!r}{there}", setting=key
+                    f"{key}: no structure of {shortened(self._tallies)} has {name!r}{there}", setting=key
                 )
 
 

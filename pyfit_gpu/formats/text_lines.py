@@ -116,6 +116,17 @@ class NumberedLines:
             raise InputError(f"{self.name}: expected {self.kind}, found binary data", where=self.name)
         return self.text
 
+    def numbers(self, words: Sequence[str], count: int) -> list[float]:
+        """Numbers of the present line, so many of them.
+
+        Raises:
+            InputError: more or fewer words, or one that is no number.
+        """
+        values = parse_numbers(words)
+        if values is None or len(values) != count:
+            raise self.error(f"{count} number{'s' if count > 1 else ''}")
+        return values
+
     def error(self, expected: str, found: str | None = None) -> InputError:
         """Make an error that names the present line; `found` is shown in place of its text where given."""
         shown = self.text.strip()[:80] if found is None else found

@@ -11,6 +11,8 @@ from pyfit_gpu.errors import InputError
 
 Quantity = Literal["energy", "length", "force", "stress"]
 
+KILOBAR = 0.1 * units.GPa  # eV/Å^3
+
 _PER_MOLE = units.kcal / units.mol
 
 # The spellings that files have, in lower case and without blanks, and what one of the unit is in ours.
@@ -30,7 +32,7 @@ _FACTORS: dict[Quantity, dict[str, float]] = {
     },
     "stress": {
         "bar": 1e-4 * units.GPa,
-        "kbar": 0.1 * units.GPa,
+        "kbar": KILOBAR,
         "gpa": units.GPa,
         "mpa": 1e-3 * units.GPa,
         "pa": units.Pascal,
@@ -70,11 +72,6 @@ class UnitSystem:
     def force(self) -> float:
         """One unit of force in eV/Å."""
         return self.energy / self.length
-
-    @property
-    def stress(self) -> float:
-        """One unit of stress in eV/Å^3."""
-        return self.energy / self.length**3
 
 
 def parse_unit_system(text: str) -> UnitSystem:

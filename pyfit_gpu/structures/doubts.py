@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import gcd, hypot, nan
-from typing import TypeVar
 
 import numpy as np
 
@@ -48,9 +47,6 @@ _TEXTS = {
     OTHER_LABELS: ("other labels than the same structure has elsewhere", "", "the calculations may differ"),
 }
 
-_Structure = TypeVar("_Structure", bound="Frame | StructureSummary")
-
-
 @dataclass(frozen=True)
 class Finding:
     """A doubt about some structures of one file."""
@@ -81,12 +77,6 @@ class Doubts:
         self._found: dict[tuple[str, str], _Found] = {}  # by kind and path
         self._counts: dict[str, int] = {}  # structures by path
         self._records = _Records()
-
-    def watch(self, path: str, structures: Iterable[_Structure]) -> Iterator[_Structure]:
-        """Yield the structures of a file as they come, and add each."""
-        for number, structure in enumerate(structures, 1):
-            self.add(path, number, structure)
-            yield structure
 
     def add(self, path: str, number: int, structure: Frame | StructureSummary) -> None:
         """Look at one structure.

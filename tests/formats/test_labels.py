@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.formats.labels import LabelFinder, Labels, Meaning, Scale, meaning, named
+from pyfit_gpu.formats.labels import LabelFinder, Labels, Meaning, Scale, meaning
 from pyfit_gpu.formats.read_options import ReadOptions
 
 CUBE = 4.0 * np.eye(3)  # 64 Å^3
@@ -317,8 +317,3 @@ def test_scale() -> None:
     np.testing.assert_array_equal(found.stress, [5, 0, 0, 0, 0, 0])
     stress = labels({"virial": "64 0 0 0 0 0"}, scale=scale).stress
     np.testing.assert_allclose(stress, [-7, 0, 0, 0, 0, 0], rtol=1e-14)
-
-
-def test_a_list_of_names_is_short() -> None:
-    assert named(["a", "b"]) == "a, b"
-    assert named([str(number) for number in range(1000)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 992 more"

@@ -86,11 +86,10 @@ def test_what_is_not_known_is_none(quantity: Quantity, unit: str) -> None:
 
 
 def test_system() -> None:
-    assert (parse_unit_system("eV,Ang").force, parse_unit_system("eV, Å").stress) == (1.0, 1.0)
+    assert (parse_unit_system("eV,Ang").force, parse_unit_system("eV, Å").length) == (1.0, 1.0)
     atomic = parse_unit_system("hartree,bohr")
     assert math.isclose(atomic.energy, HARTREE, rel_tol=1e-8)
     assert math.isclose(atomic.force, HARTREE / BOHR, rel_tol=1e-8)
-    assert math.isclose(atomic.stress, HARTREE / BOHR**3, rel_tol=1e-8)
 
 
 @pytest.mark.parametrize("text", ["", "eV", "eV,", ",Ang", "Ang,eV", "eV,Ang,bohr", "eV Ang", "hartree;bohr"])

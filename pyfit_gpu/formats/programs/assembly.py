@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +65,6 @@ def make_frame(found: Found) -> Frame:
         unread=found.unread,
         chosen=found.chosen,
     )
-
-
-def group_of_name(path: str) -> str:
-    """Group of a file that names none: its name up to the first dot, without blanks."""
-    name = os.path.basename(os.path.normpath(path))
-    return "_".join((name.split(".")[0] or name).split()) or "structures"
 
 
 def numbers_of_symbols(symbols: Sequence[Any], source: str) -> NDArray[np.int64]:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.programs.assembly import (
     Found,
-    group_of_name,
     make_frame,
     numbers_of_symbols,
     numbers_of_types,
@@ -59,7 +59,7 @@ class _System:
 
     def __init__(self, folder: Path, options: ReadOptions) -> None:
         self.folder = folder
-        self.group = group_of_name(str(folder))
+        self.group = name_group(str(folder))
         self.is_periodic = not (folder / "nopbc").exists()
         self.types = _whole_numbers(folder / "type.raw")
         names = options.elements or tuple(_words(folder / "type_map.raw"))

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from ase import units as ase_units
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.head import Head
-from pyfit_gpu.formats.programs.assembly import Found, group_of_name, make_frame, numbers_of_symbols
+from pyfit_gpu.formats.programs.assembly import Found, make_frame, numbers_of_symbols
 from pyfit_gpu.formats.programs.json_files import as_expected, entry, load_json
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.units import KILOBAR
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
@@ -25,7 +26,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "PositionsStyle": {"angstrom": 1.0},
     "LatticeStyle": {"angstrom": 1.0},
     "ForcesStyle": {"electronvoltperangstrom": 1.0},
-    "StressStyle": {"bar": -1e-4 * ase_units.GPa, "kb": -0.1 * ase_units.GPa, "kbar": -0.1 * ase_units.GPa},
+    "StressStyle": {"bar": -1e-3 * KILOBAR, "kb": -KILOBAR, "kbar": -KILOBAR},
     "AtomTypeStyle": {"chemicalsymbol": 1.0},
 }
 
@@ -60,7 +61,7 @@ def _frame(record: Mapping[str, Any], factors: Mapping[str, float], path: str, s
     return make_frame(
         Found(
             source=source,
-            group=group_of_name(path),
+            group=name_group(path),
             positions=_scaled(entry(record, "Positions", source), factors["PositionsStyle"], "Positions", source),
             atomic_numbers=numbers_of_symbols(symbols, source),
             cell=_scaled(entry(record, "Lattice", source), factors["LatticeStyle"], "Lattice", source),

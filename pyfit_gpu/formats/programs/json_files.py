@@ -1,14 +1,14 @@
-"""Reading JSON as a whole, with faults that say where."""
+"""JSON of other programs, of any size and compressed too, with faults that say where."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.compressed import reading
+from pyfit_gpu.formats.json_text import parse_json
 
 
 def load_json(path: str, *, comment: bool = False) -> Any:
@@ -24,18 +24,10 @@ def load_json(path: str, *, comment: bool = False) -> Any:
         text = file.read()
     if comment and not text.lstrip().startswith("{"):
         text = "\n" + text.partition("\n")[2]  # line numbers stay
-
-    def refuse(word: str) -> NoReturn:
-        raise InputError(f"{path}: expected finite numbers, found {word}")
-
     try:
-        return json.loads(text, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: expected JSON, {error.msg}") from error
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot read the JSON in it: {error}") from error
+        return parse_json(text)
+    except InputError as error:
+        raise error.at(path) from error
 
 
 @contextmanager

@@ -9,16 +9,16 @@ import numpy as np
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.compressed import reading
+from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.programs.assembly import (
     Found,
-    group_of_name,
     make_frame,
     numbers_of_symbols,
     numbers_of_types,
 )
 from pyfit_gpu.formats.read_options import ReadOptions
-from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count, parse_numbers
+from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count
 from pyfit_gpu.formats.units import parse_unit_system
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
@@ -52,7 +52,7 @@ def read_mtp(path: str, options: ReadOptions) -> Iterator[Frame]:
             number += 1
             block = _Block(lines, f"{path}, structure {number} (line {lines.number})")
             block.read()
-            yield block.frame(group_of_name(path), options)
+            yield block.frame(name_group(path), options)
 
 
 class _Block:
@@ -136,7 +136,4 @@ class _Block:
         return np.stack([self.columns[name] for name in names], axis=1)
 
     def _numbers(self, count: int) -> list[float]:
-        values = parse_numbers(self.lines.next(f"{count} numbers").split())
-        if values is None or len(values) != count:
-            raise self.lines.error(f"{count} number{'s' if count > 1 else ''}")
-        return values
+        return self.lines.numbers(self.lines.next(f"{count} numbers").split(), count)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.compressed import reading
+from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.head import Head, read_head
-from pyfit_gpu.formats.programs.assembly import Found, group_of_name, make_frame
+from pyfit_gpu.formats.programs.assembly import Found, make_frame
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.structures.frames import Frame
 
@@ -233,7 +234,7 @@ def _frame(atoms: Atoms, path: str, source: str) -> Frame:
     return make_frame(
         Found(
             source=source,
-            group=group_of_name(path),
+            group=name_group(path),
             positions=atoms.positions,
             atomic_numbers=atoms.numbers,
             cell=atoms.cell.array,

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from ase import units
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.head import Head
@@ -16,10 +15,10 @@ from pyfit_gpu.formats.labels import LabelFinder, meaning
 from pyfit_gpu.formats.programs.assembly import Found, make_frame, numbers_of_symbols
 from pyfit_gpu.formats.programs.json_files import as_expected, entry, load_json
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.units import KILOBAR
 from pyfit_gpu.structures.frames import Frame
 
 _STRUCTURE = re.compile(rb'"structure"\s*:\s*\{')
-_KBAR = 0.1 * units.GPa
 _CONTAINERS = ("outputs", "data")  # objects inside a record that hold labels
 
 
@@ -97,7 +96,7 @@ def _values(record: Mapping[str, Any], options: ReadOptions) -> tuple[dict[str, 
         if virial is not None:
             numbers = np.asarray(virial, dtype=np.float64)
             if numbers.shape == (6,) and numbers[4] == numbers[5]:
-                values["stress"] = -_KBAR * numbers[[0, 1, 2, 4, 5, 3]]
+                values["stress"] = -KILOBAR * numbers[[0, 1, 2, 4, 5, 3]]
             else:
                 unread.append("key virial_stress (yz and xz differ, and files have them in either order)")
     return values, tuple(unread)

@@ -11,8 +11,9 @@ from ase import units
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.compressed import reading
+from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.head import Head
-from pyfit_gpu.formats.programs.assembly import Found, group_of_name, make_frame, numbers_of_symbols
+from pyfit_gpu.formats.programs.assembly import Found, make_frame, numbers_of_symbols
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.text_lines import parse_numbers
 from pyfit_gpu.structures.frames import Frame
@@ -64,7 +65,7 @@ def _frame(tree: ElementTree.Element, symbols: dict[str, str], path: str, source
     return make_frame(
         Found(
             source=source,
-            group=group_of_name(path),
+            group=name_group(path),
             positions=np.array([_numbers(atom, "position", 3, source) for atom in atoms]) * units.Bohr,
             atomic_numbers=numbers_of_symbols(species, source),
             cell=np.array([_parsed(cell.get(name, ""), 3, f"unit_cell {name}", source) for name in "abc"]) * units.Bohr,

@@ -8,10 +8,11 @@ import numpy as np
 
 from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.formats.compressed import reading
+from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.head import Head
-from pyfit_gpu.formats.programs.assembly import Found, group_of_name, make_frame, numbers_of_symbols
+from pyfit_gpu.formats.programs.assembly import Found, make_frame, numbers_of_symbols
 from pyfit_gpu.formats.read_options import ReadOptions
-from pyfit_gpu.formats.text_lines import Lines, NumberedLines, parse_numbers
+from pyfit_gpu.formats.text_lines import Lines, NumberedLines
 from pyfit_gpu.formats.units import UnitSystem, parse_unit_system
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
@@ -48,7 +49,7 @@ def read_runner(path: str, options: ReadOptions) -> Iterator[Frame]:
             if lines.text.split() != ["begin"]:
                 raise lines.error("a line 'begin' alone (columns in another order are not read)")
             number += 1
-            yield _block(lines, f"{path}, structure {number} (line {lines.number})", group_of_name(path), units)
+            yield _block(lines, f"{path}, structure {number} (line {lines.number})", name_group(path), units)
 
 
 def _block(lines: NumberedLines, source: str, group: str, units: UnitSystem) -> Frame:
@@ -59,12 +60,12 @@ def _block(lines: NumberedLines, source: str, group: str, units: UnitSystem) -> 
     energy = None
     while (words := lines.next("a line 'end'").split()) != ["end"]:
         if words[0] == "lattice":
-            lattice.append(_numbers(lines, words[1:], 3))
+            lattice.append(lines.numbers(words[1:], 3))
         elif words[0] == "atom" and len(words) in (5, 10):
-            atoms.append(_numbers(lines, words[1:4] + words[5:], len(words) - 2))
+            atoms.append(lines.numbers(words[1:4] + words[5:], len(words) - 2))
             symbols.append(words[4])
         elif words[0] == "energy":
-            energy = _numbers(lines, words[1:], 1)[0]
+            energy = lines.numbers(words[1:], 1)[0]
         elif words[0] not in ("comment", "charge"):
             raise lines.error("lattice, atom (x y z element, and charge, n and forces on all or none), energy or end")
     if len(lattice) not in (0, 3) or len(set(map(len, atoms))) > 1:
@@ -80,13 +81,6 @@ def _block(lines: NumberedLines, source: str, group: str, units: UnitSystem) -> 
             forces=_scaled([atom[5:] for atom in atoms], units.force) if atoms and len(atoms[0]) == 8 else None,
         )
     )
-
-
-def _numbers(lines: NumberedLines, words: list[str], count: int) -> list[float]:
-    values = parse_numbers(words)
-    if values is None or len(values) != count:
-        raise lines.error(f"{count} number{'s' if count > 1 else ''}")
-    return values
 
 
 def _scaled(rows: list[list[float]], unit: float) -> FloatArray:

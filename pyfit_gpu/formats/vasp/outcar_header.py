@@ -65,8 +65,7 @@ class OutcarHeader:
 
     def whole(self, name: str) -> int | None:
         """A setting that is a whole number; None: not in the header."""
-        text = self.settings.get(name, "")
-        return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else None
+        return whole_number(self.settings.get(name, ""))
 
     @property
     def ediff(self) -> float | None:
@@ -77,6 +76,11 @@ class OutcarHeader:
         """Whether the run has electronic steps of linear response, which end without an energy."""
         flags = (self.settings.get(name, "") for name in ("LEPSILON", "LCALCEPS", "LCHIMAG"))
         return is_response(self.whole("IBRION"), flags)
+
+
+def whole_number(text: str) -> int | None:
+    """A setting that is a whole number, or None."""
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else None
 
 
 def is_response(ibrion: int | None, flags: Iterable[str]) -> bool:

@@ -13,12 +13,11 @@ from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.formats.groups import name_group
 from pyfit_gpu.formats.programs.assembly import Found, make_frame
 from pyfit_gpu.formats.read_options import ReadOptions
-from pyfit_gpu.formats.units import factor
+from pyfit_gpu.formats.units import KILOBAR
 from pyfit_gpu.log import log
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
-KILOBAR = factor("stress", "kbar") or 0.0  # eV/Å^3
 NOT_CONVERGED = "electronic steps not converged"
 
 _PRINTED = 1e-8  # eV, the last digit of the energies in both files
@@ -109,7 +108,7 @@ def frame_of_step(
         place: of the structure in the file.
         positions: Cartesian, Å.
         energy: force-consistent, eV.
-        kilobars: xx yy zz yz xz xy with VASP's sign, positive under compression.
+        kilobars: xx yy zz yz xz xy, or a matrix, with VASP's sign: positive under compression.
         group: name in the file, if it gives one.
     """
     found = Found(

@@ -20,8 +20,7 @@ from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
 _CHUNK_BYTES = 1 << 16
-_KILOBAR = 1e-22 / 1.60217733e-19  # eV/Å^3 by VASP's own charge of the electron, for the product P V that it added
-_VOIGT = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
+_KILOBAR_OF_VASP = 1e-22 / 1.60217733e-19  # eV/Å^3, with the charge of the electron by which VASP added P V
 _OTHER_FILE = "the OUTCAR of the run may have them"
 
 
@@ -111,9 +110,9 @@ class _Run:
             self.numbers,
             cell,
             tables["positions"] @ cell,
-            energy - pressure * _KILOBAR * abs(np.linalg.det(cell)),
+            energy - pressure * _KILOBAR_OF_VASP * abs(np.linalg.det(cell)),
             tables.get("forces"),
-            None if stress is None else stress[_VOIGT],
+            stress,
         )
 
     def tables(self, calculation: Calculation) -> tuple[dict[str, FloatArray], str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from pyfit_gpu.formats.text_lines import parse_number, parse_numbers
 from pyfit_gpu.formats.vasp.atominfo import AtomInfo
-from pyfit_gpu.formats.vasp.outcar_header import is_response
+from pyfit_gpu.formats.vasp.outcar_header import is_response, whole_number
 
 # Large parts that hold nothing for us
 _SKIPPED = frozenset(("kpoints", "eigenvalues", "dos", "projected", "dielectricfunction", "primitive_cell"))
@@ -56,8 +55,7 @@ class VasprunXML:
 
     def whole(self, name: str) -> int | None:
         """A setting that is a whole number; None: not in the file."""
-        text = self.settings.get(name, "")
-        return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else None
+        return whole_number(self.settings.get(name, ""))
 
     @property
     def has_response(self) -> bool:
