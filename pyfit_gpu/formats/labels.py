@@ -30,8 +30,8 @@ _NAMES = {  # the first of a label's names counts before the others of the same 
 }
 _HAVE_ORIGINS = ("energy", "forces", "stress", "virial")
 _ORIGINS = ("ref", "reference", "dft", "qm", "vasp", "pbe", "r2scan", "target", "true", "mace", "gap", "nep", "model")
-_AGREE = 1e-5  # relative difference of two copies of a label, which may have been written with few digits
-_VIRIAL_AGREES = 1e-3  # a virial and a stress of one calculation; units and signs differ by more
+# Differences of two copies of a label, which may have been written with few digits: relative, and eV, eV/Å, eV/Å^3
+_AGREE = {"energy": (0.0, 1e-3), "forces": (0.0, 1e-3), "stress": (1e-3, 1e-6)}
 
 
 class Meaning(NamedTuple):
@@ -199,16 +199,17 @@ class LabelFinder:
         if volume > 0:
             factor = -scale.virial / volume
             found |= {f"-{name} / volume": voigt(values[name], name, self.source) * factor for name in virials}
-        self._require_equal(found, "stress", _VIRIAL_AGREES if virials else _AGREE)
+        self._require_equal(found, "stress")
         return next(iter(found.values()), None), lost
 
-    def _require_equal(self, found: Mapping[str, Any], label: str, tolerance: float = _AGREE) -> None:
+    def _require_equal(self, found: Mapping[str, Any], label: str) -> None:
+        relative, absolute = _AGREE[label]
         names = list(found)
         for name in names[1:]:
             pair = np.array([np.ravel(found[names[0]]), np.ravel(found[name])])
             differences = np.abs(pair[0] - pair[1])
             worst = int(np.argmax(differences))
-            if differences[worst] > tolerance * np.abs(pair).max() + 1e-12:
+            if differences[worst] > relative * np.abs(pair).max() + absolute:
                 shown = "; ".join(
                     f"{one} {value:.10g}" for one, value in zip((names[0], name), pair[:, worst], strict=True)
                 )

@@ -136,6 +136,26 @@ def test_a_virial_without_a_cell_is_said_not_to_be_read(cell: Any) -> None:
     assert found.unread == ("key virial (without a full cell)",)
 
 
+@pytest.mark.parametrize(("difference", "are_equal"), [(9e-4, True), (1.1e-3, False)])
+def test_copies_of_forces(difference: float, are_equal: bool) -> None:
+    columns = {"forces": FORCES, "dft_forces": FORCES + difference}
+    if are_equal:
+        np.testing.assert_array_equal(labels({}, columns).forces, FORCES)
+    else:
+        with pytest.raises(InputError, match="two labels for forces"):
+            labels({}, columns)
+
+
+@pytest.mark.parametrize(("other", "are_equal"), [("1.9e-6", True), ("2.2e-6", False)])
+def test_copies_of_a_small_stress(other: str, are_equal: bool) -> None:
+    values = {"stress": "1e-6 0 0 0 0 0", "dft_stress": f"{other} 0 0 0 0 0"}
+    if are_equal:
+        assert labels(values).stress is not None
+    else:
+        with pytest.raises(InputError, match="two labels for stress"):
+            labels(values)
+
+
 def test_stress_and_virial_that_agree() -> None:
     found = labels({"stress": "1 0 0 0 0 0", "virial": "-64.03 0 0 0 0 0"})
     assert found.stress is not None
@@ -150,7 +170,8 @@ def test_stress_and_virial_that_agree() -> None:
     ("values", "label", "names"),
     [
         ({"energy": "-1", "dft_energy": "-2"}, "energy", "energy -1; dft_energy -2"),
-        ({"dft_energy": "-1", "REF_energy": "-1.001"}, "energy", "dft_energy -1; REF_energy -1.001"),
+        ({"dft_energy": "-1", "REF_energy": "-1.002"}, "energy", "dft_energy -1; REF_energy -1.002"),
+        ({"energy": "-10000", "dft_energy": "-10000.05"}, "energy", "energy -10000; dft_energy -10000.05"),
         ({"energy": "-1", "Energy": "-2"}, "energy", "energy -1; Energy -2"),
         ({"energy": "-1", "total_energy": "-2"}, "energy", "energy -1; total_energy -2"),
         ({"energy": "0", "dft_energy": "-2"}, "energy", "energy 0; dft_energy -2"),
@@ -193,6 +214,7 @@ def test_a_contradiction_in_any_pair_is_found() -> None:
         ({"energy": "-1", "Free_Energy": "-2"}, -2),
         ({"energy": "-1", "free_energy": "-2", "dft_energy": "-1"}, -2),
         ({"energy": "-100.000001", "dft_energy": "-100.0000012"}, -100.000001),
+        ({"energy": "-10000.12", "dft_energy": "-10000.1205"}, -10000.12),
         ({"dft_energy": "-1", "energy": "-1"}, -1),
         ({"energy": "0", "dft_energy": "0"}, 0),
     ],
