@@ -47,7 +47,7 @@ def _describe(kind: FileKind, name: str, reading: ReadOptions) -> list[str]:
     if isinstance(kind, StructuresKind):
         report = ReadReport(reading)
         lines = _structures(read_reported([name], report, reading))
-        report.require_names()
+        report.require_used()
         report.log_doubts()
         return lines + [f"not read      {names}" for names in report.unread(name)]
     if isinstance(kind, TrainingSetKind):

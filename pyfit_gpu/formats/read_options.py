@@ -41,4 +41,5 @@ class ReadOptions:
                 raise InputError(f"elements: expected chemical symbols, got {symbol!r}", setting="elements")
 
 
+LEFT_OPEN = ("units", "elements")  # what some formats do not say
 LABEL_KEYS = tuple(one.name for one in fields(ReadOptions) if one.name.endswith("_key"))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pyfit_gpu.datasets.summary import LabelCounts
 from pyfit_gpu.errors import InputError, Remedy, shortened
-from pyfit_gpu.formats.read_options import LABEL_KEYS, ReadOptions
+from pyfit_gpu.formats.read_options import LABEL_KEYS, LEFT_OPEN, ReadOptions
 from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.log import log
 from pyfit_gpu.structures.doubts import Doubts, describe_findings
@@ -63,9 +63,9 @@ class ReadReport:
             training: whether structures without an energy are of no use.
 
         Raises:
-            InputError: a name of a label was given that no structure has.
+            InputError: see `require_used`.
         """
-        self.require_names()
+        self.require_used()
         some_have_forces = any(tally.labels.forces for tally in self._tallies.values())
         for path, tally in self._tallies.items():
             lacking = (
@@ -94,8 +94,8 @@ class ReadReport:
         names = list(self._tallies[path].unread)
         return [shortened(names)] if names else []
 
-    def require_names(self) -> None:
-        """Refuse the name of a label that no structure has: the label would be lost without a word.
+    def require_used(self) -> None:
+        """Refuse an option that no file has a use for: a label or a unit would be lost without a word.
 
         Raises:
             InputError: with the names that are there and not read.
@@ -108,6 +108,12 @@ class ReadReport:
                 there = f"; not read: {shortened(names)}" if names else ""
                 raise InputError(
                     f"{key}: no structure of {shortened(self._tallies)} has {name!r}{there}", setting=key
+                )
+        for key in LEFT_OPEN:
+            if getattr(self._options, key) and key not in chosen:
+                raise InputError(
+                    f"{key}: expected for files that leave their {key} open: none of {shortened(self._tallies)} does",
+                    setting=key,
                 )
 
 

@@ -34,7 +34,7 @@ class Frame:
     stress: FloatArray | None = None  # (6,) eV/Å^3, ASE's sign and order xx yy zz yz xz xy
     weight: float = 1.0
     unread: tuple[str, ...] = ()  # what the file holds of it and is not read: "key REF_energy", "column spin"
-    chosen: tuple[str, ...] = ()  # options of the reader that name something of it: "energy_key"
+    chosen: tuple[str, ...] = ()  # options of the reader that it was read with: "energy_key", "units"
 
     def __post_init__(self) -> None:
         if not fits_utf8(self.group):

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import program_samples as samples
 import pytest
 
 from pyfit_gpu.errors import InputError, Remedy
@@ -121,6 +122,29 @@ def test_a_name_that_one_structure_of_one_file_has(caplog: pytest.LogCaptureFixt
     said(caplog, "a.xyz", "b.dat", options=ReadOptions(group_key="PHASE"))
     with pytest.raises(InputError, match=r"group_key: no structure of b\.dat has 'phase'$"):
         said(caplog, "b.dat", options=ReadOptions(group_key="phase"))
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [(ReadOptions(units="hartree,bohr"), "units"), (ReadOptions(elements=("Si", "C")), "elements")],
+)
+def test_what_no_file_leaves_open_is_refused(caplog: pytest.LogCaptureFixture, options: ReadOptions, key: str) -> None:
+    """Whoever gives units for extended XYZ would have them passed over."""
+    Path("a.xyz").write_text(structure("energy=-5"))
+    Path("b.dat").write_text(CLASSIC)
+    with pytest.raises(InputError, match=rf"^{key}: .*leave their {key} open: none of a\.xyz, b\.dat does$") as caught:
+        said(caplog, "a.xyz", "b.dat", options=options)
+    assert caught.value.setting == key
+
+
+def test_what_one_file_leaves_open(caplog: pytest.LogCaptureFixture) -> None:
+    Path("a.xyz").write_text(structure("energy=-5"))
+    Path("input.data").write_text(samples.RUNNER)
+    Path("train.cfg").write_text(samples.MTP)
+    said(caplog, "a.xyz", "input.data", options=ReadOptions(units="hartree,bohr"))
+    said(caplog, "a.xyz", "train.cfg", options=ReadOptions(units="eV,Ang", elements=("Si",)))
+    samples.write_deepmd(Path("deepmd"))
+    said(caplog, "a.xyz", "deepmd", options=ReadOptions(elements=("Si",)))
 
 
 def test_a_stress_of_a_molecule_is_found(caplog: pytest.LogCaptureFixture) -> None:

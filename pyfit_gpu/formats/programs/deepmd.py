@@ -88,6 +88,7 @@ class _System:
                     energy=_row(arrays.energy, row),
                     forces=None if force is None else force[kept],
                     virial=_row(arrays.virial, row) if self.is_periodic else None,
+                    chosen=("elements",),
                 )
             )
 

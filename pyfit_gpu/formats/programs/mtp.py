@@ -114,6 +114,7 @@ class _Block:
                 forces=None if forces is None else forces * units.force,
                 virial=None if self.virial is None else np.array(self.virial) * units.energy,
                 unread=tuple(f"column {name}" for name in self.columns if name not in known),
+                chosen=("units", "elements"),
             )
         )
 

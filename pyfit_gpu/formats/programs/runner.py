@@ -79,6 +79,7 @@ def _block(lines: NumberedLines, source: str, group: str, units: UnitSystem) -> 
             cell=_scaled(lattice, units.length) if lattice else None,
             energy=None if energy is None else energy * units.energy,
             forces=_scaled([atom[5:] for atom in atoms], units.force) if atoms and len(atoms[0]) == 8 else None,
+            chosen=("units",),
         )
     )
 
