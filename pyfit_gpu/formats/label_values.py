@@ -11,6 +11,8 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.cells import FloatArray
 
 _SYMMETRIC = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])  # xx yy zz yz xz xy
+_FLAT_VOLUME = 1e-6  # Å^3
+_BLANKS = str.maketrans("[],{}", "     ")
 
 
 def text(value: Any) -> str:
@@ -40,9 +42,6 @@ def finite(value: Any, shape: tuple[int, ...], name: str, source: str) -> FloatA
     return np.array(raw, dtype=np.float64)
 
 
-_BLANKS = str.maketrans("[],{}", "     ")
-
-
 def parsed(value: str) -> Any:
     """Numbers of a text, (n,), NaN and infinity among them; a text that holds anything else, or nothing, stays."""
     numbers = value.removeprefix("_JSON ").translate(_BLANKS)
@@ -65,3 +64,14 @@ def voigt(value: Any, name: str, source: str) -> FloatArray:
         return finite(raw, (6,), name, source)
     matrix = finite(raw.reshape(3, 3), (3, 3), name, source)
     return ((matrix + matrix.T) / 2)[_SYMMETRIC]
+
+
+def stress_of_virial(virial: Any, cell: FloatArray, name: str, source: str) -> FloatArray | None:
+    """(6,) -virial / volume; None without a full cell (3, 3).
+
+    Raises:
+        InputError: as `voigt`.
+    """
+    with np.errstate(all="ignore"):
+        volume = abs(np.linalg.det(cell))
+    return -voigt(virial, name, source) / volume if _FLAT_VOLUME < volume < np.inf else None

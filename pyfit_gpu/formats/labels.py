@@ -15,7 +15,7 @@ import numpy as np
 
 from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.formats.groups import name_group
-from pyfit_gpu.formats.label_values import finite, text, voigt
+from pyfit_gpu.formats.label_values import finite, stress_of_virial, text, voigt
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.structures.cells import FloatArray
@@ -192,15 +192,16 @@ class LabelFinder:
         self, values: Mapping[str, Any], cell: FloatArray, scale: Scale
     ) -> tuple[FloatArray | None, tuple[str, ...]]:
         """Stress, and what cannot be read without a cell."""
-        virials = self._sorted.names["virial"]
-        volume = float(abs(np.linalg.det(cell))) if virials else 0.0
         found = {name: voigt(values[name], name, self.source) * scale.stress for name in self._sorted.names["stress"]}
-        lost = () if volume > 0 else tuple(f"key {name} (without a full cell)" for name in virials)
-        if volume > 0:
-            factor = -scale.virial / volume
-            found |= {f"-{name} / volume": voigt(values[name], name, self.source) * factor for name in virials}
+        lost = []
+        for name in self._sorted.names["virial"]:
+            stress = stress_of_virial(values[name], cell, name, self.source)
+            if stress is None:
+                lost.append(f"key {name} (without a full cell)")
+            else:
+                found[f"-{name} / volume"] = stress * scale.virial
         self._require_equal(found, "stress")
-        return next(iter(found.values()), None), lost
+        return next(iter(found.values()), None), tuple(lost)
 
     def _require_equal(self, found: Mapping[str, Any], label: str) -> None:
         relative, absolute = _AGREE[label]

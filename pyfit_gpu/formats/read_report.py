@@ -106,9 +106,7 @@ class ReadReport:
             name = getattr(self._options, key)
             if name and key not in chosen:
                 there = f"; not read: {shortened(names)}" if names else ""
-                raise InputError(
-                    f"{key}: no structure of {shortened(self._tallies)} has {name!r}{there}", setting=key
-                )
+                raise InputError(f"{key}: no structure of {shortened(self._tallies)} has {name!r}{there}", setting=key)
         for key in LEFT_OPEN:
             if getattr(self._options, key) and key not in chosen:
                 raise InputError(

@@ -47,6 +47,7 @@ _TEXTS = {
     OTHER_LABELS: ("other labels than the same structure has elsewhere", "", "the calculations may differ"),
 }
 
+
 @dataclass(frozen=True)
 class Finding:
     """A doubt about some structures of one file."""

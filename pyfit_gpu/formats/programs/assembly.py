@@ -11,12 +11,9 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.formats.label_values import finite, voigt
+from pyfit_gpu.formats.label_values import finite, stress_of_virial, voigt
 from pyfit_gpu.formats.text_lines import is_unlabelled
-from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
-
-_FLAT_VOLUME = 1e-6  # Å^3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +29,7 @@ class Found:
     energy: Any = None
     forces: Any = None  # (n, 3)
     stress: Any = None  # (3, 3) or (6,) xx yy zz yz xz xy, ASE's sign
-    virial: Any = None  # as stress, eV: stress = -virial / volume
+    virial: Any = None  # as stress, eV: stress = -virial / volume; not read without a full cell
     weight: float = 1.0
     unread: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()  # as both of `Frame`
@@ -42,7 +39,7 @@ def make_frame(found: Found) -> Frame:
     """Check shapes and numbers, and make a frame.
 
     Raises:
-        InputError: a wrong shape, NaN or infinity, a virial without a volume, or no atoms.
+        InputError: a wrong shape, NaN or infinity, or no atoms.
     """
     numbers = np.asarray(found.atomic_numbers, dtype=np.int64).reshape(-1)
     n = len(numbers)
@@ -51,6 +48,12 @@ def make_frame(found: Found) -> Frame:
     cell = np.zeros((3, 3)) if found.cell is None else finite(found.cell, (3, 3), "cell", found.source)
     pbc = np.any(cell != 0, axis=1) if found.pbc is None else found.pbc
     unlabelled = found.energy is None or is_unlabelled(found.group)  # as in the classic text: for predictions only
+    stress, unread = None, found.unread
+    if found.stress is not None:
+        stress = voigt(found.stress, "stress", found.source)
+    elif found.virial is not None:
+        stress = stress_of_virial(found.virial, cell, "virial", found.source)
+        unread += ("key virial (without a full cell)",) if stress is None else ()
     return Frame(
         positions=finite(found.positions, (n, 3), "positions", found.source),
         cell=cell,
@@ -60,9 +63,9 @@ def make_frame(found: Found) -> Frame:
         source=found.source,
         energy=None if unlabelled else float(finite(found.energy, (), "energy", found.source)),
         forces=None if found.forces is None else finite(found.forces, (n, 3), "forces", found.source),
-        stress=_stress(found, cell),
+        stress=stress,
         weight=found.weight,
-        unread=found.unread,
+        unread=unread,
         chosen=found.chosen,
     )
 
@@ -106,15 +109,3 @@ def numbers_of_types(
             f"{types.min()} to {types.max()}"
         )
     return elements[types]
-
-
-def _stress(found: Found, cell: FloatArray) -> FloatArray | None:
-    if found.stress is not None:
-        return voigt(found.stress, "stress", found.source)
-    if found.virial is None:
-        return None
-    with np.errstate(all="ignore"):
-        volume = abs(np.linalg.det(cell))
-    if not _FLAT_VOLUME < volume < np.inf:
-        raise InputError(f"{found.source}: expected a cell with a volume beside a virial, found {cell.tolist()}")
-    return -voigt(found.virial, "virial", found.source) / volume
