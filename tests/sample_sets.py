@@ -11,7 +11,7 @@ import torch
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
-from pyfit_gpu.formats.nn_dat import header_lines
+from pyfit_gpu.formats.nn_dat_header import header_lines
 from pyfit_gpu.formats.training_set.shards import Shard, register_shard, shard_path
 from pyfit_gpu.formats.training_set.writer import writing_set
 from pyfit_gpu.models.networks import ElementNetworks

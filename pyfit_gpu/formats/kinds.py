@@ -18,7 +18,8 @@ from typing import NoReturn, TextIO, TypeVar
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.ase_files import looks_like_ase, read_ase_frames
-from pyfit_gpu.formats.dft_text import read_dft_text, write_dft_text
+from pyfit_gpu.formats.dft_text import read_dft_text
+from pyfit_gpu.formats.dft_text_writer import write_dft_text
 from pyfit_gpu.formats.extxyz.reader import looks_like_extxyz, read_extxyz
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.head import Head, read_head

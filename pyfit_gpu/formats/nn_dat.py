@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 from collections import deque
@@ -13,35 +12,17 @@ from itertools import islice
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers as ATOMIC_NUMBERS
 
-from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.head import Head
-from pyfit_gpu.formats.text_lines import (
-    NO_LINE_END,
-    WITNESSES,
-    Lines,
-    NumberedLines,
-    may_be_cut,
-    parse_number,
-)
+from pyfit_gpu.formats.nn_dat_header import HeaderLines, header_lines, read_header
+from pyfit_gpu.formats.text_lines import NO_LINE_END, WITNESSES, Lines, may_be_cut
 from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters
-from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
+from pyfit_gpu.models.potential import Potential
 
-N_HEADER_LINES = 8  # for one element; one more per further element
-
-_MAX_PARAMETERS = 10**12  # beyond any memory, and a typing error
-_MAX_DRAWN = 10**7
-
-_UNTRAINED = "- untrained"  # comment of an element whose parameters are random
-
-_OLDER_HEADER = (
-    "this looks like an older header without the lines of Legendre orders and bond-order parameters (orders fixed at "
-    "0 1 2 4 6, normalisation 16 in mode 1), which this program does not read: write those lines into it"
-)
+_MAX_DRAWN = 10**7  # random parameters
 
 
 def load_potential(
@@ -71,77 +52,21 @@ def looks_like_potential(head: Head) -> bool:
 def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
     """Whether the header of a .nn.dat file says that the parameters are to be drawn."""
     with _reading(path) as reader:
-        return _header(reader)[1]
+        return read_header(reader)[1]
 
 
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[_PotentialLines]:
     with reading(path, kind="a potential (.nn.dat)", decompress=False) as file:
-        lines = Lines(file)
-        yield _PotentialLines(lines.numbered(), os.fspath(path), lines)
+        yield _PotentialLines(Lines(file), os.fspath(path))
 
 
-def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
-    draft, randomize = _header(reader)
-    layer_sizes = draft.networks.layer_sizes
-    n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
-    if randomize:
-        _check_draw(reader, n_elements * count_parameters(layer_sizes))
-        # The numbers that may follow are the classic program's last draw, and are not needed.
-        networks = ElementNetworks.random(
-            layer_sizes, draft.max_random, seed, n_elements=n_elements, activation=activation
-        )
-    else:
-        values = reader.values(n_elements * count_parameters(layer_sizes), layer_sizes)
-        flat = torch.from_numpy(values)[None]
-        networks = ElementNetworks.from_flat(flat, layer_sizes, n_elements=n_elements, activation=activation)
-    return replace(draft, networks=networks)
+class _PotentialLines(HeaderLines):
+    """The lines of a file: header and parameters."""
 
-
-def _check_draw(reader: _PotentialLines, count: int) -> None:
-    """Refuse to draw more parameters than a network has: nothing in the file speaks for their number."""
-    if count > _MAX_DRAWN:
-        raise reader.error(f"layers with at most {_MAX_DRAWN} random weights and biases together, not {count}")
-
-
-def parse_header(numbered: Iterable[tuple[int, str]], name: str) -> Potential:
-    """Parse a header to a potential without parameters, from its lines with their numbers in a file called `name`."""
-    return _header(_PotentialLines(numbered, name))[0]
-
-
-class _PotentialLines(NumberedLines):
-    """The lines of a potential; remembers which line gives which setting."""
-
-    def __init__(self, numbered: Iterable[tuple[int, str]], name: str, lines: Lines | None = None) -> None:
-        super().__init__(numbered, name, "a potential (.nn.dat)")
-        self.line_of: dict[str, int] = {}  # settings by name
-        self.lines = lines  # those of the file, if it is one
-
-    def cells(self, expected: str, *settings: str) -> list[str]:
-        """Cells of the next line, which gives these settings."""
-        cells = self.next(expected).split()
-        self.line_of |= dict.fromkeys(settings, self.number)
-        return cells
-
-    def number_at(self, cells: Sequence[str], place: int, expected: str) -> float:
-        value = parse_number(cells[place]) if place < len(cells) else None
-        if value is None:
-            raise self.error(expected)
-        return value
-
-    def integer_at(self, cells: Sequence[str], place: int, expected: str) -> int:
-        value = self.number_at(cells, place, expected)
-        if value != int(value):
-            raise self.error(expected)
-        return int(value)
-
-    def counted(self, expected: str, *settings: str) -> list[float]:
-        """Numbers of a line `n v_1 .. v_n`."""
-        cells = self.cells(expected, *settings)
-        count = self.integer_at(cells, 0, expected)
-        if count < 1:
-            raise self.error(expected)
-        return [self.number_at(cells, 1 + k, f"{expected}: {count} numbers after the first") for k in range(count)]
+    def __init__(self, lines: Lines, name: str) -> None:
+        super().__init__(lines.numbered(), name)
+        self.lines = lines
 
     def values(self, count: int, layer_sizes: Sequence[int]) -> np.ndarray:
         sizes = " ".join(str(size) for size in layer_sizes)
@@ -156,7 +81,7 @@ class _PotentialLines(NumberedLines):
                 self.number_at(cells, 1, "a number, the reserved second cell")
             if len(cells) > 2:
                 raise self.error("a weight or bias and one reserved cell")
-            if self.lines is not None and self.lines.at_open_end:
+            if self.lines.at_open_end:
                 self._check_end(cells, before)
             before.append(cells)
         if len(values) < count:
@@ -176,152 +101,27 @@ class _PotentialLines(NumberedLines):
             raise self.error("as many cells as on the lines before, and a line end")
 
 
-def _header(reader: _PotentialLines) -> tuple[Potential, bool]:
-    """Parse the header to a draft without parameters, and whether these are to be drawn."""
-    try:
-        return _read_header(reader)
-    except InputError as error:
-        if error.where:
-            raise
-        # The checks of descriptor and networks do not know the file.
-        line = reader.line_of.get(error.setting)
-        raise error.at(reader.name if line is None else f"{reader.name}, line {line}") from error
-
-
-def _read_header(reader: _PotentialLines) -> tuple[Potential, bool]:
-    mode_line = "gi_mode, shift and activation"
-    cells = reader.cells(mode_line, "gi_mode", "shift", "activation")
-    gi_mode = reader.integer_at(cells, 0, mode_line)
-    shift = reader.number_at(cells, 1, mode_line)
-    activation = reader.integer_at(cells, 2, mode_line)
-    n_elements = reader.integer_at(reader.cells("the number of elements"), 0, "the number of elements")
-    if n_elements < 1:
-        raise reader.error("a number of elements above 0")
-    elements, masses, shifts, trained = zip(*(_element(reader) for _ in range(n_elements)), strict=True)
-
-    lengths = "randomize, max_random, rc, d and sigma"
-    cells = reader.cells(lengths, "cutoff", "cutoff_width", "gaussian_width")
-    randomize = reader.integer_at(cells, 0, lengths)
-    max_random, cutoff, cutoff_width, gaussian_width = (reader.number_at(cells, k, lengths) for k in (1, 2, 3, 4))
-    if randomize not in (0, 1):
-        raise reader.error("randomize 0 or 1")
-    if max_random < 0:
-        raise reader.error("max_random: a number >= 0")
-
-    orders = _legendre_orders(reader)
-    centers = tuple(reader.counted("Gaussian centres r0: their number, then each", "gaussian_centers"))
-    use_baseline, baseline = _baseline(reader)
-    descriptor = LocalStructureParameters(
-        elements=elements,
-        gi_mode=gi_mode,
-        shift=shift,
-        cutoff=cutoff,
-        cutoff_width=cutoff_width,
-        gaussian_width=gaussian_width,
-        legendre_orders=orders,
-        gaussian_centers=centers,
-    )
-    layer_sizes = _layer_sizes(reader, descriptor)
-    count = n_elements * count_parameters(layer_sizes)
-    if count > _MAX_PARAMETERS:
-        left = sum(1 for _ in reader.left)
-        raise InputError(
-            f"{reader.name}: expected {count} weights and biases for such layers, found {left}", where=reader.name
+def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
+    draft, randomize = read_header(reader)
+    layer_sizes = draft.networks.layer_sizes
+    n_elements, activation = draft.descriptor.n_elements, draft.networks.activation
+    if randomize:
+        _check_draw(reader, n_elements * count_parameters(layer_sizes))
+        # The numbers that may follow are the classic program's last draw, and are not needed.
+        networks = ElementNetworks.random(
+            layer_sizes, draft.max_random, seed, n_elements=n_elements, activation=activation
         )
-    # Only shapes so far: a tensor on the meta device takes no memory, whatever the header asks for.
-    empty = torch.empty(1, count, dtype=torch.float64, device="meta")
-    draft = Potential(
-        descriptor=descriptor,
-        networks=ElementNetworks.from_flat(empty, layer_sizes, n_elements=n_elements, activation=activation),
-        masses=masses,
-        max_random=max_random,
-        use_baseline=use_baseline,
-        bond_order_parameters=baseline,
-        energy_shift=torch.tensor(shifts, dtype=torch.float64),
-        untrained=tuple(symbol for symbol, is_trained in zip(elements, trained, strict=True) if not is_trained),
-    )
-    return draft, randomize == 1
+    else:
+        values = reader.values(n_elements * count_parameters(layer_sizes), layer_sizes)
+        flat = torch.from_numpy(values)[None]
+        networks = ElementNetworks.from_flat(flat, layer_sizes, n_elements=n_elements, activation=activation)
+    return replace(draft, networks=networks)
 
 
-def _element(reader: _PotentialLines) -> tuple[str, float, float, bool]:
-    """Symbol, mass and energy shift of an element, NaN where no comment says it, and whether it may be trained."""
-    expected = "an element symbol and its mass"
-    cells = reader.cells(expected, "elements")
-    symbol = cells[0].strip("'\"")
-    if ATOMIC_NUMBERS.get(symbol, 0) == 0:
-        raise reader.error("an element symbol and its mass")
-    mass = reader.number_at(cells, 1, expected)
-    shift = math.nan
-    if "e_shift" in cells:
-        shift = reader.number_at(cells, cells.index("e_shift") + 1, "a number after e_shift")
-    return symbol, mass, shift, _UNTRAINED not in " ".join(cells)
-
-
-def _legendre_orders(reader: _PotentialLines) -> tuple[int, ...]:
-    values = reader.counted("Legendre orders: their number, then each", "legendre_orders")
-    if any(value != int(value) for value in values):
-        # The older header has the Gaussian centres here, in Å.
-        raise reader.error("Legendre orders, whole numbers", f"{reader.text.strip()[:60]}'; {_OLDER_HEADER}; 'r0")
-    return tuple(int(value) for value in values)
-
-
-def _baseline(reader: _PotentialLines) -> tuple[bool, tuple[float, ...]]:
-    expected = f"the baseline flag and {N_BOND_ORDER_PARAMETERS} bond-order parameters"
-    cells = reader.cells(expected)
-    if len(cells) <= 2:  # a parameter of the network where this line should be
-        raise reader.error(f"{expected} ({_OLDER_HEADER})")
-    flag = reader.integer_at(cells, 0, expected)
-    if flag not in (0, 1):
-        raise reader.error(f"baseline flag 0 or 1 ({_OLDER_HEADER})")
-    return flag == 1, tuple(reader.number_at(cells, 1 + k, expected) for k in range(N_BOND_ORDER_PARAMETERS))
-
-
-def _layer_sizes(reader: _PotentialLines, descriptor: LocalStructureParameters) -> tuple[int, ...]:
-    expected = "layer sizes: their number, then each"
-    values = reader.counted(expected)
-    if len(values) < 2 or any(value != int(value) or value < 1 for value in values):
-        raise reader.error(f"{expected}, at least two whole numbers above 0")
-    sizes = tuple(int(value) for value in values)
-    if sizes[0] != descriptor.n_features:
-        raise reader.error(
-            f"{descriptor.n_features} inputs as the first layer ({descriptor.n_elements} element(s), "
-            f"{len(descriptor.legendre_orders)} Legendre orders, {len(descriptor.gaussian_centers)} Gaussian centres)"
-        )
-    if sizes[-1] not in (1, N_BOND_ORDER_PARAMETERS):
-        raise reader.error(f"1 output (energy) or {N_BOND_ORDER_PARAMETERS} (bond-order parameters) as the last layer")
-    return sizes
-
-
-def header_lines(potential: Potential, *, randomize: bool = False) -> list[str]:
-    """Lines of the header. Comments are on the first four lines only, as the classic program requires.
-
-    Args:
-        randomize: whether the header asks for random parameters on loading.
-    """
-    descriptor = potential.descriptor
-
-    def number(value: float) -> str:
-        return repr(float(value))  # the shortest digits that come back bit for bit
-
-    lines = [
-        f" {descriptor.gi_mode} {number(descriptor.shift)} {potential.networks.activation}"
-        " - Gi version, reference Gi and type of logistic function.",
-        f" {descriptor.n_elements} - number of chemical species in the system.",
-    ]
-    shifts = potential.energy_shift.tolist()
-    for symbol, mass, shift in zip(descriptor.elements, potential.masses, shifts, strict=True):
-        comment = "" if math.isnan(shift) else f" - e_shift {number(shift)}"
-        if symbol in potential.untrained:
-            comment += f" {_UNTRAINED}"
-        lines.append(f" {symbol} {number(mass)}{comment}")
-    lengths = (potential.max_random, descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width)
-    lines.append(f" {int(randomize)} " + " ".join(map(number, lengths)))
-    lines.append(" ".join(map(str, ("", len(descriptor.legendre_orders), *descriptor.legendre_orders))))
-    lines.append(f" {len(descriptor.gaussian_centers)} " + " ".join(map(number, descriptor.gaussian_centers)))
-    lines.append(f" {int(potential.use_baseline)} " + " ".join(map(number, potential.bond_order_parameters)))
-    sizes = potential.networks.layer_sizes
-    lines.append(" ".join(map(str, ("", len(sizes), *sizes))))
-    return lines
+def _check_draw(reader: _PotentialLines, count: int) -> None:
+    """Refuse to draw more parameters than a network has: nothing in the file speaks for their number."""
+    if count > _MAX_DRAWN:
+        raise reader.error(f"layers with at most {_MAX_DRAWN} random weights and biases together, not {count}")
 
 
 def save_potential(potential: Potential, path: str | os.PathLike[str], *, member: int = 0) -> None:

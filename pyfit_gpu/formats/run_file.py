@@ -20,7 +20,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.formats.hdf5_input import Hdf5Input, open_hdf5
 from pyfit_gpu.formats.hdf5_overlay import LIBVER
-from pyfit_gpu.formats.nn_dat import header_lines, parse_header
+from pyfit_gpu.formats.nn_dat_header import header_lines, parse_header
 from pyfit_gpu.formats.run_texts import RUN_TEXTS, checked_text
 from pyfit_gpu.log import log
 from pyfit_gpu.models.networks import count_parameters

@@ -16,8 +16,8 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.compressed import reading
-from pyfit_gpu.formats.dft_text import group_in_text
-from pyfit_gpu.formats.nn_dat import N_HEADER_LINES, header_lines, parse_header
+from pyfit_gpu.formats.dft_text_writer import group_in_text
+from pyfit_gpu.formats.nn_dat_header import N_HEADER_LINES, header_lines, parse_header
 from pyfit_gpu.formats.text_lines import (
     NO_LINE_END,
     Lines,

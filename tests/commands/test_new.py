@@ -13,7 +13,7 @@ from ase.data import atomic_masses, atomic_numbers
 from commands.helpers import OWN, Result, done, log_rows, new_names, refused
 
 import pyfit_gpu as pf
-from pyfit_gpu.formats.nn_dat import header_lines
+from pyfit_gpu.formats.nn_dat_header import header_lines
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,8 @@ from pyfit_gpu.datasets.training_set import (
 )
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.formats.nn_dat import header_lines, load_potential
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.nn_dat_header import header_lines
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame

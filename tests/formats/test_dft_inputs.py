@@ -13,7 +13,7 @@ import pytest
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import dft_inputs
 from pyfit_gpu.formats.dft_inputs import summarize, survey
-from pyfit_gpu.formats.dft_text import write_dft_text
+from pyfit_gpu.formats.dft_text_writer import write_dft_text
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame, StructureSummary

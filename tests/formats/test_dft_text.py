@@ -12,7 +12,8 @@ import pair_sum
 import pytest
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.dft_text import read_dft_text, write_dft_text
+from pyfit_gpu.formats.dft_text import read_dft_text
+from pyfit_gpu.formats.dft_text_writer import write_dft_text
 from pyfit_gpu.structures.frames import Frame
 
 MakeFrame = Callable[..., Frame]

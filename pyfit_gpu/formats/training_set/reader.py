@@ -21,7 +21,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.hdf5_input import Hdf5Input, open_hdf5
-from pyfit_gpu.formats.nn_dat import parse_header
+from pyfit_gpu.formats.nn_dat_header import parse_header
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.checks import (
     Finite,

@@ -25,7 +25,8 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import json_text
 from pyfit_gpu.formats.dft_text import read_dft_text
-from pyfit_gpu.formats.nn_dat import header_lines, load_potential
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.nn_dat_header import header_lines
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set

@@ -15,7 +15,7 @@ from sample_sets import assert_same_set, make_potential, make_set
 from pyfit_gpu.datasets import feature_rows
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.nn_dat import header_lines
+from pyfit_gpu.formats.nn_dat_header import header_lines
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.formats.training_set.writer import writing_set
