@@ -5,7 +5,6 @@ ASE leaves out the key_value_pairs of a database. Here they are read, and so are
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import sqlite3
@@ -139,8 +138,9 @@ def _named_values(atoms: Atoms, options: ReadOptions) -> tuple[dict[str, Any], d
     results = getattr(atoms.calc, "results", {})
     matrices = {options.stress_key.lower(), options.virial_key.lower()}  # not by atom, for three atoms either
     info = dict(atoms.info)
-    more = [info.pop(name) for name in ("key_value_pairs", "data") if isinstance(info.get(name), Mapping)]
-    for name, value in itertools.chain(results.items(), info.items(), *(one.items() for one in more)):
+    more = {name: info.pop(name) for name in ("key_value_pairs", "data") if isinstance(info.get(name), Mapping)}
+    places = {"": results, "info": info, **more}
+    for place, name, value in ((place, *item) for place, found in places.items() for item in found.items()):
         if value is None or name in _NO_LABELS:
             continue
         label = meaning(name)
@@ -148,5 +148,6 @@ def _named_values(atoms: Atoms, options: ReadOptions) -> tuple[dict[str, Any], d
             by_atom = np.shape(value)[:1] == (len(atoms),) and np.ndim(value) == 2 and name.lower() not in matrices
         else:
             by_atom = label.label == "forces"
-        (columns if by_atom else values).setdefault(name, value)
+        target = columns if by_atom else values
+        target[f"{place}.{name}" if name in target else name] = value
     return values, columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -62,7 +63,9 @@ def reading(
         with open_text(path, encoding, decompress=decompress) as file:
             yield file
     except (UnicodeDecodeError, ZeroByte) as error:
-        raise InputError(f"{name}: expected {kind}, found binary data ({error.reason})", where=name) from error
+        is_utf16 = isinstance(error, UnicodeDecodeError) and error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+        found = "UTF-16: save it as UTF-8" if is_utf16 else "binary data"
+        raise InputError(f"{name}: expected {kind}, found {found} ({error.reason})", where=name) from error
     except read_faults() as error:
         raise unreadable(name, error) from error
 

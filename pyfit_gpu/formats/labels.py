@@ -6,6 +6,7 @@ A name is a word for the quantity, in any case, with or without the word for its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,7 @@ _NAMES = {  # the first of a label's names counts before the others of the same 
 }
 _HAVE_ORIGINS = ("energy", "forces", "stress", "virial")
 _ORIGINS = ("ref", "reference", "dft", "qm", "vasp", "pbe", "r2scan", "target", "true", "mace", "gap", "nep", "model")
+_PLACE = re.compile(r"(info|key_value_pairs|data)\.")  # before a name that stands in several places of an ASE file
 # Differences of two copies of a label, which may have been written with few digits: relative, and eV, eV/Å, eV/Å^3
 _AGREE = {"energy": (0.0, 1e-3), "forces": (0.0, 1e-3), "stress": (1e-3, 1e-6)}
 
@@ -45,7 +47,7 @@ class Meaning(NamedTuple):
 @lru_cache(maxsize=4096)
 def meaning(name: str) -> Meaning | None:
     """Tell a label's name, in any case, with or without an origin; None: it is none."""
-    word = name.lower().replace("-", "_")
+    word = _PLACE.sub("", name.lower().replace("-", "_"))
     for label, names in _NAMES.items():
         for place, base in enumerate(names):
             if word == base:

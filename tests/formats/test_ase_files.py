@@ -281,3 +281,27 @@ POSCAR = "Si_B1\n1.0\n4 0 0\n0 4 0\n0 0 4\n1\ndirect\n0 0 0\n-5.4\n"
 def test_looks_like_ase_is_false(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert not looks_like_ase(Head(str(tmp_path / name), text.encode()))
+
+
+# --- one name in two places
+
+
+def test_one_name_in_two_places_must_agree(tmp_path: Path) -> None:
+    atoms = dimer(energy=-1.5)
+    atoms.info["energy"] = -1.5
+    ase.io.write(tmp_path / "a.traj", atoms)
+    (frame,) = read(tmp_path / "a.traj")
+    assert (frame.energy, frame.unread) == (-1.5, ())
+    atoms.info["energy"] = -2.5
+    ase.io.write(tmp_path / "a.traj", atoms)
+    with pytest.raises(InputError, match=r"two labels for energy, which differ: energy -1\.5; info\.energy -2\.5"):
+        read(tmp_path / "a.traj")
+    (frame,) = read_ase_frames(tmp_path / "a.traj", ReadOptions(energy_key="info.energy"))
+    assert (frame.energy, frame.unread) == (-2.5, ("key energy",))
+
+
+def test_data_of_a_database_that_contradict_its_results(tmp_path: Path) -> None:
+    with ase.db.connect(tmp_path / "a.db") as database:
+        database.write(dimer(forces=FORCES), data={"forces": (2 * np.array(FORCES)).tolist()})
+    with pytest.raises(InputError, match=r"two labels for forces, which differ: forces -?0\.2; data\.forces"):
+        read(tmp_path / "a.db")

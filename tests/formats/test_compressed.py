@@ -94,3 +94,11 @@ def test_faults_name_the_file(tmp_path: Path, ending: str, compress: Callable[[b
         path.write_bytes(b"no archive")
         with pytest.raises(InputError, match=rf"a\.txt{ending}: cannot read: .*damaged"), reading(path) as file:
             file.read()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.dat"
+    path.write_bytes(("\ufeff" + TEXT).encode(encoding))
+    with pytest.raises(InputError, match=r"a\.dat: expected text, found UTF-16: save it"), reading(path) as file:
+        file.read()

@@ -21,7 +21,8 @@ _WORDS: dict[str, units.Quantity] = {
     "cell": "length",
     "lattice": "length",
 }
-_KEY = re.compile(rf"({'|'.join(_WORDS)})s?_units?|(?!unit_cell)units?_({'|'.join(_WORDS)})s?|()units?", re.IGNORECASE)
+_WORD = f"({'|'.join(_WORDS)})s?"
+_KEY = re.compile(rf"{_WORD}_?units?|(?!unit_?cell)units?_?{_WORD}|()units?", re.IGNORECASE)
 _OURS = ("ev", "metal", "ev,ang", "ev,a", "ev,angstrom", "ev/a", "ev/ang", "ev/angstrom")  # of the key `units` alone
 
 
@@ -68,15 +69,17 @@ class DeclaredUnits:
         return Scale(self.energy, self.force, self.stress, self.virial) if self.keys else OURS
 
     def require(self, source: str, finder: LabelFinder) -> None:
-        """Refuse labels whose units are open, because those of the energy or of lengths are declared to be others.
+        """Refuse labels whose units are open, because those of others are declared and are not ours.
+
+        A stress in GPa or bar alone says nothing: programs that count in eV and Å write it.
 
         Raises:
             InputError: with the key that is missing.
         """
-        if self.energy == self.length == 1.0:
+        if self.energy == self.length == self.force == self.virial == 1.0:
             return
         declared = {key.lower() for key in self.keys}
-        for label, name in (("force", "forces"), ("stress", "stress"), ("virial", "virial")):
+        for label, name in (("energy", "energy"), ("force", "forces"), ("stress", "stress"), ("virial", "virial")):
             if finder.has(name) and not any(label in key for key in declared):
                 raise InputError(
                     f"{source}: {', '.join(self.keys)} declare units that are not ours, and none declares that of the "

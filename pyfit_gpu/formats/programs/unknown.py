@@ -53,6 +53,7 @@ FOREIGN: tuple[Foreign, ...] = (
         "a pickle of Python",
         "reading it can run any program; who trusts it writes extended XYZ from it in Python (ase.io.write)",
     ),
+    _binary((b"\xff\xfe", b"\xfe\xff"), "text in UTF-16", "save it as UTF-8"),
     _binary((b"\x93NUMPY",), "an array of NumPy", "DeePMD data are read as a folder: give the one with type.raw"),
     _binary((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF"), "an image or a document", "give the data behind it"),
     _binary((b"CDF\1", b"CDF\2", b"CDF\5"), "a netCDF file (ABINIT, AMBER)", _ASE),

@@ -468,7 +468,7 @@ def test_forces_in_other_columns(tmp_path: Path, kind: str) -> None:
         (b"\xef\xbb\xbf", "a.xyz: expected at least one structure"),
         (bytes(range(256)), "a.xyz: expected text, found binary data"),
         ("1\nÅ\nSi 0 0 0\n".encode("latin-1"), "a.xyz: expected text, found binary data"),
-        (TWO.encode("utf-16"), "a.xyz: expected text, found binary data"),
+        (TWO.encode("utf-16"), "a.xyz: expected text, found UTF-16"),
         (b"\0" * 1000, r"a.xyz: expected text, found binary data \(zero bytes in line 1\)"),
         (TWO.encode() + b"\0" * 1000, r"a.xyz: expected text, found binary data \(zero bytes in line 8\)"),
         (TWO.replace("-10.8400", "-10.84\0\0").encode(), r"found binary data \(zero bytes in line 2\)"),

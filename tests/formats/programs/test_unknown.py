@@ -58,6 +58,7 @@ FILES: dict[str, tuple[bytes | str, str]] = {
     "pickle": (pickle.dumps({"energy": 1}), "a pickle of Python: reading it can run any program"),
     "npy": (array(), "an array of NumPy"),
     "png": (b"\x89PNG\r\n\x1a\n\0", "an image"),
+    "utf16": ("\ufeffSi 0 0 0\n".encode("utf-16-le"), "text in UTF-16: save it as UTF-8"),
     "netcdf": (b"CDF\x01\0\0\0", "a netCDF file"),
     "dcd": (b"\x54\0\0\0CORD\0\0\0", "a DCD trajectory"),
     "lfs": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS"),
