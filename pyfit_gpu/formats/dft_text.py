@@ -170,7 +170,9 @@ class _StructureReader:
     def _blame_cell(self, lines: Sequence[str]) -> NoReturn:
         """Check scale factor and cell vectors line by line: one of them is wrong or missing."""
         expected = "the scale factor, one number"
-        if self.n_read == 0:
+        if self.group.startswith(("#", "!", "%")):
+            expected += " (the line before is taken as the label: there are no comments in this format)"
+        elif self.n_read == 0:
             expected += " (text that is of no other format is taken as classic text, where it follows the label)"
         for k, line in enumerate(lines):
             cells, line_number = line.split(), self.lines.number - len(lines) + 1 + k

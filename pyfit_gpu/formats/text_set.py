@@ -87,7 +87,7 @@ class _SetLines(NumberedLines):
     def comment(self, expected: str) -> str:
         text = self.next(expected).strip()
         if not text.startswith("#"):
-            self.fail(f"a header line that begins with # ({expected})")
+            self.fail(f"a header line of a text training set, which begins with # ({expected})")
         return text[1:].strip()
 
     def numbered_comment(self, expected: str) -> tuple[int, str]:

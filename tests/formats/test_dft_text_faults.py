@@ -62,7 +62,7 @@ def test_nothing_in_it(read: Read, content: str) -> None:
 )
 @pytest.mark.parametrize("before", ["", GOOD])
 def test_binary_data(read: Read, content: bytes, before: str) -> None:
-    with pytest.raises(InputError, match=r"si\.dat.*expected text, found binary data"):
+    with pytest.raises(InputError, match=r"si\.dat.*expected text, found (binary data|UTF-16)"):
         read(before.encode() + content)
 
 
@@ -234,3 +234,10 @@ def test_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match=r"pipe: cannot read: expected a file, found a pipe"):
         list(read_dft_text(tmp_path / "pipe"))
+
+
+def test_a_comment_is_called_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.dat"
+    path.write_text("# made up\nSi_B1\n1.0\n4 0 0\n0 4 0\n0 0 4\n1\ndirect\n0 0 0\n-5.4\n")
+    with pytest.raises(InputError, match=r"line 2, .*\(the line before .* there are no comments in this format\)"):
+        list(read_dft_text(path))
