@@ -73,10 +73,6 @@ class StructuresKind(FileKind):
     summarizes: bool = False  # `read` skips unwanted structures quickly, so that large files are read twice
     write: Callable[[TextIO, Iterable[Frame]], object] = read_only
 
-    def read_all(self, path: str, options: ReadOptions) -> Iterator[Frame]:
-        """Read all structures with their coordinates."""
-        return (frame for frame in self.read(path, options, None) if isinstance(frame, Frame))
-
     @property
     def described(self) -> str:
         return self.title

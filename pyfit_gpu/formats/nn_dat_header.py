@@ -92,15 +92,7 @@ def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
         raise reader.error("a number of elements above 0")
     elements, masses, shifts, trained = zip(*(_element(reader) for _ in range(n_elements)), strict=True)
 
-    lengths = "randomize, max_random, rc, d and sigma"
-    cells = reader.cells(lengths, "cutoff", "cutoff_width", "gaussian_width")
-    randomize = reader.integer_at(cells, 0, lengths)
-    max_random, cutoff, cutoff_width, gaussian_width = (reader.number_at(cells, k, lengths) for k in (1, 2, 3, 4))
-    if randomize not in (0, 1):
-        raise reader.error("randomize 0 or 1")
-    if max_random < 0:
-        raise reader.error("max_random: a number >= 0")
-
+    randomize, max_random, (cutoff, cutoff_width, gaussian_width) = _draw_and_lengths(reader)
     orders = _legendre_orders(reader)
     centers = tuple(reader.counted("Gaussian centres r0: their number, then each", "gaussian_centers"))
     use_baseline, baseline = _baseline(reader)
@@ -117,10 +109,8 @@ def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
     layer_sizes = _layer_sizes(reader, descriptor)
     count = n_elements * count_parameters(layer_sizes)
     if count > _MAX_PARAMETERS:
-        left = sum(1 for _ in reader.left)
-        raise InputError(
-            f"{reader.name}: expected {count} weights and biases for such layers, found {left}", where=reader.name
-        )
+        fault = f"expected {count} weights and biases for such layers, found {sum(1 for _ in reader.left)}"
+        raise InputError(f"{reader.name}: {fault}", where=reader.name)
     # Only shapes so far: a tensor on the meta device takes no memory, whatever the header asks for.
     empty = torch.empty(1, count, dtype=torch.float64, device="meta")
     draft = Potential(
@@ -133,7 +123,7 @@ def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
         energy_shift=torch.tensor(shifts, dtype=torch.float64),
         untrained=tuple(symbol for symbol, is_trained in zip(elements, trained, strict=True) if not is_trained),
     )
-    return draft, randomize == 1
+    return draft, randomize
 
 
 def _element(reader: HeaderLines) -> tuple[str, float, float, bool]:
@@ -148,6 +138,19 @@ def _element(reader: HeaderLines) -> tuple[str, float, float, bool]:
     if "e_shift" in cells:
         shift = reader.number_at(cells, cells.index("e_shift") + 1, "a number after e_shift")
     return symbol, mass, shift, _UNTRAINED not in " ".join(cells)
+
+
+def _draw_and_lengths(reader: HeaderLines) -> tuple[bool, float, list[float]]:
+    """Whether parameters are to be drawn, from what range, and three lengths in Å."""
+    expected = "randomize, max_random, rc, d and sigma"
+    cells = reader.cells(expected, "cutoff", "cutoff_width", "gaussian_width")
+    randomize = reader.integer_at(cells, 0, expected)
+    max_random, *lengths = (reader.number_at(cells, k, expected) for k in (1, 2, 3, 4))
+    if randomize not in (0, 1):
+        raise reader.error("randomize 0 or 1")
+    if max_random < 0:
+        raise reader.error("max_random: a number >= 0")
+    return randomize == 1, max_random, lengths
 
 
 def _legendre_orders(reader: HeaderLines) -> tuple[int, ...]:

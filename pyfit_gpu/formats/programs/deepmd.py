@@ -20,6 +20,7 @@ from pyfit_gpu.formats.programs.assembly import (
     numbers_of_types,
 )
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.text_lines import is_count
 from pyfit_gpu.structures.frames import Frame
 
 Array = NDArray[np.generic]
@@ -142,6 +143,6 @@ def _words(path: Path) -> list[str]:
 
 def _whole_numbers(path: Path) -> NDArray[np.int64]:
     words = _words(path)
-    if not words or not all(len(word) < 10 and word.isascii() and word.isdigit() for word in words):
+    if not words or not all(map(is_count, words)):
         raise InputError(f"{path}: expected types 0, 1, .. of atoms, found {' '.join(words)[:60]!r}")
     return np.array(words, dtype=np.int64)
