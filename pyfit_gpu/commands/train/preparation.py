@@ -104,7 +104,7 @@ class Job:
         whole, split = together.whole, together.complete(split)
         warn_of_split(whole, split)
         warn_of_equal_members(potential, self.start.potentials)
-        data = {**describe_data(own, potential), "split": _digest(split)}
+        data = {**describe_data(own, potential, earlier), "split": _digest(split)}
         weighted = self.weighted(whole)
         absent = warn_of_absent_elements(weighted, split)
         at_random = self.start.randomize or any(map(asks_for_random_weights, self.start.potentials))
