@@ -1,7 +1,7 @@
-"""One exception for everything that a user gave and that cannot be used.
+"""Exceptions with a message for the user: what was given cannot be used, or work that was right fails.
 
-The command line turns an `InputError` into a message and exit status 2; any other exception is a
-defect of the program and keeps its traceback.
+The command line turns an `InputError` into a message and exit status 2, a `Failure` into a message and status 1; any
+other exception is a defect of the program and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ def shortened(items: Iterable[object], *, most: int = 6, separator: str = ", ") 
 def a_screenful(text: str) -> str:
     """Cut the middle out of a message that a word from a damaged file has made longer than a screen."""
     return text if len(text) <= _SCREEN else f"{text[: _SCREEN - 300]} ... {text[-200:]}"
+
+
+class Failure(RuntimeError):
+    """Work ends early, although all that was given can be used."""
 
 
 class InputError(ValueError):

@@ -192,7 +192,7 @@ def create_anew(path: str | os.PathLike[str]) -> TextIO:
     """
     target = os.path.realpath(path)  # a link stays a link
     if os.path.isfile(target):
-        open_locked(target).close()
+        open_locked(path).close()
         os.unlink(target)
     elif os.path.exists(target):  # a device is no file that could be replaced
         return open(target, "w", encoding="utf-8")
@@ -213,6 +213,12 @@ def open_locked(path: str | os.PathLike[str]) -> TextIO:
         file.close()
         raise InputError(f"{os.fspath(path)}: another job is writing it: expected another name")
     return file
+
+
+def check_unlocked(path: str | os.PathLike[str]) -> None:
+    """Refuse a text file that another job is writing; whether it can be written at all is for `check_writable`."""
+    with contextlib.suppress(OSError):
+        open_locked(path).close()
 
 
 _SPARE_FILES = 50  # that are opened beside the outputs: inputs, modules, connections of processes

@@ -98,7 +98,9 @@ def _open(lock: Path) -> tuple[int, bool]:
     try:
         return os.open(lock, flags | os.O_EXCL, 0o666), True
     except FileExistsError:
-        return os.open(lock, flags, 0o666), False
+        with contextlib.suppress(PermissionError):
+            return os.open(lock, flags, 0o666), False
+        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC), False  # another user's can be locked all the same
 
 
 def _lock_file(path: str | os.PathLike[str]) -> Path:
@@ -118,5 +120,6 @@ def release_held() -> None:
     """Release all outputs that this process holds: they are written, or never will be."""
     while _held:
         lock, handle = _held.popitem()
-        lock.unlink(missing_ok=True)  # while it is locked: whoever opened it meanwhile sees that it is gone
+        with contextlib.suppress(OSError):  # gone with its folder, or another user's
+            lock.unlink()  # while it is locked: whoever opened it meanwhile sees that it is gone
         os.close(handle)

@@ -127,3 +127,31 @@ def test_a_message_of_who_it_is_that_cannot_be_read(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(InputError, match=r"out: another job is writing it: expected another name"):
             hold(tmp_path / "out")
+
+
+def test_a_lock_file_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may only be read, and locks all the same."""
+    lock = tmp_path / ".out.lock.partial"
+    lock.touch()
+    usual = os.open
+
+    def refuse_writing(path: object, flags: int, *mode: int) -> int:
+        if path == lock and flags & os.O_RDWR and not flags & os.O_EXCL:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return usual(path, flags, *mode)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse_writing)
+    hold(tmp_path / "out")
+    with open(lock) as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_folder_that_is_gone_is_no_fault(tmp_path: Path) -> None:
+    """The work is done when its locks are released."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    hold(folder / "out")
+    (folder / ".out.lock.partial").unlink()
+    folder.rmdir()
+    folder.touch()
+    release_held()

@@ -14,7 +14,7 @@ _FAILED = 1  # exit status
 
 def guarded(work: Callable[[], int]) -> int:
     """Run a verb: an error of the user becomes a message and status 2, a defect of the program keeps its traceback."""
-    from pyfit_gpu.errors import InputError
+    from pyfit_gpu.errors import Failure, InputError
 
     try:
         return work()
@@ -31,9 +31,7 @@ def guarded(work: Callable[[], int]) -> int:
         shortage = _shortage(error)
         if shortage:
             return _fail(shortage)
-        from pyfit_gpu.training.loop import TrainingFailure
-
-        if not isinstance(error, TrainingFailure):
+        if not isinstance(error, Failure):
             raise
         from pyfit_gpu.commands.messages import shown
 

@@ -7,16 +7,17 @@ process adds them up in their order: on CPUs the result has the same bits for an
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import Failure, InputError
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.training.blocks import BlockValue
 from pyfit_gpu.training.columns import Columns
@@ -25,6 +26,37 @@ Distribute = Literal["data", "members"]
 _STOP, _BUILD, _VALUES = range(3)
 _HEADER = 6  # whole numbers
 _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or wait for a disk, as long as it likes
+
+
+class ProcessGone(Failure):
+    """Another process of the fit has ended."""
+
+
+@contextlib.contextmanager
+def _talking() -> Iterator[None]:
+    """Tell a connection that breaks from what goes wrong in this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessGone("another process of this training has ended: its own message says why") from error
+
+
+@_talking()
+def _broadcast(tensor: Tensor) -> None:
+    """Send the first process's tensor to all others."""
+    dist.broadcast(tensor, 0)
+
+
+@_talking()
+def _send(tensor: Tensor) -> None:
+    """Send a tensor to the first process."""
+    dist.send(tensor, 0)
+
+
+@_talking()
+def _receive_from(tensor: Tensor, rank: int) -> None:
+    """Receive another process's tensor in place of this one."""
+    dist.recv(tensor, rank)
 
 
 class SharedObjective(Protocol):
@@ -72,8 +104,16 @@ class ProcessGroup:
     def faults(self, own: str = "") -> list[str]:
         """Exchange the faults that the processes found, by rank; empty where there is none. All processes call this."""
         found: list[str] = [""] * self.size
-        dist.all_gather_object(found, own)
+        with _talking():
+            dist.all_gather_object(found, own)
         return found
+
+    def hand_out(self, value: Any) -> Any:
+        """Give every process the first one's value. All processes call this."""
+        found = [value]
+        with _talking():
+            dist.broadcast_object_list(found, 0)
+        return found[0]
 
     def share_of(self, lanes: list[T]) -> list[T]:
         """Consecutive lanes that this process computes, so that they stay in order."""
@@ -110,9 +150,9 @@ class ProcessGroup:
         self._busy = True
         self._announce(_VALUES, number, len(points), points.shape[1], int(factor is not None), int(gradient))
         points = points.detach().double().to(self.device).contiguous()
-        dist.broadcast(points, 0)
+        _broadcast(points)
         if factor is not None:
-            dist.broadcast(factor.double().to(self.device).contiguous(), 0)
+            _broadcast(factor.double().to(self.device).contiguous())
         own = self._own_values(objective, points, template, factor, gradient=gradient)
         found = [own, *(self._receive(objective, rank, points, gradient=gradient) for rank in range(1, self.size))]
         self._busy = False
@@ -123,7 +163,7 @@ class ProcessGroup:
     def _announce(self, *numbers: int) -> None:
         header = torch.zeros(_HEADER, dtype=torch.int64, device=self.device)
         header[: len(numbers)] = torch.tensor(numbers)
-        dist.broadcast(header, 0)
+        _broadcast(header)
 
     def _receive(self, objective: SharedObjective, rank: int, points: Tensor, *, gradient: bool) -> list[BlockValue]:
         n_parameters = points.shape[1] if gradient else 0
@@ -138,7 +178,7 @@ class ProcessGroup:
         for n_structures in counts:
             columns = _columns(objective, n_structures, n_parameters)
             packed = torch.empty(members, columns.width, dtype=objective.dtype, device=self.device)
-            dist.recv(packed, rank)
+            _receive_from(packed, rank)
             found.append(BlockValue.from_named(columns.unpack(packed.to(objective.target.device))))
         return found
 
@@ -173,11 +213,11 @@ class ProcessGroup:
             make: makes the objective of a part of the set, as the first process does.
 
         Raises:
-            RuntimeError: the first process has gone.
+            ProcessGone: the first process has ended.
         """
         while True:
             header = torch.zeros(_HEADER, dtype=torch.int64, device=self.device)
-            dist.broadcast(header, 0)
+            _broadcast(header)
             order, number, *rest = header.tolist()
             if order == _STOP:
                 return
@@ -196,15 +236,15 @@ class ProcessGroup:
         gradient: int,
     ) -> None:
         points = torch.empty(members, n_parameters, dtype=torch.float64, device=self.device)
-        dist.broadcast(points, 0)
+        _broadcast(points)
         factor = None
         if scaled:
             factor = torch.empty(members, len(objective.target), dtype=torch.float64, device=self.device)
-            dist.broadcast(factor, 0)
+            _broadcast(factor)
             factor = factor.to(objective.target.device)
         for value in self._own_values(objective, points, template, factor, gradient=bool(gradient)):
             columns = _columns(objective, value.energies.shape[1], n_parameters if gradient else 0)
-            dist.send(columns.pack(value.named()).to(self.device).contiguous(), 0)
+            _send(columns.pack(value.named()).to(self.device).contiguous())
 
 
 def _columns(objective: SharedObjective, n_structures: int, n_parameters: int) -> Columns:

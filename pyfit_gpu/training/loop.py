@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pyfit_gpu.errors import Failure
 from pyfit_gpu.formats.run_file import FitState
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Optimizer, require_given
@@ -29,7 +30,7 @@ from pyfit_gpu.training.stopping import Stopping, status_after
 Checkpoint = Callable[[Callable[[], FitState], bool], None]  # gets a function that makes the state; whether it is last
 
 
-class TrainingFailure(RuntimeError):
+class TrainingFailure(Failure):
     """The loss is no longer a number; the potential keeps the last parameters for which it was."""
 
 

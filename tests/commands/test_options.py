@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from pyfit_gpu.commands.cli import _optimizer
 from pyfit_gpu.commands.options import build_parser
+from pyfit_gpu.commands.verbs import _optimizer
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
 TRAIN = ["set.h5", "--potential", "si.nn.dat", "--out", "out.nn.dat"]

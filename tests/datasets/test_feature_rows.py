@@ -12,7 +12,14 @@ import torch
 from sample_sets import make_set
 
 from pyfit_gpu.datasets import feature_rows
-from pyfit_gpu.datasets.feature_rows import FeatureFile, FeatureRows, join_features, read_features
+from pyfit_gpu.datasets.feature_rows import (
+    FeatureFile,
+    FeatureRows,
+    hash_features,
+    hash_rows,
+    join_features,
+    read_features,
+)
 
 WIDTH = 7
 OFFSET = 24
@@ -146,3 +153,45 @@ class TestJoin:
     def test_a_tensor_is_itself(self) -> None:
         features = make_set().features
         assert read_features(features) is features
+
+
+class TestHashes:
+    """Every row has its own, wherever it is, and all that happens to a row shows."""
+
+    def test_the_same_in_files_and_in_memory(self, rows_and_values: tuple[FeatureRows, np.ndarray]) -> None:
+        rows, values = rows_and_values
+        expected = hash_rows(values)
+        assert len(set(expected.tolist())) == 65
+        held = torch.from_numpy(values)
+        for which in map(torch.from_numpy, (row.copy() for row in choices().values())):
+            np.testing.assert_array_equal(hash_features(rows[which]), expected[which.numpy()])
+            np.testing.assert_array_equal(hash_features(held[which]), expected[which.numpy()])
+        both = join_features([held[:3], rows])
+        np.testing.assert_array_equal(hash_features(both), np.concatenate((expected[:3], expected)))
+
+    def test_never_other_ones(self) -> None:
+        """Run files hold them."""
+        values = np.arange(14.0).reshape(2, WIDTH)
+        assert hash_rows(values).tolist() == [3061820295047544832, 7590470394665893888]
+
+    def test_any_change_shows(self) -> None:
+        """Every bit by itself; signs of several numbers, their powers of two, two numbers that change places."""
+        row = np.random.default_rng(1).normal(size=(1, WIDTH))
+        bits = np.concatenate([np.uint64(1) << np.arange(64, dtype=np.uint64) for _ in range(WIDTH)])
+        changed = np.repeat(row, len(bits), axis=0).view(np.uint64)
+        changed[np.arange(len(bits)), np.repeat(np.arange(WIDTH), 64)] ^= bits
+        assert not (hash_rows(changed.view(np.float64)) == hash_rows(row)).any()
+        pairs = [(a, b) for a in range(WIDTH) for b in range(a)]
+        for change in (lambda pair: -pair, lambda pair: 2 * pair, lambda pair: pair[::-1]):
+            changed = np.repeat(row, len(pairs), axis=0)
+            for one, pair in zip(changed, map(list, pairs), strict=True):
+                one[pair] = change(one[pair])
+            assert not (hash_rows(changed) == hash_rows(row)).any()
+
+    def test_what_was_read_as_a_whole_is_not_read_again(self, tmp_path: Path) -> None:
+        values = write(tmp_path / "file", 20, 1)
+        file = FeatureFile(tmp_path / "file", OFFSET, values.shape)
+        for _ in file.pieces():
+            pass
+        (tmp_path / "file").write_bytes(b"")
+        np.testing.assert_array_equal(file.hashes(), hash_rows(values))

@@ -591,12 +591,15 @@ class TestChangedSettings:
     def test_a_run_of_version_0_1_0_is_compared_by_what_it_knows(self, earlier: Run, energies: TrainingSet) -> None:
         """Labels and positions, not features."""
         potential = make_potential().random_members(range(2), 1)
-        known = {name: value for name, value in earlier.data.items() if name != "training set"}
-        assert len(known) == len(earlier.data) - 1
-        old = replace(earlier, data=known)
-        other = describe_data(replace(energies, features=energies.features + 1), potential)
+
+        def without_the_set(data: dict[str, Any]) -> Run:
+            return replace(earlier, data={name: value for name, value in data.items() if name != "training set"})
+
+        old = without_the_set(describe_data(energies, potential, without_the_set(earlier.data)))
+        assert old.data.keys() - earlier.data.keys() == {"training set (hash of its labels)"}
+        other = describe_data(replace(energies, features=energies.features + 1), potential, old)
         assert require_same_run(old, asked(), other, (), FIXED) is False
-        other = describe_data(replace(energies, energy=energies.energy + 1), potential)
+        other = describe_data(replace(energies, energy=energies.energy + 1), potential, old)
         with pytest.raises(InputError, match="trained on: its labels, positions or groups differ"):
             require_same_run(old, asked(), other, (), FIXED)
 

@@ -14,7 +14,14 @@ from pyfit_gpu.commands.train.logs import Backups, EnergyVolumeLog, GpuLog, Grou
 from pyfit_gpu.commands.train.row_file import RowFile, check_replaceable
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.files import allow_open_files, check_distinct, check_output, check_writable, numbered_path
+from pyfit_gpu.files import (
+    allow_open_files,
+    check_distinct,
+    check_output,
+    check_unlocked,
+    check_writable,
+    numbered_path,
+)
 from pyfit_gpu.formats.kinds import PotentialKind, identify
 from pyfit_gpu.locks import hold
 from pyfit_gpu.training.history import Observer
@@ -104,7 +111,7 @@ class TrainingOutputs:
         return os.path.relpath(path, os.path.dirname(self.run_file) or ".")
 
     def hold(self) -> None:
-        """Keep other jobs from these outputs (`locks.hold`); logs are locked while they are open.
+        """Keep other jobs from these outputs (`locks.hold`); logs are locked once they are open.
 
         Raises:
             InputError: another job writes one of them.
@@ -112,9 +119,12 @@ class TrainingOutputs:
         ranking = self.ranking if self.members else ""
         backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
         held = [path for path in (self.network, self.run_file, ranking, *backups) if path]
-        allow_open_files(len(held) + sum(len(own._logs()) for own in self.of_members()))
+        logs = [path for own in self.of_members() for path in own._logs().values()]
+        allow_open_files(len(held) + len(logs))
         for path in held:
             hold(path)
+        for path in logs:
+            check_unlocked(path)
 
     def faults(
         self,

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+import numpy as np
 
 from pyfit_gpu._version import __version__
-from pyfit_gpu.datasets.feature_rows import FeatureRows
+from pyfit_gpu.datasets.feature_rows import hash_features
 from pyfit_gpu.datasets.training_set import ATOM_FIELDS, STRUCTURE_FIELDS, TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import Run
@@ -29,11 +29,16 @@ _SET = "training set"
 _LABELS = "training set (hash of its labels)"  # all that run files of version 0.1.0 know of it
 
 
-def describe_data(training_set: TrainingSet, potential: Potential) -> dict[str, Any]:
-    """Facts that must be the same when a run is resumed: the set by hashes of its content, the network by its shape."""
+def describe_data(training_set: TrainingSet, potential: Potential, earlier: Run | None = None) -> dict[str, Any]:
+    """Facts that must be the same when a run is resumed: the set by hashes of its content, the network by its shape.
+
+    Args:
+        earlier: the run to go on with, which may know less.
+    """
+    is_old = earlier is not None and _SET not in earlier.data
     return {
         _SET: _hash_content(training_set),
-        _LABELS: _hash_labels(training_set),
+        **({_LABELS: _hash_labels(training_set)} if is_old else {}),
         "descriptor": {name: _plain(value) for name, value in potential.descriptor.identity().items()},
         "layers": list(potential.networks.layer_sizes),
         "activation": potential.networks.activation,
@@ -53,13 +58,10 @@ def _hash_content(training_set: TrainingSet) -> dict[str, str]:
     for name in (*ATOM_FIELDS, *STRUCTURE_FIELDS):
         values = getattr(training_set, name)
         digest = hashlib.sha256(repr(tuple(values.shape)).encode())
-        for piece in values.pieces() if isinstance(values, FeatureRows) else values.split(_ROWS):
-            digest.update(piece.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        found = hash_features(values) if name == "features" else values.cpu().contiguous().numpy()
+        digest.update(found.reshape(-1).view(np.uint8).data)
         hashes[name] = _short(digest)
     return hashes
-
-
-_ROWS = 100_000  # that are hashed at once
 
 
 def _hash_labels(training_set: TrainingSet) -> str:

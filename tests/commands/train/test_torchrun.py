@@ -204,3 +204,29 @@ def test_files_for_validation_and_test(fresh: Callable[[str], None], inputs: Pat
     assert result.status == 0, result.said
     for ending in (".nn.dat", ".loss.txt", ".validation.txt", ".groups.csv"):
         assert Path(f"one{ending}").read_bytes() == Path(f"two{ending}").read_bytes(), ending
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("pyfit_gpu.commands.train.preparation", "weight_windows"),
+        pytest.param("pyfit_gpu.training.objective", "Objective.lane_values", marks=pytest.mark.slow),
+    ],
+)
+def test_another_process_that_runs_out_of_memory(module: str, name: str, fresh: Callable[[str], None]) -> None:
+    """While it reads, or at work: it says so, the first process says that it has gone, and there is no traceback."""
+    fresh("short")
+    Path("sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        f"    import {module} as module\n"
+        "    def fail(*_, **__):\n"
+        "        raise MemoryError\n"
+        f"    module.{name} = fail\n"
+    )
+    path = f"{os.getcwd()}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    result = torchrun(2, *TRAIN, environment={**ENVIRONMENT, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert result.status != 0, result.said
+    assert "pyfit-gpu: error: out of memory" in result.err, result.said
+    assert "pyfit-gpu: error: another process of this training has ended" in result.err, result.said
+    assert not re.search("RuntimeError|MemoryError", result.said), result.said

@@ -32,6 +32,7 @@ from commands.helpers import (
 )
 
 import pyfit_gpu as pf
+from pyfit_gpu.files import create_anew
 from pyfit_gpu.formats.extxyz.reader import read_extxyz
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.text_set import write_text_set
@@ -508,6 +509,13 @@ def test_a_log_in_place_of_another_file(option: str) -> None:
     refused(*TRAIN, option, "precious.h5", match=r"precious\.h5: exists already \(give --overwrite")
     train(option, "precious.h5", "--overwrite")
     assert Path("precious.h5").read_bytes() != Path("kept.h5").read_bytes() == Path("si.h5").read_bytes()
+
+
+@pytest.mark.parametrize("option", LOG_OPTIONS)
+def test_a_log_that_another_job_writes(option: str) -> None:
+    """Said before anything is written: no run file is left that would be in the way."""
+    with create_anew("log.txt"):
+        refused(*TRAIN, option, "log.txt", "--overwrite", match=r"error: log\.txt: another job is writing it")
 
 
 @pytest.mark.parametrize("option", LOG_OPTIONS)

@@ -1,0 +1,232 @@
+"""The verbs of the command line: each translates its options to keywords of Python, and imports what it needs then."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pyfit_gpu.commands.interrupts import signals_are_exceptions
+from pyfit_gpu.commands.outcome import printed
+from pyfit_gpu.commands.reading import read_options
+
+
+def start_messages(quiet: bool) -> None:
+    """Begin the work proper: everything heavy is imported, so signals may be exceptions from here on."""
+    signals_are_exceptions()
+    from pyfit_gpu.commands.messages import OptionsFormatter
+    from pyfit_gpu.log import log
+
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    plain = logging.StreamHandler(sys.stdout)
+    plain.setFormatter(OptionsFormatter("%(message)s"))
+    plain.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
+    warnings = logging.StreamHandler(sys.stderr)
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(OptionsFormatter("warning: %(message)s"))
+    log.addHandler(plain)
+    log.addHandler(warnings)
+
+
+def _setup(options: argparse.Namespace) -> Any:
+    from pyfit_gpu.commands.jobs import Setup
+    from pyfit_gpu.devices import select_device, select_dtype, set_threads, share_device, world_size
+
+    start_messages(options.quiet)
+    set_threads(options.n_threads)
+    if options.force_cpu:
+        request = "cpu"
+    elif options.gpu_affinity is not None:
+        request = f"cuda:{options.gpu_affinity}"
+    else:
+        request = options.device
+    if request == "auto" and world_size() > 1:
+        request = share_device()
+    return Setup(
+        device=select_device(request),
+        dtype=select_dtype(options.dtype),
+        overwrite=options.overwrite,
+        unique=options.unique,
+        quiet=options.quiet,
+    )
+
+
+_NEW = ("gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "n_centers", "gaussian_centers",
+        "hidden", "activation", "max_random")  # fmt: skip
+
+
+def _new(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.new import new
+
+    settings = {name: getattr(options, name) for name in _NEW}
+    new(options.elements, cutoff=options.cutoff, out=options.out, setup=_setup(options), **settings)
+    return 0
+
+
+def _e_shift(text: str | None) -> Any:
+    from pyfit_gpu.commands.parsing import parse_shift
+
+    return None if text is None else parse_shift(text)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.prepare import prepare
+
+    prepare(
+        options.dft_files,
+        potential=options.potential,
+        out=options.out,
+        setup=_setup(options),
+        e_shift=_e_shift(options.e_shift),
+        append=options.append,
+        shard=options.shard,
+        unique_structures=options.unique_structures,
+        reading=read_options(options),
+    )
+    return 0
+
+
+_FIT = ("steps", "learning_rate_ramp", "l2", "force_weight", "stress_weight", "error_restart_level",
+        "validation_interval", "patience", "min_improvement", "target_rmse", "max_time", "keep")  # fmt: skip
+
+
+def _optimizer(options: argparse.Namespace) -> Any:
+    """Settings of the optimiser; those without an option of the verb keep their defaults."""
+    from dataclasses import fields
+
+    from pyfit_gpu.optimizers.known import OPTIMIZERS
+
+    kind = OPTIMIZERS["lbfgs"]
+    given = {one.name: getattr(options, one.name) for one in fields(kind) if hasattr(options, one.name)}
+    return kind(**given)
+
+
+def _train(options: argparse.Namespace) -> int:
+    started = time.monotonic()  # imports count for a time limit
+    from pyfit_gpu.commands.parsing import parse_by_group, parse_memory, parse_windows
+    from pyfit_gpu.commands.train import options as fit_options
+    from pyfit_gpu.commands.train.command import train
+    from pyfit_gpu.training.settings import FitSettings
+
+    return train(
+        options.training_set,
+        start=fit_options.StartOptions(
+            tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
+        ),
+        outputs=_training_outputs(options),
+        settings=FitSettings(optimizer=_optimizer(options), **{name: getattr(options, name) for name in _FIT}),
+        setup=_setup(options),
+        split=fit_options.SplitOptions(
+            options.split,
+            options.train_fraction,
+            options.seed,
+            None if options.test_groups is None else tuple(options.test_groups),
+            tuple(options.validation),
+            tuple(options.test),
+            read_options(options),
+        ),
+        weights=fit_options.WeightOptions(
+            parse_by_group(options.group_weight, "--group-weight"),
+            parse_windows(options.window_weight, "--window-weight"),
+            parse_by_group(options.group_target, "--group-target"),
+        ),
+        run=fit_options.RunOptions(
+            options.resume,
+            tuple(options.allow_change),
+            options.checkpoint_interval,
+            _beside(options, options.stop_file, ".stop"),
+            options.distribute,
+            started,
+            None if options.memory is None else parse_memory(options.memory),
+        ),
+    )
+
+
+def _training_outputs(options: argparse.Namespace) -> Any:
+    from pyfit_gpu.commands.train.outputs import TrainingOutputs
+
+    return TrainingOutputs(
+        network=options.out,
+        loss_log=_beside(options, options.loss_log, ".loss.txt"),
+        validation_log=_beside(options, options.validation_log, ".validation.txt"),
+        group_log=_beside(options, options.group_log, ".groups.csv"),
+        energy_volume_log=options.energy_volume_log,
+        energy_volume_interval=options.energy_volume_interval,
+        backup_dir=_beside(options, options.backup_dir, ".backup"),
+        backup_interval=options.backup_interval,
+        run_file=_beside(options, options.run_file, ".run.h5"),
+        ranking=_beside(options, options.ranking, ".ranking.csv"),
+    )
+
+
+def _beside(options: argparse.Namespace, name: str | None, ending: str) -> str:
+    """Name that was given, or the output's stem with this ending."""
+    from pyfit_gpu.commands.train.outputs import beside
+
+    return beside(options.out, ending) if name is None else name
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.plan import plan
+    from pyfit_gpu.training.settings import FitSettings
+
+    settings = FitSettings(
+        optimizer=_optimizer(options), force_weight=options.force_weight, stress_weight=options.stress_weight
+    )
+    plan(
+        options.training_set,
+        potential=options.potential,
+        setup=_setup(options),
+        members=options.members,
+        memory=options.memory,
+        settings=settings,
+    )
+    return printed()
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.evaluate import evaluate
+
+    evaluate(
+        options.dft_files,
+        potential=options.potential,
+        out=options.out,
+        setup=_setup(options),
+        e_shift=_e_shift(options.e_shift),
+        forces=options.forces,
+        plots=options.plots,
+        reading=read_options(options),
+    )
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.info import info
+    from pyfit_gpu.commands.messages import shown
+
+    start_messages(quiet=False)
+    print(shown(info(options.file, reading=read_options(options))))
+    return printed()
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.convert import convert
+
+    convert(options.source, options.target, setup=_setup(options), reading=read_options(options))
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "new": _new,
+    "prepare": _prepare,
+    "train": _train,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "info": _info,
+    "convert": _convert,
+}
