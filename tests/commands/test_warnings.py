@@ -87,20 +87,20 @@ class TestSplits:
 class TestRunsOfEarlierVersions:
     def test_they_go_on_with_their_split(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Their run files say nothing of a rule: theirs was the classic one."""
-        from pyfit_gpu.commands.train import command
+        from pyfit_gpu.commands.train import preparation
 
         prepare("si.poscar.dat", "si.poscar.dat", *SI, "--out", "twice.h5")
-        monkeypatch.setattr(command, "SPLIT_RULE", 1)
-        resumption = command._Job._resumption
+        monkeypatch.setattr(preparation, "SPLIT_RULE", 1)
+        resumption = preparation.Job._resumption
 
         def without_rule(self, settings, data, drawn, earlier):  # type: ignore[no-untyped-def]
             drawn = {name: value for name, value in drawn.items() if name != "split rule"}
             return resumption(self, settings, data, drawn, earlier)
 
         with monkeypatch.context() as patch:
-            patch.setattr(command._Job, "_resumption", without_rule)
+            patch.setattr(preparation.Job, "_resumption", without_rule)
             assert "have copies on another side" in train("twice.h5", "--train-fraction", "0.5")
-        monkeypatch.setattr(command, "SPLIT_RULE", 2)
+        monkeypatch.setattr(preparation, "SPLIT_RULE", 2)
         for steps in (2, 3):
             said = train("twice.h5", "--train-fraction", "0.5", "--steps", steps, "--resume")
             assert "have copies on another side" in said

@@ -14,7 +14,7 @@ from commands.helpers import assert_same_files, call, done, log_rows, poscar_blo
 from commands.helpers import write_poscar as write
 
 import pyfit_gpu as pf
-from pyfit_gpu.commands.train import command
+from pyfit_gpu.commands.train import preparation
 from pyfit_gpu.datasets.feature_rows import FeatureRows
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.opening import read_frames
@@ -98,13 +98,13 @@ class TestWhatIsComputed:
     def test_features_of_the_set_stay_in_its_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Though those of the other file are in memory: a set may be larger than that."""
         seen = []
-        plan = command._Job._plan_memory
+        plan = preparation.Job._plan_memory
 
         def watch(self, potential, whole, settings):  # type: ignore[no-untyped-def]
             seen.append(whole.features)
             return plan(self, potential, whole, settings)
 
-        monkeypatch.setattr(command._Job, "_plan_memory", watch)
+        monkeypatch.setattr(preparation.Job, "_plan_memory", watch)
         train("--validation", "v.dat")
         assert isinstance(seen[0], FeatureRows)
         parts = [pf.load_training_set(f"{name}.h5").features for name in "av"]
