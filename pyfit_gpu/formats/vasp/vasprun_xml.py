@@ -106,7 +106,9 @@ class VasprunXML:
         """Take the text of an element."""
         place = self._stack[1:]
         if tag in ("v", "c"):
-            self._cells.append(text)
+            # VASP has single vectors too, as that of MAGDIPOLOUT in a calculation.
+            if self._stack[-1].startswith(("varray", "rc")):
+                self._cells.append(text)
         elif tag == "atoms":
             self.atom_info.n_atoms = text
         elif place[:1] in (["incar"], ["parameters"]):

@@ -360,3 +360,14 @@ def test_titles_in_any_encoding(tmp_path: Path, declared: str) -> None:
 def test_not_read_leniently_by_ase() -> None:
     with pytest.raises(InputError, match=r"vasprun\.xml: the output of VASP is not read through ASE"):
         list(read_ase_frames(STORED / "vasprun.xml"))
+
+
+def test_vectors_that_are_no_rows(tmp_path: Path) -> None:
+    """VASP 6 writes MAGDIPOLOUT after the tables of every step; nothing of it belongs to them."""
+    text = (STORED / "vasprun.xml").read_text()
+    extra = '<separator name="orbital magnetization"><v name="MAGDIPOLOUT"> 0.1 0.2 0.3</v></separator>'
+    assert text.count("</calculation>") == 2
+    frames = read(text.replace("</calculation>", f"{extra}</calculation>"), tmp_path)
+    for got, expected in zip(frames, read_frames(STORED / "vasprun.xml"), strict=True):
+        np.testing.assert_array_equal(got.stress, expected.stress)
+        np.testing.assert_array_equal(got.forces, expected.forces)
