@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.locks import try_hold, try_lock
+from pyfit_gpu.locks import release, try_hold, try_lock
 
 
 @contextlib.contextmanager
@@ -262,6 +262,8 @@ def free_number(paths: Sequence[str | os.PathLike[str]]) -> int:
         # Hold first, then look: another task that held it may just have finished.
         if all(map(_hold_number, numbered)) and not any(path.exists() for path in numbered):
             return number
+        for path in numbered:
+            release(path)
     raise InputError(f"{os.fspath(paths[0])}: all numbers from 00000 to 99999 are taken")
 
 

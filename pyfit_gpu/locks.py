@@ -116,10 +116,20 @@ def _holder(path: str | os.PathLike[str]) -> str:
     return f" ({text})" if text else ""
 
 
+def release(path: str | os.PathLike[str]) -> None:
+    """Release an output, if this process holds it."""
+    _release(_lock_file(path))
+
+
 def release_held() -> None:
     """Release all outputs that this process holds: they are written, or never will be."""
-    while _held:
-        lock, handle = _held.popitem()
+    for lock in list(_held):
+        _release(lock)
+
+
+def _release(lock: Path) -> None:
+    handle = _held.pop(lock, None)
+    if handle is not None:
         with contextlib.suppress(OSError):  # gone with its folder, or another user's
             lock.unlink()  # while it is locked: whoever opened it meanwhile sees that it is gone
         os.close(handle)

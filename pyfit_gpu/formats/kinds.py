@@ -34,7 +34,7 @@ from pyfit_gpu.formats.programs.runner import looks_like_runner, read_runner
 from pyfit_gpu.formats.programs.unknown import describe, is_foreign
 from pyfit_gpu.formats.read_options import ReadOptions, Wanted
 from pyfit_gpu.formats.run_file import is_run_file, load_run_members
-from pyfit_gpu.formats.text_set import read_text_set, write_text_set
+from pyfit_gpu.formats.text_set import looks_like_text_set, read_text_set, write_text_set
 from pyfit_gpu.formats.training_set.reader import load_hdf5, save_training_set
 from pyfit_gpu.formats.training_set.shards import MANIFEST_NAME, load_manifest
 from pyfit_gpu.formats.vasp.ml_ab import looks_like_ml_ab, read_ml_ab
@@ -149,6 +149,7 @@ MANIFEST = TrainingSetKind(
 TEXT_SET = TrainingSetKind(
     title="training set (classic text)",
     sniff=lambda head: head.begins_with("#") and not is_foreign(head),
+    confirm=looks_like_text_set,
     read=lambda path, lazy: read_text_set(path),
     write=write_text_set,
     endings=(".dat", ".txt", ""),
@@ -222,13 +223,18 @@ def potential_kind(path: str | os.PathLike[str]) -> PotentialKind:
 
 
 def _one_of(wanted: type[Kind], head: Head, expected: str) -> Kind:
-    """The kind among the wanted ones. Others are not tried, so that the reader can say what is wrong with a file."""
+    """The kind among the wanted ones; text that may be anything is looked at more closely.
+
+    Other files are left to the reader, which says what is wrong with them.
+    """
     kind = _first([kind for kind in KINDS if isinstance(kind, wanted)], head)
-    if kind is None:
-        other = _first(KINDS, head)
-        found = describe(head) if other is None else f"found {other.described}"
-        raise InputError(f"{head.path}: expected {expected}, {'found another file' if other is DFT_TEXT else found}")
-    return kind
+    if kind not in (None, DFT_TEXT, POTENTIAL):
+        return kind
+    sure = next((one for one in KINDS if one.sniff(head) and (one.confirm is None or one.confirm(head))), None)
+    if kind is not None and (sure in (None, DFT_TEXT) or isinstance(sure, wanted)):
+        return kind
+    found = describe(head) if sure is None else f"found {sure.described}"
+    raise InputError(f"{head.path}: expected {expected}, {'found another file' if sure is DFT_TEXT else found}")
 
 
 def _first(kinds: Sequence[Kind], head: Head) -> Kind | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TextIO
-
-import numpy as np
+from typing import TYPE_CHECKING, TextIO
 
 from pyfit_gpu.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NO_ENERGY_PREFIX = "NO_DFT"
 
@@ -172,6 +173,8 @@ def parse_columns(lines: Sequence[str], columns: np.dtype) -> np.ndarray | None:
     The numbers are those of float() to the bit, but may be infinite or NaN. Fewer forms are accepted than by float()
     (no underscores, no digits of other scripts), and the faulty line is not named: both are left to the caller.
     """
+    import numpy as np  # here: the help of the classic job reads settings with this module, and does without
+
     if not lines or not lines[0].strip():  # no line with cells would be a warning
         return None
     if "\0" in "".join(lines):  # at the end of a word it would get lost

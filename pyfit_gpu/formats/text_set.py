@@ -17,6 +17,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.dft_text_writer import group_in_text
+from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.nn_dat_header import N_HEADER_LINES, header_lines, parse_header
 from pyfit_gpu.formats.text_lines import (
     NO_LINE_END,
@@ -99,6 +100,12 @@ class _SetLines(NumberedLines):
         if not cells or not is_count(cells[0]):
             self.fail(expected)
         return int(cells[0])
+
+
+def looks_like_text_set(head: Head) -> bool:
+    """Whether all first lines are comments, as the header of a set: one comment alone may be a title."""
+    first = head.lines[:9]
+    return len(first) == 9 and all(line.startswith("#") for line in first)
 
 
 def read_text_set(path: str | os.PathLike[str]) -> TrainingSet:

@@ -27,7 +27,7 @@ from pyfit_gpu.files import check_distinct, free_number
 from pyfit_gpu.formats.kinds import RUN, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
-from pyfit_gpu.formats.run_file import Run, load_run
+from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.formats.training_set.named_splits import named_split
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
@@ -235,7 +235,7 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
     Raises:
         InputError: a file that cannot be read, potentials that do not go together, or several members of one start.
     """
-    runs = [path for path in start.potentials if potential_kind(path) is RUN]
+    runs = [path for path in start.potentials if potential_kind(path) is RUN and is_run_file(path)]
     if runs:
         raise InputError(f"{runs[0]}: expected a potential (.nn.dat) to start from, found a run file")
     if len(start.potentials) > 1:

@@ -75,7 +75,10 @@ def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> Non
         history.n_evaluations,
         seconds,
     )
-    for name, errors in (("training", best.errors[-1]), ("validation", _last(best.validation_errors))):
+    if best.kept_step != best.step and best.validation:
+        log.info("kept: the parameters of step %d, with the least validation loss; their errors:", best.kept_step)
+    kept = best.errors[min(best.kept_step, len(best.errors) - 1)]
+    for name, errors in (("training", kept), ("validation", best.kept_validation_errors)):
         if errors is not None and len(errors) > 1:
             log.info("%s RMSE: %s", name, describe_errors(errors))
     if best.test is not None:
@@ -87,8 +90,6 @@ def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> Non
         log.warning("the loss is larger than at the start: training diverged (try a smaller learning rate)")
     if best.gave_up:
         log.warning("the loss was above error_restart_level after every restart: the last network is written")
-    if best.kept_step != best.step and best.validation:
-        log.info("kept: the parameters of step %d, with the least validation loss", best.kept_step)
     log.info("wrote %s", outputs.network)
 
 
@@ -120,10 +121,6 @@ def _summarize_members(history: History, outputs: TrainingOutputs) -> None:
         outputs.members[history.ranking[0]],
         f", ranking in {outputs.ranking}" if outputs.ranking else "",
     )
-
-
-def _last(by_step: Mapping[int, LabelErrors]) -> LabelErrors | None:
-    return by_step[max(by_step)] if by_step else None
 
 
 def describe_errors(errors: LabelErrors) -> str:

@@ -19,7 +19,6 @@ from pyfit_gpu.formats.programs.assembly import (
 )
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.text_lines import Lines, NumberedLines, is_count
-from pyfit_gpu.formats.units import parse_unit_system
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
@@ -87,12 +86,9 @@ class _Block:
                 raise self.lines.error("a structure whose calculation converged")
 
     def frame(self, group: str, options: ReadOptions) -> Frame:
-        units = parse_unit_system(options.units or "eV,Ang")
-        cell = np.array(self.cell) * units.length if self.cell else None
+        cell = np.array(self.cell) if self.cell else None
         positions, forces = self._vectors(_CARTESIAN), self._vectors(_FORCES)
-        if positions is not None:
-            positions = positions * units.length
-        else:
+        if positions is None:
             direct = self._vectors(_DIRECT)
             if direct is None or cell is None:
                 raise InputError(f"{self.source}: expected AtomData with {', '.join(_CARTESIAN)}, or direct_x, .. "
@@ -110,11 +106,11 @@ class _Block:
                 positions=positions,
                 atomic_numbers=numbers_of_types(types, elements, self.source, "types are numbers"),
                 cell=cell,
-                energy=None if self.energy is None else self.energy * units.energy,
-                forces=None if forces is None else forces * units.force,
-                virial=None if self.virial is None else np.array(self.virial) * units.energy,
+                energy=self.energy,
+                forces=forces,
+                virial=None if self.virial is None else np.array(self.virial),
                 unread=tuple(f"column {name}" for name in self.columns if name not in known),
-                chosen=("units", "elements"),
+                chosen=("elements",),
             )
         )
 

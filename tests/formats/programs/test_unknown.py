@@ -150,7 +150,7 @@ def test_nothing_to_say() -> None:
 
 
 def test_text_of_no_layout_is_taken_as_classic_text(tmp_path: Path) -> None:
-    (tmp_path / "letter.txt").write_text("# a comment\nDear reader,\n")
+    (tmp_path / "letter.txt").write_text("A letter\nDear reader,\n")
     with pytest.raises(InputError, match=r"line 2, .*is of no other format is taken as classic text"):
         list(read_frames(tmp_path / "letter.txt"))
     (tmp_path / "POSCAR").write_text(CLASSIC.format(label="Si").removesuffix("-5.0\n"))
