@@ -1,8 +1,8 @@
 """The structures of DFT files as `prepare` takes them: counted first, then window by window.
 
-Classic text beyond `HELD_BYTES` is read twice: once for the summaries of all structures (sizes, energies, elements),
-and again for the coordinates, about `WINDOW_ATOMS` atoms at a time. Smaller inputs, and all that ASE reads, are read
-once and held.
+Classic text and extended XYZ beyond `HELD_BYTES` are read twice: once for the summaries of all structures (sizes,
+energies, elements), and again for the coordinates, about `WINDOW_ATOMS` atoms at a time. Smaller inputs, and all other
+formats, are read once and held.
 """
 
 from __future__ import annotations

@@ -84,6 +84,15 @@ class TestStructures:
         with pytest.raises(InputError, match=r"set.dat: expected structures, found a training set \(HDF5\)"):
             load_structures(tmp_path / "set.dat")
 
+    def test_other_texts_hold_no_structures(self, tmp_path: Path) -> None:
+        """Though any text may be classic text: these surely are something else."""
+        save_potential(make_potential(), tmp_path / "si.dat")
+        with pytest.raises(InputError, match=r"si\.dat: expected structures, found a potential"):
+            load_structures(tmp_path / "si.dat")
+        write_text_set(make_set(), tmp_path / "set.dat")
+        with pytest.raises(InputError, match=r"set\.dat: expected structures, found a training set \(classic text\)"):
+            load_structures(tmp_path / "set.dat")
+
     def test_bad_files(self, tmp_path: Path) -> None:
         (tmp_path / "empty").touch()
         with pytest.raises(InputError, match=r"empty: the file is empty"):

@@ -72,6 +72,20 @@ class TestWhatIsComputed:
         assert "group_t: energy" in said
         assert weights("out.nn.dat") == weights("plain.nn.dat")
 
+    def test_errors_are_those_of_the_potential_that_is_written(self, example_data: Path) -> None:
+        """Of the kept step, which is an earlier one here, in every line."""
+        frames = list(read_frames(example_data / "si_dft.extxyz"))
+        for name, part in (("f.xyz", frames[::12]), ("w.xyz", frames[5::20])):
+            write_extxyz(name, part)
+        done("prepare", "f.xyz", *POTENTIAL, "--out", "f.h5", "--e-shift", "107", "--quiet")
+        words = ("--force-weight", "0.1", "--validation", "w.xyz")
+        said = done("train", "f.h5", *POTENTIAL, "--out", "f.nn.dat", "--steps", "40", *words).said
+        (kept,) = map(int, re.findall(r"kept: the parameters of step (\d+)", said))
+        assert kept < 40
+        again = done("train", "f.h5", "--potential", "f.nn.dat", "--out", "g.nn.dat", "--steps", "0", *words).said
+        for part in ("training", "validation"):
+            assert re.findall(rf"{part} RMSE: .*", said) == re.findall(rf"{part} RMSE: .*", again) != []
+
     def test_beside_a_split(self) -> None:
         plain = train(out="plain.nn.dat")
         said = train("--test", "t.h5")

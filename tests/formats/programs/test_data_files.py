@@ -118,6 +118,13 @@ class TestRunner:
 
 
 class TestMtp:
+    def test_units_of_other_files_mean_nothing(self, read: Callable[..., list[Frame]]) -> None:
+        """The format has eV and Å; an `input.data` in the same set may need others."""
+        for got, expected in zip(read(samples.MTP, ReadOptions(units="hartree,bohr")), read(samples.MTP), strict=True):
+            assert got.energy == expected.energy
+            np.testing.assert_array_equal(got.positions, expected.positions)
+            np.testing.assert_array_equal(got.forces, expected.forces)
+
     def test_numbers(self, read: Callable[..., list[Frame]]) -> None:
         first, second = read(samples.MTP + "\n" + samples.MTP)
         expect_sample(first)
