@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.compressed import plain_name
+from pyfit_gpu.formats.compressed import is_compressed, plain_name
 from pyfit_gpu.formats.head import Head, read_head
 from pyfit_gpu.formats.label_values import finite
 from pyfit_gpu.formats.labels import LabelFinder, meaning
@@ -90,6 +90,10 @@ def _images(path: str) -> Iterator[Atoms]:
     if kind in ("vasp-xml", "vasp-out"):  # ASE passes over what formats/vasp/ checks
         raise InputError(f"{path}: the output of VASP is not read through ASE")
     if kind in ("db", "json"):
+        if is_compressed(path):
+            raise InputError(
+                f"{path}: expected a database of ASE as it is, found a compressed one: decompress it first"
+            )
         yield from _database_rows(absolute, kind)
     else:
         yield from iread(absolute, do_not_split_by_at_sign=True, **options)

@@ -195,6 +195,21 @@ def identify(path: str | os.PathLike[str], more: Sequence[FileKind] = ()) -> Fil
     return found
 
 
+def check_ending(path: str, kind: FileKind) -> None:
+    """Refuse to write a file under a name that ends like those of other kinds; unknown endings may be anything's.
+
+    Raises:
+        InputError: with the endings that are expected.
+    """
+    longest = max((end for one in KINDS for end in one.endings if path.endswith(end)), key=len)
+    if longest not in (*kind.endings, "", ".txt"):
+        others = next(one for one in KINDS if longest in one.endings)
+        raise InputError(
+            f"{path}: cannot hold {kind.described}: expected a name that ends in {' or '.join(kind.endings)}, "
+            f"found the ending of {others.described}"
+        )
+
+
 def structures_kind(path: str | os.PathLike[str]) -> StructuresKind:
     """The kind of a file of structures.
 

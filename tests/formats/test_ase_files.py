@@ -77,6 +77,14 @@ def test_database_rows_carry_key_value_pairs(tmp_path: Path) -> None:
     assert [f.energy for f in frames] == [-1.25, -2.5, None]
 
 
+def test_compressed_databases_are_named(tmp_path: Path) -> None:
+    with ase.db.connect(tmp_path / "rows.db") as database:
+        database.write(dimer())
+    (tmp_path / "rows.db.gz").write_bytes(gzip.compress((tmp_path / "rows.db").read_bytes()))
+    with pytest.raises(InputError, match=r"rows\.db\.gz: expected a database of ASE as it is, found a compressed one"):
+        read(tmp_path / "rows.db.gz")
+
+
 def test_someone_elses_database_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     connection = sqlite3.connect(path)

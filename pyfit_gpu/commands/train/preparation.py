@@ -24,7 +24,7 @@ from pyfit_gpu.datasets.weighting import group_targets, weight_groups, weight_wi
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory, world_size
 from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import check_distinct, free_number
-from pyfit_gpu.formats.kinds import RUN, potential_kind
+from pyfit_gpu.formats.kinds import POTENTIAL, RUN, check_ending, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
@@ -75,6 +75,7 @@ class Job:
         results = {what: path for what, path in outputs.files().items() if what.startswith("network")}
         faults += found_faults(
             partial(check_distinct, results, {"training set": self.training_set}),
+            partial(check_ending, outputs.network, POTENTIAL),
             partial(check_distinct, {"stop file": self.how.stop_file}, {**outputs.files(), **inputs}),
         )
         if self.how.stop_file and os.path.exists(self.how.stop_file):

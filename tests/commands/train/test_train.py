@@ -492,6 +492,17 @@ def test_nothing_to_train_on() -> None:
     refused(*words, match="energy")
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("s.h5", "a training set"), ("a.xyz", "structures"), ("b.extxyz", "structures")]
+)
+def test_a_name_of_another_kind_of_file(name: str, other: str) -> None:
+    """Even with --overwrite: it may be the data."""
+    Path(name).write_text("precious")
+    words = ("train", "set.h5", "--potential", "si.nn.dat", "--out", name, "--steps", "1", "--overwrite")
+    refused(*words, match=rf"{name}: cannot hold a potential.*ends in \.nn\.dat.*ending of {other}")
+    assert Path(name).read_text() == "precious"
+
+
 def test_a_set_that_is_none() -> None:
     words = ("--potential", "si.nn.dat", "--out", "out.nn.dat")
     refused("train", "si.poscar.dat", *words, match=r"si\.poscar\.dat.*training set")
