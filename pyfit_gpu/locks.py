@@ -11,10 +11,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.log import log
+from pyfit_gpu.signals import undisturbed
 
 _held: dict[Path, int] = {}  # handles of the lock files of this process
 
@@ -73,7 +75,10 @@ def try_hold(path: str | os.PathLike[str]) -> bool | None:
     Raises:
         OSError: the lock file cannot be made.
     """
-    lock = _lock_file(path)
+    return undisturbed(lambda: _try_hold(path, _lock_file(path)))
+
+
+def _try_hold(path: str | os.PathLike[str], lock: Path) -> bool | None:
     while lock not in _held:
         handle, is_new = _open(lock)
         locked = try_lock(handle)
@@ -118,13 +123,13 @@ def _holder(path: str | os.PathLike[str]) -> str:
 
 def release(path: str | os.PathLike[str]) -> None:
     """Release an output, if this process holds it."""
-    _release(_lock_file(path))
+    undisturbed(lambda: _release(_lock_file(path)))
 
 
 def release_held() -> None:
     """Release all outputs that this process holds: they are written, or never will be."""
     for lock in list(_held):
-        _release(lock)
+        undisturbed(partial(_release, lock))
 
 
 def _release(lock: Path) -> None:

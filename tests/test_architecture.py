@@ -12,7 +12,7 @@ import pytest
 import pyfit_gpu
 
 PACKAGE = Path(pyfit_gpu.__file__).parent
-GROUND = {"_version", "devices", "errors", "files", "locks", "log", "parallel", "sums"}
+GROUND = {"_version", "devices", "errors", "files", "locks", "log", "parallel", "signals", "sums"}
 FOLDERS = ["structures", "descriptors", "models", "datasets", "formats", "training", "commands"]
 ALLOWED = {name: {*GROUND, *FOLDERS[:k]} for k, name in enumerate(FOLDERS)}
 ALLOWED["optimizers"] = GROUND
@@ -21,7 +21,7 @@ ALLOWED["interfaces"] = {*GROUND, "structures", "descriptors", "models", "format
 ALLOWED["commands"] |= {"optimizers", "interfaces"}
 # The ground is flat but for errors, which all may raise, and locks, without which no file is written.
 ALLOWED |= {name: {"errors", "_version"} for name in GROUND}
-ALLOWED["locks"] |= {"log"}
+ALLOWED["locks"] |= {"log", "signals"}
 ALLOWED["files"] |= {"locks"}
 ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces"} - {"commands"}
 ALLOWED["__main__"] = {"commands"}

@@ -6,10 +6,13 @@ import contextlib
 import math
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
 
+_SOON = 0.01  # s
 _ECHO = 1.0  # s; the same signal may arrive twice: from the scheduler, and from a launcher that passes it on
 
 STATUS_SIGINT = 130
@@ -30,6 +33,7 @@ def signals_end_the_process() -> Iterator[None]:
     """
     statuses = {signal.SIGINT: STATUS_SIGINT, signal.SIGTERM: STATUS_SIGTERM}
     earlier = {number: signal.getsignal(number) for number in statuses}
+    earlier_hook = sys.unraisablehook
 
     def handler(number: int, frame: FrameType | None) -> None:
         os._exit(statuses[signal.Signals(number)])
@@ -39,6 +43,7 @@ def signals_end_the_process() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = earlier_hook
         for number, action in earlier.items():
             signal.signal(number, action)
 
@@ -49,6 +54,17 @@ def signals_are_exceptions() -> None:
     def handler(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
+    report = sys.unraisablehook
+
+    def again(found: sys.UnraisableHookArgs) -> None:
+        # Raised where Python can only report it, as in a weak reference's callback: there it would be lost.
+        numbers = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
+        if found.exc_type in numbers:
+            threading.Timer(_SOON, os.kill, (os.getpid(), numbers[found.exc_type])).start()
+        else:
+            report(found)
+
+    sys.unraisablehook = again
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, handler)
 

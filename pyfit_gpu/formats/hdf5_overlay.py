@@ -6,12 +6,9 @@ is an ordinary OSError. Large arrays need not pass through it: `reserve` makes a
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import signal
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import h5py
@@ -110,26 +107,3 @@ def reserve(file: h5py.File, name: str, shape: Sequence[int], dtype: str) -> int
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     dataset = file.create_dataset(name, shape=tuple(shape), dtype=np.dtype(dtype), track_times=False, dcpl=properties)
     return dataset.id.get_offset()
-
-
-def undisturbed(task: Callable[[], T]) -> T:
-    """Run HDF5 work on an `Overlay` with signals deferred until afterwards.
-
-    An exception raised inside HDF5's callbacks is reported as a different error. A worker thread, in which Python
-    raises none, is no alternative: it once deadlocked on h5py's lock.
-    """
-    arrived: list[int] = []
-    with contextlib.ExitStack() as after:
-        after.callback(_raise_signals, arrived)
-        if threading.current_thread() is threading.main_thread():
-            for number in signal.valid_signals():
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    after.callback(signal.signal, number, handler)
-                    signal.signal(number, lambda found, _: arrived.append(found))
-        return task()
-
-
-def _raise_signals(numbers: Sequence[int]) -> None:
-    for number in numbers:
-        signal.raise_signal(number)

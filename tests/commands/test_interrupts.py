@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from commands.helpers import (
 )
 
 import pyfit_gpu as pf
+from pyfit_gpu.commands.interrupts import Terminated, signals_are_exceptions, signals_end_the_process
 
 POTENTIAL = ("--potential", "si.nn.dat")
 TRAIN = ("train", "set.h5", *POTENTIAL, "--out", "out.nn.dat", "--steps", "1000000", "--backup-interval", "1")
@@ -448,3 +450,25 @@ def test_numbered_sets_at_once(launcher: Launcher) -> None:
     all_at_once(launcher, *commands)
     sets = sorted(Path().glob("set.*.h5"))
     assert sorted(len(pf.load_training_set(path)) for path in sets) == [34, 68, 102]
+
+
+def test_a_signal_in_a_callback_is_not_lost() -> None:
+    """Python can only report what is raised in a weak reference's callback."""
+
+    class Thing:
+        pass
+
+    with signals_end_the_process():
+        signals_are_exceptions()
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+        things = [thing]
+        del thing
+
+        def drop() -> None:
+            things.clear()
+            time.sleep(10)
+
+        with pytest.raises(Terminated):
+            drop()
+        assert reference() is None

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, reserve, undisturbed, write_at
+from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, reserve, write_at
+from pyfit_gpu.signals import undisturbed
 
 
 @pytest.mark.parametrize("n_below", [None, 0, 100])

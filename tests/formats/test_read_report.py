@@ -142,7 +142,7 @@ def test_what_one_file_leaves_open(caplog: pytest.LogCaptureFixture) -> None:
     Path("input.data").write_text(samples.RUNNER)
     Path("train.cfg").write_text(samples.MTP)
     said(caplog, "a.xyz", "input.data", options=ReadOptions(units="hartree,bohr"))
-    said(caplog, "a.xyz", "train.cfg", options=ReadOptions(units="eV,Ang", elements=("Si",)))
+    said(caplog, "a.xyz", "train.cfg", options=ReadOptions(elements=("Si",)))
     samples.write_deepmd(Path("deepmd"))
     said(caplog, "a.xyz", "deepmd", options=ReadOptions(elements=("Si",)))
 

@@ -16,12 +16,13 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError, Remedy, shortened
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.formats.hdf5_input import open_hdf5
-from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, undisturbed
+from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay
 from pyfit_gpu.formats.kinds import HDF5_SET, MANIFEST, TrainingSetKind, training_set_kind
 from pyfit_gpu.formats.training_set import splits as stored_splits
 from pyfit_gpu.formats.training_set.reader import naming
 from pyfit_gpu.formats.training_set.shards import locked_manifest, read_manifest, write_manifest
 from pyfit_gpu.locks import exclusive
+from pyfit_gpu.signals import undisturbed
 
 
 def _holder(path: str | os.PathLike[str]) -> TrainingSetKind:

@@ -22,9 +22,10 @@ from pyfit_gpu.datasets.feature_rows import FeatureRows
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.files import atomic_path
-from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, reserve, undisturbed, write_at
+from pyfit_gpu.formats.hdf5_overlay import LIBVER, Overlay, reserve, write_at
 from pyfit_gpu.formats.nn_dat_header import header_lines
 from pyfit_gpu.formats.training_set import splits as stored_splits
+from pyfit_gpu.signals import undisturbed
 
 FORMAT_NAME = "pyfit-gpu training set"
 FORMAT_VERSION = 1
