@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _PIECE_BYTES = 2**22  # bytes of rows read at once
+_HASHED_BYTES = 2**17  # of rows whose hashes are computed together: few enough to stay in the cache
 _SPAN = 4  # rows of a file are read together with the gaps between them, if they are at least one in this many
 _LONGEST_READ = 2**30  # bytes of one system call; Linux reads at most 2 GiB
 
@@ -41,9 +42,15 @@ def hash_rows(rows: NDArray[np.float64]) -> NDArray[np.uint64]:
 
     It tells apart rows that chance made different, not those that someone made alike.
     """
-    words = np.ascontiguousarray(rows).view(np.uint64)
-    # The upper bits, sign and exponent, go into the lower ones too: a factor leaves nothing of the uppermost but a bit.
-    return np.asarray(np.einsum("ij,j->i", words ^ (words >> np.uint64(32)), _factors(rows.shape[1])))
+    hashes = np.empty(len(rows), dtype=np.uint64)
+    step = max(1, _HASHED_BYTES // (ROW_DTYPE.itemsize * max(1, rows.shape[1])))
+    for first in range(0, len(rows), step):
+        words = np.ascontiguousarray(rows[first : first + step]).view(np.uint64)
+        # The upper bits, sign and exponent, go into the lower ones too: a factor leaves nothing of the uppermost but a
+        # bit.
+        mixed = words ^ (words >> np.uint64(32))
+        hashes[first : first + step] = np.einsum("ij,j->i", mixed, _factors(rows.shape[1]))
+    return hashes
 
 
 class FeatureFile:
@@ -137,8 +144,7 @@ class HeldRows:
 
     def hashes(self) -> NDArray[np.uint64]:
         """(n,) `hash_rows` of all rows."""
-        parts = np.split(self._rows, range(_rows_at_once(self.shape[1]), len(self), _rows_at_once(self.shape[1])))
-        return np.concatenate([hash_rows(part) for part in parts])
+        return hash_rows(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
