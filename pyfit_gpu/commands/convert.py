@@ -17,6 +17,7 @@ from pyfit_gpu.formats.kinds import (
     StructuresKind,
     TrainingSetKind,
     identify,
+    longest_ending,
     read_only,
 )
 from pyfit_gpu.formats.read_options import ReadOptions
@@ -49,7 +50,7 @@ def convert(source: str, target: str, *, setup: Setup, reading: ReadOptions | No
 def _kind_to_write(wanted: type[Kind], target: str, origin: str) -> Kind:
     """Kind to write by the target's name: its longest known ending must be one of the wanted kinds'."""
     kinds = [*KINDS, *COMMAND_KINDS]
-    longest = max((ending for kind in kinds for ending in kind.endings if target.endswith(ending)), key=len)
+    longest = longest_ending(target, kinds)
     written = [kind for kind in kinds if isinstance(kind, wanted) and kind.write is not read_only]
     for kind in written:
         if longest in kind.endings:

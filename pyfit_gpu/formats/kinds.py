@@ -195,13 +195,18 @@ def identify(path: str | os.PathLike[str], more: Sequence[FileKind] = ()) -> Fil
     return found
 
 
+def longest_ending(path: str, kinds: Sequence[FileKind]) -> str:
+    """The longest ending of a name that files of these kinds have; empty: none is known."""
+    return max((ending for kind in kinds for ending in kind.endings if path.endswith(ending)), key=len)
+
+
 def check_ending(path: str, kind: FileKind) -> None:
     """Refuse to write a file under a name that ends like those of other kinds; unknown endings may be anything's.
 
     Raises:
         InputError: with the endings that are expected.
     """
-    longest = max((end for one in KINDS for end in one.endings if path.endswith(end)), key=len)
+    longest = longest_ending(path, KINDS)
     if longest not in (*kind.endings, "", ".txt"):
         others = next(one for one in KINDS if longest in one.endings)
         raise InputError(

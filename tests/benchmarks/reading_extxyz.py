@@ -13,13 +13,12 @@ import os
 import platform
 import resource
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import torch
+from reading import best_seconds
 
 from pyfit_gpu.formats.extxyz.reader import read_extxyz
 
@@ -46,17 +45,6 @@ def write(path: Path, megabytes: float, n_atoms: int) -> int:
 def processor() -> str:
     with open("/proc/cpuinfo") as file:
         return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.machine())
-
-
-def best_seconds(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Processor time of the best round; the tasks in turn, so that a drift of the machine's speed meets all."""
-    best = dict.fromkeys(tasks, float("inf"))
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            started = time.process_time()
-            task()
-            best[name] = min(best[name], time.process_time() - started)
-    return best
 
 
 def compare(path: Path, megabytes: float, n_atoms: int, rounds: int) -> None:

@@ -131,7 +131,7 @@ class TestJoin:
         assert torch.equal(joined.tensor(), torch.from_numpy(expected))
 
     def test_with_a_tensor(self, rows_and_values: tuple[FeatureRows, np.ndarray]) -> None:
-        """What is in files stays there."""
+        """Rows that are in files stay there."""
         rows, values = rows_and_values
         held = torch.arange(2.0 * WIDTH, dtype=torch.float64).reshape(2, WIDTH)
         for place, parts in enumerate(([held, rows], [rows, held])):

@@ -76,7 +76,7 @@ def summarize(history: History, outputs: TrainingOutputs, seconds: float) -> Non
         seconds,
     )
     if best.kept_step != best.step and best.validation:
-        log.info("kept: the parameters of step %d, with the least validation loss; their errors:", best.kept_step)
+        log.info("kept: the parameters of step %d, with the least validation loss", best.kept_step)
     kept = best.errors[min(best.kept_step, len(best.errors) - 1)]
     for name, errors in (("training", kept), ("validation", best.kept_validation_errors)):
         if errors is not None and len(errors) > 1:

@@ -73,7 +73,7 @@ class TestWhatIsComputed:
         assert weights("out.nn.dat") == weights("plain.nn.dat")
 
     def test_errors_are_those_of_the_potential_that_is_written(self, example_data: Path) -> None:
-        """Of the kept step, which is an earlier one here, in every line."""
+        """Every line is about the kept step, which is an earlier one here."""
         frames = list(read_frames(example_data / "si_dft.extxyz"))
         for name, part in (("f.xyz", frames[::12]), ("w.xyz", frames[5::20])):
             write_extxyz(name, part)

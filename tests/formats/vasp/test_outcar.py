@@ -303,7 +303,7 @@ def test_the_message_names_the_way_out(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_nothing_comes_after_a_step_that_is_refused(tmp_path: Path) -> None:
-    """What is read of the rest is for the counts of the message."""
+    """The rest is read for the counts of the message."""
     (tmp_path / "OUTCAR").write_text(outcar(Run((Ionic(), Ionic(verdict=UNREACHED), Ionic()))))
     frames = read_frames(tmp_path / "OUTCAR")
     assert next(frames).source.endswith("ionic step 1")
