@@ -56,6 +56,8 @@ class LocalStructureParameters:
     gaussian_width: float  # sigma, Å
     legendre_orders: tuple[int, ...]
     gaussian_centers: tuple[float, ...]  # r0, Å
+    cross_terms: int = 0  # c: greatest n' - n of the Gaussians n, n' of one feature, in the order of the centres
+    triples: tuple[tuple[int, int, int], ...] = ()  # Legendre orders l1 <= l2 <= l3 of each four-body term
 
     def __post_init__(self) -> None:
         if self.gi_mode not in GI_MODES:
@@ -93,6 +95,40 @@ class LocalStructureParameters:
                 f"gaussian_centers: expected lengths above {least} Å, got {self.gaussian_centers}",
                 setting="gaussian_centers",
             )
+        self._check_more_terms()
+
+    def _check_more_terms(self) -> None:
+        n_centers = len(self.gaussian_centers)
+        if not self.mode.more_terms and (self.cross_terms or self.triples):
+            name = "cross_terms" if self.cross_terms else "triples"
+            raise InputError(
+                f"{name}: expected none in gi_mode {self.gi_mode}, got {getattr(self, name)}", setting=name
+            )
+        if not 0 <= self.cross_terms < n_centers:
+            raise InputError(
+                f"cross_terms: expected a whole number from 0 to {n_centers - 1} (there are {n_centers} Gaussian "
+                f"centres), got {self.cross_terms}",
+                setting="cross_terms",
+            )
+        for number, triple in enumerate(self.triples, 1):
+            fault = self._fault_of(triple) or ("it is there twice" if self.triples.index(triple) < number - 1 else "")
+            if fault:
+                raise InputError(f"triples: triple {number}, {' '.join(map(str, triple))}: {fault}", setting="triples")
+
+    def _fault_of(self, triple: tuple[int, ...]) -> str:
+        """Say why three orders make no four-body term; empty: they do."""
+        if len(triple) != 3:
+            return "expected three Legendre orders"
+        unlisted = [order for order in triple if order not in self.legendre_orders]
+        if unlisted:
+            return f"order {unlisted[0]} is not one of the Legendre orders {self.legendre_orders}"
+        if sorted(triple) != list(triple):
+            return "expected ascending orders"
+        if sum(triple) % 2:
+            return f"the sum of the orders, {sum(triple)}, is odd, and such a term is zero"
+        if triple[2] > triple[0] + triple[1]:
+            return f"{triple[2]} is above {triple[0]} + {triple[1]}, and such a term is zero"
+        return ""
 
     @property
     def mode(self) -> GiMode:
@@ -104,8 +140,10 @@ class LocalStructureParameters:
 
     @property
     def n_features(self) -> int:
-        n_blocks = self.n_elements * (self.n_elements + 1) // 2
-        return n_blocks * len(self.legendre_orders) * len(self.gaussian_centers)
+        n, n_centers = self.n_elements, len(self.gaussian_centers)
+        n_radial = sum(n_centers - distance for distance in range(self.cross_terms + 1))
+        pairs = n * (n + 1) // 2 * len(self.legendre_orders) * n_radial
+        return pairs + n * (n + 1) * (n + 2) // 6 * len(self.triples) * n_centers
 
     @property
     def neighbor_cutoff(self) -> float:
@@ -114,6 +152,7 @@ class LocalStructureParameters:
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the inputs, by name: two sets with equal identities can serve one network."""
+        more = {"cross_terms": self.cross_terms, "triples": [list(triple) for triple in self.triples]}
         return {
             "elements": list(self.elements),
             "gi_mode": self.gi_mode,
@@ -123,6 +162,7 @@ class LocalStructureParameters:
             "gaussian_width": self.gaussian_width,
             "legendre_orders": list(self.legendre_orders),
             "gaussian_centers": list(self.gaussian_centers),
+            **(more if self.mode.more_terms else {}),
         }
 
     def difference(self, other: LocalStructureParameters) -> str:

@@ -29,6 +29,7 @@ class GiMode:
     needs_positive: bool = False  # G + shift must be above 0
     several_elements: bool = True  # whether blocks of two elements, which can be negative, may be transformed
     divides_by_center: bool = True  # whether a centre of 0 Å makes no feature
+    more_terms: bool = False  # whether products of two Gaussians and four-body terms may be among the features
 
 
 def _square(center: float) -> float:
@@ -71,6 +72,14 @@ GI_MODES: dict[int, GiMode] = {
     3: GiMode("G + shift, N = r0^2, cutoff 1.5 rc", _shifted, _one, _square, reach=1.5),
     4: GiMode("ln(G + shift), N = r0^2, cutoff 1.5 rc", _log, _inverse, _square, reach=1.5, **_LOG),  # type: ignore[arg-type]
     5: GiMode("asinh(G), N = r0^2", _asinh, _asinh_slope, _square, uses_shift=False),
+    6: GiMode(
+        "asinh(G) with cross and four-body terms, N = r0^2",
+        _asinh,
+        _asinh_slope,
+        _square,
+        uses_shift=False,
+        more_terms=True,
+    ),
 }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.text_lines import NumberedLines, parse_number
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
@@ -93,7 +95,7 @@ def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
     elements, masses, shifts, trained = zip(*(_element(reader) for _ in range(n_elements)), strict=True)
 
     randomize, max_random, (cutoff, cutoff_width, gaussian_width) = _draw_and_lengths(reader)
-    orders = _legendre_orders(reader)
+    orders, cross_terms, triples = _angular_terms(reader, gi_mode)
     centers = tuple(reader.counted("Gaussian centres r0: their number, then each", "gaussian_centers"))
     use_baseline, baseline = _baseline(reader)
     descriptor = LocalStructureParameters(
@@ -105,6 +107,8 @@ def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
         gaussian_width=gaussian_width,
         legendre_orders=orders,
         gaussian_centers=centers,
+        cross_terms=cross_terms,
+        triples=triples,
     )
     layer_sizes = _layer_sizes(reader, descriptor)
     count = n_elements * count_parameters(layer_sizes)
@@ -153,12 +157,24 @@ def _draw_and_lengths(reader: HeaderLines) -> tuple[bool, float, list[float]]:
     return randomize == 1, max_random, lengths
 
 
-def _legendre_orders(reader: HeaderLines) -> tuple[int, ...]:
-    values = reader.counted("Legendre orders: their number, then each", "legendre_orders")
+def _angular_terms(reader: HeaderLines, gi_mode: int) -> tuple[tuple[int, ...], int, tuple[tuple[int, int, int], ...]]:
+    """Legendre orders and, in a mode that has more terms, the number of cross terms and the triples of orders."""
+    expected = "Legendre orders: their number, then each"
+    has_more = gi_mode in GI_MODES and GI_MODES[gi_mode].more_terms
+    values = reader.counted(expected, "legendre_orders", "cross_terms", "triples")
     if any(value != int(value) for value in values):
         # The older header has the Gaussian centres here, in Å.
         raise reader.error("Legendre orders, whole numbers", f"{reader.text.strip()[:60]}'; {_OLDER_HEADER}; 'r0")
-    return tuple(int(value) for value in values)
+    orders = tuple(int(value) for value in values)
+    if not has_more:
+        return orders, 0, ()
+    cells, start = reader.text.split(), 1 + len(orders)
+    expected += "; the greatest distance c of two Gaussians; the number of triples, then three orders of each"
+    cross_terms = reader.integer_at(cells, start, expected)
+    numbers = [reader.integer_at(cells, place, expected) for place in range(start + 2, len(cells))]
+    if len(numbers) != 3 * reader.integer_at(cells, start + 1, expected):
+        raise reader.error(expected)
+    return orders, cross_terms, tuple(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
 
 
 def _baseline(reader: HeaderLines) -> tuple[bool, tuple[float, ...]]:
@@ -179,9 +195,11 @@ def _layer_sizes(reader: HeaderLines, descriptor: LocalStructureParameters) -> t
         raise reader.error(f"{expected}, at least two whole numbers above 0")
     sizes = tuple(int(value) for value in values)
     if sizes[0] != descriptor.n_features:
+        more = f", c {descriptor.cross_terms}, {len(descriptor.triples)} triples" if descriptor.mode.more_terms else ""
         raise reader.error(
             f"{descriptor.n_features} inputs as the first layer ({descriptor.n_elements} element(s), "
-            f"{len(descriptor.legendre_orders)} Legendre orders, {len(descriptor.gaussian_centers)} Gaussian centres)"
+            f"{len(descriptor.legendre_orders)} Legendre orders, {len(descriptor.gaussian_centers)} "
+            f"Gaussian centres{more})"
         )
     if sizes[-1] not in (1, N_BOND_ORDER_PARAMETERS):
         raise reader.error(f"1 output (energy) or {N_BOND_ORDER_PARAMETERS} (bond-order parameters) as the last layer")
@@ -212,7 +230,10 @@ def header_lines(potential: Potential, *, randomize: bool = False) -> list[str]:
         lines.append(f" {symbol} {number(mass)}{comment}")
     lengths = (potential.max_random, descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width)
     lines.append(f" {int(randomize)} " + " ".join(map(number, lengths)))
-    lines.append(" ".join(map(str, ("", len(descriptor.legendre_orders), *descriptor.legendre_orders))))
+    angular = [len(descriptor.legendre_orders), *descriptor.legendre_orders]
+    if descriptor.mode.more_terms:
+        angular += [descriptor.cross_terms, len(descriptor.triples), *chain.from_iterable(descriptor.triples)]
+    lines.append(" ".join(map(str, ("", *angular))))
     lines.append(f" {len(descriptor.gaussian_centers)} " + " ".join(map(number, descriptor.gaussian_centers)))
     lines.append(f" {int(potential.use_baseline)} " + " ".join(map(number, potential.bond_order_parameters)))
     sizes = potential.networks.layer_sizes

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.json_text import parse_json
 from pyfit_gpu.formats.training_set.writer import GROUP_INDEX, Stored
@@ -24,6 +25,9 @@ _SETTINGS = {
     "legendre_orders": [int],
     "gaussian_centers": [float],
 }
+
+
+_MORE_SETTINGS = {"cross_terms": int, "triples": [[int]]}  # of the modes that have more terms
 
 
 class Finite:
@@ -53,21 +57,26 @@ class Finite:
 def checked_settings(text: str) -> dict[str, Any]:
     """Parse `settings`; all keys are there, and of the right types."""
     found = parse_json(text)
-    if not isinstance(found, dict) or found.keys() != _SETTINGS.keys():
-        raise InputError(f"expected an object with the keys {', '.join(_SETTINGS)}, found {text:.80}")
-    for name, kind in _SETTINGS.items():
-        values = found[name] if isinstance(kind, list) else [found[name]]
-        one = kind[0] if isinstance(kind, list) else kind
-        if not isinstance(values, list) or any(type(value) not in ((int, float) if one is float else (one,))
-                                               for value in values):  # fmt: skip
-            raise InputError(f"{name}: expected {_described(kind)}, found {found[name]!s:.60}")
+    mode = GI_MODES.get(found["gi_mode"]) if isinstance(found, dict) and type(found.get("gi_mode")) is int else None
+    kinds = _SETTINGS | (_MORE_SETTINGS if mode is not None and mode.more_terms else {})
+    if not isinstance(found, dict) or found.keys() != kinds.keys():
+        raise InputError(f"expected an object with the keys {', '.join(kinds)}, found {text:.80}")
+    for name, kind in kinds.items():
+        if not _is_of(found[name], kind):
+            raise InputError(f"{name}: expected a {_described(kind)}, found {found[name]!s:.60}")
     return found
 
 
+def _is_of(value: Any, kind: Any) -> bool:
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is_of(item, kind[0]) for item in value)
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
 def _described(kind: Any) -> str:
-    one = kind[0] if isinstance(kind, list) else kind
-    name = {str: "text", int: "whole number", float: "number"}[one]
-    return f"a list of {name}s" if isinstance(kind, list) else f"a {name}"
+    if isinstance(kind, list):
+        return f"list of {_described(kind[0])}s"
+    return {str: "text", int: "whole number", float: "number"}[kind]
 
 
 def checked_shift(text: str, n_elements: int) -> tuple[float, ...] | None:

@@ -61,8 +61,11 @@ def save_training_set(training_set: TrainingSet, path: str | os.PathLike[str]) -
 
 
 def _descriptor(settings: dict[str, Any]) -> LocalStructureParameters:
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
-    return LocalStructureParameters(**values)
+    return LocalStructureParameters(**{name: _as_tuples(value) for name, value in settings.items()})
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def load_hdf5(name: str, *, lazy: bool = False) -> tuple[TrainingSet, dict[str, Any]]:
