@@ -15,6 +15,7 @@ import torch
 
 from pyfit_gpu.datasets.feature_rows import reading_bytes
 from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
+from pyfit_gpu.descriptors.couplings import Couplings
 from pyfit_gpu.descriptors.harmonics import n_rows
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
@@ -297,15 +298,28 @@ class _Need:
         if not self.sizes.label_atoms:
             rows = [n + 1 for n in hidden]
             return self.itemsize * members * places * (sum(rows) + 2 * max(rows) + 6)
-        repeated = n_features if members > 1 and self.descriptor.n_elements > 1 else 0
+        repeated = n_features if self.descriptor.n_elements > 1 else 0
         numbers = members * places * (6.5 * sum(hidden) + 3 * n_features + 20 + repeated)
         pairs = self._share(atoms) * self.sizes.places_for_pairs
         numbers += members * 6 * pairs
         if computes_anew:
             functions = n_rows(self.descriptor.legendre_orders)
             radial = len(self.descriptor.gaussian_centers) * self.descriptor.n_elements
-            numbers += (4 * functions + 5 * radial + 20 + 6 * members) * min(pairs, self._chunk_pairs())
+            chunk_pairs = min(pairs, self._chunk_pairs())
+            numbers += (4 * functions + 5 * radial + 20 + 6 * members) * chunk_pairs
+            numbers += self._more_terms() * chunk_pairs * self.sizes.label_atoms / max(1, self.sizes.places_for_pairs)
         return int(self.itemsize * numbers)
+
+    def _more_terms(self) -> int:
+        """Numbers per atom of a chunk that computes cross and four-body terms and their derivatives."""
+        own = self.descriptor
+        rows = 0
+        if own.cross_terms:
+            rows += (own.n_elements + 3) * n_rows(own.legendre_orders)
+        if own.triples:
+            couplings = Couplings.of(own.legendre_orders, own.triples, like=torch.empty(0))
+            rows += couplings.held_numbers(own.n_elements, on_gpu=self.on_gpu)
+        return rows * len(own.gaussian_centers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:
         """Bytes of the recordings (`cuda_graphs`), for as many members as are recorded."""
