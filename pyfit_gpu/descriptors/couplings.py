@@ -5,8 +5,8 @@
                 of sum_m1m2m3 C^t_m1m2m3 x^p_l1m1,n x^q_l2m2,n x^r_l3m3,n
 
 for triples t = (l1 l2 l3) of Legendre orders. C are the Wigner 3j symbols in real harmonics, times the roots of the
-harmonics' weights w_lm: the integrals of three harmonics over the sphere, scaled to a sum of squares of 1 and positive
-for three neighbours in one direction. They are found by a quadrature that is exact for polynomials of this degree.
+harmonics' weights w_lm: the integrals of three harmonics over the sphere, scaled to a sum of squares of 1. So a term
+is positive for three neighbours in one direction. The quadrature is exact for polynomials of this degree.
 
 A term of one element is a cubic form of x, so everything follows from its gradient. With T(x, x) the gradient, made of
 products of two rows, and T(x, y) twice its polarised form for two different elements, the derivative of G^abc with
@@ -33,7 +33,7 @@ Triple = tuple[int, int, int]
 Entries = tuple[tuple[int, int, float], ...]  # numbers of two rows and the coefficient of their product
 Monomials = dict[tuple[int, ...], float]  # products of rows, by their ascending numbers, with their coefficients
 
-_NOTHING = 1e-12  # a coefficient below this is zero up to rounding; the others of order 60 are above 1e-6
+_NOTHING = 1e-14  # a coefficient below this is zero up to rounding
 
 
 @dataclass(frozen=True)
@@ -272,9 +272,4 @@ def coupling_coefficients(triple: Triple) -> np.ndarray:
     coefficients = np.stack([(row * second) @ by_point.T for row in first])
     coefficients /= np.linalg.norm(coefficients)
     coefficients[np.abs(coefficients) < _NOTHING] = 0.0
-    # The rows of m = 0 alone are not zero on the axis; they have either sign.
-    pole = points.new_tensor([[0.0], [0.0], [1.0]])
-    ends = [angular_rows(pole, (order,), out=pole.new_empty(n_rows((order,)), 1))[0] for order in triple]
-    if coefficients[0, 0, 0] * float(ends[0] * ends[1] * ends[2]) < 0:
-        coefficients *= -1
     return coefficients * roots[0][:, None, None] * roots[1][:, None] * roots[2]

@@ -21,11 +21,10 @@ def sum_of_products(pairs: Sequence[tuple[Tensor, Tensor]], k: int) -> Tensor:
             total.addcmul_(x, y)
         return total
     total = torch.empty_like(x)
-    flat = total.view(-1)
-    torch.mul(x.view(-1)[:-k], y.view(-1)[k:], out=flat[:-k])
-    flat[-k:] = 0
+    flat = total.view(-1)[:-k]
+    torch.mul(x.view(-1)[:-k], y.view(-1)[k:], out=flat)
     for x, y in others:
-        flat[:-k].addcmul_(x.view(-1)[:-k], y.view(-1)[k:])
+        flat.addcmul_(x.view(-1)[:-k], y.view(-1)[k:])
     return total
 
 
