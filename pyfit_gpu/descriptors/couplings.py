@@ -57,7 +57,8 @@ class Gradient:
     @classmethod
     def of(cls, made: Sequence[tuple[int, slice, int, Sequence[Entries]]], like: Tensor) -> Gradient:
         """Join parts: each a triple, an order's rows and power, and its derivatives."""
-        parts, entries = [], []
+        parts: list[Part] = []
+        entries: list[Entries] = []
         for triple, order, power, own in made:
             parts.append(Part(triple, order, power, slice(len(entries), len(entries) + len(own))))
             entries += own
@@ -78,10 +79,10 @@ class Gradient:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """(n_derivatives, n, n_r0): T(x, y) for rows (rows, n, n_r0) of one element, the same object, or of two."""
         if x.device.type != "cpu":  # few launches
-            i, j, matrix = self._dense
-            products = x.index_select(0, i) * y.index_select(0, j)
+            first, second, matrix = self._dense
+            products = x.index_select(0, first) * y.index_select(0, second)
             if x is not y:
-                products.addcmul_(x.index_select(0, j), y.index_select(0, i))
+                products.addcmul_(x.index_select(0, second), y.index_select(0, first))
             return torch.mm(matrix, products.flatten(1)).unflatten(1, x.shape[1:])
         # Few coefficients are not zero; and an atom's bits must not depend on how many others a product is for.
         result = x.new_zeros(len(self.entries), *x.shape[1:])
@@ -233,11 +234,11 @@ def triples_of_elements(n_elements: int) -> list[tuple[int, int, int]]:
 
 def _cubic_form(triple: Triple, first_rows: Sequence[int]) -> Monomials:
     """The term of a triple, its rows beginning at these numbers, as a polynomial of the rows."""
-    form: Counter[tuple[int, ...]] = Counter()
+    form: Monomials = {}
     coefficients = coupling_coefficients(triple)
     for place in np.argwhere(coefficients):
         rows = sorted(int(start + m) for start, m in zip(first_rows, place, strict=True))
-        form[tuple(rows)] += coefficients[tuple(place)]
+        form[tuple(rows)] = form.get(tuple(rows), 0.0) + float(coefficients[tuple(place)])
     return form
 
 

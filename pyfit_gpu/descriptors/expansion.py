@@ -303,8 +303,8 @@ class Chunk:
                         own = derivative_of_product(value, part, radial, slopes, basis.radii, k)
                         mask = self._mask(moved)
                         parts[k].append(own if mask is None else own * mask[:, None, None])
-                for own, of_distance in zip(basis.radial_products, parts, strict=True):
-                    block[:, number, own] = of_distance[0] if len(of_distance) == 1 else of_distance[0] + of_distance[1]
+                for columns, (first, *others) in zip(basis.radial_products, parts, strict=True):
+                    block[:, number, columns] = first + others[0] if others else first
 
     def _fill_four_body(self, out: Tensor, turned: Tensor, slopes: Tensor) -> None:
         """Fill the rows of the four-body terms in the Jacobian, with what `_along_axes` gives."""

@@ -303,6 +303,8 @@ def settings_of(gi_mode: int, n_elements: int) -> LocalStructureParameters:
         gaussian_width=GAUSSIAN_WIDTH,
         legendre_orders=ORDERS,
         gaussian_centers=CENTERS,
+        cross_terms=CROSS_TERMS if gi_mode == 6 else 0,
+        triples=TRIPLES if gi_mode == 6 else (),
     )
 
 
@@ -323,7 +325,7 @@ def sample(random_frame: MakeFrame, make_frame: MakeFrame) -> Callable[[LocalStr
     return make
 
 
-MODES_AND_ELEMENTS = [(0, 1), (1, 1), (3, 1), (4, 1), (5, 1), (0, 2), (3, 2), (5, 2), (5, 3)]
+MODES_AND_ELEMENTS = [(0, 1), (1, 1), (3, 1), (4, 1), (5, 1), (0, 2), (3, 2), (5, 2), (5, 3), (6, 1), (6, 3)]
 
 
 @pytest.mark.parametrize(("gi_mode", "n_elements"), MODES_AND_ELEMENTS)
@@ -354,14 +356,16 @@ def test_features_against_finite_differences(
     assert of_raw.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5, 6])
 def test_slope_of_the_network_input(gi_mode: int) -> None:
     """d ln(G + shift) = 1 / (G + shift), d asinh(G) = 1 / sqrt(1 + G^2), else 1."""
     settings = settings_of(gi_mode, 1)
     raw = torch.tensor([[0.0, 0.01, 0.4, 3.0, 250.0]], dtype=torch.float64)
-    expected = {1: 1 / (raw + 0.3), 4: 1 / (raw + 0.3), 5: 1 / (1 + raw**2).sqrt()}.get(gi_mode, torch.ones_like(raw))
+    expected = {1: 1 / (raw + 0.3), 4: 1 / (raw + 0.3), **dict.fromkeys((5, 6), 1 / (1 + raw**2).sqrt())}.get(
+        gi_mode, torch.ones_like(raw)
+    )
     torch.testing.assert_close(settings.transform_slope(raw), expected, rtol=1e-14, atol=0)
-    if gi_mode == 5:  # blocks of two elements can be negative
+    if gi_mode in (5, 6):  # blocks of two elements can be negative
         torch.testing.assert_close(settings.transform_slope(-raw), expected, rtol=1e-14, atol=0)
     single = settings.transform_slope(raw.float())
     assert single.dtype == torch.float32
