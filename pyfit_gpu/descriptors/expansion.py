@@ -288,23 +288,30 @@ class Chunk:
     def _fill_pair_terms(self, out: Tensor, turned: Tensor, slopes: Tensor) -> None:
         """Fill the rows of products of two sums in the Jacobian, with what `_along_axes` gives."""
         basis = self.basis
-        radial = self._radial.transpose(0, 1)[:, :, None]
         result = out.unflatten(1, (len(basis.blocks), len(basis.legendre_orders), -1))
         factors = [
             (2 * basis.padded_coefficients.sum(dim=0)[:, None] / basis.padded_norm) * sums for sums in self._sums
         ]
         for block, (a, b) in zip(result.unbind(1), basis.blocks, strict=True):
-            for number, rows in enumerate(rows_of_orders(basis.legendre_orders)):
-                parts: list[list[Tensor]] = [[] for _ in basis.radial_products]
-                for moved, other in _moved_and_other(a, b):
-                    # 2 w A / N
-                    value, part = self._weighted(factors[other][:, rows].permute(2, 0, 1), rows, turned)
-                    for k in range(basis.cross_terms, -1, -1):  # 0 last: it changes `part`
-                        own = derivative_of_product(value, part, radial, slopes, basis.radii, k)
-                        mask = self._mask(moved)
-                        parts[k].append(own if mask is None else own * mask[:, None, None])
-                for columns, (first, *others) in zip(basis.radial_products, parts, strict=True):
-                    block[:, number, columns] = first + others[0] if others else first
+            for own, rows in zip(block.unbind(1), rows_of_orders(basis.legendre_orders), strict=True):
+                # 2 w A / N
+                moves = [(moved, factors[other][:, rows].permute(2, 0, 1)) for moved, other in _moved_and_other(a, b)]
+                self._fill_pair_order(own, moves, rows, turned, slopes)
+
+    def _fill_pair_order(
+        self, out: Tensor, moves: Sequence[tuple[int, Tensor]], rows: slice, turned: Tensor, slopes: Tensor
+    ) -> None:
+        """Fill the rows of one block and order, from each element that moves and the factors of the other one."""
+        basis, radial = self.basis, self._radial.transpose(0, 1)[:, :, None]
+        parts: list[list[Tensor]] = [[] for _ in basis.radial_products]
+        for moved, factor in moves:
+            value, part = self._weighted(factor, rows, turned)
+            mask = self._mask(moved)
+            for k in range(basis.cross_terms, -1, -1):  # 0 last: it changes `part`
+                own = derivative_of_product(value, part, radial, slopes, basis.radii, k)
+                parts[k].append(own if mask is None else own * mask[:, None, None])
+        for columns, (first, *others) in zip(basis.radial_products, parts, strict=True):
+            out[:, columns] = first + others[0] if others else first
 
     def _fill_four_body(self, out: Tensor, turned: Tensor, slopes: Tensor) -> None:
         """Fill the rows of the four-body terms in the Jacobian, with what `_along_axes` gives."""
