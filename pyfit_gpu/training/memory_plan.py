@@ -22,6 +22,7 @@ from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.force_map import jacobian_bytes, making_bytes
+from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.objective import objective_bytes
@@ -202,6 +203,7 @@ class _Need:
             MemoryItem("the program", host, device),
             self._labels(stream),
             MemoryItem("features of a text set", 0 if self.sizes.in_files else 2 * self._file_features),
+            self._item("statistics of the inputs", self._statistics),
             self._item("features", 0 if stream else features),
             self._item("neighbours", 0 if stream else self._pairs(1.0)),
             self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
@@ -230,6 +232,12 @@ class _Need:
     def n_parameters(self) -> int:
         per_network = sum((a + 1) * b for a, b in zip(self.layers[:-1], self.layers[1:], strict=True))
         return self.descriptor.n_elements * per_network
+
+    @property
+    def _statistics(self) -> int:
+        if self.settings.conditioning == "none":
+            return 0
+        return statistics_bytes(self.sizes.n_atoms, self.descriptor.n_features, self.descriptor.n_elements)
 
     @property
     def _file_features(self) -> int:
