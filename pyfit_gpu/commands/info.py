@@ -11,6 +11,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from pyfit_gpu.commands.kinds import COMMAND_KINDS, CommandKind
+from pyfit_gpu.commands.parsing import triples_as_text
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.summary import LabelCounts
 from pyfit_gpu.datasets.training_set import TrainingSet
@@ -57,14 +58,23 @@ def _describe(kind: FileKind, name: str, reading: ReadOptions) -> list[str]:
 
 def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
     centers = " ".join(f"{center:g}" for center in descriptor.gaussian_centers)
+    more_terms = [f"cross terms   {descriptor.cross_terms}", f"triples       {triples_as_text(descriptor.triples)}"]
     return [
         f"elements      {' '.join(descriptor.elements)}",
-        f"inputs        {descriptor.n_features}, gi_mode {descriptor.gi_mode} ({descriptor.mode.text}), "
+        f"inputs        {describe_inputs(descriptor).replace(' inputs', '', 1)}, gi_mode {descriptor.gi_mode} ({descriptor.mode.text}), "
         f"shift {descriptor.shift:g}",
         f"cutoff        {descriptor.cutoff:g} Å, width {descriptor.cutoff_width:g} Å",
         f"orders        {' '.join(map(str, descriptor.legendre_orders))}",
+        *(more_terms if descriptor.mode.more_terms else ()),
         f"Gaussians     centres {centers} Å, width {descriptor.gaussian_width:g} Å",
     ]
+
+
+def describe_inputs(descriptor: LocalStructureParameters) -> str:
+    """Number of inputs, and of how many atoms they speak, as in `99 inputs (75 of pairs, 24 of four bodies)`."""
+    pairs, four_bodies = descriptor.n_pair_features, descriptor.n_four_body_features
+    shares = f" ({pairs} of pairs, {four_bodies} of four bodies)" if descriptor.mode.more_terms else ""
+    return f"{descriptor.n_features} inputs{shares}"
 
 
 def _potential(path: str) -> list[str]:

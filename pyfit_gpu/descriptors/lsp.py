@@ -110,16 +110,18 @@ class LocalStructureParameters:
                 f"centres), got {self.cross_terms}",
                 setting="cross_terms",
             )
+        orders, earlier = frozenset(self.legendre_orders), set[tuple[int, ...]]()
         for number, triple in enumerate(self.triples, 1):
-            fault = self._fault_of(triple) or ("it is there twice" if self.triples.index(triple) < number - 1 else "")
+            fault = self._fault_of(triple, orders) or ("it is there twice" if triple in earlier else "")
+            earlier.add(triple)
             if fault:
                 raise InputError(f"triples: triple {number}, {' '.join(map(str, triple))}: {fault}", setting="triples")
 
-    def _fault_of(self, triple: tuple[int, ...]) -> str:
+    def _fault_of(self, triple: tuple[int, ...], orders: frozenset[int]) -> str:
         """Say why three orders make no four-body term; empty: they do."""
         if len(triple) != 3:
             return "expected three Legendre orders"
-        unlisted = [order for order in triple if order not in self.legendre_orders]
+        unlisted = [order for order in triple if order not in orders]
         if unlisted:
             return f"order {unlisted[0]} is not one of the Legendre orders {self.legendre_orders}"
         if sorted(triple) != list(triple):
@@ -140,10 +142,18 @@ class LocalStructureParameters:
 
     @property
     def n_features(self) -> int:
-        n, n_centers = self.n_elements, len(self.gaussian_centers)
-        n_radial = sum(n_centers - distance for distance in range(self.cross_terms + 1))
-        pairs = n * (n + 1) // 2 * len(self.legendre_orders) * n_radial
-        return pairs + n * (n + 1) * (n + 2) // 6 * len(self.triples) * n_centers
+        return self.n_pair_features + self.n_four_body_features
+
+    @property
+    def n_pair_features(self) -> int:
+        n, n_centers, c = self.n_elements, len(self.gaussian_centers), self.cross_terms
+        n_radial = (c + 1) * n_centers - c * (c + 1) // 2
+        return n * (n + 1) // 2 * len(self.legendre_orders) * n_radial
+
+    @property
+    def n_four_body_features(self) -> int:
+        n = self.n_elements
+        return n * (n + 1) * (n + 2) // 6 * len(self.triples) * len(self.gaussian_centers)
 
     @property
     def neighbor_cutoff(self) -> float:
