@@ -61,8 +61,8 @@ def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
     more_terms = [f"cross terms   {descriptor.cross_terms}", f"triples       {triples_as_text(descriptor.triples)}"]
     return [
         f"elements      {' '.join(descriptor.elements)}",
-        f"inputs        {describe_inputs(descriptor).replace(' inputs', '', 1)}, gi_mode {descriptor.gi_mode} ({descriptor.mode.text}), "
-        f"shift {descriptor.shift:g}",
+        f"inputs        {descriptor.n_features}{input_shares(descriptor)}, "
+        f"gi_mode {descriptor.gi_mode} ({descriptor.mode.text}), shift {descriptor.shift:g}",
         f"cutoff        {descriptor.cutoff:g} Å, width {descriptor.cutoff_width:g} Å",
         f"orders        {' '.join(map(str, descriptor.legendre_orders))}",
         *(more_terms if descriptor.mode.more_terms else ()),
@@ -70,11 +70,11 @@ def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
     ]
 
 
-def describe_inputs(descriptor: LocalStructureParameters) -> str:
-    """Number of inputs, and of how many atoms they speak, as in `99 inputs (75 of pairs, 24 of four bodies)`."""
-    pairs, four_bodies = descriptor.n_pair_features, descriptor.n_four_body_features
-    shares = f" ({pairs} of pairs, {four_bodies} of four bodies)" if descriptor.mode.more_terms else ""
-    return f"{descriptor.n_features} inputs{shares}"
+def input_shares(descriptor: LocalStructureParameters) -> str:
+    """How many of the inputs are of either kind, in parentheses; empty where there is one kind."""
+    if not descriptor.mode.more_terms:
+        return ""
+    return f" ({descriptor.n_pair_features} of pairs, {descriptor.n_four_body_features} of four bodies)"
 
 
 def _potential(path: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pyfit_gpu.commands.info import describe_inputs
+from pyfit_gpu.commands.info import input_shares
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_draft
@@ -30,9 +30,10 @@ def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **set
     sizes = "-".join(map(str, draft.networks.layer_sizes))
     centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
     log.info(
-        "wrote %s: network %s, %s, Gaussian centres %s Å, parameters are drawn on loading",
+        "wrote %s: network %s, %d inputs%s, Gaussian centres %s Å, parameters are drawn on loading",
         out,
         sizes,
-        describe_inputs(draft.descriptor),
+        draft.descriptor.n_features,
+        input_shares(draft.descriptor),
         centers,
     )

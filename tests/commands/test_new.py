@@ -80,7 +80,8 @@ def test_further_terms(words: str, orders: tuple[int, ...], cross_terms: int, tr
 )
 def test_number_of_inputs_by_default(elements: str, counts: tuple[int, int, int]) -> None:
     said = new("--cutoff", "4.5", elements=elements).out
-    assert "%d inputs (%d of pairs, %d of four bodies)" % counts in said
+    total, pairs, four_bodies = counts
+    assert f" {total} inputs ({pairs} of pairs, {four_bodies} of four bodies), " in said
 
 
 def test_the_library_has_the_same_settings() -> None:
