@@ -136,17 +136,17 @@ class FourBody:
         return triples_of_elements(len(self._rows))
 
     def raw(self) -> Tensor:
-        """(n_blocks, n_triples, n, n_r0): G."""
+        """(n, n_blocks, n_triples, n_r0): G."""
         result = []
         for block in self.blocks:
             moved, others = _moved_and_others(block)[-1]
             result.append(self._along(self._rows[moved], self.slopes(others)))
             if block[0] == block[2]:
                 result[-1].div_(3)
-        return torch.stack(result)
+        return torch.stack(result).movedim(2, 0)
 
     def jvp(self, tangent: Sequence[Tensor]) -> Tensor:
-        """(n_blocks, n_triples, n, n_r0): JVP of G along changes of A of each element."""
+        """(n, n_blocks, n_triples, n_r0): JVP of G along changes of A of each element."""
         rows = self._rows_of(tangent)
         result = []
         for block in self.blocks:
@@ -154,7 +154,7 @@ class FourBody:
             result.append(self._along(rows[moved], self.slopes(others)))
             for moved, others in more:
                 result[-1] += self._along(rows[moved], self.slopes(others))
-        return torch.stack(result)
+        return torch.stack(result).movedim(2, 0)
 
     def _along(self, rows: Tensor, slopes: Tensor) -> Tensor:
         """(n_triples, n, n_r0): sums over rows (n_span, n, n_r0) times derivatives."""

@@ -196,7 +196,7 @@ class Chunk:
                 sums = torch.bmm(coefficients, _sum_of_products(pairs, k))[:, :n_orders, : len(norm)]
                 torch.div(sums, norm / copies, out=block[:, :, own])
         if four_body is not None:
-            whole[:, basis.n_pair_features :].unflatten(1, (-1, basis.n_centers)).copy_(four_body)
+            whole[:, basis.n_pair_features :].unflatten(1, four_body.shape[1:]).copy_(four_body)
         return whole
 
     def vjp(self, grad: Tensor) -> Tensor:
