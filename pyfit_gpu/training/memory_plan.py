@@ -15,7 +15,6 @@ import torch
 
 from pyfit_gpu.datasets.feature_rows import reading_bytes
 from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
-from pyfit_gpu.descriptors.harmonics import n_rows
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
@@ -302,9 +301,9 @@ class _Need:
         pairs = self._share(atoms) * self.sizes.places_for_pairs
         numbers += members * 6 * pairs
         if computes_anew:
-            functions = n_rows(self.descriptor.legendre_orders)
-            radial = len(self.descriptor.gaussian_centers) * self.descriptor.n_elements
-            numbers += (4 * functions + 5 * radial + 20 + 6 * members) * min(pairs, self._chunk_pairs())
+            per_atom, per_place = self.descriptor.chunk_numbers
+            numbers += (per_place + 6 * members) * min(pairs, self._chunk_pairs())
+            numbers += per_atom * min(self._share(atoms) * self.sizes.label_atoms, self._chunk_limits[0])
         return int(self.itemsize * numbers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:
@@ -314,9 +313,13 @@ class _Need:
             return 0
         return self._activations(atoms, computes_anew=False) * n_points // self.members
 
+    @property
+    def _chunk_limits(self) -> tuple[int, int]:
+        return chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
+
     def _chunk_pairs(self) -> float:
         """Places for pairs in one chunk."""
-        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
+        most_atoms, most_pairs = self._chunk_limits
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:
