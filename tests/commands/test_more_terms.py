@@ -160,7 +160,7 @@ def test_info_names_the_terms(folder: Path, name: str) -> None:
 def test_calculator(folder: Path) -> None:
     """Forces and stress are the derivatives of the energy."""
     train("out.nn.dat", "--steps", 2)
-    atoms = read("dft.extxyz", 3)
+    (atoms,) = read("dft.extxyz", "3:4")
     atoms.calc = pf.PyfitCalculator("out.nn.dat")
     forces, stress, step = atoms.get_forces(), atoms.get_stress(voigt=False), 1e-3
 
@@ -170,13 +170,13 @@ def test_calculator(folder: Path) -> None:
         return float(np.dot([1, -8, 8, -1], energies) / (12 * step))
 
     def shifted(amount: float) -> Atoms:
-        other = atoms.copy()
+        other: Atoms = atoms.copy()
         other.calc = atoms.calc
         other.positions[2, 1] += amount
         return other
 
     def strained(amount: float) -> Atoms:
-        other = atoms.copy()
+        other: Atoms = atoms.copy()
         other.calc = atoms.calc
         strain = np.eye(3)
         strain[0, 1] += amount / 2
