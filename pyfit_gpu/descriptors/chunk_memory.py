@@ -23,10 +23,12 @@ def chunk_numbers(
         orders: Legendre orders.
         triples: of the four-body terms.
     """
-    functions = n_rows(orders)
-    # Sums, their copies or products, their gradients; derivatives of four-body terms by pairs of elements; features.
-    slopes = n_elements * (n_elements + 1) // 2 * sum(n_rows(sorted(set(triple))) for triple in triples)
-    per_atom = (3 * n_elements * functions + slopes) * n_centers + 3 * n_features
+    functions, pairs = n_rows(orders), n_elements * (n_elements + 1) // 2
+    # Sums, their copies or products, their gradients; for four-body terms derivatives by pairs of elements, and at most
+    # so many products of two rows for one triple.
+    slopes = pairs * sum(n_rows(sorted(set(triple))) for triple in triples)
+    products = max((6 * (2 * a + 1) * (2 * b + 1) for a, b, _ in triples), default=0)
+    per_atom = (3 * n_elements * functions + slopes + products) * n_centers + 3 * n_features
     return per_atom, 4 * functions + 5 * n_elements * n_centers + 20
 
 

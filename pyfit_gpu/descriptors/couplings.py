@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.harmonics import addition_coefficients, angular_rows, n_rows, rows_of_orders
+from pyfit_gpu.parallel import lazy
 
 Triple = tuple[int, int, int]
 Entries = tuple[tuple[int, int, float], ...]  # numbers of two rows and the coefficient of their product
@@ -51,33 +52,37 @@ class Gradient:
 
     parts: tuple[Part, ...]
     entries: tuple[Entries, ...]  # of each derivative
-    first: Tensor  # (n_products,) int64, rows of the products ..
-    second: Tensor  # (n_products,) int64
-    matrix: Tensor  # (n_derivatives, n_products) .. and the coefficients of `entries` for them
+    like: Tensor  # gives device and dtype
 
     @classmethod
     def of(cls, made: Sequence[tuple[int, slice, int, Sequence[Entries]]], like: Tensor) -> Gradient:
-        """Join parts: each a triple, an order's rows and power, and its derivatives; `like` gives device and dtype."""
+        """Join parts: each a triple, an order's rows and power, and its derivatives."""
         parts, entries = [], []
         for triple, order, power, own in made:
             parts.append(Part(triple, order, power, slice(len(entries), len(entries) + len(own))))
             entries += own
-        products = sorted({(i, j) for own in entries for i, j, _ in own})
-        matrix = torch.zeros(len(entries), len(products), dtype=torch.float64)
-        for row, own in zip(matrix, entries, strict=True):
+        return cls(tuple(parts), tuple(entries), like)
+
+    @lazy
+    def _dense(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers of the two rows of each different product, and the coefficients (n_derivatives, n_products)."""
+        products = sorted({(i, j) for own in self.entries for i, j, _ in own})
+        places = {product: place for place, product in enumerate(products)}
+        matrix = torch.zeros(len(self.entries), len(products), dtype=torch.float64)
+        for row, own in zip(matrix, self.entries, strict=True):
             for i, j, value in own:
-                row[products.index((i, j))] = value
-        first, second = torch.tensor(products, device=like.device).T.contiguous()
-        return cls(tuple(parts), tuple(entries), first, second, matrix.to(like))
+                row[places[i, j]] = value
+        first, second = torch.tensor(products, device=self.like.device).T.contiguous()
+        return first, second, matrix.to(self.like)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """(n_derivatives, n, n_r0): T(x, y) for rows (rows, n, n_r0) of one element, the same object, or of two."""
         if x.device.type != "cpu":  # few launches
-            i, j = self.first, self.second
+            i, j, matrix = self._dense
             products = x.index_select(0, i) * y.index_select(0, j)
             if x is not y:
                 products.addcmul_(x.index_select(0, j), y.index_select(0, i))
-            return torch.mm(self.matrix, products.flatten(1)).unflatten(1, x.shape[1:])
+            return torch.mm(matrix, products.flatten(1)).unflatten(1, x.shape[1:])
         # Few coefficients are not zero; and an atom's bits must not depend on how many others a product is for.
         result = x.new_zeros(len(self.entries), *x.shape[1:])
         rows, others = x.unbind(0), y.unbind(0)

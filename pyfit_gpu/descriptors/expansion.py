@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyfit_gpu.descriptors.basis import LINE, WIDTH_STEP, Basis, padded
 from pyfit_gpu.descriptors.couplings import FourBody
+from pyfit_gpu.descriptors.cross_terms import add_grad_of_product, derivative_of_product, sum_of_products
 from pyfit_gpu.descriptors.harmonics import angular_jvp, angular_rows, angular_vjp, n_rows, rows_of_orders
 from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
@@ -195,7 +196,7 @@ class Chunk:
                 if k and a != b:
                     pairs += [(x[b], y[a]) for x, y in factors]
                 copies = 2 if k == 0 and a != b else 1
-                sums = torch.bmm(coefficients, _sum_of_products(pairs, k))[:, :n_orders, : len(norm)]
+                sums = torch.bmm(coefficients, sum_of_products(pairs, k))[:, :n_orders, : len(norm)]
                 torch.div(sums, norm / copies, out=block[:, :, own])
         if four_body is not None:
             whole[:, basis.n_pair_features :].unflatten(1, four_body.shape[1:]).copy_(four_body)
@@ -234,7 +235,7 @@ class Chunk:
         for k in range(1, basis.cross_terms + 1):
             for (a, b), spread in zip(basis.blocks, self._spread(pairs[..., basis.radial_products[k]], k), strict=True):
                 for x, y in _moved_and_other(a, b):
-                    _add_grad_of_product(self._sums[x], self._sums[y], (result[x], result[y]), spread, k)
+                    add_grad_of_product(self._sums[x], self._sums[y], (result[x], result[y]), spread, k)
         by_element = [result[element] for element in range(basis.n_elements)]
         if self._four_body is not None:
             shape = (-1, len(basis.triples), basis.n_centers)
@@ -299,7 +300,7 @@ class Chunk:
                     # 2 w A / N
                     value, part = self._weighted(factors[other][:, rows].permute(2, 0, 1), rows, turned)
                     for k in range(basis.cross_terms, -1, -1):  # 0 last: it changes `part`
-                        own = _derivative(value, part, radial, slopes, self.basis, k)
+                        own = derivative_of_product(value, part, radial, slopes, basis.radii, k)
                         mask = self._mask(moved)
                         parts[k].append(own if mask is None else own * mask[:, None, None])
                 for own, of_distance in zip(basis.radial_products, parts, strict=True):
@@ -343,44 +344,3 @@ class Chunk:
 def _moved_and_other(a: int, b: int) -> tuple[tuple[int, int], ...]:
     """Pairs (c, d) such that a moving neighbour of element c changes A^c, which multiplies A^d in G^ab."""
     return ((a, b),) if a == b else ((a, b), (b, a))
-
-
-def _sum_of_products(pairs: Sequence[tuple[Tensor, Tensor]], k: int) -> Tensor:
-    """Sum of x_n y_n+k over pairs x, y, (n, rows, columns). What stands in the last k columns means nothing."""
-    (x, y), *others = pairs
-    if k == 0:
-        total = x * y
-        for x, y in others:
-            total.addcmul_(x, y)
-        return total
-    total = torch.empty_like(x)
-    flat = total.view(-1)
-    torch.mul(x.view(-1)[:-k], y.view(-1)[k:], out=flat[:-k])
-    flat[-k:] = 0
-    for x, y in others:
-        flat[:-k].addcmul_(x.view(-1)[:-k], y.view(-1)[k:])
-    return total
-
-
-def _add_grad_of_product(x: Tensor, y: Tensor, grads: tuple[Tensor, Tensor], spread: Tensor, k: int) -> None:
-    """Add to `grads` the derivatives of the sum of `spread` x_n y_n+k, where `spread` is zero in the last k columns."""
-    x, y, grad_x, grad_y, spread = (tensor.view(-1) for tensor in (x, y, *grads, spread))
-    grad_x[:-k].addcmul_(spread[:-k], y[k:])
-    grad_y[k:].addcmul_(spread[:-k], x[:-k])
-
-
-def _derivative(value: Tensor, part: Tensor, radial: Tensor, slopes: Tensor, basis: Basis, k: int) -> Tensor:
-    """d(A_n A_n+k) / dv over its norm, (n, n_r0 - k, 3, K); overwrites `part` if k is 0.
-
-    Args:
-        value: sums over 2 w A / N times the angular functions, (n, n_r0, K).
-        part: the same of their derivatives, (n, n_r0, 3, K).
-    """
-    if k == 0:
-        return part.mul_(radial).addcmul_(value[:, :, None], slopes)
-    # 2 A_n / N_n becomes A_n / (r0_n r0_n+k).
-    near = (basis.radii[:-k] / basis.radii[k:] / 2)[:, None, None]
-    far = near.reciprocal() / 4
-    moved_far = (part[:, :-k] * radial[:, k:]).addcmul_(value[:, :-k, None], slopes[:, k:]).mul_(near)
-    moved_near = (part[:, k:] * radial[:, :-k]).addcmul_(value[:, k:, None], slopes[:, :-k]).mul_(far)
-    return moved_far.add_(moved_near)

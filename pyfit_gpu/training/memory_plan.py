@@ -296,7 +296,7 @@ class _Need:
         if not self.sizes.label_atoms:
             rows = [n + 1 for n in hidden]
             return self.itemsize * members * places * (sum(rows) + 2 * max(rows) + 6)
-        repeated = n_features if members > 1 and self.descriptor.n_elements > 1 else 0
+        repeated = n_features if self.descriptor.n_elements > 1 else 0
         numbers = members * places * (6.5 * sum(hidden) + 3 * n_features + 20 + repeated)
         pairs = self._share(atoms) * self.sizes.places_for_pairs
         numbers += members * 6 * pairs
