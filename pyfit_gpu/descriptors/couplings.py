@@ -128,15 +128,6 @@ class Couplings:
         gradients = tuple(Gradient.of(made, like) for made in (values, others) if made)
         return cls(len(triples), slice(start, max(own.stop for own in used)), gradients)
 
-    def held_numbers(self, n_elements: int, *, on_gpu: bool) -> int:
-        """Count the numbers per atom and Gaussian that a `FourBody` takes while it gives values or derivatives."""
-        pairs = n_elements * (n_elements + 1) // 2
-        blocks = len(triples_of_elements(n_elements))
-        derivatives = pairs * sum(len(gradient.entries) for gradient in self.gradients)
-        products = max(sum(map(len, gradient.entries)) for gradient in self.gradients)  # at most
-        rows = n_elements * (self.span.stop - self.span.start)
-        return derivatives + 3 * (rows + blocks * self.n_triples + (products if on_gpu else 0))
-
 
 class FourBody:
     """The four-body terms of some atoms, of any number of elements. Derivatives are computed once."""

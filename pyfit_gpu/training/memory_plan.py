@@ -15,8 +15,6 @@ import torch
 
 from pyfit_gpu.datasets.feature_rows import reading_bytes
 from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
-from pyfit_gpu.descriptors.couplings import Couplings
-from pyfit_gpu.descriptors.harmonics import n_rows
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
@@ -311,23 +309,10 @@ class _Need:
         pairs = self._share(atoms) * self.sizes.places_for_pairs
         numbers += members * 6 * pairs
         if computes_anew:
-            functions = n_rows(self.descriptor.legendre_orders)
-            radial = len(self.descriptor.gaussian_centers) * self.descriptor.n_elements
-            chunk_pairs = min(pairs, self._chunk_pairs())
-            numbers += (4 * functions + 5 * radial + 20 + 6 * members) * chunk_pairs
-            numbers += self._more_terms() * chunk_pairs * self.sizes.label_atoms / max(1, self.sizes.places_for_pairs)
+            per_atom, per_place = self.descriptor.chunk_numbers
+            numbers += (per_place + 6 * members) * min(pairs, self._chunk_pairs())
+            numbers += per_atom * min(self._share(atoms) * self.sizes.label_atoms, self._chunk_limits[0])
         return int(self.itemsize * numbers)
-
-    def _more_terms(self) -> int:
-        """Numbers per atom of a chunk that computes cross and four-body terms and their derivatives."""
-        own = self.descriptor
-        rows = 0
-        if own.cross_terms:
-            rows += (own.n_elements + 3) * n_rows(own.legendre_orders)
-        if own.triples:
-            couplings = Couplings.of(own.legendre_orders, own.triples, like=torch.empty(0))
-            rows += couplings.held_numbers(own.n_elements, on_gpu=self.on_gpu)
-        return rows * len(own.gaussian_centers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:
         """Bytes of the recordings (`cuda_graphs`), for as many members as are recorded."""
@@ -336,9 +321,13 @@ class _Need:
             return 0
         return self._activations(atoms, computes_anew=False) * n_points // self.members
 
+    @property
+    def _chunk_limits(self) -> tuple[int, int]:
+        return chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
+
     def _chunk_pairs(self) -> float:
         """Places for pairs in one chunk."""
-        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
+        most_atoms, most_pairs = self._chunk_limits
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:

@@ -132,9 +132,17 @@ def _differences(earlier: Mapping[str, Any], data: Mapping[str, Any], set_name: 
     if fields:
         faults.append(f"resume: {set_name} is not the set that the run was trained on: its {what}")
     for name, value in own.items():
-        if earlier.get(name) != value:
-            faults.append(f"resume: {name}: expected {earlier.get(name)} (the run's), found {value}")
+        for part, before, found in _parts_that_differ(earlier.get(name), value):
+            faults.append(f"resume: {name}{part}: expected {before} (the run's), found {found}")
     return faults
+
+
+def _parts_that_differ(before: Any, found: Any) -> list[tuple[str, Any, Any]]:
+    """Both values where they differ, of objects the entries that do, with their names."""
+    if not (isinstance(before, dict) and isinstance(found, dict)):
+        return [("", before, found)] if before != found else []
+    names = [name for name in before | found if before.get(name) != found.get(name)]
+    return [(f": {name}", before.get(name), found.get(name)) for name in names]
 
 
 def _is_between_precisions(run: Run) -> bool:
