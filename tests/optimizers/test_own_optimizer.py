@@ -28,7 +28,6 @@ from pyfit_gpu.optimizers.known import OPTIMIZERS
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.fit import TrainingFailure, fit
 from pyfit_gpu.training.memory_plan import plan_memory
-from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.restarts import MAX_RESTARTS
 from pyfit_gpu.training.settings import FitSettings
@@ -135,9 +134,8 @@ def states(settings: FitSettings, sets: tuple[TrainingSet, TrainingSet], **optio
 
 def test_it_trains(sets: tuple[TrainingSet, TrainingSet]) -> None:
     """Step by step what torch.optim.SGD makes of the same loss."""
-    history, _ = states(SETTINGS, sets)
-    objective = Objective(sets[0], conditioning=condition(sets[0], "half"))
-    template = make_potential().networks
+    history, _ = states(replace(SETTINGS, conditioning="none"), sets)
+    objective, template = Objective(sets[0]), make_potential().networks
     for k, member in enumerate(history.members):
         flat = make_potential().random_members(range(3), 3).networks.flat()[k : k + 1].requires_grad_(True)
         reference = torch.optim.SGD([flat], lr=0.2)
