@@ -255,6 +255,8 @@ def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torc
         n_elements=settings.n_elements,
         device=device,
         dtype=dtype,
+        cross_terms=settings.cross_terms,
+        triples=settings.triples,
     )
 
 

@@ -62,6 +62,8 @@ def expected_features(settings: LocalStructureParameters, *frames: Frame) -> np.
         "sigma": settings.gaussian_width,
         "legendre_orders": settings.legendre_orders,
         "r0": settings.gaussian_centers,
+        "cross_terms": settings.cross_terms,
+        "triples": settings.triples,
     }
     rows = []
     for frame in frames:

@@ -1,0 +1,262 @@
+"""Four-body terms: invariants of third order in the sums over neighbours, and their derivatives.
+
+    x^a_lm,n  = A^a_lm,n / r0_n                                       A: the sums of expansion.py, rows of harmonics.py
+    G^abc_t,n = sum over the distinct orderings (p, q, r) of the elements (a, b, c)
+                of sum_m1m2m3 C^t_m1m2m3 x^p_l1m1,n x^q_l2m2,n x^r_l3m3,n
+
+for triples t = (l1 l2 l3) of Legendre orders. C are the Wigner 3j symbols in real harmonics, times the roots of the
+harmonics' weights w_lm: the integrals of three harmonics over the sphere, scaled to a sum of squares of 1 and positive
+for three neighbours in one direction. They are found by a quadrature that is exact for polynomials of this degree.
+
+A term of one element is a cubic form of x, so everything follows from its gradient. With T(x, x) the gradient, made of
+products of two rows, and T(x, y) twice its polarised form for two different elements, the derivative of G^abc with
+respect to x of one of its elements is T of the other two, and G itself is x times its derivative (Euler).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyfit_gpu.descriptors.harmonics import addition_coefficients, angular_rows, n_rows, rows_of_orders
+
+Triple = tuple[int, int, int]
+Monomials = dict[tuple[int, ...], float]  # products of rows, by their ascending numbers, with their coefficients
+
+_NOTHING = 1e-12  # a coefficient below this is zero up to rounding; the others of order 60 are above 1e-6
+
+
+@dataclass(frozen=True)
+class Part:
+    """Derivatives of the terms of one triple with respect to the rows of one of its orders."""
+
+    triple: int
+    order: slice  # rows of the angular functions
+    rows: slice  # rows of the derivatives
+
+
+@dataclass(frozen=True, eq=False)
+class Couplings:
+    """The coefficients of the gradients of some triples, each row a sum of products of two rows x."""
+
+    n_triples: int
+    span: slice  # rows of the angular functions among which those of the triples are
+    parts: tuple[Part, ...]
+    entries: tuple[tuple[tuple[int, int, float], ...], ...]  # of each row: numbers of two rows in `span`, coefficient
+    first: Tensor  # (n_products,) int64, rows in `span` of the products ..
+    second: Tensor  # (n_products,) int64
+    matrix: Tensor  # (n_rows, n_products) .. and the coefficients of `entries` for them
+
+    @classmethod
+    def of(cls, orders: Sequence[int], triples: Sequence[Triple], like: Tensor) -> Couplings:
+        """Find the coefficients.
+
+        Args:
+            orders: Legendre orders of the angular functions.
+            triples: of these orders, at least one.
+            like: gives device and dtype.
+        """
+        rows = dict(reversed(list(zip(orders, rows_of_orders(orders), strict=True))))
+        used = [rows[order] for triple in triples for order in triple]
+        span = slice(min(own.start for own in used), max(own.stop for own in used))
+        parts, entries = [], []
+        for number, triple in enumerate(triples):
+            gradient = _gradient(_cubic_form(triple, [rows[order].start - span.start for order in triple]))
+            for order in dict.fromkeys(triple):
+                own = range(rows[order].start - span.start, rows[order].stop - span.start)
+                parts.append(Part(number, rows[order], slice(len(entries), len(entries) + len(own))))
+                entries += [gradient[row] for row in own]
+        products = sorted({(i, j) for own in entries for i, j, _ in own})
+        matrix = torch.zeros(len(entries), len(products), dtype=torch.float64)
+        for row, own_entries in enumerate(entries):
+            for i, j, value in own_entries:
+                matrix[row, products.index((i, j))] = value
+        first, second = torch.tensor(products, device=like.device).T.contiguous()
+        return cls(len(triples), span, tuple(parts), tuple(entries), first, second, matrix.to(like))
+
+    def slopes(self, x: Tensor, y: Tensor) -> Tensor:
+        """T(x, y) for rows of one element (the same object) or of two, (n_rows, n, n_r0) from (n_span, n, n_r0)."""
+        if x.device.type != "cpu":  # few launches
+            i, j = self.first, self.second
+            products = x.index_select(0, i) * y.index_select(0, j)
+            if x is not y:
+                products.addcmul_(x.index_select(0, j), y.index_select(0, i))
+            return torch.mm(self.matrix, products.flatten(1)).unflatten(1, x.shape[1:])
+        # Few entries are not zero; and an atom's bits must not depend on how many others a product is for.
+        result = x.new_zeros(len(self.entries), *x.shape[1:])
+        rows, others = x.unbind(0), y.unbind(0)
+        for total, entries in zip(result.unbind(0), self.entries, strict=True):
+            for i, j, value in entries:
+                total.addcmul_(rows[i], others[j], value=value)
+                if x is not y:
+                    total.addcmul_(rows[j], others[i], value=value)
+        return result
+
+
+class FourBody:
+    """The four-body terms of some atoms, of any number of elements. Derivatives are computed once."""
+
+    def __init__(self, couplings: Couplings, radii: Tensor, sums: Sequence[Tensor]) -> None:
+        """Describe them; no derivative is computed yet.
+
+        Args:
+            radii: (n_r0,) Å.
+            sums: A of each element, (n, n_angular or more, n_r0 or more).
+        """
+        self.couplings = couplings
+        self.radii = radii
+        self._rows = self._rows_of(sums)
+        self._slopes: dict[tuple[int, ...], Tensor] = {}
+
+    def _rows_of(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """Rows x of each element, (n_span, n, n_r0), contiguous: then there are few and long operations."""
+        span, n_centers = self.couplings.span, len(self.radii)
+        result = []
+        for own in sums:
+            rows = own.new_empty(span.stop - span.start, len(own), n_centers)
+            result.append(torch.div(own[:, span, :n_centers].transpose(0, 1), self.radii, out=rows))
+        return result
+
+    def slopes(self, others: tuple[int, ...]) -> Tensor:
+        """(n_rows, n, n_r0): T of two elements, the derivatives of a block with respect to x of its third one."""
+        if others not in self._slopes:
+            a, b = others
+            self._slopes[others] = self.couplings.slopes(self._rows[a], self._rows[b])
+        return self._slopes[others]
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int]]:
+        return triples_of_elements(len(self._rows))
+
+    def raw(self) -> Tensor:
+        """(n, n_blocks, n_triples, n_r0): G."""
+        result = []
+        for block in self.blocks:
+            moved, others = _moved_and_others(block)[-1]
+            result.append(self._along(self._rows[moved], self.slopes(others)))
+            if block[0] == block[2]:
+                result[-1].div_(3)
+        return torch.stack(result).movedim(2, 0)
+
+    def jvp(self, tangent: Sequence[Tensor]) -> Tensor:
+        """(n, n_blocks, n_triples, n_r0): JVP of G along changes of A of each element."""
+        rows = self._rows_of(tangent)
+        result = []
+        for block in self.blocks:
+            (moved, others), *more = _moved_and_others(block)
+            result.append(self._along(rows[moved], self.slopes(others)))
+            for moved, others in more:
+                result[-1] += self._along(rows[moved], self.slopes(others))
+        return torch.stack(result).movedim(2, 0)
+
+    def _along(self, rows: Tensor, slopes: Tensor) -> Tensor:
+        """(n_triples, n, n_r0): sums over rows (n_span, n, n_r0) times derivatives."""
+        result = rows.new_zeros(self.couplings.n_triples, *rows.shape[1:])
+        for part in self.couplings.parts:
+            own, start = slopes[part.rows], self.couplings.span.start
+            moves = rows[part.order.start - start : part.order.stop - start]
+            if rows.device.type != "cpu":
+                result[part.triple] += (moves * own).sum(dim=0)
+            else:
+                for move, slope in zip(moves.unbind(0), own.unbind(0), strict=True):
+                    result[part.triple].addcmul_(move, slope)
+        return result
+
+    def add_grad(self, grad: Tensor, grad_sums: Sequence[Tensor]) -> None:
+        """Add dE/dA of each element to `grad_sums`, shaped like A, for `grad` = dE/dG (n, n_blocks, n_triples, n_r0)."""
+        start = self.couplings.span.start
+        totals = [torch.zeros_like(rows) for rows in self._rows]
+        by_term = (grad / self.radii).movedim(0, 2).contiguous()
+        for block, own in zip(self.blocks, by_term, strict=True):
+            for moved, others in _moved_and_others(block):
+                slopes = self.slopes(others)
+                for part in self.couplings.parts:
+                    total = totals[moved][part.order.start - start : part.order.stop - start]
+                    total.addcmul_(own[part.triple], slopes[part.rows])
+        for total, rows in zip(grad_sums, totals, strict=True):
+            total[:, self.couplings.span, : len(self.radii)] += rows.transpose(0, 1)
+
+    def derivatives(self) -> Iterator[tuple[int, int, int, list[tuple[slice, Tensor]]]]:
+        """Yield dG/dA of every block and triple with respect to each element of the block.
+
+        Yields:
+            Number of the block, number of the triple, element, and for each order its angular rows and
+            derivatives (2 l + 1, n, n_r0).
+        """
+        for number, block in enumerate(self.blocks):
+            for moved, others in _moved_and_others(block):
+                slopes = self.slopes(others) / self.radii
+                for triple in range(self.couplings.n_triples):
+                    parts = [part for part in self.couplings.parts if part.triple == triple]
+                    yield number, triple, moved, [(part.order, slopes[part.rows]) for part in parts]
+
+
+def triples_of_elements(n_elements: int) -> list[tuple[int, int, int]]:
+    """The elements a <= b <= c of each block of four-body terms."""
+    return list(combinations_with_replacement(range(n_elements), 3))
+
+
+def _moved_and_others(block: tuple[int, int, int]) -> list[tuple[int, tuple[int, ...]]]:
+    """Each element of a block with the two others; last, unless all are the same, one that is there once."""
+    pairs = []
+    for element in sorted(set(block), key=block.count, reverse=True):
+        others = list(block)
+        others.remove(element)
+        pairs.append((element, tuple(others)))
+    return pairs
+
+
+def _cubic_form(triple: Triple, first_rows: Sequence[int]) -> Monomials:
+    """The term of a triple, its rows beginning at these numbers, as a polynomial of the rows."""
+    form: Counter[tuple[int, ...]] = Counter()
+    coefficients = coupling_coefficients(triple)
+    for place in np.argwhere(coefficients):
+        rows = sorted(int(start + m) for start, m in zip(first_rows, place, strict=True))
+        form[tuple(rows)] += coefficients[tuple(place)]
+    return form
+
+
+def _gradient(form: Monomials) -> dict[int, tuple[tuple[int, int, float], ...]]:
+    """Derivative with respect to each row: numbers of two rows, ascending, and the coefficient of their product."""
+    result: dict[int, list[tuple[int, int, float]]] = {}
+    for rows, value in form.items():
+        for row, power in Counter(rows).items():
+            place = rows.index(row)
+            i, j = rows[:place] + rows[place + 1 :]
+            result.setdefault(row, []).append((i, j, power * value))
+    return {row: tuple(entries) for row, entries in result.items()}
+
+
+@cache
+def coupling_coefficients(triple: Triple) -> np.ndarray:
+    """(2 l1 + 1, 2 l2 + 1, 2 l3 + 1): C times the roots of w, exactly zero where it is zero up to rounding."""
+    n = sum(triple) + 2
+    z, weights = np.polynomial.legendre.leggauss(n)
+    angles = np.arange(2 * n) * (np.pi / n)
+    flat = np.sqrt(1 - z**2)[:, None]
+    unit = np.stack([flat * np.cos(angles), flat * np.sin(angles), np.repeat(z[:, None], 2 * n, axis=1)])
+    points = torch.from_numpy(unit.reshape(3, -1))
+    roots, harmonics = [], []
+    for order in triple:
+        rows = angular_rows(points, (order,), out=points.new_empty(n_rows((order,)), points.shape[1]))
+        own = addition_coefficients((order,), device=points.device, dtype=points.dtype)[0].sqrt()
+        roots.append(own.numpy())
+        harmonics.append((rows * own[:, None]).numpy())
+    first, second, third = harmonics
+    by_point = np.repeat(weights, 2 * n) * third
+    coefficients = np.stack([(row * second) @ by_point.T for row in first])
+    coefficients /= np.linalg.norm(coefficients)
+    coefficients[np.abs(coefficients) < _NOTHING] = 0.0
+    # The rows of m = 0 alone are not zero on the axis; they have either sign.
+    pole = points.new_tensor([[0.0], [0.0], [1.0]])
+    ends = [angular_rows(pole, (order,), out=pole.new_empty(n_rows((order,)), 1))[0] for order in triple]
+    if coefficients[0, 0, 0] * float(ends[0] * ends[1] * ends[2]) < 0:
+        coefficients *= -1
+    return coefficients * roots[0][:, None, None] * roots[1][:, None] * roots[2]
