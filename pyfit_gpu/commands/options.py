@@ -184,6 +184,8 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
     _add_settings(add, LBFGSSettings)
+    add("--conditioning", choices=("half", "std", "centre", "none"),
+        help="how the inputs are shifted and scaled while they train (half; with --resume the run's)")  # fmt: skip
     add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new parameters (0: never)")  # fmt: skip

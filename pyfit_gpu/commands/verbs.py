@@ -143,6 +143,7 @@ def _train(options: argparse.Namespace) -> int:
             options.distribute,
             started,
             None if options.memory is None else parse_memory(options.memory),
+            options.conditioning,
         ),
     )
 

@@ -20,10 +20,10 @@ from pyfit_gpu.models.potential import Potential
 FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
 
 # Settings that decide shape or meaning of the state, beside those that the optimiser calls fixed.
-FIXED_SETTINGS = ("optimizer", "first_member")
+FIXED_SETTINGS = ("optimizer", "first_member", "conditioning")
 
-# Settings that run files of version 0.1.0 do not name.
-IMPLIED_SETTINGS = {"optimizer": "lbfgs"}
+# Settings that run files of earlier versions do not name.
+IMPLIED_SETTINGS = {"optimizer": "lbfgs", "conditioning": "none"}
 
 _SET = "training set"
 _LABELS = "training set (hash of its labels)"  # all that run files of version 0.1.0 know of it
