@@ -1,4 +1,4 @@
-"""Training sets of two and three elements labelled by Tersoff's classical potential: `sic` (Si, C), `sigec` (Si, Ge, C).
+"""Training sets of two and three elements (Si, C; Si, Ge, C) labelled by Tersoff's classical potential.
 
     python tests/benchmarks/tersoff_sets.py FOLDER [--sets sic sigec] [--seed 1]
 
@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from ase.calculators.lammpslib import LAMMPSlib
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.velocitydistribution import thermalize_momenta
 
 SETS = {"sic": ("Si", "C"), "sigec": ("Si", "Ge", "C")}
 LATTICE = {"Si": 5.432, "Ge": 5.656, "C": 3.566}  # Å, diamond
@@ -75,16 +76,23 @@ class Maker:
         self.random = np.random.default_rng(seed)
         self.frames: list[Atoms] = []
 
-    def add(self, group: str, atoms: Atoms) -> None:
-        """Label a copy; structures far from anything a fit is for are left out."""
+    def fill(self, group: str, number: int, draw: Callable[[], Atoms]) -> None:
+        """Draw until so many structures are kept, ten times as often at most."""
+        kept = 0
+        for _ in range(10 * number):
+            kept += kept < number and self.add(group, draw())
+
+    def add(self, group: str, atoms: Atoms) -> bool:
+        """Label and keep a copy, unless it is far from anything a fit is for; says whether it was kept."""
         labelled = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         labelled.wrap()
         energy, forces, stress = self.results(labelled)
         if np.abs(forces).max() > MOST_FORCE or np.abs(stress).max() > MOST_STRESS:
-            return
+            return False
         labelled.calc = SinglePointCalculator(labelled, energy=energy, forces=forces, stress=stress)
         labelled.info["group"] = group
         self.frames.append(labelled)
+        return True
 
     def results(self, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
         copy = atoms.copy()
@@ -92,7 +100,7 @@ class Maker:
         return copy.get_potential_energy(), copy.get_forces(), copy.get_stress()
 
     def at_best_volume(self, atoms: Atoms) -> Atoms:
-        """Scale a crystal to the lowest energy among volumes from 20 % below to 25 % above."""
+        """Scale a crystal to the lowest energy among volumes from 22 % below to 26 % above."""
         scaled = []
         for scale in np.linspace(0.92, 1.08, 33):
             copy = atoms.copy()
@@ -128,25 +136,32 @@ class Maker:
         copy.positions += self.random.normal(0.0, sigma, copy.positions.shape)
         return copy
 
+    def shaken(self, atoms: Atoms, sigma: float) -> Atoms:
+        """Rattle by up to sigma (Å), with some strain."""
+        return self.rattled(atoms, self.random.uniform(0.02, sigma), 0.02)
+
     def make(self) -> list[Atoms]:
         pairs = [(a, b) for n, a in enumerate(self.elements) for b in self.elements[n:]]
         n_pairs = len(pairs)
         for pair in pairs:
             self.crystals("".join(dict.fromkeys(pair)), pair, n_pairs)
-        for _ in range(40):
-            atoms = self.alloy(((1, 1, 2), (1, 2, 2))[self.random.integers(2)], self.fractions())
-            self.add("alloy", self.rattled(atoms, self.random.uniform(0.03, 0.15), 0.02))
-        for _ in range(16):
-            atoms = self.alloy((1, 1, 2), self.fractions())
-            del atoms[int(self.random.integers(len(atoms)))]
-            self.add("vacancy", self.rattled(atoms, self.random.uniform(0.02, 0.12), 0.01))
-        for number in range(16):
-            self.add("surface", self.slab(pairs[number % n_pairs], ((1, 1, 0), (1, 1, 1))[number // n_pairs % 2]))
+        self.fill("alloy", 40, lambda: self.random_alloy(((1, 1, 2), (1, 2, 2))[self.random.integers(2)], 0.15))
+        self.fill("vacancy", 16, self.vacancy)
+        for face in ((1, 1, 0), (1, 1, 1)):
+            self.fill("surface", 8, lambda face=face: self.slab(pairs[self.random.integers(n_pairs)], face))
         for temperature in (300, 1000, 1700, 2500):
             for _ in range(2):
                 self.dynamics(temperature, self.alloy((2, 2, 2), self.fractions()), 4)
             self.dynamics(temperature, self.crystal("zincblende", pairs[1]).repeat(2), 4)
         return self.frames
+
+    def random_alloy(self, repeat: tuple[int, int, int], sigma: float) -> Atoms:
+        return self.shaken(self.alloy(repeat, self.fractions()), sigma)
+
+    def vacancy(self) -> Atoms:
+        atoms = self.random_alloy((1, 1, 2), 0.12)
+        del atoms[int(self.random.integers(len(atoms)))]
+        return atoms
 
     def fractions(self) -> np.ndarray:
         return self.random.dirichlet(np.ones(len(self.elements)))
@@ -160,8 +175,10 @@ class Maker:
                 copy.set_cell(copy.cell * scale, scale_atoms=True)
                 self.add(f"{name}_{kind}", copy)
             if kind in ("zincblende", "wurtzite"):
-                for _ in range(max(4, 18 // n_pairs)):
-                    self.add(f"{name}_rattled", self.rattled(atoms, self.random.uniform(0.02, 0.15), 0.02))
+                number = max(4, 18 // n_pairs)
+                self.fill(
+                    f"{name}_rattled", number, partial(self.rattled, atoms, self.random.uniform(0.02, 0.15), 0.02)
+                )
 
     def slab(self, pair: tuple[str, str], face: tuple[int, int, int]) -> Atoms:
         atoms = surface(self.crystal("zincblende", pair), face, 2, vacuum=5.0)
@@ -171,7 +188,7 @@ class Maker:
     def dynamics(self, temperature: float, atoms: Atoms, snapshots: int) -> None:
         """Snapshots 0.1 ps apart, at the volume of 0 K."""
         atoms.calc = self.calculator
-        MaxwellBoltzmannDistribution(atoms, temperature_K=1.5 * temperature, rng=self.random)
+        thermalize_momenta(atoms, temperature_K=1.5 * temperature, rng=self.random)
         settings = {"temperature_K": temperature, "friction": 0.02 / units.fs, "fixcm": False}
         motion = Langevin(atoms, 1.0 * units.fs, rng=self.random, **settings)
         for _ in range(snapshots):
