@@ -2,11 +2,11 @@
 
     python tests/benchmarks/accuracy.py run LIST.json... --data FOLDER... --out RESULTS.jsonl
         [--device cuda] [--processes 8] [--threads 1] [--max-seconds 500] [--score-test]
-    python tests/benchmarks/accuracy.py table RESULTS.jsonl... [--mark 1.0]
+    python tests/benchmarks/accuracy.py table RESULTS.jsonl... [--against NAME]
 
 A list is {"base": {..}, "runs": [{"name": .., ..}, ..]}: a run has the keys of `DEFAULTS`, the list's base changes them
 for all of its runs, and of "descriptor" only the keys that are named. A key "splits" has the seeds of splits, "members"
-the number of random starts of each, which are the members of one fit. A structure of `DATA` is read by its file's name
+the number of random starts of each, which are the members of one fit. A set of `DATA` is read by its file's name
 from the folders given. Test structures are scored with --score-test alone.
 
 A line of the results is one member on one split: its errors after a sixteenth, an eighth, .., all of the steps
@@ -295,11 +295,13 @@ def run_lists(options: argparse.Namespace) -> None:
     deadline = time.time() + options.max_seconds
     folders = tuple(map(str, options.data))
     runs = [run for path in options.lists for run in load_list(path)]
+    # The first split of every run comes before the second of any: a lack of time costs splits, not runs.
     jobs = [
         ({**run, "members": options.members or run["members"], "steps": options.steps or run["steps"]}, split, folders,
          options.device, options.score_test, deadline, options.threads)
+        for place in range(max(len(options.splits or run["splits"]) for run in runs))
         for run in runs if any(part in run["name"] for part in options.only)
-        for split in (options.splits or run["splits"])
+        for split in (options.splits or run["splits"])[place : place + 1]
     ]  # fmt: skip
     print(f"{len(jobs)} jobs, {options.processes} processes, {options.device}", flush=True)
     began = time.time()
@@ -329,6 +331,9 @@ def print_table(options: argparse.Namespace) -> None:
                 results.setdefault(f"{result['data']:13s} {result['name']}", []).append(result)
             elif options.faults:
                 print(brief(result), file=sys.stderr)
+    if options.against:
+        print_ratios(results, options.against)
+        return
     print("inputs, parameters, members x splits; then at each mark: evaluations, seconds; training energy, forces; "
           "validation energy, forces (RMSE); at the end validation MAE of both, stress RMSE")  # fmt: skip
     width = max(map(len, results), default=0)
@@ -336,6 +341,37 @@ def print_table(options: argparse.Namespace) -> None:
         own = members[0]
         print(f"{name:{width}s} {own['n_inputs']:4d} {own['n_parameters']:5d} {len(members):2d}  "
               + " | ".join(mark_cell(members, mark) for mark in options.marks) + "  " + end_cell(members))  # fmt: skip
+
+
+def print_ratios(results: dict[str, list[dict[str, Any]]], name: str) -> None:
+    """Validation errors at the end beside those of one run, on the same set and splits; the time of an evaluation."""
+    print(f"beside {name!r}: validation energy RMSE, MAE, forces RMSE, MAE (geometric means over splits of means over "
+          "members); seconds per evaluation; number of splits")  # fmt: skip
+    by_split: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+    for member in (one for members in results.values() for one in members):
+        splits = by_split.setdefault((member["name"], member["data"]), {})
+        splits.setdefault(member["split"], []).append(member)
+    width = max(len(own) for own, _ in by_split)
+    for (own, data), splits in sorted(by_split.items(), key=lambda item: item[0]):
+        base = by_split.get((name, data), {})
+        ratios = [
+            [one / other for one, other in zip(errors_of(splits[k]), errors_of(base[k]), strict=True)]
+            for k in splits if k in base
+        ]  # fmt: skip
+        if ratios:
+            means = [statistics.geometric_mean(column) for column in zip(*ratios, strict=True)]
+            cells = [f"{means[k]:6.3f}" if k < len(means) - 1 else "" for k in range(4)]
+            print(f"{own:{width}s} {data:13s} " + " ".join(f"{cell:6s}" for cell in cells), f"{means[-1]:7.2f}",
+                  len(ratios))  # fmt: skip
+
+
+def errors_of(members: list[dict[str, Any]]) -> list[float]:
+    """Means over members: validation RMSE and MAE of energies (and forces), and seconds per evaluation."""
+    final = [one["final"]["validation"] for one in members]
+    labels = [label for label in ("energy", "forces") if label in final[0]]
+    errors = [mean(one[label][kind] for one in final) for label in labels for kind in ("rmse", "mae")]
+    seconds = mean(one["marks"][-1]["seconds"] for one in members)
+    return [*errors, seconds / mean(one["evaluations"] for one in members)]
 
 
 def mark_cell(members: list[dict[str, Any]], mark: int) -> str:
@@ -398,6 +434,7 @@ def main() -> None:
     table.set_defaults(verb=print_table)
     table.add_argument("results", nargs="+", type=Path)
     table.add_argument("--marks", type=int, nargs="+", default=[-3, -2, -1], help="which of the marks, -1 the last")
+    table.add_argument("--against", metavar="NAME", help="ratios to the run of this name")
     table.add_argument("--faults", action="store_true")
     options = parser.parse_args()
     options.verb(options)
