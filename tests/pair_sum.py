@@ -236,8 +236,8 @@ def read_nn_dat(path: str | Path) -> dict[str, Any]:
     """A potential file as a dict; text after the numbers of a header line is ignored, except an element's `e_shift X`.
 
     Keys: gi_mode, shift, activation, symbols, masses, e_shifts (eV/atom, None where not written), randomize,
-    max_random, rc, d, sigma (Å), legendre_orders, in mode 6 cross_terms and triples, r0 (n_r0,) Å, baseline (bool), baseline_parameters (8,), layer_sizes,
-    and layers: per element (header order) the list of (weight (n_out, n_in), bias (n_out,)) per layer.
+    max_random, rc, d, sigma (Å), legendre_orders, in mode 6 cross_terms and triples, r0 (n_r0,) Å, baseline (bool),
+    baseline_parameters (8,), layer_sizes, and layers: per element (header order) the list of (weight (n_out, n_in), bias (n_out,)) per layer.
     """
     nn, rows = _read_header(path)
     n_elements, sizes = len(nn["symbols"]), nn["layer_sizes"]

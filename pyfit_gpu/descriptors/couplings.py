@@ -10,7 +10,8 @@ for three neighbours in one direction. They are found by a quadrature that is ex
 
 A term of one element is a cubic form of x, so everything follows from its gradient. With T(x, x) the gradient, made of
 products of two rows, and T(x, y) twice its polarised form for two different elements, the derivative of G^abc with
-respect to x of one of its elements is T of the other two, and G itself is x times its derivative (Euler).
+respect to x of one of its elements is T of the other two. G itself follows from the derivatives with respect to the
+rows of one order alone, which is in the triple p times: G = 1 / p sum_m x_m dG/dx_m (Euler).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor
 from pyfit_gpu.descriptors.harmonics import addition_coefficients, angular_rows, n_rows, rows_of_orders
 
 Triple = tuple[int, int, int]
+Entries = tuple[tuple[int, int, float], ...]  # numbers of two rows and the coefficient of their product
 Monomials = dict[tuple[int, ...], float]  # products of rows, by their ascending numbers, with their coefficients
 
 _NOTHING = 1e-12  # a coefficient below this is zero up to rounding; the others of order 60 are above 1e-6
@@ -39,20 +41,61 @@ class Part:
 
     triple: int
     order: slice  # rows of the angular functions
-    rows: slice  # rows of the derivatives
+    power: int  # how often the order is in the triple
+    rows: slice  # of the derivatives
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """Derivatives of some terms with respect to rows x: each a sum of products of two rows, as T above."""
+
+    parts: tuple[Part, ...]
+    entries: tuple[Entries, ...]  # of each derivative
+    first: Tensor  # (n_products,) int64, rows of the products ..
+    second: Tensor  # (n_products,) int64
+    matrix: Tensor  # (n_derivatives, n_products) .. and the coefficients of `entries` for them
+
+    @classmethod
+    def of(cls, made: Sequence[tuple[int, slice, int, Sequence[Entries]]], like: Tensor) -> Gradient:
+        """Join parts: each a triple, an order's rows and power, and its derivatives; `like` gives device and dtype."""
+        parts, entries = [], []
+        for triple, order, power, own in made:
+            parts.append(Part(triple, order, power, slice(len(entries), len(entries) + len(own))))
+            entries += own
+        products = sorted({(i, j) for own in entries for i, j, _ in own})
+        matrix = torch.zeros(len(entries), len(products), dtype=torch.float64)
+        for row, own in zip(matrix, entries, strict=True):
+            for i, j, value in own:
+                row[products.index((i, j))] = value
+        first, second = torch.tensor(products, device=like.device).T.contiguous()
+        return cls(tuple(parts), tuple(entries), first, second, matrix.to(like))
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n_derivatives, n, n_r0): T(x, y) for rows (rows, n, n_r0) of one element, the same object, or of two."""
+        if x.device.type != "cpu":  # few launches
+            i, j = self.first, self.second
+            products = x.index_select(0, i) * y.index_select(0, j)
+            if x is not y:
+                products.addcmul_(x.index_select(0, j), y.index_select(0, i))
+            return torch.mm(self.matrix, products.flatten(1)).unflatten(1, x.shape[1:])
+        # Few coefficients are not zero; and an atom's bits must not depend on how many others a product is for.
+        result = x.new_zeros(len(self.entries), *x.shape[1:])
+        rows, others = x.unbind(0), y.unbind(0)
+        for total, entries in zip(result.unbind(0), self.entries, strict=True):
+            for i, j, value in entries:
+                total.addcmul_(rows[i], others[j], value=value)
+                if x is not y:
+                    total.addcmul_(rows[j], others[i], value=value)
+        return result
 
 
 @dataclass(frozen=True, eq=False)
 class Couplings:
-    """The coefficients of the gradients of some triples, each row a sum of products of two rows x."""
+    """The coefficients of the gradients of some triples."""
 
     n_triples: int
-    span: slice  # rows of the angular functions among which those of the triples are
-    parts: tuple[Part, ...]
-    entries: tuple[tuple[tuple[int, int, float], ...], ...]  # of each row: numbers of two rows in `span`, coefficient
-    first: Tensor  # (n_products,) int64, rows in `span` of the products ..
-    second: Tensor  # (n_products,) int64
-    matrix: Tensor  # (n_rows, n_products) .. and the coefficients of `entries` for them
+    span: slice  # rows of the angular functions among which those of the triples are: the rows x
+    gradients: tuple[Gradient, ...]  # the first has one part of each triple, which is enough for its value
 
     @classmethod
     def of(cls, orders: Sequence[int], triples: Sequence[Triple], like: Tensor) -> Couplings:
@@ -65,39 +108,19 @@ class Couplings:
         """
         rows = dict(reversed(list(zip(orders, rows_of_orders(orders), strict=True))))
         used = [rows[order] for triple in triples for order in triple]
-        span = slice(min(own.start for own in used), max(own.stop for own in used))
-        parts, entries = [], []
+        start = min(own.start for own in used)
+        values, others = [], []
         for number, triple in enumerate(triples):
-            gradient = _gradient(_cubic_form(triple, [rows[order].start - span.start for order in triple]))
+            gradient = _gradient(_cubic_form(triple, [rows[order].start - start for order in triple]))
+            made = []
             for order in dict.fromkeys(triple):
-                own = range(rows[order].start - span.start, rows[order].stop - span.start)
-                parts.append(Part(number, rows[order], slice(len(entries), len(entries) + len(own))))
-                entries += [gradient[row] for row in own]
-        products = sorted({(i, j) for own in entries for i, j, _ in own})
-        matrix = torch.zeros(len(entries), len(products), dtype=torch.float64)
-        for row, own_entries in enumerate(entries):
-            for i, j, value in own_entries:
-                matrix[row, products.index((i, j))] = value
-        first, second = torch.tensor(products, device=like.device).T.contiguous()
-        return cls(len(triples), span, tuple(parts), tuple(entries), first, second, matrix.to(like))
-
-    def slopes(self, x: Tensor, y: Tensor) -> Tensor:
-        """T(x, y) for rows of one element (the same object) or of two, (n_rows, n, n_r0) from (n_span, n, n_r0)."""
-        if x.device.type != "cpu":  # few launches
-            i, j = self.first, self.second
-            products = x.index_select(0, i) * y.index_select(0, j)
-            if x is not y:
-                products.addcmul_(x.index_select(0, j), y.index_select(0, i))
-            return torch.mm(self.matrix, products.flatten(1)).unflatten(1, x.shape[1:])
-        # Few entries are not zero; and an atom's bits must not depend on how many others a product is for.
-        result = x.new_zeros(len(self.entries), *x.shape[1:])
-        rows, others = x.unbind(0), y.unbind(0)
-        for total, entries in zip(result.unbind(0), self.entries, strict=True):
-            for i, j, value in entries:
-                total.addcmul_(rows[i], others[j], value=value)
-                if x is not y:
-                    total.addcmul_(rows[j], others[i], value=value)
-        return result
+                entries = [gradient[row - start] for row in range(rows[order].start, rows[order].stop)]
+                made.append((number, rows[order], triple.count(order), entries))
+            least, *more = sorted(made, key=lambda part: sum(map(len, part[3])) + len(part[3]))
+            values.append(least)
+            others += more
+        gradients = tuple(Gradient.of(made, like) for made in (values, others) if made)
+        return cls(len(triples), slice(start, max(own.stop for own in used)), gradients)
 
 
 class FourBody:
@@ -112,11 +135,12 @@ class FourBody:
         """
         self.couplings = couplings
         self.radii = radii
+        self.blocks = triples_of_elements(len(sums))
         self._rows = self._rows_of(sums)
-        self._slopes: dict[tuple[int, ...], Tensor] = {}
+        self._slopes: dict[tuple[int, int, int], Tensor] = {}
 
     def _rows_of(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """Rows x of each element, (n_span, n, n_r0), contiguous: then there are few and long operations."""
+        """Rows x of each element, (rows, n, n_r0), contiguous: then there are few and long operations."""
         span, n_centers = self.couplings.span, len(self.radii)
         result = []
         for own in sums:
@@ -124,93 +148,73 @@ class FourBody:
             result.append(torch.div(own[:, span, :n_centers].transpose(0, 1), self.radii, out=rows))
         return result
 
-    def slopes(self, others: tuple[int, ...]) -> Tensor:
-        """(n_rows, n, n_r0): T of two elements, the derivatives of a block with respect to x of its third one."""
-        if others not in self._slopes:
+    def _of_order(self, rows: Tensor, part: Part) -> Tensor:
+        return rows[part.order.start - self.couplings.span.start : part.order.stop - self.couplings.span.start]
+
+    def _terms(self, gradients: Sequence[int], block: tuple[int, int, int]) -> Iterator[tuple[int, Part, Tensor]]:
+        """Yield an element of a block, a part and the derivatives (2 l + 1, n, n_r0) with respect to its rows x."""
+        for moved in sorted(set(block)):
+            others = list(block)
+            others.remove(moved)
             a, b = others
-            self._slopes[others] = self.couplings.slopes(self._rows[a], self._rows[b])
-        return self._slopes[others]
+            for number in gradients:
+                if (a, b, number) not in self._slopes:
+                    gradient = self.couplings.gradients[number]
+                    self._slopes[a, b, number] = gradient(self._rows[a], self._rows[b])
+                for part in self.couplings.gradients[number].parts:
+                    yield moved, part, self._slopes[a, b, number][part.rows]
 
     @property
-    def blocks(self) -> list[tuple[int, int, int]]:
-        return triples_of_elements(len(self._rows))
+    def _all(self) -> range:
+        return range(len(self.couplings.gradients))
 
     def raw(self) -> Tensor:
-        """(n, n_blocks, n_triples, n_r0): G."""
-        result = []
-        for block in self.blocks:
-            moved, others = _moved_and_others(block)[-1]
-            result.append(self._along(self._rows[moved], self.slopes(others)))
-            if block[0] == block[2]:
-                result[-1].div_(3)
-        return torch.stack(result).movedim(2, 0)
+        """(n, n_blocks, n_triples, n_r0): G, by the rows of one order of each triple, of whose power it is."""
+        return self._along(self._rows, [0], scaled=True)
 
     def jvp(self, tangent: Sequence[Tensor]) -> Tensor:
         """(n, n_blocks, n_triples, n_r0): JVP of G along changes of A of each element."""
-        rows = self._rows_of(tangent)
-        result = []
-        for block in self.blocks:
-            (moved, others), *more = _moved_and_others(block)
-            result.append(self._along(rows[moved], self.slopes(others)))
-            for moved, others in more:
-                result[-1] += self._along(rows[moved], self.slopes(others))
-        return torch.stack(result).movedim(2, 0)
+        return self._along(self._rows_of(tangent), self._all)
 
-    def _along(self, rows: Tensor, slopes: Tensor) -> Tensor:
-        """(n_triples, n, n_r0): sums over rows (n_span, n, n_r0) times derivatives."""
-        result = rows.new_zeros(self.couplings.n_triples, *rows.shape[1:])
-        for part in self.couplings.parts:
-            own, start = slopes[part.rows], self.couplings.span.start
-            moves = rows[part.order.start - start : part.order.stop - start]
-            if rows.device.type != "cpu":
-                result[part.triple] += (moves * own).sum(dim=0)
-            else:
-                for move, slope in zip(moves.unbind(0), own.unbind(0), strict=True):
-                    result[part.triple].addcmul_(move, slope)
-        return result
+    def _along(self, rows: Sequence[Tensor], gradients: Sequence[int], *, scaled: bool = False) -> Tensor:
+        """Sums over rows of each element times derivatives; `scaled`: divided by the power of the rows."""
+        whole = rows[0].new_zeros(len(self.blocks), self.couplings.n_triples, *rows[0].shape[1:])
+        for block, result in zip(self.blocks, whole.unbind(0), strict=True):
+            for moved, part, slopes in self._terms(gradients, block):
+                own, factor = self._of_order(rows[moved], part), 1 / part.power if scaled else 1.0
+                if own.device.type != "cpu":
+                    result[part.triple].add_((own * slopes).sum(dim=0), alpha=factor)
+                    continue
+                total = result[part.triple]
+                for row, slope in zip(own.unbind(0), slopes.unbind(0), strict=True):
+                    total.addcmul_(row, slope, value=factor)
+        return whole.movedim(2, 0)
 
     def add_grad(self, grad: Tensor, grad_sums: Sequence[Tensor]) -> None:
-        """Add dE/dA of each element to `grad_sums`, shaped like A, for `grad` = dE/dG (n, n_blocks, n_triples, n_r0)."""
-        start = self.couplings.span.start
+        """Add dE/dA of each element to `grad_sums`, for `grad` = dE/dG (n, n_blocks, n_triples, n_r0)."""
         totals = [torch.zeros_like(rows) for rows in self._rows]
         by_term = (grad / self.radii).movedim(0, 2).contiguous()
         for block, own in zip(self.blocks, by_term, strict=True):
-            for moved, others in _moved_and_others(block):
-                slopes = self.slopes(others)
-                for part in self.couplings.parts:
-                    total = totals[moved][part.order.start - start : part.order.stop - start]
-                    total.addcmul_(own[part.triple], slopes[part.rows])
+            for moved, part, slopes in self._terms(self._all, block):
+                self._of_order(totals[moved], part).addcmul_(own[part.triple], slopes)
         for total, rows in zip(grad_sums, totals, strict=True):
             total[:, self.couplings.span, : len(self.radii)] += rows.transpose(0, 1)
 
-    def derivatives(self) -> Iterator[tuple[int, int, int, list[tuple[slice, Tensor]]]]:
-        """Yield dG/dA of every block and triple with respect to each element of the block.
+    def derivatives(self) -> Iterator[tuple[int, int, int, slice, Tensor]]:
+        """Yield dG/dA by block, triple, element and one of the triple's orders.
 
         Yields:
-            Number of the block, number of the triple, element, and for each order its angular rows and
+            Numbers of the block, of the triple and of the element, the order's rows of the angular functions, and
             derivatives (2 l + 1, n, n_r0).
         """
         for number, block in enumerate(self.blocks):
-            for moved, others in _moved_and_others(block):
-                slopes = self.slopes(others) / self.radii
-                for triple in range(self.couplings.n_triples):
-                    parts = [part for part in self.couplings.parts if part.triple == triple]
-                    yield number, triple, moved, [(part.order, slopes[part.rows]) for part in parts]
+            for moved, part, slopes in self._terms(self._all, block):
+                yield number, part.triple, moved, part.order, slopes / self.radii
 
 
 def triples_of_elements(n_elements: int) -> list[tuple[int, int, int]]:
     """The elements a <= b <= c of each block of four-body terms."""
     return list(combinations_with_replacement(range(n_elements), 3))
-
-
-def _moved_and_others(block: tuple[int, int, int]) -> list[tuple[int, tuple[int, ...]]]:
-    """Each element of a block with the two others; last, unless all are the same, one that is there once."""
-    pairs = []
-    for element in sorted(set(block), key=block.count, reverse=True):
-        others = list(block)
-        others.remove(element)
-        pairs.append((element, tuple(others)))
-    return pairs
 
 
 def _cubic_form(triple: Triple, first_rows: Sequence[int]) -> Monomials:
@@ -223,7 +227,7 @@ def _cubic_form(triple: Triple, first_rows: Sequence[int]) -> Monomials:
     return form
 
 
-def _gradient(form: Monomials) -> dict[int, tuple[tuple[int, int, float], ...]]:
+def _gradient(form: Monomials) -> dict[int, Entries]:
     """Derivative with respect to each row: numbers of two rows, ascending, and the coefficient of their product."""
     result: dict[int, list[tuple[int, int, float]]] = {}
     for rows, value in form.items():

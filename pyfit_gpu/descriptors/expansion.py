@@ -180,7 +180,9 @@ class Chunk:
         """(n, n_features): G."""
         return self._features([(self._sums, self._sums)], None if self._four_body is None else self._four_body.raw())
 
-    def _features(self, factors: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], four_body: Tensor | None) -> Tensor:
+    def _features(
+        self, factors: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], four_body: Tensor | None
+    ) -> Tensor:
         """(n, n_features) from sums over products of two A, each given by element, and from the four-body terms."""
         basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
         whole = self._sums[0].new_empty(n, basis.n_features)
@@ -308,13 +310,11 @@ class Chunk:
         assert self._four_body is not None
         radial = self._radial.transpose(0, 1)[:, :, None]
         result = out.unflatten(1, (-1, len(self.basis.triples), self.basis.n_centers)).zero_()
-        for block, triple, moved, derivatives in self._four_body.derivatives():
-            own = result[:, block, triple]
-            for rows, factor in derivatives:
-                value, part = self._weighted(factor.permute(2, 1, 0), rows, turned)
-                part.mul_(radial).addcmul_(value[:, :, None], slopes)
-                mask = self._mask(moved)
-                own += part if mask is None else part * mask[:, None, None]
+        for block, triple, moved, rows, factor in self._four_body.derivatives():
+            value, part = self._weighted(factor.permute(2, 1, 0), rows, turned)
+            part.mul_(radial).addcmul_(value[:, :, None], slopes)
+            mask = self._mask(moved)
+            result[:, block, triple] += part if mask is None else part * mask[:, None, None]
 
     def _weighted(self, factor: Tensor, rows: slice, turned: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over some angular functions, (n, n_r0, K), and over their derivatives, (n, n_r0, 3, K).

@@ -259,9 +259,7 @@ def geometries(make_frame: MakeFrame, random_frame: MakeFrame) -> dict[str, Call
 
 @pytest.mark.parametrize("settings", [{}, MORE_SI_C], ids=["pairs", "more terms"])
 @pytest.mark.parametrize("name", list(geometries(lambda: None, lambda: None)))
-def test_every_geometry(
-    make_frame: MakeFrame, random_frame: MakeFrame, name: str, settings: dict[str, tuple]
-) -> None:
+def test_every_geometry(make_frame: MakeFrame, random_frame: MakeFrame, name: str, settings: dict[str, tuple]) -> None:
     frame = geometries(make_frame, random_frame)[name]()
     found = assert_derivatives(make_potential(SI_C, **settings), frame)
     if frame.n_atoms > 2:
