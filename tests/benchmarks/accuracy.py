@@ -193,7 +193,7 @@ UNITS = {"energy": 1e3, "forces": 1.0, "stress": 1 / GPa}
 
 
 def rounded(errors: Mapping[str, float] | None) -> dict[str, float] | None:
-    return errors and {name: round(UNITS[name] * value, 5) for name, value in errors.items()}
+    return None if errors is None else {name: round(UNITS[name] * value, 5) for name, value in errors.items()}
 
 
 @torch.no_grad()

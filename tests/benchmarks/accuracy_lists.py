@@ -73,7 +73,7 @@ def fitting() -> list[Run]:
     runs = []
     for weight in (0.003, 0.01, 0.03, 0.1, 0.3):
         runs += each(FORCES, f"force weight {weight}", force_weight=weight)
-    for scale in (0.01, 0.1, 1.0):
+    for scale in (0.1, 0.3, 1.0, 3.0):
         runs += each(FORCES, f"force weight, scale {scale}", force_weight={"scale": scale})
     for l2 in (1e-5, 1e-3, 3e-3):
         runs += each((*FORCES, "nist"), f"l2 {l2:g}", l2=l2)
