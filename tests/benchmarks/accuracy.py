@@ -316,9 +316,9 @@ def run_lists(options: argparse.Namespace) -> None:
 
 def brief(result: dict[str, Any]) -> str:
     if "fault" in result:
-        return f"{result['name']} split {result['split']}: {result['fault']}"
+        return f"{result['data']} {result['name']} split {result['split']}: {result['fault']}"
     last = result["marks"][-1] if result["marks"] else {}
-    return f"{result['name']} split {result['split']} member {result['member']}: {json.dumps(last)}"
+    return f"{result['data']} {result['name']} split {result['split']} member {result['member']}: {json.dumps(last)}"
 
 
 def print_table(options: argparse.Namespace) -> None:
