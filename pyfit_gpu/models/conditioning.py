@@ -2,7 +2,7 @@
 
     z_f = (x_f - mean_f) / scale_f,   W_file[f] = W[f] / scale_f,   b_file = b - sum_f mean_f W[f] / scale_f
 
-W, b: first layer of a network of z; with the subscript: of the network of x that gives the same outputs, as files have it.
+W, b: first layer of a network of z; with the subscript: of the network of x with the same outputs, as files have it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Conditioning:
         return _with_first(networks, networks.weights[0] * own.scale[:, :, None], bias)
 
     def _shift(self, first: Tensor) -> Tensor:
-        """Sum over the inputs of mean times first layer (K, S, n_in, n_out), always in the same order: (K, S, n_out)."""
+        """Sum of mean times first layer (K, S, n_in, n_out) over the inputs, in their order: (K, S, n_out)."""
         return sum_first_axis((self.mean[:, :, None] * first).movedim(2, 0))
 
 

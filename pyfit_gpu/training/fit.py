@@ -57,9 +57,9 @@ def fit(
         members: number of random starts, drawn with the settings' seed; the potential receives the best of them, and
             `History.potential` has all. None: the potential's own members are trained.
         first_member: number of the first member, which together with the seed decides what is drawn.
-        random_starts: whether the potential's parameters were drawn (`randomized`, or a header that asks for it); implied
-            by `members`. Then they are taken for those of the conditioned inputs, and a member whose loss is no longer
-            a number may draw others.
+        random_starts: whether the potential's parameters were drawn (`randomized`, or a header that asks for it);
+            implied by `members`. Then they are taken for those of the conditioned inputs, and a member whose loss is
+            no longer a number may draw others.
         steps: overrides `settings.steps`; 0 evaluates and leaves the parameters as they are.
         observers: told about every row as soon as it is known; a function gives the observers of each member.
         should_stop: asked after every step.

@@ -109,8 +109,8 @@ class Job:
         data = {**describe_data(own, potential, earlier), "split": _digest(split)}
         weighted = self.weighted(whole)
         absent = warn_of_absent_elements(weighted, split)
-        drawn = [self.start.randomize or asks_for_random_weights(path) for path in self.start.potentials]
-        untrained = tuple(symbol for symbol in absent if any(drawn) or symbol in potential.untrained)
+        at_random = [self.start.randomize or asks_for_random_weights(path) for path in self.start.potentials]
+        untrained = tuple(symbol for symbol in absent if any(at_random) or symbol in potential.untrained)
         targets = group_targets(weighted, self.weights.targets)
         settings = replace(
             self.settings, seed=weight_seed, group_targets=targets, conditioning=self._conditioning(earlier)
@@ -127,7 +127,7 @@ class Job:
             potential = resumption.run.potential
         potential = replace(potential, untrained=untrained)
         plan = self._plan_memory(potential, whole, settings)
-        return Ready(job, potential, weighted, split, settings, resumption, plan, random_starts=all(drawn))
+        return Ready(job, potential, weighted, split, settings, resumption, plan, random_starts=all(at_random))
 
     def _conditioning(self, earlier: Run | None) -> ConditioningKind:
         """Conditioning that was asked for, or else that of the earlier run: versions before had none."""
