@@ -25,13 +25,14 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ase.units import GPa
+from mixed_blocks import MixedBlocks
 
 import pyfit_gpu as pf
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
@@ -60,6 +61,8 @@ DEFAULTS: Run = {
         "triples": [],
         "n_centers": 8,
         "first_center": 1.6,
+        "cross_blocks": "all",  # of several elements: see mixed_blocks.py
+        "triple_blocks": "all",
         "last_center": None,  # None: 0.4 cutoff widths before the cutoff
     },
     "hidden": [32, 24],  # one of them may be null: chosen so that a network has about `parameters` parameters
@@ -103,7 +106,10 @@ def make_potential(run: Run, elements: tuple[str, ...]) -> pf.Potential:
     given = dict(run["descriptor"])
     first, last, number = (given.pop(name) for name in ("first_center", "last_center", "n_centers"))
     last = given["cutoff"] - 0.4 * given["cutoff_width"] if last is None else last
-    descriptor = pf.LocalStructureParameters(
+    kinds = {name: given.pop(name) for name in ("cross_blocks", "triple_blocks")}
+    is_mixed = set(kinds.values()) != {"all"}
+    make = partial(MixedBlocks, **kinds) if is_mixed else pf.LocalStructureParameters
+    descriptor = make(
         elements=elements,
         shift=0.0,
         legendre_orders=tuple(given.pop("legendre_orders")),

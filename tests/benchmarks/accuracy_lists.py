@@ -68,6 +68,21 @@ def terms() -> list[Run]:
     return runs
 
 
+def blocks() -> list[Run]:
+    """What blocks of several elements are worth: blind to the element, of one element only, all."""
+    runs = []
+    for name, change in (
+        ("triples blind", {"triple_blocks": "blind"}),
+        ("triples same", {"triple_blocks": "same"}),
+        ("(222) blind", {"triples": B1, "triple_blocks": "blind"}),
+        ("cross blind", {"cross_blocks": "blind"}),
+        ("cross same, triples blind", {"cross_blocks": "same", "triple_blocks": "blind"}),
+        ("cross and triples blind", {"cross_blocks": "blind", "triple_blocks": "blind"}),
+    ):
+        runs += each(("sic", "tersoff_sic", "tersoff_sigec"), name, change)
+    return runs
+
+
 def fitting() -> list[Run]:
     """Force weight, penalty, conditioning."""
     runs = []
@@ -108,7 +123,7 @@ def centers() -> list[Run]:
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for number, make in enumerate((core, terms, fitting, layers, centers), 1):
+    for number, make in enumerate((core, terms, blocks, fitting, layers, centers), 1):
         runs = make()
         n_jobs = sum(len(one["splits"]) for one in runs)
         path = folder / f"{number}_{make.__name__}.json"
