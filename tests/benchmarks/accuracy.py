@@ -65,6 +65,7 @@ DEFAULTS: Run = {
         "triple_blocks": "all",
         "last_center": None,  # None: 0.4 cutoff widths before the cutoff
     },
+    "max_random": 0.3,
     "hidden": [32, 24],  # one of them may be null: chosen so that a network has about `parameters` parameters
     "parameters": 2385,
     "force_weight": 0.01,  # Å^2; {"scale": c}: c (spread of the energies per atom / RMS force)^2
@@ -118,9 +119,9 @@ def make_potential(run: Run, elements: tuple[str, ...]) -> pf.Potential:
         **given,
     )
     layers = layer_sizes(descriptor.n_features, run["hidden"], run["parameters"])
-    networks = ElementNetworks.random(layers, 0.3, 1, n_elements=len(elements), activation=1)
+    networks = ElementNetworks.random(layers, run["max_random"], 1, n_elements=len(elements), activation=1)
     shift = torch.full((len(elements),), torch.nan, dtype=torch.float64)
-    return pf.Potential(descriptor, networks, (1.0,) * len(elements), 0.3, False, (0.0,) * 8, shift)
+    return pf.Potential(descriptor, networks, (1.0,) * len(elements), run["max_random"], False, (0.0,) * 8, shift)
 
 
 def layer_sizes(n_features: int, hidden: list[int | None], parameters: int) -> tuple[int, ...]:
