@@ -15,15 +15,15 @@ export PATH=$environment/bin:$PATH
 mkdir -p "$out"
 data=$root/examples/data
 
-pyfit-gpu prepare "$data/si_dft.extxyz" --potential "$data/si.start.nn.dat" --e-shift 107 \
-  --out "$out/si.h5" --overwrite
-pyfit-gpu train "$out/si.h5" --potential "$data/si.start.nn.dat" --out "$out/si.nn.dat" \
-  --steps 200 --force-weight 0.1 --stress-weight 0.1 --l2 1e-4 --n-threads 1 --overwrite
+pyfit-gpu new --structures "$data/si_dft.extxyz" --out "$out/si.start.nn.dat" --overwrite
+pyfit-gpu prepare "$data/si_dft.extxyz" --potential "$out/si.start.nn.dat" --e-shift fit --out "$out/si.h5" --overwrite
+pyfit-gpu train "$out/si.h5" --potential "$out/si.start.nn.dat" --out "$out/si.nn.dat" --n-threads 1 --overwrite
 pyfit-gpu evaluate "$data/si_dft.extxyz" --potential "$out/si.nn.dat" --out "$out/si.csv" --forces \
   --plots "$out" --overwrite
 
 echo
 echo "Done. In $out:"
+echo "  si.start.nn.dat                the untrained potential: descriptor and layers"
 echo "  si.h5                          training set"
 echo "  si.nn.dat                      trained potential"
 echo "  si.loss.txt, si.validation.txt errors while it trained (eV/atom)"
