@@ -36,7 +36,7 @@ def assemble(
     Args:
         sizes: atoms of each structure.
         take: gives the structures of some rows, padded, on the device.
-        dtype: of the features; None: that of the positions.
+        dtype: of the features; None: that of the positions, which at least are float32.
         progress: called with the number of atoms done so far.
     """
     energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
@@ -50,7 +50,7 @@ def assemble(
     groups = [""] * len(sizes)
     done = 0
     n_features = potential.descriptor.n_features
-    potential.descriptor.require_memory(sum(sizes), device, 8)
+    potential.descriptor.require_memory(sum(sizes), device, (dtype or torch.float32).itemsize)
     for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device, n_features))):
         _place(parts, part.atom_values, part.atoms, sum(sizes))
         _place(parts, part.structure_values, part.rows, len(sizes))
@@ -127,5 +127,13 @@ def build_training_set(
     Raises:
         InputError: as `featurize`, and shifts that are not those of the elements.
     """
-    device = structures.positions.device
-    return assemble(structures.sizes, structures.select, potential, device=device, e_shift=e_shift, backend=backend)
+    positions = structures.positions
+    return assemble(
+        structures.sizes,
+        structures.select,
+        potential,
+        device=positions.device,
+        e_shift=e_shift,
+        backend=backend,
+        dtype=positions.dtype,
+    )
