@@ -24,10 +24,12 @@ def chunk_numbers(
         triples: of the four-body terms.
     """
     functions, pairs = n_rows(orders), n_elements * (n_elements + 1) // 2
-    # Sums, their copies or products, their gradients; for four-body terms derivatives by pairs of elements, and at most
-    # so many products of two rows for one triple.
+    # Sums, their copies or products, their gradients; for four-body terms derivatives by pairs of elements and, on a
+    # GPU, three tables of products of two rows: 6 (2 l1 + 1) (2 l2 + 1) of each triple at most, and together no more
+    # than there are pairs of rows.
     slopes = pairs * sum(n_rows(sorted(set(triple))) for triple in triples)
-    products = max((6 * (2 * a + 1) * (2 * b + 1) for a, b, _ in triples), default=0)
+    rows = n_rows(sorted({order for triple in triples for order in triple}))
+    products = 3 * min(sum(6 * (2 * a + 1) * (2 * b + 1) for a, b, _ in triples), rows * (rows + 1) // 2)
     per_atom = (3 * n_elements * functions + slopes + products) * n_centers + 3 * n_features
     return per_atom, 4 * functions + 5 * n_elements * n_centers + 20
 
