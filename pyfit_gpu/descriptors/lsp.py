@@ -18,19 +18,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
 from pyfit_gpu.descriptors.basis import WIDTH_STEP, Basis
 from pyfit_gpu.descriptors.chunk_memory import atoms_that_fit, chunk_numbers
 from pyfit_gpu.descriptors.expansion import Chunk
-from pyfit_gpu.descriptors.modes import GI_MODES, GiMode, describe_modes
+from pyfit_gpu.descriptors.modes import GI_MODES, GiMode
+from pyfit_gpu.descriptors.settings_checks import (
+    check_lengths,
+    check_mode_and_elements,
+    check_more_terms,
+    check_orders_and_centers,
+)
 from pyfit_gpu.devices import require_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.neighbors import Neighbors
-
-MAX_LEGENDRE_ORDER = 60  # tested up to here
 
 # Atoms with similar neighbour counts are evaluated together. On a CPU a chunk is small enough to keep most rows in the
 # cache of a core, with twice as many pairs in float32 (AMD EPYC, 1 MiB: predictions take 0.65 to 0.75 of the time that
@@ -62,77 +65,13 @@ class LocalStructureParameters:
     triples: tuple[tuple[int, int, int], ...] = ()  # Legendre orders l1 <= l2 <= l3 of each four-body term
 
     def __post_init__(self) -> None:
-        if self.gi_mode not in GI_MODES:
-            raise InputError(f"gi_mode: expected one of ({describe_modes()}), got {self.gi_mode}", setting="gi_mode")
-        unknown = [symbol for symbol in self.elements if ATOMIC_NUMBERS.get(symbol, 0) == 0]
-        twice = sorted({symbol for symbol in self.elements if self.elements.count(symbol) > 1})
-        if not self.elements or twice or unknown:
-            faults = [f"{symbol} is no element" for symbol in unknown]
-            faults += [f"{symbol} is there twice" for symbol in twice]
-            why = f": {', '.join(faults)}" if faults else ""
-            raise InputError(
-                f"elements: expected different chemical symbols, got {self.elements}{why}", setting="elements"
-            )
-        if len(self.elements) > 1 and not self.mode.several_elements:
-            usable = ", ".join(str(number) for number, mode in GI_MODES.items() if mode.several_elements)
-            raise InputError(
-                f"gi_mode: expected one that takes {len(self.elements)} elements ({usable}), got {self.gi_mode}: "
-                "blocks of two elements can be negative, and this mode does not take such numbers",
-                setting="gi_mode",
-            )
-        for name in ("cutoff", "cutoff_width", "gaussian_width"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}: expected a length above 0 Å, got {getattr(self, name)}", setting=name)
+        check_mode_and_elements(self.gi_mode, self.elements)
+        check_lengths({name: getattr(self, name) for name in ("cutoff", "cutoff_width", "gaussian_width")})
         if not math.isfinite(self.shift):
             raise InputError(f"shift: expected a finite number, got {self.shift}", setting="shift")
-        allowed = range(MAX_LEGENDRE_ORDER + 1)
-        if not self.legendre_orders or any(order not in allowed for order in self.legendre_orders):
-            raise InputError(
-                f"legendre_orders: expected whole numbers from 0 to {MAX_LEGENDRE_ORDER}, got {self.legendre_orders}",
-                setting="legendre_orders",
-            )
-        least = 0.0 if self.mode.divides_by_center else -math.inf
-        if not self.gaussian_centers or not all(least < center < math.inf for center in self.gaussian_centers):
-            raise InputError(
-                f"gaussian_centers: expected lengths above {least} Å, got {self.gaussian_centers}",
-                setting="gaussian_centers",
-            )
-        self._check_more_terms()
-
-    def _check_more_terms(self) -> None:
-        n_centers = len(self.gaussian_centers)
-        if not self.mode.more_terms and (self.cross_terms or self.triples):
-            name = "cross_terms" if self.cross_terms else "triples"
-            raise InputError(
-                f"{name}: expected none in gi_mode {self.gi_mode}, got {getattr(self, name)}", setting=name
-            )
-        if not 0 <= self.cross_terms < n_centers:
-            raise InputError(
-                f"cross_terms: expected a whole number from 0 to {n_centers - 1} (there are {n_centers} Gaussian "
-                f"centres), got {self.cross_terms}",
-                setting="cross_terms",
-            )
-        orders, earlier = frozenset(self.legendre_orders), set[tuple[int, ...]]()
-        for number, triple in enumerate(self.triples, 1):
-            fault = self._fault_of(triple, orders) or ("it is there twice" if triple in earlier else "")
-            earlier.add(triple)
-            if fault:
-                raise InputError(f"triples: triple {number}, {' '.join(map(str, triple))}: {fault}", setting="triples")
-
-    def _fault_of(self, triple: tuple[int, ...], orders: frozenset[int]) -> str:
-        """Say why three orders make no four-body term; empty: they do."""
-        if len(triple) != 3:
-            return "expected three Legendre orders"
-        unlisted = [order for order in triple if order not in orders]
-        if unlisted:
-            return f"order {unlisted[0]} is not one of the Legendre orders {self.legendre_orders}"
-        if sorted(triple) != list(triple):
-            return "expected ascending orders"
-        if sum(triple) % 2:
-            return f"the sum of the orders, {sum(triple)}, is odd, and such a term is zero"
-        if triple[2] > triple[0] + triple[1]:
-            return f"{triple[2]} is above {triple[0]} + {triple[1]}, and such a term is zero"
-        return ""
+        orders, centers = self.legendre_orders, self.gaussian_centers
+        check_orders_and_centers(self.gi_mode, orders, centers)
+        check_more_terms(self.gi_mode, self.cross_terms, self.triples, orders, len(centers))
 
     @property
     def mode(self) -> GiMode:
