@@ -85,3 +85,11 @@ def test_commands_name_it(memory: Callable[[int], None], tmp_path: Path, monkeyp
     done("prepare", data, "--potential", "si.nn.dat", "--out", "large.h5")
     small, large = (pf.load_training_set(name) for name in ("small.h5", "large.h5"))
     assert torch.equal(small.features, large.features)
+
+
+def test_float32_takes_half(memory: Callable[[int], None], structures: Structures) -> None:
+    potential = make_potential(**MORE)
+    memory(6 * potential.descriptor.n_features * structures.n_atoms)
+    with pytest.raises(InputError, match="memory: expected at least"):
+        pf.build_training_set(structures, potential)
+    assert pf.build_training_set(structures.to(CPU, torch.float32), potential).features.dtype == torch.float32
