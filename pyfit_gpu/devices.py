@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -81,6 +82,30 @@ def total_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()])
+
+
+@cache
+def known_memory(device: torch.device) -> int:
+    """`total_memory`, asked for once: that takes long beside an atom's features."""
+    return total_memory(device)
+
+
+def rows_that_fit(bytes_of_row: int, device: torch.device, *, share: float) -> int:
+    """Number of rows of a table that fit into a share of a device's memory, at least one."""
+    return max(1, int(share * known_memory(device)) // bytes_of_row)
+
+
+def require_memory(n_bytes: int, device: torch.device, purpose: str) -> None:
+    """Refuse what takes more memory than a device has, which would end the process.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    total = known_memory(device)
+    if n_bytes > total:
+        raise InputError(
+            f"memory: expected at least {format_bytes(n_bytes)} for {purpose}, found {format_bytes(total)}"
+        )
 
 
 def _cgroup_limits() -> Iterator[int]:

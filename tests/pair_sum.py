@@ -1,8 +1,8 @@
 """Independent reference for the tests: the sums over pairs exactly as the formulas are written, in plain NumPy.
 
 Nothing here is shared with the package, and nothing here is clever: periodic images and neighbours are Python loops,
-the features are double sums over pairs (no spherical harmonics), the files have small readers of their own. Slow,
-float64 only.
+the features are double sums over pairs (no spherical harmonics) and, for four-body terms, triple sums over neighbours
+with SymPy's Wigner symbols; the files have small readers of their own. Slow, float64 only.
 
 Units: eV and Å. A structure is any object with `positions` (n, 3), `cell` (3, 3) with the vectors in rows, `pbc` (3,)
 and `symbols` (n strings): the dataclass `Structure` below, or an `ase.Atoms`.
@@ -10,6 +10,7 @@ and `symbols` (n strings): the dataclass `Structure` below, or an `ase.Atoms`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.polynomial.legendre import legvander
+from scipy.special import lpmv
+from sympy.physics.wigner import wigner_3j
 
 Layer = tuple[np.ndarray, np.ndarray]  # weight (n_out, n_in), bias (n_out,)
 
@@ -29,6 +32,7 @@ MODES = {
     3: (1.5, lambda r0: r0**2, lambda g, shift: g + shift),
     4: (1.5, lambda r0: r0**2, lambda g, shift: np.log(g + shift)),
     5: (1.0, lambda r0: r0**2, lambda g, shift: np.arcsinh(g)),
+    6: (1.0, lambda r0: r0**2, lambda g, shift: np.arcsinh(g)),
 }
 
 
@@ -95,12 +99,16 @@ def lsp(
     sigma: float,
     legendre_orders: Sequence[int],
     r0: Sequence[float],
+    cross_terms: int = 0,
+    triples: Sequence[tuple[int, int, int]] = (),
 ) -> np.ndarray:
     """The network's inputs of one atom, after shift, logarithm or asinh: (S (S + 1) / 2 * n_l * n_r0,), S = n_elements.
 
     G^ab_ln = (2 - delta_ab) / N_n * sum_{j of element a} sum_{k of element b} f_n(r_j) f_n(r_k) P_l(cos theta_jk)
     with f_n(r) = exp(-((r - r0_n) / sigma)^2) fc(r), over ordered pairs and including j = k. Order: element pairs
-    11, 12, .., 22, .. outermost, then l, then r0.
+    11, 12, .., 22, .. outermost, then l, then r0. In mode 6, instead of r0, first all r0_n with themselves, then all
+    neighbours r0_n, r0_n+1, up to the distance `cross_terms`: f_n(r_j) f_n'(r_k) over sqrt(N_n N_n'), for both ways
+    round divided by 2. After all of these come the four-body terms, see `four_body`.
 
     vectors: (K, 3) Å to the neighbours; kinds: (K,) their element indices. Vectors up to 1.5 rc are needed in modes 3
     and 4, up to rc in the others; longer ones count nothing. rc, d, sigma, r0: Å.
@@ -117,15 +125,70 @@ def lsp(
     blocks = []
     for a in range(n_elements):
         for b in range(a, n_elements):
-            total = np.zeros((len(orders), len(centers)))
+            total = np.zeros((len(orders), len(centers), len(centers)))
             in_b = kinds == b
             for j in np.flatnonzero(kinds == a):
                 cosines = unit[in_b] @ unit[j]  # (K_b,)
                 legendre = legvander(cosines, max(orders))[:, orders]  # (K_b, n_l)
-                total += legendre.T @ (f[in_b] * f[j])  # sum over k of element b
-            factor = 1.0 if a == b else 2.0
-            blocks.append(factor * total / norm(centers))
-    return network_input(np.stack(blocks).reshape(-1), shift)
+                total += np.einsum("kl,n,km->lnm", legendre, f[j], f[in_b])  # sum over k of element b
+            total = (1.0 if a == b else 2.0) * (total + total.transpose(0, 2, 1)) / 2
+            total /= np.sqrt(np.outer(norm(centers), norm(centers)))
+            by_distance = [np.diagonal(total, k, axis1=1, axis2=2) for k in range(cross_terms + 1)]
+            blocks.append(np.concatenate(by_distance, axis=1).reshape(-1))
+    blocks += four_body(unit, f / np.sqrt(norm(centers)), kinds, n_elements, triples)
+    return network_input(np.concatenate(blocks), shift)
+
+
+def four_body(
+    unit: np.ndarray, f: np.ndarray, kinds: np.ndarray, n_elements: int, triples: Sequence[tuple[int, int, int]]
+) -> list[np.ndarray]:
+    """The four-body terms of mode 6, (n_r0,) for each three elements a <= b <= c and for each of these each triple.
+
+    sum_j sum_k sum_i f_n(r_j) f_n(r_k) f_n(r_i) B(u_j, u_k, u_i) over all neighbours whose elements are a, b and c in
+    any order, each combination of three neighbours once for every place that it can stand in. B is an invariant of
+    three directions, with f divided by sqrt(N_n).
+
+    unit: (K, 3); f: (K, n_r0).
+    """
+    angular = [np.einsum("jn,kn,in,jki->njki", f, f, f, invariant(unit, triple)) for triple in triples]
+    result = []
+    for elements in itertools.combinations_with_replacement(range(n_elements), 3):
+        inside = np.zeros((len(kinds),) * 3, dtype=bool)
+        for places in set(itertools.permutations(elements)):
+            of_place = [kinds == element for element in places]
+            inside |= of_place[0][:, None, None] & of_place[1][:, None] & of_place[2]
+        result += [terms[:, inside].sum(axis=1) for terms in angular]
+    return result
+
+
+def invariant(unit: np.ndarray, triple: tuple[int, int, int]) -> np.ndarray:
+    """(K, K, K): sum over m1, m2, m3 of the Wigner 3j symbol and three complex harmonics of the directions.
+
+    The harmonics are those of Racah, with |C_lm|^2 summed over m equal to 1, and the sign is that of 3j(l1 l2 l3; 000),
+    so that three equal directions give its modulus.
+    """
+    first, second, third = (racah_harmonics(unit, order) for order in triple)
+    total = np.einsum("abc,aj,bk,ci->jki", three_j(*triple), first, second, third)
+    assert np.abs(total.imag).max(initial=0) < 1e-13
+    return total.real * np.sign(three_j(*triple)[triple])  # m = 0 stands in place l
+
+
+def racah_harmonics(unit: np.ndarray, order: int) -> np.ndarray:
+    """(2 l + 1, K): C_lm = sqrt((l - m)! / (l + m)!) P_lm(cos theta) exp(i m phi) for m = -l .. l."""
+    phi = np.arctan2(unit[:, 1], unit[:, 0])
+    rows = []
+    for m in range(order + 1):
+        root = math.sqrt(math.factorial(order - m) / math.factorial(order + m))
+        rows.append(root * lpmv(m, order, unit[:, 2].clip(-1, 1)) * np.exp(1j * m * phi))
+    return np.array([(-1) ** m * rows[m].conj() for m in range(order, 0, -1)] + rows)
+
+
+@functools.cache
+def three_j(*triple: int) -> np.ndarray:
+    """The Wigner 3j symbols of SymPy (Racah's formula), every m from -l to l."""
+    ranges = [range(-order, order + 1) for order in triple]
+    symbols = [float(wigner_3j(*triple, *places)) for places in itertools.product(*ranges)]
+    return np.array(symbols).reshape([len(places) for places in ranges])
 
 
 def network(inputs: np.ndarray, layers: Sequence[Layer], activation: int) -> np.ndarray:
@@ -144,6 +207,7 @@ def features(structure: Any, nn: dict[str, Any]) -> np.ndarray:
     cutoff = MODES[nn["gi_mode"]][0] * nn["rc"]
     names = ("gi_mode", "shift", "rc", "d", "sigma", "legendre_orders", "r0")
     settings = {name: nn[name] for name in names}
+    settings |= {name: nn[name] for name in ("cross_terms", "triples") if name in nn}
     return np.array(
         [
             lsp(vectors, kinds[indices], len(nn["symbols"]), **settings)
@@ -172,8 +236,9 @@ def read_nn_dat(path: str | Path) -> dict[str, Any]:
     """A potential file as a dict; text after the numbers of a header line is ignored, except an element's `e_shift X`.
 
     Keys: gi_mode, shift, activation, symbols, masses, e_shifts (eV/atom, None where not written), randomize,
-    max_random, rc, d, sigma (Å), legendre_orders, r0 (n_r0,) Å, baseline (bool), baseline_parameters (8,), layer_sizes,
-    and layers: per element (header order) the list of (weight (n_out, n_in), bias (n_out,)) per layer.
+    max_random, rc, d, sigma (Å), legendre_orders, in mode 6 cross_terms and triples, r0 (n_r0,) Å, baseline (bool),
+    baseline_parameters (8,), layer_sizes, and layers: per element (header order) the list of
+    (weight (n_out, n_in), bias (n_out,)) per layer.
     """
     nn, rows = _read_header(path)
     n_elements, sizes = len(nn["symbols"]), nn["layer_sizes"]
@@ -218,6 +283,9 @@ def _read_header(path: str | Path) -> tuple[dict[str, Any], Any]:
     nn["max_random"], nn["rc"], nn["d"], nn["sigma"] = (float(cell) for cell in cells[1:5])
     cells = next(rows)
     nn["legendre_orders"] = [int(cell) for cell in cells[1 : 1 + int(cells[0])]]
+    if nn["gi_mode"] == 6:
+        nn["cross_terms"], n_triples, *orders = (int(cell) for cell in cells[1 + int(cells[0]) :])
+        nn["triples"] = [tuple(orders[3 * k : 3 * k + 3]) for k in range(n_triples)]
     cells = next(rows)
     nn["r0"] = np.array([float(cell) for cell in cells[1 : 1 + int(cells[0])]])
     cells = next(rows)

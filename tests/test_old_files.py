@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands.helpers import done
+from commands.helpers import done, refused
 from sample_sets import arrays_of, assert_same_set
 
 import pyfit_gpu as pf
 from pyfit_gpu.datasets.splits import CLASSIC_RULE
+from pyfit_gpu.formats.run_file import load_run
 
 OLD = Path(__file__).parent / "data" / "version_0.1.0"
 PREPARE = ("prepare", "sic.extxyz", "--potential", "start.nn.dat", "--device", "cpu")
@@ -163,9 +164,20 @@ def test_training_goes_on() -> None:
             assert rows(Path(f"trained.{member}.{log}"))[: len(written)] == written
 
 
+def test_training_goes_on_without_conditioning() -> None:
+    """As often as it is resumed; another conditioning than the run's is refused."""
+    for steps in (5, 6):
+        done(*TRAIN, "--steps", steps, "--resume")
+        assert load_run("trained.run.h5").state.conditioning is None
+    found = (np.loadtxt("trained.m000.loss.txt"), np.loadtxt(OLD / "resumed.m000.loss.txt"))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    message = r"conditioning: expected none \(the run's\), which cannot change, got half"
+    refused(*TRAIN, "--steps", 7, "--resume", "--conditioning", "half", match=message)
+
+
 def test_the_same_training_from_the_start() -> None:
-    """With the weights that the old program drew."""
-    done(*TRAIN, "--steps", 6, "--overwrite")
+    """With the weights that the old program drew, of inputs as they are."""
+    done(*TRAIN, "--steps", 6, "--overwrite", "--conditioning", "none")
     for member in ("m000", "m001"):
         found, expected = (np.loadtxt(path) for path in (f"trained.{member}.loss.txt", f"resumed.{member}.loss.txt"))
         np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -11,6 +11,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from pyfit_gpu.commands.kinds import COMMAND_KINDS, CommandKind
+from pyfit_gpu.commands.parsing import triples_as_text
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.summary import LabelCounts
 from pyfit_gpu.datasets.training_set import TrainingSet
@@ -57,14 +58,23 @@ def _describe(kind: FileKind, name: str, reading: ReadOptions) -> list[str]:
 
 def _descriptor_lines(descriptor: LocalStructureParameters) -> list[str]:
     centers = " ".join(f"{center:g}" for center in descriptor.gaussian_centers)
+    more_terms = [f"cross terms   {descriptor.cross_terms}", f"triples       {triples_as_text(descriptor.triples)}"]
     return [
         f"elements      {' '.join(descriptor.elements)}",
-        f"inputs        {descriptor.n_features}, gi_mode {descriptor.gi_mode} ({descriptor.mode.text}), "
-        f"shift {descriptor.shift:g}",
+        f"inputs        {descriptor.n_features}{input_shares(descriptor)}, "
+        f"gi_mode {descriptor.gi_mode} ({descriptor.mode.text}), shift {descriptor.shift:g}",
         f"cutoff        {descriptor.cutoff:g} Å, width {descriptor.cutoff_width:g} Å",
         f"orders        {' '.join(map(str, descriptor.legendre_orders))}",
+        *(more_terms if descriptor.mode.more_terms else ()),
         f"Gaussians     centres {centers} Å, width {descriptor.gaussian_width:g} Å",
     ]
+
+
+def input_shares(descriptor: LocalStructureParameters) -> str:
+    """How many of the inputs are of either kind, in parentheses; empty where there is one kind."""
+    if not descriptor.mode.more_terms:
+        return ""
+    return f" ({descriptor.n_pair_features} of pairs, {descriptor.n_four_body_features} of four bodies)"
 
 
 def _potential(path: str) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.datasets.build import assemble
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.devices import describe_device
+from pyfit_gpu.devices import describe_device, rows_that_fit
 from pyfit_gpu.files import check_distinct, check_output, unique_path
 from pyfit_gpu.formats.dft_inputs import DftInputs, survey
 from pyfit_gpu.formats.opening import read_reported
@@ -23,6 +23,8 @@ from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary
+
+_WINDOW_SHARE = 1 / 16  # of the memory, for the features of a window
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def featurize_windows(
 ) -> Iterator[TrainingSet]:
     """Build training sets as `featurize_frames` does from the structures that are taken, window by window."""
     with _Featurizer(inputs.n_atoms, potential, setup, e_shift) as featurizer:
-        for frames in inputs.windows():
+        n_bytes = 8 * potential.descriptor.n_features
+        for frames in inputs.windows(rows_that_fit(n_bytes, torch.device("cpu"), share=_WINDOW_SHARE)):
             yield featurizer(frames)
     inputs.report.log_doubts()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pyfit_gpu.commands.info import input_shares
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_draft
@@ -28,4 +29,11 @@ def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **set
     save_draft(draft, out)
     sizes = "-".join(map(str, draft.networks.layer_sizes))
     centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
-    log.info("wrote %s: network %s, Gaussian centres %s Å, parameters are drawn on loading", out, sizes, centers)
+    log.info(
+        "wrote %s: network %s, %d inputs%s, Gaussian centres %s Å, parameters are drawn on loading",
+        out,
+        sizes,
+        draft.descriptor.n_features,
+        input_shares(draft.descriptor),
+        centers,
+    )

@@ -94,21 +94,38 @@ def build_parser(verb: str | None = None) -> tuple[Parser, dict[str, Parser]]:
 
 
 def _add_new(verb: Parser) -> None:
+    from pyfit_gpu.commands.parsing import triples_as_text
     from pyfit_gpu.descriptors.modes import GI_MODES, describe_modes
+    from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
+
+    def default(name: str, shown: Callable[[Any], object] = str) -> str:
+        own, *others = dict.fromkeys(shown(getattr(defaults_of(mode), name)) for mode in (GI_MODE, *GI_MODES))
+        return f"({own}{''.join(f'; in other modes {text}' for text in others)})"
+
+    def numbers(values: Sequence[object]) -> str:
+        return " ".join(map(str, values))
 
     add = verb.add_argument
     add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
     add("--cutoff", type=finite, required=True, metavar="R", help="rc, Å")
     add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
-    add("--gi-mode", type=whole, default=5, metavar="M", help=f"how features become inputs (5); {describe_modes()}")
+    add("--gi-mode", type=whole, default=GI_MODE, metavar="M",
+        help=f"how features become inputs ({GI_MODE}); {describe_modes()}")  # fmt: skip
     shifted = ", ".join(f"{number}: {mode.default_shift:g}" for number, mode in GI_MODES.items() if mode.uses_shift)
     add("--shift", type=finite, metavar="X", help=f"added to the features in some modes (mode {shifted})")
-    add("--cutoff-width", type=finite, default=1.0, metavar="D", help="d, Å (1.0)")
-    add("--gaussian-width", type=finite, default=0.5, metavar="S", help="sigma, Å (0.5)")
-    add("--legendre-orders", type=whole, nargs="+", default=(0, 1, 2, 4, 6), metavar="L", help="(0 1 2 4 6)")
-    add("--n-centers", type=whole, metavar="N", help="Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff (8)")
+    add("--cutoff-width", type=finite, metavar="D", help=f"d, Å {default('cutoff_width')}")
+    add("--gaussian-width", type=finite, metavar="S", help=f"sigma, Å {default('gaussian_width')}")
+    add("--legendre-orders", type=whole, nargs="+", metavar="L", help=default("legendre_orders", numbers))
+    add("--cross-terms", type=whole, metavar="C",
+        help=f"greatest distance of the two Gaussians of a feature, in centres {default('cross_terms')}")  # fmt: skip
+    add("--triples", nargs="+", metavar="LLL",
+        help="Legendre orders of each four-body term, as in 112 or 2,10,12, or none "
+        + default("triples", triples_as_text))  # fmt: skip
+    add("--n-centers", type=whole, metavar="N",
+        help=f"Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff {default('n_centers')}")  # fmt: skip
     add("--gaussian-centers", type=finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
-    add("--hidden", type=whole, nargs="+", default=(16, 16), metavar="N", help="neurons of the hidden layers (16 16)")
+    add("--hidden", type=whole, nargs="+", metavar="N",
+        help=f"neurons of the hidden layers {default('hidden', numbers)}")  # fmt: skip
     add("--activation", type=whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
     add("--max-random", type=finite, default=0.3, metavar="W", help="parameters are drawn from -W to W (0.3)")
     _outputs(verb)
@@ -184,6 +201,8 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
     _add_settings(add, LBFGSSettings)
+    add("--conditioning", choices=("half", "std", "centre", "none"),
+        help="how the inputs are shifted and scaled while they train (half; with --resume the run's)")  # fmt: skip
     add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new parameters (0: never)")  # fmt: skip

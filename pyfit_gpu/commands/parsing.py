@@ -158,6 +158,35 @@ def windows_as_text(rules: Iterable[WindowRule]) -> list[str]:
     return [f"{':'.join('' if math.isinf(end) else repr(end) for end in ends)}={n!r}" for *ends, n in rules]
 
 
+def parse_triples(words: Sequence[str], option: str) -> tuple[tuple[int, int, int], ...]:
+    """Parse three Legendre orders a word, `112`, or with commas, `2,10,12`; the word `none` alone stands for none.
+
+    Args:
+        option: what the words were given to, for messages.
+
+    Raises:
+        InputError: any other word.
+    """
+    if list(words) == ["none"]:
+        return ()
+    triples = []
+    for word in words:
+        cells = word.split(",") if "," in word else list(word)
+        if len(cells) != 3 or not all(cell.isascii() and cell.isdigit() and len(cell) < 10 for cell in cells):
+            raise InputError(
+                f"{option}: expected three Legendre orders a word, as in 112 or 2,10,12, or none, got {word!r}"
+            )
+        first, second, third = map(int, cells)
+        triples.append((first, second, third))
+    return tuple(triples)
+
+
+def triples_as_text(triples: Iterable[Sequence[int]]) -> str:
+    """Write triples as `parse_triples` takes them."""
+    words = ["".join(map(str, triple)) if max(triple) < 10 else ",".join(map(str, triple)) for triple in triples]
+    return " ".join(words) or "none"
+
+
 def parse_memory(text: str) -> int:
     """Parse `4G`, `512M`, `1.5GiB` or a number of bytes to bytes; units are powers of 1024.
 

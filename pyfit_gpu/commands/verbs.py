@@ -56,14 +56,16 @@ def _setup(options: argparse.Namespace) -> Any:
     )
 
 
-_NEW = ("gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "n_centers", "gaussian_centers",
-        "hidden", "activation", "max_random")  # fmt: skip
+_NEW = ("gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "cross_terms", "n_centers",
+        "gaussian_centers", "hidden", "activation", "max_random")  # fmt: skip
 
 
 def _new(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.new import new
+    from pyfit_gpu.commands.parsing import parse_triples
 
     settings = {name: getattr(options, name) for name in _NEW}
+    settings["triples"] = None if options.triples is None else parse_triples(options.triples, "--triples")
     new(options.elements, cutoff=options.cutoff, out=options.out, setup=_setup(options), **settings)
     return 0
 
@@ -143,6 +145,7 @@ def _train(options: argparse.Namespace) -> int:
             options.distribute,
             started,
             None if options.memory is None else parse_memory(options.memory),
+            options.conditioning,
         ),
     )
 

@@ -49,7 +49,9 @@ def assemble(
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
-    for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device))):
+    n_features = potential.descriptor.n_features
+    potential.descriptor.require_memory(sum(sizes), device, 8)
+    for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device, n_features))):
         _place(parts, part.atom_values, part.atoms, sum(sizes))
         _place(parts, part.structure_values, part.rows, len(sizes))
         for row, group in zip(part.rows.tolist(), part.groups, strict=True):
@@ -66,11 +68,12 @@ def assemble(
     )
 
 
-def _batch_atoms(n_atoms: int, device: torch.device) -> int:
+def _batch_atoms(n_atoms: int, device: torch.device, n_features: int) -> int:
+    most = batch_atoms(device, n_features)
     if device.type != "cpu":
-        return batch_atoms(device)
+        return most
     low, high = _BATCH_ATOMS_CPU
-    return min(high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
+    return min(most, high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
 
 
 @dataclass(frozen=True)

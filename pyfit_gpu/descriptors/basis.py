@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import accumulate, combinations_with_replacement
 
 import torch
 from torch import Tensor
 
+from pyfit_gpu.descriptors.couplings import Couplings, Triple, triples_of_elements
 from pyfit_gpu.descriptors.harmonics import addition_coefficients, n_rows
 from pyfit_gpu.parallel import lazy
 
@@ -31,6 +32,8 @@ class Basis:
     coefficients: Tensor  # (n_l, n_angular) w_lm, zero where a row belongs to another order
     axes: Tensor  # (3, 3), the unit matrix
     zero: Tensor  # ()
+    cross_terms: int = 0  # c: greatest n' - n of the Gaussians of one feature
+    triples: tuple[Triple, ...] = ()  # Legendre orders of each four-body term
 
     @classmethod
     def of(
@@ -45,6 +48,8 @@ class Basis:
         n_elements: int,
         device: torch.device,
         dtype: torch.dtype,
+        cross_terms: int = 0,
+        triples: Sequence[Triple] = (),
     ) -> Basis:
         return cls(
             cutoff=cutoff,
@@ -57,6 +62,8 @@ class Basis:
             coefficients=addition_coefficients(legendre_orders, device=device, dtype=dtype),
             axes=torch.eye(3, device=device, dtype=dtype),
             zero=torch.zeros((), device=device, dtype=dtype),
+            cross_terms=cross_terms,
+            triples=tuple(triples),
         )
 
     @property
@@ -90,6 +97,38 @@ class Basis:
     def blocks(self) -> list[tuple[int, int]]:
         """The elements a and b of each block of features."""
         return list(combinations_with_replacement(range(self.n_elements), 2))
+
+    @lazy
+    def radial_products(self) -> list[slice]:
+        """Features of one block and order: those of the Gaussians n and n' = n + k, for k = 0, 1, .."""
+        counts = [self.n_centers - distance for distance in range(self.cross_terms + 1)]
+        return [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
+
+    @lazy
+    def radial_norms(self) -> list[Tensor]:
+        """For each distance k = n' - n the roots of N_n N_n', (n_r0 - k,); for k = 0 N_n itself, to the last bit."""
+        further = [self.radii[:-k] * self.radii[k:] for k in range(1, self.cross_terms + 1)]
+        return [self.norm, *further]
+
+    @lazy
+    def n_pair_features(self) -> int:
+        """Features made of two sums over neighbours."""
+        return len(self.blocks) * len(self.legendre_orders) * self.radial_products[-1].stop
+
+    @lazy
+    def n_features(self) -> int:
+        four_body = len(triples_of_elements(self.n_elements)) * len(self.triples) * self.n_centers
+        return self.n_pair_features + four_body
+
+    @lazy
+    def couplings(self) -> Couplings:
+        """Coefficients of the four-body terms, of which there is at least one."""
+        return Couplings.of(self.legendre_orders, self.triples, like=self.norm)
+
+    @lazy
+    def radii(self) -> Tensor:
+        """(n_r0,) roots of N_n: what a sum over neighbours is divided by."""
+        return self.norm.sqrt()
 
 
 def padded(count: int, like: Tensor, *others: int) -> int:

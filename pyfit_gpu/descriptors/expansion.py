@@ -16,13 +16,14 @@ the numbers of rows and columns are padded until the next one does as well (`pad
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.basis import LINE, WIDTH_STEP, Basis, padded
+from pyfit_gpu.descriptors.couplings import FourBody
+from pyfit_gpu.descriptors.cross_terms import add_grad_of_product, derivative_of_product, sum_of_products
 from pyfit_gpu.descriptors.harmonics import angular_jvp, angular_rows, angular_vjp, n_rows, rows_of_orders
 from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
@@ -171,20 +172,35 @@ class Chunk:
         """A^a for each element, (n, padded n_angular, padded n_r0)."""
         return [torch.bmm(self._angular, radial.transpose(1, 2)) for radial in self._radial_by_kind]
 
+    @lazy
+    def _four_body(self) -> FourBody | None:
+        basis = self.basis
+        return FourBody(basis.couplings, basis.radii, self._sums) if basis.triples else None
+
     def raw(self) -> Tensor:
         """(n, n_features): G."""
-        return self._invariants([self._sums[a] * self._sums[b] for a, b in self.basis.blocks])
+        return self._features([(self._sums, self._sums)], None if self._four_body is None else self._four_body.raw())
 
-    def _invariants(self, products: Sequence[Tensor]) -> Tensor:
-        """(n, n_features) from the products A^a A^b of each block, (n, padded n_angular, padded n_r0)."""
+    def _features(
+        self, factors: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], four_body: Tensor | None
+    ) -> Tensor:
+        """(n, n_features) from sums over products of two A, each given by element, and from the four-body terms."""
         basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
-        result = products[0].new_empty(n, len(basis.blocks), n_orders, basis.n_centers)
+        whole = self._sums[0].new_empty(n, basis.n_features)
+        shape = (len(basis.blocks), n_orders, basis.radial_products[-1].stop)
+        result = whole[:, : basis.n_pair_features].unflatten(1, shape)
         coefficients = basis.padded_coefficients.expand(n, -1, -1)
-        for block, (a, b), product in zip(result.unbind(1), basis.blocks, products, strict=True):
-            copies = 1 if a == b else 2
-            sums = torch.bmm(coefficients, product)[:, :n_orders, : basis.n_centers]
-            torch.div(sums, basis.norm / copies, out=block)
-        return result.view(n, -1)
+        for k, (own, norm) in enumerate(zip(basis.radial_products, basis.radial_norms, strict=True)):
+            for block, (a, b) in zip(result.unbind(1), basis.blocks, strict=True):
+                pairs = [(x[a], y[b]) for x, y in factors]
+                if k and a != b:
+                    pairs += [(x[b], y[a]) for x, y in factors]
+                copies = 2 if k == 0 and a != b else 1
+                sums = torch.bmm(coefficients, sum_of_products(pairs, k))[:, :n_orders, : len(norm)]
+                torch.div(sums, norm / copies, out=block[:, :, own])
+        if four_body is not None:
+            whole[:, basis.n_pair_features :].unflatten(1, four_body.shape[1:]).copy_(four_body)
+        return whole
 
     def vjp(self, grad: Tensor) -> Tensor:
         """(n, 3, K) eV/Å: dE/dv with respect to every pair's vector v, for `grad` = dE/dG (n, n_features)."""
@@ -208,20 +224,35 @@ class Chunk:
 
     def _grad_sums(self, grad: Tensor) -> list[Tensor]:
         """dE/dA^a for each element, (n, padded n_angular, padded n_r0)."""
-        basis, n, n_orders = self.basis, len(self.atoms), len(self.basis.legendre_orders)
-        n_blocks = len(basis.blocks)
-        by_block = grad.view(n, n_blocks, n_orders, basis.n_centers).transpose(0, 1) * (2 / basis.norm)
-        padding = (0, len(basis.padded_norm) - basis.n_centers, 0, len(basis.padded_coefficients) - n_orders)
-        if grad.device.type == "cpu":
-            by_block = torch.nn.functional.pad(by_block, padding).contiguous()
-        coefficients = basis.padded_coefficients.T.expand(n, -1, -1)
+        basis, n_orders = self.basis, len(self.basis.legendre_orders)
+        shape = (len(basis.blocks), n_orders, basis.radial_products[-1].stop)
+        pairs = grad[:, : basis.n_pair_features].unflatten(1, shape).transpose(0, 1)
         result: dict[int, Tensor] = {}
-        for (a, b), own in zip(basis.blocks, by_block, strict=True):
-            spread = torch.bmm(coefficients, own)  # (n, padded n_angular, padded n_r0)
+        for (a, b), spread in zip(basis.blocks, self._spread(pairs[..., : basis.n_centers], 0), strict=True):
             for moved, other in _moved_and_other(a, b):
                 product = spread * self._sums[other]
                 result[moved] = result[moved] + product if moved in result else product
-        return [result[element] for element in range(basis.n_elements)]
+        for k in range(1, basis.cross_terms + 1):
+            for (a, b), spread in zip(basis.blocks, self._spread(pairs[..., basis.radial_products[k]], k), strict=True):
+                for x, y in _moved_and_other(a, b):
+                    add_grad_of_product(self._sums[x], self._sums[y], (result[x], result[y]), spread, k)
+        by_element = [result[element] for element in range(basis.n_elements)]
+        if self._four_body is not None:
+            shape = (-1, len(basis.triples), basis.n_centers)
+            self._four_body.add_grad(grad[:, basis.n_pair_features :].unflatten(1, shape), by_element)
+        return by_element
+
+    def _spread(self, grad: Tensor, k: int) -> Iterator[Tensor]:
+        """Yield w dE/dG / N for each row, (n, padded n_angular, padded n_r0), of each block of `grad`."""
+        basis = self.basis
+        by_block = grad * ((1 if k else 2) / basis.radial_norms[k])
+        columns, rows = len(basis.padded_norm), len(basis.padded_coefficients)
+        padding = (0, columns - grad.shape[-1], 0, rows - grad.shape[-2])
+        if grad.device.type == "cpu" or any(padding):
+            by_block = torch.nn.functional.pad(by_block, padding).contiguous()
+        coefficients = basis.padded_coefficients.T.expand(len(self.atoms), -1, -1)
+        for own in by_block:
+            yield torch.bmm(coefficients, own)
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """(n, n_features): JVP of G along `tangent` (n, 3, K), a change of every pair's vector."""
@@ -235,9 +266,8 @@ class Chunk:
             torch.bmm(self._angular, moved.transpose(1, 2)).add_(torch.bmm(turned, still.transpose(1, 2)))
             for moved, still in zip(radial, self._radial_by_kind, strict=True)
         ]
-        return self._invariants(
-            [(sums[a] * self._sums[b]).addcmul_(self._sums[a], sums[b]) for a, b in self.basis.blocks]
-        )
+        four_body = None if self._four_body is None else self._four_body.jvp(sums)
+        return self._features([(sums, self._sums), (self._sums, sums)], four_body)
 
     def jacobian(self, *, pad: bool = False) -> Tensor:
         """(n, n_features, 3, K) 1/Å: dG/dv with respect to every pair's vector v; zero for dummy pairs.
@@ -245,29 +275,65 @@ class Chunk:
         Args:
             pad: whether features of zeros fill up to what products need on a CPU.
         """
-        basis = self.basis
-        n, width = self.pairs.shape
-        radial, turned, slopes = self._radial.transpose(0, 1)[:, :, None], *self._along_axes()
-        shape = (len(basis.blocks), len(basis.legendre_orders), basis.n_centers)
-        n_features = math.prod(shape)
-        whole = radial.new_empty(n, padded(n_features, radial, WIDTH_STEP) if pad else n_features, 3, width)
+        n, n_features = len(self.atoms), self.basis.n_features
+        n_padded = padded(n_features, self._radial, WIDTH_STEP) if pad else n_features
+        whole = self._radial.new_empty(n, n_padded, 3, self.pairs.shape[1])
         whole[:, n_features:] = 0
-        result = whole[:, :n_features].unflatten(1, shape)
+        along_axes = self._along_axes()
+        self._fill_pair_terms(whole[:, : self.basis.n_pair_features], *along_axes)
+        if self._four_body is not None:
+            self._fill_four_body(whole[:, self.basis.n_pair_features : n_features], *along_axes)
+        return whole
+
+    def _fill_pair_terms(self, out: Tensor, turned: Tensor, slopes: Tensor) -> None:
+        """Fill the rows of products of two sums in the Jacobian, with what `_along_axes` gives."""
+        basis = self.basis
+        result = out.unflatten(1, (len(basis.blocks), len(basis.legendre_orders), -1))
         factors = [
             (2 * basis.padded_coefficients.sum(dim=0)[:, None] / basis.padded_norm) * sums for sums in self._sums
         ]
         for block, (a, b) in zip(result.unbind(1), basis.blocks, strict=True):
-            for number, rows in enumerate(rows_of_orders(basis.legendre_orders)):
-                parts = []
-                for moved, other in _moved_and_other(a, b):
-                    # 2 w A / N: (n, padded n_r0, 2 l + 1)
-                    factor = self._blocks(factors[other][:, rows].permute(2, 0, 1), len(basis.padded_norm))
-                    value, part = (torch.bmm(factor, f[:, rows])[:, : basis.n_centers] for f in (self._angular, turned))
-                    part = part.unflatten(2, (3, width)).mul_(radial).addcmul_(value[:, :, None], slopes)
-                    mask = self._mask(moved)
-                    parts.append(part if mask is None else part * mask[:, None, None])
-                block[:, number] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        return whole
+            for own, rows in zip(block.unbind(1), rows_of_orders(basis.legendre_orders), strict=True):
+                # 2 w A / N
+                moves = [(moved, factors[other][:, rows].permute(2, 0, 1)) for moved, other in _moved_and_other(a, b)]
+                self._fill_pair_order(own, moves, rows, turned, slopes)
+
+    def _fill_pair_order(
+        self, out: Tensor, moves: Sequence[tuple[int, Tensor]], rows: slice, turned: Tensor, slopes: Tensor
+    ) -> None:
+        """Fill the rows of one block and order, from each element that moves and the factors of the other one."""
+        basis, radial = self.basis, self._radial.transpose(0, 1)[:, :, None]
+        parts: list[list[Tensor]] = [[] for _ in basis.radial_products]
+        for moved, factor in moves:
+            value, part = self._weighted(factor, rows, turned)
+            mask = self._mask(moved)
+            for k in range(basis.cross_terms, -1, -1):  # 0 last: it changes `part`
+                own = derivative_of_product(value, part, radial, slopes, basis.radii, k)
+                parts[k].append(own if mask is None else own * mask[:, None, None])
+        for columns, (first, *others) in zip(basis.radial_products, parts, strict=True):
+            out[:, columns] = first + others[0] if others else first
+
+    def _fill_four_body(self, out: Tensor, turned: Tensor, slopes: Tensor) -> None:
+        """Fill the rows of the four-body terms in the Jacobian, with what `_along_axes` gives."""
+        assert self._four_body is not None
+        radial = self._radial.transpose(0, 1)[:, :, None]
+        result = out.unflatten(1, (-1, len(self.basis.triples), self.basis.n_centers)).zero_()
+        for block, triple, moved, rows, factor in self._four_body.derivatives():
+            value, part = self._weighted(factor.permute(2, 1, 0), rows, turned)
+            part.mul_(radial).addcmul_(value[:, :, None], slopes)
+            mask = self._mask(moved)
+            result[:, block, triple] += part if mask is None else part * mask[:, None, None]
+
+    def _weighted(self, factor: Tensor, rows: slice, turned: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over some angular functions, (n, n_r0, K), and over their derivatives, (n, n_r0, 3, K).
+
+        Args:
+            factor: (n_r0, n, n_rows).
+            turned: derivatives of all angular functions along each axis.
+        """
+        blocks = self._blocks(factor, len(self.basis.padded_norm))
+        value, part = (torch.bmm(blocks, f[:, rows])[:, : self.basis.n_centers] for f in (self._angular, turned))
+        return value, part.unflatten(2, (3, self.pairs.shape[1]))
 
     def _along_axes(self) -> tuple[Tensor, Tensor]:
         """Derivatives along each axis of v: of the angular functions (n, .., 3 K) as blocks, of f (n, n_r0, 3, K)."""

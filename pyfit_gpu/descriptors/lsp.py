@@ -22,8 +22,10 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from torch import Tensor
 
 from pyfit_gpu.descriptors.basis import WIDTH_STEP, Basis
+from pyfit_gpu.descriptors.chunk_memory import atoms_that_fit, chunk_numbers
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.modes import GI_MODES, GiMode, describe_modes
+from pyfit_gpu.devices import require_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.neighbors import Neighbors
@@ -110,16 +112,18 @@ class LocalStructureParameters:
                 f"centres), got {self.cross_terms}",
                 setting="cross_terms",
             )
+        orders, earlier = frozenset(self.legendre_orders), set[tuple[int, ...]]()
         for number, triple in enumerate(self.triples, 1):
-            fault = self._fault_of(triple) or ("it is there twice" if self.triples.index(triple) < number - 1 else "")
+            fault = self._fault_of(triple, orders) or ("it is there twice" if triple in earlier else "")
+            earlier.add(triple)
             if fault:
                 raise InputError(f"triples: triple {number}, {' '.join(map(str, triple))}: {fault}", setting="triples")
 
-    def _fault_of(self, triple: tuple[int, ...]) -> str:
+    def _fault_of(self, triple: tuple[int, ...], orders: frozenset[int]) -> str:
         """Say why three orders make no four-body term; empty: they do."""
         if len(triple) != 3:
             return "expected three Legendre orders"
-        unlisted = [order for order in triple if order not in self.legendre_orders]
+        unlisted = [order for order in triple if order not in orders]
         if unlisted:
             return f"order {unlisted[0]} is not one of the Legendre orders {self.legendre_orders}"
         if sorted(triple) != list(triple):
@@ -140,10 +144,24 @@ class LocalStructureParameters:
 
     @property
     def n_features(self) -> int:
-        n, n_centers = self.n_elements, len(self.gaussian_centers)
-        n_radial = sum(n_centers - distance for distance in range(self.cross_terms + 1))
-        pairs = n * (n + 1) // 2 * len(self.legendre_orders) * n_radial
-        return pairs + n * (n + 1) * (n + 2) // 6 * len(self.triples) * n_centers
+        return self.n_pair_features + self.n_four_body_features
+
+    @property
+    def n_pair_features(self) -> int:
+        n, n_centers, c = self.n_elements, len(self.gaussian_centers), self.cross_terms
+        n_radial = (c + 1) * n_centers - c * (c + 1) // 2
+        return n * (n + 1) // 2 * len(self.legendre_orders) * n_radial
+
+    @property
+    def n_four_body_features(self) -> int:
+        n = self.n_elements
+        return n * (n + 1) * (n + 2) // 6 * len(self.triples) * len(self.gaussian_centers)
+
+    @property
+    def chunk_numbers(self) -> tuple[int, int]:
+        """Numbers held for each atom of a chunk, and for each place for a pair: see `chunk_memory`."""
+        n_centers = len(self.gaussian_centers)
+        return chunk_numbers(self.legendre_orders, self.triples, self.n_elements, n_centers, self.n_features)
 
     @property
     def neighbor_cutoff(self) -> float:
@@ -193,7 +211,9 @@ class LocalStructureParameters:
 
     def raw(self, neighbors: Neighbors, species: Tensor) -> Tensor:
         """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
-        raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
+        vectors, n_atoms = neighbors.vectors, len(neighbors.counts)
+        self.require_memory(n_atoms, vectors.device, 2 * vectors.itemsize)  # and what is made of them
+        raw = vectors.new_empty(n_atoms, self.n_features)
 
         def fill(chunk: Chunk) -> None:
             raw.index_copy_(0, chunk.atoms, chunk.raw())
@@ -213,10 +233,10 @@ class LocalStructureParameters:
         """
         vectors, counts = neighbors.vectors, neighbors.counts
         n_pairs = len(vectors)
+        order, sizes = _chunks(self, counts, species, max_pairs, vectors.itemsize, n_threads)
         # One byte per pair: arrays over all pairs are large beside a chunk.
         kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
         basis = _basis(self, vectors.device, vectors.dtype)
-        order, sizes = _chunks(counts, species, self.n_elements, max_pairs, vectors.itemsize, n_threads)
         counts = counts[order, None]
         first = (torch.cumsum(neighbors.counts, 0) - neighbors.counts)[order, None]
         start = 0
@@ -225,6 +245,15 @@ class LocalStructureParameters:
             rank = torch.arange(width, device=vectors.device)
             pairs = torch.where(rank < counts[own], first[own] + rank, n_pairs)
             yield Chunk(basis, order[own], pairs, vectors, kinds)
+
+    def require_memory(self, n_atoms: int, device: torch.device, itemsize: int) -> None:
+        """Refuse to hold the features of so many atoms where they cannot fit.
+
+        Raises:
+            InputError: with the numbers.
+        """
+        purpose = f"{self.n_features} inputs of each of {n_atoms} atoms"
+        require_memory(n_atoms * self.n_features * itemsize, device, purpose)
 
     def transform(self, raw: Tensor, where: Callable[[int], str]) -> Tensor:
         """G to the network's input, as the mode says."""
@@ -255,6 +284,8 @@ def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torc
         n_elements=settings.n_elements,
         device=device,
         dtype=dtype,
+        cross_terms=settings.cross_terms,
+        triples=settings.triples,
     )
 
 
@@ -280,7 +311,12 @@ def padded_widths(counts: Tensor, *, on_gpu: bool) -> Tensor:
 
 
 def _chunks(
-    counts: Tensor, species: Tensor, n_elements: int, most_pairs: int | None, itemsize: int, n_threads: int
+    settings: LocalStructureParameters,
+    counts: Tensor,
+    species: Tensor,
+    most_pairs: int | None,
+    itemsize: int,
+    n_threads: int,
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Numbers of the atoms in the order of the chunks, and each chunk's number of atoms and places per atom.
 
@@ -293,11 +329,12 @@ def _chunks(
     if most_pairs is not None:
         max_pairs = min(max_pairs, most_pairs)
     widths = padded_widths(counts, on_gpu=on_gpu)
-    order = torch.argsort(widths * n_elements + species if n_elements > 1 else widths, stable=True)
+    order = torch.argsort(widths * settings.n_elements + species if settings.n_elements > 1 else widths, stable=True)
     ordered = widths[order]
     distinct = torch.stack(torch.unique_consecutive(ordered, return_counts=True)).tolist()  # the only wait for a GPU
-    sizes = []
+    sizes, numbers = [], settings.chunk_numbers
     for width, number in zip(*distinct, strict=True):
-        size = max(1, min(max_atoms, max_pairs // width))
+        fitting = atoms_that_fit(numbers, width, counts.device, itemsize)
+        size = max(1, min(max_atoms, max_pairs // width, fitting))
         sizes += [(min(size, number - start), width) for start in range(0, number, size)]
     return order, sizes

@@ -69,18 +69,22 @@ class DftInputs:
         """Number of atoms in the structures that are taken."""
         return sum(structure.n_atoms for structure in self.taken)
 
-    def windows(self) -> Iterator[list[Frame]]:
+    def windows(self, most: int | None = None) -> Iterator[list[Frame]]:
         """Yield the structures that are taken, in order, in lists of `WINDOW_ATOMS` atoms or a little more.
+
+        Args:
+            most: atoms after which a window ends, if that are fewer.
 
         Raises:
             InputError: as `read_frames`, or a file that has changed since it was read first.
         """
         window: list[Frame] = []
         held = 0
+        most = WINDOW_ATOMS if most is None else min(most, WINDOW_ATOMS)
         for frame in self._frames():
             window.append(frame)
             held += frame.n_atoms
-            if held >= WINDOW_ATOMS:
+            if held >= most:
                 yield window
                 window, held = [], 0
         if window:

@@ -23,6 +23,7 @@ from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters
 from pyfit_gpu.models.potential import Potential
 
 _MAX_DRAWN = 10**7  # random parameters
+_DRAWN = f"layers with at most {_MAX_DRAWN} random weights and biases together"
 
 
 def load_potential(
@@ -121,7 +122,7 @@ def _parse_potential(reader: _PotentialLines, seed: Seed) -> Potential:
 def _check_draw(reader: _PotentialLines, count: int) -> None:
     """Refuse to draw more parameters than a network has: nothing in the file speaks for their number."""
     if count > _MAX_DRAWN:
-        raise reader.error(f"layers with at most {_MAX_DRAWN} random weights and biases together, not {count}")
+        raise reader.error(f"{_DRAWN}, not {count}")
 
 
 def save_potential(potential: Potential, path: str | os.PathLike[str], *, member: int = 0) -> None:
@@ -136,6 +137,17 @@ def save_potential(potential: Potential, path: str | os.PathLike[str], *, member
 
 
 def save_draft(potential: Potential, path: str | os.PathLike[str]) -> None:
-    """Write only a header that asks for random parameters, which `load_potential` draws."""
+    """Write only a header that asks for random parameters, which `load_potential` draws.
+
+    Raises:
+        InputError: more parameters than it draws.
+    """
+    networks = potential.networks
+    if networks.n_parameters > _MAX_DRAWN:
+        sizes = "-".join(map(str, networks.layer_sizes))
+        raise InputError(
+            f"{os.fspath(path)}: expected {_DRAWN}, got {networks.n_parameters}: {sizes} for each of "
+            f"{potential.descriptor.n_elements} element(s)"
+        )
     with atomic_text(path) as file:
         file.write("\n".join(header_lines(potential, randomize=True)) + "\n")

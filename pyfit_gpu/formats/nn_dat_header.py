@@ -169,11 +169,13 @@ def _angular_terms(reader: HeaderLines, gi_mode: int) -> tuple[tuple[int, ...], 
     if not has_more:
         return orders, 0, ()
     cells, start = reader.text.split(), 1 + len(orders)
-    expected += "; the greatest distance c of two Gaussians; the number of triples, then three orders of each"
-    cross_terms = reader.integer_at(cells, start, expected)
-    numbers = [reader.integer_at(cells, place, expected) for place in range(start + 2, len(cells))]
-    if len(numbers) != 3 * reader.integer_at(cells, start + 1, expected):
-        raise reader.error(expected)
+    cross_terms = reader.integer_at(cells, start, f"{expected}, then c, the greatest distance of two Gaussians")
+    expected = "after c the number of triples, then three Legendre orders of each, whole numbers"
+    count = reader.integer_at(cells, start + 1, expected)
+    end = start + 2 + 3 * count
+    if count < 0 or end > len(cells) or (end < len(cells) and parse_number(cells[end]) is not None):
+        raise reader.error(f"{expected}: {3 * max(count, 0)} for {count} triples")
+    numbers = [reader.integer_at(cells, place, expected) for place in range(start + 2, end)]
     return orders, cross_terms, tuple(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
 
 

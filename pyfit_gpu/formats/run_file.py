@@ -23,11 +23,13 @@ from pyfit_gpu.formats.hdf5_overlay import LIBVER
 from pyfit_gpu.formats.nn_dat_header import header_lines, parse_header
 from pyfit_gpu.formats.run_texts import RUN_TEXTS, checked_text
 from pyfit_gpu.log import log
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import count_parameters
 from pyfit_gpu.models.potential import Potential, join_members
 
 RUN_FORMAT = "pyfit-gpu run"
-RUN_VERSION = 1
+RUN_VERSION = 2  # 1: the inputs are not conditioned
+_CONDITIONING = ("inputs/mean", "inputs/scale")
 _CREATED_BY = f"pyfit-gpu {__version__}"
 
 
@@ -39,6 +41,7 @@ class FitState:
     optimizer: dict[str, Tensor]  # result of `Optimizer.state`
     last_finite: Tensor  # (K, P) float64, parameters of the last step whose loss was a number
     best: Tensor  # (K, P) float64, parameters of the best validation
+    conditioning: Conditioning | None = None  # of the inputs; all parameters here are those of conditioned ones
     known: bool = True  # False: the loss has changed since, so that what the optimiser knows of it no longer holds
 
 
@@ -65,6 +68,9 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
     arrays = {f"optimizer/{name}": value for name, value in run.state.optimizer.items()}
     arrays |= {"weights/good": run.state.last_finite, "weights/kept": run.state.best}
     arrays["weights/potential"] = run.potential.networks.to("cpu", torch.float64).flat()
+    conditioning = run.state.conditioning
+    if conditioning is not None:
+        arrays |= dict(zip(_CONDITIONING, conditioning.to("cpu", torch.float64), strict=True))
     tensors = {name: np.ascontiguousarray(value.numpy()) for name, value in arrays.items()}
     attributes = {
         "format": RUN_FORMAT,
@@ -80,7 +86,7 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
     attributes["content_hash"] = _hash(attributes, tensors)
     image = io.BytesIO()  # HDF5 does not survive a disk that fills up while it writes
     with h5py.File(image, "w", libver=LIBVER) as file:
-        file.attrs["version"] = RUN_VERSION
+        file.attrs["version"] = 1 if conditioning is None else RUN_VERSION
         for name, array in sorted(tensors.items()):  # so that the same run gives the same bytes
             file.create_dataset(name, data=array, track_times=False)
         texts = file.create_group("text")
@@ -114,11 +120,11 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         if not _says_run(source):
             raise InputError(f"expected a run file ('{RUN_FORMAT}'), found another HDF5 file")
         version = source.scalar("version")
-        if type(version) is not int or version != RUN_VERSION:
-            raise InputError(f"expected run file version {RUN_VERSION}, found {version}")
+        if type(version) is not int or not 1 <= version <= RUN_VERSION:
+            raise InputError(f"expected run file version {RUN_VERSION} or earlier, found {version}")
         texts = {key: _text(source, f"text/{key}") for key in source.names("text")}
         names = [f"{group}/{key}" for group in ("optimizer", "weights") for key in source.names(group)]
-        arrays = {key: source.read(key) for key in names}
+        arrays = {key: source.read(key) for key in (*names, *(_CONDITIONING if version > 1 else ()))}
     if texts.get("content_hash") != _hash(texts, arrays):
         raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
     try:
@@ -150,6 +156,8 @@ def _run(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Run:
         if found is None or found.dtype != torch.float64 or found.ndim != 2 or len(found) != len(members):
             raise InputError(f"{key}: expected the parameters of {len(members)} members, float64")
     for key, value in tensors.items():
+        if key in _CONDITIONING:
+            continue
         if value.ndim == 0 or len(value) != len(members):
             raise InputError(f"{key}: expected numbers of {len(members)} members, found {tuple(value.shape)}")
     if not bool(tensors["weights/potential"].isfinite().all()):
@@ -162,7 +170,9 @@ def _run(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Run:
     optimizer = {key.removeprefix("optimizer/"): tensors[key] for key in tensors if key.startswith("optimizer/")}
     return Run(
         potential=potential,
-        state=FitState(members, optimizer, tensors["weights/good"], tensors["weights/kept"]),
+        state=FitState(
+            members, optimizer, tensors["weights/good"], tensors["weights/kept"], _conditioning(tensors, potential)
+        ),
         settings=parts["settings"],
         data=parts["data"],
         logs={log: (attempt, position) for log, (attempt, position) in parts["logs"].items()},
@@ -170,6 +180,18 @@ def _run(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Run:
         done=parts["done"],
         created_by=texts.get("created_by", "an unknown program"),
     )
+
+
+def _conditioning(tensors: Mapping[str, Tensor], potential: Potential) -> Conditioning | None:
+    found = [tensors[key] for key in _CONDITIONING if key in tensors]
+    if not found:
+        return None
+    size = (potential.networks.n_elements, potential.networks.layer_sizes[0])
+    for key, value in zip(_CONDITIONING, found, strict=True):
+        right = value.dtype == torch.float64 and value.shape == size and bool(value.isfinite().all())
+        if not right or (key == _CONDITIONING[1] and not bool((value > 0).all())):
+            raise InputError(f"{key}: expected finite numbers {size}, float64, scales above 0")
+    return Conditioning(*found)
 
 
 def _potential(header: str, parameters: Tensor) -> Potential:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.devices import rows_that_fit
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures, size_batches
 from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
 from pyfit_gpu.sums import ragged_range
+
+_FEATURES_SHARE = 1 / 64  # of the memory, for the features of a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +54,20 @@ def batches(
         sizes: atoms of each structure.
         take: gives the structures of some rows, padded.
         dtype: of the neighbour vectors; None: that of the positions. Neighbours are found in the positions' precision.
-        max_atoms: most atoms of a batch, padding included; None: as suits the potential's device.
+        max_atoms: most atoms of a batch, padding included; None: as suits the potential's device and inputs.
 
     Raises:
         InputError: an element that the potential lacks, two atoms at one place.
     """
     make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
-    for rows in size_batches(sizes, max_atoms or batch_atoms(potential.device)):
+    for rows in size_batches(sizes, max_atoms or batch_atoms(potential.device, potential.descriptor.n_features)):
         yield make(rows)
 
 
-def batch_atoms(device: torch.device) -> int:
+def batch_atoms(device: torch.device, n_features: int) -> int:
     """Most atoms of a batch, padding included. A GPU takes hardly longer for more of them."""
-    return 50_000 if device.type == "cpu" else 250_000
+    most = 50_000 if device.type == "cpu" else 250_000
+    return min(most, rows_that_fit(8 * n_features, device, share=_FEATURES_SHARE))
 
 
 def batch_maker(
@@ -99,7 +103,9 @@ def featurize(structures: Structures, potential: Potential, *, backend: str = "a
     Raises:
         InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero.
     """
-    features = structures.positions.new_empty(structures.n_atoms, potential.descriptor.n_features)
+    positions = structures.positions
+    potential.descriptor.require_memory(structures.n_atoms, positions.device, positions.itemsize)
+    features = positions.new_empty(structures.n_atoms, potential.descriptor.n_features)
     for batch in batches(structures.sizes, structures.select, potential, backend=backend):
         features[batch.atoms] = batch.features(potential.descriptor)
     return features

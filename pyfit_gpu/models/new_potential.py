@@ -15,6 +15,7 @@ from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
+from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
 from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
 
 FIRST_CENTER = 1.5  # Å, below the bonds of all but hydrogen and the first row
@@ -24,24 +25,32 @@ def new_potential(
     elements: Sequence[str],
     cutoff: float,
     *,
-    gi_mode: int = 5,
+    gi_mode: int = GI_MODE,
     shift: float | None = None,
-    cutoff_width: float = 1.0,
-    gaussian_width: float = 0.5,
-    legendre_orders: Sequence[int] = (0, 1, 2, 4, 6),
+    cutoff_width: float | None = None,
+    gaussian_width: float | None = None,
+    legendre_orders: Sequence[int] | None = None,
+    cross_terms: int | None = None,
+    triples: Sequence[Sequence[int]] | None = None,
     n_centers: int | None = None,
     gaussian_centers: Sequence[float] | None = None,
-    hidden: Sequence[int] = (16, 16),
+    hidden: Sequence[int] | None = None,
     activation: int = 1,
     max_random: float = 0.3,
 ) -> Potential:
     """Make a straight potential without parameters (on the meta device), for `save_draft`.
 
+    Settings that are None are those of `defaults_of`, unless it says otherwise below.
+
     Args:
         elements: chemical symbols; their order numbers the species.
         cutoff: rc, Å.
         shift: None: the mode's own, 0.5 where it takes a logarithm, else 0.
-        n_centers: number of Gaussian centres, see `spread_centers` (8).
+        cutoff_width, gaussian_width: d and sigma, Å.
+        cross_terms: c, greatest distance of two Gaussians of one feature; none fit a single centre.
+        triples: three ascending Legendre orders of each four-body term; None: those of the mode whose orders are all
+            among `legendre_orders`.
+        n_centers: number of Gaussian centres, see `spread_centers`.
         gaussian_centers: Å, instead of n_centers.
         hidden: neurons of each hidden layer.
         max_random: half-width of the interval that random parameters are drawn from.
@@ -51,25 +60,35 @@ def new_potential(
     """
     if n_centers is not None and gaussian_centers is not None:
         raise InputError("n_centers: expected without gaussian_centers, which says how many there are")
+    defaults = defaults_of(gi_mode)
+    hidden = defaults.hidden if hidden is None else hidden
     if not hidden or any(size < 1 for size in hidden):
         raise InputError(f"hidden: expected numbers of neurons above 0, got {list(hidden)}")
     if not 0 < max_random < math.inf:
         raise InputError(f"max_random: expected a number above 0 (equal neurons stay equal), got {max_random}")
-    if len(set(legendre_orders)) != len(legendre_orders):
-        raise InputError(f"legendre_orders: expected different numbers, got {list(legendre_orders)}")
+    orders = defaults.legendre_orders if legendre_orders is None else tuple(legendre_orders)
+    if len(set(orders)) != len(orders):
+        raise InputError(f"legendre_orders: expected different numbers, got {list(orders)}")
+    if triples is None:
+        triples = [triple for triple in defaults.triples if set(triple) <= set(orders)]
     descriptor = LocalStructureParameters(
         elements=tuple(elements),
         gi_mode=gi_mode,
         shift=_default_shift(gi_mode) if shift is None else shift,
         cutoff=cutoff,
-        cutoff_width=cutoff_width,
-        gaussian_width=gaussian_width,
-        legendre_orders=tuple(legendre_orders),
+        cutoff_width=defaults.cutoff_width if cutoff_width is None else cutoff_width,
+        gaussian_width=defaults.gaussian_width if gaussian_width is None else gaussian_width,
+        legendre_orders=orders,
         gaussian_centers=(FIRST_CENTER,) if gaussian_centers is None else tuple(gaussian_centers),
+        triples=_as_triples(triples),
     )
     if gaussian_centers is None:
-        centers = spread_centers(descriptor.neighbor_cutoff, cutoff_width, 8 if n_centers is None else n_centers)
+        n_centers = defaults.n_centers if n_centers is None else n_centers
+        centers = spread_centers(descriptor.neighbor_cutoff, descriptor.cutoff_width, n_centers)
         descriptor = replace(descriptor, gaussian_centers=centers)
+    if cross_terms is None:
+        cross_terms = min(defaults.cross_terms, len(descriptor.gaussian_centers) - 1)
+    descriptor = replace(descriptor, cross_terms=cross_terms)
     layer_sizes = (descriptor.n_features, *hidden, 1)
     n_parameters = descriptor.n_elements * count_parameters(layer_sizes)
     empty = torch.empty(1, n_parameters, dtype=torch.float64, device="meta")
@@ -82,6 +101,10 @@ def new_potential(
         bond_order_parameters=(0.0,) * N_BOND_ORDER_PARAMETERS,
         energy_shift=torch.full((descriptor.n_elements,), math.nan, dtype=torch.float64),
     )
+
+
+def _as_triples(triples: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
+    return tuple(tuple(triple) for triple in triples)  # type: ignore[misc]  # the descriptor refuses other lengths
 
 
 def _default_shift(gi_mode: int) -> float:

@@ -123,7 +123,7 @@ def prediction_batches(
     sizes: Sequence[int], take: Callable[[list[int]], Structures], potential: Potential, *, backend: str = "auto"
 ) -> Iterator[Batch]:
     """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches."""
-    max_atoms = max(1, batch_atoms(potential.device) // potential.networks.n_members)
+    max_atoms = max(1, batch_atoms(potential.device, potential.descriptor.n_features) // potential.networks.n_members)
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
 
 

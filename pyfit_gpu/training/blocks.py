@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training.force_map import ForceMap, require_positions
@@ -82,6 +83,7 @@ class Block:
         *,
         memory: float,
         stream: bool = False,
+        conditioning: Conditioning | None = None,
     ) -> None:
         """Arrange the structures, unless the block is streamed.
 
@@ -91,9 +93,11 @@ class Block:
             terms: terms beside the energy that take part in the whole set.
             memory: most bytes of derivatives to keep.
             stream: whether to read the features, and compute derivatives, each time the block is opened.
+            conditioning: of the networks' inputs; None: they are the features.
         """
         self._source = chosen.features
         dtype = chosen.features.dtype
+        self._conditioning = None if conditioning is None else conditioning.to(chosen.features.device, dtype)
         self.sizes = chosen.sizes
         self.structure = torch.repeat_interleave(chosen.sizes)
         self.per_atom = 1.0 / chosen.sizes.to(dtype)
@@ -109,7 +113,9 @@ class Block:
         if len(rows):
             if stream:  # faults show before the first evaluation
                 require_positions(chosen.select(rows))
-            self._make_labels = partial(_Labels, chosen, label_weights, terms, rows, memory=0 if stream else memory)
+            scale = None if self._conditioning is None else self._conditioning.scale
+            memory = 0 if stream else memory
+            self._make_labels = partial(_Labels, chosen, label_weights, terms, rows, memory=memory, scale=scale)
         self.labels: _Labels | None = None
         self.is_open = False
         if not stream:
@@ -126,11 +132,14 @@ class Block:
     def _open(self) -> None:
         # In memory of its own: results must not depend on where in a larger tensor the block's rows begin.
         if isinstance(self.layout, PackedAtoms):
-            self.features = self.layout.arrange(self._source)
+            self.features = self.layout.arrange(self._source, self._conditioning)
         else:
             arranged = self.layout.arrange(read_features(self._source))
             lazy = isinstance(self._source, FeatureRows)
             self.features = arranged if lazy else arranged.clone(memory_format=torch.contiguous_format)
+            if self._conditioning is not None:
+                mean, scale = self._conditioning
+                self.features.sub_(mean[:, None]).div_(scale[:, None])
         self.labels = self._make_labels() if self._make_labels else None
         self.is_open = True
         del self._source, self._make_labels  # and with them the set's own tensors
@@ -212,10 +221,11 @@ class _Labels:
         rows: Tensor,
         *,
         memory: float,
+        scale: Tensor | None,
     ) -> None:
         terms = [one for one in terms if bool((label_weights[one.term.name][rows] > 0).any())]
         virials = any(one.term.prediction == "virials" for one in terms)
-        self.map = ForceMap(chosen, rows.tolist(), virials=virials, memory=memory)
+        self.map = ForceMap(chosen, rows.tolist(), virials=virials, memory=memory, scale=scale)
         self.comparisons: list[tuple[WeightedTerm, Comparison]] = []
         for one in terms:
             assert one.term.compare is not None

@@ -15,6 +15,7 @@ from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
+from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
 from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan
@@ -56,8 +57,9 @@ def fit(
         members: number of random starts, drawn with the settings' seed; the potential receives the best of them, and
             `History.potential` has all. None: the potential's own members are trained.
         first_member: number of the first member, which together with the seed decides what is drawn.
-        random_starts: whether the potential's parameters were drawn, so that a member whose loss is no longer a number
-            may draw others; implied by `members`.
+        random_starts: whether the potential's parameters were drawn (`randomized`, or a header that asks for it);
+            implied by `members`. Then they are taken for those of the conditioned inputs, and a member whose loss is
+            no longer a number may draw others.
         steps: overrides `settings.steps`; 0 evaluates and leaves the parameters as they are.
         observers: told about every row as soon as it is known; a function gives the observers of each member.
         should_stop: asked after every step.
@@ -90,14 +92,18 @@ def fit(
         if members < 1:
             raise InputError(f"members: expected a whole number above 0, got {members}")
         trained = potential.random_members(range(first_member, first_member + members), settings.seed)
-    random_starts = random_starts or members is not None or trained.networks.n_members > 1
-    objectives = ObjectiveBuilder(sets, settings, plan, processes)
-    run = FitRun(trained, objectives, settings, Starts(first_member, random_starts), observers)
+    drawn = random_starts or members is not None
+    conditioning = condition(train, settings.conditioning) if resume is None else resume.conditioning
+    objectives = ObjectiveBuilder(sets, settings, plan, processes, conditioning)
+    starts = Starts(first_member, drawn or trained.networks.n_members > 1, conditioned=drawn)
+    run = FitRun(trained, objectives, settings, starts, observers)
     shift = torch.tensor(train.energy_shift or (math.nan,) * potential.descriptor.n_elements, dtype=torch.float64)
     for changed in (potential, trained):
         changed.energy_shift.copy_(shift)
     if resume is not None:
         run.restore(resume)
+    if drawn:
+        run.write_starts()
     history = run.until_done(should_stop, checkpoint)
     if test is not None:
         run.score_test()

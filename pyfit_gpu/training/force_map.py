@@ -42,14 +42,23 @@ class _Block:
     """A chunk of atoms with the derivatives that map dE/d(features) to dE/d(pair vectors)."""
 
     chunk: Chunk
-    slope: Tensor  # (n, n_features), derivatives of features with respect to G
+    slope: Tensor  # (n, n_features), derivatives of the networks' inputs with respect to G
     jacobian: Tensor | None  # (n, n_features, 3 K), and with respect to pair vectors; None: not kept
 
     @classmethod
-    def of(cls, descriptor: LocalStructureParameters, chunk: Chunk, keep: bool) -> _Block:
-        """Compute the slopes of a chunk that is not used otherwise and, if wanted, the derivatives to keep."""
+    def of(
+        cls, descriptor: LocalStructureParameters, scale: Tensor | None, species: Tensor, chunk: Chunk, keep: bool
+    ) -> _Block:
+        """Compute the slopes of a chunk that is not used otherwise and, if wanted, the derivatives to keep.
+
+        Args:
+            scale: (S, n_features), by which the features are divided; None: by 1.
+            species: of the atoms of the chunk's batch.
+        """
         once = chunk.fresh()
         slope = descriptor.transform_slope(once.raw())
+        if scale is not None:
+            slope = slope / scale[species[chunk.atoms]]
         return cls(chunk, slope, once.jacobian().flatten(2).mul_(slope[..., None]) if keep else None)
 
     def grad_vectors(self, grad_features: Tensor) -> Tensor:
@@ -94,13 +103,23 @@ def require_positions(training_set: TrainingSet) -> None:
 class ForceMap:
     """The map for some structures of a set. Their atoms are in the map's own order."""
 
-    def __init__(self, training_set: TrainingSet, rows: Sequence[int], *, virials: bool, memory: float) -> None:
+    def __init__(
+        self,
+        training_set: TrainingSet,
+        rows: Sequence[int],
+        *,
+        virials: bool,
+        memory: float,
+        scale: Tensor | None = None,
+    ) -> None:
         """Find neighbours, and compute the derivatives that there is memory for.
 
         Args:
             rows: the structures; at least one.
             virials: whether virials are wanted, or only forces.
             memory: most bytes of derivatives to keep.
+            scale: (S, n_features), by which the networks' inputs are smaller than the features, on the set's device and
+                in its dtype; None: 1.
 
         Raises:
             InputError: a structure whose positions the set does not hold.
@@ -108,6 +127,7 @@ class ForceMap:
         self.virials = virials
         self.kept_bytes = 0
         self._memory = memory
+        self._scale = scale
         first = (torch.cumsum(training_set.sizes, 0) - training_set.sizes).tolist()
         sizes = training_set.sizes.tolist()
         order: list[int] = []
@@ -134,7 +154,9 @@ class ForceMap:
             self.kept_bytes += n_bytes if keep else 0
             planned.append((chunk, keep))
         # One thread for each: products in several threads may be rounded otherwise.
-        blocks = Workers.shared(neighbors.vectors.device).map(lambda item: _Block.of(descriptor, *item), planned)
+        blocks = Workers.shared(neighbors.vectors.device).map(
+            lambda item: _Block.of(descriptor, self._scale, chosen.species, *item), planned
+        )
         return _Part(PairSums(neighbors, chosen.sizes), tuple(blocks), len(chosen), chosen.n_atoms)
 
     def __call__(self, grad_features: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
 
@@ -12,16 +13,19 @@ from pyfit_gpu.models.potential import Potential
 class KeptParameters:
     """The last finite and the best parameters of all members."""
 
-    def __init__(self, potential: Potential, template: ElementNetworks, *, single: bool) -> None:
-        """Start with the potential's own parameters.
+    def __init__(
+        self, potential: Potential, template: ElementNetworks, conditioning: Conditioning, *, single: bool
+    ) -> None:
+        """Start with the parameters of the template.
 
         Args:
-            potential: receives the parameters that are written back.
-            template: the potential's networks, in float64 on the device of the set.
+            potential: receives the parameters that are written back, those of the inputs as they are.
+            template: networks of the conditioned inputs, in float64 on the device of the set.
             single: whether the objective computes in float32.
         """
         self.potential = potential
         self.template = template
+        self.conditioning = conditioning
         self.single = single
         self.last_finite = template.flat().clone()  # (K, P), of the last step whose loss was a number
         self.best = self.last_finite.clone()  # (K, P), of the best validation
@@ -35,4 +39,11 @@ class KeptParameters:
         found = parameters[k : k + 1]
         if self.single:
             found = found.float()
-        self.potential.networks.copy_member(k, self.template.with_flat(found.to(parameters.dtype)), 0)
+        conditioned = self.template.with_flat(found.to(parameters.dtype))
+        self.potential.networks.copy_member(k, self.conditioning.fold(conditioned), 0)
+
+    @torch.no_grad()
+    def write_start(self, k: int) -> None:
+        """Copy the parameters from which member k starts into the potential, where they were drawn: not rounded."""
+        conditioned = self.template.with_flat(self.last_finite[k : k + 1])
+        self.potential.networks.copy_member(k, self.conditioning.fold(conditioned), 0)

@@ -15,6 +15,7 @@ import torch
 
 from pyfit_gpu.errors import Failure
 from pyfit_gpu.formats.run_file import FitState
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Optimizer, require_given
 from pyfit_gpu.training.closure import Closure, scores_of
@@ -39,7 +40,8 @@ class Starts:
     """Origin of the members' parameters."""
 
     first_member: int = 0  # number of the first, which together with the seed decides what is drawn
-    random: bool = False  # whether the parameters were drawn, so that others may be drawn in their place
+    random: bool = False  # whether others may be drawn in the place of the parameters
+    conditioned: bool = False  # whether the parameters are those of the conditioned inputs
 
 
 class FitRun:
@@ -66,12 +68,18 @@ class FitRun:
         self.objectives = objectives
         self.settings = settings
         objective = objectives.build("training")
+        self.conditioning = objectives.conditioning or Conditioning.none(
+            potential.networks.n_elements, potential.networks.layer_sizes[0]
+        )
         # The optimiser works in float64 whatever the objective computes in: its vectors are small.
         self.template = potential.networks.to(objective.target.device, torch.float64)
+        if not starts.conditioned:
+            self.template = self.conditioning.unfold(self.template)
         self.closure = Closure(objective, self.template, settings.l2)
         require_given(settings.optimizer, self.closure)
         self.optimizer: Optimizer = settings.optimizer.build(self.template.flat())
-        self.kept = KeptParameters(potential, self.template, single=objective.dtype != torch.float64)
+        single = objective.dtype != torch.float64
+        self.kept = KeptParameters(potential, self.template, self.conditioning, single=single)
         self.validation = Validation(self._validation_objective(), self.template, settings.validation_interval)
         self.recorder = Recorder(potential, objective, self.template, observers)
         self.restarts = Restarts(potential, settings, starts.first_member, random_starts=starts.random)
@@ -95,7 +103,8 @@ class FitRun:
             for history, stopping in zip(self.histories, self.stopping, strict=True)
         ]
         kept = self.kept
-        return FitState(members, self.optimizer.state(), kept.last_finite.cpu().clone(), kept.best.cpu().clone())
+        parameters = (kept.last_finite.cpu().clone(), kept.best.cpu().clone())
+        return FitState(members, self.optimizer.state(), *parameters, conditioning=self.objectives.conditioning)
 
     def restore(self, state: FitState) -> None:
         """Go on from the state of another fit."""
@@ -124,6 +133,12 @@ class FitRun:
         self.stopping[k] = Stopping()
         self.histories[k].validation.clear()
         self.histories[k].validation_errors.clear()
+
+    def write_starts(self) -> None:
+        """Write the parameters of members that have taken no step, drawn for conditioned inputs, into the potential."""
+        for k, history in enumerate(self.histories):
+            if not (history.step > 0 or history.n_restarts):
+                self.kept.write_start(k)
 
     # The loop
 
@@ -280,7 +295,8 @@ class FitRun:
     def score_test(self) -> None:
         """Score the kept parameters on structures that took no part."""
         objective = self.objectives.build("test")
-        parameters = self.potential.networks.to(objective.target.device).flat()
+        written = self.potential.networks.to(objective.target.device, torch.float64)
+        parameters = self.conditioning.unfold(written).flat()
         found = objective.evaluate(parameters, self.template, gradient=False)
         for history, scores in zip(self.histories, scores_of(objective, found), strict=True):
             history.test, history.test_group_errors = scores.errors, dict(scores.groups)

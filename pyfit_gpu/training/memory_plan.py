@@ -15,12 +15,12 @@ import torch
 
 from pyfit_gpu.datasets.feature_rows import reading_bytes
 from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
-from pyfit_gpu.descriptors.harmonics import n_rows
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.force_map import jacobian_bytes, making_bytes
+from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.objective import objective_bytes
@@ -201,6 +201,7 @@ class _Need:
             MemoryItem("the program", host, device),
             self._labels(stream),
             MemoryItem("features of a text set", 0 if self.sizes.in_files else 2 * self._file_features),
+            self._item("statistics of the inputs", self._statistics),
             self._item("features", 0 if stream else features),
             self._item("neighbours", 0 if stream else self._pairs(1.0)),
             self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
@@ -229,6 +230,12 @@ class _Need:
     def n_parameters(self) -> int:
         per_network = sum((a + 1) * b for a, b in zip(self.layers[:-1], self.layers[1:], strict=True))
         return self.descriptor.n_elements * per_network
+
+    @property
+    def _statistics(self) -> int:
+        if self.settings.conditioning == "none":
+            return 0
+        return statistics_bytes(self.sizes.n_atoms, self.descriptor.n_features, self.descriptor.n_elements)
 
     @property
     def _file_features(self) -> int:
@@ -297,14 +304,14 @@ class _Need:
         if not self.sizes.label_atoms:
             rows = [n + 1 for n in hidden]
             return self.itemsize * members * places * (sum(rows) + 2 * max(rows) + 6)
-        repeated = n_features if members > 1 and self.descriptor.n_elements > 1 else 0
+        repeated = n_features if self.descriptor.n_elements > 1 else 0
         numbers = members * places * (6.5 * sum(hidden) + 3 * n_features + 20 + repeated)
         pairs = self._share(atoms) * self.sizes.places_for_pairs
         numbers += members * 6 * pairs
         if computes_anew:
-            functions = n_rows(self.descriptor.legendre_orders)
-            radial = len(self.descriptor.gaussian_centers) * self.descriptor.n_elements
-            numbers += (4 * functions + 5 * radial + 20 + 6 * members) * min(pairs, self._chunk_pairs())
+            per_atom, per_place = self.descriptor.chunk_numbers
+            numbers += (per_place + 6 * members) * min(pairs, self._chunk_pairs())
+            numbers += per_atom * min(self._share(atoms) * self.sizes.label_atoms, self._chunk_limits[0])
         return int(self.itemsize * numbers)
 
     def _recorded(self, atoms: int, stream: bool) -> int:
@@ -314,9 +321,13 @@ class _Need:
             return 0
         return self._activations(atoms, computes_anew=False) * n_points // self.members
 
+    @property
+    def _chunk_limits(self) -> tuple[int, int]:
+        return chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
+
     def _chunk_pairs(self) -> float:
         """Places for pairs in one chunk."""
-        most_atoms, most_pairs = chunk_limits(on_gpu=self.on_gpu, itemsize=self.itemsize)
+        most_atoms, most_pairs = self._chunk_limits
         return min(most_pairs, most_atoms * self.sizes.places_for_pairs / max(1, self.sizes.label_atoms))
 
     def _sums(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.sums import ordered_sum
@@ -70,6 +71,7 @@ class Objective:
         targets: Mapping[str, float] | None = None,
         memory: float = math.inf,
         stream: bool = False,
+        conditioning: Conditioning | None = None,
         processes: Processes | None = None,
         n_lanes: int | None = None,
         block_atoms: int | None = None,
@@ -82,6 +84,8 @@ class Objective:
             memory: bytes, at most, of derivatives kept for the terms beside the energy.
             stream: keep neither features nor derivatives: each evaluation reads the features, block by block, and
                 finds neighbours again. The same bits as with all features in memory and no derivatives kept.
+            conditioning: of the networks' inputs: parameters are then those of conditioned ones; None: the inputs are
+                the features.
             processes: the processes that share the lanes; None: this one computes them all.
             n_lanes, block_atoms: None: chosen for the device.
 
@@ -109,6 +113,7 @@ class Objective:
         self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.terms)])
         block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
+        self.conditioning = conditioning
         self.kept_bytes = 0  # bytes of derivatives that are kept
         self.lanes: list[_Lane] = []
         for first, end in self.bounds if processes is None else processes.share_of(self.bounds):
@@ -124,6 +129,7 @@ class Objective:
             self.terms,
             memory=memory - self.kept_bytes,
             stream=self.stream,
+            conditioning=self.conditioning,
         )
         self.kept_bytes += block.kept_bytes
         return block

@@ -8,6 +8,7 @@ import torch
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import total_memory
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options
 from pyfit_gpu.training.objective import Objective
@@ -29,6 +30,7 @@ class ObjectiveBuilder:
         settings: FitSettings,
         plan: MemoryPlan | None = None,
         processes: ProcessGroup | None = None,
+        conditioning: Conditioning | None = None,
     ) -> None:
         """Start with all of the memory for derivatives.
 
@@ -36,6 +38,7 @@ class ObjectiveBuilder:
             parts: "training", "validation" and "test" structures; the first must be there.
             plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
             processes: the processes that share the work; None: there is only this one.
+            conditioning: of the networks' inputs; None: they stay as they are. Only the first process need know it.
         """
         train = parts["training"]
         assert train is not None
@@ -43,6 +46,7 @@ class ObjectiveBuilder:
         self.settings = settings
         self.plan = plan
         self.processes = processes
+        self.conditioning = conditioning
         self._memory = self._kept_memory(train.features.device)  # bytes of derivatives that may still be kept
 
     def _kept_memory(self, device: torch.device) -> float:
@@ -65,6 +69,15 @@ class ObjectiveBuilder:
         targets = {group: value for group, value in self.settings.group_targets.items() if group in part.groups}
         options = {} if self.plan is None else objective_options(self.plan)
         options["memory"] = self._memory
-        objective = Objective(part, self.settings.loss_weights, targets=targets, processes=self.processes, **options)
+        if self.processes is not None:
+            self.conditioning = self.processes.hand_out(self.conditioning)
+        objective = Objective(
+            part,
+            self.settings.loss_weights,
+            targets=targets,
+            conditioning=self.conditioning,
+            processes=self.processes,
+            **options,
+        )
         self._memory -= objective.kept_bytes
         return objective

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.sums import ragged_range, sum_runs
 
@@ -63,8 +64,12 @@ class PackedAtoms:
     def n_places(self) -> int:
         return self.n_packs * self.length
 
-    def arrange(self, features: Tensor | FeatureRows) -> Tensor:
-        """(n_atoms, F) to (R, F + 1, L), the last row 1; zero where padded."""
+    def arrange(self, features: Tensor | FeatureRows, conditioning: Conditioning | None = None) -> Tensor:
+        """(n_atoms, F) to (R, F + 1, L), the last row 1; zero where padded.
+
+        Args:
+            conditioning: of the inputs, on their device and in their dtype; None: they stay as they are.
+        """
         n_atoms, width = features.shape
         if self.place is None:
             order = torch.arange(n_atoms, device=self.element.device)
@@ -78,6 +83,10 @@ class PackedAtoms:
         for pack, atoms in zip(arranged, packs, strict=True):  # no second array as large as the result
             pack[:width, : len(atoms)] = read_features(features[atoms]).T
             pack[width, : len(atoms)] = 1.0
+        if conditioning is not None:
+            means, scales = (by_element.index_select(0, self.element) for by_element in conditioning)
+            for pack, atoms, mean, scale in zip(arranged, packs, means, scales, strict=True):
+                pack[:width, : len(atoms)].sub_(mean[:, None]).div_(scale[:, None])
         return arranged
 
     def arrange_values(self, per_atom: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.optimizers.base import OptimizerSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+from pyfit_gpu.training.input_statistics import ConditioningKind
 from pyfit_gpu.training.loss import check_weights, weighted_terms
 
 Keep = Literal["best", "last"]
@@ -22,7 +23,8 @@ class FitSettings:
     steps: int = 100
     optimizer: OptimizerSettings = field(default_factory=LBFGSSettings)
     learning_rate_ramp: int = 0  # steps in which the optimiser's learning rate grows to its value, in equal parts
-    l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters
+    conditioning: ConditioningKind = "half"  # scale of the networks' inputs while they train, see input_statistics.py
+    l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters, of those of the conditioned inputs
     force_weight: float = 0.0  # Å^2, weight of the squared error of the forces, beside 1 for energies per atom
     stress_weight: float = 0.0  # weight of the squared error of the virials per atom
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
@@ -45,6 +47,10 @@ class FitSettings:
                 raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
         if self.keep not in ("best", "last"):
             raise InputError(f"keep: expected best or last, got {self.keep!r}")
+        if self.conditioning not in get_args(ConditioningKind):
+            raise InputError(
+                f"conditioning: expected {', '.join(get_args(ConditioningKind))}, got {self.conditioning!r}"
+            )
         for group, target in self.group_targets.items():
             if not (math.isfinite(target) and target >= 0):
                 raise InputError(f"group_targets: {group}: expected a number >= 0, got {target}")

@@ -207,7 +207,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.device}, {place}, {options.dtype}, cutoff {CUTOFF} Å")
     if not options.large:
         structures = pf.load_structures(options.structures).to(options.device, dtype)
-        rows = size_batches(structures.sizes, batch_atoms(torch.device(options.device)))
+        rows = size_batches(structures.sizes, batch_atoms(torch.device(options.device), 1))
         compare([structures.select(batch) for batch in rows], options.rounds)
         return
     print(f"{'atoms':>10}{'backend':>16}{'µs/atom':>12}{'bytes/atom':>14}", flush=True)

@@ -32,13 +32,14 @@ def test_what_is_written() -> None:
     assert nn["symbols"] == ["Si", "C"]
     assert nn["masses"] == [atomic_masses[atomic_numbers[symbol]] for symbol in ("Si", "C")]
     assert nn["e_shifts"] == [None, None]
-    assert (nn["gi_mode"], nn["shift"], nn["activation"]) == (5, 0.0, 1)
+    assert (nn["gi_mode"], nn["shift"], nn["activation"]) == (6, 0.0, 1)
     assert (nn["randomize"], nn["max_random"]) == (True, 0.3)
     assert (nn["rc"], nn["d"], nn["sigma"]) == (5.0, 1.0, 0.5)
-    assert nn["legendre_orders"] == [0, 1, 2, 4, 6]
+    assert nn["legendre_orders"] == [0, 1, 2, 3, 4]
+    assert Path("new.nn.dat").read_text().splitlines()[5] == " 5 0 1 2 3 4 1 3 1 1 2 1 2 3 2 2 2"
     assert nn["r0"].tolist() == [1.5, 1.9286, 2.3571, 2.7857, 3.2143, 3.6429, 4.0714, 4.5]
     assert (nn["baseline"], nn["baseline_parameters"].tolist()) == (False, [0.0] * 8)
-    assert nn["layer_sizes"] == [3 * 5 * 8, 16, 16, 1]
+    assert nn["layer_sizes"] == [3 * 5 * (8 + 7) + 4 * 3 * 8, 16, 16, 1]
     assert len(Path("new.nn.dat").read_text().splitlines()) == 9  # and no weights
 
 
@@ -54,7 +55,44 @@ def test_every_option() -> None:
     assert nn["layer_sizes"] == [6, 7, 6, 5, 1]
 
 
-@pytest.mark.parametrize(("gi_mode", "shift"), [(0, 0.0), (1, 0.5), (3, 0.0), (4, 0.5), (5, 0.0)])
+@pytest.mark.parametrize(
+    ("words", "orders", "cross_terms", "triples"),
+    [
+        ("", (0, 1, 2, 3, 4), 1, ((1, 1, 2), (1, 2, 3), (2, 2, 2))),
+        ("--gi-mode 5", (0, 1, 2, 4, 6), 0, ()),
+        ("--gi-mode 5 --cross-terms 0 --triples none", (0, 1, 2, 4, 6), 0, ()),
+        ("--legendre-orders 0 2 1", (0, 2, 1), 1, ((1, 1, 2), (2, 2, 2))),  # 123 needs order 3
+        ("--legendre-orders 0 3", (0, 3), 1, ()),
+        ("--triples none --cross-terms 0", (0, 1, 2, 3, 4), 0, ()),
+        ("--triples 224 011 --cross-terms 7", (0, 1, 2, 3, 4), 7, ((2, 2, 4), (0, 1, 1))),
+        ("--legendre-orders 2 10 12 --triples 2,10,12 2,2,2", (2, 10, 12), 1, ((2, 10, 12), (2, 2, 2))),
+        ("--gaussian-centers 2.5", (0, 1, 2, 3, 4), 0, ((1, 1, 2), (1, 2, 3), (2, 2, 2))),  # no other centre to cross
+    ],
+)
+def test_further_terms(words: str, orders: tuple[int, ...], cross_terms: int, triples: tuple[tuple[int, ...]]) -> None:
+    new("--cutoff", "4.5", *words.split(), elements="Si")
+    descriptor = pf.load_potential("new.nn.dat").descriptor
+    assert (descriptor.legendre_orders, descriptor.cross_terms, descriptor.triples) == (orders, cross_terms, triples)
+
+
+@pytest.mark.parametrize(
+    ("elements", "counts"), [("Si", (99, 75, 24)), ("Si C", (321, 225, 96)), ("Si C Ge", (690, 450, 240))]
+)
+def test_number_of_inputs_by_default(elements: str, counts: tuple[int, int, int]) -> None:
+    said = new("--cutoff", "4.5", elements=elements).out
+    total, pairs, four_bodies = counts
+    assert f" {total} inputs ({pairs} of pairs, {four_bodies} of four bodies), " in said
+
+
+def test_the_library_has_the_same_settings() -> None:
+    from pyfit_gpu.models.new_potential import new_potential
+
+    made = new_potential(["Si"], 4.0, cross_terms=2, triples=[[1, 1, 2]]).descriptor
+    new("--cutoff", 4, "--cross-terms", 2, "--triples", "112", elements="Si")
+    assert pf.load_potential("new.nn.dat").descriptor == made
+
+
+@pytest.mark.parametrize(("gi_mode", "shift"), [(0, 0.0), (1, 0.5), (3, 0.0), (4, 0.5), (5, 0.0), (6, 0.0)])
 def test_shift_of_the_modes(gi_mode: int, shift: float) -> None:
     """An atom without neighbours must have a logarithm."""
     new("--cutoff", "4", "--gi-mode", gi_mode, elements="Si")
@@ -110,18 +148,28 @@ def test_info() -> None:
     new("--cutoff", "5")
     said = done("info", "new.nn.dat").out
     for text in (
-        "straight, 120-16-16-1",
+        "straight, 321-16-16-1",
         "random weights are drawn on loading",
         "Si C",
         "e_shift       unknown",
         "5 Å",
+        "inputs        321 (225 of pairs, 96 of four bodies), gi_mode 6",
+        "cross terms   1",
+        "triples       112 123 222",
     ):
         assert text in said
 
 
 def test_what_is_said() -> None:
     said = new("--cutoff", "4.5", "--n-centers", "2").out
-    assert said == "wrote new.nn.dat: network 30-16-16-1, Gaussian centres 1.5 4 Å, parameters are drawn on loading\n"
+    assert said == (
+        "wrote new.nn.dat: network 69-16-16-1, 69 inputs (45 of pairs, 24 of four bodies), Gaussian centres 1.5 4 Å, "
+        "parameters are drawn on loading\n"
+    )
+    assert (
+        ": network 30-16-16-1, 30 inputs, "
+        in new("--cutoff", "4.5", "--n-centers", "2", "--gi-mode", "5", "--unique").out
+    )
     assert new("--cutoff", "4.5", "--overwrite", "--quiet").said == ""
 
 
@@ -151,7 +199,7 @@ def test_outputs_that_exist() -> None:
         ("Si", "--cutoff 4 --cutoff-width 0", "cutoff_width: expected a length above 0"),
         ("Si", "--cutoff 4 --gaussian-width 0", "gaussian_width: expected a length above 0"),
         ("Si", "--cutoff 4 --gi-mode 2", "gi_mode: expected one of .*got 2"),
-        ("Si C", "--cutoff 4 --gi-mode 1", "gi_mode: expected one that takes 2 elements .0, 3, 5., got 1"),
+        ("Si C", "--cutoff 4 --gi-mode 1", "gi_mode: expected one that takes 2 elements .0, 3, 5, 6., got 1"),
         ("Si", "--cutoff 4 --activation 2", "activation: expected one of .*got 2"),
         ("Si", "--cutoff 4 --legendre-orders 0 1.5", "--legendre-orders.*1.5"),
         ("Si", "--cutoff 4 --hidden 5 0", r"hidden: expected numbers of neurons above 0, got \[5, 0\]"),
@@ -162,6 +210,18 @@ def test_outputs_that_exist() -> None:
         ("Si", "--cutoff 4 --gaussian-centers 2 0", "gaussian_centers: expected lengths above"),
         ("Si", "--cutoff 4 --n-centers 2 --gaussian-centers 2 3", "n_centers: expected without gaussian_centers"),
         ("Si", "--cutoff 4 --n-centers 1", "n_centers: expected at least 2, got 1"),
+        ("Si", "--cutoff 4 --cross-terms 8", "cross_terms: expected a whole number from 0 to 7 .there are 8 .*got 8"),
+        ("Si", "--cutoff 4 --cross-terms -1", "cross-terms.*-1"),
+        ("Si", "--cutoff 4 --gi-mode 5 --cross-terms 1", "cross_terms: expected none in gi_mode 5, got 1"),
+        ("Si", "--cutoff 4 --gi-mode 1 --triples 112", "triples: expected none in gi_mode 1, got ..1, 1, 2"),
+        ("Si", "--cutoff 4 --triples 112 122", "triples: triple 2, 1 2 2: the sum of the orders, 5, is odd"),
+        ("Si", "--cutoff 4 --triples 211", "triples: triple 1, 2 1 1: expected ascending orders"),
+        ("Si", "--cutoff 4 --triples 114", "triples: triple 1, 1 1 4: 4 is above 1 . 1"),
+        ("Si", "--cutoff 4 --triples 222 112 222", "triples: triple 3, 2 2 2: it is there twice"),
+        ("Si", "--cutoff 4 --triples 246", r"triples: triple 1, 2 4 6: order 6 is not one .*\(0, 1, 2, 3, 4\)"),
+        ("Si", "--cutoff 4 --triples 12", "--triples: expected three Legendre orders a word.*got '12'"),
+        ("Si", "--cutoff 4 --triples 112 none", "--triples: expected three .*got 'none'"),
+        ("Si", "--cutoff 4 --triples 1,2,x", "--triples: expected three .*got '1,2,x'"),
         ("Si", "--cutoff 2", "n_centers: .*room.*got 1.5 Å.*gaussian_centers"),
     ],
 )

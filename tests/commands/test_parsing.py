@@ -19,8 +19,10 @@ from pyfit_gpu.commands.parsing import (
     parse_by_group,
     parse_number,
     parse_shift,
+    parse_triples,
     parse_windows,
     shard,
+    triples_as_text,
     whole,
     windows_as_text,
 )
@@ -119,6 +121,22 @@ class TestWords:
         windows = parse_windows([":0.1=2", "0.1:1=1", "1:=.5", ":=3"], "")
         assert windows_as_text(windows) == [":0.1=2.0", "0.1:1.0=1.0", "1.0:=0.5", ":=3.0"]
         assert parse_windows(windows_as_text(windows), "") == windows
+
+    def test_triples(self) -> None:
+        found = parse_triples(["112", "2,10,12", "0,0,0"], "--triples")
+        assert found == ((1, 1, 2), (2, 10, 12), (0, 0, 0))
+        assert triples_as_text(found) == "112 2,10,12 000"
+        assert parse_triples(triples_as_text(found).split(), "") == found
+        assert triples_as_text([]) == "none"
+        assert parse_triples(["none"], "") == ()
+
+    @pytest.mark.parametrize(
+        "word", ["", "11", "1122", "1,1", "1,1,", "1,1,2,2", "1 2", "-11", "1.2", "a", "none", "١١٢"]
+    )
+    def test_faults_of_triples(self, word: str) -> None:
+        with pytest.raises(InputError, match=r"^--triples: expected three Legendre orders a word.*, got ") as error:
+            parse_triples(["112", word], "--triples")
+        assert repr(word) in str(error.value)
 
 
 class TestNumbers:

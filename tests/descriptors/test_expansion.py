@@ -27,6 +27,7 @@ CUTOFF, CUTOFF_WIDTH, GAUSSIAN_WIDTH = 3.9, 1.1, 0.8  # Å
 ORDERS = (2, 0, 1, 4, 1)
 CENTERS = (1.7, 2.5, 3.3)  # Å
 NORM = (2.9, 6.2, 16.0)
+CROSS_TERMS, TRIPLES = 2, ((1, 1, 2), (0, 4, 4), (2, 2, 2), (0, 0, 0))
 STEP = 1e-3  # Å
 ELEMENTS = ("Si", "C", "O")
 
@@ -52,6 +53,7 @@ def chunk_of(
     front: int = 0,
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",
+    more_terms: bool = False,
 ) -> Chunk:
     """A chunk of atoms with these neighbours: `front` dummies before them, and others up to `width` after them."""
     vectors = torch.tensor(np.concatenate([vectors for vectors, _ in made]), dtype=dtype, device=device)
@@ -71,14 +73,19 @@ def chunk_of(
         n_elements=n_elements,
         device=vectors.device,
         dtype=dtype,
+        cross_terms=CROSS_TERMS if more_terms else 0,
+        triples=TRIPLES if more_terms else (),
     )
     elements = torch.tensor(kinds, device=device) if n_elements > 1 else None
     return Chunk(basis, torch.arange(len(made), device=device), torch.tensor(pairs, device=device), vectors, elements)
 
 
-def expected_raw(vectors: np.ndarray, kinds: np.ndarray, n_elements: int) -> np.ndarray:
-    """G of one atom, (n_features,), as a double sum over pairs; N_n is r0^2 there and NORM here."""
-    g = pair_sum.lsp(
+def expected_raw(
+    vectors: np.ndarray, kinds: np.ndarray, n_elements: int, more_terms: bool, monkeypatch: pytest.MonkeyPatch
+) -> np.ndarray:
+    """G of one atom, (n_features,), as sums over pairs and triples of neighbours; N_n is NORM here."""
+    monkeypatch.setitem(pair_sum.MODES, 3, (1.5, lambda r0: np.array(NORM), lambda g, shift: g))
+    return pair_sum.lsp(
         vectors,
         kinds,
         n_elements,
@@ -89,8 +96,12 @@ def expected_raw(vectors: np.ndarray, kinds: np.ndarray, n_elements: int) -> np.
         sigma=GAUSSIAN_WIDTH,
         legendre_orders=ORDERS,
         r0=CENTERS,
+        cross_terms=CROSS_TERMS if more_terms else 0,
+        triples=TRIPLES if more_terms else (),
     )
-    return (g.reshape(-1, len(CENTERS)) * np.square(CENTERS) / NORM).reshape(-1)
+
+
+more_terms = pytest.mark.parametrize("more_terms", [False, True], ids=["pairs", "more terms"])
 
 
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -105,11 +116,12 @@ def assert_close(found: Tensor, expected: Tensor | np.ndarray, tolerance: float)
     assert np.abs(found.double().numpy() - expected).max(initial=0) < tolerance * scale  # and so no NaN
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 2, 3])
-def test_jacobian_against_the_pair_sum(n_elements: int) -> None:
+def test_jacobian_against_the_pair_sum(n_elements: int, more_terms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made = neighborhoods(1, n_elements)
-    chunk = chunk_of(made, n_elements)
-    expected_g = [expected_raw(*neighborhood, n_elements) for neighborhood in made]
+    chunk = chunk_of(made, n_elements, more_terms=more_terms)
+    expected_g = [expected_raw(*neighborhood, n_elements, more_terms, monkeypatch) for neighborhood in made]
     assert_close(chunk.raw(), np.stack(expected_g), 1e-13)
     expected = np.zeros((len(made), len(expected_g[0]), 3, 8))
     for atom, (vectors, kinds) in enumerate(made):
@@ -118,15 +130,16 @@ def test_jacobian_against_the_pair_sum(n_elements: int) -> None:
             for steps in (1, -1, 2, -2):
                 moved = vectors.copy()
                 moved[place, component] += steps * STEP
-                found.append(expected_raw(moved, kinds, n_elements))
+                found.append(expected_raw(moved, kinds, n_elements, more_terms, monkeypatch))
             expected[atom, :, component, place] = (8 * (found[0] - found[1]) - (found[2] - found[3])) / (12 * STEP)
     assert np.abs(expected).max() > 0.1
     assert_close(chunk.jacobian(), expected, 1e-9)
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 2, 3])
-def test_three_forms_agree(n_elements: int) -> None:
-    chunk = chunk_of(neighborhoods(2, n_elements), n_elements)
+def test_three_forms_agree(n_elements: int, more_terms: bool) -> None:
+    chunk = chunk_of(neighborhoods(2, n_elements), n_elements, more_terms=more_terms)
     jacobian = chunk.jacobian()
     tangent, grad = normal(3, 4, 3, 8), normal(4, *chunk.raw().shape)
     assert_close(chunk.jvp(tangent), torch.einsum("nfck,nck->nf", jacobian, tangent), 1e-13)
@@ -136,11 +149,12 @@ def test_three_forms_agree(n_elements: int) -> None:
     assert by_features.abs() > 0.1
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 2, 3])
-def test_dummy_places_are_exactly_zero(n_elements: int) -> None:
+def test_dummy_places_are_exactly_zero(n_elements: int, more_terms: bool) -> None:
     """And what stands in a dummy's place of a tangent means nothing."""
     made = neighborhoods(5, n_elements)
-    chunk = chunk_of(made, n_elements, front=1)
+    chunk = chunk_of(made, n_elements, front=1, more_terms=more_terms)
     dummy = chunk.pairs == sum(len(kinds) for _, kinds in made)
     assert dummy.sum() == 4 * 8 - 13
     grad = normal(6, *chunk.raw().shape)
@@ -153,12 +167,16 @@ def test_dummy_places_are_exactly_zero(n_elements: int) -> None:
     assert torch.equal(chunk.jvp(noise), chunk.jvp(tangent))
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 3])
 @pytest.mark.parametrize(("width", "front"), [(7, 0), (12, 0), (12, 3)])
-def test_padding_does_not_matter(n_elements: int, width: int, front: int) -> None:
+def test_padding_does_not_matter(n_elements: int, width: int, front: int, more_terms: bool) -> None:
     """Width 7 is the largest number of neighbours: no padding for that atom."""
     made = neighborhoods(9, n_elements)
-    reference, chunk = chunk_of(made, n_elements), chunk_of(made, n_elements, width=width, front=front)
+    reference, chunk = (
+        chunk_of(made, n_elements, more_terms=more_terms),
+        chunk_of(made, n_elements, width=width, front=front, more_terms=more_terms),
+    )
     grad, tangent = normal(10, *chunk.raw().shape), normal(11, 4, 3, 7)
     wider = torch.zeros(4, 3, width, dtype=torch.float64)
     wider[..., front : front + 7] = tangent
@@ -169,11 +187,12 @@ def test_padding_does_not_matter(n_elements: int, width: int, front: int) -> Non
     assert_close(chunk.jacobian()[..., front : front + 7], reference.jacobian()[..., :7], 1e-13)
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 2])
-def test_atoms_without_neighbours(n_elements: int) -> None:
+def test_atoms_without_neighbours(n_elements: int, more_terms: bool) -> None:
     """Alone in a chunk, and beside others."""
     for counts in ((0, 0), (3, 0, 2)):
-        chunk = chunk_of(neighborhoods(12, n_elements, counts), n_elements, width=4)
+        chunk = chunk_of(neighborhoods(12, n_elements, counts), n_elements, width=4, more_terms=more_terms)
         alone = torch.tensor(counts) == 0
         n = len(counts)
         jacobian = chunk.jacobian()
@@ -184,19 +203,24 @@ def test_atoms_without_neighbours(n_elements: int) -> None:
         assert jacobian[~alone].ne(0).flatten(1).any(dim=1).all()
 
 
+@more_terms
 @pytest.mark.parametrize("length", [CUTOFF, CUTOFF * (1 + 1e-12), CUTOFF + 1])
-def test_a_neighbour_at_the_cutoff_or_beyond_counts_nothing(length: float) -> None:
+def test_a_neighbour_at_the_cutoff_or_beyond_counts_nothing(length: float, more_terms: bool) -> None:
     made = neighborhoods(14, 1, (4,))
     far = (np.concatenate([made[0][0], [[0, 0, length]]]), np.zeros(5, dtype=int))
-    with_far, without = chunk_of([far], 1), chunk_of(made, 1)
+    with_far, without = chunk_of([far], 1, more_terms=more_terms), chunk_of(made, 1, more_terms=more_terms)
     assert torch.equal(with_far.raw(), without.raw())
     assert torch.equal(with_far.jacobian(), without.jacobian())
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 2])
-def test_float32(n_elements: int) -> None:
+def test_float32(n_elements: int, more_terms: bool) -> None:
     made = neighborhoods(15, n_elements)
-    exact, single = chunk_of(made, n_elements), chunk_of(made, n_elements, dtype=torch.float32)
+    exact, single = (
+        chunk_of(made, n_elements, more_terms=more_terms),
+        chunk_of(made, n_elements, dtype=torch.float32, more_terms=more_terms),
+    )
     grad, tangent = normal(16, *exact.raw().shape), normal(17, 4, 3, 8)
     found = (single.raw(), single.jacobian(), single.vjp(grad.float()), single.jvp(tangent.float()))
     expected = (exact.raw(), exact.jacobian(), exact.vjp(grad), exact.jvp(tangent))
@@ -205,11 +229,12 @@ def test_float32(n_elements: int) -> None:
         assert_close(one, other, 5e-6)
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 2])
-def test_the_order_of_questions_does_not_matter(n_elements: int) -> None:
+def test_the_order_of_questions_does_not_matter(n_elements: int, more_terms: bool) -> None:
     """Parts are computed once and shared by all forms, some with operations in place: no form may change another."""
     made = neighborhoods(18, n_elements)
-    chunk = chunk_of(made, n_elements)
+    chunk = chunk_of(made, n_elements, more_terms=more_terms)
     grad, tangent = normal(19, *chunk.raw().shape), normal(20, 4, 3, 8)
     questions = {
         "raw": lambda chunk: chunk.raw(),
@@ -217,21 +242,28 @@ def test_the_order_of_questions_does_not_matter(n_elements: int) -> None:
         "vjp": lambda chunk: chunk.vjp(grad),
         "jvp": lambda chunk: chunk.jvp(tangent),
     }
-    first = {name: question(chunk_of(made, n_elements)) for name, question in questions.items()}
+    first = {name: question(chunk_of(made, n_elements, more_terms=more_terms)) for name, question in questions.items()}
     for names in (list(questions), list(reversed(questions))):
-        chunk = chunk_of(made, n_elements)
+        chunk = chunk_of(made, n_elements, more_terms=more_terms)
         for name in names * 2:
             assert torch.equal(questions[name](chunk), first[name])
 
 
+@more_terms
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("n_elements", [1, 2])
 @pytest.mark.parametrize("n_centers", [1, 2])
-def test_bits_of_all_forms_do_not_depend_on_other_atoms(n_centers: int, n_elements: int, dtype: torch.dtype) -> None:
+def test_bits_of_all_forms_do_not_depend_on_other_atoms(
+    n_centers: int, n_elements: int, dtype: torch.dtype, more_terms: bool
+) -> None:
     """Products with an axis of 1 have ways of their own, which depend on how many there are."""
     n, width = 40, 28
-    whole = chunk_of(neighborhoods(23, n_elements, (width,) * n), n_elements, width=width, dtype=dtype)
-    whole.basis = replace(whole.basis, centers=whole.basis.centers[:n_centers], norm=whole.basis.norm[:n_centers])
+    whole = chunk_of(
+        neighborhoods(23, n_elements, (width,) * n), n_elements, width=width, dtype=dtype, more_terms=more_terms
+    )
+    cross_terms = min(whole.basis.cross_terms, n_centers - 1)
+    centers, norm = whole.basis.centers[:n_centers], whole.basis.norm[:n_centers]
+    whole.basis = replace(whole.basis, centers=centers, norm=norm, cross_terms=cross_terms)
     grad, tangent = normal(24, *whole.raw().shape, dtype=dtype), normal(25, n, 3, width, dtype=dtype)
 
     def forms(chunk: Chunk) -> tuple[Tensor, ...]:
@@ -250,10 +282,11 @@ def test_bits_of_all_forms_do_not_depend_on_other_atoms(n_centers: int, n_elemen
             assert torch.equal(found, of_all[start:stop])
 
 
+@more_terms
 @pytest.mark.parametrize("n_elements", [1, 2])
-def test_everything_is_on_the_device_of_the_input(n_elements: int) -> None:
+def test_everything_is_on_the_device_of_the_input(n_elements: int, more_terms: bool) -> None:
     """Tensors on the meta device refuse to meet any of the host."""
-    chunk = chunk_of(neighborhoods(21, n_elements), n_elements, device="meta")
+    chunk = chunk_of(neighborhoods(21, n_elements), n_elements, device="meta", more_terms=more_terms)
     raw = chunk.raw()
     tangent = torch.empty(4, 3, 8, dtype=torch.float64, device="meta")
     for form in (raw, chunk.jacobian(), chunk.vjp(raw), chunk.jvp(tangent)):
@@ -270,6 +303,8 @@ def settings_of(gi_mode: int, n_elements: int) -> LocalStructureParameters:
         gaussian_width=GAUSSIAN_WIDTH,
         legendre_orders=ORDERS,
         gaussian_centers=CENTERS,
+        cross_terms=CROSS_TERMS if gi_mode == 6 else 0,
+        triples=TRIPLES if gi_mode == 6 else (),
     )
 
 
@@ -290,7 +325,7 @@ def sample(random_frame: MakeFrame, make_frame: MakeFrame) -> Callable[[LocalStr
     return make
 
 
-MODES_AND_ELEMENTS = [(0, 1), (1, 1), (3, 1), (4, 1), (5, 1), (0, 2), (3, 2), (5, 2), (5, 3)]
+MODES_AND_ELEMENTS = [(0, 1), (1, 1), (3, 1), (4, 1), (5, 1), (0, 2), (3, 2), (5, 2), (5, 3), (6, 1), (6, 3)]
 
 
 @pytest.mark.parametrize(("gi_mode", "n_elements"), MODES_AND_ELEMENTS)
@@ -321,14 +356,16 @@ def test_features_against_finite_differences(
     assert of_raw.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5, 6])
 def test_slope_of_the_network_input(gi_mode: int) -> None:
     """d ln(G + shift) = 1 / (G + shift), d asinh(G) = 1 / sqrt(1 + G^2), else 1."""
     settings = settings_of(gi_mode, 1)
     raw = torch.tensor([[0.0, 0.01, 0.4, 3.0, 250.0]], dtype=torch.float64)
-    expected = {1: 1 / (raw + 0.3), 4: 1 / (raw + 0.3), 5: 1 / (1 + raw**2).sqrt()}.get(gi_mode, torch.ones_like(raw))
+    expected = {1: 1 / (raw + 0.3), 4: 1 / (raw + 0.3), **dict.fromkeys((5, 6), 1 / (1 + raw**2).sqrt())}.get(
+        gi_mode, torch.ones_like(raw)
+    )
     torch.testing.assert_close(settings.transform_slope(raw), expected, rtol=1e-14, atol=0)
-    if gi_mode == 5:  # blocks of two elements can be negative
+    if gi_mode in (5, 6):  # blocks of two elements can be negative
         torch.testing.assert_close(settings.transform_slope(-raw), expected, rtol=1e-14, atol=0)
     single = settings.transform_slope(raw.float())
     assert single.dtype == torch.float32

@@ -62,6 +62,8 @@ def expected_features(settings: LocalStructureParameters, *frames: Frame) -> np.
         "sigma": settings.gaussian_width,
         "legendre_orders": settings.legendre_orders,
         "r0": settings.gaussian_centers,
+        "cross_terms": settings.cross_terms,
+        "triples": settings.triples,
     }
     rows = []
     for frame in frames:
@@ -81,7 +83,7 @@ ORDERS = [(0, 1, 2, 4), (8, 0, 3, 5, 1), (6,), (2, 2)]
 
 
 @pytest.mark.parametrize("orders", ORDERS, ids=str)
-@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5, 6])
 def test_one_element_against_the_pair_sum(random_frame: MakeFrame, gi_mode: int, orders: tuple[int, ...]) -> None:
     settings = replace(SETTINGS, gi_mode=gi_mode, legendre_orders=orders)
     frames = [random_frame(1, 4, scatter=1), random_frame(2, 3, pbc=(True, False, True))]

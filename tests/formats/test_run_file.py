@@ -32,6 +32,7 @@ NAN, INF = float("nan"), float("inf")
 TEXTS = ["content_hash", "created_by", "data", "done", "first_member", "format", "logs", "members",
          "potential_header", "settings"]  # fmt: skip
 WEIGHTS = ["good", "kept", "potential"]
+INPUTS = ["mean", "scale"]
 
 
 def make_run(seed: int = 3, *, members: int = 2, steps: int = 3) -> Run:
@@ -56,6 +57,8 @@ def bits(run: Run) -> dict[str, object]:
     """Everything, numbers by their bits."""
     tensors = {f"optimizer {name}": value for name, value in run.state.optimizer.items()}
     tensors |= {"good": run.state.last_finite, "kept": run.state.best, "potential": run.potential.networks.flat()}
+    if run.state.conditioning is not None:
+        tensors |= dict(zip(INPUTS, run.state.conditioning, strict=True))
     found: dict[str, object] = {name: (t.dtype, tuple(t.shape), t.numpy().tobytes()) for name, t in tensors.items()}
     # The text form has NaN equal to itself, and every float by all its digits.
     found["members"] = [
@@ -113,7 +116,8 @@ class TestRoundTrip:
         good[0, :2] = torch.from_numpy(payload)
         optimizer = dict(sample.state.optimizer)
         optimizer["loss"] = torch.tensor([NAN, -INF], dtype=torch.float64)
-        state = FitState([member, sample.state.members[1]], optimizer, good, sample.state.best)
+        members = [member, sample.state.members[1]]
+        state = replace(sample.state, members=members, optimizer=optimizer, last_finite=good)
         changed = replace(sample, state=state)
         save_run(changed, tmp_path / "run.h5")
         found = load_run(tmp_path / "run.h5")
@@ -162,7 +166,7 @@ def specified_hash(path: Path) -> str:
         for name in sorted(texts):
             if name != "content_hash":
                 digest.update(name.encode() + b"\0" + texts[name] + b"\0")
-        for name in sorted(f"{group}/{name}" for group in ("optimizer", "weights") for name in file[group]):
+        for name in sorted(f"{group}/{name}" for group in set(file) - {"text", "notes"} for name in file[group]):
             values = file[name][...]
             shape = ", ".join(map(str, values.shape)) + ("," if values.ndim == 1 else "")
             digest.update(f"{name}{values.dtype.str}({shape})".encode())
@@ -178,12 +182,13 @@ def text_of(path: Path, name: str) -> str:
 class TestLayout:
     def test_objects(self, sample: Run, saved: Path) -> None:
         with h5py.File(saved) as file:
-            assert sorted(file) == ["optimizer", "text", "weights"]
+            assert sorted(file) == ["inputs", "optimizer", "text", "weights"]
+            assert sorted(file["inputs"]) == INPUTS
             assert sorted(file["text"]) == TEXTS
             assert sorted(file["weights"]) == WEIGHTS
             assert sorted(file["optimizer"]) == sorted(sample.state.optimizer)
             assert list(file.attrs) == ["version"]
-            assert file.attrs["version"] == 1
+            assert file.attrs["version"] == 2
             assert np.issubdtype(file.attrs["version"].dtype, np.integer)
             for name in TEXTS:
                 assert file["text"][name].dtype.str == "|u1", name
@@ -191,6 +196,18 @@ class TestLayout:
             for name in WEIGHTS:
                 assert file["weights"][name].dtype.str == "<f8", name
                 assert file["weights"][name].shape == (2, n_parameters), name
+            for name in INPUTS:
+                assert file["inputs"][name].dtype.str == "<f8", name
+                assert file["inputs"][name].shape == (2, sample.potential.descriptor.n_features), name
+
+    def test_inputs_as_they_are_are_version_1(self, sample: Run, tmp_path: Path) -> None:
+        """Earlier programs read it."""
+        plain = replace(sample, state=replace(sample.state, conditioning=None))
+        save_run(plain, tmp_path / "run.h5")
+        with h5py.File(tmp_path / "run.h5") as file:
+            assert (sorted(file), file.attrs["version"]) == (["optimizer", "text", "weights"], 1)
+        assert load_run(tmp_path / "run.h5").state.conditioning is None
+        assert bits(load_run(tmp_path / "run.h5")) == bits(plain)
 
     def test_texts(self, sample: Run, saved: Path) -> None:
         assert text_of(saved, "format") == "pyfit-gpu run"
@@ -365,14 +382,30 @@ class TestDamage:
                 file["weights/good"] = change(values)
             refuse(saved, "damaged")
 
-    @pytest.mark.parametrize("value", [0, 2, "1", np.array([1.0, 2.0]), h5py.Empty("f8"), None])
+    @pytest.mark.parametrize("value", [0, 3, "1", np.array([1.0, 2.0]), h5py.Empty("f8"), None])
     def test_other_version(self, saved: Path, value: object) -> None:
         with h5py.File(saved, "r+") as file:
             if value is None:
                 del file.attrs["version"]
             else:
                 file.attrs["version"] = value
-        refuse(saved, "expected run file version 1, found")
+        refuse(saved, "expected run file version 2 or earlier, found")
+
+    @pytest.mark.parametrize("name", INPUTS)
+    @pytest.mark.parametrize("value", [np.ones((2, 3)), np.ones(4), math.nan, math.inf, None])
+    def test_conditioning(self, saved: Path, name: str, value: object) -> None:
+        if isinstance(value, float):
+            with h5py.File(saved) as file:
+                numbers = file["inputs"][name][...]
+            numbers[1, 2] = value
+            value = numbers
+        edit(saved, replace_by(f"inputs/{name}", value))
+        refuse(saved, f"inputs/{name}")
+
+    @pytest.mark.parametrize("scale", [0.0, -1.0])
+    def test_scale(self, sample: Run, saved: Path, scale: float) -> None:
+        edit(saved, replace_by("inputs/scale", np.full((2, sample.potential.descriptor.n_features), scale)))
+        refuse(saved, "not as specified: inputs/scale: expected finite numbers")
 
     def test_not_a_run_file(self, tmp_path: Path) -> None:
         path = tmp_path / "run.h5"

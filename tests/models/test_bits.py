@@ -39,6 +39,14 @@ SETTINGS = [
     {"legendre_orders": (0, 1, 2, 4, 6), "gaussian_centers": (1.5, 2.0, 2.5, 3.0, 3.5, 3.8, 4.0), "hidden": (16, 16)},
     {"legendre_orders": (2,), "gaussian_centers": (2.5,), "hidden": (3, 1)},
     {"legendre_orders": (0, 1, 3), "gi_mode": 3, "hidden": (33,)},
+    {
+        "legendre_orders": (0, 1, 2, 3, 4),
+        "gaussian_centers": (1.5, 2.0, 2.5, 3.0, 3.5),
+        "gi_mode": 6,
+        "cross_terms": 2,
+        "triples": ((1, 1, 2), (1, 2, 3), (2, 2, 2)),
+        "hidden": (16,),
+    },
 ]
 
 

@@ -63,7 +63,7 @@ PER_ATOM = {"features": (lambda potential, frames: featurize(Structures.from_fra
 
 
 class TestFeatures:
-    @pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5])
+    @pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5, 6])
     def test_one_element_is_the_classic_set(self, random_frame: MakeFrame, gi_mode: int) -> None:
         """Against the double sum over pairs as it is written."""
         frames = [random_frame(1, 5), random_frame(2, 3, scatter=1), random_frame(3, 1, length=3.0, skew=0.2)]

@@ -43,6 +43,8 @@ def make_potential(
     activation: int = 1,
     shift: float = 0.5,
     legendre_orders: tuple[int, ...] = (0, 1, 2, 4),
+    cross_terms: int = 0,
+    triples: tuple[tuple[int, int, int], ...] = (),
     n_outputs: int = 1,
     n_members: int = 1,
 ) -> Potential:
@@ -56,6 +58,8 @@ def make_potential(
         gaussian_width=0.8,
         legendre_orders=legendre_orders,
         gaussian_centers=(1.6, 2.4, 3.1),
+        cross_terms=cross_terms,
+        triples=triples,
     )
     sizes = (descriptor.n_features, 5, 4, n_outputs)
     members = [
@@ -114,6 +118,7 @@ def oracle(potential: Potential, frame: Frame) -> np.ndarray:
     d, networks = potential.descriptor, potential.networks
     nn = {"symbols": list(d.elements), "gi_mode": d.gi_mode, "shift": d.shift, "rc": d.cutoff, "d": d.cutoff_width}
     nn |= {"sigma": d.gaussian_width, "legendre_orders": d.legendre_orders, "r0": d.gaussian_centers}
+    nn |= {"cross_terms": d.cross_terms, "triples": d.triples}
     nn |= {"activation": networks.activation, "layer_sizes": networks.layer_sizes}
     nn["layers"] = [
         [(w[0, kind].numpy().T, b[0, kind].numpy()) for w, b in zip(networks.weights, networks.biases, strict=True)]
@@ -172,7 +177,7 @@ def assert_derivatives(potential: Potential, frame: Frame) -> Prediction:
 
 
 MODES = [
-    *[((mode, ("Si",), mode % 2)) for mode in (0, 1, 3, 4, 5)],
+    *[((mode, ("Si",), mode % 2)) for mode in (0, 1, 3, 4, 5, 6)],
     (5, ("Si",), 0),
     (0, SI_C, 1),
     (3, SI_C, 0),
@@ -188,6 +193,28 @@ def test_every_mode_in_a_skewed_cell(
 ) -> None:
     """Atoms stand far outside the cell, too."""
     potential = make_potential(elements, gi_mode, activation=activation)
+    frame = random_frame(1, 3, length=4.4, elements=elements, scatter=1)
+    found = assert_derivatives(potential, frame)
+    assert found.forces.abs().max() > 0.02
+    assert found.stress.abs().min() > 1e-6
+
+
+MORE_SI_C = {"gi_mode": 6, "cross_terms": 1, "triples": ((1, 1, 2), (2, 2, 2))}
+MORE_TERMS = [
+    (("Si",), {"cross_terms": 1, "triples": ((1, 1, 2), (1, 2, 3), (2, 2, 2)), "legendre_orders": (0, 1, 2, 3, 4)}),
+    (("Si",), {"cross_terms": 2, "triples": ((2, 2, 4), (0, 0, 0), (0, 2, 2)), "legendre_orders": (4, 2, 0)}),
+    (("Si",), {}),
+    (SI_C, {"cross_terms": 1, "triples": ((1, 1, 2), (2, 2, 2), (1, 2, 3)), "legendre_orders": (3, 1, 2)}),
+    (("C", "Si"), {"triples": ((0, 1, 1), (4, 4, 4), (1, 1, 2), (2, 2, 4))}),
+    (("O", "Si", "C"), {"cross_terms": 2, "triples": ((1, 1, 2), (2, 2, 2)), "legendre_orders": (2, 1)}),
+]
+
+
+@pytest.mark.parametrize(("elements", "settings"), MORE_TERMS, ids=str)
+def test_cross_and_four_body_terms(
+    random_frame: MakeFrame, elements: tuple[str, ...], settings: dict[str, tuple]
+) -> None:
+    potential = make_potential(elements, 6, **settings)
     frame = random_frame(1, 3, length=4.4, elements=elements, scatter=1)
     found = assert_derivatives(potential, frame)
     assert found.forces.abs().max() > 0.02
@@ -230,17 +257,18 @@ def geometries(make_frame: MakeFrame, random_frame: MakeFrame) -> dict[str, Call
     }
 
 
+@pytest.mark.parametrize("settings", [{}, MORE_SI_C], ids=["pairs", "more terms"])
 @pytest.mark.parametrize("name", list(geometries(lambda: None, lambda: None)))
-def test_every_geometry(make_frame: MakeFrame, random_frame: MakeFrame, name: str) -> None:
+def test_every_geometry(make_frame: MakeFrame, random_frame: MakeFrame, name: str, settings: dict[str, tuple]) -> None:
     frame = geometries(make_frame, random_frame)[name]()
-    found = assert_derivatives(make_potential(SI_C), frame)
+    found = assert_derivatives(make_potential(SI_C, **settings), frame)
     if frame.n_atoms > 2:
         assert found.forces.abs().max() > 0.02
     if frame.pbc.any() and frame.volume > 0 and name != "alone in a cell":
         assert found.stress.abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 5, 6])
 def test_lone_atoms(make_frame: MakeFrame, random_frame: MakeFrame, gi_mode: int) -> None:
     """Exactly no force, also beside other structures, and no stress of a cell."""
     frames = [make_frame([[1, 2, 3]], 12 * np.eye(3)), random_frame(1, 3), make_frame([[0, 0, 0]])]

@@ -200,7 +200,7 @@ def test_one_vjp_for_one_member(mixed: Structures, monkeypatch: pytest.MonkeyPat
 def test_batches_and_chunks_of_any_size(mixed: Structures, monkeypatch: pytest.MonkeyPatch, n_members: int) -> None:
     joined = join_members(make_members(n_members))
     expected = predict(joined, mixed)
-    monkeypatch.setattr(module, "batch_atoms", lambda device: 10 * n_members)
+    monkeypatch.setattr(module, "batch_atoms", lambda device, n_features: 10 * n_members)
     monkeypatch.setattr(module, "_JACOBIAN_BYTES_CPU", 1)
     found = predict(joined, mixed)
     for name in NAMES:

@@ -134,7 +134,7 @@ def states(settings: FitSettings, sets: tuple[TrainingSet, TrainingSet], **optio
 
 def test_it_trains(sets: tuple[TrainingSet, TrainingSet]) -> None:
     """Step by step what torch.optim.SGD makes of the same loss."""
-    history, _ = states(SETTINGS, sets)
+    history, _ = states(replace(SETTINGS, conditioning="none"), sets)
     objective, template = Objective(sets[0]), make_potential().networks
     for k, member in enumerate(history.members):
         flat = make_potential().random_members(range(3), 3).networks.flat()[k : k + 1].requires_grad_(True)

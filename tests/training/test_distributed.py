@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from queue import Queue
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,7 +23,10 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training import distributed
 from pyfit_gpu.training.distributed import Distribute, ProcessGroup, require_enough_members
+from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.objective_builder import ObjectiveBuilder
+from pyfit_gpu.training.settings import FitSettings
 
 MakeFrames = Callable[..., list[Frame]]
 CPU = torch.device("cpu")
@@ -35,6 +40,7 @@ class Wire:
         self.rank = threading.local()
         self.casts = [Queue[Tensor]() for _ in range(size)]
         self.sent = [Queue[Tensor]() for _ in range(size)]
+        self.objects = [Queue[bytes]() for _ in range(size)]
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
         if self.rank.number == source:
@@ -43,6 +49,14 @@ class Wire:
                     queue.put(tensor.clone())
         else:
             self._take(self.casts[self.rank.number], tensor)
+
+    def broadcast_object_list(self, values: list[Any], source: int) -> None:
+        if self.rank.number == source:
+            for rank, queue in enumerate(self.objects):
+                if rank != source:
+                    queue.put(pickle.dumps(values))
+        else:
+            values[:] = pickle.loads(self.objects[self.rank.number].get(timeout=60))
 
     def send(self, tensor: Tensor, target: int) -> None:
         assert target == 0
@@ -126,6 +140,41 @@ def test_the_same_bits_as_alone(
     assert torch.equal(found.energies, expected.energies)  # type: ignore[attr-defined]
     assert (found.gradient is None) == (not gradient)  # type: ignore[attr-defined]
     assert expected.gradient is None or torch.equal(found.gradient, expected.gradient)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("distribute", get_args(Distribute))
+@pytest.mark.parametrize("size", [2, 3])
+def test_conditioned_inputs(
+    size: int, distribute: Distribute, training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics come from the first process: the others know neither the setting nor the state that goes on."""
+    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
+    settings = FitSettings(steps=2, force_weight=0.3, seed=2)
+    start = make_potential(("Si", "C"))
+    expected = fit(start, training_set, training_set, members=3, settings=settings)
+    wire = Wire(size)
+    monkeypatch.setattr(distributed, "dist", wire)
+
+    def group(rank: int) -> ProcessGroup:
+        wire.rank.number = rank
+        return ProcessGroup(rank, size, CPU, distribute)
+
+    def follow(rank: int) -> None:
+        parts = {"training": training_set, "validation": training_set}
+        processes = group(rank)
+        builder = ObjectiveBuilder(parts, replace(settings, conditioning="none"), processes=processes)
+        processes.work(make_potential(("Si", "C")).networks, builder.make)
+
+    with ThreadPoolExecutor(size) as pool:
+        others = [pool.submit(follow, rank) for rank in range(1, size)]
+        first = group(0)
+        try:
+            found = fit(start, training_set, training_set, members=3, settings=settings, processes=first)
+        finally:
+            first.release()
+        for other in others:
+            other.result(timeout=60)
+    assert [one.to_json() for one in found.members] == [one.to_json() for one in expected.members]
 
 
 def test_lanes_are_shared_out_in_order() -> None:

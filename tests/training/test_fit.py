@@ -46,7 +46,7 @@ from pyfit_gpu.training.objective import Evaluation, Objective
 from pyfit_gpu.training.objective_builder import KEPT_MEMORY
 from pyfit_gpu.training.settings import FitSettings
 
-CLASSIC = make_settings(steps=5, line_search="none", learning_rate=0.05, max_iterations=10)
+CLASSIC = make_settings(steps=5, line_search="none", learning_rate=0.05, max_iterations=10, conditioning="none")
 
 
 class Dense:
@@ -178,7 +178,7 @@ class TestAgainstTorch:
     @pytest.mark.parametrize("l2", [0.0, 1e-3])
     def test_strong_wolfe(self, own_data: Path, own_set: TrainingSet, l2: float) -> None:
         path = own_data / "nn_mode1.nn.dat"
-        settings = make_settings(steps=3, line_search="strong-wolfe", learning_rate=1.0, l2=l2)
+        settings = make_settings(steps=3, line_search="strong-wolfe", learning_rate=1.0, l2=l2, conditioning="none")
         expected = Dense(pair_sum.read_nn_dat(path), own_set).train(settings)
         history = fit(load_potential(path), own_set, settings=settings)
         np.testing.assert_allclose(history.loss, expected, rtol=1e-8, atol=0)
@@ -433,7 +433,7 @@ class TestRestart:
         """A level below any loss: the 4th time training ends, with the weights of that attempt."""
         potential, recorder = make_potential(max_random=2.0), Recorder()
         before = potential.networks.flat()
-        settings = FitSettings(steps=5, error_restart_level=1e-9, seed=1)
+        settings = FitSettings(steps=5, error_restart_level=1e-9, seed=1, conditioning="none")
         history = fit(potential, make_set(), settings=settings, observers=[recorder])
         assert (history.n_restarts, history.gave_up, history.interrupted) == (3, True, False)
         assert len(recorder.attempts) == 4
@@ -466,7 +466,7 @@ class TestRestart:
             recorder = Recorder()
             potential = make_potential(seed=seed, max_random=0.3)
             settings = make_settings(
-                steps=6, line_search="none", learning_rate=1.0, max_iterations=2, error_restart_level=0.8, seed=seed
+                CLASSIC, steps=6, learning_rate=1.0, max_iterations=2, error_restart_level=0.8, seed=seed
             )
             train = make_set([2, 1, 3, 4, 2, 1, 2, 3])
             history = fit(potential, train, settings=settings, observers=[recorder], **keywords)
@@ -554,7 +554,7 @@ class TestFailure:
 
 
 MakeFrames = Callable[..., list[Frame]]
-BOTH = FitSettings(steps=4, force_weight=0.5, stress_weight=0.5)
+BOTH = FitSettings(steps=4, force_weight=0.5, stress_weight=0.5, conditioning="none")
 
 
 def taught_set(frames: list[Frame], elements: tuple[str, ...] = ("Si",)) -> TrainingSet:

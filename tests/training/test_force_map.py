@@ -191,11 +191,12 @@ class TestAgainstPredict:
         for row in (volume > 0).nonzero()[:, 0].tolist():
             assert_equal_to(virials[row], stress[row] * volume[row])
 
-    @pytest.mark.parametrize("gi_mode", [0, 1, 3, 4])
+    @pytest.mark.parametrize("gi_mode", [0, 1, 3, 4, 6])
     @pytest.mark.parametrize("memory", ["kept", "recomputed"])
     def test_modes(self, mixed_frames: MakeFrames, gi_mode: int, memory: str) -> None:
         """The others have other slopes; 3 and 4 see further."""
-        sample = Sample(mixed_frames(), several_members(make_potential(gi_mode=gi_mode, cutoff=3.2), 2))
+        terms = {"cross_terms": 1, "triples": ((2, 2, 2), (0, 2, 2))} if gi_mode == 6 else {}
+        sample = Sample(mixed_frames(), several_members(make_potential(gi_mode=gi_mode, cutoff=3.2, **terms), 2))
         force_map = sample.map(memory=memory)
         forces, virials = force_map(sample.inputs(force_map))
         assert virials is not None

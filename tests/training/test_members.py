@@ -162,7 +162,7 @@ class TestSeeds:
         drawn = make_potential().randomized(SETTINGS.seed)
         assert_alike(
             fit(make_potential(), train, members=2, settings=SETTINGS).members[0],
-            fit(drawn, train, settings=SETTINGS).members[0],
+            fit(drawn, train, settings=SETTINGS, random_starts=True).members[0],
         )
 
     def test_neighbouring_seeds_have_nothing_in_common(self) -> None:
@@ -277,7 +277,12 @@ class TestObservers:
         train, validation = sets()
         made, of_member = recorders(3)
         history = fit(
-            make_potential(), train, validation, members=3, settings=replace(SETTINGS, keep="last"), observers=of_member
+            make_potential(),
+            train,
+            validation,
+            members=3,
+            settings=replace(SETTINGS, keep="last", conditioning="none"),
+            observers=of_member,
         )
         for k, (recorder, member) in enumerate(zip(made, history.members, strict=True)):
             (rows,) = recorder.attempts
@@ -333,7 +338,7 @@ class TestResult:
     def test_last_weights_are_ranked_by_their_own_validation(self, keep: Keep) -> None:
         """Also those of a step that had no validation in its row."""
         train, validation = sets()
-        settings = replace(SETTINGS, keep=keep, validation_interval=3, steps=4)
+        settings = replace(SETTINGS, keep=keep, validation_interval=3, steps=4, conditioning="none")
         history = fit(make_potential(), train, validation, members=3, settings=settings)
         scores = errors_of(Objective(validation), history.potential.networks).loss.tolist()
         assert [member.score for member in history.members] == scores
@@ -370,7 +375,7 @@ class TestRestarts:
         assert [row.step for row in made[1].attempts[1]] == [0, 1, 2, 3, 4, 5]
         assert restarted.status == "steps"
         drawn = make_potential().randomized(member_seed(settings.seed, 1, 1), RESTART_MAX_RANDOM)
-        fresh = fit(drawn, train, validation, settings=settings)
+        fresh = fit(drawn, train, validation, settings=settings, random_starts=True)
         assert restarted.loss == fresh.loss
         assert restarted.validation == fresh.validation
         assert bits(history.potential, 1) == bits(drawn)

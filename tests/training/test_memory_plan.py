@@ -40,6 +40,7 @@ LABELS = FitSettings(force_weight=0.3, stress_weight=0.7)
 # Chunks hold atoms with as many neighbours, and are planned as full: with structures of all kinds they seldom are.
 MIXED = 3
 ELEMENTS = [("Si",), ("Si", "C")]
+MORE_TERMS = {"gi_mode": 6, "cross_terms": 2, "triples": ((1, 1, 2), (2, 2, 2), (2, 2, 4), (2, 4, 4))}
 
 
 class TestParseMemory:
@@ -82,12 +83,19 @@ def elements(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return request.param
 
 
+@pytest.fixture(params=[{}, MORE_TERMS], ids=["pairs", "more terms"])
+def terms(request: pytest.FixtureRequest) -> dict[str, object]:
+    return request.param
+
+
 @pytest.fixture
-def crystal(mixed_frames: Callable[..., list[Frame]], elements: tuple[str, ...]) -> tuple[TrainingSet, Potential]:
+def crystal(
+    mixed_frames: Callable[..., list[Frame]], elements: tuple[str, ...], terms: dict[str, object]
+) -> tuple[TrainingSet, Potential]:
     """About 1,000 atoms with forces and, where there is a cell, stress; some structures have neither."""
     frames = [frame for seed in range(40) for frame in mixed_frames(elements, seed)]
     frames = [replace(frame, forces=None, stress=None) if k % 9 == 0 else frame for k, frame in enumerate(frames)]
-    potential = make_potential(elements, hidden=(16, 12), legendre_orders=(0, 1, 2, 4))
+    potential = make_potential(elements, hidden=(16, 12), legendre_orders=(0, 1, 2, 4), **terms)
     return build_training_set(Structures.from_frames(frames), potential), potential
 
 

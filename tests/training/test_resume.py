@@ -82,7 +82,15 @@ class Job:
         copy = replace(copy, energy_shift=start.energy_shift.clone())
         settings = replace(self.settings, **changes)
         return run_fit(
-            copy, self.whole, split, settings, self.outputs(), SETUP, resumption=resumption, stop_file=stop_file
+            copy,
+            self.whole,
+            split,
+            settings,
+            self.outputs(),
+            SETUP,
+            random_starts=bool(self.members),
+            resumption=resumption,
+            stop_file=stop_file,
         )
 
     def resume(self, *, changed: bool = False, **changes: Any) -> int:
@@ -257,7 +265,7 @@ def test_cut_again_and_again(energies: TrainingSet, tmp_path: Path, monkeypatch:
 STAGES: dict[str, dict[str, Any]] = {
     "restarts": {"learning_rate": 0.1, "seed": 9},
     "more-restarts": {"learning_rate": 0.2, "seed": 10, "validation_interval": 2, "patience": 2},
-    "wolfe": {"line_search": "strong-wolfe", "learning_rate": 1.0, "seed": 9},
+    "wolfe": {"line_search": "strong-wolfe", "learning_rate": 1.0, "seed": 9, "max_iterations": 2, "patience": 6},
 }
 
 
@@ -282,9 +290,9 @@ def test_the_first_weights_can_be_the_best(energies: TrainingSet) -> None:
     """Where every step makes the validation worse, the weights of row 0 are kept."""
     train, validation = energies.select(range(8)), energies.select(range(8, 12))
     taught = make_potential(seed=12)
-    fit(taught, validation, settings=FitSettings(steps=40))
+    fit(taught, validation, settings=FitSettings(steps=40, conditioning="none"))
     before = taught.networks.flat().clone()
-    history = fit(taught, train, validation, settings=FitSettings(steps=3))
+    history = fit(taught, train, validation, settings=FitSettings(steps=3, conditioning="none"))
     assert min(history.validation, key=history.validation.__getitem__) == 0
     assert history.best.kept_step == 0
     assert torch.equal(taught.networks.flat(), before)
@@ -408,7 +416,8 @@ def test_a_changed_weight_is_evaluated_anew(
     rows = range(len(with_forces))
     train = with_forces.select([k for k in rows if k % 3])
     networks = found.potential.networks.with_flat(found.state.last_finite)
-    errors = errors_of(Objective(train, {"forces": 4.0, "stress": 0.0}), networks)
+    objective = Objective(train, {"forces": 4.0, "stress": 0.0}, conditioning=found.state.conditioning)
+    errors = errors_of(objective, networks)
     assert row[0] == 4
     assert row[1] == pytest.approx(float(errors.loss), rel=1e-9)
     # And the step went down the new loss, not the old one whose value was remembered.
@@ -453,6 +462,7 @@ CHANGED: dict[str, Any] = {
     "tolerance_gradient": 1e-5,
     "tolerance_change": 1e-6,
     "line_search_evaluations": 8,
+    "conditioning": "std",
     "l2": 0.1,
     "force_weight": 0.2,
     "stress_weight": 0.3,
@@ -504,6 +514,15 @@ class TestChangedSettings:
         assert set(BASE.by_name()) | set(OPTIONS) == set(CHANGED) | set(FREE)
         assert set(FREE) == set(FREE_SETTINGS)
 
+    def test_earlier_run_files_do_not_name_the_conditioning(self, earlier: Run, data: dict[str, Any]) -> None:
+        settings = {name: value for name, value in earlier.settings.items() if name != "conditioning"}
+        old = replace(earlier, settings=settings)
+        assert require_same_run(old, asked(conditioning="none"), data, (), FIXED) is False
+        with pytest.raises(
+            InputError, match=r"conditioning: expected none \(the run's\), which cannot change, got half"
+        ):
+            require_same_run(old, asked(), data, ("conditioning",), FIXED)
+
     def test_run_files_of_version_0_1_0_name_no_optimiser(self, earlier: Run, data: dict[str, Any]) -> None:
         settings = {name: value for name, value in earlier.settings.items() if name != "optimizer"}
         old = replace(earlier, settings=settings)
@@ -551,10 +570,10 @@ class TestChangedSettings:
 
     def test_all_of_them_at_once(self, earlier: Run, data: dict[str, Any]) -> None:
         with pytest.raises(InputError) as raised:
-            require_same_run(earlier, asked(**CHANGED, **FREE), data, ("l2",), FIXED)
-        lines = str(raised.value).splitlines()
-        assert len(lines) == len(CHANGED) - 1
-        for name in set(CHANGED) - {"l2"}:
+            require_same_run(earlier, asked(**CHANGED, **FREE), data, ("l2", "learning_rate", "seed"), FIXED)
+        lines = str(raised.value).splitlines()  # a screenful at most, of which one more would be too much
+        assert len(lines) == len(CHANGED) - 3
+        for name in set(CHANGED) - {"l2", "learning_rate", "seed"}:
             assert sum(line.startswith(f"resume: {name}: ") for line in lines) == 1
 
     def test_allowing_what_does_not_differ_or_is_none(self, earlier: Run, data: dict[str, Any]) -> None:

@@ -136,7 +136,7 @@ class TestKeep:
     def test_best(self, monkeypatch: pytest.MonkeyPatch, curve: list[float], kept: int) -> None:
         """The first of the least; also the start, where training made it only worse."""
         scripted(monkeypatch, curve)
-        history, potential, weights = run(FitSettings(steps=3))
+        history, potential, weights = run(FitSettings(steps=3, conditioning="none"))
         assert history.best.kept_step == kept
         assert torch.equal(potential.networks.flat(), weights[kept])
         assert history.best.score == min(curve)
@@ -355,7 +355,8 @@ class TestTestGroups:
 
     def test_scored_with_the_kept_weights(self) -> None:
         potential = make_potential()
-        history = fit(potential, TRAIN, VALIDATION, test=self.TEST, steps=20)
+        settings = FitSettings(steps=20, conditioning="none")
+        history = fit(potential, TRAIN, VALIDATION, test=self.TEST, settings=settings)
         assert history.best.test is not None
         objective = Objective(self.TEST)
         found = objective.evaluate(potential.networks.flat(), potential.networks)

@@ -131,6 +131,7 @@ def _settings(config: ClassicConfig) -> FitSettings:
             learning_rate=config.learning_rate,
             max_iterations=config.max_lbfgs_iterations,
         ),
+        conditioning="none",
         keep="last",
         l2=config.l2_regularization_prefactor,
         error_restart_level=config.error_restart_level,

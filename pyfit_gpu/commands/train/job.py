@@ -53,6 +53,7 @@ def run_fit(
     outputs: TrainingOutputs,
     setup: Setup,
     *,
+    random_starts: bool = False,
     stop_file: str = "",
     resumption: Resumption | None = None,
     plan: MemoryPlan | None = None,
@@ -61,6 +62,7 @@ def run_fit(
     """Train all members of a potential and write every output, also when a signal or a failure ends it early.
 
     Args:
+        random_starts: whether the potential's parameters were drawn, see `fit`.
         stop_file: training ends when a file of this name exists.
         plan: what is kept in memory, see `fit`.
         processes: the processes that share the work, of which this one is the first.
@@ -97,7 +99,7 @@ def run_fit(
                     validation,
                     test=test if len(test) else None,
                     first_member=resumption.first_member,
-                    random_starts=bool(outputs.members),
+                    random_starts=random_starts,
                     settings=settings,
                     observers=lambda k: [rows, *observers[k]],
                     should_stop=stopped,

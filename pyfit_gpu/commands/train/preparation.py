@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import found_faults
@@ -15,7 +15,7 @@ from pyfit_gpu.commands.train.job import Resumption, run_fit
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
 from pyfit_gpu.commands.train.other_files import Together
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
-from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
+from pyfit_gpu.commands.train.same_run import IMPLIED_SETTINGS, describe_data, require_same_run
 from pyfit_gpu.commands.warnings import warn_of_absent_elements, warn_of_equal_members, warn_of_split
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
@@ -34,6 +34,7 @@ from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
+from pyfit_gpu.training.input_statistics import ConditioningKind
 from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.settings import FitSettings
 
@@ -108,10 +109,12 @@ class Job:
         data = {**describe_data(own, potential, earlier), "split": _digest(split)}
         weighted = self.weighted(whole)
         absent = warn_of_absent_elements(weighted, split)
-        at_random = self.start.randomize or any(map(asks_for_random_weights, self.start.potentials))
-        untrained = tuple(symbol for symbol in absent if at_random or symbol in potential.untrained)
+        at_random = [self.start.randomize or asks_for_random_weights(path) for path in self.start.potentials]
+        untrained = tuple(symbol for symbol in absent if any(at_random) or symbol in potential.untrained)
         targets = group_targets(weighted, self.weights.targets)
-        settings = replace(self.settings, seed=weight_seed, group_targets=targets)
+        settings = replace(
+            self.settings, seed=weight_seed, group_targets=targets, conditioning=self._conditioning(earlier)
+        )
         if settings.max_time and self.how.started is not None:
             # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
@@ -123,9 +126,14 @@ class Job:
         if resumption.run is not None:
             potential = resumption.run.potential
         potential = replace(potential, untrained=untrained)
-        return Ready(
-            job, potential, weighted, split, settings, resumption, self._plan_memory(potential, whole, settings)
-        )
+        plan = self._plan_memory(potential, whole, settings)
+        return Ready(job, potential, weighted, split, settings, resumption, plan, random_starts=all(at_random))
+
+    def _conditioning(self, earlier: Run | None) -> ConditioningKind:
+        """Conditioning that was asked for, or else that of the earlier run: versions before had none."""
+        if self.how.conditioning is None and earlier is not None:
+            return cast(ConditioningKind, earlier.settings.get("conditioning", IMPLIED_SETTINGS["conditioning"]))
+        return self.how.conditioning or self.settings.conditioning
 
     def _plan_memory(self, potential: Potential, whole: TrainingSet, settings: FitSettings) -> MemoryPlan:
         """Plan the memory of one process."""
@@ -214,6 +222,7 @@ class Ready:
     settings: FitSettings
     resumption: Resumption
     plan: MemoryPlan
+    random_starts: bool  # whether all parameters were drawn
 
     def run(self, processes: ProcessGroup | None) -> int:
         return run_fit(
@@ -223,6 +232,7 @@ class Ready:
             self.settings,
             self.job.outputs,
             self.job.setup,
+            random_starts=self.random_starts,
             stop_file=self.job.how.stop_file,
             resumption=self.resumption,
             plan=self.plan,

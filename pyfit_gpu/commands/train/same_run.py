@@ -20,10 +20,10 @@ from pyfit_gpu.models.potential import Potential
 FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rmse", "keep")
 
 # Settings that decide shape or meaning of the state, beside those that the optimiser calls fixed.
-FIXED_SETTINGS = ("optimizer", "first_member")
+FIXED_SETTINGS = ("optimizer", "first_member", "conditioning")
 
-# Settings that run files of version 0.1.0 do not name.
-IMPLIED_SETTINGS = {"optimizer": "lbfgs"}
+# Settings that run files of earlier versions do not name.
+IMPLIED_SETTINGS = {"optimizer": "lbfgs", "conditioning": "none"}
 
 _SET = "training set"
 _LABELS = "training set (hash of its labels)"  # all that run files of version 0.1.0 know of it
@@ -132,9 +132,17 @@ def _differences(earlier: Mapping[str, Any], data: Mapping[str, Any], set_name: 
     if fields:
         faults.append(f"resume: {set_name} is not the set that the run was trained on: its {what}")
     for name, value in own.items():
-        if earlier.get(name) != value:
-            faults.append(f"resume: {name}: expected {earlier.get(name)} (the run's), found {value}")
+        for part, before, found in _parts_that_differ(earlier.get(name), value):
+            faults.append(f"resume: {name}{part}: expected {before} (the run's), found {found}")
     return faults
+
+
+def _parts_that_differ(before: Any, found: Any) -> list[tuple[str, Any, Any]]:
+    """Both values where they differ, of objects the entries that do, with their names."""
+    if not (isinstance(before, dict) and isinstance(found, dict)):
+        return [("", before, found)] if before != found else []
+    names = [name for name in before | found if before.get(name) != found.get(name)]
+    return [(f": {name}", before.get(name), found.get(name)) for name in names]
 
 
 def _is_between_precisions(run: Run) -> bool:

@@ -73,10 +73,10 @@ def _is_of(value: Any, kind: Any) -> bool:
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
-def _described(kind: Any) -> str:
+def _described(kind: Any, ending: str = "") -> str:
     if isinstance(kind, list):
-        return f"list of {_described(kind[0])}s"
-    return {str: "text", int: "whole number", float: "number"}[kind]
+        return f"list{ending} of {_described(kind[0], 's')}"
+    return {str: "text", int: "whole number", float: "number"}[kind] + ending
 
 
 def checked_shift(text: str, n_elements: int) -> tuple[float, ...] | None:

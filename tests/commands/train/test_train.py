@@ -253,7 +253,8 @@ def test_two_runs_give_the_same_bits() -> None:
 
 
 def random_weights(*words: object) -> bytes:
-    train("--randomize", *words, "--overwrite", steps=0)
+    """The drawn numbers themselves; with conditioned inputs they are in the file's coordinates."""
+    train("--randomize", "--conditioning", "none", *words, "--overwrite", steps=0)
     return weights("out.nn.dat")
 
 
@@ -271,7 +272,7 @@ def test_random_weights_come_from_the_seed() -> None:
 
 def test_seed_0_is_a_random_one_that_is_said() -> None:
     random_weights("--seed", "0")
-    said = train("--randomize", "--seed", "0", "--overwrite", steps=0)
+    said = train("--randomize", "--conditioning", "none", "--seed", "0", "--overwrite", steps=0)
     first = weights("out.nn.dat")
     (seed,) = re.findall(r"seed (\d+)", said)
     assert int(seed) > 0
@@ -294,7 +295,7 @@ def test_a_header_that_asks_for_random_weights() -> None:
     found = []
     for seed in ("4", "4", "5"):
         done(*("train", "si.h5", "--potential", "fresh.nn.dat", "--out", "out.nn.dat"), "--steps", "0", "--seed", seed,
-             "--overwrite")  # fmt: skip
+             "--conditioning", "none", "--overwrite")  # fmt: skip
         found.append(weights("out.nn.dat"))
     assert found[0] == found[1]
     assert found[0] != found[2]
@@ -338,7 +339,7 @@ def test_single_precision_is_close() -> None:
 
 def test_a_loss_above_the_restart_level() -> None:
     """Three restarts, then the end: outputs hold the last network, logs only its rows."""
-    said = train("--error-restart-level", "1e-9", steps=3)
+    said = train("--error-restart-level", "1e-9", "--conditioning", "none", steps=3)
     assert said.count("restart") >= 4
     for number in (1, 2, 3):
         assert re.search(rf"restart {number} of 3", said)

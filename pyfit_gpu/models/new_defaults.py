@@ -1,0 +1,30 @@
+"""Settings of a new potential where none are given. torch is not imported: the command line's help reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyfit_gpu.descriptors.modes import GI_MODES
+
+GI_MODE = 6
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Defaults of `new_potential` that may differ between the modes."""
+
+    legendre_orders: tuple[int, ...]
+    cross_terms: int
+    triples: tuple[tuple[int, int, int], ...]  # of these, the ones whose orders are among the potential's
+    n_centers: int = 8
+    cutoff_width: float = 1.0  # Å
+    gaussian_width: float = 0.5  # Å
+    hidden: tuple[int, ...] = (16, 16)
+
+
+_MORE_TERMS = Defaults(legendre_orders=(0, 1, 2, 3, 4), cross_terms=1, triples=((1, 1, 2), (1, 2, 3), (2, 2, 2)))
+_PAIR_TERMS = Defaults(legendre_orders=(0, 1, 2, 4, 6), cross_terms=0, triples=())
+
+
+def defaults_of(gi_mode: int) -> Defaults:
+    return _MORE_TERMS if gi_mode in GI_MODES and GI_MODES[gi_mode].more_terms else _PAIR_TERMS
