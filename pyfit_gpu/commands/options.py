@@ -107,7 +107,7 @@ def _add_new(verb: Parser) -> None:
 
     add = verb.add_argument
     add("--structures", nargs="+", default=(), metavar="FILE",
-        help="from whose structures elements, cutoff (the third shell of neighbours and D/2) and first centre follow")  # fmt: skip
+        help="whose structures give elements, cutoff (third shell of neighbours + D/2) and first centre")  # fmt: skip
     add("--elements", nargs="+", metavar="SYMBOL", help="chemical symbols, in the potential's order")
     add("--cutoff", type=finite, metavar="R", help="rc, Å")
     add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
@@ -197,7 +197,8 @@ def _add_loss(add: Callable[..., Any]) -> None:
         help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
     add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
         help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
-    add("--l2", type=finite, default=1e-4, metavar="C", help="prefactor of the parameters' norms (1e-4)")
+    add("--l2", type=finite, metavar="C",
+        help="prefactor of the parameters' norms (with --resume the run's, or else 1e-4)")  # fmt: skip
 
 
 def _add_label_weights(add: Callable[..., Any], default: str) -> None:
@@ -210,8 +211,8 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
 
     _add_settings(add, LBFGSSettings)
     add("--conditioning", choices=("half", "std", "centre", "none"),
-        help="how the inputs are shifted and scaled while they train (with --resume the run's, or else half; none where "
-        "fewer atoms train than there are parameters)")  # fmt: skip
+        help="how the inputs are shifted and scaled while they train (with --resume the run's, or else half; none "
+        "where fewer atoms train than there are parameters)")  # fmt: skip
     add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new parameters (0: never)")  # fmt: skip

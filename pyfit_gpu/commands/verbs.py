@@ -125,7 +125,6 @@ def _train(options: argparse.Namespace) -> int:
 
     left_open = frozenset(name for name in MAY_BE_OPEN if getattr(options, name) is None)
     given = {name: getattr(options, name) for name in _FIT if name not in left_open}
-
     return train(
         options.training_set,
         start=fit_options.StartOptions(
@@ -189,9 +188,8 @@ def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.plan import plan
     from pyfit_gpu.training.settings import FitSettings
 
-    weights = {name: getattr(options, name) for name in ("force_weight", "stress_weight")}
-    left_open = [name for name, value in weights.items() if value is None]
-    given = {name: value for name, value in weights.items() if value is not None}
+    given = {name: getattr(options, name) for name in ("force_weight", "stress_weight")}
+    given = {name: value for name, value in given.items() if value is not None}
     plan(
         options.training_set,
         potential=options.potential,
@@ -199,7 +197,7 @@ def _plan(options: argparse.Namespace) -> int:
         members=options.members,
         memory=options.memory,
         settings=FitSettings(optimizer=_optimizer(options), **given),
-        left_open=left_open,
+        left_open={"conditioning", "force_weight", "stress_weight"} - given.keys(),
     )
     return printed()
 

@@ -15,7 +15,8 @@ from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.input_statistics import ConditioningKind
 from pyfit_gpu.training.settings import FitSettings
 
-MAY_BE_OPEN = ("conditioning", "force_weight", "stress_weight")
+MAY_BE_OPEN = ("conditioning", "force_weight", "l2", "stress_weight")
+L2 = 1e-4  # eV/atom
 
 
 def settled(
@@ -29,14 +30,10 @@ def settled(
         potential: which is trained.
         earlier: the run that goes on.
     """
-    values: dict[str, Any]
-    if earlier is not None:
-        values = {**IMPLIED_SETTINGS, **earlier.settings}
-    else:
-        values = _found(train, potential)
+    values = _found(train, potential) if earlier is None else {**IMPLIED_SETTINGS, **earlier.settings}
     chosen = {name: values[name] for name in left_open if name in values}
     if chosen and earlier is None:
-        log.info("not given, from the data: %s", ", ".join(f"{name} {chosen[name]}" for name in sorted(chosen)))
+        log.info("not given and chosen: %s", ", ".join(f"{name} {chosen[name]}" for name in sorted(chosen)))
     return replace(settings, **chosen)
 
 
@@ -47,6 +44,7 @@ def _found(train: TrainingSet, potential: Potential) -> dict[str, Any]:
     return {
         "conditioning": conditioning_for(train, potential),
         "force_weight": force_weight,
+        "l2": L2,
         "stress_weight": stress_weight,
     }
 
