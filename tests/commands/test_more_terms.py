@@ -44,7 +44,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write("dft.extxyz", [labelled(seed, symbols) for seed in range(10)])
-        done("new", "--elements", *symbols, "--cutoff", 4, "--n-centers", 4, "--hidden", 4, "--out", "nn.dat")
+        words = ("--n-centers", 4, "--first-center", 1.5, "--hidden", 4, "--max-random", 0.3)
+        done("new", "--elements", *symbols, "--cutoff", 4, *words, "--out", "nn.dat")
         done("prepare", "dft.extxyz", "--potential", "nn.dat", "--out", "set.h5", "--e-shift", "fit")
     return folder
 

@@ -9,7 +9,10 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
+from ase import Atoms
+from ase.build import bulk
 from ase.data import atomic_masses, atomic_numbers
+from ase.io import write
 from commands.helpers import OWN, Result, done, log_rows, new_names, refused
 
 import pyfit_gpu as pf
@@ -245,3 +248,61 @@ def test_masses_of_all_elements_are_numbers() -> None:
     masses = [new_potential([symbol], 4.0).masses[0] for symbol in symbols]
     assert np.isfinite(masses).all()
     assert min(masses) > 1
+
+
+class TestStructures:
+    """What is not given follows from structures."""
+
+    @staticmethod
+    def made(*words: object) -> tuple[tuple[str, ...], float, float]:
+        done("new", "--out", "new.nn.dat", "--overwrite", *words)
+        found = pf.load_potential("new.nn.dat").descriptor
+        return found.elements, found.cutoff, found.gaussian_centers[0]
+
+    @pytest.fixture(autouse=True)
+    def files(self) -> None:
+        write("si.extxyz", bulk("Si", "diamond", a=5.43))  # shells at 2.351, 3.840 and 4.502 Å
+        write("sic.extxyz", bulk("SiC", "zincblende", a=4.36, cubic=True))  # 1.888, 3.083 and 3.615 Å
+        write("cu.extxyz", bulk("Cu", "fcc", a=3.6))  # third shell at 4.409 Å
+
+    def test_one_file(self) -> None:
+        assert self.made("--structures", "si.extxyz") == (("Si",), 5.0, 1.8)
+        assert self.made("--structures", "cu.extxyz", "--cutoff-width", 1.4) == (("Cu",), 5.1, 1.9)
+
+    def test_several_files_in_their_order(self) -> None:
+        """Eight of eleven atoms are those of silicon carbide."""
+        assert self.made("--structures", "cu.extxyz", "sic.extxyz", "si.extxyz") == (("Cu", "Si", "C"), 4.1, 1.3)
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("--elements C Si", (("C", "Si"), 4.1, 1.3)),
+            ("--cutoff 5.5", (("Si", "C"), 5.5, 1.3)),
+            ("--first-center 0.7", (("Si", "C"), 4.1, 0.7)),
+            ("--gaussian-centers 1.1 2.2", (("Si", "C"), 4.1, 1.1)),
+        ],
+    )
+    def test_what_is_given_wins(self, words: str, expected: tuple[tuple[str, ...], float, float]) -> None:
+        assert self.made("--structures", "sic.extxyz", *words.split()) == expected
+
+    def test_one_atom_alone(self) -> None:
+        write("ar.extxyz", Atoms("Ar"))
+        assert self.made("--structures", "ar.extxyz") == (("Ar",), 6.0, 2.4)
+
+    @pytest.mark.parametrize(
+        ("words", "match"),
+        [
+            ("", "elements: expected, or structures from which to take it"),
+            ("--structures absent.extxyz", "absent.extxyz"),
+            ("--structures bad.extxyz", "bad.extxyz"),
+            ("--structures old.dat", "elements: expected, the structures do not name theirs"),
+        ],
+    )
+    def test_refused(self, words: str, match: str) -> None:
+        Path("bad.extxyz").write_text("2\nnothing\nSi 0 0\n")
+        shutil.copy(OWN / "structures.poscar.dat", "old.dat")
+        refused("new", "--out", "new.nn.dat", *words.split(), match=match)
+
+    def test_structures_are_not_overwritten(self) -> None:
+        shutil.copy("si.extxyz", "si.dat")
+        refused("new", "--structures", "si.dat", "--out", "si.dat", "--overwrite", match=r"si\.dat")
