@@ -5,35 +5,83 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
+
 from pyfit_gpu.commands.info import input_shares
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_draft
+from pyfit_gpu.formats.opening import read_reported
+from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.log import log
-from pyfit_gpu.models.new_potential import new_potential
+from pyfit_gpu.models.new_defaults import defaults_of
+from pyfit_gpu.models.new_potential import lengths_from, new_potential
+from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.structures.shells import find_shells
 
 
-def new(elements: Sequence[str], *, cutoff: float, out: str, setup: Setup, **settings: Any) -> None:
+def new(
+    elements: Sequence[str] | None,
+    *,
+    out: str,
+    setup: Setup,
+    structures: Sequence[str] = (),
+    reading: ReadOptions | None = None,
+    **settings: Any,
+) -> None:
     """Write a new potential file whose header asks for random parameters.
 
     Args:
-        elements: chemical symbols.
-        cutoff: Å.
+        elements: chemical symbols; None: those of the structures.
         out: `.nn.dat` file to write.
+        structures: files from whose structures follows what is not given: elements, cutoff, first Gaussian centre.
+        reading: what these files leave open.
         settings: other arguments of `new_potential`.
     """
     if not out.endswith(".dat"):
         raise InputError(f"{out}: expected a potential's name to end in .nn.dat")
-    draft = new_potential(elements, cutoff, **settings)
-    out = setup.output(out)
+    if structures:
+        report = ReadReport(reading)
+        frames = list(read_reported(structures, report, reading))
+        report.require_used()
+        elements = elements or _elements_of(frames)
+        settings = _with_lengths(frames, settings)
+    for name, value in (("elements", elements), ("cutoff", settings["cutoff"])):
+        if value is None:
+            raise InputError(f"{name}: expected, or structures from which to take it")
+    assert elements is not None
+    draft = new_potential(elements, **settings)
+    out = setup.output(out, list(structures))
     save_draft(draft, out)
     sizes = "-".join(map(str, draft.networks.layer_sizes))
     centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
     log.info(
-        "wrote %s: network %s, %d inputs%s, Gaussian centres %s Å, parameters are drawn on loading",
+        "wrote %s: %s, network %s, %d inputs%s, cutoff %g Å, Gaussian centres %s Å, parameters are drawn on loading",
         out,
+        " ".join(draft.descriptor.elements),
         sizes,
         draft.descriptor.n_features,
         input_shares(draft.descriptor),
+        draft.descriptor.cutoff,
         centers,
     )
+
+
+def _elements_of(frames: Sequence[Frame]) -> list[str]:
+    """Chemical symbols in the order in which the structures bring them."""
+    numbers = dict.fromkeys(number for frame in frames for number in frame.atomic_numbers.tolist())
+    if 0 in numbers:
+        raise InputError("elements: expected, the structures do not name theirs")
+    return [CHEMICAL_SYMBOLS[number] for number in numbers]
+
+
+def _with_lengths(frames: Sequence[Frame], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the cutoff and the first Gaussian centre that suit the structures, where none are given."""
+    width = settings["cutoff_width"]
+    width = defaults_of(settings["gi_mode"]).cutoff_width if width is None else width
+    cutoff, first_center = lengths_from(find_shells(frames), width)
+    found = {"cutoff": cutoff} if settings["cutoff"] is None else {}
+    if settings["gaussian_centers"] is None and settings["first_center"] is None:
+        found["first_center"] = first_center
+    return {**settings, **found}

@@ -106,8 +106,10 @@ def _add_new(verb: Parser) -> None:
         return " ".join(map(str, values))
 
     add = verb.add_argument
-    add("--elements", nargs="+", required=True, metavar="SYMBOL", help="chemical symbols, in the potential's order")
-    add("--cutoff", type=finite, required=True, metavar="R", help="rc, Å")
+    add("--structures", nargs="+", default=(), metavar="FILE",
+        help="whose structures give elements, cutoff (third shell of neighbours + D/2) and first centre")  # fmt: skip
+    add("--elements", nargs="+", metavar="SYMBOL", help="chemical symbols, in the potential's order")
+    add("--cutoff", type=finite, metavar="R", help="rc, Å")
     add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
     add("--gi-mode", type=whole, default=GI_MODE, metavar="M",
         help=f"how features become inputs ({GI_MODE}); {describe_modes()}")  # fmt: skip
@@ -122,12 +124,14 @@ def _add_new(verb: Parser) -> None:
         help="Legendre orders of each four-body term, as in 112 or 2,10,12, or none "
         + default("triples", triples_as_text))  # fmt: skip
     add("--n-centers", type=whole, metavar="N",
-        help=f"Gaussian centres, evenly from 1.5 Å to D/2 before the cutoff {default('n_centers')}")  # fmt: skip
+        help=f"Gaussian centres, evenly from the first to D/2 before the cutoff {default('n_centers')}")  # fmt: skip
+    add("--first-center", type=finite, metavar="R0", help=f"the first of them, Å {default('first_center')}")
     add("--gaussian-centers", type=finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
     add("--hidden", type=whole, nargs="+", metavar="N",
         help=f"neurons of the hidden layers {default('hidden', numbers)}")  # fmt: skip
     add("--activation", type=whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
-    add("--max-random", type=finite, default=0.3, metavar="W", help="parameters are drawn from -W to W (0.3)")
+    add("--max-random", type=finite, metavar="W", help=f"parameters are drawn from -W to W {default('max_random')}")
+    add_reading(verb)
     _outputs(verb)
     verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")
 
@@ -187,14 +191,19 @@ def _add_split(add: Callable[..., Any]) -> None:
 
 
 def _add_loss(add: Callable[..., Any]) -> None:
-    add("--force-weight", type=finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
-    add("--stress-weight", type=finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    _add_label_weights(add, "with --resume the run's, or else by the scales of the labels")
     add("--group-weight", nargs="+", default=(), metavar="PATTERN=W", help="factor of the weights of whole groups")
     add("--window-weight", nargs="+", default=(), metavar="LOW:HIGH=W",
         help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
     add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
         help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
-    add("--l2", type=finite, default=0.0, metavar="C", help="prefactor of the parameters' norms (0)")
+    add("--l2", type=finite, metavar="C",
+        help="prefactor of the parameters' norms (with --resume the run's, or else 1e-4)")  # fmt: skip
+
+
+def _add_label_weights(add: Callable[..., Any], default: str) -> None:
+    add("--force-weight", type=finite, metavar="W", help=f"of forces in the loss, Å^2 ({default}; 0: none)")
+    add("--stress-weight", type=finite, metavar="W", help=f"of virials per atom in the loss ({default}; 0: none)")
 
 
 def _add_optimizer(add: Callable[..., Any]) -> None:
@@ -202,7 +211,8 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
 
     _add_settings(add, LBFGSSettings)
     add("--conditioning", choices=("half", "std", "centre", "none"),
-        help="how the inputs are shifted and scaled while they train (half; with --resume the run's)")  # fmt: skip
+        help="how the inputs are shifted and scaled while they train (with --resume the run's, or else half; none "
+        "where fewer atoms train than there are parameters)")  # fmt: skip
     add("--learning-rate-ramp", type=whole, default=0, metavar="N", help="steps in which it grows to its value (0)")
     add("--error-restart-level", type=float, default=0.0, metavar="E",
         help="a loss above it draws new parameters (0: never)")  # fmt: skip
@@ -264,8 +274,7 @@ def _add_plan(verb: Parser) -> None:
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
     _add_settings(add, LBFGSSettings, only=LBFGSSettings.fixed)
-    add("--force-weight", type=finite, default=0.0, metavar="W", help="of forces in the loss, Å^2 (0: energies only)")
-    add("--stress-weight", type=finite, default=0.0, metavar="W", help="of virials per atom in the loss (0)")
+    _add_label_weights(add, "by the scales of the labels")
     _computing(verb)
     verb.add_argument("--quiet", action="store_true", help="only errors: whether it fits shows in the exit status")
     verb.set_defaults(overwrite=False, unique=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.parsing import parse_memory
+from pyfit_gpu.commands.train.left_open import settled
 from pyfit_gpu.datasets.training_set import require_same_inputs
 from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError
@@ -25,6 +28,7 @@ def plan(
     members: int = 1,
     memory: str | None = None,
     settings: FitSettings | None = None,
+    left_open: Collection[str] = (),
 ) -> MemoryPlan:
     """Print the memory that training would take; nothing is trained, and the features are not loaded.
 
@@ -34,6 +38,7 @@ def plan(
         members: networks trained at once.
         memory: limit, as `parse_memory` reads it; None: a share of the device's memory.
         settings: of which history size and the weights of the loss count.
+        left_open: names of those that are found from the data, as `train` does.
 
     Raises:
         InputError: training cannot be kept within the limit, or as `train`.
@@ -46,6 +51,8 @@ def plan(
     whole = load_training_set(training_set, lazy=True)
     require_same_inputs(model.descriptor, whole.descriptor, f"{training_set} was not made for {potential}")
     settings = settings or FitSettings()
+    if left_open:
+        settings = settled(settings, left_open, whole, model, None)
     for term in weighted_terms():
         weight = settings.loss_weights[term.name]
         if weight and not bool((term.known(whole) & whole.has_energy).any()):

@@ -56,8 +56,8 @@ def _setup(options: argparse.Namespace) -> Any:
     )
 
 
-_NEW = ("gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "cross_terms", "n_centers",
-        "gaussian_centers", "hidden", "activation", "max_random")  # fmt: skip
+_NEW = ("cutoff", "gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "cross_terms", "n_centers",
+        "gaussian_centers", "first_center", "hidden", "activation", "max_random")  # fmt: skip
 
 
 def _new(options: argparse.Namespace) -> int:
@@ -66,7 +66,14 @@ def _new(options: argparse.Namespace) -> int:
 
     settings = {name: getattr(options, name) for name in _NEW}
     settings["triples"] = None if options.triples is None else parse_triples(options.triples, "--triples")
-    new(options.elements, cutoff=options.cutoff, out=options.out, setup=_setup(options), **settings)
+    new(
+        options.elements,
+        out=options.out,
+        setup=_setup(options),
+        structures=options.structures,
+        reading=read_options(options),
+        **settings,
+    )
     return 0
 
 
@@ -93,7 +100,7 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-_FIT = ("steps", "learning_rate_ramp", "l2", "force_weight", "stress_weight", "error_restart_level",
+_FIT = ("steps", "learning_rate_ramp", "l2", "conditioning", "force_weight", "stress_weight", "error_restart_level",
         "validation_interval", "patience", "min_improvement", "target_rmse", "max_time", "keep")  # fmt: skip
 
 
@@ -113,15 +120,18 @@ def _train(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.parsing import parse_by_group, parse_memory, parse_windows
     from pyfit_gpu.commands.train import options as fit_options
     from pyfit_gpu.commands.train.command import train
+    from pyfit_gpu.commands.train.left_open import MAY_BE_OPEN
     from pyfit_gpu.training.settings import FitSettings
 
+    left_open = frozenset(name for name in MAY_BE_OPEN if getattr(options, name) is None)
+    given = {name: getattr(options, name) for name in _FIT if name not in left_open}
     return train(
         options.training_set,
         start=fit_options.StartOptions(
             tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
         ),
         outputs=_training_outputs(options),
-        settings=FitSettings(optimizer=_optimizer(options), **{name: getattr(options, name) for name in _FIT}),
+        settings=FitSettings(optimizer=_optimizer(options), **given),
         setup=_setup(options),
         split=fit_options.SplitOptions(
             options.split,
@@ -145,7 +155,7 @@ def _train(options: argparse.Namespace) -> int:
             options.distribute,
             started,
             None if options.memory is None else parse_memory(options.memory),
-            options.conditioning,
+            left_open,
         ),
     )
 
@@ -178,16 +188,16 @@ def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.plan import plan
     from pyfit_gpu.training.settings import FitSettings
 
-    settings = FitSettings(
-        optimizer=_optimizer(options), force_weight=options.force_weight, stress_weight=options.stress_weight
-    )
+    given = {name: getattr(options, name) for name in ("force_weight", "stress_weight")}
+    given = {name: value for name, value in given.items() if value is not None}
     plan(
         options.training_set,
         potential=options.potential,
         setup=_setup(options),
         members=options.members,
         memory=options.memory,
-        settings=settings,
+        settings=FitSettings(optimizer=_optimizer(options), **given),
+        left_open={"conditioning", "force_weight", "stress_weight"} - given.keys(),
     )
     return printed()
 

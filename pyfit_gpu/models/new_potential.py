@@ -17,8 +17,11 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
 from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
 from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
+from pyfit_gpu.structures.shells import Shells
 
-FIRST_CENTER = 1.5  # Å, below the bonds of all but hydrogen and the first row
+_BEFORE_NEAREST = 0.6  # Å, from the first Gaussian centre to the nearest neighbours
+_LEAST_CENTER = 0.5  # Å, of the first one
+_FEW_NEIGHBORS = 6.0  # Å, cutoff where most atoms have less than three shells: molecules, clusters, layers
 
 
 def new_potential(
@@ -34,9 +37,10 @@ def new_potential(
     triples: Sequence[Sequence[int]] | None = None,
     n_centers: int | None = None,
     gaussian_centers: Sequence[float] | None = None,
+    first_center: float | None = None,
     hidden: Sequence[int] | None = None,
     activation: int = 1,
-    max_random: float = 0.3,
+    max_random: float | None = None,
 ) -> Potential:
     """Make a straight potential without parameters (on the meta device), for `save_draft`.
 
@@ -51,16 +55,20 @@ def new_potential(
         triples: three ascending Legendre orders of each four-body term; None: those of the mode whose orders are all
             among `legendre_orders`.
         n_centers: number of Gaussian centres, see `spread_centers`.
-        gaussian_centers: Å, instead of n_centers.
+        gaussian_centers: Å, instead of n_centers and first_center.
+        first_center: Å, of the Gaussian centres.
         hidden: neurons of each hidden layer.
         max_random: half-width of the interval that random parameters are drawn from.
 
     Raises:
         InputError: a setting that is no potential's; the message names it.
     """
-    if n_centers is not None and gaussian_centers is not None:
-        raise InputError("n_centers: expected without gaussian_centers, which says how many there are")
+    for name, value in (("n_centers", n_centers), ("first_center", first_center)):
+        if value is not None and gaussian_centers is not None:
+            raise InputError(f"{name}: expected without gaussian_centers, which says where they are")
     defaults = defaults_of(gi_mode)
+    max_random = defaults.max_random if max_random is None else max_random
+    first_center = defaults.first_center if first_center is None else first_center
     hidden = defaults.hidden if hidden is None else hidden
     if not hidden or any(size < 1 for size in hidden):
         raise InputError(f"hidden: expected numbers of neurons above 0, got {list(hidden)}")
@@ -79,12 +87,12 @@ def new_potential(
         cutoff_width=defaults.cutoff_width if cutoff_width is None else cutoff_width,
         gaussian_width=defaults.gaussian_width if gaussian_width is None else gaussian_width,
         legendre_orders=orders,
-        gaussian_centers=(FIRST_CENTER,) if gaussian_centers is None else tuple(gaussian_centers),
+        gaussian_centers=(first_center,) if gaussian_centers is None else tuple(gaussian_centers),
         triples=_as_triples(triples),
     )
     if gaussian_centers is None:
         n_centers = defaults.n_centers if n_centers is None else n_centers
-        centers = spread_centers(descriptor.neighbor_cutoff, descriptor.cutoff_width, n_centers)
+        centers = spread_centers(descriptor.neighbor_cutoff, descriptor.cutoff_width, n_centers, first_center)
         descriptor = replace(descriptor, gaussian_centers=centers)
     if cross_terms is None:
         cross_terms = min(defaults.cross_terms, len(descriptor.gaussian_centers) - 1)
@@ -111,8 +119,19 @@ def _default_shift(gi_mode: int) -> float:
     return GI_MODES[gi_mode].default_shift if gi_mode in GI_MODES else 0.0  # the descriptor refuses it
 
 
-def spread_centers(cutoff: float, cutoff_width: float, n_centers: int) -> tuple[float, ...]:
-    """Gaussian centres (Å), evenly from 1.5 Å to half a cutoff width before the cutoff, rounded to 1e-4 Å.
+def lengths_from(shells: Shells, cutoff_width: float) -> tuple[float, float]:
+    """Cutoff and first Gaussian centre (Å, multiples of 0.1) for structures with these distances.
+
+    The cutoff is half of its width, where the cutoff function is 1/17, beyond the third shell. The first centre is
+    somewhat below the nearest neighbours: the flank of a Gaussian tells short distances apart best.
+    """
+    cutoff = _FEW_NEIGHBORS if math.isinf(shells.third) else round(shells.third + cutoff_width / 2, 1)
+    nearest = min(shells.nearest, cutoff / 2)
+    return cutoff, max(_LEAST_CENTER, round(nearest - _BEFORE_NEAREST, 1))
+
+
+def spread_centers(cutoff: float, cutoff_width: float, n_centers: int, first: float) -> tuple[float, ...]:
+    """Gaussian centres (Å), evenly from the first to half a cutoff width before the cutoff, rounded to 1e-4 Å.
 
     Beyond the last one fc is below 1/17: a centre nearer the cutoff would add next to no information.
 
@@ -122,9 +141,9 @@ def spread_centers(cutoff: float, cutoff_width: float, n_centers: int) -> tuple[
     if n_centers < 2:
         raise InputError(f"n_centers: expected at least 2, got {n_centers} (give a single centre by gaussian_centers)")
     last = cutoff - cutoff_width / 2
-    if last <= FIRST_CENTER:
+    if last <= first:
         raise InputError(
-            f"n_centers: expected a cutoff that leaves room for centres from {FIRST_CENTER} Å to half a cutoff width "
+            f"n_centers: expected a cutoff that leaves room for centres from {first:g} Å to half a cutoff width "
             f"before it, got {last:g} Å as the last (give gaussian_centers)"
         )
-    return tuple(np.round(np.linspace(FIRST_CENTER, last, n_centers), 4).tolist())
+    return tuple(np.round(np.linspace(first, last, n_centers), 4).tolist())

@@ -9,7 +9,10 @@ import numpy as np
 import pair_sum
 import pytest
 import torch
+from ase import Atoms
+from ase.build import bulk
 from ase.data import atomic_masses, atomic_numbers
+from ase.io import write
 from commands.helpers import OWN, Result, done, log_rows, new_names, refused
 
 import pyfit_gpu as pf
@@ -33,13 +36,13 @@ def test_what_is_written() -> None:
     assert nn["masses"] == [atomic_masses[atomic_numbers[symbol]] for symbol in ("Si", "C")]
     assert nn["e_shifts"] == [None, None]
     assert (nn["gi_mode"], nn["shift"], nn["activation"]) == (6, 0.0, 1)
-    assert (nn["randomize"], nn["max_random"]) == (True, 0.3)
+    assert (nn["randomize"], nn["max_random"]) == (True, 0.1)
     assert (nn["rc"], nn["d"], nn["sigma"]) == (5.0, 1.0, 0.5)
     assert nn["legendre_orders"] == [0, 1, 2, 3, 4]
     assert Path("new.nn.dat").read_text().splitlines()[5] == " 5 0 1 2 3 4 1 3 1 1 2 1 2 3 2 2 2"
-    assert nn["r0"].tolist() == [1.5, 1.9286, 2.3571, 2.7857, 3.2143, 3.6429, 4.0714, 4.5]
+    assert nn["r0"].tolist() == [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5]
     assert (nn["baseline"], nn["baseline_parameters"].tolist()) == (False, [0.0] * 8)
-    assert nn["layer_sizes"] == [3 * 5 * (8 + 7) + 4 * 3 * 8, 16, 16, 1]
+    assert nn["layer_sizes"] == [3 * 5 * (8 + 7) + 4 * 3 * 8, 24, 24, 1]
     assert len(Path("new.nn.dat").read_text().splitlines()) == 9  # and no weights
 
 
@@ -102,8 +105,10 @@ def test_shift_of_the_modes(gi_mode: int, shift: float) -> None:
 @pytest.mark.parametrize(
     ("words", "first", "last"),
     [
-        (("--cutoff", "4.5"), 1.5, 4.0),
-        (("--cutoff", "6", "--cutoff-width", "1.5"), 1.5, 5.25),
+        (("--cutoff", "4.5"), 1.0, 4.0),
+        (("--cutoff", "6", "--cutoff-width", "1.5"), 1.0, 5.25),
+        (("--cutoff", "6", "--first-center", "1.8"), 1.8, 5.5),
+        (("--cutoff", "4.5", "--gi-mode", "5"), 1.5, 4.0),
         (("--cutoff", "4", "--gi-mode", "3"), 1.5, 5.5),  # features reach to 1.5 times the cutoff
     ],
     ids=str,
@@ -130,8 +135,8 @@ def test_the_header_is_that_of_every_potential() -> None:
     new("--cutoff", "4")
     lines = Path("new.nn.dat").read_text().splitlines()
     saved = header_lines(pf.load_potential("new.nn.dat", seed=1))
-    assert [line for line in lines if line not in saved] == [" 1 0.3 4.0 1.0 0.5"]
-    assert [line for line in saved if line not in lines] == [" 0 0.3 4.0 1.0 0.5"]
+    assert [line for line in lines if line not in saved] == [" 1 0.1 4.0 1.0 0.5"]
+    assert [line for line in saved if line not in lines] == [" 0 0.1 4.0 1.0 0.5"]
 
 
 def test_prepare_train_and_evaluate() -> None:
@@ -148,7 +153,7 @@ def test_info() -> None:
     new("--cutoff", "5")
     said = done("info", "new.nn.dat").out
     for text in (
-        "straight, 321-16-16-1",
+        "straight, 321-24-24-1",
         "random weights are drawn on loading",
         "Si C",
         "e_shift       unknown",
@@ -163,11 +168,11 @@ def test_info() -> None:
 def test_what_is_said() -> None:
     said = new("--cutoff", "4.5", "--n-centers", "2").out
     assert said == (
-        "wrote new.nn.dat: network 69-16-16-1, 69 inputs (45 of pairs, 24 of four bodies), Gaussian centres 1.5 4 Å, "
-        "parameters are drawn on loading\n"
+        "wrote new.nn.dat: Si C, network 69-24-24-1, 69 inputs (45 of pairs, 24 of four bodies), cutoff 4.5 Å, "
+        "Gaussian centres 1 4 Å, parameters are drawn on loading\n"
     )
     assert (
-        ": network 30-16-16-1, 30 inputs, "
+        ", network 30-16-16-1, 30 inputs, "
         in new("--cutoff", "4.5", "--n-centers", "2", "--gi-mode", "5", "--unique").out
     )
     assert new("--cutoff", "4.5", "--overwrite", "--quiet").said == ""
@@ -192,7 +197,7 @@ def test_outputs_that_exist() -> None:
         ("Si Si C", "--cutoff 4", r"elements: expected different chemical symbols.*: Si is there twice$"),
         ("Si Xx", "--cutoff 4", r"elements: expected different chemical symbols.*: Xx is no element$"),
         ("si", "--cutoff 4", "elements: .*si is no element"),
-        ("Si", "", r"--cutoff"),
+        ("Si", "", "cutoff: expected, or structures from which to take it"),
         ("Si", "--cutoff 0", "cutoff: expected a length above 0 Å, got 0"),
         ("Si", "--cutoff -4", "cutoff: expected a length above 0 Å, got -4"),
         ("Si", "--cutoff four", "--cutoff.*four"),
@@ -222,7 +227,9 @@ def test_outputs_that_exist() -> None:
         ("Si", "--cutoff 4 --triples 12", "--triples: expected three Legendre orders a word.*got '12'"),
         ("Si", "--cutoff 4 --triples 112 none", "--triples: expected three .*got 'none'"),
         ("Si", "--cutoff 4 --triples 1,2,x", "--triples: expected three .*got '1,2,x'"),
-        ("Si", "--cutoff 2", "n_centers: .*room.*got 1.5 Å.*gaussian_centers"),
+        ("Si", "--cutoff 2 --first-center 1.9", "n_centers: .*room.*from 1.9 Å.*got 1.5 Å.*gaussian_centers"),
+        ("Si", "--cutoff 4 --first-center 0", "gaussian_centers: expected lengths above"),
+        ("Si", "--cutoff 4 --first-center 2 --gaussian-centers 2 3", "first_center: expected without gaussian_centers"),
     ],
 )
 def test_settings_that_are_refused(elements: str, words: str, match: str) -> None:
@@ -241,3 +248,61 @@ def test_masses_of_all_elements_are_numbers() -> None:
     masses = [new_potential([symbol], 4.0).masses[0] for symbol in symbols]
     assert np.isfinite(masses).all()
     assert min(masses) > 1
+
+
+class TestStructures:
+    """What is not given follows from structures."""
+
+    @staticmethod
+    def made(*words: object) -> tuple[tuple[str, ...], float, float]:
+        done("new", "--out", "new.nn.dat", "--overwrite", *words)
+        found = pf.load_potential("new.nn.dat").descriptor
+        return found.elements, found.cutoff, found.gaussian_centers[0]
+
+    @pytest.fixture(autouse=True)
+    def files(self) -> None:
+        write("si.extxyz", bulk("Si", "diamond", a=5.43))  # shells at 2.351, 3.840 and 4.502 Å
+        write("sic.extxyz", bulk("SiC", "zincblende", a=4.36, cubic=True))  # 1.888, 3.083 and 3.615 Å
+        write("cu.extxyz", bulk("Cu", "fcc", a=3.6))  # third shell at 4.409 Å
+
+    def test_one_file(self) -> None:
+        assert self.made("--structures", "si.extxyz") == (("Si",), 5.0, 1.8)
+        assert self.made("--structures", "cu.extxyz", "--cutoff-width", 1.4) == (("Cu",), 5.1, 1.9)
+
+    def test_several_files_in_their_order(self) -> None:
+        """Eight of eleven atoms are those of silicon carbide."""
+        assert self.made("--structures", "cu.extxyz", "sic.extxyz", "si.extxyz") == (("Cu", "Si", "C"), 4.1, 1.3)
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("--elements C Si", (("C", "Si"), 4.1, 1.3)),
+            ("--cutoff 5.5", (("Si", "C"), 5.5, 1.3)),
+            ("--first-center 0.7", (("Si", "C"), 4.1, 0.7)),
+            ("--gaussian-centers 1.1 2.2", (("Si", "C"), 4.1, 1.1)),
+        ],
+    )
+    def test_what_is_given_wins(self, words: str, expected: tuple[tuple[str, ...], float, float]) -> None:
+        assert self.made("--structures", "sic.extxyz", *words.split()) == expected
+
+    def test_one_atom_alone(self) -> None:
+        write("ar.extxyz", Atoms("Ar"))
+        assert self.made("--structures", "ar.extxyz") == (("Ar",), 6.0, 2.4)
+
+    @pytest.mark.parametrize(
+        ("words", "match"),
+        [
+            ("", "elements: expected, or structures from which to take it"),
+            ("--structures absent.extxyz", "absent.extxyz"),
+            ("--structures bad.extxyz", "bad.extxyz"),
+            ("--structures old.dat", "elements: expected, the structures do not name theirs"),
+        ],
+    )
+    def test_refused(self, words: str, match: str) -> None:
+        Path("bad.extxyz").write_text("2\nnothing\nSi 0 0\n")
+        shutil.copy(OWN / "structures.poscar.dat", "old.dat")
+        refused("new", "--out", "new.nn.dat", *words.split(), match=match)
+
+    def test_structures_are_not_overwritten(self) -> None:
+        shutil.copy("si.extxyz", "si.dat")
+        refused("new", "--structures", "si.dat", "--out", "si.dat", "--overwrite", match=r"si\.dat")

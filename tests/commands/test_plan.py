@@ -15,7 +15,8 @@ from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 
-PLAN = ("plan", "set.h5", "--potential", "start.nn.dat", "--device", "cpu", "--n-threads", "1")
+COMMAND = ("plan", "set.h5", "--potential", "start.nn.dat", "--device", "cpu", "--n-threads", "1")
+PLAN = (*COMMAND, "--force-weight", "0", "--stress-weight", "0")
 
 
 @pytest.fixture(scope="module")

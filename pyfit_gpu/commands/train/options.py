@@ -16,7 +16,6 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.run_file import Run
 from pyfit_gpu.training.distributed import Distribute
-from pyfit_gpu.training.input_statistics import ConditioningKind
 
 MOST_MEMBERS = 10_000  # each has files of its own
 
@@ -96,7 +95,7 @@ class RunOptions:
     distribute: Distribute = "data"
     started: float | None = None  # time.monotonic() at which the job began; None: now
     memory: int | None = None  # bytes of the device, or on a CPU of all processes together; None: most of it
-    conditioning: ConditioningKind | None = None  # None: that of the run that goes on, or else of the settings
+    left_open: frozenset[str] = frozenset()  # settings of the run that goes on, or else found from the data
 
     def __post_init__(self) -> None:
         if not self.checkpoint_interval >= 0:

@@ -7,15 +7,16 @@ import os
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import found_faults
 from pyfit_gpu.commands.train.job import Resumption, run_fit
+from pyfit_gpu.commands.train.left_open import settled
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
 from pyfit_gpu.commands.train.other_files import Together
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
-from pyfit_gpu.commands.train.same_run import IMPLIED_SETTINGS, describe_data, require_same_run
+from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
 from pyfit_gpu.commands.warnings import warn_of_absent_elements, warn_of_equal_members, warn_of_split
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
@@ -34,7 +35,6 @@ from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
-from pyfit_gpu.training.input_statistics import ConditioningKind
 from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.settings import FitSettings
 
@@ -112,9 +112,9 @@ class Job:
         at_random = [self.start.randomize or asks_for_random_weights(path) for path in self.start.potentials]
         untrained = tuple(symbol for symbol in absent if any(at_random) or symbol in potential.untrained)
         targets = group_targets(weighted, self.weights.targets)
-        settings = replace(
-            self.settings, seed=weight_seed, group_targets=targets, conditioning=self._conditioning(earlier)
-        )
+        settings = replace(self.settings, seed=weight_seed, group_targets=targets)
+        if self.how.left_open:
+            settings = settled(settings, self.how.left_open, weighted.select(split.train), potential, earlier)
         if settings.max_time and self.how.started is not None:
             # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
@@ -128,12 +128,6 @@ class Job:
         potential = replace(potential, untrained=untrained)
         plan = self._plan_memory(potential, whole, settings)
         return Ready(job, potential, weighted, split, settings, resumption, plan, random_starts=all(at_random))
-
-    def _conditioning(self, earlier: Run | None) -> ConditioningKind:
-        """Conditioning that was asked for, or else that of the earlier run: versions before had none."""
-        if self.how.conditioning is None and earlier is not None:
-            return cast(ConditioningKind, earlier.settings.get("conditioning", IMPLIED_SETTINGS["conditioning"]))
-        return self.how.conditioning or self.settings.conditioning
 
     def _plan_memory(self, potential: Potential, whole: TrainingSet, settings: FitSettings) -> MemoryPlan:
         """Plan the memory of one process."""

@@ -46,14 +46,14 @@ def refuse(*words: object, match: str) -> None:
 class TestWhatIsComputed:
     @pytest.mark.parametrize("file", ["v.dat", "v.h5", "v.set.dat"])
     def test_the_whole_set_trains_and_the_file_validates(self, file: str) -> None:
-        said = train("--validation", file)
+        said = train("--validation", file, "--conditioning", "half", "--l2", "1e-3")
         assert "20 structures train" in said
         assert "8 validate" in said
         assert "warning" not in said
         potential, whole = pf.load_potential("si.nn.dat"), pf.load_training_set("a.h5")
         plan = whole.plan_split(1.0)
         history = pf.fit(potential, whole.select(plan.train), pf.load_training_set("v.h5"),
-                         settings=pf.FitSettings(steps=3))  # fmt: skip
+                         settings=pf.FitSettings(steps=3, l2=1e-3))  # fmt: skip
         np.testing.assert_allclose(
             [value for _, value in log_rows("out.validation.txt")], list(history.best.validation.values()), rtol=1e-7
         )
