@@ -60,12 +60,12 @@ def fit(
         random_starts: whether the potential's parameters were drawn (`randomized`, or a header that asks for it);
             implied by `members`. Then they are taken for those of the conditioned inputs, and a member whose loss is
             no longer a number may draw others.
-        steps: overrides `settings.steps`; 0 evaluates and leaves the parameters as they are.
+        steps: overrides `settings.steps`; 0 evaluates, and leaves parameters that were not drawn as they are.
         observers: told about every row as soon as it is known; a function gives the observers of each member.
         should_stop: asked after every step.
         checkpoint: called at the start and after every step with a function that gives the state, and whether it was
             the last step.
-        resume: the state from which to go on.
+        resume: the state from which to go on, with inputs conditioned as there, whatever the settings say.
         plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
         processes: the processes that share the work, of which this one is the first.
 

@@ -32,7 +32,7 @@ def statistics_bytes(n_atoms: int, n_features: int, n_elements: int) -> int:
     """Count the bytes of mean and scale, and the temporary ones that finding them takes beside reading."""
     kept = 16 * n_elements * n_features
     atoms = min(n_atoms, _AT_ONCE)
-    return kept + 8 * (2 * n_atoms + 6 * atoms * n_features)
+    return kept + 8 * (3 * n_atoms + 6 * atoms * n_features)
 
 
 def condition(train: TrainingSet, kind: ConditioningKind) -> Conditioning | None:
@@ -65,18 +65,17 @@ def _moments(train: TrainingSet) -> tuple[Tensor, Tensor, Tensor]:
 
     Sums are over differences from the element's first atom: those of equal inputs are exactly 0.
     """
-    structures = torch.repeat_interleave(train.sizes, output_size=train.n_atoms)
-    atoms = (train.weight > 0)[structures].nonzero()[:, 0]
+    elements = range(train.descriptor.n_elements)
+    has_weight = (train.weight > 0)[torch.repeat_interleave(train.sizes, output_size=train.n_atoms)]
+    atoms = has_weight.nonzero()[:, 0]
     species = train.species[atoms]
-    elements = torch.arange(train.descriptor.n_elements, device=species.device)
     counts = torch.bincount(species, minlength=len(elements))
-    order = torch.argsort(species, stable=True)
-    first = order[(torch.cumsum(counts, 0) - counts).clamp(max=len(order) - 1)]
+    first = torch.stack([(species == element).byte().argmax() for element in elements])  # any atom, where there is none
     origin = read_features(train.features[atoms[first]]).double()
     sums = torch.zeros(2, *origin.shape, dtype=torch.float64, device=species.device)
     for rows, own in zip(atoms.split(_AT_ONCE), species.split(_AT_ONCE), strict=True):
         moved = read_features(train.features[rows]).double() - origin[own]
-        for element in range(len(elements)):
+        for element in elements:
             columns = torch.where((own == element)[:, None], moved, 0.0).T.contiguous()
             sums[0, element] += ordered_sum(columns)
             sums[1, element] += ordered_sum(columns.square_())

@@ -37,13 +37,13 @@ class KeptParameters:
         They are rounded to the precision in which the objective saw them: the written network has the loss of its row.
         """
         found = parameters[k : k + 1]
-        if self.single:
-            found = found.float()
-        conditioned = self.template.with_flat(found.to(parameters.dtype))
-        self.potential.networks.copy_member(k, self.conditioning.fold(conditioned), 0)
+        self._write(k, found.float().to(found.dtype) if self.single else found)
 
     @torch.no_grad()
     def write_start(self, k: int) -> None:
         """Copy the parameters from which member k starts into the potential, where they were drawn: not rounded."""
-        conditioned = self.template.with_flat(self.last_finite[k : k + 1])
-        self.potential.networks.copy_member(k, self.conditioning.fold(conditioned), 0)
+        self._write(k, self.last_finite[k : k + 1])
+
+    def _write(self, k: int, parameters: Tensor) -> None:
+        """Copy parameters (1, P) of the conditioned inputs into member k of the potential."""
+        self.potential.networks.copy_member(k, self.conditioning.fold(self.template.with_flat(parameters)), 0)

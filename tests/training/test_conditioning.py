@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from held_memory import PeakMemory
 from sample_sets import make_potential, make_set, make_settings
 from torch import Tensor
 
@@ -169,6 +170,15 @@ class TestStatistics:
         ]
         assert plans[1].host - plans[0].host == statistics_bytes(40, potential.descriptor.n_features, 1)
 
+    @pytest.mark.parametrize(("sizes", "orders"), [([20000, 20000], (0,)), ([3000], tuple(range(12)))])
+    def test_they_take_no_more_than_planned(self, sizes: list[int], orders: tuple[int, ...]) -> None:
+        """Also of many atoms with few inputs."""
+        training_set = make_set(sizes, TWO, legendre_orders=orders)
+        planned = statistics_bytes(training_set.n_atoms, training_set.descriptor.n_features, 2)
+        with PeakMemory() as memory:
+            conditioned(training_set)
+        assert memory.peak <= planned <= 1.6 * memory.peak
+
 
 class TestFirstLayer:
     def networks(self) -> ElementNetworks:
@@ -292,9 +302,14 @@ class TestFit:
         train, validation = make_set(elements=TWO), make_set(elements=TWO, seed=4)
         potential = make_potential(TWO)
         fit(potential, validation, settings=FitSettings(steps=60))
-        before = potential.networks.flat().clone()
-        assert fit(potential, train, validation, settings=SETTINGS).best.kept_step == 0
+        before = potential.networks.flat()
+        history, states = state_of(potential, train, validation=validation, settings=SETTINGS)
+        assert history.best.kept_step == 0
         assert_close(potential.networks.flat(), before)
+        for state in states:  # those of a fit that goes on have no other bits
+            again = replace(potential, networks=potential.networks.with_flat(before.clone()))
+            assert fit(again, train, validation, settings=SETTINGS, resume=state).loss == history.loss
+            assert torch.equal(again.networks.flat(), potential.networks.flat())
 
     def test_outside_are_coordinates_of_the_file(self, real: TrainingSet) -> None:
         """Observers, the result, its test score: unscaled objectives give the numbers of the rows."""

@@ -124,6 +124,7 @@ def undisturbed(inputs: Path, launcher: Launcher, tmp_path_factory: pytest.TempP
                 fresh_folder(tmp_path_factory.mktemp("runs") / "undisturbed", inputs, patch)
                 result = launcher.start(*words).wait()
                 assert result.status == 0, result.said
+                assert load_run("out.run.h5").state.conditioning is not None  # what is killed below has these, too
                 known[words] = files()
         return known[words]
 
