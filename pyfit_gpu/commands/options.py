@@ -107,7 +107,7 @@ def _add_new(verb: Parser) -> None:
 
     add = verb.add_argument
     add("--structures", nargs="+", default=(), metavar="FILE",
-        help="whose structures give elements, cutoff (third shell of neighbours + D/2) and first centre")  # fmt: skip
+        help="whose structures give elements, cutoff (third shell of neighbours + 0.8 D) and first centre")  # fmt: skip
     add("--elements", nargs="+", metavar="SYMBOL", help="chemical symbols, in the potential's order")
     add("--cutoff", type=finite, metavar="R", help="rc, Å")
     add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
@@ -166,7 +166,7 @@ def _add_train(verb: Parser) -> None:
         help="potential to start from (.nn.dat); several: members",
     )
     add("--out", required=True, metavar="NN_OUT", help="potential to write; of several members the best")
-    add("--steps", type=whole, default=100, help="optimiser steps (100); 0: evaluate and write the logs only")
+    add("--steps", type=whole, default=120, help="optimiser steps (120); 0: evaluate and write the logs only")
     add("--members", type=whole, metavar="K", help="train so many random starts at once")
     add("--first-member", type=whole, default=0, metavar="J", help="number of the first member (0)")
     add("--weight-seed", type=whole, help="of random weights (the split's seed)")

@@ -19,6 +19,7 @@ from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
 from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
 from pyfit_gpu.structures.shells import Shells
 
+_BEYOND_THIRD = 0.8  # cutoff widths, from the third shell to the cutoff
 _BEFORE_NEAREST = 0.6  # Å, from the first Gaussian centre to the nearest neighbours
 _LEAST_CENTER = 0.5  # Å, of the first one
 _FEW_NEIGHBORS = 6.0  # Å, cutoff where most atoms have less than three shells: molecules, clusters, layers
@@ -122,10 +123,10 @@ def _default_shift(gi_mode: int) -> float:
 def lengths_from(shells: Shells, cutoff_width: float) -> tuple[float, float]:
     """Cutoff and first Gaussian centre (Å, multiples of 0.1) for structures with these distances.
 
-    The cutoff is half of its width, where the cutoff function is 1/17, beyond the third shell. The first centre is
-    somewhat below the nearest neighbours: the flank of a Gaussian tells short distances apart best.
+    The cutoff is beyond the third shell, which the cutoff function takes 0.29 of. The first centre is somewhat below
+    the nearest neighbours: the flank of a Gaussian tells short distances apart best.
     """
-    cutoff = _FEW_NEIGHBORS if math.isinf(shells.third) else round(shells.third + cutoff_width / 2, 1)
+    cutoff = _FEW_NEIGHBORS if math.isinf(shells.third) else round(shells.third + _BEYOND_THIRD * cutoff_width, 1)
     nearest = min(shells.nearest, cutoff / 2)
     return cutoff, max(_LEAST_CENTER, round(nearest - _BEFORE_NEAREST, 1))
 

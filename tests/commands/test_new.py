@@ -266,20 +266,20 @@ class TestStructures:
         write("cu.extxyz", bulk("Cu", "fcc", a=3.6))  # third shell at 4.409 Å
 
     def test_one_file(self) -> None:
-        assert self.made("--structures", "si.extxyz") == (("Si",), 5.0, 1.8)
-        assert self.made("--structures", "cu.extxyz", "--cutoff-width", 1.4) == (("Cu",), 5.1, 1.9)
+        assert self.made("--structures", "si.extxyz") == (("Si",), 5.3, 1.8)
+        assert self.made("--structures", "cu.extxyz", "--cutoff-width", 1.5) == (("Cu",), 5.6, 1.9)
 
     def test_several_files_in_their_order(self) -> None:
         """Eight of eleven atoms are those of silicon carbide."""
-        assert self.made("--structures", "cu.extxyz", "sic.extxyz", "si.extxyz") == (("Cu", "Si", "C"), 4.1, 1.3)
+        assert self.made("--structures", "cu.extxyz", "sic.extxyz", "si.extxyz") == (("Cu", "Si", "C"), 4.4, 1.3)
 
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            ("--elements C Si", (("C", "Si"), 4.1, 1.3)),
+            ("--elements C Si", (("C", "Si"), 4.4, 1.3)),
             ("--cutoff 5.5", (("Si", "C"), 5.5, 1.3)),
-            ("--first-center 0.7", (("Si", "C"), 4.1, 0.7)),
-            ("--gaussian-centers 1.1 2.2", (("Si", "C"), 4.1, 1.1)),
+            ("--first-center 0.7", (("Si", "C"), 4.4, 0.7)),
+            ("--gaussian-centers 1.1 2.2", (("Si", "C"), 4.4, 1.1)),
         ],
     )
     def test_what_is_given_wins(self, words: str, expected: tuple[tuple[str, ...], float, float]) -> None:

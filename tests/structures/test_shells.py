@@ -102,8 +102,8 @@ def test_of_many_atoms_a_part_is_looked_at(n_frames: int, looked_at: int, monkey
 @pytest.mark.parametrize(
     ("shells_found", "width", "cutoff", "first"),
     [
-        (Shells(2.351, 4.502), 1.0, 5.0, 1.8),
-        (Shells(2.351, 4.502), 1.5, 5.3, 1.8),
+        (Shells(2.351, 4.502), 1.0, 5.3, 1.8),
+        (Shells(2.351, 4.502), 1.5, 5.7, 1.8),
         (Shells(0.96, INFINITY), 1.0, 6.0, 0.5),  # molecules; 0.4 Å would be nearer than any atoms come
         (Shells(2.0, INFINITY), 1.0, 6.0, 1.4),
         (Shells(INFINITY, INFINITY), 1.0, 6.0, 2.4),  # atoms alone: the Gaussians begin in the middle
