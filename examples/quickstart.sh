@@ -17,7 +17,8 @@ data=$root/examples/data
 
 pyfit-gpu new --structures "$data/si_dft.extxyz" --out "$out/si.start.nn.dat" --overwrite
 pyfit-gpu prepare "$data/si_dft.extxyz" --potential "$out/si.start.nn.dat" --e-shift fit --out "$out/si.h5" --overwrite
-pyfit-gpu train "$out/si.h5" --potential "$out/si.start.nn.dat" --out "$out/si.nn.dat" --n-threads 1 --overwrite
+pyfit-gpu train "$out/si.h5" --potential "$out/si.start.nn.dat" --out "$out/si.nn.dat" --steps 80 --n-threads 1 \
+  --overwrite
 pyfit-gpu evaluate "$data/si_dft.extxyz" --potential "$out/si.nn.dat" --out "$out/si.csv" --forces \
   --plots "$out" --overwrite
 
