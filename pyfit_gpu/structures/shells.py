@@ -13,7 +13,7 @@ from pyfit_gpu.structures.neighbors import find_neighbors
 
 # Neighbours in the first three shells of bcc and of rock salt; diamond has 28. fcc has 18 in two and 42 in three.
 _IN_SHELLS = 26
-_FARTHEST = 8.0  # Å, how far is looked for them
+_FARTHEST = 9.0  # Å, how far is looked for them
 _MOST_ATOMS = 5_000  # that are looked at
 _SHORT = 0.01  # share of the atoms whose nearest neighbour is nearer than `Shells.nearest`
 

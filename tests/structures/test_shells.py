@@ -43,6 +43,7 @@ def in_a_row(distances: Sequence[float]) -> list[Atoms]:
     [
         ("Si", "diamond", 5.43, np.sqrt(3) / 4, np.sqrt(11) / 4),
         ("Li", "bcc", 3.45, np.sqrt(3) / 2, np.sqrt(2)),
+        ("Cs", "bcc", 6.14, np.sqrt(3) / 2, np.sqrt(2)),
         ("Cu", "fcc", 3.6, np.sqrt(1 / 2), np.sqrt(3 / 2)),
         ("NaCl", "rocksalt", 5.6, 1 / 2, np.sqrt(3) / 2),
         ("SiC", "zincblende", 4.36, np.sqrt(3) / 4, np.sqrt(11) / 4),
