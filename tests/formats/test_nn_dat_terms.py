@@ -174,7 +174,7 @@ def test_a_draft_that_could_not_be_loaded(tmp_path: Path) -> None:
     symbols = [chemical_symbols[number] for number in range(1, 31)]
     path = tmp_path / "many.nn.dat"
     with pytest.raises(
-        InputError, match=r"many\.nn\.dat: expected .* at most 10000000 .*153915-16-16-1 for each of 30"
+        InputError, match=r"many\.nn\.dat: expected .* at most 10000000 .*153915-24-24-1 for each of 30"
     ):
         save_draft(new_potential(symbols, 5.0), path)
     assert not path.exists()

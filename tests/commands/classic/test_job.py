@@ -504,10 +504,10 @@ def test_first_row_is_the_error_of_the_start_network() -> None:
 
 
 def test_the_classic_fit_has_no_line_search(training_set: None) -> None:
-    """The defaults: step length 0.05, 10 iterations in a step, inputs as they are."""
+    """The defaults: step length 0.05, 10 iterations in a step, inputs as they are, energies alone, no penalty."""
     job(TRAIN, training_iterations=3)
     words = ("--line-search", "none", "--learning-rate", "0.05", "--max-iterations", "10", "--train-fraction", "0.6",
-             "--conditioning", "none")  # fmt: skip
+             "--conditioning", "none", "--force-weight", "0", "--stress-weight", "0", "--l2", "0")  # fmt: skip
     done("train", "set.h5", "--potential", "si.nn.dat", "--out", "verb.nn.dat", "--steps", "3", *words)
     assert Path("loss.txt").read_bytes() == Path("verb.loss.txt").read_bytes()
     assert Path("out.nn.dat").read_bytes() == Path("verb.nn.dat").read_bytes()

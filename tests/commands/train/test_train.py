@@ -80,10 +80,10 @@ def test_files() -> None:
     assert [step for step, _ in log_rows("out.validation.txt")] == [0, 1, 2, 3, 4, 5]
 
 
-def test_default_is_100_steps_and_a_backup_every_25() -> None:
+def test_default_is_120_steps_and_a_backup_every_25() -> None:
     fresh_potential("small.nn.dat", "3 40 2 1")
     done("train", "si.h5", "--potential", "small.nn.dat", "--out", "out.nn.dat")
-    assert len(log_rows("out.loss.txt")) == 101
+    assert len(log_rows("out.loss.txt")) == 121
     found = {name for name in names() if name.startswith("out.backup/")}
     assert found == {f"out.backup/nn_bk_{step:05d}.nn.dat" for step in (0, 25, 50, 75, 100)}
 
