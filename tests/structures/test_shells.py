@@ -13,6 +13,7 @@ from ase.build import bulk, molecule
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.new_potential import lengths_from
 from pyfit_gpu.structures import shells
+from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.shells import Shells, find_shells
 
@@ -86,14 +87,14 @@ def test_no_structure() -> None:
 def test_of_many_atoms_a_part_is_looked_at(n_frames: int, looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second, every fourth structure, so that none of the set's ends is left out."""
     seen: list[float] = []
-    real = shells.Structures.from_frames
+    real = Structures.from_frames
 
-    def from_frames(frames: Sequence[Frame]) -> shells.Structures:
+    def from_frames(frames: Sequence[Frame]) -> Structures:
         seen.extend(one.cell[0, 0] for one in frames)
         return real(frames)
 
     monkeypatch.setattr(shells, "_MOST_ATOMS", 20)
-    monkeypatch.setattr(shells.Structures, "from_frames", from_frames)
+    monkeypatch.setattr(Structures, "from_frames", from_frames)
     cells = [5.0 + k / 100 for k in range(n_frames)]
     find_shells([frame(bulk("Li", "sc", a=a) * (2, 1, 1)) for a in cells])
     step = -(-n_frames // looked_at)
