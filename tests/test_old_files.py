@@ -165,7 +165,7 @@ def test_training_goes_on() -> None:
 
 
 def test_training_goes_on_without_conditioning() -> None:
-    """As often as it is resumed; another conditioning than the run's is refused."""
+    """However often it is resumed; another conditioning than the run's is refused."""
     for steps in (5, 6):
         done(*TRAIN, "--steps", steps, "--resume")
         assert load_run("trained.run.h5").state.conditioning is None

@@ -194,9 +194,9 @@ class Chunk(PairFunctions):
         result = out.unflatten(1, (-1, len(self.basis.triples), self.basis.n_centers)).zero_()
         for block, triple, moved, rows, factor in self._four_body.derivatives():
             value, part = self._weighted(factor.permute(2, 1, 0), rows, turned)
-            part.mul_(radial).addcmul_(value[:, :, None], slopes)
+            own = derivative_of_product(value, part, radial, slopes, self.basis.radii, 0)
             mask = self._mask(moved)
-            result[:, block, triple] += part if mask is None else part * mask[:, None, None]
+            result[:, block, triple] += own if mask is None else own * mask[:, None, None]
 
     def _weighted(self, factor: Tensor, rows: slice, turned: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over some angular functions, (n, n_r0, K), and over their derivatives, (n, n_r0, 3, K).

@@ -69,7 +69,7 @@ def terms() -> list[Run]:
 
 
 def blocks() -> list[Run]:
-    """What blocks of several elements are worth: blind to the element, of one element only, all."""
+    """Compare blocks of several elements: blind to the element, of one element only, all."""
     runs = []
     for name, change in (
         ("triples blind", {"triple_blocks": "blind"}),

@@ -251,7 +251,7 @@ def test_masses_of_all_elements_are_numbers() -> None:
 
 
 class TestStructures:
-    """What is not given follows from structures."""
+    """Structures give what is not given."""
 
     @staticmethod
     def made(*words: object) -> tuple[tuple[str, ...], float, float]:

@@ -79,7 +79,7 @@ class TestCoefficients:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("triples", [TRIPLES, ((0, 0, 0),), ((2, 2, 4), (1, 1, 2))], ids=str)
     def test_a_dense_matrix_gives_the_same(self, triples: tuple[tuple[int, int, int], ...], dtype: torch.dtype) -> None:
-        """What a GPU computes, on a tensor that says it is on one."""
+        """The way of a GPU, on a tensor that says it is on one."""
         couplings = Couplings.of((0, 1, 2, 3, 4), triples, like=torch.empty(0, dtype=dtype))
         count = couplings.span.stop - couplings.span.start
         x, y = torch.randn(2, count, 5, 3, dtype=dtype, generator=torch.Generator().manual_seed(1))

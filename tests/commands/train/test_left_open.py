@@ -75,7 +75,7 @@ def test_what_is_found_is_said_and_kept(whole: TrainingSet) -> None:
 
 
 def test_explicit_values_give_the_same_bits() -> None:
-    """What is logged can be given."""
+    """The logged line can be given as options."""
     said = train(steps=3)
     left_open = weights("out.nn.dat")
     (found,) = re.findall(r"chosen: (.*)", said)
@@ -105,7 +105,7 @@ def test_the_weights_of_structures_count(whole: TrainingSet) -> None:
 
 class TestResume:
     def test_a_run_keeps_its_values(self) -> None:
-        """Those of a run that was given others than the data call for, and to the bit."""
+        """A run that was given other values than the data call for keeps them, to the bit."""
         words = ("--conditioning", "std", "--force-weight", "0.3", "--stress-weight", "0", "--l2", "0.01")
         train(*words, steps=4)
         unbroken = weights("out.nn.dat"), log_rows_of("out.loss.txt")
