@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyfit_gpu.commands.interrupts import signals_are_exceptions
@@ -104,6 +104,11 @@ _FIT = ("steps", "learning_rate_ramp", "l2", "conditioning", "force_weight", "st
         "validation_interval", "patience", "min_improvement", "target_rmse", "max_time", "keep")  # fmt: skip
 
 
+def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Settings that the command gives, without those that it leaves open."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
 def _optimizer(options: argparse.Namespace) -> Any:
     """Settings of the optimiser; those without an option of the verb keep their defaults."""
     from dataclasses import fields
@@ -123,8 +128,7 @@ def _train(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.train.left_open import MAY_BE_OPEN
     from pyfit_gpu.training.settings import FitSettings
 
-    left_open = frozenset(name for name in MAY_BE_OPEN if getattr(options, name) is None)
-    given = {name: getattr(options, name) for name in _FIT if name not in left_open}
+    given = _given(options, _FIT)
     return train(
         options.training_set,
         start=fit_options.StartOptions(
@@ -155,7 +159,7 @@ def _train(options: argparse.Namespace) -> int:
             options.distribute,
             started,
             None if options.memory is None else parse_memory(options.memory),
-            left_open,
+            frozenset(MAY_BE_OPEN) - given.keys(),
         ),
     )
 
@@ -188,8 +192,7 @@ def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.plan import plan
     from pyfit_gpu.training.settings import FitSettings
 
-    given = {name: getattr(options, name) for name in ("force_weight", "stress_weight")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _given(options, ("force_weight", "stress_weight"))
     plan(
         options.training_set,
         potential=options.potential,
