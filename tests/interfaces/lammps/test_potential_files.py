@@ -231,6 +231,8 @@ def test_same_verdict_as_python(read: Read, seed: int, tmp_path: Path) -> None:
             expected = load_potential(path, seed=1)
         except InputError as error:
             assert "refused" in found, content
+            if "randomize 0, " in str(found["refused"]):
+                continue  # Python takes that, and may find a fault further down
             lines = [re.search(r"nn\.dat(, line \d+)?", text) for text in (str(error), str(found["refused"]))]
             assert None not in lines
             assert len({line[1] for line in lines if line}) == 1, (content, str(error), found)
