@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pyfit_gpu.interfaces.lammps.cache import SOURCES, complete_builds, hash_processor, hash_sources
+from pyfit_gpu.interfaces.lammps.cache import SOURCES, find_build
 from pyfit_gpu.interfaces.lammps.versions import wheel_version
 
 
@@ -15,16 +13,8 @@ def plugin_folder() -> str:
     fail here.
     """
     try:
-        found = find_plugin()
+        version = wheel_version()
+        found = None if version is None else find_build(str(version))
     except Exception:
         found = None
-    return str(found.parent if found else SOURCES)
-
-
-def find_plugin() -> Path | None:
-    """Newest plugin in the cache that fits the wheel in this environment, source and processor; None: there is none."""
-    version, builds = wheel_version(), list(complete_builds())
-    if version is None or not builds:
-        return None
-    wanted = str(version), hash_sources(), hash_processor()
-    return next((file for one, file in builds if (one.lammps, one.sources, one.processor) == wanted), None)
+    return str(found[1].parent if found else SOURCES)

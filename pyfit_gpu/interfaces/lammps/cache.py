@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
@@ -92,17 +91,27 @@ def is_complete(record: BuildRecord) -> bool:
     return file.is_file() and _read_record(file.with_name(_RECORD_NAME)) == record
 
 
-def complete_builds() -> Iterator[tuple[BuildRecord, Path]]:
-    """Plugins of the cache, the newest first."""
+def find_build(lammps: str, sizes: str | None = None) -> tuple[BuildRecord, Path] | None:
+    """Newest plugin in the cache that fits a LAMMPS, the source and this machine's processor; None: there is none.
+
+    Args:
+        lammps: its version, with the update.
+        sizes: of its integers; None: any.
+    """
     try:
         files = sorted(cache_folder().glob(f"*/{_RECORD_NAME}"), key=os.path.getmtime, reverse=True)
     except OSError:  # taken away meanwhile, or not readable
-        return
+        return None
+    if not files:
+        return None
+    wanted = lammps, hash_sources(), hash_processor()
     for file in files:
-        record = _read_record(file)
-        plugin = file.with_name(PLUGIN_NAME)
-        if record is not None and plugin.is_file():
-            yield record, plugin
+        record, plugin = _read_record(file), file.with_name(PLUGIN_NAME)
+        if record is None or not plugin.is_file() or sizes not in (None, record.sizes):
+            continue
+        if (record.lammps, record.sources, record.processor) == wanted:
+            return record, plugin
+    return None
 
 
 def _read_record(file: Path) -> BuildRecord | None:

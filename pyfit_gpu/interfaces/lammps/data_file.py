@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -39,3 +40,9 @@ def write_data(
 def boundary(box: Box, *, open_end: str = "f") -> str:
     """Arguments of `boundary`: p where the box is periodic, else `open_end` (f: fixed, s: follows the atoms)."""
     return " ".join("p" if periodic else open_end for periodic in box.pbc)
+
+
+def quoted(name: object) -> str:
+    """Write a name as one word of a LAMMPS script."""
+    text = str(name)
+    return text if re.fullmatch(r"[\w./+:@%,=~-]+", text) else f'"{text}"'

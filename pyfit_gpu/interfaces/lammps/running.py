@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -9,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from pyfit_gpu.errors import Failure, InputError
 from pyfit_gpu.interfaces.lammps.cells import Box
-from pyfit_gpu.interfaces.lammps.data_file import boundary, write_data
+from pyfit_gpu.interfaces.lammps.data_file import boundary, quoted, write_data
 from pyfit_gpu.interfaces.lammps.installation import Installation
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import index_elements
 from pyfit_gpu.structures.frames import Frame
@@ -32,6 +36,13 @@ class PairStyle:
     elements: tuple[str, ...]  # of the types
     masses: tuple[float, ...]  # u, of the types
     plugin: Path | None = None  # file to load first
+
+    @classmethod
+    def of(cls, potential: Potential, files: Sequence[str | os.PathLike[str]], plugin: Path | None) -> PairStyle:
+        """Choose a potential whose members are in these .nn.dat files; its elements are the types."""
+        elements = potential.descriptor.elements
+        words = ["* *", *(quoted(os.path.abspath(file)) for file in files), *elements]
+        return cls("pyfit", " ".join(words), elements, potential.masses, plugin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +94,24 @@ def last_error(output: str) -> str:
     return errors[0] if errors else "\n".join(output.strip().splitlines()[-5:]) or "LAMMPS printed nothing"
 
 
+def describe_mpi(lammps: Installation) -> str:
+    """MPI library of a LAMMPS, as its help text names it.
+
+    Raises:
+        InputError: the installation has no program.
+        Failure: it does not run.
+    """
+    if lammps.program is None:
+        raise InputError(f"{lammps.name}: expected the program lmp, found none")
+    done = subprocess.run(
+        [lammps.program, "-h"], env=lammps.environment(), capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode:
+        raise Failure(f"{lammps.program} -h: {last_error(done.stdout + done.stderr)}")
+    match = re.search(r"^MPI v[\d.]+: *(.*\S)", done.stdout, re.MULTILINE)
+    return " ".join(match[1].split()) if match else "unknown"
+
+
 def evaluate_frames(
     lammps: Installation, frames: Sequence[Frame], pair: PairStyle, folder: Path, *, ranks: int = 1, extra: str = ""
 ) -> list[LammpsResult]:
@@ -97,9 +126,9 @@ def evaluate_frames(
         Failure: as `run_lammps`.
     """
     boxes = [Box.of(frame) for frame in frames]
-    script = [f"plugin load {pair.plugin}"] if pair.plugin else []
+    script = [f"plugin load {quoted(pair.plugin)}"] if pair.plugin else []
     for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
-        types = _types(frame, pair.elements)
+        types = types_of(frame, pair.elements)
         with open(folder / f"{number}.data", "w", encoding="utf-8") as file:
             write_data(file, box, types, pair.elements, pair.masses, frame.source)
         script += _single_point(number, boundary(box), pair, extra)
@@ -108,9 +137,12 @@ def evaluate_frames(
     return [_result(box, rows[str(k)], folder / f"{k}.dump") for k, box in enumerate(boxes)]
 
 
-def _types(frame: Frame, elements: Sequence[str]) -> np.ndarray:
-    import torch
+def types_of(frame: Frame, elements: Sequence[str]) -> NDArray[np.int64]:
+    """(n,), number of each atom's element, counted from 0.
 
+    Raises:
+        InputError: an element that is not one of them.
+    """
     numbers = torch.from_numpy(np.asarray(frame.atomic_numbers))
     return index_elements(numbers, elements, lambda atom: f"{frame.source}, atom {atom + 1}").numpy()
 
