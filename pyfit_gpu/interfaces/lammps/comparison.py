@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyfit_gpu.errors import Failure
 from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.interfaces.lammps.running import LammpsResult, PairStyle, evaluate_frames
 from pyfit_gpu.models.energy_shift import shift_of_structures
@@ -50,6 +51,16 @@ class Comparison:
     @property
     def is_small(self) -> bool:
         return all(difference.is_small for difference in self.differences)
+
+    def require_small(self, where: str) -> None:
+        """Fail if LAMMPS and `predict` differ by more than rounding.
+
+        Raises:
+            Failure: with the largest differences.
+        """
+        large = [f"{one.name} by {one.largest:.1e} {one.unit}" for one in self.differences if not one.is_small]
+        if large:
+            raise Failure(f"{where}: LAMMPS and predict differ by more than rounding: {', '.join(large)}")
 
 
 def compare(

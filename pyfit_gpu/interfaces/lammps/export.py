@@ -80,8 +80,7 @@ def export_potential(
     comparison = compare(lammps, PairStyle.of(reread, files, plugin), reread, _rattled(frames))
     with atomic_text(folder / VERIFICATION) as file:
         file.write(describe(comparison, lammps, names))
-    if not comparison.is_small:
-        raise Failure(f"{folder}: LAMMPS and predict differ by more than rounding: see {folder / VERIFICATION}")
+    comparison.require_small(str(folder / VERIFICATION))
     return Export((*files, folder / DATA, folder / SCRIPT, folder / VERIFICATION), comparison)
 
 
@@ -110,7 +109,7 @@ def _script(potential: Potential, names: Sequence[str], box: Box) -> str:
     return "\n".join(
         [
             f"# A potential of pyfit-gpu {__version__}, {elements}: a start of a simulation. Run it by",
-            f"#   lmp -in {SCRIPT}                     where LAMMPS loads the plugin by itself (pyfit-gpu lammps check)",
+            f"#   lmp -in {SCRIPT}                     where LAMMPS loads the plugin by itself (see lammps check)",
             f"#   lmp -in {SCRIPT} -var plugin FILE    elsewhere, FILE being .../pyfitplugin.so",
             "",
             "variable plugin index none",

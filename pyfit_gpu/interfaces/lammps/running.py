@@ -89,9 +89,11 @@ def run_lammps(lammps: Installation, script: str, folder: Path, *, ranks: int = 
 
 
 def last_error(output: str) -> str:
-    """LAMMPS' error message in its output, or else the last lines."""
-    errors = re.findall(r"^ERROR.*", output, re.MULTILINE)
-    return errors[0] if errors else "\n".join(output.strip().splitlines()[-5:]) or "LAMMPS printed nothing"
+    """LAMMPS' error message in its output, with that of a plugin that was not loaded, or else the last lines."""
+    errors = re.findall(
+        r"^(?:ERROR|Open of (?:plugin )?file .* failed|Plugin symbol lookup failure).*", output, re.MULTILINE
+    )
+    return "; ".join(errors) if errors else "\n".join(output.strip().splitlines()[-5:]) or "LAMMPS printed nothing"
 
 
 def describe_mpi(lammps: Installation) -> str:
