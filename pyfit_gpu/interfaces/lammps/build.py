@@ -16,12 +16,12 @@ from pyfit_gpu.errors import Failure, InputError
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.interfaces.lammps.cache import (
     PLUGIN_NAME,
-    SOURCES,
     BuildRecord,
     hash_processor,
     hash_sources,
     is_complete,
     plugin_file,
+    source_files,
     write_record,
 )
 from pyfit_gpu.interfaces.lammps.installation import Installation
@@ -137,7 +137,7 @@ def _compiler_version(command: Sequence[str]) -> str:
 
 def compile_words(command: Sequence[str], record: BuildRecord, lammps: Installation) -> list[str]:
     """Command that compiles the plugin, without its output."""
-    sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
+    sources = [str(path) for path in source_files() if path.suffix == ".cpp"]
     definitions = [f"-D{record.sizes}", f'-DPYFIT_LAMMPS_VERSION="{lammps.version.date}"']
     include = [f"-I{folder}" for folder in lammps.include]
     return [*command, *_ALWAYS, *record.flags, *definitions, *include, *sources]
