@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lammps_runs import Toolchain
 from sample_sets import make_potential
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+from pyfit_gpu.interfaces.lammps.cache import SOURCES
 from pyfit_gpu.models.potential import Potential
 
 Found = dict[str, object]
@@ -39,11 +39,13 @@ MORE_TERMS = MORE_TERMS.replace(" 3 2 2 1\n", " 3 8 1 1\n") + "".join(f" {k / 8}
 
 
 @pytest.fixture(scope="module")
-def reader(toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reader(compiler: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reader as a program."""
     program = tmp_path_factory.mktemp("reader") / "read_potentials"
-    sources = [toolchain.folder / f"{name}.cpp" for name in ("potential", "descriptor", "text_lines")]
-    toolchain.compile([Path(__file__).with_name("read_potentials.cpp"), *sources], program, "-O1")
+    sources = [SOURCES / f"{name}.cpp" for name in ("potential", "descriptor", "text_lines")]
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
+    main = Path(__file__).with_name("read_potentials.cpp")
+    subprocess.run([*compiler, *flags, main, *sources, "-o", program], check=True)
     return program
 
 
