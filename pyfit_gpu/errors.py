@@ -25,6 +25,7 @@ class Remedy(enum.Enum):
     CONVERGED_STEPS = "vasp_steps='converged' takes the whole, converged steps alone"
     CONVERT = "save_training_set writes it as HDF5"
     UNITS = "give units='hartree,bohr' or units='eV,Ang'"
+    PLUGIN = "pyfit_gpu.interfaces.lammps.build.build_plugin compiles it"
     ELEMENTS = "give elements=('Si', 'C'), in the order of the types"
 
     def __str__(self) -> str:

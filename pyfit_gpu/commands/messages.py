@@ -19,6 +19,7 @@ _WORDS = {
     Remedy.CONVERGED_STEPS: "--vasp-steps converged takes the whole, converged steps alone",
     Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",
     Remedy.UNITS: "give --units hartree,bohr or --units eV,Ang",
+    Remedy.PLUGIN: "pyfit-gpu lammps build compiles it",
     Remedy.ELEMENTS: "give --type-elements Si,C, in the order of the types",
 }
 

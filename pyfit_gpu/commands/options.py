@@ -32,7 +32,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(STATUS_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
     def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse words, unknown options first: a misspelt option explains why a required one is missing."""
+        """Parse words, unknown options first: a misspelt option explains why a required one is missing.
+
+        Of a parser with parsers of its own, the first word chooses one.
+        """
+        own = next((one.choices for one in self._actions if isinstance(one, argparse._SubParsersAction)), None)
+        if own is not None and not words:
+            self.print_help()
+            self.exit(STATUS_USAGE)
+        if own is not None and words[0] in own:
+            parser: Parser = own[words[0]]
+            return parser.parse_strictly(words[1:])
         for word in words:
             if re.match(r"--?[A-Za-z]", word) and word.split("=")[0] not in self._option_string_actions:
                 # A short option may have its value attached, as in -n4.
@@ -309,6 +319,12 @@ def _add_convert(verb: Parser) -> None:
     _common(verb)
 
 
+def _add_lammps(verb: Parser) -> None:
+    from pyfit_gpu.commands.lammps_options import add_lammps
+
+    add_lammps(verb)
+
+
 _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "new": ("a fresh potential: a header that asks for random weights", _add_new),
     "prepare": ("DFT files to an HDF5 training set", _add_prepare),
@@ -317,5 +333,6 @@ _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
     "info": ("what a file is, in a few lines", _add_info),
     "convert": ("between the classic and the new formats", _add_convert),
+    "lammps": ("the potential in LAMMPS: build, check, export", _add_lammps),
     "run": ("the classic program's job: same keys, same files (-h WORD narrows its help)", lambda verb: None),
 }

@@ -237,6 +237,49 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _lammps(options: argparse.Namespace) -> int:
+    return _LAMMPS_TASKS[options.task](options)
+
+
+def _lammps_build(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.lammps import build
+
+    start_messages(options.quiet)
+    build(options.lammps, compiler=options.compiler, flags=options.flags, out=options.out, quiet=options.quiet)
+    return printed()
+
+
+def _lammps_check(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.lammps import check
+
+    start_messages(quiet=False)
+    check(options.potential, lammps=options.lammps, plugin=options.plugin)
+    return printed()
+
+
+def _lammps_export(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.lammps import export
+
+    start_messages(options.quiet)
+    export(
+        options.potential,
+        out=options.out,
+        structures=options.structures,
+        lammps=options.lammps,
+        plugin=options.plugin,
+        reading=read_options(options),
+        overwrite=options.overwrite,
+        quiet=options.quiet,
+    )
+    return 0
+
+
+_LAMMPS_TASKS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "build": _lammps_build,
+    "check": _lammps_check,
+    "export": _lammps_export,
+}
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "new": _new,
     "prepare": _prepare,
@@ -245,4 +288,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "info": _info,
     "convert": _convert,
+    "lammps": _lammps,
 }

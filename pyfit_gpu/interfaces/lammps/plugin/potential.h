@@ -43,6 +43,7 @@ struct Potential {
   std::vector<std::vector<Layer>> networks;  // [element][layer]
   std::vector<double> energy_shift;          // eV per atom of each element; NaN: the file does not say
   std::vector<double> masses;                // u
+  std::vector<std::string> untrained;        // elements whose parameters are random still
 };
 
 // Parse the text of a .nn.dat file.

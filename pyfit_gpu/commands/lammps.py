@@ -1,0 +1,132 @@
+"""The verb `lammps`: its tasks build the plugin, check an installation and export a potential."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from pyfit_gpu.commands.messages import shown
+from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.kinds import POTENTIAL, TrainingSetKind, identify, potential_kind
+from pyfit_gpu.formats.nn_dat import asks_for_random_weights
+from pyfit_gpu.formats.opening import load_potentials, load_training_set, read_frames
+from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.interfaces.lammps.build import build_plugin
+from pyfit_gpu.interfaces.lammps.cache import find_build
+from pyfit_gpu.interfaces.lammps.check import check_lammps, find_plugin
+from pyfit_gpu.interfaces.lammps.export import describe, export_potential
+from pyfit_gpu.interfaces.lammps.installation import find_installation
+from pyfit_gpu.interfaces.lammps.potential_files import stem_of
+from pyfit_gpu.log import log
+from pyfit_gpu.structures.frames import Frame
+
+Item = TypeVar("Item")
+
+MOST_COMPARED = 100  # structures of an export that LAMMPS computes too
+
+
+def build(lammps: str | None, *, compiler: str | None, flags: str, out: str | None, quiet: bool) -> None:
+    """Compile the plugin and print where it is and how it is loaded (`pyfit-gpu lammps build`)."""
+    found = find_installation(lammps)
+    built = build_plugin(found, compiler=compiler, flags=shlex.split(flags), out=out)
+    if quiet:
+        print(shown(str(built.plugin)))
+        return
+    by_itself = out is None and lammps is None and find_build(str(found.version)) == (built.record, built.plugin)
+    loading = "lmp of this environment loads it when it starts" if by_itself else f"plugin load {built.plugin}"
+    lines = [
+        f"LAMMPS        {found.version} ({found.name})",
+        f"compiled by   {built.record.compiler}; {' '.join(built.record.flags)}",
+        f"plugin        {built.plugin}{'' if built.is_new else ' (built before)'}",
+        f"loading       {loading}",
+    ]
+    print(shown("\n".join(lines)))
+
+
+def check(potential: str | None, *, lammps: str | None, plugin: str) -> None:
+    """Compute two atoms with LAMMPS and print what was found (`pyfit-gpu lammps check`).
+
+    Raises:
+        InputError: LAMMPS, plugin or another part is missing.
+        Failure: LAMMPS ends with an error, or its results differ.
+    """
+    found = check_lammps(find_installation(lammps), potential=potential or "", plugin=plugin)
+    print(shown("\n".join(found.lines)))
+    found.comparison.require_small("check")
+
+
+def export(
+    potential: Sequence[str],
+    *,
+    out: str,
+    structures: Sequence[str],
+    lammps: str | None,
+    plugin: str,
+    reading: ReadOptions,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write a potential for LAMMPS and compare both on structures (`pyfit-gpu lammps export`).
+
+    The plugin is compiled, if the cache has none.
+    """
+    for path in potential:
+        if potential_kind(path) is POTENTIAL and asks_for_random_weights(path):
+            raise InputError(f"{path}: expected a trained potential, found one that asks for random weights")
+    model = load_potentials(potential)
+    if model.untrained:
+        log.warning("%s: no atoms of %s were trained on", potential[0], " and ".join(model.untrained))
+    frames = evenly_spread([frame for path in structures for frame in _frames(path, reading)], MOST_COMPARED)
+    found = find_installation(lammps)
+    file = find_plugin(found, plugin)[0] if plugin else build_plugin(found).plugin
+    written = export_potential(model, out, found, file, stem=stem_of(potential[0]), frames=frames, overwrite=overwrite)
+    if not quiet:
+        names = [path.name for path in written.files if path.name.endswith(".nn.dat")]
+        print(shown(describe(written.comparison, found, names)))
+    log.info("wrote %s", ", ".join(map(str, written.files)))
+
+
+def _frames(path: str, reading: ReadOptions) -> list[Frame]:
+    """Structures of a training set, evenly spread, or all of another file."""
+    if isinstance(identify(path), TrainingSetKind):
+        training_set = load_training_set(path, lazy=True)
+        return frames_of_set(training_set, evenly_spread(range(len(training_set)), MOST_COMPARED), path)
+    return list(read_frames(path, options=reading))
+
+
+def frames_of_set(training_set: TrainingSet, rows: Sequence[int], path: str) -> list[Frame]:
+    """Structures of a training set.
+
+    Raises:
+        InputError: it holds no positions.
+    """
+    chosen = training_set.select(list(rows))
+    if bool(chosen.positions.isnan().any()):
+        raise InputError(f"{path}: expected a training set with positions, found one without (the classic text)")
+    sizes = chosen.sizes.tolist()
+    parts = zip(
+        rows, chosen.groups, chosen.positions.split(sizes), chosen.atomic_numbers.split(sizes), chosen.cell, chosen.pbc,
+        strict=True,
+    )  # fmt: skip
+    return [
+        Frame(
+            positions=positions.double().numpy(),
+            cell=cell.double().numpy(),
+            pbc=pbc.numpy(),
+            atomic_numbers=numbers.numpy(),
+            group=group,
+            source=f"{path}, structure {row + 1}",
+        )
+        for row, group, positions, numbers, cell, pbc in parts
+    ]
+
+
+def evenly_spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly spread, the first among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[k] for k in np.linspace(0, len(items) - 1, most).round().astype(int)]
