@@ -22,12 +22,14 @@ from pyfit_gpu.interfaces.lammps.running import run_lammps, types_of
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame
 
+_SCALE = 30.0
 E_SHIFT = {"Si": 107.25, "C": -3.5, "Ge": 0.125}  # eV
 
 
 def sample_potential(elements: Sequence[str] = ("Si",), **settings: object) -> Potential:
-    """A potential of random numbers with energy shifts, whose sigmoids are not flat at the features that occur."""
-    potential = make_potential(elements, **{"max_random": 0.3, **settings})
+    """A potential of random numbers with energy shifts, and forces of about 1 eV/Å."""
+    potential = make_potential(elements, **settings)
+    potential.networks.weights[-1].data.mul_(_SCALE)
     return replace(potential, energy_shift=torch.tensor([E_SHIFT[symbol] for symbol in elements], dtype=torch.float64))
 
 
