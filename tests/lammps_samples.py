@@ -42,6 +42,11 @@ def save_committee(folder: Path, n_members: int, elements: Sequence[str] = ("Si"
     return files
 
 
+def coefficients(files: Sequence[Path], elements: str = "Si C") -> str:
+    """Arguments of pair_coeff."""
+    return f"* * {' '.join(map(str, files))} {elements}"
+
+
 def as_atoms(frame: Frame) -> Atoms:
     return Atoms(frame.atomic_numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
 

@@ -57,7 +57,7 @@ def frames_of(
         two = [elements[0], elements[-1]]
         return [
             *mixed_frames(elements, seed=len(elements)),
-            random_frame(11, 30, length=8.0, elements=elements),
+            random_frame(11, 12, length=8.0, elements=elements),
             make_frame([[0.1, 0.2, 0.3], [1.9, 2.1, 2.7]], left_handed, symbols=two),
             make_frame([[0.1, 0.2, 0.3]], flat, symbols=elements[-1:]),
             make_frame([[0.1, 0.2, 0.3], [1.6, 1.5, 2.0]], flat, pbc=[True, False, False], symbols=two),
@@ -106,7 +106,7 @@ def test_pairs_at_the_cutoff(make_frame: MakeFrame, compare: Compare, tmp_path: 
     compare(frames, save_committee(tmp_path, 1), ONE)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_on_several_ranks(
     frames_of: Callable[[Sequence[str]], list[Frame]], compare: Compare, ranks: int, tmp_path: Path
 ) -> None:

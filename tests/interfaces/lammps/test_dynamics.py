@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
-from lammps_samples import Runner, calculated, crystal, save_committee, thermo
+from lammps_samples import Runner, calculated, coefficients, crystal, save_committee, thermo
 
 from pyfit_gpu.errors import Failure
-from pyfit_gpu.interfaces.lammps.installation import Installation
 
 FORCES = ["dump 1 all custom 100 dump id fx fy fz", "dump_modify 1 sort id format float %.17g"]
 ENERGIES = ["thermo_style custom step pe etotal pxx pyy pzz pxy pxz pyz", "thermo_modify format float %.17g norm no"]
-
-
-@pytest.fixture
-def run(lammps: Installation, plugin: Path, tmp_path: Path) -> Runner:
-    return Runner(lammps, plugin, tmp_path)
 
 
 @pytest.fixture
@@ -29,10 +23,6 @@ def files(tmp_path: Path) -> list[Path]:
 
 def zincblende() -> Atoms:
     return crystal((3, 2, 2), second="C")
-
-
-def coefficients(files: list[Path], elements: str = "Si C") -> str:
-    return f"* * {' '.join(map(str, files))} {elements}"
 
 
 def test_several_ranks_give_the_same(run: Runner, files: list[Path]) -> None:
