@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from lammps_samples import Runner
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.interfaces.lammps.build import build_plugin, find_compiler
@@ -65,3 +66,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder / "pyfit-gpu" / "lammps"
+
+
+@pytest.fixture
+def run(lammps: Installation, plugin: Path, tmp_path: Path) -> Runner:
+    """LAMMPS with the plugin, in the folder of the test."""
+    return Runner(lammps, plugin, tmp_path)
