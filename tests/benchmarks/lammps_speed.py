@@ -143,7 +143,7 @@ class Lammps:
         self.folder = folder
 
     def run(self, case: Case, steps: int, *, ranks: int = 1, core: int | None = 0) -> tuple[float, float, int]:
-        """Atom-steps per second, neighbours per atom, and the peak of memory of a rank in bytes."""
+        """Atom-steps per second, neighbours per atom, and the peak of memory in bytes (one rank)."""
         text = f"plugin load {self.plugin}\n" + script(case, steps, self.files)
         (self.folder / "in.speed").write_text(text)
         words = [str(self.installation.program), "-in", "in.speed", "-log", "none", "-nocite"]
@@ -151,19 +151,25 @@ class Lammps:
             words = [str(self.installation.launcher), "-np", str(ranks), *words]
         pin = None if core is None else functools.partial(os.sched_setaffinity, 0, {core})
         environment = {**self.installation.environment(), "OMP_NUM_THREADS": "1", "LAMMPS_PLUGIN_PATH": ""}
-        process = subprocess.Popen(
-            words, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=pin,
-        )  # fmt: skip
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = 0
+        with open(self.folder / "out.speed", "w+") as out:
+            process = subprocess.Popen(
+                words, cwd=self.folder, env=environment, stdout=out, stderr=subprocess.STDOUT, preexec_fn=pin
+            )
+            while process.poll() is None:
+                # The system's own peak of a child begins with what this process had when it was started.
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+                peak = int(found[1]) * 1024 if found else peak
+                time.sleep(0.05)
+            out.seek(0)
+            output = out.read()
         if process.returncode:
             sys.exit(f"{case.name}: {output[-800:]}")
         loops = re.findall(r"Loop time of (\S+) on \d+ procs for (\d+) steps with (\d+) atoms", output)
         seconds, count, atoms = loops[1]
         neighbours = float(re.search(r"^neighbours (\S+)", output, re.MULTILINE)[1])
-        return int(atoms) * int(count) / float(seconds), neighbours, usage.ru_maxrss * 1024
+        return int(atoms) * int(count) / float(seconds), neighbours, peak
 
 
 def run_calculator(file: str, steps: int) -> float:
