@@ -127,12 +127,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _compiler_version(command: Sequence[str]) -> str:
+    """Line in which a compiler says what it is: gcc version 12.2.0 (Debian 12.2.0-14+deb12u1)."""
     try:
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace")
+        done = subprocess.run([*command, "-v"], capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise InputError(f"C++ compiler {shlex.join(command)}: cannot run: {error.strerror}") from error
-    lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[0] if lines else shlex.join(command)
+    lines = (done.stderr + done.stdout).strip().splitlines() or [shlex.join(command)]
+    return next((line for line in lines if re.match(r"(\w+ ){1,3}version \d", line)), lines[0])
 
 
 def compile_words(command: Sequence[str], record: BuildRecord, lammps: Installation) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from ase.build import bulk
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import covalent_radii as RADII
 
 from pyfit_gpu.interfaces.lammps.cells import Box
-from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
 _SKIN = 2.0  # Å, LAMMPS' own
@@ -20,12 +21,10 @@ def simple_crystal(elements: tuple[str, ...]) -> Frame:
     Two elements in turn are rock salt.
     """
     if len(elements) == 1:
-        try:
-            atoms = bulk(elements[0], cubic=True)
-        except (ValueError, RuntimeError, KeyError):  # no cubic cell, or a molecule
-            pass
-        else:
-            return _frame(atoms.numbers, atoms.positions, atoms.cell.array, f"{elements[0]} crystal")
+        for is_cubic in (True, False):
+            with contextlib.suppress(ValueError, RuntimeError, KeyError):  # no cubic cell; a structure ASE lacks
+                atoms = bulk(elements[0], cubic=is_cubic)
+                return _frame(atoms.numbers, atoms.positions, atoms.cell.array, f"{elements[0]} crystal")
     n = len(elements)
     numbers = np.array([ATOMIC_NUMBERS[symbol] for symbol in elements])
     spacing = 2 * float(RADII[numbers].max()) if n == 1 else float(np.sort(RADII[numbers])[-2:].sum())
@@ -34,7 +33,7 @@ def simple_crystal(elements: tuple[str, ...]) -> Frame:
     return _frame(numbers[sites.sum(axis=1) % n], spacing * sites, spacing * n * np.eye(3), name)
 
 
-def _frame(numbers: np.ndarray, positions: FloatArray, cell: FloatArray, source: str) -> Frame:
+def _frame(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, source: str) -> Frame:
     return Frame(
         positions=np.array(positions, dtype=np.float64),
         cell=np.array(cell, dtype=np.float64),

@@ -124,7 +124,7 @@ def test_no_compiler(some_lammps, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "nonsense -m64")
     with pytest.raises(InputError, match=r"found no program 'nonsense -m64' \(variable CXX\)"):
         find_compiler()
-    with pytest.raises(InputError, match="found no program 'other'$"):
+    with pytest.raises(InputError, match=r"found no program 'other'$"):
         find_compiler("other")
 
 
@@ -141,7 +141,7 @@ def test_a_file_instead_of_the_cache(small_source, some_lammps, compiler, own_ca
     assert not own_cache.exists()
     with pytest.raises(InputError, match=r"expected a name that ends in plugin\.so"):
         build_plugin(some_lammps, out=tmp_path / "node.so")
-    with pytest.raises(InputError, match="the folder .* does not exist"):
+    with pytest.raises(InputError, match=r"the folder .* does not exist"):
         build_plugin(some_lammps, out=tmp_path / "none" / "plugin.so")
 
 
@@ -149,7 +149,7 @@ def test_a_file_instead_of_the_cache(small_source, some_lammps, compiler, own_ca
 def test_cache_that_cannot_be_written(small_source, some_lammps, compiler, own_cache, tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(InputError, match="cannot write: Permission denied .*XDG_CACHE_HOME"):
+        with pytest.raises(InputError, match=r"cannot write: Permission denied .*XDG_CACHE_HOME"):
             build_plugin(some_lammps)
     finally:
         tmp_path.chmod(0o700)
@@ -157,7 +157,7 @@ def test_cache_that_cannot_be_written(small_source, some_lammps, compiler, own_c
 
 def test_cache_that_is_no_folder(small_source, some_lammps, compiler, own_cache, tmp_path):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(InputError, match="cannot write: Not a directory .*XDG_CACHE_HOME"):
+    with pytest.raises(InputError, match=r"cannot write: Not a directory .*XDG_CACHE_HOME"):
         build_plugin(some_lammps)
 
 

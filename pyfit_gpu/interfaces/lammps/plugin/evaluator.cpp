@@ -11,12 +11,10 @@
 
 namespace pyfit {
 
-static_assert(Evaluator::width == Networks::n_atoms, "features and networks take the same atoms");
+static_assert(Evaluator::width == n_atoms, "features and networks take the same atoms");
 static_assert(Evaluator::width % n_lanes == 0, "whole vectors");
 
 namespace {
-
-constexpr int n_vectors = Networks::n_vectors;
 
 enum class Transform { shift, logarithm, inverse_sinh };
 
@@ -94,8 +92,9 @@ void Evaluator::Implementation::transform_features(int n_atoms) {
       return;
     case Transform::inverse_sinh:
       for (std::size_t k = 0; k < inputs.size(); k++) {
-        slopes[k] = 1.0 / square_root(1.0 + inputs[k] * inputs[k]);
-        inputs[k] = inverse_sinh(inputs[k]);
+        const ValueAndSlope both = inverse_sinh(inputs[k]);
+        inputs[k] = both.value;
+        slopes[k] = both.slope;
       }
   }
 }

@@ -6,6 +6,10 @@
 
 #include <cmath>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace pyfit {
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
@@ -26,10 +30,16 @@ inline Lanes choose(Bits mask, Lanes yes, Lanes no) {
   return reinterpret_cast<Lanes>((mask & reinterpret_cast<Bits>(yes)) | (~mask & reinterpret_cast<Bits>(no)));
 }
 
+// Written out, since std::sqrt, which may have to set errno, is taken lane by lane.
 inline Lanes square_root(Lanes x) {
-  Lanes result;
-  for (int k = 0; k < n_lanes; k++) result[k] = std::sqrt(x[k]);
-  return result;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return _mm512_sqrt_pd(x);
+#elif defined(__AVX__)
+  return _mm256_sqrt_pd(x);
+#else
+  for (int k = 0; k < n_lanes; k++) x[k] = std::sqrt(x[k]);
+  return x;
+#endif
 }
 
 inline Lanes magnitude(Lanes x) { return reinterpret_cast<Lanes>(reinterpret_cast<Bits>(x) & 0x7fffffffffffffffLL); }
@@ -67,13 +77,19 @@ inline Lanes logarithm(Lanes x) {
   return power * ln2_high + (2.0 * s + (2.0 * s * z * series + power * ln2_low));
 }
 
-// asinh(x) = sign(x) ln(1 + y), y = |x| + x^2 / (1 + sqrt(1 + x^2)), without a loss of digits at small x.
-inline Lanes inverse_sinh(Lanes x) {
-  const Lanes a = magnitude(x), square = x * x;
-  const Lanes y = a + square / (1.0 + square_root(1.0 + square));
-  const Lanes u = 1.0 + y;
-  const Lanes result = logarithm(u) + (y - (u - 1.0)) / u;  // what rounding u took off
-  return choose(x < 0.0, -result, result);
+struct ValueAndSlope {
+  Lanes value, slope;
+};
+
+// asinh(x) and its derivative. With s = sqrt(1 + x^2), asinh(x) = sign(x) ln(1 + y) where y = |x| + x^2 / (1 + s), which
+// loses no digits at small x. Divisions are slow, so that there is one for both quotients.
+inline ValueAndSlope inverse_sinh(Lanes x) {
+  const Lanes a = magnitude(x), square = x * x, s = square_root(1.0 + square);
+  const Lanes quotient = 1.0 / (s * (1.0 + s));
+  const Lanes y = a + square * s * quotient, u = 1.0 + y;
+  const Lanes lost = y - (u - 1.0);  // in rounding u; 1 / u = s - a
+  const Lanes result = logarithm(u) + lost * (s - a);
+  return {choose(x < 0.0, -result, result), (1.0 + s) * quotient};
 }
 
 }  // namespace pyfit

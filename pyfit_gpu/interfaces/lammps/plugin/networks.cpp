@@ -3,21 +3,23 @@
 
 #include "networks.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace pyfit {
 
 namespace {
 
-constexpr int n_vectors = Networks::n_vectors;
-constexpr int at_once = 8 / n_vectors;  // sums that stay in registers
+constexpr int at_once = 8 / n_vectors;  // columns of a block
 
-// out[o] = biases[o] + sum_k weights[k * stride + o] x[k] for `n` outputs.
+// Sums for the `n` columns of a block.
 template <int n>
-inline void forward_block(const double *weights, int stride, const double *biases, const Lanes *x, int n_in, Lanes *out) {
+inline void multiply_block(const double *weights, const Lanes *x, int n_in, const double *start, Lanes *out) {
   Lanes sum[n][n_vectors];
   for (int o = 0; o < n; o++) {
-    for (int v = 0; v < n_vectors; v++) sum[o][v] = all(biases[o]);
+    for (int v = 0; v < n_vectors; v++) sum[o][v] = all(start ? start[o] : 0.0);
   }
-  for (int k = 0; k < n_in; k++, weights += stride, x += n_vectors) {
+  for (int k = 0; k < n_in; k++, weights += n, x += n_vectors) {
     for (int o = 0; o < n; o++) {
       for (int v = 0; v < n_vectors; v++) sum[o][v] += weights[o] * x[v];
     }
@@ -27,63 +29,55 @@ inline void forward_block(const double *weights, int stride, const double *biase
   }
 }
 
-void forward(const double *weights, int n_out, const double *biases, const Lanes *x, int n_in, Lanes *out) {
-  int o = 0;
-  for (; o + at_once <= n_out; o += at_once) {
-    forward_block<at_once>(weights + o, n_out, biases + o, x, n_in, out + o * n_vectors);
-  }
-  for (; o < n_out; o++) forward_block<1>(weights + o, n_out, biases + o, x, n_in, out + o * n_vectors);
-}
-
-// grad_x[k] = sum_o weights[k * stride + o] grad[o] for `n` inputs.
-template <int n>
-inline void backward_block(const double *weights, int stride, const Lanes *grad, int n_out, Lanes *grad_x) {
-  Lanes sum[n][n_vectors] = {};
-  for (int o = 0; o < n_out; o++, weights++, grad += n_vectors) {
-    for (int k = 0; k < n; k++) {
-      for (int v = 0; v < n_vectors; v++) sum[k][v] += weights[k * stride] * grad[v];
-    }
-  }
-  for (int k = 0; k < n; k++) {
-    for (int v = 0; v < n_vectors; v++) grad_x[k * n_vectors + v] = sum[k][v];
-  }
-}
-
-void backward(const double *weights, int stride, const Lanes *grad, int n_in, int n_out, Lanes *grad_x) {
-  int k = 0;
-  for (; k + at_once <= n_in; k += at_once) {
-    backward_block<at_once>(weights + k * stride, stride, grad, n_out, grad_x + k * n_vectors);
-  }
-  for (; k < n_in; k++) backward_block<1>(weights + k * stride, stride, grad, n_out, grad_x + k * n_vectors);
-}
-
 }  // namespace
+
+Weights::Weights(const double *weights, int n_in, int n_out, int by_in, int by_out) : n_in_(n_in), n_out_(n_out) {
+  blocks_.reserve(static_cast<std::size_t>(n_in) * n_out);
+  for (int start = 0; start < n_out;) {
+    const int end = start + at_once <= n_out ? start + at_once : start + 1;
+    for (int k = 0; k < n_in; k++) {
+      for (int o = start; o < end; o++) blocks_.push_back(weights[k * by_in + o * by_out]);
+    }
+    start = end;
+  }
+}
+
+void Weights::multiply(const Lanes *x, int first, int last, const double *start, Lanes *out) const {
+  const double *block = blocks_.data();
+  int o = 0;
+  for (; o + at_once <= n_out_; o += at_once, block += n_in_ * at_once) {
+    multiply_block<at_once>(block + first * at_once, x, last - first, start ? start + o : nullptr, out + o * n_vectors);
+  }
+  for (; o < n_out_; o++, block += n_in_) {
+    multiply_block<1>(block + first, x, last - first, start ? start + o : nullptr, out + o * n_vectors);
+  }
+}
 
 Networks::Networks(const std::vector<Potential> &members, int element)
     : n_members_(static_cast<int>(members.size())), offset_(members[0].activation == 1 ? 0.5 : 0.0) {
-  const auto &first = members[0].networks[element];
-  for (std::size_t number = 0; number < first.size(); number++) {
+  for (std::size_t number = 0; number < members[0].networks[element].size(); number++) {
     Stack stack;
-    stack.n_in = first[number].n_in;
-    stack.n_out = first[number].n_out;
-    for (const Potential &member : members) {
-      const auto &biases = member.networks[element][number].biases;
-      stack.biases.insert(stack.biases.end(), biases.begin(), biases.end());
+    stack.n_in = members[0].networks[element][number].n_in;
+    stack.n_out = members[0].networks[element][number].n_out;
+    const int n_in = stack.n_in, n_out = stack.n_out, columns = n_members_ * n_out;
+    std::vector<double> beside(number == 0 ? n_in * columns : 0);
+    for (int member = 0; member < n_members_; member++) {
+      const Layer &layer = members[member].networks[element][number];
+      stack.biases.insert(stack.biases.end(), layer.biases.begin(), layer.biases.end());
+      if (number > 0) {
+        stack.forth.emplace_back(layer.weights.data(), n_in, n_out, n_out, 1);
+        stack.back.emplace_back(layer.weights.data(), n_out, n_in, 1, n_out);
+        continue;
+      }
+      for (int k = 0; k < n_in; k++) {
+        std::copy_n(layer.weights.begin() + k * n_out, n_out, beside.begin() + k * columns + member * n_out);
+      }
     }
     if (number == 0) {
-      for (int k = 0; k < stack.n_in; k++) {
-        for (const Potential &member : members) {
-          const double *row = member.networks[element][number].weights.data() + k * stack.n_out;
-          stack.weights.insert(stack.weights.end(), row, row + stack.n_out);
-        }
-      }
-    } else {
-      for (const Potential &member : members) {
-        const auto &weights = member.networks[element][number].weights;
-        stack.weights.insert(stack.weights.end(), weights.begin(), weights.end());
-      }
+      stack.forth.emplace_back(beside.data(), n_in, columns, columns, 1);
+      stack.back.emplace_back(beside.data(), columns, n_in, 1, columns);
     }
-    stack.outputs.resize(n_members_ * stack.n_out * n_vectors);
+    stack.outputs.resize(columns * n_vectors);
     stack.grad.resize(stack.outputs.size());
     layers_.push_back(std::move(stack));
   }
@@ -99,12 +93,12 @@ void Networks::evaluate(const Lanes *inputs, Lanes *energies) {
     Stack &layer = layers_[number];
     Lanes *out = number == last ? energies : layer.outputs.data();
     if (number == 0) {
-      forward(layer.weights.data(), n_members_ * layer.n_out, layer.biases.data(), inputs, layer.n_in, out);
+      layer.forth[0].multiply(inputs, 0, layer.n_in, layer.biases.data(), out);
     } else {
       const Stack &before = layers_[number - 1];
       for (int member = 0; member < n_members_; member++) {
-        forward(&layer.weights[member * layer.n_in * layer.n_out], layer.n_out, &layer.biases[member * layer.n_out],
-                &before.outputs[member * layer.n_in * n_vectors], layer.n_in, out + member * layer.n_out * n_vectors);
+        layer.forth[member].multiply(&before.outputs[member * layer.n_in * n_vectors], 0, layer.n_in,
+                                     &layer.biases[member * layer.n_out], out + member * layer.n_out * n_vectors);
       }
     }
     if (number < last) activate(layer);
@@ -120,8 +114,7 @@ void Networks::gradient(int first, int last, Lanes *grad_inputs) {
     const int size = layer.n_in * n_vectors;
     for (int member = first; member < last; member++) {
       Lanes *grad = &before.grad[member * size];
-      backward(&layer.weights[member * layer.n_in * layer.n_out], layer.n_out,
-               &layer.grad[member * layer.n_out * n_vectors], layer.n_in, layer.n_out, grad);
+      layer.back[member].multiply(&layer.grad[member * layer.n_out * n_vectors], 0, layer.n_out, nullptr, grad);
       const Lanes *outputs = &before.outputs[member * size];
       for (int k = 0; k < size; k++) {
         const Lanes logistic = outputs[k] + offset_;
@@ -130,9 +123,8 @@ void Networks::gradient(int first, int last, Lanes *grad_inputs) {
     }
   }
   Stack &bottom = layers_.front();
-  const int columns = n_members_ * bottom.n_out;
-  backward(bottom.weights.data() + first * bottom.n_out, columns, &bottom.grad[first * bottom.n_out * n_vectors],
-           bottom.n_in, (last - first) * bottom.n_out, grad_inputs);
+  bottom.back[0].multiply(&bottom.grad[first * bottom.n_out * n_vectors], first * bottom.n_out, last * bottom.n_out,
+                          nullptr, grad_inputs);
 }
 
 }  // namespace pyfit
