@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +37,9 @@ def energy(output: str) -> float:
 # Keywords and types
 
 
-@pytest.mark.parametrize(("style", "shifted"), [("pyfit", True), ("pyfit energy dft", True), ("pyfit energy network", False)])
+@pytest.mark.parametrize(
+    ("style", "shifted"), [("pyfit", True), ("pyfit energy dft", True), ("pyfit energy network", False)]
+)
 def test_energy_scales(run: Runner, file: Path, style: str, shifted: bool) -> None:
     atoms = two_kinds()
     found = energy(run(*run.setup(atoms, coefficients([file]), style=style), *ENERGY))
@@ -57,6 +58,26 @@ def test_types_in_another_order_and_alike(run: Runner, file: Path) -> None:
     expected = Atoms(kinds, positions=atoms.positions, cell=atoms.cell, pbc=True)
     assert kinds != atoms.get_chemical_symbols()
     assert abs(energy(output) - calculated(expected, [file]).get_potential_energy()) < 1e-9
+
+
+def test_settings_that_are_given_again(run: Runner, file: Path) -> None:
+    """LAMMPS keeps the style, whose energy scale would be that of its first settings."""
+    start = run.setup(two_kinds(), coefficients([file]))
+    again = "pair_style pyfit energy network"
+    with pytest.raises(Failure, match="All pair coeffs are not set"):
+        run(*start, again, *ENERGY)
+    alone = run(*start[:-2], again, start[-1], *ENERGY)
+    assert energy(run(*start, again, start[-1], *ENERGY)) == energy(alone)
+
+
+def test_coefficients_that_are_given_again(run: Runner, tmp_path: Path) -> None:
+    """One potential after a committee: a compute of the committee's values finds none."""
+    files = save_committee(tmp_path / "potentials", 3, ("Si", "C"))
+    spread = ["compute spread all pair pyfit", "thermo_style custom step pe c_spread[1]", "run 0"]
+    start = run.setup(two_kinds(), coefficients(files))
+    output = run(*start, *spread, f"pair_coeff {coefficients(files[:1])}", "run 0")
+    assert thermo(output)[0, 2] == 0.0
+    assert abs(thermo(output)[0, 1] - calculated(two_kinds(), files[:1]).get_potential_energy()) < 1e-3
 
 
 def test_an_unknown_shift_counts_as_zero(run: Runner, tmp_path: Path) -> None:
@@ -120,8 +141,15 @@ def test_hybrid(run: Runner, file: Path) -> None:
 def test_hybrid_overlay(run: Runner, file: Path, modify: str) -> None:
     """Energy, forces and stress of the sum are the sums."""
     atoms = two_kinds()
-    pieces = {"pyfit": ["pair_style pyfit", f"pair_coeff * * {file} Si C"], "lj": ["pair_style lj/cut 4", "pair_coeff * * 0.1 2"]}
-    overlay = ["pair_style hybrid/overlay pyfit lj/cut 4", f"pair_coeff * * pyfit {file} Si C", "pair_coeff * * lj/cut 0.1 2"]
+    pieces = {
+        "pyfit": ["pair_style pyfit", f"pair_coeff * * {file} Si C"],
+        "lj": ["pair_style lj/cut 4", "pair_coeff * * 0.1 2"],
+    }
+    overlay = [
+        "pair_style hybrid/overlay pyfit lj/cut 4",
+        f"pair_coeff * * pyfit {file} Si C",
+        "pair_coeff * * lj/cut 0.1 2",
+    ]
     start = run.setup(atoms, "")[:-2]
     found = []
     for commands in ([*pieces["pyfit"]], [*pieces["lj"]], [*overlay, modify]):
@@ -234,7 +262,7 @@ def test_two_atoms_at_one_place(run: Runner, file: Path) -> None:
 def test_the_logarithm_of_zero(run: Runner, tmp_path: Path) -> None:
     save_potential(sample_potential(gi_mode=1, shift=0.0), tmp_path / "nn.dat")
     atoms = Atoms("Si", [[1, 1, 1]], cell=[20] * 3, pbc=True)
-    with pytest.raises(Failure, match="pyfit: feature 1: the logarithm of G . shift needs a number above 0"):
+    with pytest.raises(Failure, match=r"pyfit: feature 1: the logarithm of G . shift needs a number above 0"):
         run(*run.setup(atoms, "* * nn.dat Si"), "run 0")
 
 

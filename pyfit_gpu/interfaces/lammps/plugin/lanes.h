@@ -10,6 +10,10 @@
 #include <immintrin.h>
 #endif
 
+#ifdef __FAST_MATH__
+#error "compile without -ffast-math (Intel: with -fp-model=precise): roundings that are relied on would be taken away"
+#endif
+
 namespace pyfit {
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
