@@ -25,11 +25,11 @@ def test_every_script_is_run() -> None:
 
 
 def test_silicon(run: Runner) -> None:
-    """Half a picosecond of heating: hot, and a crystal still."""
+    """Too short to melt: a crystal still, though warm."""
     ((temperature, density, moved),) = results(run, "melt_silicon.in", steps=100)
-    assert 300 < temperature < 3000
-    assert 2.0 < density < 2.5
-    assert 0.05 < moved < 2.0
+    assert 250 < temperature < 600
+    assert 2.2 < density < 2.35
+    assert 0.05 < moved < 0.4
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
