@@ -153,9 +153,16 @@ def test_hybrid_overlay(run: Runner, file: Path, modify: str) -> None:
     start = run.setup(atoms, "")[:-2]
     found = []
     for commands in ([*pieces["pyfit"]], [*pieces["lj"]], [*overlay, modify]):
-        output = run(*start, *commands, "dump 1 all custom 1 dump id fx fy fz", "dump_modify 1 sort id format float %.17g",
-                     "thermo_style custom step pe pxx pyy pzz pxy pxz pyz", "thermo_modify format float %.17g", "run 0",
-                     ranks=2)  # fmt: skip
+        output = run(
+            *start,
+            *commands,
+            "dump 1 all custom 1 dump id fx fy fz",
+            "dump_modify 1 sort id format float %.17g",
+            "thermo_style custom step pe pxx pyy pzz pxy pxz pyz",
+            "thermo_modify format float %.17g",
+            "run 0",
+            ranks=2,
+        )
         found.append((thermo(output)[0, 1:], run.dump()[0, :, 1:]))
     for one, two, both in zip(*found, strict=True):
         np.testing.assert_allclose(one + two, both, rtol=1e-11, atol=1e-9)
@@ -189,12 +196,13 @@ def test_keywords_refused(run: Runner, file: Path, style: str, message: str) -> 
         ("* * {file} NULL NULL", "expected an element for one atom type at least"),
         ("* * {file} Si NULL", "All pair coeffs are not set"),
         ("* * missing.nn.dat Si C", "missing.nn.dat: cannot read: no such file"),
+        ("* * {long} Si C", "pyfit: xxx+: cannot read: no such file"),
         ("* * . Si C", "pyfit: .: cannot read: expected a file, found something else"),
         ("* * cut.nn.dat Si C", "cut.nn.dat: expected 248 weights and biases .* found 100"),
         ("* * random.nn.dat Si C", "random.nn.dat, line 5: expected randomize 0"),
         ("* * informed.nn.dat Si C", "informed.nn.dat, line 9: .*physically informed .* not evaluate yet"),
         ("* * nan.nn.dat Si C", "nan.nn.dat, line 20: expected a weight or bias, one number, found 'nan'"),
-        ("* * {file} mode.nn.dat Si C", "mode.nn.dat cannot be a member beside .*0.nn.dat: gi_mode: expected 5, found 3"),
+        ("* * {file} mode.nn.dat Si C", "mode.nn.dat cannot be a member beside .*nn.dat: gi_mode: expected 5, found 3"),
         ("* * {file} width.nn.dat Si C", "width.nn.dat cannot be .*: gaussian_width: expected 0.8, found 0.7 "),
         ("* * {file} order.nn.dat Si C", "order.nn.dat cannot be .*: elements: expected Si C, found C Si"),
         ("* * {file} layers.nn.dat Si C", "layers.nn.dat cannot be .*: layer sizes: expected 18 5 4 1, found 18 5 1"),
@@ -206,7 +214,7 @@ def test_keywords_refused(run: Runner, file: Path, style: str, message: str) -> 
 def test_coefficients_refused(run: Runner, file: Path, words: str, message: str, ranks: int) -> None:
     write_faulty(run.folder, file.read_text())
     with pytest.raises(Failure, match=f"ERROR.*{message}"):
-        run(*run.setup(two_kinds(), words.format(file=file)), "run 0", ranks=ranks)
+        run(*run.setup(two_kinds(), words.format(file=file, long="x" * 300)), "run 0", ranks=ranks)
 
 
 def write_faulty(folder: Path, whole: str) -> None:
