@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +37,11 @@ def compiler() -> tuple[str, ...]:
         return find_compiler()
     except InputError as error:
         missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def cmake() -> str:
+    return shutil.which("cmake") or missing("cmake: found none on the path")
 
 
 @pytest.fixture(scope="session")

@@ -91,13 +91,17 @@ def test_real_units(run: Runner, files: list[Path]) -> None:
         f"fix spread all pair 1 pyfit {SPREADS}",
         "dump 1 all custom 1 dump id fx fy fz f_spread[*]",
         "dump_modify 1 sort id format float %.17g",
-        "thermo_style custom step pe",
+        "compute virial all centroid/stress/atom NULL virial",
+        "compute sum all reduce sum c_virial[1] c_virial[2] c_virial[3]",
+        "thermo_style custom step pe pxx pyy pzz c_sum[*] vol",
         "thermo_modify format float %.17g",
         "run 0",
     )
     expected = calculated(atoms, files)
     energies, forces = members(atoms, files)
-    np.testing.assert_allclose(thermo(output)[0, 1], FACTOR * expected.get_potential_energy(), rtol=1e-7)
+    row = thermo(output)[0]
+    np.testing.assert_allclose(-row[2:5] * row[8], row[5:8], rtol=1e-12)
+    np.testing.assert_allclose(row[1], FACTOR * expected.get_potential_energy(), rtol=1e-7)
     frame = run.dump()[0]
     np.testing.assert_allclose(frame[:, 1:4], FACTOR * expected.get_forces(), rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(frame[:, 4], FACTOR * energies.std(0, ddof=1), rtol=1e-6)
