@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from importlib import metadata
 from typing import TypeVar
 
 import numpy as np
@@ -36,7 +37,8 @@ def build(lammps: str | None, *, compiler: str | None, flags: str, out: str | No
     if quiet:
         print(shown(str(built.plugin)))
         return
-    by_itself = out is None and lammps is None and find_build(str(found.version)) == (built.record, built.plugin)
+    is_asked = "pyfit-gpu" in metadata.entry_points(group="lammps.plugins").names
+    by_itself = is_asked and lammps is None and find_build(str(found.version)) == (built.record, built.plugin)
     loading = "lmp of this environment loads it when it starts" if by_itself else f"plugin load {built.plugin}"
     lines = [
         f"LAMMPS        {found.version} ({found.name})",

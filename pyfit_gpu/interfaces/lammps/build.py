@@ -16,12 +16,12 @@ from pyfit_gpu.errors import Failure, InputError
 from pyfit_gpu.files import atomic_path
 from pyfit_gpu.interfaces.lammps.cache import (
     PLUGIN_NAME,
-    SOURCES,
     BuildRecord,
     hash_processor,
     hash_sources,
     is_complete,
     plugin_file,
+    source_files,
     write_record,
 )
 from pyfit_gpu.interfaces.lammps.installation import Installation
@@ -127,17 +127,18 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _compiler_version(command: Sequence[str]) -> str:
+    """Line in which a compiler says what it is: gcc version 12.2.0 (Debian 12.2.0-14+deb12u1)."""
     try:
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace")
+        done = subprocess.run([*command, "-v"], capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise InputError(f"C++ compiler {shlex.join(command)}: cannot run: {error.strerror}") from error
-    lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[0] if lines else shlex.join(command)
+    lines = (done.stderr + done.stdout).strip().splitlines() or [shlex.join(command)]
+    return next((line for line in lines if re.match(r"(\w+ ){1,3}version \d", line)), lines[0])
 
 
 def compile_words(command: Sequence[str], record: BuildRecord, lammps: Installation) -> list[str]:
     """Command that compiles the plugin, without its output."""
-    sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
+    sources = [str(path) for path in source_files() if path.suffix == ".cpp"]
     definitions = [f"-D{record.sizes}", f'-DPYFIT_LAMMPS_VERSION="{lammps.version.date}"']
     include = [f"-I{folder}" for folder in lammps.include]
     return [*command, *_ALWAYS, *record.flags, *definitions, *include, *sources]

@@ -26,7 +26,7 @@ class BuildRecord:
 
     lammps: str  # version with update, as LAMMPS prints it
     sizes: str  # LAMMPS_SMALLBIG, ...
-    compiler: str  # the first line of its --version
+    compiler: str  # the line in which it says what it is
     flags: tuple[str, ...]
     sources: str  # hash of the plugin's source
     processor: str  # hash of what the processor can do: -march=native compiles for it

@@ -105,14 +105,16 @@ def find_plugin(lammps: Installation, plugin: str | os.PathLike[str] = "") -> tu
 def _random_potential(folder: Path) -> Potential:
     draft = folder / "draft.nn.dat"
     save_draft(new_potential(["Si"], 5.0), draft)
-    return replace(load_potential(draft, seed=1), energy_shift=torch.zeros(1, dtype=torch.float64))
+    # Larger numbers than a fit begins with: forces that could be seen to differ.
+    large = load_potential(draft, seed=1).randomized(1, max_random=1.0)
+    return replace(large, energy_shift=torch.zeros(1, dtype=torch.float64))
 
 
 def _two_atoms(potential: Potential) -> Frame:
     """Two atoms in a box, at a distance where all terms matter."""
     elements = potential.descriptor.elements
     return Frame(
-        positions=np.array([[0.0, 0.0, 0.0], [0.5, 0.3, 0.45]]) * potential.descriptor.cutoff,
+        positions=np.array([[0.0, 0.0, 0.0], [0.35, 0.2, 0.3]]) * potential.descriptor.cutoff,
         cell=np.eye(3) * 3 * potential.descriptor.neighbor_cutoff,
         pbc=np.ones(3, dtype=np.bool_),
         atomic_numbers=np.array([ATOMIC_NUMBERS[elements[0]], ATOMIC_NUMBERS[elements[-1]]]),

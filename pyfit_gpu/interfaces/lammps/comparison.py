@@ -106,9 +106,9 @@ def _differences(
     by_stress = [(one.stress(frame.volume), s) if frame.volume else (none, none) for frame, one, _, _, s in rows]
     sources = [frame.source for frame in frames]
     return (
-        _largest("energy", "eV/atom", 1e-9, by_energy, sources),
-        _largest("forces", "eV/Å", 1e-8, by_forces, sources),
-        _largest("stress", "eV/Å^3", 1e-9, by_stress, sources),
+        _largest("energy", "eV/atom", 1e-10, by_energy, sources),
+        _largest("forces", "eV/Å", 1e-9, by_forces, sources),
+        _largest("stress", "eV/Å^3", 1e-10, by_stress, sources),
     )
 
 

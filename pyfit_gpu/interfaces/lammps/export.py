@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from pyfit_gpu._version import __version__
-from pyfit_gpu.errors import Failure, InputError
-from pyfit_gpu.files import atomic_text, check_output
+from pyfit_gpu.errors import Failure, InputError, Remedy
+from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.opening import load_potentials
 from pyfit_gpu.interfaces.lammps.cells import Box
 from pyfit_gpu.interfaces.lammps.comparison import Comparison, compare
@@ -91,8 +91,10 @@ def _prepare(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot write: {error.strerror}") from error
-    for name in names:
-        check_output(folder / name, overwrite=overwrite)
+    for path in (folder / name for name in names):
+        if path.exists() and not overwrite:
+            raise InputError(f"{path}: exists already", remedy=Remedy.OVERWRITE)
+        check_writable(path)
 
 
 def _start(frame: Frame, potential: Potential) -> tuple[Box, np.ndarray]:
@@ -109,13 +111,12 @@ def _script(potential: Potential, names: Sequence[str], box: Box) -> str:
     return "\n".join(
         [
             f"# A potential of pyfit-gpu {__version__}, {elements}: a start of a simulation. Run it by",
-            f"#   lmp -in {SCRIPT}                     where LAMMPS loads the plugin by itself (see lammps check)",
-            f"#   lmp -in {SCRIPT} -var plugin FILE    elsewhere, FILE being .../pyfitplugin.so",
+            f"#   lmp -in {SCRIPT}",
+            "# Where LAMMPS does not load the plugin by itself, LAMMPS_PLUGIN_PATH names its folder, or this its file:",
+            "# plugin load /path/to/pyfitplugin.so",
             "",
-            "variable plugin index none",
             "variable temperature index 300.0  # K",
             "variable steps index 100",
-            'if "${plugin} != none" then "plugin load ${plugin}"',
             "",
             "units metal",
             "atom_style atomic",
@@ -153,7 +154,7 @@ def _try_script(lammps: Installation, plugin: Path, folder: Path) -> None:
         for file in folder.iterdir():
             if file.is_file():
                 (place / file.name).symlink_to(file.resolve())
-        script = f"variable plugin index {quoted(plugin)}\nvariable steps index 0\ninclude {SCRIPT}\n"
+        script = f"plugin load {quoted(plugin)}\nvariable steps index 0\ninclude {SCRIPT}\n"
         run_lammps(lammps, script, place, name="in.tried")
 
 
@@ -169,7 +170,7 @@ def describe(comparison: Comparison, lammps: Installation, names: Sequence[str])
     """Text of the file of differences."""
     lines = [
         f"LAMMPS {lammps.version} with pair_style pyfit beside predict of pyfit-gpu {__version__}, "
-        f"for {comparison.n_structures} structures, {comparison.n_atoms} atoms",
+        f"for {comparison.n_structures} structure(s), {comparison.n_atoms} atoms",
         f"potential: {' '.join(names)}",
         "",
         f"{'largest difference':<20s}{'':<10s}{'allowed':<12s}{'unit':<10s}{'structure'}",

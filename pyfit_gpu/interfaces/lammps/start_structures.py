@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from ase.build import bulk
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
@@ -20,12 +22,10 @@ def simple_crystal(elements: tuple[str, ...]) -> Frame:
     Two elements in turn are rock salt.
     """
     if len(elements) == 1:
-        try:
-            atoms = bulk(elements[0], cubic=True)
-        except (ValueError, RuntimeError, KeyError):  # no cubic cell, or a molecule
-            pass
-        else:
-            return _frame(atoms.numbers, atoms.positions, atoms.cell.array, f"{elements[0]} crystal")
+        for is_cubic in (True, False):
+            with contextlib.suppress(ValueError, RuntimeError, KeyError):  # no cubic cell; a structure ASE lacks
+                atoms = bulk(elements[0], cubic=is_cubic)
+                return _frame(atoms.numbers, atoms.positions, atoms.cell.array, f"{elements[0]} crystal")
     n = len(elements)
     numbers = np.array([ATOMIC_NUMBERS[symbol] for symbol in elements])
     spacing = 2 * float(RADII[numbers].max()) if n == 1 else float(np.sort(RADII[numbers])[-2:].sum())

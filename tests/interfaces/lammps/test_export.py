@@ -1,0 +1,143 @@
+"""The folder for LAMMPS: what is in it, that it runs as it stands, and that a wrong result is noticed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pyfit_gpu.errors import Failure, InputError
+from pyfit_gpu.formats.opening import load_potentials, read_frames
+from pyfit_gpu.interfaces.lammps import export as export_module
+from pyfit_gpu.interfaces.lammps.cells import Box
+from pyfit_gpu.interfaces.lammps.export import export_potential
+from pyfit_gpu.interfaces.lammps.potential_files import stem_of
+from pyfit_gpu.interfaces.lammps.running import run_lammps
+from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crystal
+
+
+@pytest.fixture(scope="session")
+def potential(own_data):
+    return load_potentials(own_data / "two_elements.nn.dat")
+
+
+@pytest.fixture(scope="session")
+def frames(own_data):
+    return list(read_frames(own_data / "two_elements.extxyz"))
+
+
+def test_a_folder_that_runs(lammps, plugin, potential, frames, tmp_path):
+    out = tmp_path / "a folder"
+    found = export_potential(potential, out, lammps, plugin, stem="sic", frames=frames)
+    names = {"sic.nn.dat", "structure.data", "in.pyfit", "verification.txt"}
+    assert {path.name for path in out.iterdir()} == {path.name for path in found.files} == names
+    assert found.comparison.n_structures == len(frames)
+    text = (out / "verification.txt").read_text()
+    assert "the same" in text
+    assert f"{len(frames)} structure(s)" in text
+    assert torch.equal(load_potentials(out / "sic.nn.dat").networks.flat(), potential.networks.flat())
+    output = run_lammps(lammps, f"plugin load {plugin}\nvariable steps index 20\ninclude in.pyfit\n", out)
+    energies = [float(line.split()[5]) for line in output.splitlines() if len(line.split()) == 7 and "0." in line]
+    assert len(energies) == 3  # steps 0, 10 and 20
+    assert max(energies) - min(energies) < 1e-3 * abs(energies[0])
+
+
+def test_a_committee(lammps, plugin, potential, frames, tmp_path):
+    members = potential.random_members(range(3), seed=1)
+    found = export_potential(members, tmp_path / "out", lammps, plugin, frames=frames[:4])
+    names = [f"potential.m{k:03d}.nn.dat" for k in range(3)]
+    assert [path.name for path in found.files[:3]] == names
+    assert f"pair_coeff * * {' '.join(names)} Si C\n" in (tmp_path / "out" / "in.pyfit").read_text()
+    assert found.comparison.is_small
+
+
+def test_without_structures(lammps, plugin, potential, tmp_path):
+    found = export_potential(potential, tmp_path / "out", lammps, plugin)
+    assert found.comparison.n_structures == 1
+    assert found.comparison.differences[1].magnitude > 1e-6  # there are forces to compare
+    assert "Si C on a cubic lattice" in (tmp_path / "out" / "structure.data").read_text()
+
+
+@pytest.mark.parametrize("pbc", [(True, True, False), (False, False, False)])
+def test_open_boundaries(pbc, lammps, plugin, potential, make_frame, tmp_path):
+    cell = np.diag([4.0, 4.2, 20.0])
+    frame = make_frame([[0, 0, 5.0], [1.5, 1.4, 6.5]], cell, pbc=pbc, symbols=["Si", "C"])
+    assert export_potential(potential, tmp_path / "out", lammps, plugin, frames=[frame]).comparison.is_small
+    letters = " ".join("p" if periodic else "s" for periodic in pbc)
+    assert f"boundary {letters}\n" in (tmp_path / "out" / "in.pyfit").read_text()
+
+
+def test_what_is_there_stays(lammps, plugin, potential, frames, tmp_path):
+    (tmp_path / "in.pyfit").write_text("mine")
+    with pytest.raises(InputError, match=r"in\.pyfit: exists already \(overwrite=True"):
+        export_potential(potential, tmp_path, lammps, plugin, frames=frames)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pyfit"]
+    export_potential(potential, tmp_path, lammps, plugin, frames=frames[:2], overwrite=True)
+    assert (tmp_path / "in.pyfit").read_text() != "mine"
+
+
+def test_folders_that_cannot_be(lammps, plugin, potential, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder, found a file"):
+        export_potential(potential, tmp_path / "file", lammps, plugin)
+    with pytest.raises(InputError, match="none/out: cannot write: No such file"):
+        export_potential(potential, tmp_path / "none" / "out", lammps, plugin)
+
+
+def test_unknown_element(lammps, plugin, potential, make_frame, tmp_path):
+    with pytest.raises(InputError, match="atom 1: expected an element of the potential"):
+        export_potential(potential, tmp_path / "out", lammps, plugin, frames=[make_frame([[0, 0, 0]], symbols=["Ge"])])
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_wrong_result_is_noticed(lammps, plugin, potential, frames, tmp_path, monkeypatch):
+    """LAMMPS gets a potential that is off by a little."""
+    real = export_module.save_members
+
+    def changed(potential, folder, names):
+        weights = potential.networks.flat() * (1 + 1e-6)
+        networks = type(potential.networks).from_flat(
+            weights,
+            potential.networks.layer_sizes,
+            n_elements=potential.descriptor.n_elements,
+            activation=potential.networks.activation,
+        )
+        return real(replace(potential, networks=networks), folder, names)
+
+    monkeypatch.setattr(export_module, "save_members", changed)
+    with pytest.raises(Failure, match="parameters that were read again differ"):
+        export_potential(potential, tmp_path / "out", lammps, plugin, frames=frames)
+    monkeypatch.setattr(export_module, "_reread", lambda potential, files: potential)
+    with pytest.raises(Failure, match=r"verification\.txt: LAMMPS and predict differ by more than rounding: energy by"):
+        export_potential(potential, tmp_path / "out", lammps, plugin, frames=frames, overwrite=True)
+    assert "DIFFERENT" in (tmp_path / "out" / "verification.txt").read_text()
+
+
+@pytest.mark.parametrize("elements", [("Si",), ("Mg",), ("O",), ("Ga",), ("Si", "C"), ("Ti", "Ni", "Cu")])
+def test_simple_crystals(elements):
+    frame = simple_crystal(elements)
+    counts = frame.element_counts
+    assert len(counts) == len(elements)
+    assert len(set(counts.values())) == 1
+    box = Box.of(frame)
+    box = box.repeated(copies_for(box, 5.0))
+    heights = np.linalg.det(box.cell) / np.linalg.norm(np.cross(box.cell[[1, 2, 0]], box.cell[[2, 0, 1]]), axis=1)
+    assert heights.min() >= 14.0 - 1e-9
+    inside = box.positions[:, None] - box.positions[None]
+    distances = np.linalg.norm(inside, axis=2)[~np.eye(len(box.positions), dtype=bool)]
+    assert distances.min() > 1.2
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a/si.nn.dat", "si"),
+        ("fit.run.h5", "fit"),
+        ("fit.m003.nn.dat", "fit"),
+        ("old.dat", "old"),
+    ],
+)
+def test_stems(name, stem):
+    assert stem_of(name) == stem
