@@ -6,17 +6,19 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 import pyfit_gpu as pf
 from pyfit_gpu.interfaces.lammps.installation import Installation
+from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.new_potential import new_potential
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
 CUTOFF = 5.0  # Å, of our potentials
+COMMITTEES = (2, 4, 8)  # members
 TEMPERATURE = 600.0  # K at the start, of which half becomes potential energy
 
 
@@ -62,7 +64,7 @@ class Run:
     drift: float  # of the total energy in the run, eV/atom
 
 
-def script(case: Case, steps: int, *, settle: int, count: bool) -> str:
+def script(case: Case, *, settle: int, count: bool) -> str:
     """Return an input of dynamics at constant energy; `count`: neighbours are counted after the run."""
     crystal = case.crystal
     cells = " ".join(f"0 {n}" for n in crystal.cells)
@@ -90,19 +92,17 @@ fix nve all nve
 {case.extra}
 thermo_style custom step temp etotal
 thermo_modify format float "%.8f"
-thermo {max(steps, settle, 1)}
+thermo {max(case.steps, settle)}
 run {settle}
-run {steps}
+run {case.steps}
 {counting if count else ""}
 """
 
 
-def run(
-    lammps: Installation, case: Case, folder: Path, *, steps: int = 0, ranks: int = 1, settle: int = 10, count: bool = False
-) -> Run:  # fmt: skip
-    """Run a case in a process of its own. steps: 0: the case's."""
+def run(lammps: Installation, case: Case, folder: Path, *, ranks: int = 1, settle: int = 2, count: bool = False) -> Run:
+    """Run a case in a process of its own."""
     words = [str(lammps.launcher), "-np", str(ranks)] if ranks > 1 else []
-    (folder / "in.lammps").write_text(script(case, steps or case.steps, settle=settle, count=count))
+    (folder / "in.lammps").write_text(script(case, settle=settle, count=count))
     command = [*words, str(lammps.program), "-in", "in.lammps", "-log", "none", "-nocite"]
     with open(folder / "out.txt", "w+") as output:
         process = subprocess.Popen(
@@ -141,16 +141,16 @@ def anchors(lammps: Installation) -> list[Case]:
     zuo = ("Si_Zuo_JPCA2020.snapcoeff", "Si_Zuo_JPCA2020.snapparam")
     quadratic = tuple(name.replace("2020", "2020.quadratic") for name in zuo)
     return [
-        Case("snap, Si, 2J = 8", pair("snap", zuo, "Si"), 20, 4.9),
-        Case("snap, quadratic, Si", pair("snap", quadratic, "Si"), 20, 4.8),
-        Case("sw, Si", pair("sw", ["Si.sw"], "Si"), 1500, 3.77118),
-        Case("tersoff, Si", pair("tersoff", ["Si.tersoff"], "Si"), 1500, 3.2),
+        Case("snap, Si, 2J = 8", pair("snap", zuo, "Si"), 8, 4.9),
+        Case("snap, quadratic, Si", pair("snap", quadratic, "Si"), 5, 4.8),
+        Case("sw, Si", pair("sw", ["Si.sw"], "Si"), 800, 3.77118),
+        Case("tersoff, Si", pair("tersoff", ["Si.tersoff"], "Si"), 500, 3.2),
         Case("pod, Ta", pair("pod", ["Ta_param.pod", "Ta_coeff.pod"], "Ta"), 50, 5.0, TANTALUM),
         Case("uf3, Nb (three bodies within 4 Å)", pair("uf3 3", ["Nb.uf3"], "Nb"), 50, 8.0, NIOBIUM),
     ]
 
 
-def make_potentials(folder: Path) -> dict[str, pf.Potential]:
+def make_potentials() -> dict[str, pf.Potential]:
     """Train the two networks for a moment on the silicon of the examples: for a crystal that stays one."""
     starts = {
         "mode 5": new_potential(["Si"], CUTOFF, gi_mode=5, legendre_orders=(0, 1, 2, 3, 4, 6), first_center=1.2,
@@ -162,9 +162,48 @@ def make_potentials(folder: Path) -> dict[str, pf.Potential]:
                               optimizer=pf.LBFGSSettings(line_search="strong-wolfe", learning_rate=1.0))  # fmt: skip
     potentials = {}
     for name, start in starts.items():
-        potential = start.to_empty_cpu() if hasattr(start, "to_empty_cpu") else _drawn(start)
+        potential = _drawn(start)
         training_set = pf.build_training_set(structures, potential, e_shift=106.379)
         pf.fit(potential, training_set, settings=settings)
         potentials[name] = potential
-        pf.save_potential(potential, folder / f"{name.replace(' ', '')}.nn.dat")
     return potentials
+
+
+def _drawn(start: pf.Potential) -> pf.Potential:
+    """The potential with random parameters."""
+    sizes, activation = start.networks.layer_sizes, start.networks.activation
+    return replace(start, networks=ElementNetworks.random(sizes, 0.1, 1, n_elements=1, activation=activation))
+
+
+def write_members(potential: pf.Potential, number: int, folder: Path, stem: str) -> list[Path]:
+    """Write the potential and others whose parameters differ by 0.1 %: values do not change the cost."""
+    flat, draw = potential.networks.flat(), torch.Generator().manual_seed(1)
+    files = []
+    for member in range(number):
+        factors = 1 + 1e-3 * min(member, 1) * torch.randn(flat.shape, dtype=flat.dtype, generator=draw)
+        files.append(folder / f"{stem}.{member}.nn.dat")
+        pf.save_potential(replace(potential, networks=potential.networks.with_flat(flat * factors)), files[-1])
+    return files
+
+
+def our_cases(potentials: dict[str, pf.Potential], plugin: Path, folder: Path) -> list[Case]:
+    """One network and committees, with what is read of them at every step."""
+    spreads = {
+        ", spread of energies": ("", "fix spread all pair 1 pyfit energy_std 0"),
+        ", of forces too": (" forces_std yes", "fix spread all pair 1 pyfit energy_std 0 fx_std 1 fy_std 1 fz_std 1"),
+    }
+    cases = []
+    for name, potential in potentials.items():
+        files = write_members(potential, max(COMMITTEES), folder, name.replace(" ", ""))
+        title = f"{name}, {'-'.join(map(str, potential.networks.layer_sizes))}"
+        load = f"plugin load {plugin}\npair_style pyfit"
+
+        cases.append(Case(title, f"{load}\npair_coeff * * {files[0]} Si", 240, CUTOFF))
+        for number in COMMITTEES:
+            for what, (words, extra) in spreads.items():
+                if number == max(COMMITTEES) or not words:
+                    pair = f"{load}{words}\npair_coeff * * {' '.join(map(str, files[:number]))} Si"
+                    cases.append(
+                        Case(f"{name}, {number} members{what}", pair, 160 // (4 if words else 1), CUTOFF, extra=extra)
+                    )
+    return cases
