@@ -123,11 +123,13 @@ void PairPyfit::coeff(int narg, char **arg) {
 std::string PairPyfit::read_file(const std::string &name) const {
   std::string text, fault;
   if (comm->me == 0) {
-    const std::string path = utils::get_potential_file_path(name);
-    if (path.empty())
-      fault = "no such file, here or where LAMMPS_POTENTIALS says";
-    else if (!std::filesystem::is_regular_file(path))
+    // LAMMPS' search opens what it finds: a pipe would wait for ever.
+    const bool other = std::filesystem::exists(name) && !std::filesystem::is_regular_file(name);
+    const std::string path = other ? name : utils::get_potential_file_path(name);
+    if (other || (!path.empty() && !std::filesystem::is_regular_file(path)))
       fault = "expected a file, found something else";
+    else if (path.empty())
+      fault = "no such file, here or where LAMMPS_POTENTIALS says";
     else {
       std::ifstream file(path, std::ios::binary);
       std::ostringstream content;
