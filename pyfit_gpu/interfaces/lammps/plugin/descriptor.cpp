@@ -4,8 +4,11 @@
 #include "descriptor.h"
 
 #include <algorithm>
+#include <locale>
 #include <set>
 #include <sstream>
+
+#include "text_lines.h"
 
 namespace pyfit {
 
@@ -37,12 +40,10 @@ std::string list_modes(bool several_elements) {
   return text;
 }
 
-template <class Number> std::string join_numbers(const std::vector<Number> &values) {
-  std::ostringstream stream;
-  stream.imbue(std::locale::classic());
-  stream.precision(17);
-  for (std::size_t k = 0; k < values.size(); ++k) stream << (k ? " " : "") << values[k];
-  return stream.str();
+template <class Number> std::string join_texts(const std::vector<Number> &values, std::string (*text)(Number)) {
+  std::string joined;
+  for (const Number value : values) joined += (joined.empty() ? "" : " ") + text(value);
+  return joined;
 }
 
 SettingFault mode_and_elements_fault(const Descriptor &d) {
@@ -110,9 +111,18 @@ SettingFault more_terms_fault(const Descriptor &d) {
 
 }  // namespace
 
-std::string join(const std::vector<double> &values) { return join_numbers(values); }
-std::string join(const std::vector<int> &values) { return join_numbers(values); }
-std::string text_of(double value) { return join(std::vector<double>{value}); }
+std::string join(const std::vector<double> &values) { return join_texts(values, text_of); }
+std::string join(const std::vector<int> &values) { return join_texts<int>(values, std::to_string); }
+
+std::string text_of(double value) {
+  for (int digits = 15;; ++digits) {
+    std::ostringstream stream;
+    stream.imbue(std::locale::classic());
+    stream.precision(digits);
+    stream << value;
+    if (digits == 17 || parse_number(stream.str()) == value) return stream.str();
+  }
+}
 
 bool has_more_terms(int gi_mode) {
   const Mode *mode = find_mode(gi_mode);

@@ -24,10 +24,10 @@ bool has_more_terms(int gi_mode);
 
 bool is_element(const std::string &symbol);
 
-// Numbers for a message, with all their digits: "0 1.5 2".
+// A number for a message, with the fewest digits that tell it from others; several: "0 1.5 2".
+std::string text_of(double value);
 std::string join(const std::vector<double> &values);
 std::string join(const std::vector<int> &values);
-std::string text_of(double value);
 
 }  // namespace pyfit
 

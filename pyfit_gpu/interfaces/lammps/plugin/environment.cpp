@@ -111,7 +111,7 @@ void Environment::evaluate(const Surroundings *atoms, Lanes *features, int strid
   for (int a = 0; a < basis_.n_elements; a++) {
     const int start = starts_[a];
     Lanes *own = &sums_[a * n_rows * n_centers];
-    multiply({&angular_[start * n_rows], 1, n_rows}, {&radial_[start * n_centers], n_centers, 1}, n_rows, n_centers,
+    multiply({angular_.data() + start * n_rows, 1, n_rows}, {radial_.data() + start * n_centers, n_centers, 1}, n_rows, n_centers,
              starts_[a + 1] - start, own, n_centers, 1);
     for (int row = 0; row < n_rows; row++) {
       for (int n = 0; n < n_centers; n++) own[row * n_centers + n] *= basis_.scales[n];
@@ -180,9 +180,9 @@ void Environment::gradient(const Lanes *grad, int stride) {
     }
     for (int start = starts_[a]; start < starts_[a + 1]; start += slots_at_once) {
       const int n_slots = std::min(slots_at_once, starts_[a + 1] - start);
-      multiply({&angular_[start * n_rows], n_rows, 1}, {own, n_centers, 1}, n_slots, n_centers, n_rows,
+      multiply({angular_.data() + start * n_rows, n_rows, 1}, {own, n_centers, 1}, n_slots, n_centers, n_rows,
                grad_radial.data(), n_centers, 1);
-      multiply({&radial_[start * n_centers], n_centers, 1}, {own, 1, n_centers}, n_slots, n_rows, n_centers,
+      multiply({radial_.data() + start * n_centers, n_centers, 1}, {own, 1, n_centers}, n_slots, n_rows, n_centers,
                grad_angular.data(), n_rows, 1);
       for (int k = 0; k < n_slots; k++) {
         const int slot = start + k;

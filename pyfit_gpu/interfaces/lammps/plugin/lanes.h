@@ -27,7 +27,7 @@ inline Lanes all(double value) { return value - Lanes{}; }
 
 // A choice by lanes where `mask` is the result of a comparison.
 inline Lanes choose(Bits mask, Lanes yes, Lanes no) {
-  return reinterpret_cast<Lanes>((mask & reinterpret_cast<Bits>(yes)) | (~mask & reinterpret_cast<Bits>(no)));
+  return mask ? yes : no;
 }
 
 // Written out, since std::sqrt, which may have to set errno, is taken lane by lane.

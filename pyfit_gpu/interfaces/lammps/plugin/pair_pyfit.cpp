@@ -262,14 +262,14 @@ void *PairPyfit::extract_peratom(const char *name, int &ncol) {
 // The forces of one member on ghosts go to their owners.
 int PairPyfit::pack_reverse_comm(int n, int first, double *buffer) {
   const std::size_t n_all = atom->nlocal + atom->nghost;
-  const double *const forces = &member_forces_[3 * (reversed_member_ * n_all + first)];
+  const double *const forces = member_forces_.data() + 3 * (reversed_member_ * n_all + first);
   std::copy(forces, forces + 3 * n, buffer);
   return 3 * n;
 }
 
 void PairPyfit::unpack_reverse_comm(int n, int *atoms, double *buffer) {
   const std::size_t n_all = atom->nlocal + atom->nghost;
-  double *const forces = &member_forces_[3 * reversed_member_ * n_all];
+  double *const forces = member_forces_.data() + 3 * reversed_member_ * n_all;
   for (int k = 0; k < n; ++k)
     for (int c = 0; c < 3; ++c) forces[3 * atoms[k] + c] += buffer[3 * k + c];
 }

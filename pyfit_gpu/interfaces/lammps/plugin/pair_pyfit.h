@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The pair style pyfit of LAMMPS: potentials of pyfit-gpu, one or a committee of them.
 
-#ifdef PAIR_CLASS
-// What a LAMMPS looks for that has the style built in.
-PairStyle(pyfit, PairPyfit);
-#else
-
 #ifndef LMP_PAIR_PYFIT_H
 #define LMP_PAIR_PYFIT_H
 
@@ -88,5 +83,4 @@ class PairPyfit : public Pair {
 
 }  // namespace LAMMPS_NS
 
-#endif
 #endif

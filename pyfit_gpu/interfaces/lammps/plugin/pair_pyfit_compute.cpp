@@ -199,7 +199,7 @@ void PairPyfit::add_member_forces(int i, int place) {
   const std::size_t n_all = atom->nlocal + atom->nghost;
   const double *gradient = around.member_gradients.data();
   for (int m = 0; m < evaluator_->n_members(); ++m) {
-    double *const forces = &member_forces_[3 * m * n_all];
+    double *const forces = member_forces_.data() + 3 * m * n_all;
     for (int c = 0; c < 3; ++c)
       for (int k = 0; k < around.n; ++k, ++gradient) {
         forces[3 * neighbors_[place][k] + c] -= unit_ * *gradient;

@@ -1,0 +1,108 @@
+"""Short runs of the plugin under the sanitizers of addresses and of undefined behaviour."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ase import Atoms
+from lammps_samples import Runner, coefficients, crystal, save_committee
+
+from pyfit_gpu.errors import Failure
+from pyfit_gpu.interfaces.lammps.build import build_plugin
+from pyfit_gpu.interfaces.lammps.installation import Installation
+
+FLAGS = [
+    "-O1",
+    "-g",
+    "-D_GLIBCXX_ASSERTIONS",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def libraries(compiler: tuple[str, ...]) -> str:
+    """The sanitizers' libraries, which a program that was built without them must load first."""
+    found = []
+    for name in ("libasan.so", "libubsan.so"):
+        done = subprocess.run([*compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        path = Path(done.stdout.strip())
+        if not path.is_absolute():
+            pytest.skip(f"the compiler has no {name}")
+        found.append(str(path))
+    return " ".join(found)
+
+
+@pytest.fixture(scope="module")
+def sanitized(lammps: Installation, libraries: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_plugin(lammps, flags=FLAGS, out=tmp_path_factory.mktemp("sanitized") / "pyfitplugin.so").plugin
+
+
+@pytest.fixture
+def run_sanitized(run: Runner, sanitized: Path, libraries: str, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setenv("LD_PRELOAD", libraries)
+    # LAMMPS and MPI leave memory to the end of the process.
+    monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=0:detect_odr_violation=0")
+    monkeypatch.setenv("UBSAN_OPTIONS", "print_stacktrace=1")
+    return replace(run, plugin=sanitized)
+
+
+EVERYTHING = [
+    "velocity all create 3000 7 loop geom",
+    "fix 1 all nve",
+    "fix spread all pair 2 pyfit energy_std 1 fx_std 1 fy_std 1 fz_std 1",
+    "compute numbers all pair pyfit",
+    "compute virial all centroid/stress/atom NULL virial",
+    "compute half all stress/atom NULL virial",
+    "compute energy all pe/atom",
+    "compute sum all reduce sum c_virial[*] c_half[*] c_energy",
+    "thermo_style custom step pe press c_numbers[*] c_sum[*]",
+    "thermo 1",
+    "neigh_modify every 1 delay 0 check no",
+    "run 4",
+    "minimize 0 0 3 5",
+]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"gi_mode": 6, "legendre_orders": (0, 1, 2, 3), "cross_terms": 2, "triples": ((1, 1, 2), (1, 2, 3))}, {"gi_mode": 3}],
+    ids=["mode 6", "mode 3"],
+)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_dynamics(run_sanitized: Runner, settings: dict[str, object], ranks: int, tmp_path: Path) -> None:
+    files = save_committee(tmp_path / "potentials", 3, ("Si", "C"), cutoff=3.3, **settings)
+    start = run_sanitized.setup(crystal((2, 2, 2), second="C"), coefficients(files), style="pyfit forces_std yes")
+    assert "Total wall time" in run_sanitized(*start, *EVERYTHING, ranks=ranks)
+
+
+def test_few_atoms_and_another_potential(run_sanitized: Runner, tmp_path: Path) -> None:
+    """Atoms alone, more of them later, and a second pair_coeff in one process."""
+    one, two = save_committee(tmp_path / "one", 1), save_committee(tmp_path / "two", 2, gi_mode=1, hidden=())
+    start = run_sanitized.setup(Atoms("Si", [[1, 1, 1]], cell=[12] * 3, pbc=True), coefficients(one, "Si"))
+    more = ["lattice diamond 5.43", "create_atoms 1 box", "displace_atoms all random 0.3 0.3 0.3 5", "delete_atoms overlap 1.0 all all"]
+    output = run_sanitized(*start, "run 0", *more, "run 2", f"pair_coeff {coefficients(two, 'Si')}", "run 2", "clear", *start, "run 1")
+    assert "Total wall time" in output
+
+
+@pytest.mark.parametrize("content", ["", "5 0.5 1\n", "\0", "5 0.5 1\n1\nSi 28\n0 1 4 1 1\n999999999 1\n"])
+def test_faulty_files(run_sanitized: Runner, content: str) -> None:
+    (run_sanitized.folder / "nn.dat").write_text(content)
+    with pytest.raises(Failure, match="ERROR: pair_style pyfit: nn.dat"):
+        run_sanitized(*run_sanitized.setup(crystal(), "* * nn.dat Si"))
+
+
+def test_a_fault_is_seen(compiler: tuple[str, ...], libraries: str, tmp_path: Path) -> None:
+    """The sanitizers end a program that reads beyond an array."""
+    source = tmp_path / "fault.cpp"
+    source.write_text("#include <vector>\nint main(int n, char **) { std::vector<int> v(3); return v.data()[n + 2]; }\n")
+    subprocess.run([*compiler, *FLAGS, source, "-o", tmp_path / "fault"], check=True)
+    done = subprocess.run([tmp_path / "fault"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
