@@ -84,10 +84,18 @@ class Runner:
         Raises:
             Failure: with LAMMPS' message.
         """
-        return run_lammps(self.lammps, "\n".join([f"plugin load {self.plugin}", *commands, ""]), self.folder, ranks=ranks)
+        return run_lammps(
+            self.lammps, "\n".join([f"plugin load {self.plugin}", *commands, ""]), self.folder, ranks=ranks
+        )
 
     def setup(
-        self, atoms: Atoms, coefficients: str, *, style: str = "pyfit", elements: Sequence[str] = (), units: str = "metal"
+        self,
+        atoms: Atoms,
+        coefficients: str,
+        *,
+        style: str = "pyfit",
+        elements: Sequence[str] = (),
+        units: str = "metal",
     ) -> list[str]:
         """Commands that read a structure, whose types are `elements` or those in it, and choose a potential."""
         frame = as_frame(atoms)

@@ -17,7 +17,12 @@ MakeFrame = Callable[..., Frame]
 Compare = Callable[..., None]
 
 ONE, TWO, THREE = ("Si",), ("C", "Si"), ("Si", "C", "Ge")
-MANY_TERMS = {"gi_mode": 6, "legendre_orders": (0, 1, 2, 3), "cross_terms": 1, "triples": ((1, 1, 2), (1, 2, 3), (2, 2, 2))}
+MANY_TERMS = {
+    "gi_mode": 6,
+    "legendre_orders": (0, 1, 2, 3),
+    "cross_terms": 1,
+    "triples": ((1, 1, 2), (1, 2, 3), (2, 2, 2)),
+}
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def check(frame: Frame, found: LammpsResult, files: Sequence[Path]) -> None:
 def frames_of(
     mixed_frames: Callable[..., list[Frame]], random_frame: MakeFrame, make_frame: MakeFrame
 ) -> Callable[[Sequence[str]], list[Frame]]:
-    """Crystals, tiny and very skewed cells, atoms outside of them, slabs, a chain, clusters, atoms alone or far apart."""
+    """Crystals, tiny and very skewed cells, atoms outside of them, slabs, a chain, clusters, atoms alone or apart."""
 
     def frames(elements: Sequence[str]) -> list[Frame]:
         left_handed = [[0.1, 5.1, 0.2], [4.9, 0.3, 0.1], [0.2, 0.1, 5.3]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +37,9 @@ def energy(output: str) -> float:
 # Keywords and types
 
 
-@pytest.mark.parametrize(("style", "shifted"), [("pyfit", True), ("pyfit energy dft", True), ("pyfit energy network", False)])
+@pytest.mark.parametrize(
+    ("style", "shifted"), [("pyfit", True), ("pyfit energy dft", True), ("pyfit energy network", False)]
+)
 def test_energy_scales(run: Runner, file: Path, style: str, shifted: bool) -> None:
     atoms = two_kinds()
     found = energy(run(*run.setup(atoms, coefficients([file]), style=style), *ENERGY))
@@ -57,6 +58,26 @@ def test_types_in_another_order_and_alike(run: Runner, file: Path) -> None:
     expected = Atoms(kinds, positions=atoms.positions, cell=atoms.cell, pbc=True)
     assert kinds != atoms.get_chemical_symbols()
     assert abs(energy(output) - calculated(expected, [file]).get_potential_energy()) < 1e-9
+
+
+def test_settings_that_are_given_again(run: Runner, file: Path) -> None:
+    """LAMMPS keeps the style, whose energy scale would be that of its first settings."""
+    start = run.setup(two_kinds(), coefficients([file]))
+    again = "pair_style pyfit energy network"
+    with pytest.raises(Failure, match="All pair coeffs are not set"):
+        run(*start, again, *ENERGY)
+    alone = run(*start[:-2], again, start[-1], *ENERGY)
+    assert energy(run(*start, again, start[-1], *ENERGY)) == energy(alone)
+
+
+def test_coefficients_that_are_given_again(run: Runner, tmp_path: Path) -> None:
+    """One potential after a committee: a compute of the committee's values finds none."""
+    files = save_committee(tmp_path / "potentials", 3, ("Si", "C"))
+    spread = ["compute spread all pair pyfit", "thermo_style custom step pe c_spread[1]", "run 0"]
+    start = run.setup(two_kinds(), coefficients(files))
+    output = run(*start, *spread, f"pair_coeff {coefficients(files[:1])}", "run 0")
+    assert thermo(output)[0, 2] == 0.0
+    assert abs(thermo(output)[0, 1] - calculated(two_kinds(), files[:1]).get_potential_energy()) < 1e-3
 
 
 def test_an_unknown_shift_counts_as_zero(run: Runner, tmp_path: Path) -> None:
@@ -120,14 +141,28 @@ def test_hybrid(run: Runner, file: Path) -> None:
 def test_hybrid_overlay(run: Runner, file: Path, modify: str) -> None:
     """Energy, forces and stress of the sum are the sums."""
     atoms = two_kinds()
-    pieces = {"pyfit": ["pair_style pyfit", f"pair_coeff * * {file} Si C"], "lj": ["pair_style lj/cut 4", "pair_coeff * * 0.1 2"]}
-    overlay = ["pair_style hybrid/overlay pyfit lj/cut 4", f"pair_coeff * * pyfit {file} Si C", "pair_coeff * * lj/cut 0.1 2"]
+    pieces = {
+        "pyfit": ["pair_style pyfit", f"pair_coeff * * {file} Si C"],
+        "lj": ["pair_style lj/cut 4", "pair_coeff * * 0.1 2"],
+    }
+    overlay = [
+        "pair_style hybrid/overlay pyfit lj/cut 4",
+        f"pair_coeff * * pyfit {file} Si C",
+        "pair_coeff * * lj/cut 0.1 2",
+    ]
     start = run.setup(atoms, "")[:-2]
     found = []
     for commands in ([*pieces["pyfit"]], [*pieces["lj"]], [*overlay, modify]):
-        output = run(*start, *commands, "dump 1 all custom 1 dump id fx fy fz", "dump_modify 1 sort id format float %.17g",
-                     "thermo_style custom step pe pxx pyy pzz pxy pxz pyz", "thermo_modify format float %.17g", "run 0",
-                     ranks=2)  # fmt: skip
+        output = run(
+            *start,
+            *commands,
+            "dump 1 all custom 1 dump id fx fy fz",
+            "dump_modify 1 sort id format float %.17g",
+            "thermo_style custom step pe pxx pyy pzz pxy pxz pyz",
+            "thermo_modify format float %.17g",
+            "run 0",
+            ranks=2,
+        )
         found.append((thermo(output)[0, 1:], run.dump()[0, :, 1:]))
     for one, two, both in zip(*found, strict=True):
         np.testing.assert_allclose(one + two, both, rtol=1e-11, atol=1e-9)
@@ -161,12 +196,13 @@ def test_keywords_refused(run: Runner, file: Path, style: str, message: str) -> 
         ("* * {file} NULL NULL", "expected an element for one atom type at least"),
         ("* * {file} Si NULL", "All pair coeffs are not set"),
         ("* * missing.nn.dat Si C", "missing.nn.dat: cannot read: no such file"),
+        ("* * {long} Si C", "pyfit: xxx+: cannot read: no such file"),
         ("* * . Si C", "pyfit: .: cannot read: expected a file, found something else"),
         ("* * cut.nn.dat Si C", "cut.nn.dat: expected 248 weights and biases .* found 100"),
         ("* * random.nn.dat Si C", "random.nn.dat, line 5: expected randomize 0"),
         ("* * informed.nn.dat Si C", "informed.nn.dat, line 9: .*physically informed .* not evaluate yet"),
         ("* * nan.nn.dat Si C", "nan.nn.dat, line 20: expected a weight or bias, one number, found 'nan'"),
-        ("* * {file} mode.nn.dat Si C", "mode.nn.dat cannot be a member beside .*0.nn.dat: gi_mode: expected 5, found 3"),
+        ("* * {file} mode.nn.dat Si C", "mode.nn.dat cannot be a member beside .*nn.dat: gi_mode: expected 5, found 3"),
         ("* * {file} width.nn.dat Si C", "width.nn.dat cannot be .*: gaussian_width: expected 0.8, found 0.7 "),
         ("* * {file} order.nn.dat Si C", "order.nn.dat cannot be .*: elements: expected Si C, found C Si"),
         ("* * {file} layers.nn.dat Si C", "layers.nn.dat cannot be .*: layer sizes: expected 18 5 4 1, found 18 5 1"),
@@ -178,7 +214,7 @@ def test_keywords_refused(run: Runner, file: Path, style: str, message: str) -> 
 def test_coefficients_refused(run: Runner, file: Path, words: str, message: str, ranks: int) -> None:
     write_faulty(run.folder, file.read_text())
     with pytest.raises(Failure, match=f"ERROR.*{message}"):
-        run(*run.setup(two_kinds(), words.format(file=file)), "run 0", ranks=ranks)
+        run(*run.setup(two_kinds(), words.format(file=file, long="x" * 300)), "run 0", ranks=ranks)
 
 
 def write_faulty(folder: Path, whole: str) -> None:
@@ -234,7 +270,7 @@ def test_two_atoms_at_one_place(run: Runner, file: Path) -> None:
 def test_the_logarithm_of_zero(run: Runner, tmp_path: Path) -> None:
     save_potential(sample_potential(gi_mode=1, shift=0.0), tmp_path / "nn.dat")
     atoms = Atoms("Si", [[1, 1, 1]], cell=[20] * 3, pbc=True)
-    with pytest.raises(Failure, match="pyfit: feature 1: the logarithm of G . shift needs a number above 0"):
+    with pytest.raises(Failure, match=r"pyfit: feature 1: the logarithm of G . shift needs a number above 0"):
         run(*run.setup(atoms, "* * nn.dat Si"), "run 0")
 
 

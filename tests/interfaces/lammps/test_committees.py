@@ -124,5 +124,5 @@ def test_what_is_not_there(
 
 def test_one_potential_has_no_spread(run: Runner, files: list[Path]) -> None:
     start = run.setup(crystal((2, 2, 2), second="C"), coefficients(files[:1]))
-    with pytest.raises(Failure, match="c_spread.1.|not a vector|vector"):
+    with pytest.raises(Failure, match="vector"):
         run(*start, "compute spread all pair pyfit", "thermo_style custom step c_spread[1]", "run 0")

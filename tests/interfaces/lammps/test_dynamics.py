@@ -38,7 +38,7 @@ def test_several_ranks_give_the_same(run: Runner, files: list[Path]) -> None:
 
 @pytest.mark.parametrize("n_atoms", [1, 2, 3])
 def test_more_ranks_than_atoms(run: Runner, files: list[Path], n_atoms: int) -> None:
-    atoms = Atoms("SiCSi"[: [0, 2, 3, 5][n_atoms]], [[1, 1, 1], [1.2, 1.4, 2.9], [17, 17, 17]][:n_atoms], cell=[20] * 3, pbc=True)
+    atoms = Atoms("SiCSi", [[1, 1, 1], [1.2, 1.4, 2.9], [17, 17, 17]], cell=[20] * 3, pbc=True)[:n_atoms]
     output = run(*run.setup(atoms, coefficients(files), elements=("Si", "C")), *FORCES, *ENERGIES, "run 0", ranks=4)
     expected = calculated(atoms, files)
     assert abs(thermo(output)[0, 1] - expected.get_potential_energy()) < 1e-11 * n_atoms
@@ -79,13 +79,17 @@ def test_trajectory_of_the_calculator(run: Runner, files: list[Path]) -> None:
     """The same steps as ASE's integrator with the calculator."""
     atoms = calculated(crystal((2, 2, 2), second="C"), files)
     atoms.set_masses([28.0] * len(atoms))
-    output = run(*run.setup(atoms, coefficients(files)), "fix 1 all nve", "timestep 0.001", *ENERGIES, "thermo 10", "run 30")
+    output = run(
+        *run.setup(atoms, coefficients(files)), "fix 1 all nve", "timestep 0.001", *ENERGIES, "thermo 10", "run 30"
+    )
     expected = []
     dynamics = VelocityVerlet(atoms, 1e-3 * 1e3 * units.fs)
     dynamics.attach(lambda: expected.append(atoms.get_potential_energy()), interval=10)
     dynamics.run(30)
     # The two programs know the unit of mass to 6 digits.
-    np.testing.assert_allclose(thermo(output)[:, 1] - expected[0], np.array(expected) - expected[0], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(
+        thermo(output)[:, 1] - expected[0], np.array(expected) - expected[0], rtol=1e-4, atol=1e-9
+    )
 
 
 def test_skin_does_not_matter(run: Runner, files: list[Path]) -> None:
@@ -130,11 +134,13 @@ def test_restart(run: Runner, files: list[Path]) -> None:
     whole = run(*start, "velocity all create 900 3", *fix, "restart 20 part.*", "run 40", ranks=2)
     later = run("read_restart part.20", *start[-2:], *fix, "run 20", ranks=2)
     np.testing.assert_allclose(thermo(later), thermo(whole)[-3:], rtol=1e-10)
-    with pytest.raises(Failure, match="No pair style is defined|pair"):
+    with pytest.raises(Failure, match="pair"):
         run("read_restart part.20", *fix, "run 20")
 
 
 def test_an_atom_that_is_lost(run: Runner, files: list[Path]) -> None:
     atoms = Atoms("SiC", [[1, 1, 1], [2.5, 1, 1]], cell=[9] * 3, pbc=False)
-    with pytest.raises(Failure, match="ERROR.*(Lost atoms|out of range)"):
-        run(*run.setup(atoms, coefficients(files)), "velocity all set 900 0 0", "fix 1 all nve", "thermo 10", "run 1000")
+    with pytest.raises(Failure, match=r"ERROR.*(Lost atoms|out of range)"):
+        run(
+            *run.setup(atoms, coefficients(files)), "velocity all set 900 0 0", "fix 1 all nve", "thermo 10", "run 1000"
+        )

@@ -94,6 +94,7 @@ def test_unknown_element(lammps, plugin, potential, make_frame, tmp_path):
 
 def test_a_wrong_result_is_noticed(lammps, plugin, potential, frames, tmp_path, monkeypatch):
     """LAMMPS gets a potential that is off by a little."""
+
     def changed(potential, folder, names):
         weights = potential.networks.flat() * (1 + 1e-6)
         networks = type(potential.networks).from_flat(

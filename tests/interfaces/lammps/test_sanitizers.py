@@ -72,7 +72,10 @@ EVERYTHING = [
 
 @pytest.mark.parametrize(
     "settings",
-    [{"gi_mode": 6, "legendre_orders": (0, 1, 2, 3), "cross_terms": 2, "triples": ((1, 1, 2), (1, 2, 3))}, {"gi_mode": 3}],
+    [
+        {"gi_mode": 6, "legendre_orders": (0, 1, 2, 3), "cross_terms": 2, "triples": ((1, 1, 2), (1, 2, 3))},
+        {"gi_mode": 3},
+    ],
     ids=["mode 6", "mode 3"],
 )
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -86,22 +89,31 @@ def test_few_atoms_and_another_potential(run_sanitized: Runner, tmp_path: Path) 
     """Atoms alone, more of them later, and a second pair_coeff in one process."""
     one, two = save_committee(tmp_path / "one", 1), save_committee(tmp_path / "two", 2, gi_mode=1, hidden=())
     start = run_sanitized.setup(Atoms("Si", [[1, 1, 1]], cell=[12] * 3, pbc=True), coefficients(one, "Si"))
-    more = ["lattice diamond 5.43", "create_atoms 1 box", "displace_atoms all random 0.3 0.3 0.3 5", "delete_atoms overlap 1.0 all all"]
-    output = run_sanitized(*start, "run 0", *more, "run 2", f"pair_coeff {coefficients(two, 'Si')}", "run 2", "clear", *start, "run 1")
+    more = [
+        "lattice diamond 5.43",
+        "create_atoms 1 box",
+        "displace_atoms all random 0.3 0.3 0.3 5",
+        "delete_atoms overlap 1.0 all all",
+    ]
+    output = run_sanitized(
+        *start, "run 0", *more, "run 2", f"pair_coeff {coefficients(two, 'Si')}", "run 2", "clear", *start, "run 1"
+    )
     assert "Total wall time" in output
 
 
 @pytest.mark.parametrize("content", ["", "5 0.5 1\n", "\0", "5 0.5 1\n1\nSi 28\n0 1 4 1 1\n999999999 1\n"])
 def test_faulty_files(run_sanitized: Runner, content: str) -> None:
     (run_sanitized.folder / "nn.dat").write_text(content)
-    with pytest.raises(Failure, match="ERROR: pair_style pyfit: nn.dat"):
+    with pytest.raises(Failure, match=r"ERROR: pair_style pyfit: nn\.dat"):
         run_sanitized(*run_sanitized.setup(crystal(), "* * nn.dat Si"))
 
 
 def test_a_fault_is_seen(compiler: tuple[str, ...], libraries: str, tmp_path: Path) -> None:
     """The sanitizers end a program that reads beyond an array."""
     source = tmp_path / "fault.cpp"
-    source.write_text("#include <vector>\nint main(int n, char **) { std::vector<int> v(3); return v.data()[n + 2]; }\n")
+    source.write_text(
+        "#include <vector>\nint main(int n, char **) { std::vector<int> v(3); return v.data()[n + 2]; }\n"
+    )
     subprocess.run([*compiler, *FLAGS, source, "-o", tmp_path / "fault"], check=True)
     done = subprocess.run([tmp_path / "fault"], capture_output=True, text=True)
     assert done.returncode != 0

@@ -111,8 +111,8 @@ void Environment::evaluate(const Surroundings *atoms, Lanes *features, int strid
   for (int a = 0; a < basis_.n_elements; a++) {
     const int start = starts_[a];
     Lanes *own = &sums_[a * n_rows * n_centers];
-    multiply({angular_.data() + start * n_rows, 1, n_rows}, {radial_.data() + start * n_centers, n_centers, 1}, n_rows, n_centers,
-             starts_[a + 1] - start, own, n_centers, 1);
+    multiply({angular_.data() + start * n_rows, 1, n_rows}, {radial_.data() + start * n_centers, n_centers, 1}, n_rows,
+             n_centers, starts_[a + 1] - start, own, n_centers, 1);
     for (int row = 0; row < n_rows; row++) {
       for (int n = 0; n < n_centers; n++) own[row * n_centers + n] *= basis_.scales[n];
     }

@@ -1,4 +1,4 @@
-// Features of as many atoms as a vector of the processor has lanes, and the derivatives of energies by their neighbours.
+// Features of as many atoms as a vector of the processor has lanes, and derivatives of energies by their neighbours.
 // SPDX-License-Identifier: GPL-2.0-only
 
 #ifndef PYFIT_ENVIRONMENT_H

@@ -10,6 +10,10 @@
 #include <immintrin.h>
 #endif
 
+#ifdef __FAST_MATH__
+#error "compile without -ffast-math (Intel: with -fp-model=precise): roundings that are relied on would be taken away"
+#endif
+
 namespace pyfit {
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
@@ -26,9 +30,7 @@ typedef long long Bits __attribute__((vector_size(8 * n_lanes)));  // also the r
 inline Lanes all(double value) { return value - Lanes{}; }
 
 // A choice by lanes where `mask` is the result of a comparison.
-inline Lanes choose(Bits mask, Lanes yes, Lanes no) {
-  return mask ? yes : no;
-}
+inline Lanes choose(Bits mask, Lanes yes, Lanes no) { return mask ? yes : no; }
 
 // Written out, since std::sqrt, which may have to set errno, is taken lane by lane.
 inline Lanes square_root(Lanes x) {
@@ -59,7 +61,8 @@ inline Lanes exponential(Lanes x) {
   const Lanes r2 = r * r, r4 = r2 * r2;
   const Lanes low = (1.0 + r) + r2 * (1.0 / 2 + r * (1.0 / 6));
   const Lanes middle = (1.0 / 24 + r * (1.0 / 120)) + r2 * (1.0 / 720 + r * (1.0 / 5040));
-  const Lanes high = (1.0 / 40320 + r * (1.0 / 362880)) + r2 * (1.0 / 3628800 + r * (1.0 / 39916800) + r2 * (1.0 / 479001600));
+  const Lanes high =
+      (1.0 / 40320 + r * (1.0 / 362880)) + r2 * (1.0 / 3628800 + r * (1.0 / 39916800) + r2 * (1.0 / 479001600));
   const Lanes series = low + r4 * (middle + r4 * high);
   return reinterpret_cast<Lanes>(reinterpret_cast<Bits>(series) + (reinterpret_cast<Bits>(shifted) << 52));
 }
@@ -81,8 +84,8 @@ struct ValueAndSlope {
   Lanes value, slope;
 };
 
-// asinh(x) and its derivative. With s = sqrt(1 + x^2), asinh(x) = sign(x) ln(1 + y) where y = |x| + x^2 / (1 + s), which
-// loses no digits at small x. Divisions are slow, so that there is one for both quotients.
+// asinh(x) and its derivative. With s = sqrt(1 + x^2), asinh(x) = sign(x) ln(1 + y) where y = |x| + x^2 / (1 + s),
+// which loses no digits at small x. Divisions are slow, so there is one for both quotients.
 inline ValueAndSlope inverse_sinh(Lanes x) {
   const Lanes a = magnitude(x), square = x * x, s = square_root(1.0 + square);
   const Lanes quotient = 1.0 / (s * (1.0 + s));

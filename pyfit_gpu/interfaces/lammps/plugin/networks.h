@@ -15,7 +15,7 @@ namespace pyfit {
 constexpr int n_atoms = 8;
 constexpr int n_vectors = n_atoms / n_lanes;
 
-// A matrix (n_in, n_out) in blocks of few columns, whose sums stay in registers: a block is read from its begin to its end.
+// A matrix (n_in, n_out) in blocks of few columns, whose sums stay in registers. A block is read from begin to end.
 class Weights {
  public:
   // weights: entry (k, o) is at [k * by_in + o * by_out].
@@ -31,7 +31,6 @@ class Weights {
 
 class Networks {
  public:
-
   Networks(const std::vector<Potential> &members, int element);
 
   // energies: (n_members, n_vectors), of inputs (n_in, n_vectors).

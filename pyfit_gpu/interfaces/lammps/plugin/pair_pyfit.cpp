@@ -11,6 +11,7 @@
 #include <limits>
 #include <sstream>
 #include <stdexcept>
+#include <system_error>
 
 #include "atom.h"
 #include "comm.h"
@@ -32,6 +33,12 @@ std::string listed(const std::vector<std::string> &words) {
   std::string text;
   for (const auto &word : words) text += (text.empty() ? "" : ", ") + word;
   return text;
+}
+
+// Whether there is something by this name that is no file. Nothing may be thrown: the other processes wait.
+bool is_other_than_file(const std::string &name) {
+  std::error_code code;
+  return std::filesystem::exists(name, code) && !std::filesystem::is_regular_file(name, code);
 }
 
 // What of two potentials makes them no members of one committee, with both values; empty: nothing.
@@ -88,12 +95,18 @@ void PairPyfit::settings(int narg, char **arg) {
     else
       error->all(FLERR, "pair_style pyfit: expected the keywords energy or forces_std, found {}", keyword);
   }
+  if (allocated) forget_coefficients();
   const std::string units = update->unit_style;
   if (units != "metal" && units != "real")
     error->all(FLERR, "pair_style pyfit: expected units metal or real, found units {}", units);
   unit_ = units == "real" ? utils::get_conversion_factor(utils::ENERGY, utils::METAL2REAL) : 1.0;
   if (lmp->suffix_enable && lmp->suffix && comm->me == 0)
     error->warning(FLERR, "pair_style pyfit has no variant with the suffix {}, which is ignored", lmp->suffix);
+}
+
+// They depend on the settings, and a command that fails leaves none behind: a run without them is refused by LAMMPS.
+void PairPyfit::forget_coefficients() {
+  for (int i = 1; i <= atom->ntypes; ++i) std::fill_n(setflag[i] + 1, atom->ntypes, 0);
 }
 
 // pair_coeff * * FILE [FILE ...] ELEMENT|NULL ..., one element for each type
@@ -108,15 +121,17 @@ void PairPyfit::coeff(int narg, char **arg) {
     memory->create(setflag, n_types + 1, n_types + 1, "pair:setflag");
     memory->create(cutsq, n_types + 1, n_types + 1, "pair:cutsq");
   }
+  forget_coefficients();
   map_types(n_types, arg + narg - n_types, members[0]);
   set_energy_scale(members);
   cutoff_ = members[0].descriptor.neighbor_cutoff();
   evaluator_ = std::make_unique<pyfit::Evaluator>(members);
   ordered_at_ = -1;
 
-  delete[] pvector;
   nextra = n_files > 1 ? n_committee_values : 0;
-  pvector = nextra > 0 ? new double[nextra]() : nullptr;
+  // A compute pair that was defined for a committee goes on to read them.
+  if (!pvector) pvector = new double[n_committee_values];
+  std::fill_n(pvector, n_committee_values, 0.0);
 }
 
 // The text of a file, which the first process reads.
@@ -124,9 +139,9 @@ std::string PairPyfit::read_file(const std::string &name) const {
   std::string text, fault;
   if (comm->me == 0) {
     // LAMMPS' search opens what it finds: a pipe would wait for ever.
-    const bool other = std::filesystem::exists(name) && !std::filesystem::is_regular_file(name);
+    const bool other = is_other_than_file(name);
     const std::string path = other ? name : utils::get_potential_file_path(name);
-    if (other || (!path.empty() && !std::filesystem::is_regular_file(path)))
+    if (other || (!path.empty() && is_other_than_file(path)))
       fault = "expected a file, found something else";
     else if (path.empty())
       fault = "no such file, here or where LAMMPS_POTENTIALS says";
@@ -135,7 +150,9 @@ std::string PairPyfit::read_file(const std::string &name) const {
       std::ostringstream content;
       content << file.rdbuf();
       text = content.str();
-      if (!file || text.size() != std::filesystem::file_size(path)) fault = "the system says " + utils::getsyserror();
+      std::error_code code;
+      if (!file || text.size() != std::filesystem::file_size(path, code))
+        fault = "the system says " + utils::getsyserror();
       if (text.size() > std::numeric_limits<int>::max()) fault = "expected a potential, found more than 2 GB";
     }
   }

@@ -64,6 +64,7 @@ class PairPyfit : public Pair {
   bigint forces_std_at_ = -1;             // step of the spreads of forces
   int reversed_member_ = 0;               // whose forces go through a reverse communication
 
+  void forget_coefficients();
   std::string read_file(const std::string &) const;
   pyfit::Potential read_potential(const std::string &);
   std::vector<pyfit::Potential> read_committee(const std::vector<std::string> &);

@@ -39,7 +39,8 @@ void PairPyfit::compute(int eflag, int vflag) {
   first_ = false;
   if (neighbor->ago == 0 || neighbor->lastcall != ordered_at_) order_atoms();
   if (n_members > 1) {
-    energy_std_.resize(std::max(atom->nmax, 1));  // never empty: fix pair takes a null pointer for a name it must refuse
+    // Never empty: fix pair takes a null pointer for a name that it must refuse.
+    energy_std_.resize(std::max(atom->nmax, 1));
     std::fill(energy_std_.begin(), energy_std_.end(), 0.0);
     member_energies_.assign(n_members, 0.0);
   }

@@ -106,7 +106,7 @@ void read_lengths(Reader &reader, Descriptor &descriptor) {
   if (randomize != 0 && randomize != 1) throw reader.lines.error("randomize 0 or 1");
   if (max_random < 0) throw reader.lines.error("max_random: a number >= 0");
   if (randomize == 1)
-    throw reader.lines.error("randomize 0, the parameters of a trained network (with 1 they are to be drawn at random)");
+    throw reader.lines.error("randomize 0, the parameters of a trained network (1 asks for random ones)");
 }
 
 void read_angular_terms(Reader &reader, Descriptor &descriptor) {
