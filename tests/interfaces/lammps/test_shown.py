@@ -24,7 +24,13 @@ from pyfit_gpu.interfaces.lammps.installation import Installation
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs" / "lammps.md").read_text(encoding="utf-8")
-BOX = ["lattice diamond 5.43", "region b block 0 2 0 2 0 2", "create_box {types} b", "create_atoms 1 box", "mass * 28.085"]
+BOX = [
+    "lattice diamond 5.43",
+    "region b block 0 2 0 2 0 2",
+    "create_box ${types} b",
+    "create_atoms 1 box",
+    "mass * 28.085",
+]
 
 Shell = Callable[[str], str]
 
@@ -93,27 +99,8 @@ def test_from_the_quickstart_to_a_trajectory(shell: Shell, tmp_path: Path) -> No
 )
 def test_scripts_of_the_page_run(run: Runner, files: None, start: str, before: list[str]) -> None:
     after = ["velocity all create 300 4711", "fix motion all nve", "timestep 0.001", "thermo 10", "run 20"]
-    output = run("units metal", *BOX, *before, *shown(start).splitlines(), *after)
+    output = run("variable types index 1", "units metal", *BOX, *before, *shown(start).splitlines(), *after)
     assert "Loop time" in output
-
-
-@pytest.mark.slow
-def test_cmake_builds_the_plugin(
-    lammps: Installation, compiler: tuple[str, ...], run: Runner, files: None, tmp_path: Path
-) -> None:
-    """The page's two commands, for the wheel."""
-    if shutil.which("cmake") is None:
-        pytest.skip("cmake is not installed")
-    shutil.copytree(cache.SOURCES, tmp_path / "plugin")
-    prefix = lammps.include[0].parents[1]
-    commands = shown("cmake -S plugin").replace("/path/to/lammps", str(prefix))
-    environment = {**os.environ, "PATH": f"{lammps.include[1].parent / 'bin'}:{os.environ['PATH']}"}
-    environment.pop("LAMMPS_PLUGIN_PATH", None)
-    subprocess.run(["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    (tmp_path / "build" / "pyfitplugin.so").rename(tmp_path / "pyfitplugin.so")
-    own = Runner(lammps, Path("./pyfitplugin.so"), tmp_path)
-    text = ["units metal", *BOX, "pair_style pyfit", "pair_coeff * * silicon.nn.dat Si", "run 0"]
-    assert "Loop time" in own(*text)
 
 
 COEFFICIENTS = "pair_coeff * * silicon.nn.dat Si"
@@ -134,7 +121,7 @@ COEFFICIENTS = "pair_coeff * * silicon.nn.dat Si"
         ),
         (
             "expected * * FILE [FILE ...] and 2 element(s), one for each atom type",
-            ["pair_style pyfit", "pair_coeff * * silicon.nn.dat Si"],
+            ["variable types index 2", "pair_style pyfit", COEFFICIENTS],
         ),
         ("Si: cannot read: no such file", ["pair_style pyfit", "pair_coeff * * silicon.nn.dat Si Si Si"]),
         ("cannot be a member beside", ["pair_style pyfit", "pair_coeff * * silicon.nn.dat silicon_carbide.nn.dat Si"]),
@@ -166,10 +153,11 @@ def test_troubles_of_the_page(run: Runner, message: str, commands: list[str]) ->
     assert message in PAGE
     for name in ("silicon.nn.dat", "silicon_carbide.nn.dat"):
         (run.folder / name).symlink_to(EXAMPLES / "lammps" / name)
-    settings = [command for command in commands if command.startswith(("newton", "units"))]
+    settings = [command for command in commands if command.startswith(("variable", "newton", "units"))]
+    settings = ["units metal", *settings]  # an index variable keeps its first value
     others = [command for command in commands if command not in settings]
     with pytest.raises(Failure, match=re.escape(message)):
-        run("units metal", *settings, *BOX, *others, "run 0")
+        run(*settings, "variable types index 1", *BOX, *others, "run 0")
 
 
 def test_built_into_lammps(lammps: Installation, compiler: tuple[str, ...], tmp_path: Path) -> None:
