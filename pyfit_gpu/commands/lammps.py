@@ -39,7 +39,8 @@ def build(lammps: str | None, *, compiler: str | None, flags: str, out: str | No
         return
     is_asked = "pyfit-gpu" in metadata.entry_points(group="lammps.plugins").names
     by_itself = is_asked and lammps is None and find_build(str(found.version)) == (built.record, built.plugin)
-    loading = "lmp of this environment loads it when it starts" if by_itself else f"plugin load {built.plugin}"
+    by_hand = f"plugin load {built.plugin.absolute()}"  # a path without a slash is not looked for in the folder
+    loading = "lmp of this environment loads it when it starts" if by_itself else by_hand
     lines = [
         f"LAMMPS        {found.version} ({found.name})",
         f"compiled by   {built.record.compiler}; {' '.join(built.record.flags)}",
