@@ -68,9 +68,8 @@ def hash_processor() -> str:
     kinds = "vendor_id|cpu family|model|flags|CPU implementer|CPU architecture|CPU variant|CPU part|Features"
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            lines = list(
-                takewhile(str.strip, file)
-            )  # of the first processor: the kernel makes the others as they are read
+            # Those of the first processor alone: the kernel makes the others as they are read.
+            lines = list(takewhile(str.strip, file))
     except OSError:  # no Linux
         lines = [platform.processor()]
     told = [line for line in lines if re.match(rf"({kinds})\s*:", line)] or lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -218,8 +219,6 @@ def _mpi_folders() -> tuple[Path, ...]:
 
 
 def _include_folders(wrapper: Path) -> Iterator[Path]:
-    import shlex
-
     try:
         done = subprocess.run([wrapper, "-show"], capture_output=True, text=True, errors="replace", timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):

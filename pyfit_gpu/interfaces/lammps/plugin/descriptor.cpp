@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // What a descriptor's settings mean for its inputs, and checks of them.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #include "descriptor.h"
 

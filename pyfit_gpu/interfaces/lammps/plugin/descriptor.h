@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // Checks of the settings of a descriptor, the same as in pyfit_gpu/descriptors/settings_checks.py.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #ifndef PYFIT_DESCRIPTOR_H
 #define PYFIT_DESCRIPTOR_H

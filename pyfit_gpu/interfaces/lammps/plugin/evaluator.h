@@ -1,4 +1,5 @@
 // Energies of atoms and their derivatives, several atoms at a time, for the members of a committee at once.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #ifndef PYFIT_EVALUATOR_H
 #define PYFIT_EVALUATOR_H

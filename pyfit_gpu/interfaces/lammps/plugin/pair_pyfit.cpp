@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // The pair style pyfit of LAMMPS: its commands, files and what other commands ask it for.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #include "pair_pyfit.h"
 

@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // The pair style pyfit of LAMMPS: potentials of pyfit-gpu, one or a committee of them.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #ifndef LMP_PAIR_PYFIT_H
 #define LMP_PAIR_PYFIT_H

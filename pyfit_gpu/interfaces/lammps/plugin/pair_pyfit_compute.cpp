@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // The pair style pyfit of LAMMPS: energies, forces and virials of a step.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // What LAMMPS calls when it loads the plugin.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #include <cstring>
 

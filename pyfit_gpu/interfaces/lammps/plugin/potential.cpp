@@ -1,6 +1,6 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // Reader of potential files, .nn.dat. What is refused here is refused by pyfit_gpu/formats/nn_dat.py too, and more:
 // what cannot be evaluated.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #include "potential.h"
 

@@ -1,4 +1,5 @@
 // A potential of pyfit-gpu as its .nn.dat file has it, without anything of LAMMPS.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #ifndef PYFIT_POTENTIAL_H
 #define PYFIT_POTENTIAL_H

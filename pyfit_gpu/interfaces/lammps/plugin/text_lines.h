@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
 // Lines of a text file, numbers in them by the rules of pyfit-gpu's formats, and errors that say where.
+// SPDX-License-Identifier: GPL-2.0-only
 
 #ifndef PYFIT_TEXT_LINES_H
 #define PYFIT_TEXT_LINES_H
