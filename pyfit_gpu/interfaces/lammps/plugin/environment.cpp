@@ -172,7 +172,8 @@ void Environment::gradient(const Lanes *grad, int stride) {
   std::fill(grad_sums_.begin(), grad_sums_.end(), Lanes{});
   add_pair_gradient(grad, stride);
   basis_.couplings.add_gradient(sums_.data(), grad + basis_.n_pair_features * stride, stride, grad_sums_.data());
-  std::vector<Lanes> grad_radial(slots_at_once * n_centers), grad_angular(slots_at_once * n_rows);
+  grad_radial_.resize(slots_at_once * n_centers);
+  grad_angular_.resize(slots_at_once * n_rows);
   for (int a = 0; a < basis_.n_elements; a++) {
     Lanes *own = &grad_sums_[a * n_rows * n_centers];
     for (int row = 0; row < n_rows; row++) {
@@ -181,9 +182,9 @@ void Environment::gradient(const Lanes *grad, int stride) {
     for (int start = starts_[a]; start < starts_[a + 1]; start += slots_at_once) {
       const int n_slots = std::min(slots_at_once, starts_[a + 1] - start);
       multiply({angular_.data() + start * n_rows, n_rows, 1}, {own, n_centers, 1}, n_slots, n_centers, n_rows,
-               grad_radial.data(), n_centers, 1);
+               grad_radial_.data(), n_centers, 1);
       multiply({radial_.data() + start * n_centers, n_centers, 1}, {own, 1, n_centers}, n_slots, n_rows, n_centers,
-               grad_angular.data(), n_rows, 1);
+               grad_angular_.data(), n_rows, 1);
       for (int k = 0; k < n_slots; k++) {
         const int slot = start + k;
         // df_n / dr = f_n (fc' / fc - 2 (r - r0_n) / sigma^2)
@@ -191,9 +192,9 @@ void Environment::gradient(const Lanes *grad, int stride) {
         const double factor = -2.0 * basis_.inverse_width * basis_.inverse_width;
         for (int n = 0; n < n_centers; n++) {
           const Lanes rate = slope_[slot] + factor * (distance_[slot] - basis_.centers[n]);
-          along += grad_radial[k * n_centers + n] * radial_[slot * n_centers + n] * rate;
+          along += grad_radial_[k * n_centers + n] * radial_[slot * n_centers + n] * rate;
         }
-        const auto [gx, gy, gz] = basis_.angular.gradient(x_[slot], y_[slot], z_[slot], &grad_angular[k * n_rows]);
+        const auto [gx, gy, gz] = basis_.angular.gradient(x_[slot], y_[slot], z_[slot], &grad_angular_[k * n_rows]);
         // Unit vectors do not change along themselves, and across by 1 / r.
         const Lanes inverse = inverse_[slot];
         along -= (gx * x_[slot] + gy * y_[slot] + gz * z_[slot]) * inverse;

@@ -64,7 +64,8 @@ class Environment {
   std::vector<Lanes> radial_;              // (n_slots, n_centers) f_n
   std::vector<Lanes> angular_;             // (n_slots, n_rows) Y
   std::vector<Lanes> sums_, grad_sums_;    // (n_elements, n_rows, n_centers) sum f Y scales, and derivatives by them
-  std::vector<Lanes> grad_x_, grad_y_, grad_z_;  // (n_slots)
+  std::vector<Lanes> grad_radial_, grad_angular_;  // of the slots at hand
+  std::vector<Lanes> grad_x_, grad_y_, grad_z_;    // (n_slots)
 };
 
 }  // namespace pyfit
