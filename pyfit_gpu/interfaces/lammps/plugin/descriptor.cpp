@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "modes.h"
 #include "text_lines.h"
 
 namespace pyfit {
@@ -16,27 +17,10 @@ namespace {
 
 constexpr int max_legendre_order = 60;  // tested up to here
 
-// What a mode asks of the other settings; docs/theory.md has the formulas.
-struct Mode {
-  int number;
-  bool uses_shift, takes_logarithm, divides_by_center, more_terms;
-};
-
-constexpr Mode modes[] = {
-    {0, true, false, false, false}, {1, true, true, true, false},   {3, true, false, true, false},
-    {4, true, true, true, false},   {5, false, false, true, false}, {6, false, false, true, true},
-};
-
-const Mode *find_mode(int number) {
-  const auto found =
-      std::find_if(std::begin(modes), std::end(modes), [=](const Mode &mode) { return mode.number == number; });
-  return found == std::end(modes) ? nullptr : found;
-}
-
 std::string list_modes(bool several_elements) {
   std::string text;
   for (const auto &mode : modes)
-    if (!several_elements || !mode.takes_logarithm) text += (text.empty() ? "" : ", ") + std::to_string(mode.number);
+    if (!several_elements || mode.several_elements()) text += (text.empty() ? "" : ", ") + std::to_string(mode.number);
   return text;
 }
 
@@ -51,7 +35,7 @@ SettingFault mode_and_elements_fault(const Descriptor &d) {
   if (!mode) return {"gi_mode", "gi_mode: expected one of " + list_modes(false) + ", got " + std::to_string(d.gi_mode)};
   if (std::set<std::string>(d.elements.begin(), d.elements.end()).size() != d.elements.size())
     return {"elements", "elements: expected different chemical symbols, got one twice"};
-  if (d.n_elements() > 1 && mode->takes_logarithm)
+  if (d.n_elements() > 1 && !mode->several_elements())
     return {"gi_mode", "gi_mode: expected one that takes " + std::to_string(d.n_elements()) + " elements (" +
                            list_modes(true) + "), got " + std::to_string(d.gi_mode) +
                            ": blocks of two elements can be negative, and this mode does not take such numbers"};
@@ -72,7 +56,7 @@ SettingFault orders_and_centers_fault(const Descriptor &d) {
       return {"legendre_orders", "legendre_orders: expected whole numbers from 0 to " +
                                      std::to_string(max_legendre_order) + ", got " + join(d.legendre_orders)};
   for (const double center : d.gaussian_centers)
-    if (find_mode(d.gi_mode)->divides_by_center && !(center > 0.0))
+    if (find_mode(d.gi_mode)->center_is_norm && !(center > 0.0))
       return {"gaussian_centers", "gaussian_centers: expected lengths above 0 Å, got " + join(d.gaussian_centers)};
   return {};
 }
@@ -158,6 +142,8 @@ int Descriptor::n_features() const {
   return pairs + n * (n + 1) * (n + 2) / 6 * static_cast<int>(triples.size()) * n_centers;
 }
 
+double Descriptor::neighbor_cutoff() const { return find_mode(gi_mode)->reach * cutoff; }
+
 std::string Descriptor::difference(const Descriptor &other) const {
   const auto settings = [](const Descriptor &d) {
     std::string symbols, orders;
@@ -167,7 +153,7 @@ std::string Descriptor::difference(const Descriptor &other) const {
     return std::vector<std::pair<std::string, std::string>>{
         {"elements", symbols},
         {"gi_mode", std::to_string(d.gi_mode)},
-        {"shift", mode && mode->uses_shift ? text_of(d.shift) : "none"},
+        {"shift", mode && mode->uses_shift() ? text_of(d.shift) : "none"},
         {"cutoff", text_of(d.cutoff)},
         {"cutoff_width", text_of(d.cutoff_width)},
         {"gaussian_width", text_of(d.gaussian_width)},

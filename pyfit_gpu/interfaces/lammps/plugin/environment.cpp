@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "modes.h"
 #include "products.h"
 
 namespace pyfit {
@@ -33,7 +34,8 @@ Basis::Basis(const Descriptor &descriptor)
       couplings(angular, n_elements, static_cast<int>(centers.size()), descriptor.triples),
       n_features(descriptor.n_features()) {
   n_pair_features = n_features - couplings.n_features();
-  for (double center : centers) scales.push_back(descriptor.gi_mode == 0 ? 0.25 : 1.0 / center);
+  const bool center_is_norm = find_mode(descriptor.gi_mode)->center_is_norm;
+  for (double center : centers) scales.push_back(center_is_norm ? 1.0 / center : 0.25);
   for (int order : descriptor.legendre_orders) orders.push_back({angular.first_row(order), 2 * order + 1});
 }
 

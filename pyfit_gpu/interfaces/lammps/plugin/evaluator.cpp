@@ -7,23 +7,13 @@
 #include <string>
 
 #include "environment.h"
+#include "modes.h"
 #include "networks.h"
 
 namespace pyfit {
 
 static_assert(Evaluator::width == n_atoms, "features and networks take the same atoms");
 static_assert(Evaluator::width % n_lanes == 0, "whole vectors");
-
-namespace {
-
-enum class Transform { shift, logarithm, inverse_sinh };
-
-Transform transform_of(int gi_mode) {
-  if (gi_mode == 1 || gi_mode == 4) return Transform::logarithm;
-  return gi_mode == 0 || gi_mode == 3 ? Transform::shift : Transform::inverse_sinh;
-}
-
-}  // namespace
 
 void Surroundings::reserve(int most) {
   if (static_cast<int>(x.size()) >= most) return;
@@ -35,7 +25,7 @@ struct Evaluator::Implementation {
   explicit Implementation(const std::vector<Potential> &members)
       : n_members(static_cast<int>(members.size())),
         basis(members[0].descriptor),
-        transform(transform_of(members[0].descriptor.gi_mode)),
+        transform(find_mode(members[0].descriptor.gi_mode)->transform),
         shift(members[0].descriptor.shift),
         environments(n_vectors, Environment(basis)),
         inputs(basis.n_features * n_vectors),

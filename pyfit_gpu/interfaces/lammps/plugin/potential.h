@@ -24,7 +24,7 @@ struct Descriptor {
   std::vector<std::array<int, 3>> triples;  // mode 6
 
   int n_elements() const { return static_cast<int>(elements.size()); }
-  double neighbor_cutoff() const { return gi_mode == 3 || gi_mode == 4 ? 1.5 * cutoff : cutoff; }  // Å
+  double neighbor_cutoff() const;  // Å
   int n_features() const;
   // The first setting that decides the inputs and differs, with both values; empty: there is none.
   std::string difference(const Descriptor &other) const;
