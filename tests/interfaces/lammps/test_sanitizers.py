@@ -54,6 +54,7 @@ def run_sanitized(run: Runner, sanitized: Path, libraries: str, monkeypatch: pyt
 
 
 EVERYTHING = [
+    "neighbor 0.001 bin",  # the list is hardly longer than what is within the cutoff
     "velocity all create 3000 7 loop geom",
     "fix 1 all nve",
     "fix spread all pair 2 pyfit energy_std 1 fx_std 1 fy_std 1 fz_std 1",

@@ -236,7 +236,6 @@ void PairPyfit::init_style() {
   if (!force->newton_pair) error->all(FLERR, "pair_style pyfit: expected newton on for pairs, found newton off");
   neighbor->add_request(this, NeighConst::REQ_FULL);
   ordered_at_ = -1;
-  first_ = true;
 }
 
 double PairPyfit::init_one(int i, int j) {

@@ -60,7 +60,6 @@ class PairPyfit : public Pair {
   std::vector<double> component_std_[3];  // spreads of the forces on local atoms
   int forces_std_flag_ = 0;               // set by fix pair where it wants them on this step
   int ignored_flag_ = 0;                  // the same of what is there on every step
-  bool first_ = true;                     // whether nothing was computed since init_style
   bigint forces_std_at_ = -1;             // step of the spreads of forces
   int reversed_member_ = 0;               // whose forces go through a reverse communication
 

@@ -35,8 +35,7 @@ template <class Value> double sample_std(int n, Value value) {
 void PairPyfit::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   const int n_members = evaluator_->n_members();
-  const bool with_spread = forces_std_ && n_members > 1 && (forces_std_flag_ || first_);
-  first_ = false;
+  const bool with_spread = forces_std_ && n_members > 1 && forces_std_flag_ != 0;
   if (neighbor->ago == 0 || neighbor->lastcall != ordered_at_) order_atoms();
   if (n_members > 1) {
     // Never empty: fix pair takes a null pointer for a name that it must refuse.
