@@ -28,8 +28,8 @@ using Register = void (*)(PluginDescription *, void *);
 
 void *create(void *lmp) { return new PairPyfit(static_cast<LAMMPS *>(lmp)); }
 
-// Classes of another LAMMPS may have another layout. LAMMPS loads plugins by itself, for runs without them too, so their
-// use is refused.
+// Classes of another LAMMPS may have another layout. LAMMPS loads plugins by itself, for runs without them too, so
+// their use is refused.
 void *refuse(void *pointer) {
   auto *const lmp = static_cast<LAMMPS *>(pointer);
   lmp->error->all(FLERR, "pair_style pyfit: the plugin was built for LAMMPS {}, and this is LAMMPS {}: build it anew "
