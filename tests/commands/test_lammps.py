@@ -89,6 +89,15 @@ def test_missing_parts(ready, tmp_path, capsys):
     assert "expected LAMMPS: a source tree" in capsys.readouterr().err
 
 
+def test_export_needs_no_compiler_where_the_cache_has_a_plugin(
+    ready, own_data, tmp_path, small_source, capsys, monkeypatch
+):
+    assert main(["lammps", "build", "--quiet"]) == 0
+    monkeypatch.setattr("pyfit_gpu.commands.lammps.build_plugin", None)
+    assert main(["lammps", "export", str(own_data / "two_elements.nn.dat"), "--out", str(tmp_path / "out")]) == 1
+    assert "Plugin symbol lookup failure" in capsys.readouterr().err  # the plugin that was made in no time
+
+
 def test_untrained_potential_is_not_exported(example_data, tmp_path, capsys):
     assert main(["lammps", "export", str(example_data / "si.start.nn.dat"), "--out", str(tmp_path / "out")]) == 2
     assert "expected a trained potential" in capsys.readouterr().err

@@ -20,12 +20,14 @@ from pyfit_gpu.interfaces.lammps.cache import (
     hash_processor,
     hash_sources,
     is_complete,
+    make_newest,
     plugin_file,
     source_files,
     write_record,
 )
 from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.locks import exclusive
+from pyfit_gpu.log import log
 
 FLAGS = ("-O3", "-march=native")
 _ALWAYS = ("-std=c++17", "-fPIC", "-shared")
@@ -99,6 +101,7 @@ def build_plugin(
         return Build(target, record, is_new=True)
     target = plugin_file(record)
     if is_complete(record):
+        make_newest(record)
         return Build(target, record, is_new=False)
     with _alone(target.parent):
         is_new = not is_complete(record)  # another process may have built it while this one waited
@@ -145,6 +148,7 @@ def compile_words(command: Sequence[str], record: BuildRecord, lammps: Installat
 
 
 def _compile(command: Sequence[str], record: BuildRecord, lammps: Installation, target: Path) -> None:
+    log.info("compiling the plugin for LAMMPS %s", lammps.version)
     with atomic_path(target) as temporary:
         words = [*compile_words(command, record, lammps), "-o", str(temporary)]
         done = subprocess.run(words, capture_output=True, text=True, errors="replace")

@@ -5,6 +5,7 @@ The program `lmp` looks here whenever it starts (autoload.py), so nothing heavy 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -82,6 +83,12 @@ def write_record(record: BuildRecord) -> None:
     temporary = file.with_name(f"{_RECORD_NAME}.{os.getpid()}.partial")
     temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, file)
+
+
+def make_newest(record: BuildRecord) -> None:
+    """Let a plugin in the cache be the one that is loaded: what was asked for last."""
+    with contextlib.suppress(OSError):  # a cache of others, in which nothing can be written
+        os.utime(plugin_file(record).with_name(_RECORD_NAME))
 
 
 def is_complete(record: BuildRecord) -> bool:

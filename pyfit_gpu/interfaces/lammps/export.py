@@ -24,6 +24,8 @@ from pyfit_gpu.interfaces.lammps.running import PairStyle, run_lammps, types_of
 from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crystal
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.prediction import evaluate
+from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
 SCRIPT = "in.pyfit"
@@ -55,7 +57,7 @@ def export_potential(
     Args:
         out: folder, which may exist.
         stem: of the names of the potential's files.
-        frames: structures to compare, the first of which is that of the data file; none: a simple crystal.
+        frames: structures to compare; the data file has that of the lowest energy per atom. None: a simple crystal.
 
     Raises:
         InputError: outputs that exist or cannot be written, an element that the potential lacks, no plugin.
@@ -68,11 +70,12 @@ def export_potential(
     frames = list(frames) or [simple_crystal(potential.descriptor.elements)]
     for frame in frames:
         types_of(frame, potential.descriptor.elements)
-    box, types = _start(frames[0], potential)
+    first = _calmest(frames, potential)
+    box, types = _start(first, potential)
     (folder / VERIFICATION).unlink(missing_ok=True)  # it belongs to files that are replaced now
     files = save_members(potential, folder, names)
     with atomic_text(folder / DATA) as file:
-        write_data(file, box, types, potential.descriptor.elements, potential.masses, frames[0].source)
+        write_data(file, box, types, potential.descriptor.elements, potential.masses, first.source)
     with atomic_text(folder / SCRIPT) as file:
         file.write(_script(potential, names, box))
     reread = _reread(potential, files)
@@ -95,6 +98,14 @@ def _prepare(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise InputError(f"{path}: exists already", remedy=Remedy.OVERWRITE)
         check_writable(path)
+
+
+def _calmest(frames: Sequence[Frame], potential: Potential) -> Frame:
+    """Structure with the lowest energy per atom on the network's scale, of those with the most elements."""
+    kinds = np.array([len(np.unique(frame.atomic_numbers)) for frame in frames])
+    energies = evaluate(potential, Structures.from_frames(frames)).double().cpu().numpy()
+    per_atom = energies / np.array([frame.n_atoms for frame in frames])
+    return frames[int(np.argmin(np.where(kinds == kinds.max(), per_atom, np.inf)))]
 
 
 def _start(frame: Frame, potential: Potential) -> tuple[Box, np.ndarray]:

@@ -77,6 +77,16 @@ def test_second_call_takes_the_first_ones(small_source, some_lammps, compiler, o
     assert {path.name for path in first.plugin.parent.iterdir()} == {"pyfitplugin.so", "build.json", "lock"}
 
 
+def test_what_was_asked_for_last_is_loaded(small_source, some_lammps, compiler, own_cache):
+    first, second = build_plugin(some_lammps), build_plugin(some_lammps, flags=["-O0"])
+    for age, build in ((20, first), (10, second)):
+        record = build.plugin.with_name("build.json")
+        os.utime(record, (record.stat().st_mtime - age,) * 2)
+    assert cache.find_build(str(some_lammps.version)) == (second.record, second.plugin)
+    assert not build_plugin(some_lammps).is_new
+    assert cache.find_build(str(some_lammps.version)) == (first.record, first.plugin)
+
+
 def test_everything_that_decides_makes_another(small_source, some_lammps, compiler, own_cache, monkeypatch):
     builds = [build_plugin(some_lammps)]
     builds.append(build_plugin(with_version(some_lammps, "22 Jul 2025", "Update 5")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from pyfit_gpu.interfaces.lammps.export import export_potential
 from pyfit_gpu.interfaces.lammps.potential_files import save_members, stem_of
 from pyfit_gpu.interfaces.lammps.running import run_lammps
 from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crystal
+from pyfit_gpu.models.prediction import evaluate
+from pyfit_gpu.structures.batch import Structures
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +42,24 @@ def test_a_folder_that_runs(lammps, plugin, potential, frames, tmp_path):
     assert f"{len(frames)} structure(s)" in text
     assert torch.equal(load_potentials(out / "sic.nn.dat").networks.flat(), potential.networks.flat())
     output = run_lammps(lammps, f"plugin load {plugin}\nvariable steps index 20\ninclude in.pyfit\n", out)
-    energies = [float(line.split()[5]) for line in output.splitlines() if len(line.split()) == 7 and "0." in line]
+    rows = re.findall(r"^ +\d+(?: +[-+.\de]+){6} *$", output, re.MULTILINE)
+    energies = [float(row.split()[5]) for row in rows]
     assert len(energies) == 3  # steps 0, 10 and 20
     assert max(energies) - min(energies) < 1e-3 * abs(energies[0])
+
+
+def test_the_start_is_at_rest(lammps, plugin, potential, frames, tmp_path):
+    squeezed = replace(frames[0], cell=0.9 * frames[0].cell, positions=0.9 * frames[0].positions, source="squeezed")
+    only_one = frames[0].atomic_numbers == frames[0].atomic_numbers[0]
+    simple = replace(
+        frames[0], positions=frames[0].positions[only_one], atomic_numbers=frames[0].atomic_numbers[only_one]
+    )
+    few = [squeezed, replace(simple, source="one element"), *frames[:3]]
+    energies = (evaluate(potential, Structures.from_frames(few)) / torch.tensor([one.n_atoms for one in few])).tolist()
+    energies[1] = np.inf
+    export_potential(potential, tmp_path / "out", lammps, plugin, frames=few)
+    first_line = (tmp_path / "out" / "structure.data").read_text().splitlines()[0]
+    assert few[int(np.argmin(energies))].source in first_line
 
 
 def test_a_committee(lammps, plugin, potential, frames, tmp_path):
