@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -52,7 +52,12 @@ def signals_are_exceptions() -> None:
     """Let signals raise KeyboardInterrupt and Terminated, so that temporary files are removed on the way out."""
 
     def handler(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        while frame is not None and frame.f_code is not again.__code__:
+            frame = frame.f_back
+        if frame is not None:  # on a busy machine it comes again before `again` has ended
+            _send_soon(number)
+        else:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     report = sys.unraisablehook
 
@@ -60,13 +65,23 @@ def signals_are_exceptions() -> None:
         # Raised where Python can only report it, as in a weak reference's callback: there it would be lost.
         numbers = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
         if found.exc_type in numbers:
-            threading.Timer(_SOON, os.kill, (os.getpid(), numbers[found.exc_type])).start()
+            _send_soon(numbers[found.exc_type])
         else:
             report(found)
 
     sys.unraisablehook = again
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, handler)
+
+
+def _send_soon(number: int) -> None:
+    """Send this process a signal from a thread, which is started without a lock: signals interrupt this too."""
+
+    def send() -> None:
+        time.sleep(_SOON)
+        os.kill(os.getpid(), number)
+
+    _thread.start_new_thread(send, ())
 
 
 class StopRequest:

@@ -33,6 +33,7 @@ from commands.helpers import (
 )
 
 import pyfit_gpu as pf
+from pyfit_gpu.commands import interrupts
 from pyfit_gpu.commands.interrupts import Terminated, signals_are_exceptions, signals_end_the_process
 
 POTENTIAL = ("--potential", "si.nn.dat")
@@ -472,3 +473,34 @@ def test_a_signal_in_a_callback_is_not_lost() -> None:
         with pytest.raises(Terminated):
             drop()
         assert reference() is None
+
+
+def test_a_signal_that_comes_again_too_soon_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it does before Python has gone on from where it could only report it."""
+    send_soon, count = interrupts._send_soon, 0
+
+    def at_once_at_first(number: int) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            signal.raise_signal(number)
+        else:
+            send_soon(number)
+
+    class Thing:
+        pass
+
+    monkeypatch.setattr(interrupts, "_send_soon", at_once_at_first)
+    with signals_end_the_process():
+        signals_are_exceptions()
+        things = [Thing()]
+        reference = weakref.ref(things[0], lambda _: signal.raise_signal(signal.SIGTERM))
+
+        def drop() -> None:
+            things.clear()
+            time.sleep(10)
+
+        with pytest.raises(Terminated):
+            drop()
+        assert reference() is None
+    assert count == 2
