@@ -85,8 +85,11 @@ def export(
         log.warning("%s: no atoms of %s were trained on", potential[0], " and ".join(model.untrained))
     frames = evenly_spread([frame for path in structures for frame in _frames(path, reading)], MOST_COMPARED)
     found = find_installation(lammps)
-    is_there = plugin or find_build(str(found.version), found.sizes)
-    file = find_plugin(found, plugin)[0] if is_there else build_plugin(found).plugin
+    if plugin:
+        file = find_plugin(found, plugin)[0]
+    else:
+        cached = find_build(str(found.version), found.sizes)
+        file = cached[1] if cached else build_plugin(found).plugin
     written = export_potential(model, out, found, file, stem=stem_of(potential[0]), frames=frames, overwrite=overwrite)
     if not quiet:
         names = [path.name for path in written.files if path.name.endswith(".nn.dat")]

@@ -37,8 +37,8 @@ def _add_export(task: argparse.ArgumentParser) -> None:
     add("potential", metavar="NN", nargs="+", help="potential (.nn.dat) or run file; several: one committee")
     add("--out", required=True, metavar="DIR", help="folder to write")
     add("--structures", nargs="+", default=(), metavar="FILE",
-        help="training set or DFT files: 100 of them, evenly spread, are compared, the first is the script's "
-        "structure (a simple crystal)")  # fmt: skip
+        help="training set or DFT files: 100 of them, evenly spread, are compared, that of the lowest energy per "
+        "atom is the script's structure (a simple crystal)")  # fmt: skip
     _add_lammps(task)
     _add_plugin(task)
     add_reading(task)

@@ -118,15 +118,8 @@ def _source_tree(where: Path, headers: Path, cache: dict[str, str]) -> Installat
     program = _first_program([where, headers, *sorted(headers.parent.glob("build*"))])
     without_mpi = cache.get("BUILD_MPI", "").upper() in ("OFF", "NO", "FALSE", "0")
     sizes = cache.get("LAMMPS_SIZES") or (_asked(program)[1] if program and not cache else "")
-    return Installation(
-        name=str(where),
-        version=version,
-        include=(headers, *([headers / "STUBS"] if without_mpi else _mpi_folders())),
-        sizes=_as_definition(sizes or "smallbig"),
-        program=program,
-        command=program,
-        launcher=_on_path("mpirun", "mpiexec"),
-        libraries=None,
+    return _built_here(
+        where, version, (headers, *([headers / "STUBS"] if without_mpi else _mpi_folders())), sizes, program
     )
 
 
@@ -147,10 +140,17 @@ def _prefix(where: Path) -> Installation:
         raise InputError(
             f"{where}: expected the version of LAMMPS in lib/pkgconfig/liblammps.pc or from bin/lmp -h, found neither"
         )
+    return _built_here(where, version, (headers, *_mpi_folders()), sizes, program)
+
+
+def _built_here(
+    where: Path, version: Version, include: tuple[Path, ...], sizes: str, program: Path | None
+) -> Installation:
+    """An installation with the MPI of this machine; `sizes` is empty where nothing says them."""
     return Installation(
         name=str(where),
         version=version,
-        include=(headers, *_mpi_folders()),
+        include=include,
         sizes=_as_definition(sizes or "smallbig"),
         program=program,
         command=program,

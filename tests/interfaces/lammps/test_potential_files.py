@@ -51,7 +51,7 @@ def reader(compiler: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def read(reader: Path, tmp_path: Path) -> Read:
-    """What the reader makes of some contents, each of a file whose name ends with its number and `.nn.dat`."""
+    """Verdicts of the reader on some contents, each of a file whose name ends with its number and `.nn.dat`."""
 
     def read(*contents: str | bytes) -> list[Found]:
         paths = []

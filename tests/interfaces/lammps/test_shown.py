@@ -1,4 +1,4 @@
-"""What docs/lammps.md shows: its commands and scripts run, its messages are those that come."""
+"""Commands and scripts of docs/lammps.md run, and its messages are those that come."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_troubles_of_the_page(run: Runner, message: str, commands: list[str]) ->
 
 
 def test_built_into_lammps(lammps: Installation, compiler: tuple[str, ...], tmp_path: Path) -> None:
-    """What is copied to LAMMPS' source needs nothing of the plugin, replaces no file, and shows LAMMPS the style."""
+    """The files copied to LAMMPS' source need nothing of the plugin, replace no file, and show LAMMPS the style."""
     sources = [path for path in cache.source_files() if path.name != "plugin.cpp"]
     for path in sources:
         shutil.copy(path, tmp_path)

@@ -49,7 +49,7 @@ def test_sum_is_the_stress(run: Runner, files: list[Path], kind: str, modify: st
 
 
 def test_virials_of_atoms(run: Runner, files: list[Path]) -> None:
-    """Of two atoms, each tensor from its definition: -v g with g the derivative of one atom's energy."""
+    """Each tensor of two atoms from its definition: -v g with g the derivative of one atom's energy."""
     atoms = crystal((1, 1, 1), second="C")[:2]
     atoms.set_cell([20, 20, 20])  # whose axes are those of LAMMPS
     run(
