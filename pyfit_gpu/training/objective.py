@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
 from pyfit_gpu.training.loss import TERMS, Errors, LabelWeights, LossWeights, check_weights, squares_of, taking_part
+from pyfit_gpu.training.normal_matrix import NormalMatrix
 
 T = TypeVar("T")
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
@@ -163,6 +164,48 @@ class Objective:
             grad_loss = grad_square / torch.where(exact, 1.0, 2 * loss)[:, None]
             grad_loss = torch.where(exact[:, None], 0.0, grad_loss)
         return Evaluation(Errors(loss, errors), energies, grad_loss)
+
+    def normal_matrices(self, points: Tensor, template: ElementNetworks) -> Iterator[Tensor]:
+        """Yield J^T J (P, P) float64 of each member, J = dr/d(parameters), where r^T r is the squared loss.
+
+        Where groups have targets, J is that of residuals whose weights are those of the gradient at these points.
+
+        Args:
+            points: (A, P), parameters of networks with the layers of `template`.
+        """
+        for k in range(len(points)):
+            point, factor = points[k : k + 1], None
+            if self.groups.has_targets:
+                values = self._values(point, template, None, gradient=False)
+                factor = self.groups.factor(self._squared_errors(values.energies))
+            matrices = self.lane_matrices(point, template, factor)
+            total = next(matrices)
+            for matrix in matrices:
+                total.add_(matrix)
+            total = template.gradient_from_without_offset(total)
+            yield template.gradient_from_without_offset(total.T.contiguous())
+
+    def lane_matrices(self, point: Tensor, template: ElementNetworks, factor: Tensor | None) -> Iterator[Tensor]:
+        """Yield the J^T J of one member, lane by lane, for the lanes that this process owns.
+
+        They are with respect to the parameters of `ElementNetworks.without_offset()`.
+
+        Args:
+            point: (1, P).
+            factor: (1, B) for the whole set, see `Block.jacobian_rows`.
+        """
+        networks = template.with_flat(point.detach().to(self.dtype).clone()).without_offset()
+
+        def work(lane: _Lane) -> Tensor:
+            total = NormalMatrix(point.shape[1], point.device)
+            for block, rows in lane:
+                ready = block.opened()
+                for jacobian in ready.jacobian_rows(networks, None if factor is None else factor[:, rows]):
+                    total.add(jacobian)
+                del ready  # before the next is opened
+            return total.whole()
+
+        return self._workers.each(work, self.lanes)
 
     def _squared_errors(self, energies: Tensor) -> Tensor:
         """(A, B) of the energies (A, B), without weights."""
