@@ -23,6 +23,7 @@ from pyfit_gpu.training.history import History, MemberHistory, Observers, Scores
 from pyfit_gpu.training.kept_parameters import KeptParameters
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
+from pyfit_gpu.training.penalty import NormPenalty, Penalty, SquaredPenalty
 from pyfit_gpu.training.recording import Recorder, Validation
 from pyfit_gpu.training.restarts import Restarts
 from pyfit_gpu.training.settings import FitSettings
@@ -75,7 +76,7 @@ class FitRun:
         self.template = potential.networks.to(objective.target.device, torch.float64)
         if not starts.conditioned:
             self.template = self.conditioning.unfold(self.template)
-        self.closure = Closure(objective, self.template, settings.l2)
+        self.closure = Closure(objective, self.template, self._penalty())
         require_given(settings.optimizer, self.closure)
         self.optimizer: Optimizer = settings.optimizer.build(self.template.flat())
         single = objective.dtype != torch.float64
@@ -86,6 +87,11 @@ class FitRun:
         self.histories = [MemberHistory() for _ in range(potential.networks.n_members)]
         self.stopping = [Stopping() for _ in self.histories]
         self.history = History(self.histories, potential)
+
+    def _penalty(self) -> Penalty:
+        if self.settings.l2_form == "norm":
+            return NormPenalty(self.settings.l2, self.template)
+        return SquaredPenalty(torch.full_like(self.template.flat(), self.settings.l2))
 
     def _validation_objective(self) -> Objective | None:
         """Objective of the validation structures; None if there are none with a weight."""

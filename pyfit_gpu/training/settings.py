@@ -12,6 +12,7 @@ from pyfit_gpu.optimizers.base import OptimizerSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.input_statistics import ConditioningKind
 from pyfit_gpu.training.loss import check_weights, weighted_terms
+from pyfit_gpu.training.penalty import PenaltyForm
 
 Keep = Literal["best", "last"]
 
@@ -24,7 +25,8 @@ class FitSettings:
     optimizer: OptimizerSettings = field(default_factory=LBFGSSettings)
     learning_rate_ramp: int = 0  # steps in which the optimiser's learning rate grows to its value, in equal parts
     conditioning: ConditioningKind = "half"  # scale of the networks' inputs while they train, see input_statistics.py
-    l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters, of those of the conditioned inputs
+    l2: float = 0.0  # prefactor of the penalty on the parameters, of those of the conditioned inputs; see penalty.py
+    l2_form: PenaltyForm = "norm"  # prefactor of the norms, eV/atom, or of the squares, eV^2/atom^2
     force_weight: float = 0.0  # Å^2, weight of the squared error of the forces, beside 1 for energies per atom
     stress_weight: float = 0.0  # weight of the squared error of the virials per atom
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
