@@ -25,6 +25,7 @@ class Closure:
         self.objective = objective
         self.template = template
         self.penalty = penalty
+        self._matrices: dict[int, tuple[Tensor, Tensor]] = {}  # by member: parameters and J^T J there, kept once
         # Columns for all terms, whether they take part or not: run files hold them.
         terms = dict.fromkeys(term.name for term in TERMS)
         self._columns = Columns({"loss": None, **terms, "groups": len(objective.groups.names)})
@@ -32,8 +33,8 @@ class Closure:
     @property
     def gives(self) -> frozenset[Gives]:
         """The gradient, and with a penalty that is a sum of squares or none J^T J."""
-        squared = isinstance(self.penalty, SquaredPenalty) or (isinstance(self.penalty, NormPenalty) and not self.penalty.l2)
-        return frozenset(Gives) if squared else frozenset({Gives.GRADIENT})
+        is_norm = isinstance(self.penalty, NormPenalty) and self.penalty.l2 > 0
+        return frozenset({Gives.GRADIENT}) if is_norm else frozenset(Gives)
 
     def is_recordable(self, n_points: int) -> bool:
         """Whether a call with `n_points` points is the same operations each time, and worth recording."""
@@ -47,11 +48,28 @@ class Closure:
         return loss, gradient, self.numbers(found)
 
     def normal_matrices(self, points: Tensor, members: Tensor) -> Iterator[Tensor]:
-        """Yield J^T J (P, P) of each member, of the residuals whose squares add up to the square of what a call gives."""
-        matrices = self.objective.normal_matrices(points, self.template)
+        """Yield J^T J (P, P) of each member, of residuals whose squares add up to the square of what a call gives."""
+        for k, point in zip(members.tolist(), points, strict=True):
+            where, matrix = self._matrices.pop(k, (None, None))
+            if where is None or matrix is None or not torch.equal(where, point):
+                (matrix,) = self.objective.normal_matrices(point[None], self.template)
+            yield self._with_penalty(k, matrix)
+
+    def matrix(self, k: int, point: Tensor, *, keep: bool) -> Tensor:
+        """J^T J (P, P) of member k at a point (P,), as `normal_matrices` yields it.
+
+        Args:
+            keep: whether `normal_matrices` will be asked for it next.
+        """
+        (matrix,) = self.objective.normal_matrices(point[None], self.template)
+        if keep:
+            self._matrices[k] = (point.clone(), matrix)
+        return self._with_penalty(k, matrix.clone() if keep else matrix)
+
+    def _with_penalty(self, k: int, matrix: Tensor) -> Tensor:
         if isinstance(self.penalty, SquaredPenalty):
-            return self.penalty.add_to_matrices(matrices, members)
-        return matrices
+            matrix.diagonal().add_(self.penalty.strengths[k])
+        return matrix
 
     def numbers(self, found: Evaluation) -> Tensor:
         """(A, C): loss without penalty, error of every label (NaN if it takes no part), energy RMSE of every group."""

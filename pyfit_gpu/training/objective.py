@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -19,7 +19,7 @@ from pyfit_gpu.sums import ordered_sum
 from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
-from pyfit_gpu.training.loss import TERMS, Errors, LabelWeights, LossWeights, check_weights, squares_of, taking_part
+from pyfit_gpu.training.loss import TERMS, Errors, LabelWeights, LossWeights, WeightedTerm, check_weights, squares_of, taking_part
 from pyfit_gpu.training.normal_matrix import NormalMatrix
 
 T = TypeVar("T")
@@ -104,6 +104,7 @@ class Objective:
         self.squares = squares_of(self.terms)
         self.target = training_set.energy_used / training_set.sizes  # (B,) eV/atom, float64
         self.groups = GroupErrors(training_set.groups, self.label_weights["energy"], targets or {})
+        self.n_residuals = _count_residuals(training_set, self.terms, self.label_weights)
         device = training_set.features.device
         self.dtype = training_set.features.dtype
         self.on_gpu = device.type == "cuda"
@@ -256,3 +257,11 @@ class Objective:
     def group_errors(self, energies: Tensor) -> Tensor:
         """(A, n_groups) eV/atom: RMSE of the energies (A, B) in each group, in the order of `groups.names`."""
         return self.groups.mean_squares(self._squared_errors(energies)).sqrt()
+
+
+def _count_residuals(training_set: TrainingSet, terms: Sequence[WeightedTerm], weights: LabelWeights) -> int:
+    """Number of labels that count, all components of a structure's forces taken for one of each kind."""
+    counted = int((weights["energy"] > 0).sum())
+    for one in terms:
+        counted += int((weights[one.term.name] > 0).sum()) * one.term.components
+    return counted

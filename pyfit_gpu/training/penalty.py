@@ -9,7 +9,6 @@ same minimum as its square. There every parameter has a prefactor of its own, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -77,9 +76,3 @@ class SquaredPenalty:
         total = (loss.square() + squares).sqrt()
         safe = torch.where(total > 0, total, 1.0)[:, None]
         return total, (loss[:, None] * gradient + pull) / safe
-
-    def add_to_matrices(self, matrices: Iterator[Tensor], members: Tensor) -> Iterator[Tensor]:
-        """Yield J^T J (P, P) of each of these members with the rows of the penalty among those of J."""
-        for matrix, strengths in zip(matrices, self.strengths[members], strict=True):
-            matrix.diagonal().add_(strengths)
-            yield matrix
