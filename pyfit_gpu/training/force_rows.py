@@ -22,6 +22,7 @@ from pyfit_gpu.training.force_map import ForceMap, MapBlock, MapPart
 from pyfit_gpu.training.network_jacobian import Members
 
 SLAB_ATOMS = 512  # most atoms of a slab, unless a single structure has more
+ENERGY_ROWS = 256  # most structures whose energies' rows of J are made at once
 _PADDING = 1.15  # places of a table for one entry, at most, where it has many rows
 _LEAST_ROWS = 16  # rows of a table below which padding does not matter
 
@@ -198,7 +199,7 @@ class Slab:
             yield group, [moves[own.atoms] for own in group.members]
 
 
-def structure_groups(sizes: Tensor, species: Tensor, n_elements: int, most: int = 256) -> list[RowGroup]:
+def structure_groups(sizes: Tensor, species: Tensor, n_elements: int, most: int = ENERGY_ROWS) -> list[RowGroup]:
     """Structures of similar size, and their atoms by element."""
     n = len(species)
     first = torch.cumsum(sizes, 0) - sizes

@@ -19,7 +19,16 @@ from pyfit_gpu.sums import ordered_sum
 from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
-from pyfit_gpu.training.loss import TERMS, Errors, LabelWeights, LossWeights, WeightedTerm, check_weights, squares_of, taking_part
+from pyfit_gpu.training.loss import (
+    TERMS,
+    Errors,
+    LabelWeights,
+    LossWeights,
+    WeightedTerm,
+    check_weights,
+    squares_of,
+    taking_part,
+)
 from pyfit_gpu.training.normal_matrix import NormalMatrix
 
 T = TypeVar("T")
@@ -38,6 +47,11 @@ class Processes(Protocol):
         self, objective: Objective, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
     ) -> BlockValue:
         """Sum of the `Objective.lane_values` of all processes."""
+
+    def matrices(
+        self, objective: Objective, point: Tensor, template: ElementNetworks, factor: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Yield the `Objective.lane_matrices` of all lanes in order, each process having computed some."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,21 +193,27 @@ class Objective:
             if self.groups.has_targets:
                 values = self._values(point, template, None, gradient=False)
                 factor = self.groups.factor(self._squared_errors(values.energies))
-            matrices = self.lane_matrices(point, template, factor)
-            total = next(matrices)
+            if self.processes is None:
+                matrices = self.lane_matrices(point, template, factor, slice(None))
+            else:
+                matrices = self.processes.matrices(self, point, template, factor)
+            total = next(matrices).clone()
             for matrix in matrices:
                 total.add_(matrix)
             total = template.gradient_from_without_offset(total)
             yield template.gradient_from_without_offset(total.T.contiguous())
 
-    def lane_matrices(self, point: Tensor, template: ElementNetworks, factor: Tensor | None) -> Iterator[Tensor]:
-        """Yield the J^T J of one member, lane by lane, for the lanes that this process owns.
+    def lane_matrices(
+        self, point: Tensor, template: ElementNetworks, factor: Tensor | None, lanes: slice
+    ) -> Iterator[Tensor]:
+        """Yield the J^T J (P, P) float64 of one member, lane by lane.
 
         They are with respect to the parameters of `ElementNetworks.without_offset()`.
 
         Args:
             point: (1, P).
             factor: (1, B) for the whole set, see `Block.jacobian_rows`.
+            lanes: among those that this process has.
         """
         networks = template.with_flat(point.detach().to(self.dtype).clone()).without_offset()
 
@@ -206,7 +226,7 @@ class Objective:
                 del ready  # before the next is opened
             return total.whole()
 
-        return self._workers.each(work, self.lanes)
+        return self._workers.each(work, self.lanes[lanes])
 
     def _squared_errors(self, energies: Tensor) -> Tensor:
         """(A, B) of the energies (A, B), without weights."""
