@@ -79,6 +79,11 @@ class GaussNewton:
         """Evaluations of each member so far, those before a restart included."""
         return [member.n_evaluations for member in self._members]
 
+    @property
+    def loss(self) -> list[float]:
+        """Loss of each member at its parameters; NaN where it was never evaluated."""
+        return [member.loss for member in self._members]
+
     @torch.no_grad()
     def evaluate(self, objective: MemberObjective, members: Sequence[int]) -> None:
         """Make loss, gradient and extras known at the parameters of these members."""
@@ -151,6 +156,11 @@ class GaussNewton:
     def forget(self, member: int) -> None:
         """Forget the loss at this member's parameters: the objective has changed."""
         self._members[member].known = self._members[member].ended = False
+
+    def move(self, member: int, parameters: Tensor) -> None:
+        """Give a member other parameters (P,), and keep what it has learnt of the damping."""
+        self._parameters[member] = parameters.detach()
+        self.forget(member)
 
     def restart(self, member: int, parameters: Tensor) -> None:
         """Give a member other parameters (P,), and forget everything about it but how often it was evaluated."""

@@ -43,9 +43,9 @@ class GaussNewtonSettings(GaussNewtonOptions):  # a dataclass like its base, wit
         return GaussNewton(parameters, self)
 
     def memory_bytes(self, n_members: int, n_parameters: int, *, on_gpu: bool) -> int:
-        """Count the bytes of parameters, gradients and trials, and of one member's matrix and its factor."""
+        """Count the bytes of parameters, gradients and trials; matrices are the objective's."""
         del on_gpu
-        return 8 * n_parameters * (3 * n_members + 2 * n_parameters)
+        return 8 * n_parameters * (2 * n_members + 4)
 
     def describe(self) -> str:
         return "Gauss-Newton, damped"
