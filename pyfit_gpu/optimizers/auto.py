@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.log import log
-from pyfit_gpu.optimizers.auto_settings import AutoSettings
+from pyfit_gpu.optimizers.auto_options import AutoOptions
 from pyfit_gpu.optimizers.base import MemberObjective
 from pyfit_gpu.optimizers.gauss_newton import GaussNewton
 from pyfit_gpu.optimizers.lbfgs import LBFGS
@@ -44,7 +44,7 @@ class _Member:
 class Auto:
     """The optimiser of K members (`Optimizer`)."""
 
-    def __init__(self, parameters: Tensor, settings: AutoSettings) -> None:
+    def __init__(self, parameters: Tensor, settings: AutoOptions) -> None:
         """Start from a copy of parameters (K, P), on their device, in their dtype."""
         self._lbfgs = LBFGS(parameters, settings.lbfgs)
         self._gauss_newton = GaussNewton(parameters, settings.gauss_newton)

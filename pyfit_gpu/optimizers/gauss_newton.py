@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.optimizers.base import MemberObjective
-from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonOptions
+from pyfit_gpu.optimizers.gauss_newton_options import GaussNewtonOptions
 from pyfit_gpu.parallel import one_thread
 
 _LEAST_DECREASE = 1e-13  # relative, of f^2 by the linear model: below it rounding decides whether there is a gain

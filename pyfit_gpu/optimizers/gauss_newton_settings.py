@@ -1,31 +1,14 @@
-"""Gauss-Newton as a fit chooses it: its options, and how to build the optimiser. Nothing here imports torch."""
+"""Gauss-Newton as a fit chooses it: its options, and how to build the optimiser."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from pyfit_gpu.errors import InputError
-from pyfit_gpu.optimizers.base import Gives, Optimizer, option
+from pyfit_gpu.optimizers.base import Gives, Optimizer
+from pyfit_gpu.optimizers.gauss_newton_options import GaussNewtonOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class GaussNewtonOptions:
-    """How carefully Gauss-Newton steps."""
-
-    # Of the largest diagonal element of J^T J at the start.
-    damping: float = field(default=1e-3, metadata=option("first damping of Gauss-Newton", "D"))
-    damping_trials: int = field(default=12, metadata=option("dampings that a Gauss-Newton step tries, at most", "N"))
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.damping) and self.damping > 0):
-            raise InputError(f"damping: expected a number above 0, got {self.damping}")
-        if self.damping_trials < 1:
-            raise InputError(f"damping_trials: expected a whole number above 0, got {self.damping_trials}")
 
 
 class GaussNewtonSettings(GaussNewtonOptions):  # a dataclass like its base, without fields of its own

@@ -344,7 +344,7 @@ class _Need:
         if not self._forms_matrices:
             return 0
         n_features, slab = self.descriptor.n_features, max(SLAB_ATOMS, self.sizes.largest)
-        numbers = atoms * (n_features + 4 * sum(self.layers[1:]))
+        numbers: float = atoms * (n_features + 4 * sum(self.layers[1:]))
         rows = ENERGY_ROWS
         if self.sizes.label_atoms:
             pairs = (1 + _TABLE_PADDING * self.sizes.places_for_pairs / self.sizes.label_atoms) * min(slab, atoms)

@@ -39,7 +39,8 @@ def residuals(potential: Potential, flat: Tensor, structures: Structures, traini
     weights = LabelWeights.of(training_set)
     sizes = training_set.sizes
     parts = [weights["energy"].sqrt() * (found.energy - training_set.energy_used) / sizes]
-    assert found.forces is not None and found.stress is not None
+    assert found.forces is not None
+    assert found.stress is not None
     by_atom = torch.repeat_interleave(weights["forces"], sizes)[:, None]
     parts.append((WEIGHTS["forces"] * by_atom).sqrt() * (found.forces - training_set.forces.nan_to_num()))
     virial = (found.stress - training_set.stress.nan_to_num()) * (training_set.volume / sizes)[:, None]
