@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pyfit_gpu.models.batches import featurize
     from pyfit_gpu.models.potential import Potential, join_members
     from pyfit_gpu.models.prediction import Prediction, evaluate, predict
+    from pyfit_gpu.optimizers.auto_settings import AutoSettings
+    from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.settings import FitSettings
 
 _HOMES = {
+    "AutoSettings": "optimizers.auto_settings",
     "FitSettings": "training.settings",
     "FitState": "formats.run_file",
+    "GaussNewtonSettings": "optimizers.gauss_newton_settings",
     "History": "training.history",
     "InputError": "errors",
     "LBFGSSettings": "optimizers.lbfgs_settings",
@@ -74,8 +78,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoSettings",
     "FitSettings",
     "FitState",
+    "GaussNewtonSettings",
     "History",
     "InputError",
     "LBFGSSettings",
