@@ -1,6 +1,6 @@
-"""Choosing structures of a pool for the next round of DFT, so that they add most to those that are known.
+"""Choosing rows, one for each structure of a pool, that add most to those that are known.
 
-A structure b is a row of numbers, see `structure_rows`: r_b = [sum over atoms of element s of x_i / n_b, n_bs / n_b],
+The row of a structure b, see `pool.structure_rows`, is r_b = [sum over atoms of element s of x_i / n_b, n_bs / n_b],
 for each element s of the potential, with x the network inputs. A model that is linear in x has energies per atom linear
 in r: the row is what its fit sees of the structure. It needs no trained potential, and no labels.
 
@@ -17,30 +17,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyfit_gpu.datasets.build import build_training_set
-from pyfit_gpu.datasets.feature_rows import read_features
-from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
+from pyfit_gpu.datasets.selection_methods import METHODS, Method
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.structures.batch import Structures
-from pyfit_gpu.structures.copies import first_rows
-from pyfit_gpu.sums import sum_runs
-
-Method = Literal["determinant", "farthest", "uncertainty", "random"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 # Prior information on each direction, in units of one structure that lies a standard deviation from the mean: small, so
 # that it decides only where nothing else does.
 _PRIOR = 1e-2
 _TIE = 1e-9  # scores that differ by less, relative to the larger, are equal: rounding must not decide
 _ROUNDING = 1e-9  # spread beside the mean below which an input is the same in all structures
-_ATOMS_AT_ONCE = 100_000  # whose features are in memory
 _DISTANCES_AT_ONCE = 2**22
 
 
@@ -53,31 +43,6 @@ class Selection:
     scores: tuple[float, ...]  # leverage, distance or uncertainty of each when it was chosen; NaN: it had none
     log_det: tuple[float, float]  # log det (A / lambda) of what was known, and with what was chosen
     distance: tuple[float, float]  # of a structure of the pool from the nearest such one, the largest; infinite: none
-
-
-def structure_rows(whole: TrainingSet) -> Tensor:
-    """(B, S (n_features + 1)) float64 on the host: means of the inputs and shares of each element, see the module.
-
-    Features in files are read for some `_ATOMS_AT_ONCE` atoms at a time.
-    """
-    sizes = whole.sizes.cpu()
-    windows = torch.div(torch.cumsum(sizes, 0) - sizes, _ATOMS_AT_ONCE, rounding_mode="floor")
-    parts = []
-    first = 0
-    for own in sizes.split(torch.unique_consecutive(windows, return_counts=True)[1].tolist()):
-        atoms = torch.arange(first, first + int(own.sum()))
-        features = read_features(whole.features[atoms]).to("cpu", torch.float64)
-        parts.append(_rows(features, whole.species[atoms].cpu(), own, whole.descriptor.n_elements))
-        first += len(atoms)
-    return torch.cat(parts)
-
-
-def _rows(features: Tensor, species: Tensor, sizes: Tensor, n_elements: int) -> Tensor:
-    by_element = []
-    for element in range(n_elements):
-        own = (species == element)[:, None]
-        by_element.append(sum_runs(torch.cat((torch.where(own, features, 0.0), own.double()), dim=1), sizes))
-    return torch.cat(by_element, dim=1) / sizes[:, None]
 
 
 def choose(
@@ -94,7 +59,7 @@ def choose(
     """Choose n rows of a pool; of equal ones the first.
 
     Args:
-        pool: (B, S (n_features + 1)), see `structure_rows`.
+        pool: (B, S (n_features + 1)), see `pool.structure_rows`.
         n_elements: S.
         known: (m, S (n_features + 1)) of structures that are there already.
         free: (B,) bool, whether a row may be chosen; None: all may.
@@ -238,49 +203,3 @@ class _Given:
 
     def add(self, row: int) -> None:
         pass
-
-
-def select_structures(
-    pool: Structures | TrainingSet,
-    potential: Potential,
-    n: int,
-    *,
-    method: Method = "farthest",
-    known: Structures | TrainingSet | None = None,
-    scores: Tensor | None = None,
-    seed: int = 0,
-) -> Selection:
-    """Choose n structures of a pool that add most to known ones, none twice and none that is known already.
-
-    Args:
-        potential: gives the descriptor; its parameters are not used.
-        known: structures of the training set.
-        scores: (B,) uncertainty of each structure of the pool, for the method "uncertainty".
-        seed: of the method "random".
-
-    Raises:
-        InputError: as `choose`; an element that the potential lacks; a set that was made with other settings.
-    """
-    of_pool = _as_set(pool, potential)
-    before = None if known is None else _as_set(known, potential)
-    keys = of_pool.structure_keys()
-    free = first_rows(keys) == np.arange(len(keys))
-    if before is not None:
-        free &= ~np.isin(keys, before.structure_keys())
-    return choose(
-        structure_rows(of_pool),
-        n,
-        method,
-        n_elements=potential.descriptor.n_elements,
-        known=None if before is None else structure_rows(before),
-        free=torch.from_numpy(free),
-        scores=scores,
-        seed=seed,
-    )
-
-
-def _as_set(structures: Structures | TrainingSet, potential: Potential) -> TrainingSet:
-    if isinstance(structures, TrainingSet):
-        require_same_inputs(potential.descriptor, structures.descriptor, "the set does not fit the potential")
-        return structures
-    return build_training_set(structures, potential)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, TextIO
@@ -15,7 +15,7 @@ import numpy as np
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
-_PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)[a-z_][a-z0-9_.+-]*", re.IGNORECASE)
+_PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)(?:[a-z_/]|\.{1,2}/)[a-z0-9_.+/-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,12 @@ def write_extxyz(
     path_or_file: str | os.PathLike[str] | TextIO,
     frames: Iterable[Frame],
     spreads: Iterable[LabelSpread] | None = None,
+    notes: Iterable[Mapping[str, str | float]] | None = None,
 ) -> None:
     """Write frames as extended XYZ (Å, eV); atomic number 0 becomes X, the source is not written.
 
-    Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms.
+    Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms; notes,
+    one for each, what else is said of the structure, by name.
 
     ase.io.write prints positions and forces with eight decimals and has no option for more. Here they are written
     with the shortest digits that give the same float64.
@@ -43,10 +45,11 @@ def write_extxyz(
 
     if isinstance(path_or_file, str | os.PathLike):
         with open(path_or_file, "w", encoding="utf-8") as file:
-            write_extxyz(file, frames, spreads)
+            write_extxyz(file, frames, spreads, notes)
         return
     pairs = zip(frames, repeat(None)) if spreads is None else zip(frames, spreads, strict=True)
-    for frame, spread in pairs:
+    noted = zip(pairs, repeat({})) if notes is None else zip(pairs, notes, strict=True)
+    for (frame, spread), note in noted:
         columns = {
             "pos": frame.positions,
             "forces": frame.forces,
@@ -54,12 +57,14 @@ def write_extxyz(
         }
         known = {name: values for name, values in columns.items() if values is not None}
         rows = np.concatenate(list(known.values()), axis=1).tolist()
-        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, list(known), spread)}\n")
+        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, list(known), spread, note)}\n")
         for number, row in zip(frame.atomic_numbers.tolist(), rows, strict=True):
             path_or_file.write(f"{chemical_symbols[number]:2} {' '.join(map(repr, row))}\n")
 
 
-def _comment_line(frame: Frame, columns: Sequence[str], spread: LabelSpread | None) -> str:
+def _comment_line(
+    frame: Frame, columns: Sequence[str], spread: LabelSpread | None, note: Mapping[str, str | float]
+) -> str:
     parts = []
     if frame.cell.any():
         parts.append(f'Lattice="{_numbers(frame.cell)}"')
@@ -75,6 +80,7 @@ def _comment_line(frame: Frame, columns: Sequence[str], spread: LabelSpread | No
         parts.append(f"energy_std={_numbers(spread.energy)}")
         if spread.stress is not None:
             parts.append(f'stress_std="{_numbers(spread.stress)}"')  # ASE makes no matrix of such a name
+    parts += [f"{name}={_extxyz_word(value) if isinstance(value, str) else value!r}" for name, value in note.items()]
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
 
