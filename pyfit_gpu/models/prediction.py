@@ -19,6 +19,7 @@ from pyfit_gpu.descriptors.lsp import chunk_workers, padded_widths
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
 from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.last_layer import LastLayerRows
 from pyfit_gpu.models.networks import ElementLayout, NetworkPass
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
@@ -121,10 +122,20 @@ def predict(
 
 
 def prediction_batches(
-    sizes: Sequence[int], take: Callable[[list[int]], Structures], potential: Potential, *, backend: str = "auto"
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    backend: str = "auto",
+    n_rows: int = 0,
 ) -> Iterator[Batch]:
-    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches."""
-    max_atoms = max(1, batch_atoms(potential.device, potential.descriptor.n_features) // potential.networks.n_members)
+    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches.
+
+    Args:
+        n_rows: further rows that pairs have.
+    """
+    most = batch_atoms(potential.device, potential.descriptor.n_features)
+    max_atoms = max(1, most // (potential.networks.n_members + n_rows))
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
 
 
@@ -140,8 +151,22 @@ def evaluate(potential: Potential, structures: Structures, *, backend: str = "au
 @torch.no_grad()
 def predict_batch(potential: Potential, batch: Batch, *, derivatives: bool = True) -> Prediction:
     """Do as `predict` for one batch, whose neighbours have the potential's dtype and device."""
-    walk = _ChunkWalk(potential, batch, derivatives=derivatives)
-    energies = walk.run()
+    return _predict_walk(_ChunkWalk(potential, batch, derivatives=derivatives))
+
+
+@torch.no_grad()
+def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> tuple[Prediction, LastLayerRows]:
+    """Predict, and collect derivatives with respect to the last layer's parameters, of a potential of one member.
+
+    Args:
+        derivatives: whether forces and stress are wanted, and their rows.
+    """
+    rows = LastLayerRows(potential, batch, derivatives=derivatives)
+    return _predict_walk(_ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
+
+
+def _predict_walk(walk: _ChunkWalk) -> Prediction:
+    batch, energies = walk.batch, walk.run()
     sums = sum_over_atoms(energies, batch.sizes)
     if walk.totals is None:
         return _summarize_members(sums, energies, None, None)
@@ -188,8 +213,11 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class _ChunkWalk:
     """Energies and derivatives chunk by chunk, several at once on a CPU, while a chunk's results are still cached."""
 
-    def __init__(self, potential: Potential, batch: Batch, *, derivatives: bool) -> None:
+    def __init__(
+        self, potential: Potential, batch: Batch, *, derivatives: bool, rows: LastLayerRows | None = None
+    ) -> None:
         self.model = energy_model(potential, "predict")
+        self.rows = rows
         self.descriptor = potential.descriptor
         self.batch = batch
         self.networks: _Tiled | _Stacked
@@ -212,8 +240,10 @@ class _ChunkWalk:
             features = self.batch.features(self.descriptor)
 
             def evaluate_piece(atoms: Tensor) -> None:
-                outputs = self.networks(atoms, features[atoms]).outputs
-                energies.index_copy_(1, atoms, self.model.energies(outputs, None))
+                found = self.networks(atoms, features[atoms])
+                energies.index_copy_(1, atoms, self.model.energies(found.outputs, None))
+                if self.rows is not None:
+                    self.rows.add(atoms, found)
 
             workers.run(evaluate_piece, self.networks.pieces())
             return energies
@@ -223,6 +253,10 @@ class _ChunkWalk:
             features = self.descriptor.transform(raw, self._where(chunk))
             found = self.networks(chunk.atoms, features)
             energies.index_copy_(1, chunk.atoms, self.model.energies(found.outputs, chunk))
+            if self.rows is not None:
+                self.rows.add(chunk.atoms, found)
+                if self.rows.wants_derivatives:
+                    self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
             if self.totals is not None:
                 grad_outputs, grad_vectors = self.model.vjp(found.outputs, chunk)
                 grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
