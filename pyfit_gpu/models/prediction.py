@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from pyfit_gpu.descriptors.lsp import chunk_workers, padded_widths
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.networks import ElementLayout
+from pyfit_gpu.models.last_layer import LastLayerRows
+from pyfit_gpu.models.networks import ElementLayout, NetworkPass
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
 from pyfit_gpu.structures.batch import Structures
@@ -120,10 +122,20 @@ def predict(
 
 
 def prediction_batches(
-    sizes: Sequence[int], take: Callable[[list[int]], Structures], potential: Potential, *, backend: str = "auto"
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    backend: str = "auto",
+    n_rows: int = 0,
 ) -> Iterator[Batch]:
-    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches."""
-    max_atoms = max(1, batch_atoms(potential.device, potential.descriptor.n_features) // potential.networks.n_members)
+    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches.
+
+    Args:
+        n_rows: further rows that pairs have.
+    """
+    most = batch_atoms(potential.device, potential.descriptor.n_features)
+    max_atoms = max(1, most // (potential.networks.n_members + n_rows))
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
 
 
@@ -139,8 +151,22 @@ def evaluate(potential: Potential, structures: Structures, *, backend: str = "au
 @torch.no_grad()
 def predict_batch(potential: Potential, batch: Batch, *, derivatives: bool = True) -> Prediction:
     """Do as `predict` for one batch, whose neighbours have the potential's dtype and device."""
-    walk = _ChunkWalk(potential, batch, derivatives=derivatives)
-    energies = walk.run()
+    return _predict_walk(_ChunkWalk(potential, batch, derivatives=derivatives))
+
+
+@torch.no_grad()
+def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> tuple[Prediction, LastLayerRows]:
+    """Predict, and collect derivatives with respect to the last layer's parameters, of a potential of one member.
+
+    Args:
+        derivatives: whether forces and stress are wanted, and their rows.
+    """
+    rows = LastLayerRows(potential, batch, derivatives=derivatives)
+    return _predict_walk(_ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
+
+
+def _predict_walk(walk: _ChunkWalk) -> Prediction:
+    batch, energies = walk.batch, walk.run()
     sums = sum_over_atoms(energies, batch.sizes)
     if walk.totals is None:
         return _summarize_members(sums, energies, None, None)
@@ -187,8 +213,11 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class _ChunkWalk:
     """Energies and derivatives chunk by chunk, several at once on a CPU, while a chunk's results are still cached."""
 
-    def __init__(self, potential: Potential, batch: Batch, *, derivatives: bool) -> None:
+    def __init__(
+        self, potential: Potential, batch: Batch, *, derivatives: bool, rows: LastLayerRows | None = None
+    ) -> None:
         self.model = energy_model(potential, "predict")
+        self.rows = rows
         self.descriptor = potential.descriptor
         self.batch = batch
         self.networks: _Tiled | _Stacked
@@ -211,8 +240,10 @@ class _ChunkWalk:
             features = self.batch.features(self.descriptor)
 
             def evaluate_piece(atoms: Tensor) -> None:
-                outputs, _ = self.networks(atoms, features[atoms])
-                energies.index_copy_(1, atoms, self.model.energies(outputs, None))
+                found = self.networks(atoms, features[atoms])
+                energies.index_copy_(1, atoms, self.model.energies(found.outputs, None))
+                if self.rows is not None:
+                    self.rows.add(atoms, found)
 
             workers.run(evaluate_piece, self.networks.pieces())
             return energies
@@ -220,11 +251,15 @@ class _ChunkWalk:
         def compute(chunk: Chunk) -> None:
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
-            outputs, vjp = self.networks(chunk.atoms, features)
-            energies.index_copy_(1, chunk.atoms, self.model.energies(outputs, chunk))
+            found = self.networks(chunk.atoms, features)
+            energies.index_copy_(1, chunk.atoms, self.model.energies(found.outputs, chunk))
+            if self.rows is not None:
+                self.rows.add(chunk.atoms, found)
+                if self.rows.wants_derivatives:
+                    self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
             if self.totals is not None:
-                grad_outputs, grad_vectors = self.model.vjp(outputs, chunk)
-                grad_features = vjp(grad_outputs) * self.descriptor.transform_slope(raw)
+                grad_outputs, grad_vectors = self.model.vjp(found.outputs, chunk)
+                grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
                 through_features = self._grad_vectors(chunk, grad_features)
                 self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
 
@@ -260,9 +295,6 @@ class _ChunkWalk:
         return lambda number: self.batch.structures.describe_atom(int(chunk.atoms[number]))
 
 
-_Vjp = Callable[[Tensor], Tensor]
-
-
 class _Tiled:
     """Networks for a CPU: members and elements one by one, atoms in tiles."""
 
@@ -279,25 +311,28 @@ class _Tiled:
         """All atoms, in pieces that can be evaluated at once."""
         yield from self._tiles.in_order.split(_NETWORK_ATOMS)
 
-    def __call__(self, atoms: Tensor, features: Tensor) -> tuple[Tensor, _Vjp]:
-        """Outputs (K, n, n_out) for features (n, n_features) of atoms (n,), and their vector-Jacobian product."""
+    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
+        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
         outputs = features.new_empty(self._n_members, len(features), self._networks.n_outputs)
-        parts: list[tuple[int, slice, Tensor, int, _Vjp]] = []
+        hidden = features.new_empty(self._n_members, len(features), self._networks.n_hidden)
+        parts: list[tuple[int, slice, Tensor, int, NetworkPass]] = []
         for element, own, place, n_tiles in self._tiles.by_element(atoms):
             inputs = self._arranged(features[own], place, n_tiles)
             for member in range(self._n_members):
-                found, vjp = self._networks(member, element, inputs)
-                outputs[member, own] = found.flatten(0, 1).index_select(0, place)
-                parts.append((member, own, place, n_tiles, vjp))
+                found = self._networks(member, element, inputs)
+                outputs[member, own] = found.outputs.flatten(0, 1).index_select(0, place)
+                hidden[member, own] = found.hidden.flatten(0, 1).index_select(0, place)
+                parts.append((member, own, place, n_tiles, found))
 
-        def all_vjps(grad: Tensor) -> Tensor:
+        def all_vjps(grad: Tensor, *, of_hidden: bool = False) -> Tensor:
             result = features.new_empty(self._n_members, *features.shape)
-            for member, own, place, n_tiles, vjp in parts:
+            for member, own, place, n_tiles, found in parts:
                 arranged = self._arranged(grad[member, own], place, n_tiles)
+                vjp = found.hidden_vjp if of_hidden else found.vjp
                 result[member, own] = vjp(arranged).flatten(0, 1).index_select(0, place)
             return result
 
-        return outputs, all_vjps
+        return NetworkPass(outputs, hidden, all_vjps, partial(all_vjps, of_hidden=True))
 
     def _arranged(self, values: Tensor, place: Tensor, n_tiles: int) -> Tensor:
         """(n, m) to (n_tiles, rows, m), zero where there is no atom."""
@@ -316,8 +351,7 @@ class _Stacked:
         """All atoms at once."""
         yield torch.arange(len(self._species), device=self._species.device)
 
-    def __call__(self, atoms: Tensor, features: Tensor) -> tuple[Tensor, _Vjp]:
-        """Outputs (K, n, n_out) for features (n, n_features) of atoms (n,), and their vector-Jacobian product."""
+    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
+        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
         layout = ElementLayout.of(self._species[atoms], self._networks.n_elements)
-        outputs, vjp = self._networks.with_vjp(layout.arrange(features))
-        return layout.restore(outputs), lambda grad: layout.restore(vjp(layout.arrange_members(grad)))
+        return layout.restored(self._networks.with_vjp(layout.arrange(features)))
