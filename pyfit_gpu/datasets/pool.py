@@ -15,6 +15,10 @@ from pyfit_gpu.datasets.selection_methods import METHODS, Method
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.energy import energy_model, network_outputs
+from pyfit_gpu.models.error_bars import ErrorBars
+from pyfit_gpu.models.extrapolation import ExtrapolationGrade
+from pyfit_gpu.models.last_layer import energy_rows
+from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.copies import first_rows
@@ -40,6 +44,30 @@ def _rows(features: Tensor, species: Tensor, sizes: Tensor, n_elements: int) -> 
     return torch.cat(by_element, dim=1) / sizes[:, None]
 
 
+def highest_grade(grade: ExtrapolationGrade, whole: TrainingSet) -> Tensor:
+    """(B,) extrapolation grade of each structure's atom that is farthest out."""
+    host = grade.to("cpu", torch.float64)
+    return torch.cat(
+        [
+            torch.segment_reduce(host(features, species), "max", lengths=sizes, unsafe=True)
+            for features, species, sizes in _windows(whole)
+        ]
+    )
+
+
+def energy_error_bars(potential: Potential, bars: ErrorBars, whole: TrainingSet) -> Tensor:
+    """(B,) eV/atom: error bar of each structure's energy per atom, for a potential of one member."""
+    host, bars = potential.to("cpu", torch.float64), bars.to("cpu", torch.float64)
+    n_elements = potential.descriptor.n_elements
+    parts = []
+    for features, species, sizes in _windows(whole):
+        layout = ElementLayout.of(species, n_elements)
+        hidden = layout.restored(host.networks.with_vjp(layout.arrange(features))).hidden[0]
+        rows = energy_rows(hidden, species, sizes, n_elements)
+        parts.append(bars.deviations("energy", rows[:, None])[:, 0] / sizes)
+    return torch.cat(parts)
+
+
 def energy_spread(potential: Potential, whole: TrainingSet) -> Tensor:
     """(B,) eV/atom: standard deviation over the members of a potential of each structure's energy per atom.
 
@@ -48,7 +76,7 @@ def energy_spread(potential: Potential, whole: TrainingSet) -> Tensor:
     """
     model = energy_model(potential, "select")
     if potential.networks.n_members < 2:
-        raise InputError("uncertainty: expected several potentials, whose spread it is, got one")
+        raise InputError("spread: expected several potentials, got one")
     host = potential.to("cpu", torch.float64)
     parts = []
     for features, species, sizes in _windows(whole):
