@@ -73,3 +73,9 @@ def _mlearn() -> SharedSet:
 
 
 SETS: dict[str, Callable[[], SharedSet]] = {"nist": _nist, "mlearn": _mlearn}
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's, equal values in any order."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
