@@ -1,7 +1,7 @@
 """Error bars of energies and forces: the posterior of the last layer's parameters, carried over to predictions.
 
-With J the derivatives of all residuals that trained, weighted as in the loss, with respect to the parameters of the last
-layer, j those of a prediction y, a the penalty on the squares of the parameters, and c a factor for each label,
+With J the derivatives of all residuals that trained, weighted as in the loss, with respect to the parameters of the
+last layer, j those of a prediction y, a the penalty on the squares of the parameters, and c a factor for each label,
 
     C = (J^T J + a I)^-1 = L L^T        variance of y = c j^T C j = c |j L|^2
 
@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
 
 LABELS = ("energy", "forces")  # predictions that have an error bar
@@ -41,10 +43,22 @@ class ErrorBars:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ErrorBars:
         return replace(self, root=self.root.to(device, dtype))
 
-    def fits(self, potential: Potential) -> bool:
-        """Whether the covariance is for as many parameters as the last layer of the potential has."""
-        n_hidden = potential.networks.layer_sizes[-2]
-        return len(self.root) == potential.descriptor.n_elements * (n_hidden + 1)
+    def check(self, potential: Potential, name: str) -> None:
+        """Refuse another potential than one with so many parameters in its last layer.
+
+        Args:
+            name: of the error bars or their file, for messages.
+
+        Raises:
+            InputError: with both numbers, or because the potential has several members.
+        """
+        expected = n_last_parameters(potential)
+        if len(self.root) != expected:
+            raise InputError(f"{name}: expected error bars of {expected} last parameters, found {len(self.root)}")
+        if potential.networks.n_members != 1:
+            raise InputError(
+                f"{name}: expected a potential of one member for error bars, got {potential.networks.n_members}"
+            )
 
     def deviations(self, label: str, rows: Tensor) -> Tensor:
         """Standard deviations (n, m) of predictions, from their derivatives `rows` (n, m, P)."""

@@ -132,7 +132,7 @@ def test_deviations_are_those_of_the_dense_covariance(n_elements: int) -> None:
     potential = make_potential(ELEMENTS[n_elements])
     _, energies, forces, _ = predict_rows(potential, make_frames(potential.descriptor.elements))
     bars = make_bars(energies.shape[1])
-    assert bars.fits(potential)
+    bars.check(potential, "bars")
     covariance = bars.root.numpy() @ bars.root.numpy().T
     for label, factor, rows in (("energy", 0.3, energies[:, None]), ("forces", 2.0, forces)):
         expected = np.sqrt(factor * np.einsum("nmi,ij,nmj->nm", rows.numpy(), covariance, rows.numpy()))
