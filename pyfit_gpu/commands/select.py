@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import torch
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from pyfit_gpu.commands.jobs import Setup, Sources, featurize_windows, survey_files
 from pyfit_gpu.commands.messages import shown
-from pyfit_gpu.datasets.pool import energy_spread, structure_rows
+from pyfit_gpu.commands.warnings import warn_of_equal_members
+from pyfit_gpu.datasets.pool import energy_error_bars, energy_spread, highest_grade, structure_rows
 from pyfit_gpu.datasets.selection import Selection, choose
-from pyfit_gpu.datasets.selection_methods import METHODS, Method
-from pyfit_gpu.datasets.training_set import require_same_inputs
+from pyfit_gpu.datasets.selection_methods import METHODS, UNCERTAINTIES, Method
+from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_inputs import DftInputs
@@ -24,13 +27,21 @@ from pyfit_gpu.formats.kinds import EXTXYZ, POTENTIAL, TrainingSetKind, identify
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty, uncertainty_path
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.copies import UniqueStructures
 from pyfit_gpu.structures.frames import Frame
 
 # What the score of a method is, and its unit.
-_SCORES = {"farthest": "distance", "determinant": "leverage", "uncertainty": "eV/atom", "random": ""}
+_SCORES = {
+    "farthest": "distance",
+    "determinant": "leverage",
+    "grade": "grade",
+    "error-bar": "eV/atom",
+    "spread": "eV/atom",
+    "random": "",
+}
 
 
 def select(
@@ -40,7 +51,8 @@ def select(
     n: int,
     out: str,
     setup: Setup,
-    method: Method = METHODS[0],
+    method: str = METHODS[0],
+    uncertainty: str = "",
     known: Sequence[str] = (),
     seed: int = 0,
     reading: ReadOptions | None = None,
@@ -55,7 +67,9 @@ def select(
         potential: one file, or the files of several members, whose spread is the uncertainty.
         n: number of structures to choose.
         out: `.extxyz`; structures have their labels, and pool_file, pool_index (from 0) and score.
-        method: see datasets/selection.py.
+        method: one of `METHODS`, see datasets/selection.py, or of `UNCERTAINTIES` for the most uncertain ones: by their
+            highest extrapolation grade, by the error bar of the energy per atom, or by its spread over the members.
+        uncertainty: file for grades and error bars; empty: the one beside the potential.
         known: training sets, and files of structures.
         seed: of the method "random".
         reading: names of labels, units, and what else the files leave open.
@@ -64,9 +78,8 @@ def select(
         raise InputError(f"{out}: expected a name that ends in {' or '.join(EXTXYZ.endings)}")
     members = [potential] if isinstance(potential, str) else list(potential)
     out = setup.output(out, [*pool, *members, *known])
-    if method == "uncertainty":
-        _require_parameters(members)
     model = load_potentials(members)
+    score = _score_function(method, uncertainty, model, members)
     elements = model.descriptor.elements
     seen = UniqueStructures(ATOMIC_NUMBERS[elements[0]] if len(elements) == 1 else 0)
     rows_known = [_known_rows(path, model, setup, seen, reading) for path in known]
@@ -75,12 +88,12 @@ def select(
     rows, scores = [], []
     for window in featurize_windows(inputs, model, setup, e_shift=None):
         rows.append(structure_rows(window))
-        if method == "uncertainty":
-            scores.append(energy_spread(model, window))
+        if score is not None:
+            scores.append(score(window))
     found = choose(
         torch.cat(rows),
         n,
-        method,
+        cast(Method, method) if score is None else "uncertainty",
         n_elements=len(elements),
         known=torch.cat(rows_known) if rows_known else None,
         scores=torch.cat(scores) if scores else None,
@@ -90,14 +103,39 @@ def select(
     with atomic_text(out) as file:
         write_extxyz(file, [one.frame for one in chosen], notes=[one.note() for one in chosen])
     if not setup.quiet:
-        print(shown(_table(found, chosen)))
+        print(shown(_table(_SCORES[method], found, chosen)))
     log.info("wrote %s", out)
 
 
-def _require_parameters(potentials: Sequence[str]) -> None:
-    for path in potentials:
-        if potential_kind(path) is POTENTIAL and asks_for_random_weights(path):
-            raise InputError(f"{path}: expected a trained potential, found one that asks for random weights")
+def _score_function(
+    method: str, path: str, model: Potential, members: Sequence[str]
+) -> Callable[[TrainingSet], Tensor] | None:
+    """Function that gives the uncertainties of structures; None: the method needs none.
+
+    Raises:
+        InputError: a file without use, or of another potential; several potentials where one is expected, or one for a
+            spread; a potential whose parameters are drawn on loading.
+    """
+    if path and method not in ("grade", "error-bar"):
+        raise InputError(f"--uncertainty: expected with --method grade or error-bar, got --method {method}")
+    if method not in UNCERTAINTIES:
+        return None
+    for member in members:
+        if potential_kind(member) is POTENTIAL and asks_for_random_weights(member):
+            raise InputError(f"{member}: expected a trained potential, found one that asks for random weights")
+    if method == "spread":
+        if model.networks.n_members < 2:
+            raise InputError("--method spread: expected several potentials, got one")
+        warn_of_equal_members(model, members)
+        return partial(energy_spread, model)
+    path = path or str(uncertainty_path(members[0]))
+    found = load_uncertainty(path)
+    found.check(model, path)
+    if method == "grade":
+        return partial(highest_grade, found.grade)
+    if found.error_bars is None:
+        raise InputError(f"{path}: expected error bars, found the grade alone")
+    return partial(energy_error_bars, model, found.error_bars)
 
 
 def _known_rows(
@@ -150,10 +188,10 @@ def _frames(inputs: DftInputs, found: Selection) -> list[_Chosen]:
     return [one for _, one in sorted(chosen, key=lambda pair: pair[0])]
 
 
-def _table(found: Selection, chosen: Sequence[_Chosen]) -> str:
+def _table(score_name: str, found: Selection, chosen: Sequence[_Chosen]) -> str:
     """A line for each structure, and what all of them add to those known."""
     width = max(len("group"), *(len(one.frame.group) for one in chosen))
-    lines = [f"{'':>4} {_SCORES[found.method]:>11} {'atoms':>6}  {'group':<{width}}  structure"]
+    lines = [f"{'':>4} {score_name:>11} {'atoms':>6}  {'group':<{width}}  structure"]
     for rank, one in enumerate(chosen, start=1):
         score = f"{one.score:.4g}" if math.isfinite(one.score) else ""
         frame = one.frame

@@ -6,7 +6,9 @@ import argparse
 
 from pyfit_gpu.commands.parsing import whole
 from pyfit_gpu.commands.reading import add_reading
-from pyfit_gpu.datasets.selection_methods import METHODS
+from pyfit_gpu.datasets.selection_methods import METHODS, UNCERTAINTIES
+
+WAYS = (*(method for method in METHODS if method != "uncertainty"), *UNCERTAINTIES)
 
 
 def add_select(verb: argparse.ArgumentParser) -> None:
@@ -22,6 +24,7 @@ def add_select(verb: argparse.ArgumentParser) -> None:
     add("-n", type=whole, required=True, metavar="N", help="structures to choose")
     add("--out", required=True, metavar="FILE", help=".extxyz: the chosen ones, the first choice first")
     add("--known", nargs="+", default=(), metavar="FILE", help="sets or structures that are there already")
-    add("--method", default=METHODS[0], choices=METHODS, help=f"how to choose ({METHODS[0]})")
+    add("--method", default=METHODS[0], choices=WAYS, metavar="HOW", help=f"{', '.join(WAYS)} ({METHODS[0]})")
+    add("--uncertainty", default="", metavar="FILE", help="for grade and error-bar (NN's stem + .uncertainty.txt)")
     add("--seed", type=whole, default=0, metavar="N", help="of the method random (0)")
     add_reading(verb)

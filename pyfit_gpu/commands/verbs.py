@@ -231,6 +231,7 @@ def _select(options: argparse.Namespace) -> int:
         out=options.out,
         setup=_setup(options),
         method=options.method,
+        uncertainty=options.uncertainty,
         known=options.known,
         seed=options.seed,
         reading=read_options(options),

@@ -4,3 +4,4 @@ from typing import Literal, get_args
 
 Method = Literal["farthest", "determinant", "uncertainty", "random"]
 METHODS: tuple[Method, ...] = get_args(Method)  # the first is the default
+UNCERTAINTIES = ("grade", "error-bar", "spread")  # what the command line may take for an uncertainty

@@ -22,9 +22,7 @@ import torch
 from shared_sets import SETS, SharedSet, rank_correlation
 
 import pyfit_gpu as pf
-from pyfit_gpu.datasets.pool import highest_grade
-from pyfit_gpu.models.error_bars import ErrorBars
-from pyfit_gpu.models.prediction import prediction_batches, rows_of_batch
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.training.clusters import build_extrapolation_grade
 from pyfit_gpu.training.laplace import build_error_bars
 
@@ -45,26 +43,6 @@ class Scored:
         return float((self.errors <= n * self.bars).mean())
 
 
-def predicted(
-    model: pf.Potential, bars: ErrorBars, part: pf.TrainingSet, *, forces: bool
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Absolute errors and error bars (n, m) of structures, meV/atom, and of force components, eV/Å; as in the set."""
-    energy, force = (torch.empty(2, n, m, dtype=torch.float64) for n, m in ((len(part), 1), (part.n_atoms, 3)))
-    sizes = part.sizes.tolist()
-    for batch in prediction_batches(
-        sizes, lambda rows: part.select(rows).structures(), model, n_rows=len(bars.root) if forces else 0
-    ):
-        found, rows = rows_of_batch(model, batch, derivatives=forces)
-        scale = 1e3 / part.sizes[batch.rows]
-        energy[0, batch.rows, 0] = (found.energy - part.energy_used[batch.rows]).abs() * scale
-        energy[1, batch.rows, 0] = bars.deviations("energy", rows.of_energies()[:, None])[:, 0] * scale
-        if found.forces is not None:
-            force[0, batch.atoms] = (found.forces - part.forces[batch.atoms]).abs()
-            force[1, batch.atoms] = bars.deviations("forces", rows.of_derivatives()[0])
-    both = {"energy": energy, "forces": force} if forces else {"energy": energy}
-    return {label: (values[0].numpy(), values[1].numpy()) for label, values in both.items()}
-
-
 def measure(data: SharedSet, seed: int, evaluations: int) -> dict[str, Scored]:
     """Fit, calibrate, score."""
     forces = data.force_weight > 0
@@ -74,14 +52,22 @@ def measure(data: SharedSet, seed: int, evaluations: int) -> dict[str, Scored]:
     weights = {"forces": data.force_weight} if forces else {}
     bars = build_error_bars(model, train, validation, weights=weights)
     plain = build_error_bars(model, train, weights=weights)
-    grade = build_extrapolation_grade(train, model)
-    by_atom = grade(data.test.features, data.test.species).numpy()
-    grades = {"energy": highest_grade(grade, data.test).numpy()[:, None], "forces": by_atom[:, None].repeat(3, axis=1)}
-    found, without = (predicted(model, one, data.test, forces=forces) for one in (bars, plain))
-    return {
-        label: Scored(*(values.ravel() for values in (errors, deviations, without[label][1], grades[label])))
-        for label, (errors, deviations) in found.items()
-    }
+    uncertainty = Uncertainty.of(model, build_extrapolation_grade(train, model), bars)
+    found = pf.predict(model, data.test.structures(), derivatives=forces, uncertainty=uncertainty, force_errors=forces)
+    own = found.uncertainty
+    shrink = {name: (plain.calibrations[name].factor / one.factor) ** 0.5 for name, one in bars.calibrations.items()}
+    scale = 1e3 / data.test.sizes
+    highest = torch.segment_reduce(own.grade, "max", lengths=data.test.sizes)
+    energy = (found.energy - data.test.energy_used).abs() * scale
+    scored = {"energy": _scored(energy, own.energy * scale, shrink["energy"], highest)}
+    if found.forces is not None:
+        errors = (found.forces - data.test.forces).abs()
+        scored["forces"] = _scored(errors, own.forces, shrink["forces"], own.grade[:, None].expand(-1, 3))
+    return scored
+
+
+def _scored(errors: torch.Tensor, bars: torch.Tensor, shrink: float, grades: torch.Tensor) -> Scored:
+    return Scored(*(values.flatten().numpy() for values in (errors, bars, shrink * bars, grades)))
 
 
 def report(name: str, found: list[dict[str, Scored]]) -> None:

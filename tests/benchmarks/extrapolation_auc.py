@@ -4,9 +4,10 @@
         [--evaluations 300] [--largest N] [--n-threads 2] [--out FOLDER]
 
 Each family in turn is left out; the others are split into training and validation structures (per seed). The grade of
-a structure is that of its atom that is farthest out. Printed are the AUC, the probability that a structure of the family
-has a higher grade than one that validates (1: always), the shares of both above 1, and the rank correlation of grade and
-absolute error of the energy per atom after a short fit, over validation and family. --largest cuts the set for a try.
+a structure is that of its atom that is farthest out. Printed are the AUC, that is the probability that a structure of
+the family has a higher grade than one that validates (1: always), the shares of both above 1, and the rank correlation
+of grade and absolute error of the energy per atom after a short fit, over validation and family. --largest cuts the set
+for a try.
 """
 
 from __future__ import annotations
