@@ -161,6 +161,8 @@ def _check_number(n: int, inputs: DftInputs) -> None:
     n_left, n_pool = len(inputs.kept), len(inputs.structures)
     if n_left < n_pool:
         log.info("%d of %d structures of the pool are copies of others or known already", n_pool - n_left, n_pool)
+    if not n_left:
+        raise InputError("the pool: expected structures that are not known already, found none")
     if not 1 <= n <= n_left:
         raise InputError(f"-n: expected a number from 1 to {n_left}, of the structures to choose from, got {n}")
 
@@ -196,11 +198,10 @@ def _table(score_name: str, found: Selection, chosen: Sequence[_Chosen]) -> str:
         score = f"{one.score:.4g}" if math.isfinite(one.score) else ""
         frame = one.frame
         lines.append(f"{rank:>4} {score:>11} {frame.n_atoms:>6}  {frame.group:<{width}}  {frame.source}")
-    lines.append(
-        f"log det of the information: {found.log_det[0]:.2f} before, {found.log_det[1]:.2f} with the chosen ones"
-    )
-    before = f"{found.distance[0]:.3f} before" if math.isfinite(found.distance[0]) else "nothing known before"
-    lines.append(
-        f"largest distance of a structure of the pool from a known or chosen one: {before}, {found.distance[1]:.3f} now"
-    )
+    lines.append("before -> with the chosen ones:")
+    for what, (before, after) in (
+        ("log det of the information", found.log_det),
+        ("largest distance of a structure of the pool from the nearest of them", found.distance),
+    ):
+        lines.append(f"  {what}: {f'{before:.3f}' if math.isfinite(before) else 'none'} -> {after:.3f}")
     return "\n".join(lines)
