@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.head import Head

@@ -17,10 +17,11 @@ As GRACE does (https://gracemaker.readthedocs.io): nearest centre first, then th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from pyfit_gpu.parallel import lazy
 
 _NUMBERS_AT_ONCE_CPU = 2**18  # temporary ones, which stay in the cache of a core
 _NUMBERS_AT_ONCE_GPU = 2**26
@@ -49,23 +50,23 @@ class ExtrapolationGrade:
         numbers = {name: getattr(self, name).to(device, dtype) for name in ("scale", "centers", "weight", "directions")}
         return replace(self, element=self.element.to(device), n_atoms=self.n_atoms.to(device), **numbers)
 
-    @cached_property
+    @lazy
     def _has_clusters(self) -> Tensor:
         """(S,) bool."""
         return (self.element == torch.arange(self.n_elements, device=self.element.device)[:, None]).any(dim=1)
 
-    @cached_property
+    @lazy
     def _origin(self) -> Tensor:
         """(S, F): differences from a point among an element's centres keep their digits in float32."""
         first = torch.searchsorted(self.element, torch.arange(self.n_elements, device=self.element.device))
         return self.centers[first.clamp(max=len(self.element) - 1)]
 
-    @cached_property
+    @lazy
     def _scaled_centers(self) -> Tensor:
         """(C, F)."""
         return (self.centers - self._origin[self.element]) / self.scale[self.element]
 
-    @cached_property
+    @lazy
     def _half_squares(self) -> Tensor:
         """(S, C): half of the squares of the scaled centres; infinite for the clusters of other elements."""
         own = self.element == torch.arange(self.n_elements, device=self.element.device)[:, None]

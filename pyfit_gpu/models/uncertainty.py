@@ -1,4 +1,4 @@
-"""What is known about the uncertainty of a potential's predictions, and which potential it belongs to."""
+"""Uncertainty of a potential's predictions, and the check that it belongs to the potential at hand."""
 
 from __future__ import annotations
 
