@@ -325,6 +325,13 @@ def _add_lammps(verb: Parser) -> None:
     add_lammps(verb)
 
 
+def _add_uncertainty(verb: Parser) -> None:
+    from pyfit_gpu.commands.uncertainty_options import add_uncertainty
+
+    default = "with a run file beside NN the run's, or else by the scales of the labels"
+    _common(add_uncertainty(verb, split=_add_split, weights=lambda add: _add_label_weights(add, default)))
+
+
 _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "new": ("a fresh potential: a header that asks for random weights", _add_new),
     "prepare": ("DFT files to an HDF5 training set", _add_prepare),
@@ -333,6 +340,7 @@ _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
     "info": ("what a file is, in a few lines", _add_info),
     "convert": ("between the classic and the new formats", _add_convert),
+    "uncertainty": ("what is known about a potential's errors: build", _add_uncertainty),
     "lammps": ("the potential in LAMMPS: build, check, export", _add_lammps),
     "run": ("the classic program's job: same keys, same files (-h WORD narrows its help)", lambda verb: None),
 }
