@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyfit_gpu.parallel import lazy
+from pyfit_gpu.parallel import Workers, lazy
 
 _NUMBERS_AT_ONCE_CPU = 2**18  # temporary ones, which stay in the cache of a core
 _NUMBERS_AT_ONCE_GPU = 2**26
@@ -82,10 +82,13 @@ class ExtrapolationGrade:
         grade = inputs.new_empty(len(inputs))
         at_once = _NUMBERS_AT_ONCE_CPU if inputs.device.type == "cpu" else _NUMBERS_AT_ONCE_GPU
         size = max(1, at_once // max(1, self.directions[0].numel()))
-        for first in range(0, len(inputs), size):
+
+        def compute(first: int) -> None:
             part = slice(first, first + size)
             cluster = self.clusters(inputs[part], species[part])
             grade[part] = self._grade(inputs[part] - self.centers[cluster], cluster)
+
+        Workers.shared(inputs.device).run(compute, range(0, len(inputs), size))
         return torch.where(self._has_clusters[species], grade, torch.inf)
 
     def clusters(self, inputs: Tensor, species: Tensor) -> Tensor:
