@@ -36,6 +36,6 @@ def add_uncertainty(verb: argparse.ArgumentParser, *, split: Adder, weights: Add
     own = task.add_argument_group("error bars").add_argument
     weights(own)
     own("--penalty", type=finite, metavar="A",
-        help="on the squares of the last layer's parameters, beside the squared loss (where the evidence is largest)")  # fmt: skip
+        help="on the squares of the last layer's parameters, beside the squared loss (by the evidence)")  # fmt: skip
     add_reading(task)
     return task

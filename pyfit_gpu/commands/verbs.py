@@ -184,6 +184,7 @@ def _training_outputs(options: argparse.Namespace) -> Any:
         backup_interval=options.backup_interval,
         run_file=_beside(options, options.run_file, ".run.h5"),
         ranking=_beside(options, options.ranking, ".ranking.csv"),
+        uncertainty=_beside(options, None, ".uncertainty.txt") if options.uncertainty else "",
     )
 
 
