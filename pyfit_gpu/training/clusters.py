@@ -3,8 +3,9 @@
 Per element, over the atoms of all structures with a weight above 0, and s_f the standard deviations of their inputs:
 
 1. Scale inputs by t_f = sqrt(s_f s_0), s_0^2 the mean of s_f^2, as a fit does; s_f counts as s_0 / 1000 at least.
-2. Place centres by k-means++ and Lloyd's iterations in scaled inputs, on at most 20,000 atoms, evenly taken: one for
-   each 10 F atoms, at most 64, and fewer if fewer places differ. Move them once more, to the means of all atoms.
+2. Place centres by greedy k-means++ and Lloyd's iterations in scaled inputs, on at most 20,000 atoms, evenly taken: one
+   for each 500 atoms (5 F, if that is more), at most 64, and fewer if fewer places differ. Move them once more, to the
+   means of all atoms.
 3. Take the mean squares of (x - mu_c)(x - mu_c)' over all atoms of each cluster and their principal directions with
    mean squares above f^2 = sum_f s_f^2 / 200^2; in all others an atom is taken to spread by f.
 4. The edge of a cluster is the largest distance of its atoms; the median edge of the element, if that is larger.
@@ -32,7 +33,8 @@ from pyfit_gpu.parallel import Workers, one_thread
 from pyfit_gpu.training.input_statistics import atoms_with_weight, input_moments
 
 MAX_CLUSTERS = 64
-ATOMS_PER_INPUT = 10  # of a cluster on average
+CLUSTER_ATOMS = 500  # atoms of a cluster on average, at least
+CLUSTER_ATOMS_PER_INPUT = 5
 SAMPLE_ATOMS = 20_000
 FLOOR = 1 / 200  # f over the total spread of the inputs
 
@@ -40,6 +42,8 @@ _LEAST_DEVIATION = 1e-3  # s_f over s_0
 _ITERATIONS = 30
 _AT_ONCE = 4096  # atoms
 _SEED = 0
+_DRAWS = 6  # atoms of which one becomes a place
+_SAME_PLACE = 1e-10  # squared distance in scaled inputs
 
 T = TypeVar("T")
 
@@ -137,9 +141,9 @@ class _Inputs:
 def _find_clusters(inputs: _Inputs, spread: _Spread, element: int) -> ExtrapolationGrade:
     """Clusters of one element."""
     n_atoms, n_inputs = len(inputs.atoms), len(spread.scale)
-    wanted = max(1, min(MAX_CLUSTERS, n_atoms // (ATOMS_PER_INPUT * n_inputs)))
+    wanted = n_atoms // max(CLUSTER_ATOMS, CLUSTER_ATOMS_PER_INPUT * n_inputs)
     sample = spread.scaled(inputs.sample(SAMPLE_ATOMS))
-    places = _settled(inputs, sample, _first_places(sample, wanted))
+    places = _settled(inputs, sample, _first_places(sample, max(1, min(MAX_CLUSTERS, wanted))))
     whole = (spread.scaled(piece) for piece in inputs.pieces())
     centers = spread.unscaled(_moved(inputs, whole, places))
     draft = ExtrapolationGrade(
@@ -156,16 +160,31 @@ def _find_clusters(inputs: _Inputs, spread: _Spread, element: int) -> Extrapolat
 
 
 def _first_places(sample: Tensor, wanted: int) -> Tensor:
-    """Places (C, F) of k-means++: each next one an atom, drawn by its squared distance from the nearest so far."""
+    """Places (C, F) of k-means++ in a sample (n, F).
+
+    For each next one a few atoms are drawn by their squared distances from the nearest so far, and that is taken which
+    leaves the least sum of squares: another draw would give much the same clusters.
+    """
     random = np.random.default_rng(_SEED)
+    own = sample.square().sum(dim=1)
+
+    def squares(atoms: Tensor) -> Tensor:
+        """(m, n): squared distances from some atoms; those that rounding could make are 0."""
+        found = own[atoms, None] + own - 2 * sample[atoms] @ sample.T
+        return torch.where(found > _SAME_PLACE, found, 0.0)
+
     chosen = [int(random.integers(len(sample)))]
-    square = (sample - sample[chosen[0]]).square().sum(dim=1)
-    while len(chosen) < wanted:
-        total = torch.cumsum(square.cpu(), 0)
-        if not total[-1] > 0:  # all atoms are at the places that there are
-            break
-        chosen.append(int(torch.searchsorted(total, random.random() * float(total[-1]), right=True)))
-        square = torch.minimum(square, (sample - sample[chosen[-1]]).square().sum(dim=1))
+    with one_thread():
+        left = squares(torch.tensor(chosen, device=sample.device))[0]
+        while len(chosen) < wanted:
+            total = torch.cumsum(left.cpu(), 0)
+            if not total[-1] > 0:  # all atoms are at the places that there are
+                break
+            drawn = torch.searchsorted(total, torch.from_numpy(random.random(_DRAWS)) * total[-1], right=True)
+            trials = torch.minimum(left, squares(drawn.clamp(max=len(sample) - 1).to(sample.device)))
+            best = int(trials.sum(dim=1).argmin())
+            chosen.append(int(drawn[best]))
+            left = trials[best]
     return sample[chosen]
 
 
