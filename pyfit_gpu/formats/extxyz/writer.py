@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 _PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)(?:[a-z_/]|\.{1,2}/)[a-z0-9_.+/-]*", re.IGNORECASE)
 
@@ -48,23 +51,24 @@ def write_extxyz(
         with open(path_or_file, "w", encoding="utf-8") as file:
             write_extxyz(file, frames, spreads, columns, notes)
         return
-    every_spread = repeat(None) if spreads is None else iter(spreads)
-    every_more: Iterator[Mapping[str, FloatArray]] = repeat({}) if columns is None else iter(columns)
-    every_note: Iterator[Mapping[str, str | float]] = repeat({}) if notes is None else iter(notes)
-    for frame in frames:
-        spread = next(every_spread)
+    for ((frame, spread), more), note in _beside(_beside(_beside(frames, spreads, None), columns, {}), notes, {}):
         whole = {
             "pos": frame.positions,
             "forces": frame.forces,
             "forces_std": None if spread is None else spread.forces,
-            **next(every_more),
+            **more,
         }
         known = {name: values for name, values in whole.items() if values is not None}
         rows = np.concatenate(list(known.values()), axis=1).tolist()
         widths = {name: values.shape[1] for name, values in known.items()}
-        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, widths, spread, next(every_note))}\n")
+        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, widths, spread, note)}\n")
         for number, row in zip(frame.atomic_numbers.tolist(), rows, strict=True):
             path_or_file.write(f"{chemical_symbols[number]:2} {' '.join(map(repr, row))}\n")
+
+
+def _beside(items: Iterable[T], values: Iterable[V] | None, default: V) -> Iterator[tuple[T, V]]:
+    """Pair items with as many values, or with a default."""
+    return zip(items, repeat(default)) if values is None else zip(items, values, strict=True)
 
 
 def _comment_line(
@@ -85,7 +89,7 @@ def _comment_line(
         parts.append(f"energy_std={_numbers(spread.energy)}")
         if spread.stress is not None:
             parts.append(f'stress_std="{_numbers(spread.stress)}"')  # ASE makes no matrix of such a name
-    parts += [f"{name}={_extxyz_word(value) if isinstance(value, str) else value!r}" for name, value in notes.items()]
+    parts += [f"{name}={_extxyz_word(value) if isinstance(value, str) else repr(value)}" for name, value in notes.items()]
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
 
