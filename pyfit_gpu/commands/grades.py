@@ -43,7 +43,7 @@ def describe_grades(
     assert table.highest_grade_atom is not None
     worst = np.argsort(-table.highest_grade, kind="stable")[:_N_WORST].tolist()
     places = {}
-    model, uncertainty = (one.to(device, torch.float64) for one in (model, uncertainty))
+    model, uncertainty = model.to(device, torch.float64), uncertainty.to(device, torch.float64)
     for row in worst:
         structures = Structures.from_frames([frames[row]], device=device)
         inputs = featurize(structures, model)
