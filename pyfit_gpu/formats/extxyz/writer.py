@@ -32,11 +32,12 @@ def write_extxyz(
     frames: Iterable[Frame],
     spreads: Iterable[LabelSpread] | None = None,
     columns: Iterable[Mapping[str, FloatArray]] | None = None,
+    values: Iterable[Mapping[str, float]] | None = None,
 ) -> None:
     """Write frames as extended XYZ (Å, eV); atomic number 0 becomes X, the source is not written.
 
     Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms; further
-    columns of its atoms, (n, m) each, come under their own names.
+    columns of its atoms, (n, m) each, and values of its own come under their own names.
 
     ase.io.write prints positions and forces with eight decimals and has no option for more. Here they are written
     with the shortest digits that give the same float64.
@@ -45,10 +46,11 @@ def write_extxyz(
 
     if isinstance(path_or_file, str | os.PathLike):
         with open(path_or_file, "w", encoding="utf-8") as file:
-            write_extxyz(file, frames, spreads, columns)
+            write_extxyz(file, frames, spreads, columns, values)
         return
     every_spread = repeat(None) if spreads is None else iter(spreads)
     every_more: Iterator[Mapping[str, FloatArray]] = repeat({}) if columns is None else iter(columns)
+    every_value: Iterator[Mapping[str, float]] = repeat({}) if values is None else iter(values)
     for frame in frames:
         spread = next(every_spread)
         whole = {
@@ -60,12 +62,14 @@ def write_extxyz(
         known = {name: values for name, values in whole.items() if values is not None}
         rows = np.concatenate(list(known.values()), axis=1).tolist()
         widths = {name: values.shape[1] for name, values in known.items()}
-        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, widths, spread)}\n")
+        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, widths, spread, next(every_value))}\n")
         for number, row in zip(frame.atomic_numbers.tolist(), rows, strict=True):
             path_or_file.write(f"{chemical_symbols[number]:2} {' '.join(map(repr, row))}\n")
 
 
-def _comment_line(frame: Frame, columns: Mapping[str, int], spread: LabelSpread | None) -> str:
+def _comment_line(
+    frame: Frame, columns: Mapping[str, int], spread: LabelSpread | None, values: Mapping[str, float]
+) -> str:
     parts = []
     if frame.cell.any():
         parts.append(f'Lattice="{_numbers(frame.cell)}"')
@@ -81,6 +85,7 @@ def _comment_line(frame: Frame, columns: Mapping[str, int], spread: LabelSpread 
         parts.append(f"energy_std={_numbers(spread.energy)}")
         if spread.stress is not None:
             parts.append(f'stress_std="{_numbers(spread.stress)}"')  # ASE makes no matrix of such a name
+    parts += [f"{name}={_numbers(value)}" for name, value in values.items()]
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
 
