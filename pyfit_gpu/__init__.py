@@ -12,6 +12,8 @@ from pyfit_gpu._version import __version__
 
 if TYPE_CHECKING:
     from pyfit_gpu.datasets.build import build_training_set
+    from pyfit_gpu.datasets.pool import select_structures
+    from pyfit_gpu.datasets.selection import Selection
     from pyfit_gpu.datasets.splits import Split
     from pyfit_gpu.datasets.training_set import TrainingSet
     from pyfit_gpu.descriptors.lsp import LocalStructureParameters
@@ -50,6 +52,7 @@ _HOMES = {
     "Prediction": "models.prediction",
     "PyfitCalculator": "interfaces.ase",
     "ReadOptions": "formats.read_options",
+    "Selection": "datasets.selection",
     "Split": "datasets.splits",
     "StepRecord": "training.history",
     "Structures": "structures.batch",
@@ -71,6 +74,7 @@ _HOMES = {
     "save_potential": "formats.nn_dat",
     "save_split": "formats.training_set.named_splits",
     "save_training_set": "formats.training_set.reader",
+    "select_structures": "datasets.pool",
 }
 
 __all__ = [
@@ -87,6 +91,7 @@ __all__ = [
     "Prediction",
     "PyfitCalculator",
     "ReadOptions",
+    "Selection",
     "Split",
     "StepRecord",
     "Structures",
@@ -109,6 +114,7 @@ __all__ = [
     "save_potential",
     "save_split",
     "save_training_set",
+    "select_structures",
 ]
 
 
