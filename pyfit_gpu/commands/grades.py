@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.report import EnergyTable, grade_report
-from pyfit_gpu.formats.opening import find_uncertainty
-from pyfit_gpu.formats.uncertainty_file import load_uncertainty
+from pyfit_gpu.formats.opening import find_uncertainty, load_uncertainty_of
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
@@ -30,9 +29,7 @@ def chosen_uncertainty(given: str | None, paths: Sequence[str], model: Potential
         return find_uncertainty(paths, model)
     if given == NO_UNCERTAINTY:
         return None
-    found = load_uncertainty(given)
-    found.check(model, given)
-    return found
+    return load_uncertainty_of(given, model)
 
 
 def describe_grades(

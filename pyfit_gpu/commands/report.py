@@ -22,6 +22,7 @@ MEMBERS = ("spread of the members", "spread")
 ERROR_BARS = ("error bars", "error bar")
 
 _LONGEST_LABEL = 40  # characters of a group's name in a legend
+_ROUNDING = 1e-6  # of a grade: that of an atom at the edge of the training set is 1 up to rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,7 @@ def grade_report(grades: FloatArray, groups: Sequence[str], places: Mapping[int,
         grades: (B,), highest grade of each structure's atoms.
         places: the structures to be listed, by row in the order of the list: which atom of them it is, and why.
     """
-    outside = int((grades > 1).sum())
+    outside = int((grades > 1 + _ROUNDING).sum())
     lines = ["", f"extrapolation grade (1: edge of the training set): {outside} of {len(grades)} structures are above"]
     width = max(len("group"), *(len(groups[row]) for row in places))
     lines += ["highest grades:"]

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.opening import find_uncertainty, load_potentials
-from pyfit_gpu.formats.uncertainty_file import load_uncertainty
+from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, load_uncertainty_of
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
@@ -200,11 +199,8 @@ def _checked(
             raise InputError("max_grade: expected an uncertainty, which gives the grades, got none")
         return None
     if isinstance(uncertainty, Uncertainty):
-        uncertainty.check(potential)
-        return uncertainty
-    found = load_uncertainty(uncertainty)
-    found.check(potential, os.fspath(uncertainty))
-    return found
+        return uncertainty.of_potential(potential)
+    return load_uncertainty_of(uncertainty, potential)
 
 
 def _spread_results(spread: Spread, has_volume: bool) -> dict[str, Any]:

@@ -6,8 +6,9 @@ their mean squares e_r are above a floor f^2, and that floor along all others, t
 
     d^2 = |x - mu_c|^2 / f^2 - sum_r (1/f^2 - 1/e_r) (v_r (x - mu_c))^2
 
-and the grade is d over the cluster's edge, the largest d of its training atoms, the median edge of the element's
-clusters, or 1, whichever is the largest. What does not depend on x is stored in two quantities, w_c = 1 / (f edge)^2 and rows u_r:
+and the grade is d over the cluster's edge: the largest d of its training atoms, the median of these largest d over the
+element's clusters, or 1, whichever is the greatest. What does not depend on x is stored in two quantities,
+w_c = 1 / (f edge)^2 and rows u_r:
 
     grade^2 = w_c |x - mu_c|^2 - sum_r (u_r (x - mu_c))^2
 
