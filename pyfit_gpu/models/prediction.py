@@ -299,7 +299,8 @@ class _ChunkWalk:
         row_derivatives = self.rows is not None and self.rows.wants_derivatives
         if self.totals is None and not (
             row_derivatives or self.model.uses_vectors
-        ):  # then larger pieces than chunks cost less
+        ):
+            # Larger pieces than chunks cost less.
             features = self.batch.features(self.descriptor)
 
             def evaluate_piece(atoms: Tensor) -> None:
