@@ -306,6 +306,9 @@ def _add_evaluate(verb: Parser) -> None:
     verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
     verb.add_argument("--uncertainty", metavar="FILE", help="uncertainty file, or none (the one beside the potential)")
+    verb.add_argument(
+        "--forces-uncertainty", action="store_true", help="error bars of forces too (some 10 times the time of forces)"
+    )
     add_reading(verb)
     _common(verb)
 

@@ -87,7 +87,7 @@ def _load(path: str) -> Potential:
 
 @dataclass(frozen=True)
 class _Fit:
-    """What is known of the fit that made a potential: its run file, if there is one beside it."""
+    """Facts of the fit that made a potential: its run file, if there is one beside it."""
 
     path: str
     run: Run | None

@@ -225,6 +225,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         plots=options.plots,
         reading=read_options(options),
         uncertainty=options.uncertainty,
+        forces_uncertainty=options.forces_uncertainty,
     )
     return 0
 

@@ -90,7 +90,7 @@ def _comment_line(
         if spread.stress is not None:
             parts.append(f'stress_std="{_numbers(spread.stress)}"')  # ASE makes no matrix of such a name
     parts += [
-        f"{name}={_extxyz_word(value) if isinstance(value, str) else repr(value)}" for name, value in notes.items()
+        f"{name}={_extxyz_word(value) if isinstance(value, str) else _numbers(value)}" for name, value in notes.items()
     ]
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
