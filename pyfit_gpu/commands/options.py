@@ -313,6 +313,13 @@ def _add_evaluate(verb: Parser) -> None:
     _common(verb)
 
 
+def _add_select(verb: Parser) -> None:
+    from pyfit_gpu.commands.select_options import add_select
+
+    add_select(verb)
+    _common(verb)
+
+
 def _add_info(verb: Parser) -> None:
     verb.add_argument("file", metavar="FILE")
     add_reading(verb)
@@ -344,6 +351,7 @@ _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "train": ("a training set to fitted potentials", _add_train),
     "plan": ("the memory that a training takes, and how it keeps within a limit", _add_plan),
     "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
+    "select": ("the structures of a pool to compute next by DFT", _add_select),
     "info": ("what a file is, in a few lines", _add_info),
     "convert": ("between the classic and the new formats", _add_convert),
     "uncertainty": ("what is known about a potential's errors: build", _add_uncertainty),

@@ -230,6 +230,24 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _select(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.select import select
+
+    select(
+        options.pool,
+        potential=options.potential,
+        n=options.n,
+        out=options.out,
+        setup=_setup(options),
+        method=options.method,
+        uncertainty=options.uncertainty,
+        known=options.known,
+        seed=options.seed,
+        reading=read_options(options),
+    )
+    return 0
+
+
 def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
     from pyfit_gpu.commands.messages import shown
@@ -311,6 +329,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "select": _select,
     "info": _info,
     "convert": _convert,
     "uncertainty": _uncertainty,
