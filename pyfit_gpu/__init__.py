@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pyfit_gpu.models.potential import Potential, join_members
     from pyfit_gpu.models.prediction import Prediction, evaluate, predict
     from pyfit_gpu.models.uncertainty import Uncertainty
+    from pyfit_gpu.optimizers.auto_settings import AutoSettings
+    from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.settings import FitSettings
 
 _HOMES = {
+    "AutoSettings": "optimizers.auto_settings",
     "ExtrapolationError": "models.extrapolation",
     "FitSettings": "training.settings",
     "FitState": "formats.run_file",
+    "GaussNewtonSettings": "optimizers.gauss_newton_settings",
     "History": "training.history",
     "InputError": "errors",
     "LBFGSSettings": "optimizers.lbfgs_settings",
@@ -89,9 +93,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoSettings",
     "ExtrapolationError",
     "FitSettings",
     "FitState",
+    "GaussNewtonSettings",
     "History",
     "InputError",
     "LBFGSSettings",

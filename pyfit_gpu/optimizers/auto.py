@@ -91,6 +91,7 @@ class Auto:
             self._lbfgs.evaluate(objective, others)
             before, started = self._lbfgs.loss.tolist(), clock()
             self._lbfgs.step(objective, others, learning_rate_factor)
+            self._lbfgs.evaluate(objective, others)  # as whoever asked for the step will do
             seconds = (clock() - started) / len(others)
             after = self._lbfgs.loss.tolist()
             for k in others:

@@ -164,7 +164,6 @@ class FitRun:
                 self._begin(k)
             stopped = set(fresh) - set(self._look(fresh))
             running = [k for k in running if k not in stopped]
-            self._regularise(running)
         while True:
             if running and self._out_of_time(time.monotonic() - started, longest):
                 self.history.end = "time"
@@ -176,9 +175,9 @@ class FitRun:
             if last:
                 break
             before = time.monotonic()
+            self._regularise(running)
             self._step(running)
             running = self._look(running)
-            self._regularise(running)
             longest = max(longest, time.monotonic() - before)
         self._validate_ends()
 
@@ -208,7 +207,10 @@ class FitRun:
         return [k for k in seen if self.histories[k].status == "running"]
 
     def _regularise(self, running: Sequence[int]) -> None:
-        """Choose the penalties of members for which it is time."""
+        """Choose the penalties of members for which it is time.
+
+        This comes before a step, not after one: members that end there have the state of those that go on.
+        """
         for k in running if self.regularisation.chooses else ():
             history = self.histories[k]
             if history.step == 0:

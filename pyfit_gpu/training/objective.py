@@ -67,7 +67,8 @@ def objective_bytes(n_atoms: int, n_structures: int, itemsize: int) -> int:
     """Count the bytes that the objectives of a set and their blocks keep beside features and derivatives."""
     by_structure = 8 * (len(TERMS) + 1 + 2 + 1)  # label weights, target, place in the groups; size, in its block
     in_precision = 4 * itemsize  # in its block: 1 / atoms, target, weight, slope
-    return 8 * n_atoms + (by_structure + in_precision) * n_structures  # 8: the structure of an atom, in its block
+    by_atom = 16  # structure and element of an atom, in its block
+    return by_atom * n_atoms + (by_structure + in_precision) * n_structures
 
 
 class Objective:
