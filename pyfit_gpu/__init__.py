@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.clusters import build_extrapolation_grade
     from pyfit_gpu.training.fit import fit
     from pyfit_gpu.training.history import History, LabelErrors, MemberHistory, StepRecord
+    from pyfit_gpu.training.laplace import build_error_bars
     from pyfit_gpu.training.loop import TrainingFailure
     from pyfit_gpu.training.memory_plan import plan_memory
     from pyfit_gpu.training.settings import FitSettings
@@ -68,6 +69,7 @@ _HOMES = {
     "TrainingFailure": "training.loop",
     "TrainingSet": "datasets.training_set",
     "Uncertainty": "models.uncertainty",
+    "build_error_bars": "training.laplace",
     "build_extrapolation_grade": "training.clusters",
     "build_training_set": "datasets.build",
     "evaluate": "models.prediction",
@@ -115,6 +117,7 @@ __all__ = [
     "TrainingSet",
     "Uncertainty",
     "__version__",
+    "build_error_bars",
     "build_extrapolation_grade",
     "build_training_set",
     "evaluate",
