@@ -32,20 +32,25 @@ if TYPE_CHECKING:
     from pyfit_gpu.models.potential import Potential, join_members
     from pyfit_gpu.models.prediction import Prediction, evaluate, predict
     from pyfit_gpu.models.uncertainty import Uncertainty
+    from pyfit_gpu.optimizers.auto_settings import AutoSettings
+    from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
     from pyfit_gpu.training.clusters import build_extrapolation_grade
     from pyfit_gpu.training.fit import fit
     from pyfit_gpu.training.history import History, LabelErrors, MemberHistory, StepRecord
+    from pyfit_gpu.training.laplace import build_error_bars
     from pyfit_gpu.training.loop import TrainingFailure
     from pyfit_gpu.training.memory_plan import plan_memory
     from pyfit_gpu.training.settings import FitSettings
 
 _HOMES = {
+    "AutoSettings": "optimizers.auto_settings",
     "ExtrapolationError": "models.extrapolation",
     "FitSettings": "training.settings",
     "FitState": "formats.run_file",
+    "GaussNewtonSettings": "optimizers.gauss_newton_settings",
     "History": "training.history",
     "InputError": "errors",
     "LBFGSSettings": "optimizers.lbfgs_settings",
@@ -64,6 +69,7 @@ _HOMES = {
     "TrainingFailure": "training.loop",
     "TrainingSet": "datasets.training_set",
     "Uncertainty": "models.uncertainty",
+    "build_error_bars": "training.laplace",
     "build_extrapolation_grade": "training.clusters",
     "build_training_set": "datasets.build",
     "evaluate": "models.prediction",
@@ -87,9 +93,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoSettings",
     "ExtrapolationError",
     "FitSettings",
     "FitState",
+    "GaussNewtonSettings",
     "History",
     "InputError",
     "LBFGSSettings",
@@ -109,6 +117,7 @@ __all__ = [
     "TrainingSet",
     "Uncertainty",
     "__version__",
+    "build_error_bars",
     "build_extrapolation_grade",
     "build_training_set",
     "evaluate",

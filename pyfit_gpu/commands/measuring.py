@@ -9,6 +9,7 @@ from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.log import log
 from pyfit_gpu.models.error_bars import ErrorBars
+from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.training.clusters import build_extrapolation_grade
@@ -22,9 +23,10 @@ def measure(
     weights: Mapping[str, float],
     *,
     penalty: float | None = None,
+    grade: ExtrapolationGrade | None = None,
     quiet: bool = False,
 ) -> Uncertainty:
-    """Find grade and error bars of a potential, with progress and closing lines; see `build_error_bars`."""
+    """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`."""
     n_atoms = train.n_atoms + (0 if validation is None else validation.n_atoms)
     with closing(Progress("error bars", n_atoms, "atoms", quiet=quiet)) as progress:
         bars = build_error_bars(
@@ -32,7 +34,7 @@ def measure(
         )
     for line in describe(bars):
         log.info("%s", line)
-    return Uncertainty.of(potential, build_extrapolation_grade(train, potential), bars)
+    return Uncertainty.of(potential, grade or build_extrapolation_grade(train, potential), bars)
 
 
 def describe(bars: ErrorBars) -> list[str]:

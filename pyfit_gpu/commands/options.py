@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from pyfit_gpu._version import __version__
-from pyfit_gpu.commands.parsing import duration, finite, shard, whole
+from pyfit_gpu.commands.parsing import duration, finite, finite_or_auto, shard, whole
 from pyfit_gpu.commands.reading import add_reading
 
 if TYPE_CHECKING:
@@ -207,8 +207,12 @@ def _add_loss(add: Callable[..., Any]) -> None:
         help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
     add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
         help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
-    add("--l2", type=finite, metavar="C",
-        help="prefactor of the parameters' norms (with --resume the run's, or else 1e-4)")  # fmt: skip
+    add("--l2", type=finite_or_auto, metavar="C",
+        help="prefactor of the penalty on the parameters, or auto: by the evidence (with --resume the run's, or else "
+        "1e-4 with lbfgs, auto with the other optimisers)")  # fmt: skip
+    add("--l2-form", choices=("norm", "squared"),
+        help="whether --l2 is that of the parameters' norms or squares (with --resume the run's, or else norm with a "
+        "number, squared with auto)")  # fmt: skip
 
 
 def _add_label_weights(add: Callable[..., Any], default: str) -> None:
@@ -217,9 +221,10 @@ def _add_label_weights(add: Callable[..., Any], default: str) -> None:
 
 
 def _add_optimizer(add: Callable[..., Any]) -> None:
-    from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+    from pyfit_gpu.optimizers.known import OPTIMIZERS
 
-    _add_settings(add, LBFGSSettings)
+    _add_optimizer_name(add)
+    _add_settings(add, OPTIMIZERS["auto"])
     add("--conditioning", choices=("half", "std", "centre", "none"),
         help="how the inputs are shifted and scaled while they train (with --resume the run's, or else half; none "
         "where fewer atoms train than there are parameters)")  # fmt: skip
@@ -230,8 +235,15 @@ def _add_optimizer(add: Callable[..., Any]) -> None:
     add("--distribute", default="data", choices=("data", "members"), help="what torchrun's processes share (data)")
 
 
+def _add_optimizer_name(add: Callable[..., Any]) -> None:
+    from pyfit_gpu.optimizers.known import OPTIMIZERS
+
+    add("--optimizer", choices=tuple(OPTIMIZERS), default="lbfgs",
+        help="auto: LBFGS, then Gauss-Newton once it gains more a second (lbfgs)")  # fmt: skip
+
+
 def _add_settings(add: Callable[..., Any], kind: type[OptimizerSettings], only: Collection[str] | None = None) -> None:
-    """Add options for the settings of an optimiser: name, type, default and help are those of its fields."""
+    """Add options for the settings of an optimiser: name, type and help are those of its fields; None: not given."""
     from dataclasses import fields
 
     hints = get_type_hints(kind)
@@ -245,7 +257,7 @@ def _add_settings(add: Callable[..., Any], kind: type[OptimizerSettings], only: 
         if not how:
             is_whole = int in (hint, *get_args(hint))  # int, or int | None
             how = {"type": whole if is_whole else finite, "metavar": one.metadata["metavar"]}
-        add(f"--{one.name.replace('_', '-')}", default=default, help=text, **how)
+        add(f"--{one.name.replace('_', '-')}", help=text, **how)
 
 
 def _add_stopping(add: Callable[..., Any]) -> None:
@@ -283,9 +295,11 @@ def _add_plan(verb: Parser) -> None:
     add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to train")
     add("--members", type=whole, default=1, metavar="K", help="networks trained at once (1)")
     add("--memory", metavar="SIZE", help="limit, such as 4G or 512M, of the GPU or else the process (0.8 of all)")
-    from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+    _add_optimizer_name(add)
+    from pyfit_gpu.optimizers.known import OPTIMIZERS
 
-    _add_settings(add, LBFGSSettings, only=LBFGSSettings.fixed)
+    _add_settings(add, OPTIMIZERS["auto"], only=OPTIMIZERS["auto"].fixed)
+    add("--l2", type=finite_or_auto, metavar="C", help="auto: by the evidence (auto but with lbfgs)")
     _add_label_weights(add, "by the scales of the labels")
     _computing(verb)
     verb.add_argument("--quiet", action="store_true", help="only errors: whether it fits shows in the exit status")

@@ -41,6 +41,10 @@ def finite(text: str) -> float:
     return value
 
 
+def finite_or_auto(text: str) -> float | str:
+    return text if text == "auto" else finite(text)
+
+
 def duration(text: str) -> float:
     """Parse minutes or H:MM:SS to seconds."""
     cells = text.split(":")

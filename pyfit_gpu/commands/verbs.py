@@ -100,8 +100,9 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-_FIT = ("steps", "learning_rate_ramp", "l2", "conditioning", "force_weight", "stress_weight", "error_restart_level",
-        "validation_interval", "patience", "min_improvement", "target_rmse", "max_time", "keep")  # fmt: skip
+_FIT = ("steps", "learning_rate_ramp", "l2", "l2_form", "conditioning", "force_weight", "stress_weight",
+        "error_restart_level", "validation_interval", "patience", "min_improvement", "target_rmse", "max_time",
+        "keep")  # fmt: skip
 
 
 def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -109,15 +110,25 @@ def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _optimizer(options: argparse.Namespace) -> Any:
-    """Settings of the optimiser; those without an option of the verb keep their defaults."""
+def _optimizer(options: argparse.Namespace, name: str) -> Any:
+    """Settings of the optimiser that were given.
+
+    Raises:
+        InputError: one that this optimiser does not have.
+    """
     from dataclasses import fields
 
+    from pyfit_gpu.errors import InputError
     from pyfit_gpu.optimizers.known import OPTIMIZERS
 
-    kind = OPTIMIZERS["lbfgs"]
-    given = {one.name: getattr(options, one.name) for one in fields(kind) if hasattr(options, one.name)}
-    return kind(**given)
+    names = {one.name for kind in OPTIMIZERS.values() for one in fields(kind)}
+    given = _given(options, (one for one in names if hasattr(options, one)))
+    own = {one.name for one in fields(OPTIMIZERS[name])}
+    foreign = sorted(given.keys() - own)
+    if foreign:
+        option = f"--{foreign[0].replace('_', '-')}"
+        raise InputError(f"{option}: expected without --optimizer {name}, which has no such setting")
+    return OPTIMIZERS[name](**given)
 
 
 def _split(options: argparse.Namespace) -> Any:
@@ -143,13 +154,15 @@ def _train(options: argparse.Namespace) -> int:
     from pyfit_gpu.training.settings import FitSettings
 
     given = _given(options, _FIT)
+    if given.get("l2") == "auto":
+        given.setdefault("l2_form", "squared")  # the only form that it can choose
     return train(
         options.training_set,
         start=fit_options.StartOptions(
             tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
         ),
         outputs=_training_outputs(options),
-        settings=FitSettings(optimizer=_optimizer(options), **given),
+        settings=FitSettings(optimizer=_optimizer(options, options.optimizer), **given),
         setup=_setup(options),
         split=_split(options),
         weights=fit_options.WeightOptions(
@@ -199,15 +212,17 @@ def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.plan import plan
     from pyfit_gpu.training.settings import FitSettings
 
-    given = _given(options, ("force_weight", "stress_weight"))
+    given = _given(options, ("force_weight", "stress_weight", "l2"))
+    if given.get("l2") == "auto":
+        given["l2_form"] = "squared"
     plan(
         options.training_set,
         potential=options.potential,
         setup=_setup(options),
         members=options.members,
         memory=options.memory,
-        settings=FitSettings(optimizer=_optimizer(options), **given),
-        left_open={"conditioning", "force_weight", "stress_weight"} - given.keys(),
+        settings=FitSettings(optimizer=_optimizer(options, options.optimizer), **given),
+        left_open={"conditioning", "force_weight", "l2", "l2_form", "stress_weight"} - given.keys(),
     )
     return printed()
 

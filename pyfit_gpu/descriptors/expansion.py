@@ -37,6 +37,10 @@ class Chunk(PairFunctions):
         """The same chunk with nothing cached."""
         return Chunk(self.basis, self.atoms, self.pairs, self._all_vectors, self._all_kinds)
 
+    def part(self, rows: Tensor) -> Chunk:
+        """A chunk of some of the atoms, `rows` (n',) int64, with nothing cached."""
+        return Chunk(self.basis, self.atoms[rows], self.pairs[rows], self._all_vectors, self._all_kinds)
+
     @lazy
     def _radial_by_kind(self) -> list[Tensor]:
         return self._radial_blocks(self._radial)

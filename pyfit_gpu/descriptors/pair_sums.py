@@ -109,6 +109,11 @@ def _outer(grad_vectors: Tensor, vectors: Tensor) -> Tensor:
         matrix = (grad_vectors.unsqueeze(-2) * shaped.unsqueeze(-3)).sum(dim=-1)
     else:
         matrix = grad_vectors @ shaped.transpose(-1, -2)
+    return symmetric_six(matrix)
+
+
+def symmetric_six(matrix: Tensor) -> Tensor:
+    """(.., 3, 3) to (.., 6): the components of the symmetric part."""
     symmetric = (matrix + matrix.transpose(-1, -2)) / 2
     return torch.stack([symmetric[..., a, b] for a, b in _VOIGT], dim=-1)
 

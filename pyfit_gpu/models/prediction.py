@@ -9,33 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.descriptors.expansion import Chunk
-from pyfit_gpu.descriptors.lsp import chunk_workers, padded_widths
-from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
+from pyfit_gpu.models.chunk_walk import ChunkWalk
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.last_layer import LastLayerRows, n_last_parameters
-from pyfit_gpu.models.networks import ElementLayout, NetworkPass
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
 from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
-
-# With this many members or more, computing the Jacobian dG/dv costs less than a VJP for each (measured with 42 and 48
-# features).
-_JACOBIAN_MEMBERS = 7
-# Bytes of a chunk's dG/dv: on a CPU they stay in cache, on a GPU launches dominate small chunks (estimated, not
-# measured).
-_JACOBIAN_BYTES_CPU = 2**22
-_JACOBIAN_BYTES_GPU = 2**29
-_NETWORK_ATOMS = 4096  # of a piece that goes through the networks without a chunk, on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +178,7 @@ def predict_batch(
     bars = None if uncertainty is None else uncertainty.error_bars
     rows = None if bars is None else LastLayerRows(potential, batch, derivatives=force_errors)
     grade = None if uncertainty is None else uncertainty.grade
-    walk = _ChunkWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
+    walk = ChunkWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
     found = _predict_walk(walk)
     if walk.grades is None:
         return found
@@ -212,10 +197,10 @@ def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> t
         derivatives: whether forces and stress are wanted, and their rows.
     """
     rows = LastLayerRows(potential, batch, derivatives=derivatives)
-    return _predict_walk(_ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
+    return _predict_walk(ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
 
 
-def _predict_walk(walk: _ChunkWalk) -> Prediction:
+def _predict_walk(walk: ChunkWalk) -> Prediction:
     batch, energies = walk.batch, walk.run()
     sums = sum_over_atoms(energies, batch.sizes)
     if walk.totals is None:
@@ -258,172 +243,3 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     squares = (differences - mean.unsqueeze(dim)).square()
     spread = (sum_first_axis(squares.movedim(dim, 0)) / (values.shape[dim] - 1)).sqrt()
     return first.squeeze(dim) + mean, spread
-
-
-class _ChunkWalk:
-    """Energies and derivatives chunk by chunk, several at once on a CPU, while a chunk's results are still cached."""
-
-    def __init__(
-        self,
-        potential: Potential,
-        batch: Batch,
-        *,
-        derivatives: bool,
-        rows: LastLayerRows | None = None,
-        grade: ExtrapolationGrade | None = None,
-    ) -> None:
-        self.model = energy_model(potential, "predict")
-        self.rows = rows
-        self.grade = grade
-        self.grades: Tensor | None = None  # (n_atoms,), after `run` if there is a grade
-        self.descriptor = potential.descriptor
-        self.batch = batch
-        self.networks: _Tiled | _Stacked
-        if potential.device.type == "cpu":
-            self.networks = _Tiled(potential, batch)
-        else:
-            self.networks = _Stacked(potential, batch)
-        self.n_members = potential.networks.n_members
-        self.like = potential.networks.weights[0]
-        self.totals: PairTotals | None = None
-        if derivatives:
-            sums = PairSums(batch.neighbors, batch.sizes)
-            self.totals = PairTotals(sums, (self.n_members,), self.like, virials=True)
-
-    def run(self) -> Tensor:
-        """(K, n_atoms) eV, atomic energies; `totals` and `grades` then have what was asked for of all chunks."""
-        energies = self.like.new_empty(self.n_members, len(self.batch.species))
-        workers = chunk_workers(self.batch.neighbors)
-        row_derivatives = self.rows is not None and self.rows.wants_derivatives
-        if self.totals is None and not (row_derivatives or self.model.uses_vectors):
-            # Larger pieces than chunks cost less.
-            features = self.batch.features(self.descriptor)
-
-            def evaluate_piece(atoms: Tensor) -> None:
-                found = self.networks(atoms, features[atoms])
-                energies.index_copy_(1, atoms, self.model.energies(found.outputs, None))
-                if self.rows is not None:
-                    self.rows.add(atoms, found)
-
-            workers.run(evaluate_piece, self.networks.pieces())
-            self._find_grades(features)
-            return energies
-
-        # Grades cost less for many atoms than for those of a chunk, so the inputs are kept that long.
-        n_kept = 0 if self.grade is None else len(self.batch.species)
-        inputs = self.like.new_empty(n_kept, self.descriptor.n_features)
-
-        def compute(chunk: Chunk) -> None:
-            raw = chunk.raw()
-            features = self.descriptor.transform(raw, self._where(chunk))
-            found = self.networks(chunk.atoms, features)
-            energies.index_copy_(1, chunk.atoms, self.model.energies(found.outputs, chunk))
-            if n_kept:
-                inputs.index_copy_(0, chunk.atoms, features)
-            if self.rows is not None:
-                self.rows.add(chunk.atoms, found)
-                if row_derivatives:
-                    self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
-            if self.totals is not None:
-                grad_outputs, grad_vectors = self.model.vjp(found.outputs, chunk)
-                grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
-                through_features = self._grad_vectors(chunk, grad_features)
-                self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
-
-        neighbors, species = self.batch.neighbors, self.batch.species
-        chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
-        workers.run(compute, chunks)
-        self._find_grades(inputs)
-        return energies
-
-    def _find_grades(self, inputs: Tensor) -> None:
-        if self.grade is not None:
-            self.grades = self.grade(inputs, self.batch.species)
-
-    def _by_jacobian(self) -> bool:
-        return self.totals is not None and self.n_members >= _JACOBIAN_MEMBERS
-
-    def _max_pairs(self) -> int | None:
-        """Places for pairs of a chunk; None: as many as usual."""
-        if not self._by_jacobian():
-            return None
-        on_cpu = self.like.device.type == "cpu"
-        bytes_per_pair = 3 * self.descriptor.n_features * self.like.element_size()
-        return max(1, (_JACOBIAN_BYTES_CPU if on_cpu else _JACOBIAN_BYTES_GPU) // bytes_per_pair)
-
-    def _grad_vectors(self, chunk: Chunk, grad: Tensor) -> Tensor:
-        """Map dE/dG (K, n, n_features) to dE/dv (n, K, 3, places)."""
-        if not self._by_jacobian():
-            parts = [chunk.vjp(member) for member in grad]
-            return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0][:, None]
-        # Members are rows of one product, padded to fours on a CPU: rows beyond a multiple of four round differently.
-        jacobian = chunk.jacobian(pad=True).flatten(2)
-        n_members, _, n_features = grad.shape
-        padding = (0, jacobian.shape[1] - n_features, 0, -n_members % 4 if grad.device.type == "cpu" else 0)
-        rows = torch.nn.functional.pad(grad.transpose(0, 1), padding).contiguous()
-        return torch.bmm(rows, jacobian)[:, :n_members].unflatten(-1, (3, -1))
-
-    def _where(self, chunk: Chunk) -> Callable[[int], str]:
-        return lambda number: self.batch.structures.describe_atom(int(chunk.atoms[number]))
-
-
-class _Tiled:
-    """Networks for a CPU: members and elements one by one, atoms in tiles."""
-
-    def __init__(self, potential: Potential, batch: Batch) -> None:
-        self._networks = TiledNetworks(potential.networks)
-        self._n_members = potential.networks.n_members
-        structure = torch.repeat_interleave(batch.sizes, output_size=len(batch.species))
-        widths = padded_widths(batch.neighbors.counts, on_gpu=False)
-        self._tiles = AtomTiles.of(
-            batch.species, structure, widths, potential.descriptor.n_elements, potential.dtype.itemsize
-        )
-
-    def pieces(self) -> Iterator[Tensor]:
-        """All atoms, in pieces that can be evaluated at once."""
-        yield from self._tiles.in_order.split(_NETWORK_ATOMS)
-
-    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
-        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
-        outputs = features.new_empty(self._n_members, len(features), self._networks.n_outputs)
-        hidden = features.new_empty(self._n_members, len(features), self._networks.n_hidden)
-        parts: list[tuple[int, slice, Tensor, int, NetworkPass]] = []
-        for element, own, place, n_tiles in self._tiles.by_element(atoms):
-            inputs = self._arranged(features[own], place, n_tiles)
-            for member in range(self._n_members):
-                found = self._networks(member, element, inputs)
-                outputs[member, own] = found.outputs.flatten(0, 1).index_select(0, place)
-                hidden[member, own] = found.hidden.flatten(0, 1).index_select(0, place)
-                parts.append((member, own, place, n_tiles, found))
-
-        def all_vjps(grad: Tensor, *, of_hidden: bool = False) -> Tensor:
-            result = features.new_empty(self._n_members, *features.shape)
-            for member, own, place, n_tiles, found in parts:
-                arranged = self._arranged(grad[member, own], place, n_tiles)
-                vjp = found.hidden_vjp if of_hidden else found.vjp
-                result[member, own] = vjp(arranged).flatten(0, 1).index_select(0, place)
-            return result
-
-        return NetworkPass(outputs, hidden, all_vjps, partial(all_vjps, of_hidden=True))
-
-    def _arranged(self, values: Tensor, place: Tensor, n_tiles: int) -> Tensor:
-        """(n, m) to (n_tiles, rows, m), zero where there is no atom."""
-        whole = values.new_zeros(n_tiles * self._tiles.rows, values.shape[1])
-        return whole.index_copy_(0, place, values).view(n_tiles, self._tiles.rows, -1)
-
-
-class _Stacked:
-    """Networks for a GPU: all members and elements in one batched product."""
-
-    def __init__(self, potential: Potential, batch: Batch) -> None:
-        self._networks = potential.networks
-        self._species = batch.species
-
-    def pieces(self) -> Iterator[Tensor]:
-        """All atoms at once."""
-        yield torch.arange(len(self._species), device=self._species.device)
-
-    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
-        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
-        layout = ElementLayout.of(self._species[atoms], self._networks.n_elements)
-        return layout.restored(self._networks.with_vjp(layout.arrange(features)))

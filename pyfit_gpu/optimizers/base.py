@@ -6,7 +6,7 @@ A user chooses `OptimizerSettings` (`FitSettings.optimizer`). They build an `Opt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -22,9 +22,8 @@ class Gives(Enum):
 
     # The gradient of the loss. Every objective gives it, when it is called.
     GRADIENT = "the gradient of the loss"
-    # Residuals r whose sum of squares is the squared loss, with their Jacobian J = dr/dparameters as the products J^T J
-    # and J^T r, added up over the lanes of a set in order like every other sum. No objective gives them yet.
-    RESIDUALS = "residuals and their Jacobian"
+    # J^T J, where J = dr/dparameters and the sum of squares of the residuals r is the square of the loss.
+    RESIDUALS = "J^T J of residuals whose squares add up to the square of the loss"
 
 
 class MemberObjective(Protocol):
@@ -49,6 +48,12 @@ class MemberObjective(Protocol):
 
         Returns:
             loss (A,), its gradient (A, P), and extras (A, E): numbers that belong to the point. All are detached.
+        """
+
+    def normal_matrices(self, points: Tensor, members: Tensor) -> Iterator[Tensor]:
+        """Yield J^T J (P, P) float64 of each member at its point, if the objective `gives` residuals.
+
+        J^T r is the loss times its gradient. A matrix may be changed by whoever receives it.
         """
 
 

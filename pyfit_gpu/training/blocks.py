@@ -10,7 +10,7 @@ the other terms go through autograd.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,13 @@ from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training.force_map import ForceMap, require_positions
+from pyfit_gpu.training.force_rows import Slab, slabs_of, structure_groups
+from pyfit_gpu.training.lanes import cut_blocks
 from pyfit_gpu.training.loss import Comparison, Labelled, LabelWeights, WeightedTerm, squares_of
+from pyfit_gpu.training.network_jacobian import NetworkJacobian
 from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
+
+_ROW_ATOMS = 4096  # most atoms for whose structures' energies rows of the Jacobian are made at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +104,7 @@ class Block:
         dtype = chosen.features.dtype
         self._conditioning = None if conditioning is None else conditioning.to(chosen.features.device, dtype)
         self.sizes = chosen.sizes
+        self.species = chosen.species
         self.structure = torch.repeat_interleave(chosen.sizes)
         self.per_atom = 1.0 / chosen.sizes.to(dtype)
         # In float64 first: total energies of hundreds of eV would cost float32 its digits.
@@ -160,6 +166,37 @@ class Block:
             if isinstance(self.layout, PackedAtoms):
                 return self._energy_value(self.layout, networks, factor, gradient)
             return self._full_value(self.layout, networks, factor, gradient)
+
+    def jacobian_rows(self, networks: ElementNetworks, factor: Tensor | None) -> Iterator[Tensor]:
+        """Yield rows (n, P) of the Jacobian of the residuals, whose squares add up to the squared loss, of one member.
+
+        Args:
+            networks, factor: as for `value`, with one member. A factor scales the squares of the energies' rows, where
+                the loss is not the sum of their squares (group_errors.py): that linearises it.
+        """
+        with torch.no_grad():
+            inputs, species = self._inputs_by_atom(), self.species
+            scale = self._scaled(factor if factor is None else factor[0]).sqrt() * self.per_atom
+            n_elements = networks.n_elements
+            for first, end in cut_blocks(self.sizes.tolist(), _ROW_ATOMS):
+                sizes = self.sizes[first:end]
+                start = int(self.sizes[:first].sum())
+                atoms = slice(start, start + int(sizes.sum()))
+                jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms])
+                for group in structure_groups(sizes, species[atoms], n_elements):
+                    yield jacobian.energy_rows(group.members) * scale[first:end][group.rows][:, None]
+            if self.labels is not None:
+                yield from self.labels.jacobian_rows(networks, inputs, species)
+
+    def _inputs_by_atom(self) -> Tensor:
+        """(n_atoms, F): the networks' inputs, conditioned."""
+        if isinstance(self.layout, PackedAtoms):
+            arranged = self.features.transpose(1, 2).flatten(0, 1)
+            width = arranged.shape[1] - 1
+            place = self.layout.place
+            chosen = arranged[: len(self.structure)] if place is None else arranged.index_select(0, place)
+            return chosen[:, :width]
+        return self.layout.restore(self.features[None])[0]
 
     def _energy_value(
         self, packed: PackedAtoms, networks: ElementNetworks, factor: Tensor | None, gradient: bool
@@ -226,6 +263,7 @@ class _Labels:
         terms = [one for one in terms if bool((label_weights[one.term.name][rows] > 0).any())]
         virials = any(one.term.prediction == "virials" for one in terms)
         self.map = ForceMap(chosen, rows.tolist(), virials=virials, memory=memory, scale=scale)
+        self._found_slabs: list[tuple[Slab, slice, slice]] | None = None
         self.comparisons: list[tuple[WeightedTerm, Comparison]] = []
         for one in terms:
             assert one.term.compare is not None
@@ -247,6 +285,33 @@ class _Labels:
             total = total + one.weight * found[one.term.counted]
             squares |= {name: square.detach() for name, square in found.items()}
         return total, squares
+
+    def jacobian_rows(self, networks: ElementNetworks, inputs: Tensor, species: Tensor) -> Iterator[Tensor]:
+        """Yield rows (n, P) of the Jacobian of the residuals of these labels, for one member.
+
+        Args:
+            inputs: (n_atoms, F) of all atoms of the block, conditioned.
+            species: (n_atoms,) int64.
+        """
+        inputs, species = inputs[self.map.atoms], species[self.map.atoms]
+        scales = {one.term.prediction: one.weight**0.5 * comparison.scale for one, comparison in self.comparisons}
+        for slab, structures, atoms in self._slabs(species, networks.n_elements):
+            jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms])
+            if "forces" in scales:
+                scale = scales["forces"][atoms]
+                for group, moves in slab.force_moves():
+                    rows = jacobian.moved_rows(group.members, moves)
+                    yield rows.mul_(scale[group.rows][:, None, None]).flatten(0, 1)
+            if "virials" in scales:
+                scale = scales["virials"][structures]
+                for group, moves in slab.virial_moves():
+                    rows = jacobian.moved_rows(group.members, moves)
+                    yield rows.mul_(scale[group.rows][:, None, None]).flatten(0, 1)
+
+    def _slabs(self, species: Tensor, n_elements: int) -> list[tuple[Slab, slice, slice]]:
+        if self._found_slabs is None:
+            self._found_slabs = slabs_of(self.map, species, n_elements)
+        return self._found_slabs
 
     def _predictions(self, grad_features: Tensor) -> dict[str, Tensor]:
         """Predictions for the map's structures and atoms, by `LossTerm.prediction`. New kinds are added here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,22 +13,28 @@ from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.columns import Columns
 from pyfit_gpu.training.history import LabelErrors, Scores
-from pyfit_gpu.training.loss import TERMS, l2_penalty
+from pyfit_gpu.training.loss import TERMS
 from pyfit_gpu.training.objective import Evaluation, Objective
+from pyfit_gpu.training.penalty import NormPenalty, Penalty, SquaredPenalty
 
 
 class Closure:
     """An `Objective` and the penalty as one `MemberObjective`, with extras for the logs."""
 
-    gives = frozenset({Gives.GRADIENT})
-
-    def __init__(self, objective: Objective, template: ElementNetworks, l2: float) -> None:
+    def __init__(self, objective: Objective, template: ElementNetworks, penalty: Penalty) -> None:
         self.objective = objective
         self.template = template
-        self.l2 = l2
+        self.penalty = penalty
+        self._matrices: dict[int, tuple[Tensor, Tensor]] = {}  # by member: parameters and J^T J there, kept once
         # Columns for all terms, whether they take part or not: run files hold them.
         terms = dict.fromkeys(term.name for term in TERMS)
         self._columns = Columns({"loss": None, **terms, "groups": len(objective.groups.names)})
+
+    @property
+    def gives(self) -> frozenset[Gives]:
+        """The gradient, and with a penalty that is a sum of squares or none J^T J."""
+        is_norm = isinstance(self.penalty, NormPenalty) and self.penalty.l2 > 0
+        return frozenset({Gives.GRADIENT}) if is_norm else frozenset(Gives)
 
     def is_recordable(self, n_points: int) -> bool:
         """Whether a call with `n_points` points is the same operations each time, and worth recording."""
@@ -38,11 +44,32 @@ class Closure:
         """Evaluate loss (A,), gradient (A, n_parameters) and numbers for `scores` at the parameters `points`."""
         found = self.objective.evaluate(points, self.template)
         assert found.gradient is not None
-        loss, gradient = found.errors.loss, found.gradient
-        if self.l2:
-            penalty, grad_penalty = _penalty(points, self.template)
-            loss, gradient = loss + self.l2 * penalty, gradient + self.l2 * grad_penalty
+        loss, gradient = self.penalty.added(found.errors.loss, found.gradient, points, members)
         return loss, gradient, self.numbers(found)
+
+    def normal_matrices(self, points: Tensor, members: Tensor) -> Iterator[Tensor]:
+        """Yield J^T J (P, P) of each member, of residuals whose squares add up to the square of what a call gives."""
+        for k, point in zip(members.tolist(), points, strict=True):
+            where, matrix = self._matrices.pop(k, (None, None))
+            if where is None or matrix is None or not torch.equal(where, point):
+                (matrix,) = self.objective.normal_matrices(point[None], self.template)
+            yield self._with_penalty(k, matrix)
+
+    def matrix(self, k: int, point: Tensor, *, keep: bool) -> Tensor:
+        """J^T J (P, P) of member k at a point (P,), as `normal_matrices` yields it.
+
+        Args:
+            keep: whether `normal_matrices` will be asked for it next.
+        """
+        (matrix,) = self.objective.normal_matrices(point[None], self.template)
+        if keep:
+            self._matrices[k] = (point.clone(), matrix)
+        return self._with_penalty(k, matrix.clone() if keep else matrix)
+
+    def _with_penalty(self, k: int, matrix: Tensor) -> Tensor:
+        if isinstance(self.penalty, SquaredPenalty):
+            matrix.diagonal().add_(self.penalty.strengths[k])
+        return matrix
 
     def numbers(self, found: Evaluation) -> Tensor:
         """(A, C): loss without penalty, error of every label (NaN if it takes no part), energy RMSE of every group."""
@@ -89,17 +116,3 @@ def _scores(loss: Tensor, errors: Mapping[str, Tensor], groups: Tensor, names: S
         )
         for k, (own_loss, own_groups) in enumerate(zip(loss.tolist(), groups.tolist(), strict=True))
     ]
-
-
-def _penalty(points: Tensor, template: ElementNetworks) -> tuple[Tensor, Tensor]:
-    """The L2 penalty (A,) and its gradient (A, P)."""
-    # On a CPU one after the other: the bits of a norm depend on how many are computed at once.
-    parts = points.detach().split(1 if points.device.type == "cpu" else len(points))
-    found = []
-    for part in parts:
-        leaf = part.clone().requires_grad_()
-        with torch.enable_grad():
-            penalty = l2_penalty(template.with_flat(leaf))
-            (gradient,) = torch.autograd.grad(penalty.sum(), leaf)
-        found.append((penalty.detach(), gradient))
-    return torch.cat([penalty for penalty, _ in found]), torch.cat([gradient for _, gradient in found])

@@ -23,7 +23,7 @@ from pyfit_gpu.training.blocks import BlockValue
 from pyfit_gpu.training.columns import Columns
 
 Distribute = Literal["data", "members"]
-_STOP, _BUILD, _VALUES = range(3)
+_STOP, _BUILD, _VALUES, _MATRIX = range(4)
 _HEADER = 6  # whole numbers
 _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or wait for a disk, as long as it likes
 
@@ -71,6 +71,11 @@ class SharedObjective(Protocol):
         self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
     ) -> list[BlockValue]:
         """Evaluate all members, lane by lane, on the lanes that this process owns."""
+
+    def lane_matrices(
+        self, point: Tensor, template: ElementNetworks, factor: Tensor | None, lanes: slice
+    ) -> Iterator[Tensor]:
+        """Yield the J^T J (P, P) of one member of these lanes among those that this process has."""
 
 
 T = TypeVar("T")
@@ -160,6 +165,30 @@ class ProcessGroup:
             return BlockValue.sum([lane for lanes in found for lane in lanes])
         return BlockValue.join([lanes[0] for lanes in found if lanes])
 
+    def matrices(
+        self, objective: SharedObjective, point: Tensor, template: ElementNetworks, factor: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Yield the `lane_matrices` of all lanes in order, each process having computed some."""
+        self._busy = True
+        self._announce(_MATRIX, self.objectives.index(objective), point.shape[1], int(factor is not None))
+        point = point.detach().double().to(self.device).contiguous()
+        _broadcast(point)
+        if factor is not None:
+            _broadcast(factor.double().to(self.device).contiguous())
+        device, n_lanes = objective.target.device, len(objective.bounds)
+        yield from objective.lane_matrices(point.to(device), template, factor, self._own_lanes(n_lanes))
+        received = torch.empty(point.shape[1], point.shape[1], dtype=torch.float64, device=self.device)
+        for rank in range(1, self.size):
+            own = self._own(n_lanes, rank)
+            for _ in range(own.stop - own.start):
+                _receive_from(received, rank)
+                yield received.to(device)
+        self._busy = False
+
+    def _own_lanes(self, n_lanes: int) -> slice:
+        """Lanes of which this process makes matrices, among those that it has."""
+        return self._own(n_lanes, self.rank) if self.distribute == "members" else slice(None)
+
     def _announce(self, *numbers: int) -> None:
         header = torch.zeros(_HEADER, dtype=torch.int64, device=self.device)
         header[: len(numbers)] = torch.tensor(numbers)
@@ -223,6 +252,8 @@ class ProcessGroup:
                 return
             if order == _BUILD:
                 self.objectives.append(make(_PARTS[number]))
+            elif order == _MATRIX:
+                self._answer_matrices(self.objectives[number], template, *rest[:2])
             else:
                 self._answer(self.objectives[number], template, *rest)
 
@@ -235,16 +266,30 @@ class ProcessGroup:
         scaled: int,
         gradient: int,
     ) -> None:
-        points = torch.empty(members, n_parameters, dtype=torch.float64, device=self.device)
-        _broadcast(points)
-        factor = None
-        if scaled:
-            factor = torch.empty(members, len(objective.target), dtype=torch.float64, device=self.device)
-            _broadcast(factor)
-            factor = factor.to(objective.target.device)
+        points, factor = self._receive_points(objective, members, n_parameters, scaled)
         for value in self._own_values(objective, points, template, factor, gradient=bool(gradient)):
             columns = _columns(objective, value.energies.shape[1], n_parameters if gradient else 0)
             _send(columns.pack(value.named()).to(self.device).contiguous())
+
+    def _receive_points(
+        self, objective: SharedObjective, members: int, n_parameters: int, scaled: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Receive parameters (members, P), and the factor (members, B) of the whole set if there is one."""
+        points = torch.empty(members, n_parameters, dtype=torch.float64, device=self.device)
+        _broadcast(points)
+        if not scaled:
+            return points, None
+        factor = torch.empty(members, len(objective.target), dtype=torch.float64, device=self.device)
+        _broadcast(factor)
+        return points, factor.to(objective.target.device)
+
+    def _answer_matrices(
+        self, objective: SharedObjective, template: ElementNetworks, n_parameters: int, scaled: int
+    ) -> None:
+        point, factor = self._receive_points(objective, 1, n_parameters, scaled)
+        own = self._own_lanes(len(objective.bounds))
+        for matrix in objective.lane_matrices(point.to(objective.target.device), template, factor, own):
+            _send(matrix.to(self.device))
 
 
 def _columns(objective: SharedObjective, n_structures: int, n_parameters: int) -> Columns:

@@ -38,7 +38,7 @@ def making_bytes(n_bytes: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
+class MapBlock:
     """A chunk of atoms with the derivatives that map dE/d(features) to dE/d(pair vectors)."""
 
     chunk: Chunk
@@ -48,7 +48,7 @@ class _Block:
     @classmethod
     def of(
         cls, descriptor: LocalStructureParameters, scale: Tensor | None, species: Tensor, chunk: Chunk, keep: bool
-    ) -> _Block:
+    ) -> MapBlock:
         """Compute the slopes of a chunk that is not used otherwise and, if wanted, the derivatives to keep.
 
         Args:
@@ -60,6 +60,16 @@ class _Block:
         if scale is not None:
             slope = slope / scale[species[chunk.atoms]]
         return cls(chunk, slope, once.jacobian().flatten(2).mul_(slope[..., None]) if keep else None)
+
+    def jacobian_of(self, rows: Tensor) -> Tensor:
+        """Derivatives of the inputs of some atoms of the chunk, (n', n_features, 3, K), kept or computed anew.
+
+        Args:
+            rows: (n',) int64, ascending.
+        """
+        if self.jacobian is not None:
+            return self.jacobian.index_select(0, rows).unflatten(2, (3, -1))
+        return self.chunk.part(rows).jacobian().mul_(self.slope.index_select(0, rows)[..., None, None])
 
     def grad_vectors(self, grad_features: Tensor) -> Tensor:
         """Map dE/d(features) (n, M, n_features) to dE/d(pair vectors) (n, M, 3, K)."""
@@ -78,11 +88,11 @@ class _Block:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class MapPart:
     """The map for structures of similar size."""
 
     sums: PairSums
-    blocks: tuple[_Block, ...]
+    blocks: tuple[MapBlock, ...]
     n_structures: int
     n_atoms: int
 
@@ -136,13 +146,13 @@ class ForceMap:
             chosen = [rows[place] for place in batch]
             parts.append(self._part(training_set.select(chosen)))
             order += chosen
-        self._parts = tuple(parts)
+        self.parts = tuple(parts)  # their structures and atoms one after the other, in the map's order
         device = training_set.sizes.device
         self.rows = torch.tensor(order, device=device)  # (B',) int64, structures of the set in the map's order
         atoms = [torch.arange(first[row], first[row] + sizes[row], device=device) for row in order]
         self.atoms = torch.cat(atoms)  # (n',) int64, atoms of the set in the map's order
 
-    def _part(self, chosen: TrainingSet) -> _Part:
+    def _part(self, chosen: TrainingSet) -> MapPart:
         require_positions(chosen)
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
         neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
@@ -155,9 +165,9 @@ class ForceMap:
             planned.append((chunk, keep))
         # One thread for each: products in several threads may be rounded otherwise.
         blocks = Workers.shared(neighbors.vectors.device).map(
-            lambda item: _Block.of(descriptor, self._scale, chosen.species, *item), planned
+            lambda item: MapBlock.of(descriptor, self._scale, chosen.species, *item), planned
         )
-        return _Part(PairSums(neighbors, chosen.sizes), tuple(blocks), len(chosen), chosen.n_atoms)
+        return MapPart(PairSums(neighbors, chosen.sizes), tuple(blocks), len(chosen), chosen.n_atoms)
 
     def __call__(self, grad_features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Forces (n', M, 3) eV/Å and virials (B', M, 6) eV; differentiable.
@@ -170,7 +180,7 @@ class ForceMap:
 
     def apply(self, grad_features: Tensor) -> tuple[Tensor, Tensor | None]:
         forces, virials = [], []
-        for part, own in zip(self._parts, grad_features.split([part.n_atoms for part in self._parts]), strict=True):
+        for part, own in zip(self.parts, grad_features.split([part.n_atoms for part in self.parts]), strict=True):
             pairs = ((block.chunk, block.grad_vectors(own[block.chunk.atoms])) for block in part.blocks)
             part_forces, part_virials = part.sums(pairs, virials=self.virials)
             forces.append(part_forces)
@@ -181,10 +191,10 @@ class ForceMap:
     def vjp(self, grad_forces: Tensor, grad_virials: Tensor | None) -> Tensor:
         """Vector-Jacobian product (n', M, n_features), from derivatives with respect to forces and virials."""
         result = []
-        by_atoms = [part.n_atoms for part in self._parts]
-        by_structures = [part.n_structures for part in self._parts]
-        own_virials = [None] * len(self._parts) if grad_virials is None else grad_virials.split(by_structures)
-        for part, own_forces, own in zip(self._parts, grad_forces.split(by_atoms), own_virials, strict=True):
+        by_atoms = [part.n_atoms for part in self.parts]
+        by_structures = [part.n_structures for part in self.parts]
+        own_virials = [None] * len(self.parts) if grad_virials is None else grad_virials.split(by_structures)
+        for part, own_forces, own in zip(self.parts, grad_forces.split(by_atoms), own_virials, strict=True):
             n_features = part.blocks[0].slope.shape[1]
             collected = own_forces.new_empty(part.n_atoms, own_forces.shape[1], n_features)
             for block in part.blocks:

@@ -13,25 +13,19 @@ the likelihood of their errors is largest where it is the mean of error^2 / (j^T
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.datasets.feature_rows import read_features
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.batches import batch_atoms
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.error_bars import LABELS, Calibration, ErrorBars
-from pyfit_gpu.models.last_layer import energy_rows, n_last_parameters
-from pyfit_gpu.models.networks import ElementLayout
+from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.prediction import prediction_batches, rows_of_batch
-from pyfit_gpu.structures.batch import size_batches
-from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training.force_map import require_positions
+from pyfit_gpu.training.last_layer_residuals import AtomCounter, Progress, residuals
 from pyfit_gpu.training.loss import TERMS, LabelWeights, LossWeights, check_weights, taking_part
 
 _ROUNDS = 200  # of the fixed point
@@ -40,17 +34,6 @@ _LEAST_SHARE = 1e-12  # of the largest eigenvalue, that the penalty keeps
 # A force that is zero by symmetry has no variance, and its error is what the reference left: it says nothing. Values
 # whose variance is below this share of the mean take no part in a calibration.
 _NO_VARIANCE = 1e-6
-
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class _Values:
-    """Predictions of one label for some structures: n structures or atoms with m components each."""
-
-    structure: Tensor  # (n,) int64, row of the set
-    errors: Tensor  # (n, m), predicted minus known, of extensive quantities in eV; NaN where not known
-    rows: Tensor  # (n, m, P), derivatives with respect to the last layer
 
 
 def build_error_bars(
@@ -81,7 +64,7 @@ def build_error_bars(
     _check(potential, train, validation, weights or {}, penalty)
     train = _on_scale(train, potential)
     potential = potential.to(train.sizes.device, torch.float64)
-    done = _Counter(progress)
+    done = AtomCounter(progress)
     moments = _moments(potential, train, weights or {}, done)
     parameters = last_parameters(potential)
     noise, penalty, n_effective = _most_probable(moments, float(parameters.square().sum()), penalty)
@@ -136,18 +119,6 @@ def _on_scale(part: TrainingSet, potential: Potential) -> TrainingSet:
     return replace(part, energy_shift=tuple(potential.energy_shift.tolist()))
 
 
-class _Counter:
-    """Counts atoms over several sets."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._done = 0
-
-    def add(self, n_atoms: int) -> None:
-        self._done += n_atoms
-        self._progress(self._done)
-
-
 @dataclass(frozen=True, eq=False)
 class _Moments:
     """Sums over the weighted residuals of training."""
@@ -157,7 +128,7 @@ class _Moments:
     n_values: int  # N, residuals with a weight
 
 
-def _moments(potential: Potential, train: TrainingSet, weights: LossWeights, done: _Counter) -> _Moments:
+def _moments(potential: Potential, train: TrainingSet, weights: LossWeights, done: AtomCounter) -> _Moments:
     label_weights = LabelWeights.of(train)
     factors = {"energy": 1.0, **{one.term.name: one.weight for one in taking_part(weights, label_weights)}}
     # Energies and virials count by atom.
@@ -170,7 +141,7 @@ def _moments(potential: Potential, train: TrainingSet, weights: LossWeights, don
     normal = torch.zeros(n_parameters, n_parameters, dtype=torch.float64, device=train.sizes.device)
     squared_loss, n_values = normal.new_zeros(()), 0
     counted = torch.stack(list(by_label.values())).sum(dim=0) > 0
-    for by_term in _predicted(potential, train, counted, derivatives=len(factors) > 1, done=done):
+    for by_term in residuals(potential, train, counted, derivatives=len(factors) > 1, done=done):
         for label, weight in by_label.items():
             found = by_term[label]
             own = weight[found.structure]
@@ -216,7 +187,7 @@ def _most_probable(moments: _Moments, size: float, penalty: float | None) -> tup
     return noise(gamma), chosen, gamma
 
 
-def _calibrated(bars: ErrorBars, potential: Potential, validation: TrainingSet, done: _Counter) -> ErrorBars:
+def _calibrated(bars: ErrorBars, potential: Potential, validation: TrainingSet, done: AtomCounter) -> ErrorBars:
     """Error bars with the factors of largest likelihood for the labels that validation structures have."""
     chosen = validation.weight > 0
     known = {term.name: term.known(validation) & chosen for term in TERMS if term.name in LABELS}
@@ -225,7 +196,7 @@ def _calibrated(bars: ErrorBars, potential: Potential, validation: TrainingSet, 
     squares: dict[str, list[Tensor]] = {label: [] for label in LABELS}
     variances: dict[str, list[Tensor]] = {label: [] for label in LABELS}
     bars = bars.to(validation.sizes.device)
-    for by_term in _predicted(potential, validation, torch.stack(list(known.values())).any(dim=0), derivatives, done):
+    for by_term in residuals(potential, validation, torch.stack(list(known.values())).any(dim=0), derivatives, done):
         for label in LABELS:
             if label in by_term:
                 found = by_term[label]
@@ -235,8 +206,8 @@ def _calibrated(bars: ErrorBars, potential: Potential, validation: TrainingSet, 
     calibrations = dict(bars.calibrations)
     for label in LABELS:
         if squares[label]:
-            found = _calibration(torch.cat(squares[label]), torch.cat(variances[label]))
-            calibrations[label] = found or calibrations[label]
+            fitted = _calibration(torch.cat(squares[label]), torch.cat(variances[label]))
+            calibrations[label] = fitted or calibrations[label]
     return replace(bars.to("cpu"), calibrations=calibrations)
 
 
@@ -252,56 +223,3 @@ def _calibration(squares: Tensor, variances: Tensor) -> Calibration | None:
     if not bool(counted.any()):
         return None
     return Calibration(float((squares[counted] / variances[counted]).mean()), int(counted.sum()))
-
-
-def _predicted(
-    potential: Potential, part: TrainingSet, counted: Tensor, derivatives: bool, done: _Counter
-) -> Iterator[Mapping[str, _Values]]:
-    """Yield predictions and their derivatives, by label, for some structures (B,) bool of a set at a time."""
-    chosen = counted.nonzero()[:, 0]
-    make = _with_derivatives if derivatives else _energies
-    for found in make(potential, part.select(chosen)):
-        done.add(int(part.sizes[chosen[found["energy"].structure]].sum()))
-        yield {
-            label: _Values(chosen[own.structure], own.errors.double(), own.rows.double())
-            for label, own in found.items()
-        }
-
-
-def _energies(potential: Potential, part: TrainingSet) -> Iterator[dict[str, _Values]]:
-    """Energies, from the features that the set holds."""
-    n_elements = potential.descriptor.n_elements
-    for rows in size_batches(part.sizes.tolist(), batch_atoms(part.sizes.device, potential.descriptor.n_features)):
-        own = part.select(rows)
-        layout = ElementLayout.of(own.species, n_elements)
-        features = read_features(own.features).to(potential.dtype)
-        found = layout.restored(potential.networks.with_vjp(layout.arrange(features)))
-        energy = sum_over_atoms(found.outputs[..., 0], own.sizes)[0]
-        derivatives = energy_rows(found.hidden[0], own.species, own.sizes, n_elements)
-        yield {"energy": _energy_values(torch.tensor(rows, device=own.sizes.device), energy, derivatives, own)}
-
-
-def _energy_values(structure: Tensor, energy: Tensor, rows: Tensor, own: TrainingSet) -> _Values:
-    return _Values(structure, (energy - own.energy_used)[:, None], rows[:, None])
-
-
-def _with_derivatives(potential: Potential, part: TrainingSet) -> Iterator[dict[str, _Values]]:
-    """Energies, forces and virials, computed anew from the positions."""
-    for batch in prediction_batches(
-        part.sizes.tolist(),
-        lambda rows: part.select(rows).structures(),
-        potential,
-        n_rows=n_last_parameters(potential),
-    ):
-        own = part.select(batch.rows)
-        predicted, rows = rows_of_batch(potential, batch, derivatives=True)
-        forces, virials = rows.of_derivatives()
-        assert predicted.forces is not None
-        assert predicted.stress is not None
-        atoms = own.forces, batch.rows[torch.repeat_interleave(own.sizes)]
-        stress = (predicted.stress - own.stress) * own.volume[:, None]
-        yield {
-            "energy": _energy_values(batch.rows, predicted.energy, rows.of_energies(), own),
-            "forces": _Values(atoms[1], predicted.forces - atoms[0], forces),
-            "stress": _Values(batch.rows, stress, virials),
-        }

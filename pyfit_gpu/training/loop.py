@@ -17,13 +17,14 @@ from pyfit_gpu.errors import Failure
 from pyfit_gpu.formats.run_file import FitState
 from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.optimizers.base import Optimizer, require_given
+from pyfit_gpu.optimizers.base import Gives, Optimizer, require_given
 from pyfit_gpu.training.closure import Closure, scores_of
 from pyfit_gpu.training.history import History, MemberHistory, Observers, Scores
 from pyfit_gpu.training.kept_parameters import KeptParameters
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.recording import Recorder, Validation
+from pyfit_gpu.training.regularisation import EVIDENCE_INTERVAL, Regularisation
 from pyfit_gpu.training.restarts import Restarts
 from pyfit_gpu.training.settings import FitSettings
 from pyfit_gpu.training.stopping import Stopping, status_after
@@ -75,7 +76,8 @@ class FitRun:
         self.template = potential.networks.to(objective.target.device, torch.float64)
         if not starts.conditioned:
             self.template = self.conditioning.unfold(self.template)
-        self.closure = Closure(objective, self.template, settings.l2)
+        self.regularisation = Regularisation(self.template, settings, objective.n_residuals)
+        self.closure = Closure(objective, self.template, self.regularisation.penalty)
         require_given(settings.optimizer, self.closure)
         self.optimizer: Optimizer = settings.optimizer.build(self.template.flat())
         single = objective.dtype != torch.float64
@@ -99,8 +101,8 @@ class FitRun:
     def state(self) -> FitState:
         """Everything that `restore` needs to go on bit for bit."""
         members = [
-            {"history": history.to_json(), "stopping": vars(stopping).copy()}
-            for history, stopping in zip(self.histories, self.stopping, strict=True)
+            {"history": history.to_json(), "stopping": vars(stopping).copy(), "penalty": self.regularisation.state(k)}
+            for k, (history, stopping) in enumerate(zip(self.histories, self.stopping, strict=True))
         ]
         kept = self.kept
         parameters = (kept.last_finite.cpu().clone(), kept.best.cpu().clone())
@@ -111,6 +113,7 @@ class FitRun:
         for k, member in enumerate(state.members):
             self.histories[k] = MemberHistory.from_json(member["history"])
             self.stopping[k] = Stopping(**member["stopping"])
+            self.regularisation.restore(k, member.get("penalty", ()))
         self.history.members = self.histories
         optimizer = dict(state.optimizer)
         if "extras" in optimizer:  # an optimiser may keep them under another name, or not at all
@@ -172,6 +175,7 @@ class FitRun:
             if last:
                 break
             before = time.monotonic()
+            self._regularise(running)
             self._step(running)
             running = self._look(running)
             longest = max(longest, time.monotonic() - before)
@@ -201,6 +205,22 @@ class FitRun:
         if all(history.status == "failed" for history in self.histories):
             raise TrainingFailure(self.restarts.failure)
         return [k for k in seen if self.histories[k].status == "running"]
+
+    def _regularise(self, running: Sequence[int]) -> None:
+        """Choose the penalties of members for which it is time.
+
+        This comes before a step, not after one: members that end there have the state of those that go on.
+        """
+        for k in running if self.regularisation.chooses else ():
+            history = self.histories[k]
+            if history.step == 0:
+                self.regularisation.begin(k, history.loss[0])
+                self.optimizer.forget(k)
+            elif history.step % EVIDENCE_INTERVAL == 0:
+                keep = self.settings.optimizer.needs is Gives.RESIDUALS
+                loss, errors = history.loss[-1], history.errors[-1]
+                if self.regularisation.update(k, self.closure, self.optimizer.parameters[k], loss, errors, keep=keep):
+                    self.optimizer.forget(k)
 
     def _scores(self, running: Sequence[int]) -> dict[int, Scores]:
         """Training scores by member: of restarted members at their new start, and none for those that fail."""

@@ -50,6 +50,13 @@ class Comparison(Protocol):
     def squares(self, predicted: Tensor) -> dict[str, Tensor]:
         """Sums (A,) of label weight times squared error, by the names that the term uses; differentiable."""
 
+    @property
+    def scale(self) -> Tensor:
+        """Factor that makes the error of a prediction a residual, whose squares add up to what the loss counts.
+
+        One for each atom (n',) of a term that is per atom, and for each structure (B',) of another one.
+        """
+
 
 class _ForceErrors:
     def __init__(self, labelled: Labelled) -> None:
@@ -62,6 +69,10 @@ class _ForceErrors:
     def squares(self, predicted: Tensor) -> dict[str, Tensor]:
         """Squares for predicted forces (n', A, 3) eV/Å."""
         return {"forces": ((predicted - self.forces).square() * self.weight).sum(dim=(0, 2))}
+
+    @property
+    def scale(self) -> Tensor:
+        return self.weight[:, 0, 0].sqrt()
 
 
 class _StressErrors:
@@ -81,6 +92,10 @@ class _StressErrors:
             "virial": ((error * self.volume_per_atom).square() * self.weight).sum(dim=(0, 2)),
             "stress": (error.detach().square() * self.weight).sum(dim=(0, 2)),
         }
+
+    @property
+    def scale(self) -> Tensor:
+        return (self.weight.sqrt() * self.per_volume * self.volume_per_atom)[:, 0, 0]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -19,7 +19,17 @@ from pyfit_gpu.sums import ordered_sum
 from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
-from pyfit_gpu.training.loss import TERMS, Errors, LabelWeights, LossWeights, check_weights, squares_of, taking_part
+from pyfit_gpu.training.loss import (
+    TERMS,
+    Errors,
+    LabelWeights,
+    LossWeights,
+    WeightedTerm,
+    check_weights,
+    squares_of,
+    taking_part,
+)
+from pyfit_gpu.training.normal_matrix import NormalMatrix
 
 T = TypeVar("T")
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
@@ -38,6 +48,11 @@ class Processes(Protocol):
     ) -> BlockValue:
         """Sum of the `Objective.lane_values` of all processes."""
 
+    def matrices(
+        self, objective: Objective, point: Tensor, template: ElementNetworks, factor: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Yield the `Objective.lane_matrices` of all lanes in order, each process having computed some."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -52,7 +67,8 @@ def objective_bytes(n_atoms: int, n_structures: int, itemsize: int) -> int:
     """Count the bytes that the objectives of a set and their blocks keep beside features and derivatives."""
     by_structure = 8 * (len(TERMS) + 1 + 2 + 1)  # label weights, target, place in the groups; size, in its block
     in_precision = 4 * itemsize  # in its block: 1 / atoms, target, weight, slope
-    return 8 * n_atoms + (by_structure + in_precision) * n_structures  # 8: the structure of an atom, in its block
+    by_atom = 16  # structure and element of an atom, in its block
+    return by_atom * n_atoms + (by_structure + in_precision) * n_structures
 
 
 class Objective:
@@ -103,6 +119,7 @@ class Objective:
         self.squares = squares_of(self.terms)
         self.target = training_set.energy_used / training_set.sizes  # (B,) eV/atom, float64
         self.groups = GroupErrors(training_set.groups, self.label_weights["energy"], targets or {})
+        self.n_residuals = _count_residuals(training_set, self.terms, self.label_weights)
         device = training_set.features.device
         self.dtype = training_set.features.dtype
         self.on_gpu = device.type == "cuda"
@@ -164,6 +181,54 @@ class Objective:
             grad_loss = torch.where(exact[:, None], 0.0, grad_loss)
         return Evaluation(Errors(loss, errors), energies, grad_loss)
 
+    def normal_matrices(self, points: Tensor, template: ElementNetworks) -> Iterator[Tensor]:
+        """Yield J^T J (P, P) float64 of each member, J = dr/d(parameters), where r^T r is the squared loss.
+
+        Where groups have targets, J is that of residuals whose weights are those of the gradient at these points.
+
+        Args:
+            points: (A, P), parameters of networks with the layers of `template`.
+        """
+        for k in range(len(points)):
+            point, factor = points[k : k + 1], None
+            if self.groups.has_targets:
+                values = self._values(point, template, None, gradient=False)
+                factor = self.groups.factor(self._squared_errors(values.energies))
+            if self.processes is None:
+                matrices = self.lane_matrices(point, template, factor, slice(None))
+            else:
+                matrices = self.processes.matrices(self, point, template, factor)
+            total = next(matrices).clone()
+            for matrix in matrices:
+                total.add_(matrix)
+            total = template.gradient_from_without_offset(total)
+            yield template.gradient_from_without_offset(total.T.contiguous())
+
+    def lane_matrices(
+        self, point: Tensor, template: ElementNetworks, factor: Tensor | None, lanes: slice
+    ) -> Iterator[Tensor]:
+        """Yield the J^T J (P, P) float64 of one member, lane by lane.
+
+        They are with respect to the parameters of `ElementNetworks.without_offset()`.
+
+        Args:
+            point: (1, P).
+            factor: (1, B) for the whole set, see `Block.jacobian_rows`.
+            lanes: among those that this process has.
+        """
+        networks = template.with_flat(point.detach().to(self.dtype).clone()).without_offset()
+
+        def work(lane: _Lane) -> Tensor:
+            total = NormalMatrix(point.shape[1], point.device)
+            for block, rows in lane:
+                ready = block.opened()
+                for jacobian in ready.jacobian_rows(networks, None if factor is None else factor[:, rows]):
+                    total.add(jacobian)
+                del ready  # before the next is opened
+            return total.whole()
+
+        return self._workers.each(work, self.lanes[lanes])
+
     def _squared_errors(self, energies: Tensor) -> Tensor:
         """(A, B) of the energies (A, B), without weights."""
         return (energies.double() - self.target).square()
@@ -213,3 +278,11 @@ class Objective:
     def group_errors(self, energies: Tensor) -> Tensor:
         """(A, n_groups) eV/atom: RMSE of the energies (A, B) in each group, in the order of `groups.names`."""
         return self.groups.mean_squares(self._squared_errors(energies)).sqrt()
+
+
+def _count_residuals(training_set: TrainingSet, terms: Sequence[WeightedTerm], weights: LabelWeights) -> int:
+    """Number of labels that count, all components of a structure's forces taken for one of each kind."""
+    counted = int((weights["energy"] > 0).sum())
+    for one in terms:
+        counted += int((weights[one.term.name] > 0).sum()) * one.term.components
+    return counted

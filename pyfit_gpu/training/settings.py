@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.optimizers.base import OptimizerSettings
+from pyfit_gpu.optimizers.base import Gives, OptimizerSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.input_statistics import ConditioningKind
 from pyfit_gpu.training.loss import check_weights, weighted_terms
+from pyfit_gpu.training.penalty import PenaltyForm
 
 Keep = Literal["best", "last"]
 
@@ -24,7 +25,9 @@ class FitSettings:
     optimizer: OptimizerSettings = field(default_factory=LBFGSSettings)
     learning_rate_ramp: int = 0  # steps in which the optimiser's learning rate grows to its value, in equal parts
     conditioning: ConditioningKind = "half"  # scale of the networks' inputs while they train, see input_statistics.py
-    l2: float = 0.0  # eV/atom, prefactor of the norms of the parameters, of those of the conditioned inputs
+    # Prefactor of the penalty (penalty.py) on the parameters of the conditioned inputs; auto: found by the evidence.
+    l2: float | Literal["auto"] = 0.0
+    l2_form: PenaltyForm = "norm"  # l2 is that of the norms, in eV/atom, or of the squares, in eV^2/atom^2
     force_weight: float = 0.0  # Å^2, weight of the squared error of the forces, beside 1 for energies per atom
     stress_weight: float = 0.0  # weight of the squared error of the virials per atom
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
@@ -42,9 +45,10 @@ class FitSettings:
         for name in whole:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
-        for name in ("l2", "error_restart_level", "min_improvement", "target_rmse", "max_time"):
+        for name in ("error_restart_level", "min_improvement", "target_rmse", "max_time"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        self._check_penalty()
         if self.keep not in ("best", "last"):
             raise InputError(f"keep: expected best or last, got {self.keep!r}")
         if self.conditioning not in get_args(ConditioningKind):
@@ -58,6 +62,23 @@ class FitSettings:
         shared = {one.name for one in fields(self)} & {one.name for one in fields(self.optimizer)}
         if shared:
             raise ValueError(f"optimizer: expected other names of settings than those of a fit, got {sorted(shared)}")
+
+    def _check_penalty(self) -> None:
+        if isinstance(self.l2, str):
+            if self.l2 != "auto":
+                raise InputError(f"l2: expected a number >= 0 or auto, got {self.l2!r}")
+        elif not (math.isfinite(self.l2) and self.l2 >= 0):
+            raise InputError(f"l2: expected a number >= 0 or auto, got {self.l2}")
+        if self.l2_form not in get_args(PenaltyForm):
+            raise InputError(f"l2_form: expected {' or '.join(get_args(PenaltyForm))}, got {self.l2_form!r}")
+        if self.l2_form == "norm" and self.l2 != 0:
+            for name, needs in (("l2 auto", self.l2 == "auto"), (self.optimizer.name, self._needs_residuals)):
+                if needs:
+                    raise InputError(f"l2_form: expected squared with {name}, got norm: norms are no sum of squares")
+
+    @property
+    def _needs_residuals(self) -> bool:
+        return self.optimizer.needs is Gives.RESIDUALS
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -31,7 +31,7 @@ import pyfit_gpu as pf
 from pyfit_gpu.descriptors import expansion
 from pyfit_gpu.descriptors import pair_sums as forces
 from pyfit_gpu.interfaces import ase as calculator
-from pyfit_gpu.models import networks, prediction
+from pyfit_gpu.models import chunk_walk, networks, prediction
 from pyfit_gpu.structures import verlet
 
 POTENTIAL = Path(__file__).parents[1] / "data" / "si_small.nn.dat"
@@ -117,7 +117,7 @@ PARTS = [
     (pf.LocalStructureParameters, "transform_slope", "pull back"),
     (expansion.Chunk, "vjp", "pull back"),
     (expansion.Chunk, "jacobian", "pull back"),
-    (prediction._ChunkWalk, "_of_vectors", "pull back"),
+    (chunk_walk.ChunkWalk, "_grad_vectors", "pull back"),
     (prediction, "_mean_and_spread", "mean and spread"),
     (networks.ElementNetworks, "with_gradient", "network"),
     (forces.PairSums, "__init__", "chunks and scatter"),

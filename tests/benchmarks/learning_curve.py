@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pyfit_gpu.training.clusters import build_extrapolation_grade
 from shared_sets import SETS, SharedSet
 
 import pyfit_gpu as pf
 from pyfit_gpu.datasets.pool import energy_error_bars, highest_grade
+from pyfit_gpu.training.clusters import build_extrapolation_grade
 from pyfit_gpu.training.laplace import build_error_bars
 
 Scores = Callable[[SharedSet, pf.Potential, list[int]], torch.Tensor]

@@ -16,7 +16,8 @@ PLAN = ["set.h5", "--potential", "si.nn.dat"]
 
 def asked(verb: str, *words: str) -> object:
     required = TRAIN if verb == "train" else PLAN
-    return _optimizer(build_parser()[1][verb].parse_strictly([*required, *words]))
+    options = build_parser()[1][verb].parse_strictly([*required, *words])
+    return _optimizer(options, options.optimizer)
 
 
 @pytest.mark.parametrize("verb", ["train", "plan"])

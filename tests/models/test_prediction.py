@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.models import chunk_walk
 from pyfit_gpu.models import prediction as module
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential, join_members
@@ -201,7 +202,7 @@ def test_batches_and_chunks_of_any_size(mixed: Structures, monkeypatch: pytest.M
     joined = join_members(make_members(n_members))
     expected = predict(joined, mixed)
     monkeypatch.setattr(module, "batch_atoms", lambda device, n_features: 10 * n_members)
-    monkeypatch.setattr(module, "_JACOBIAN_BYTES_CPU", 1)
+    monkeypatch.setattr(chunk_walk, "_JACOBIAN_BYTES_CPU", 1)
     found = predict(joined, mixed)
     for name in NAMES:
         assert_close(getattr(found, name), getattr(expected, name).numpy())

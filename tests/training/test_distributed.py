@@ -19,6 +19,7 @@ from torch import Tensor
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training import distributed
@@ -142,14 +143,23 @@ def test_the_same_bits_as_alone(
     assert expected.gradient is None or torch.equal(found.gradient, expected.gradient)  # type: ignore[attr-defined]
 
 
+GAUSS_NEWTON: dict[str, Any] = {"optimizer": GaussNewtonSettings(), "l2_form": "squared", "l2": "auto", "steps": 6}
+
+
+@pytest.mark.parametrize("own", [{}, GAUSS_NEWTON], ids=["lbfgs", "gauss-newton"])
 @pytest.mark.parametrize("distribute", get_args(Distribute))
 @pytest.mark.parametrize("size", [2, 3])
 def test_conditioned_inputs(
-    size: int, distribute: Distribute, training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
+    size: int,
+    distribute: Distribute,
+    own: dict[str, Any],
+    training_set: TrainingSet,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Statistics come from the first process: the others know neither the setting nor the state that goes on."""
     monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
-    settings = FitSettings(steps=2, force_weight=0.3, seed=2)
+    targets = dict.fromkeys(training_set.groups[:1], 0.05)
+    settings = FitSettings(**{"steps": 2, "force_weight": 0.3, "seed": 2, "group_targets": targets, **own})
     start = make_potential(("Si", "C"))
     expected = fit(start, training_set, training_set, members=3, settings=settings)
     wire = Wire(size)

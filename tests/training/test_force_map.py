@@ -243,7 +243,7 @@ class TestMemory:
         seen = set()
         for memory in (0, 1, whole // 7, whole // 3, whole // 2, whole - 1, whole, 2 * whole):
             force_map = ForceMap(sample.set, sample.rows, virials=True, memory=memory)
-            blocks = [block for part in force_map._parts for block in part.blocks]
+            blocks = [block for part in force_map.parts for block in part.blocks]
             held = [block.jacobian.nbytes for block in blocks if block.jacobian is not None]
             assert force_map.kept_bytes == sum(held) <= memory
             assert (len(held) == len(blocks)) == (memory >= whole)

@@ -25,6 +25,7 @@ from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.run_file import FitState, Run, save_run
 from pyfit_gpu.formats.uncertainty_file import save_uncertainty
 from pyfit_gpu.log import log
+from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.history import History
@@ -235,12 +236,15 @@ def save_uncertainties(
     quiet: bool,
 ) -> None:
     """Write the uncertainty files of all members, and that of the best one under the common name."""
+    grade: ExtrapolationGrade | None = None  # the same for all members
     for k, own in enumerate(outputs.of_members()):
         try:
-            found = measure(potential.member(k), train, validation, settings.loss_weights, quiet=quiet)
+            member = potential.member(k)
+            found = measure(member, train, validation, settings.loss_weights, grade=grade, quiet=quiet)
         except InputError as error:  # a member that failed predicts no numbers
             log.warning("%s: no uncertainty file: %s", own.network, error)
             continue
+        grade = found.grade
         for path in dict.fromkeys([own.uncertainty, *([outputs.uncertainty] if k == best else [])]):
             save_uncertainty(found, path)
             log.info("wrote %s", path)

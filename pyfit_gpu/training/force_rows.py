@@ -1,0 +1,246 @@
+"""Moves of network inputs along forces and virials, laid out for rows of the Jacobian (network_jacobian.py).
+
+The force on an atom j is a sum over the atoms i that have j as a neighbour, and over j itself:
+
+    F_j = sum_i g_i T_ij,   T_ij = -dx_i/dr_j,      g_i = de_i/dx_i
+
+The derivatives of a `ForceMap` stand by central atom i and pair. Here they are gathered by j: pairs of i and images of
+the same j become one entry, and entries of a few structures (a slab) one padded table for each element of i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.descriptors.pair_sums import symmetric_six
+from pyfit_gpu.sums import ragged_range
+from pyfit_gpu.training.force_map import ForceMap, MapBlock, MapPart
+from pyfit_gpu.training.network_jacobian import Members
+
+SLAB_ATOMS = 512  # most atoms of a slab, unless a single structure has more
+ENERGY_ROWS = 256  # most structures whose energies' rows of J are made at once
+_PADDING = 1.15  # places of a table for one entry, at most, where it has many rows
+_LEAST_ROWS = 16  # rows of a table below which padding does not matter
+
+
+def padded_table(row_of_item: Tensor, items: Tensor, n_rows: int, padding: int) -> tuple[Tensor, Tensor]:
+    """(R, M) int64, the items of each row one after the other, then `padding`; and the flat place (n,) of each item.
+
+    Args:
+        row_of_item: (n,) int64, ascending.
+        items: (n,) int64.
+    """
+    counts = torch.bincount(row_of_item, minlength=n_rows)
+    width = int(counts.max())
+    table = items.new_full((n_rows, width), padding)
+    _, rank = ragged_range(torch.zeros_like(counts), counts, len(items))
+    places = row_of_item * width + rank
+    table.view(-1)[places] = items
+    return table, places
+
+
+def similar(counts: Tensor, most: int) -> list[Tensor]:
+    """Cut rows into groups of similar counts, each at most `most` rows: int64 rows of each group, fewest first."""
+    order = torch.argsort(counts, stable=True)
+    ordered = counts[order].tolist()
+    groups, first, total = [], 0, 0
+    for place, count in enumerate(ordered):
+        n_rows = place - first
+        wasteful = n_rows >= _LEAST_ROWS and count * (n_rows + 1) > _PADDING * (total + count)
+        if n_rows and (n_rows >= most or wasteful):
+            groups.append(order[first:place])
+            first, total = place, 0
+        total += count
+    groups.append(order[first:])
+    return groups
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroup:
+    """Some rows of J, forces on atoms or virials of structures, and the atoms each of them sums over."""
+
+    rows: Tensor  # (R,) int64, atoms or structures of the slab
+    members: tuple[Members, ...]  # one table for each element
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Atoms of a chunk that belong to a slab, of one element, and where their derivatives go."""
+
+    block: MapBlock
+    element: int
+    rows: Tensor  # (n,) int64, of the chunk
+    pairs: Tensor  # (n, K) int64, places of the pairs' entries; the last place for dummy pairs
+    own: Tensor  # (n,) int64, places of the atoms' own entries
+    atoms: Tensor  # (n,) int64, of the slab
+
+
+class Slab:
+    """A few structures of a `ForceMap`: where each derivative goes, which does not change during a training."""
+
+    def __init__(self, part: MapPart, species: Tensor, structures: slice, n_elements: int) -> None:
+        """Lay out the entries.
+
+        Args:
+            species: (n_atoms,) of all atoms of the part.
+            structures: of the part.
+        """
+        sizes = part.sums.sizes
+        before = torch.cumsum(sizes, 0) - sizes
+        first = int(before[structures.start])
+        self.sizes = sizes[structures]
+        self.atoms = slice(first, first + int(self.sizes.sum()))  # of the part
+        self.structures = structures
+        self.species = species[self.atoms]
+        self.n_elements = n_elements
+        centres, neighbors = self._pairs(part)
+        n = len(self.species)
+        every = torch.arange(n, device=species.device)
+        # One entry for each pair of atoms, and for each atom itself, by atom that is moved.
+        keys = torch.unique(torch.cat([neighbors * n + centres, every * n + every]))
+        moved, summed = keys // n, keys % n
+        self.groups: list[RowGroup] = []
+        self._offsets: list[list[int]] = []  # first place of each group's table, by element
+        place = torch.empty_like(keys)
+        self.n_places = [0] * n_elements
+        row_of_atom = torch.empty_like(every)
+        for rows in similar(torch.bincount(moved, minlength=n), n):
+            row_of_atom.fill_(-1)
+            row_of_atom[rows] = torch.arange(len(rows), device=rows.device)
+            in_group = (row_of_atom[moved] >= 0).nonzero()[:, 0]
+            in_group = in_group[torch.argsort(row_of_atom[moved[in_group]], stable=True)]
+            tables, offsets = [], []
+            for element in range(n_elements):
+                own = in_group[self.species[summed[in_group]] == element]
+                row = row_of_atom[moved[own]]
+                table, places = padded_table(row, summed[own], len(rows), n)
+                offsets.append(self.n_places[element])
+                place[own] = self.n_places[element] + places
+                self.n_places[element] += table.numel()
+                tables.append(Members(element, table))
+            self.groups.append(RowGroup(rows, tuple(tables)))
+            self._offsets.append(offsets)
+        self._sources = self._find_sources(part, keys, place)
+
+    def _rows_of(self, block: MapBlock) -> Tensor:
+        """Rows of a chunk whose atoms belong to the slab."""
+        atoms = block.chunk.atoms
+        return ((atoms >= self.atoms.start) & (atoms < self.atoms.stop)).nonzero()[:, 0]
+
+    def _pairs(self, part: MapPart) -> tuple[Tensor, Tensor]:
+        """Central atoms and neighbours of all pairs, as atoms of the slab."""
+        n_pairs = len(part.sums.index) - 1
+        centres, neighbors = [], []
+        for block in part.blocks:
+            rows = self._rows_of(block)
+            pairs = block.chunk.pairs[rows]
+            known = pairs < n_pairs
+            centres.append(block.chunk.atoms[rows][:, None].expand_as(pairs)[known])
+            neighbors.append(part.sums.index[pairs[known]])
+        return torch.cat(centres) - self.atoms.start, torch.cat(neighbors) - self.atoms.start
+
+    def _find_sources(self, part: MapPart, keys: Tensor, place: Tensor) -> list[_Source]:
+        n, n_pairs = len(self.species), len(part.sums.index) - 1
+        found = []
+        for block in part.blocks:
+            in_slab = self._rows_of(block)
+            for element in range(self.n_elements):
+                own = block.chunk.atoms[in_slab] - self.atoms.start
+                chosen = self.species[own] == element
+                rows, atoms = in_slab[chosen], own[chosen]
+                if not len(rows):
+                    continue
+                pairs = block.chunk.pairs[rows]
+                neighbors = (part.sums.index[pairs] - self.atoms.start).clamp(0, n - 1)
+                key = torch.searchsorted(keys, neighbors * n + atoms[:, None]).clamp(max=len(keys) - 1)
+                places = torch.where(pairs < n_pairs, place[key], self.n_places[element])
+                own_places = place[torch.searchsorted(keys, atoms * n + atoms)]
+                found.append(_Source(block, element, rows, places, own_places, atoms))
+        return found
+
+    def force_moves(self) -> Iterator[tuple[RowGroup, list[Tensor]]]:
+        """Groups of atoms with the moves of the inputs along the forces on them, for each element (R, M, 3, F)."""
+        tables: list[Tensor] = []
+        for source in self._sources:
+            jacobian = source.block.jacobian_of(source.rows)  # (n, F, 3, K)
+            width = 3 * jacobian.shape[1]
+            if not tables:
+                tables = [jacobian.new_zeros(count + 1, width) for count in self.n_places]
+            by_pair = jacobian.permute(0, 3, 2, 1).flatten(2)  # (n, K, 3 F)
+            table = tables[source.element]
+            table.index_add_(0, source.pairs.flatten(), by_pair.flatten(0, 1), alpha=-1)
+            table.index_add_(0, source.own, by_pair.sum(dim=1))
+        for group, offsets in zip(self.groups, self._offsets, strict=True):
+            yield (
+                group,
+                [
+                    table[first : first + own.atoms.numel()].view(*own.atoms.shape, 3, -1)
+                    for table, first, own in zip(tables, offsets, group.members, strict=True)
+                ],
+            )
+
+    def virial_moves(self) -> Iterator[tuple[RowGroup, list[Tensor]]]:
+        """Groups of structures with the moves of the inputs along their virials, for each element (R, M, 6, F)."""
+        moves: Tensor | None = None
+        for source in self._sources:
+            jacobian = source.block.jacobian_of(source.rows)
+            vectors = source.block.chunk.vectors[source.rows]  # (n, 3, K)
+            outer = torch.bmm(jacobian.flatten(1, 2), vectors.transpose(1, 2)).unflatten(1, (-1, 3))  # (n, F, 3, 3)
+            six = symmetric_six(outer).transpose(1, 2)
+            if moves is None:
+                moves = six.new_zeros(len(self.species) + 1, *six.shape[1:])  # the last for padding
+            moves[source.atoms] = six
+        assert moves is not None
+        for group in structure_groups(self.sizes, self.species, self.n_elements):
+            yield group, [moves[own.atoms] for own in group.members]
+
+
+def structure_groups(sizes: Tensor, species: Tensor, n_elements: int, most: int = ENERGY_ROWS) -> list[RowGroup]:
+    """Structures of similar size, and their atoms by element."""
+    n = len(species)
+    first = torch.cumsum(sizes, 0) - sizes
+    groups = []
+    for rows in similar(sizes, most):
+        owners, atoms = ragged_range(first[rows], sizes[rows], int(sizes[rows].sum()))
+        tables = []
+        for element in range(n_elements):
+            own = species[atoms] == element
+            tables.append(Members(element, padded_table(owners[own], atoms[own], len(rows), n)[0]))
+        groups.append(RowGroup(rows, tuple(tables)))
+    return groups
+
+
+def slabs_of(
+    force_map: ForceMap, species: Tensor, n_elements: int, most: int = SLAB_ATOMS
+) -> list[tuple[Slab, slice, slice]]:
+    """Slabs of a map, with the structures and atoms of the map that each holds.
+
+    Args:
+        species: (n',) of the map's atoms.
+    """
+    found = []
+    first_row = first_atom = 0
+    for part in force_map.parts:
+        own = species[first_atom : first_atom + part.n_atoms]
+        for structures in _cut(part.sums.sizes.tolist(), most):
+            slab = Slab(part, own, structures, n_elements)
+            rows = slice(first_row + structures.start, first_row + structures.stop)
+            atoms = slice(first_atom + slab.atoms.start, first_atom + slab.atoms.stop)
+            found.append((slab, rows, atoms))
+        first_row += part.n_structures
+        first_atom += part.n_atoms
+    return found
+
+
+def _cut(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    first = total = 0
+    for row, size in enumerate(sizes):
+        if row > first and total + size > most:
+            yield slice(first, row)
+            first, total = row, 0
+        total += size
+    yield slice(first, len(sizes))

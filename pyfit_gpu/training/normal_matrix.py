@@ -1,0 +1,31 @@
+"""J^T J, added up from rows of J, of which all are never there at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_PANEL = 512  # rows of the result that are multiplied at once: only the lower triangle is computed
+
+
+class NormalMatrix:
+    """Sum of J^T J over batches of rows of J, in float64."""
+
+    def __init__(self, n_parameters: int, device: torch.device) -> None:
+        self._lower = torch.zeros(n_parameters, n_parameters, dtype=torch.float64, device=device)
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows (n, P) of J."""
+        transposed = rows.T
+        for first in range(0, len(self._lower), _PANEL):
+            end = min(first + _PANEL, len(self._lower))
+            panel = self._lower[first:end, :end]
+            if rows.dtype == torch.float64:
+                panel.addmm_(transposed[first:end], rows[:, :end])
+            else:
+                panel.add_(transposed[first:end] @ rows[:, :end])
+
+    def whole(self) -> Tensor:
+        """(P, P), symmetric. The sum cannot go on afterwards."""
+        lower = self._lower.tril_()
+        return lower.add_(lower.tril(-1).T)
