@@ -24,7 +24,8 @@ options = parser.parse_args()
 
 atoms = bulk("Si", "diamond", a=5.45, cubic=True) * (2, 2, 2)
 atoms.calc = pf.PyfitCalculator(options.potential, device=options.device)
-dynamics = Langevin(atoms, 2 * units.fs, temperature_K=300, friction=0.01 / units.fs, rng=np.random.default_rng(1))
+rng = np.random.default_rng(1)
+dynamics = Langevin(atoms, 2 * units.fs, temperature_K=300, friction=0.01 / units.fs, fixcm=False, rng=rng)
 trajectory = []
 
 

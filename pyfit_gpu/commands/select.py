@@ -195,7 +195,7 @@ def _table(score_name: str, found: Selection, chosen: Sequence[_Chosen]) -> str:
     width = max(len("group"), *(len(one.frame.group) for one in chosen))
     lines = [f"{'':>4} {score_name:>11} {'atoms':>6}  {'group':<{width}}  structure"]
     for rank, one in enumerate(chosen, start=1):
-        score = f"{one.score:.4g}" if math.isfinite(one.score) else ""
+        score = "" if math.isnan(one.score) else f"{one.score:.4g}"
         frame = one.frame
         lines.append(f"{rank:>4} {score:>11} {frame.n_atoms:>6}  {frame.group:<{width}}  {frame.source}")
     lines.append("before -> with the chosen ones:")

@@ -80,18 +80,17 @@ def choose(
     rows, known = both[: len(pool)], both[len(pool) :]
     leverage, distance = _Leverage(rows, known), _Distance(rows, known)
     before = leverage.log_det, distance.largest()
-    used: _Measure | None = None
+    measures: dict[str, _Measure] = {"determinant": leverage, "farthest": distance}
     if method == "random":
         drawn = np.random.default_rng(seed).permutation(free.nonzero()[:, 0].numpy())[:n]
         found = [(row, math.nan) for row in drawn.tolist()]
     else:
-        used = {"determinant": leverage, "farthest": distance}.get(method) or _Given(scores, len(pool))
+        used = measures.pop(method, None) or _Given(scores, len(pool))
         found = _greedy(n, free, used)
     chosen, values = zip(*found, strict=True)
-    for measure in (leverage, distance):
-        if measure is not used:
-            for row in chosen:
-                measure.add(row)
+    for measure in measures.values():  # that have not followed the choice
+        for row in chosen:
+            measure.add(row)
     after = leverage.log_det, distance.largest()
     return Selection(method, chosen, values, (before[0], after[0]), (before[1], after[1]))
 
@@ -133,7 +132,7 @@ def _greedy(n: int, free: Tensor, measure: _Measure) -> list[tuple[int, float]]:
     for _ in range(n):
         now = torch.where(free, measure.ranking(), -math.inf)
         largest = now.max()
-        row = int((now >= largest - _TIE * largest.abs()).byte().argmax())
+        row = int((now >= torch.where(largest.isinf(), largest, largest - _TIE * largest.abs())).byte().argmax())
         found.append((row, float(measure.scores[row])))
         free[row] = False
         measure.add(row)
@@ -196,6 +195,10 @@ class _Given:
         if scores is None or scores.shape != (n,):
             found = "none" if scores is None else f"shape {tuple(scores.shape)}"
             raise InputError(f"scores: expected {n} numbers, one for each structure of the pool, got {found}")
+        if bool(scores.isnan().any()):
+            raise InputError(
+                f"scores: expected numbers, found NaN for structure {int(scores.isnan().byte().argmax()) + 1}"
+            )
         self.scores = scores.to("cpu", torch.float64)
 
     def ranking(self) -> Tensor:

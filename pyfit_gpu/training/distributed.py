@@ -75,7 +75,7 @@ class SharedObjective(Protocol):
     def lane_matrices(
         self, point: Tensor, template: ElementNetworks, factor: Tensor | None, lanes: slice
     ) -> Iterator[Tensor]:
-        """Yield the J^T J (P, P) of one member of these lanes among those that this process has."""
+        """Yield lower triangles of J^T J (P, P) of one member, of these lanes among those that this process has."""
 
 
 T = TypeVar("T")

@@ -12,20 +12,22 @@ class NormalMatrix:
     """Sum of J^T J over batches of rows of J, in float64."""
 
     def __init__(self, n_parameters: int, device: torch.device) -> None:
-        self._lower = torch.zeros(n_parameters, n_parameters, dtype=torch.float64, device=device)
+        # (P, P); what stands above the diagonal means nothing.
+        self.lower = torch.zeros(n_parameters, n_parameters, dtype=torch.float64, device=device)
 
     def add(self, rows: Tensor) -> None:
         """Add rows (n, P) of J."""
         transposed = rows.T
-        for first in range(0, len(self._lower), _PANEL):
-            end = min(first + _PANEL, len(self._lower))
-            panel = self._lower[first:end, :end]
+        for first in range(0, len(self.lower), _PANEL):
+            end = min(first + _PANEL, len(self.lower))
+            panel = self.lower[first:end, :end]
             if rows.dtype == torch.float64:
                 panel.addmm_(transposed[first:end], rows[:, :end])
             else:
                 panel.add_(transposed[first:end] @ rows[:, :end])
 
-    def whole(self) -> Tensor:
-        """(P, P), symmetric. The sum cannot go on afterwards."""
-        lower = self._lower.tril_()
-        return lower.add_(lower.tril(-1).T)
+
+def symmetric(lower: Tensor) -> Tensor:
+    """The matrix (P, P) whose lower triangle this is, in its place."""
+    lower.tril_()
+    return lower.add_(lower.tril(-1).T)

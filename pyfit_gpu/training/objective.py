@@ -29,7 +29,7 @@ from pyfit_gpu.training.loss import (
     squares_of,
     taking_part,
 )
-from pyfit_gpu.training.normal_matrix import NormalMatrix
+from pyfit_gpu.training.normal_matrix import NormalMatrix, symmetric
 
 T = TypeVar("T")
 _Lane = list[tuple[Block, slice]]  # blocks, and which structures of the set they hold
@@ -201,13 +201,13 @@ class Objective:
             total = next(matrices).clone()
             for matrix in matrices:
                 total.add_(matrix)
-            total = template.gradient_from_without_offset(total)
+            total = template.gradient_from_without_offset(symmetric(total))
             yield template.gradient_from_without_offset(total.T.contiguous())
 
     def lane_matrices(
         self, point: Tensor, template: ElementNetworks, factor: Tensor | None, lanes: slice
     ) -> Iterator[Tensor]:
-        """Yield the J^T J (P, P) float64 of one member, lane by lane.
+        """Yield the lower triangle of J^T J (P, P) float64 of one member, lane by lane.
 
         They are with respect to the parameters of `ElementNetworks.without_offset()`.
 
@@ -225,7 +225,7 @@ class Objective:
                 for jacobian in ready.jacobian_rows(networks, None if factor is None else factor[:, rows]):
                     total.add(jacobian)
                 del ready  # before the next is opened
-            return total.whole()
+            return total.lower
 
         return self._workers.each(work, self.lanes[lanes])
 

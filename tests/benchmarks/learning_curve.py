@@ -1,6 +1,6 @@
 """Errors of short fits on chosen against random structures, from a tenth of a pool on.
 
-    python tests/benchmarks/learning_curve.py [--sets nist mlearn] [--ways random farthest determinant grade]
+    python tests/benchmarks/learning_curve.py [--sets nist mlearn] [--ways random farthest determinant grade error-bar]
         [--fractions 0.2 0.3 0.5] [--seeds 1 2 3 4 5] [--evaluations 300] [--largest N] [--n-threads 2] [--out FOLDER]
 
 A seed draws the first tenth and the start of every fit. Each way then adds structures up to the next fraction of the
@@ -44,7 +44,7 @@ def error_bars(data: SharedSet, model: pf.Potential, known: list[int]) -> torch.
     return energy_error_bars(model, build_error_bars(model, data.pool.select(known), weights=weights), data.pool)
 
 
-SCORES: dict[str, Scores] = {"grade": grades, "error bar": error_bars}
+SCORES: dict[str, Scores] = {"grade": grades, "error-bar": error_bars}
 WAYS = ("random", "farthest", "determinant", *SCORES)
 
 

@@ -132,6 +132,14 @@ def test_copies_and_known_structures_are_left_out():
     assert [row for _, row in chosen("few.extxyz")] == list(by_library.rows)
 
 
+def test_indices_are_those_within_each_file():
+    blocks = poscar_blocks()
+    write_poscar("a.dat", blocks[:20])
+    write_poscar("b.dat", blocks[20:])
+    select("--method", "random", pool=("a.dat", "b.dat"), n=N_POOL)
+    assert sorted(chosen()) == [("a.dat", k) for k in range(20)] + [("b.dat", k) for k in range(N_POOL - 20)]
+
+
 def test_a_known_set_without_positions_is_told():
     done("prepare", "si.poscar.dat", "--potential", "si.nn.dat", "--out", "known.h5")
     done("convert", "known.h5", "known.dat")

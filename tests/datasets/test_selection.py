@@ -109,6 +109,15 @@ def test_the_largest_scores():
     assert found.scores == (3.0, 3.0, 2.0)
 
 
+def test_infinite_scores():
+    """Grades of atoms of an element that was not trained."""
+    scores = torch.tensor([0.1, math.inf, 2.0, math.inf, 0.5])
+    found = choose(make_rows(5), 3, "uncertainty", n_elements=2, scores=scores, free=torch.arange(5) != 1)
+    assert found.rows == (3, 2, 4)
+    with pytest.raises(InputError, match="scores: expected numbers, found NaN for structure 2"):
+        choose(make_rows(5), 1, "uncertainty", n_elements=2, scores=torch.tensor([1.0, math.nan, 1.0, 1.0, 1.0]))
+
+
 @pytest.mark.parametrize("scores", [None, torch.ones(4)])
 def test_scores_are_needed(scores):
     with pytest.raises(InputError, match="scores: expected 5 numbers, one for each structure of the pool, got"):
