@@ -142,6 +142,33 @@ int Descriptor::n_features() const {
   return pairs + n * (n + 1) * (n + 2) / 6 * static_cast<int>(triples.size()) * n_centers;
 }
 
+std::string Descriptor::input_name(int number) const {
+  const int n = n_elements(), n_centers = static_cast<int>(gaussian_centers.size());
+  int left = number;
+  const auto named = [&](const std::string &kind, const std::string &centers) {
+    return "input " + std::to_string(number + 1) + " (" + kind + ", r0 " + centers + " Å)";
+  };
+  for (int a = 0; a < n; ++a)
+    for (int b = a; b < n; ++b)
+      for (const int order : legendre_orders)
+        for (int k = 0; k <= cross_terms; left -= n_centers - k, ++k) {
+          if (left >= n_centers - k) continue;
+          const std::string own = text_of(gaussian_centers[left]), other = text_of(gaussian_centers[left + k]);
+          return named(elements[a] + "-" + elements[b] + ", order " + std::to_string(order),
+                       k == 0 ? own : own + " and " + other);
+        }
+  for (int a = 0; a < n; ++a)
+    for (int b = a; b < n; ++b)
+      for (int c = b; c < n; ++c)
+        for (const auto &triple : triples) {
+          if (left < n_centers)
+            return named(elements[a] + "-" + elements[b] + "-" + elements[c] + ", orders " +
+                             join(std::vector<int>(triple.begin(), triple.end())), text_of(gaussian_centers[left]));
+          left -= n_centers;
+        }
+  return "input " + std::to_string(number + 1);
+}
+
 double Descriptor::neighbor_cutoff() const { return find_mode(gi_mode)->reach * cutoff; }
 
 std::string Descriptor::difference(const Descriptor &other) const {
