@@ -1,0 +1,110 @@
+"""Extrapolation grade: how far the inputs of an atom lie outside of those of the training atoms of its element.
+
+Training atoms of an element are in clusters. An atom belongs to the cluster c whose centre mu_c is nearest in scaled
+inputs, |(x - mu_c) / t|, the first of several. With the principal directions v_r of the cluster's atoms, along which
+their mean squares e_r are above a floor f^2, and that floor along all others, the squared Mahalanobis distance is
+
+    d^2 = |x - mu_c|^2 / f^2 - sum_r (1/f^2 - 1/e_r) (v_r (x - mu_c))^2
+
+and the grade is d over the cluster's edge, the largest d of its training atoms, or the median edge of the element's
+clusters if that is larger. What does not depend on x is stored in two quantities, w_c = 1 / (f edge)^2 and rows u_r:
+
+    grade^2 = w_c |x - mu_c|^2 - sum_r (u_r (x - mu_c))^2
+
+As GRACE does (https://gracemaker.readthedocs.io): nearest centre first, then the distance in that cluster alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+_NUMBERS_AT_ONCE_CPU = 2**18  # temporary ones, which stay in the cache of a core
+_NUMBERS_AT_ONCE_GPU = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class ExtrapolationGrade:
+    """Clusters of the training atoms of all elements, those of one element after those of another."""
+
+    scale: Tensor  # (S, F), t above 0
+    element: Tensor  # (C,) int64 ascending, the element of each cluster
+    n_atoms: Tensor  # (C,) int64, training atoms of each cluster
+    centers: Tensor  # (C, F), mu
+    weight: Tensor  # (C,), w above 0
+    directions: Tensor  # (C, R, F), u; zero beyond the number that a cluster has
+
+    @property
+    def n_elements(self) -> int:
+        return self.scale.shape[0]
+
+    @property
+    def n_inputs(self) -> int:
+        return self.scale.shape[1]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> ExtrapolationGrade:
+        numbers = {name: getattr(self, name).to(device, dtype) for name in ("scale", "centers", "weight", "directions")}
+        return replace(self, element=self.element.to(device), n_atoms=self.n_atoms.to(device), **numbers)
+
+    @cached_property
+    def _has_clusters(self) -> Tensor:
+        """(S,) bool."""
+        return (self.element == torch.arange(self.n_elements, device=self.element.device)[:, None]).any(dim=1)
+
+    @cached_property
+    def _origin(self) -> Tensor:
+        """(S, F): differences from a point among an element's centres keep their digits in float32."""
+        first = torch.searchsorted(self.element, torch.arange(self.n_elements, device=self.element.device))
+        return self.centers[first.clamp(max=len(self.element) - 1)]
+
+    @cached_property
+    def _scaled_centers(self) -> Tensor:
+        """(C, F)."""
+        return (self.centers - self._origin[self.element]) / self.scale[self.element]
+
+    @cached_property
+    def _half_squares(self) -> Tensor:
+        """(S, C): half of the squares of the scaled centres; infinite for the clusters of other elements."""
+        own = self.element == torch.arange(self.n_elements, device=self.element.device)[:, None]
+        return torch.where(own, self._scaled_centers.square().sum(dim=1) / 2, torch.inf)
+
+    def __call__(self, inputs: Tensor, species: Tensor) -> Tensor:
+        """(n,): the grade of atoms; infinite for elements without training atoms.
+
+        Args:
+            inputs: (n, F), of the networks, as `LocalStructureParameters` gives them.
+            species: (n,) int64, their elements.
+        """
+        grade = inputs.new_empty(len(inputs))
+        at_once = _NUMBERS_AT_ONCE_CPU if inputs.device.type == "cpu" else _NUMBERS_AT_ONCE_GPU
+        size = max(1, at_once // max(1, self.directions[0].numel()))
+        for first in range(0, len(inputs), size):
+            part = slice(first, first + size)
+            cluster = self.clusters(inputs[part], species[part])
+            grade[part] = self._grade(inputs[part] - self.centers[cluster], cluster)
+        return torch.where(self._has_clusters[species], grade, torch.inf)
+
+    def clusters(self, inputs: Tensor, species: Tensor) -> Tensor:
+        """(n,) int64: the cluster of each atom, any for elements without training atoms; arguments as of a call."""
+        scaled = (inputs - self._origin[species]) / self.scale[species]
+        return (self._half_squares[species] - scaled @ self._scaled_centers.T).argmin(dim=1)
+
+    def contributions(self, inputs: Tensor, species: Tensor) -> Tensor:
+        """(n, F): the summands of grade^2, one of each input f: (x - mu)_f [w (x - mu) - sum_r u_r (u_r (x - mu))]_f.
+
+        The input that is farthest out is the one with the largest. Arguments as of a call, of few atoms.
+        """
+        cluster = self.clusters(inputs, species)
+        moved = inputs - self.centers[cluster]
+        along = torch.einsum("nrf,nf->nr", self.directions[cluster], moved)
+        whole = self.weight[cluster, None] * moved - torch.einsum("nrf,nr->nf", self.directions[cluster], along)
+        return moved * whole
+
+    def _grade(self, moved: Tensor, cluster: Tensor) -> Tensor:
+        # Products and sums of rows, not a matrix product: bits do not depend on which other atoms are computed.
+        along = (self.directions[cluster] * moved[:, None]).sum(dim=2)
+        square = self.weight[cluster] * moved.square().sum(dim=1) - along.square().sum(dim=1)
+        return square.clamp(min=0).sqrt()
