@@ -35,7 +35,7 @@ Grades::Grades(const Uncertainty &uncertainty) : n_inputs_(uncertainty.n_inputs)
       const int n_directions = static_cast<int>(one.directions.size()) / n_inputs_;
       element.clusters.push_back({one.weight, one.center, one.directions,
                                   Weights(one.directions.data(), n_inputs_, n_directions, 1, n_inputs_), 0, {},
-                                  std::vector<Lanes>(n_inputs_ * n_vectors)});
+                                  std::vector<double>(static_cast<std::size_t>(capacity) * n_inputs_)});
       most_directions = std::max(most_directions, one.directions.size() / n_inputs_);
     }
     most_clusters = std::max(most_clusters, found.clusters.size());
@@ -43,6 +43,7 @@ Grades::Grades(const Uncertainty &uncertainty) : n_inputs_(uncertainty.n_inputs)
     elements_.push_back(std::move(element));
   }
   along_.resize(most_directions * n_vectors);
+  moved_.resize(n_inputs_ * n_vectors);
   distances_.resize(most_clusters * n_vectors);
 }
 
@@ -68,32 +69,41 @@ void Grades::add(int number, const Lanes *inputs, const int *numbers, int count)
       if (entry(distances_.data(), k, place) < entry(distances_.data(), nearest, place)) nearest = k;
     }
     Cluster &cluster = element.clusters[nearest];
-    const int lane = cluster.waiting++;
-    cluster.numbers[lane] = numbers[place];
-    for (int k = 0; k < n_inputs_; k++) {
-      cluster.moved[k * n_vectors + lane / n_lanes][lane % n_lanes] = entry(inputs, k, place) - cluster.center[k];
-    }
-    if (cluster.waiting == n_atoms) evaluate(cluster);
+    double *const moved = cluster.moved.data() + static_cast<std::size_t>(cluster.waiting) * n_inputs_;
+    for (int k = 0; k < n_inputs_; k++) moved[k] = entry(inputs, k, place) - cluster.center[k];
+    cluster.numbers[cluster.waiting++] = numbers[place];
+    if (cluster.waiting == capacity) evaluate(cluster);
   }
 }
 
 void Grades::evaluate(Cluster &cluster) {
-  const Lanes *moved = cluster.moved.data();
-  cluster.directions.multiply(moved, 0, n_inputs_, nullptr, along_.data());
+  for (int first = 0; first < cluster.waiting; first += n_atoms) {
+    evaluate(cluster, first, std::min(n_atoms, cluster.waiting - first));
+  }
+  cluster.waiting = 0;
+}
+
+// Evaluate some of the atoms that wait, as many as stand side by side.
+void Grades::evaluate(const Cluster &cluster, int first, int count) {
   Lanes square[n_vectors] = {};
   for (int k = 0; k < n_inputs_; k++) {
-    for (int v = 0; v < n_vectors; v++) square[v] += moved[k * n_vectors + v] * moved[k * n_vectors + v];
+    const double *const moved = cluster.moved.data() + static_cast<std::size_t>(first) * n_inputs_ + k;
+    for (int v = 0; v < n_vectors; v++) {
+      Lanes &of_atoms = moved_[k * n_vectors + v];
+      for (int lane = 0; lane < n_lanes; lane++) of_atoms[lane] = moved[(v * n_lanes + lane) * n_inputs_];
+      square[v] += of_atoms * of_atoms;
+    }
   }
+  cluster.directions.multiply(moved_.data(), 0, n_inputs_, nullptr, along_.data());
   for (Lanes &sum : square) sum *= cluster.weight;
   const int n_directions = static_cast<int>(cluster.rows.size()) / n_inputs_;
   for (int k = 0; k < n_directions; k++) {
     for (int v = 0; v < n_vectors; v++) square[v] -= along_[k * n_vectors + v] * along_[k * n_vectors + v];
   }
   for (Lanes &sum : square) sum = square_root(choose(sum < 0.0, Lanes{}, sum));
-  for (int place = 0; place < cluster.waiting; place++) {
-    note(entry(square, 0, place), cluster.numbers[place], &cluster, place);
+  for (int place = 0; place < count; place++) {
+    note(entry(square, 0, place), cluster.numbers[first + place], &cluster, first + place);
   }
-  cluster.waiting = 0;
 }
 
 // Write a grade, and keep what the input that is farthest out follows from if it is the highest one.
@@ -103,7 +113,7 @@ void Grades::note(double grade, int number, const Cluster *cluster, int place) {
   if (compared <= worst_.grade) return;
   worst_ = {compared, number, -1};
   worst_cluster_ = cluster;
-  for (int k = 0; cluster && k < n_inputs_; k++) worst_moved_[k] = entry(cluster->moved.data(), k, place);
+  if (cluster) std::copy_n(cluster->moved.begin() + place * n_inputs_, n_inputs_, worst_moved_.begin());
 }
 
 Outlier Grades::finish() {
@@ -136,7 +146,7 @@ double Grades::memory_usage() const {
   double bytes = 0.0;
   for (const Element &element : elements_) {
     for (const Cluster &cluster : element.clusters) {
-      bytes += (2 * cluster.rows.size() + cluster.center.size()) * sizeof(double) + cluster.moved.size() * sizeof(Lanes);
+      bytes += (2 * cluster.rows.size() + cluster.center.size() + cluster.moved.size()) * sizeof(double);
     }
   }
   return bytes;

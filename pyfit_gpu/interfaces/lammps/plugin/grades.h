@@ -30,14 +30,16 @@ class Grades {
   double memory_usage() const;  // bytes
 
  private:
+  static constexpr int capacity = 4 * n_atoms;
+
   struct Cluster {
     double weight;
     std::vector<double> center;
     std::vector<double> rows;  // (R, F) directions, and the same as a matrix for several atoms
     Weights directions;
     int waiting = 0;
-    int numbers[n_atoms];
-    std::vector<Lanes> moved;  // (F, n_vectors) inputs less the centre
+    int numbers[capacity];
+    std::vector<double> moved;  // (capacity, F) inputs less the centre
   };
   // The clusters of an element, and what is least for the nearest: |center / t|^2 / 2 - sum x center / t^2.
   struct Element {
@@ -47,12 +49,13 @@ class Grades {
   };
 
   void evaluate(Cluster &cluster);
+  void evaluate(const Cluster &cluster, int first, int count);
   void note(double grade, int number, const Cluster *cluster, int place);
   int farthest_input() const;
 
   int n_inputs_;
   std::vector<Element> elements_;
-  std::vector<Lanes> along_, distances_;  // (R, n_vectors), (clusters, n_vectors)
+  std::vector<Lanes> distances_, moved_, along_;  // (clusters, n_vectors), (F, n_vectors), (R, n_vectors)
   double *grades_ = nullptr;
   Outlier worst_;
   const Cluster *worst_cluster_ = nullptr;
