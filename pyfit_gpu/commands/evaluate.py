@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase.units import GPa
 
+from pyfit_gpu.commands.grades import chosen_uncertainty, describe_grades, own_file
 from pyfit_gpu.commands.jobs import Setup, Sources, frame_batches, read_all_frames
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.report import (
@@ -33,6 +34,7 @@ from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame
@@ -48,6 +50,7 @@ def evaluate(
     forces: bool = False,
     plots: str = "",
     reading: ReadOptions | None = None,
+    uncertainty: str | None = None,
 ) -> None:
     """Write energies, forces and stress of structures, tables of their errors, and plots (`pyfit-gpu evaluate`).
 
@@ -63,30 +66,32 @@ def evaluate(
             unknown.
         plots: folder for parity.png and energy_volume.png; empty: none.
         reading: names of labels, units, and what else the files leave open.
+        uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
     """
     suffix = Path(out).suffix
     if suffix not in (".csv", ".extxyz"):
         raise InputError(f"{out}: expected a name that ends in .csv or .extxyz")
     members = [potential] if isinstance(potential, str) else list(potential)
-    out = setup.output(out, [*dft_files, *members])
+    out = setup.output(out, [*dft_files, *members, *own_file(uncertainty)])
     plot_paths = _plot_paths(plots, setup) if plots else None
     model = load_potentials(members)
     energy_model(model, "evaluate")
+    known = chosen_uncertainty(uncertainty, members, model)
     shift = evaluation_shift(model, e_shift)
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)
         warn_of_equal_members(model, members)
     frames = read_all_frames(Sources.of(dft_files, reading), training=False)
-    found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz")
+    found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz", uncertainty=known)
     counts = count_elements(frames, model.descriptor.elements)
     warn_of_untrained_predictions(model, counts)
     shifts = shift_of_structures(torch.from_numpy(counts), shift).numpy()
-    table = energy_table(frames, found.energy, shifts, None if found.spread is None else found.spread.energy)
+    table = energy_table(frames, found, shifts)
     if suffix == ".csv":
         save_csv(table, out)
     else:
         with atomic_text(out) as file:
-            write_extxyz(file, found.frames(frames, found.energy - shifts), found.label_spreads())
+            write_extxyz(file, found.frames(frames, found.energy - shifts), found.label_spreads(), found.atom_columns())
     if plot_paths:
         Path(plots).mkdir(exist_ok=True)
         plot_parity(table, plot_paths[0])
@@ -94,6 +99,8 @@ def evaluate(
     if not setup.quiet:
         print(shown(error_report(table, [frame.source for frame in frames])))
         _print_components(frames, found)
+        if known is not None and table.highest_grade is not None:
+            print(shown(describe_grades(frames, table, model, known, setup.device)))
     log.info("wrote %s", ", ".join((out, *(plot_paths or ()))))
 
 
@@ -133,6 +140,11 @@ class FramePrediction:
     forces: list[FloatArray] | None  # per frame (n, 3) eV/Å; None: not asked for
     stress: FloatArray | None  # (B, 6) eV/Å^3, NaN for a frame without a full cell
     spread: FramePrediction | None = None  # standard deviations over members; None: there is only one
+    grades: list[FloatArray] | None = None  # per frame (n,), extrapolation grades; None: not known
+
+    def atom_columns(self) -> list[dict[str, FloatArray]] | None:
+        """Further values of each frame's atoms, (n, 1) each, by name."""
+        return None if self.grades is None else [{"extrapolation_grade": own[:, None]} for own in self.grades]
 
     def label_spreads(self) -> list[LabelSpread] | None:
         """Spread of each frame's labels; None: there is only one member."""
@@ -157,18 +169,28 @@ class FramePrediction:
         return [replace(frame, energy=float(e), forces=f, stress=s) for frame, e, f, s in rows]
 
 
-def predict_frames(frames: Sequence[Frame], model: Potential, setup: Setup, *, derivatives: bool) -> FramePrediction:
+def predict_frames(
+    frames: Sequence[Frame],
+    model: Potential,
+    setup: Setup,
+    *,
+    derivatives: bool,
+    uncertainty: Uncertainty | None = None,
+) -> FramePrediction:
     """Predict frames batch by batch on the device; results are on the host, in the frames' order."""
     model = model.to(setup.device, setup.dtype)
+    uncertainty = None if uncertainty is None else uncertainty.to(setup.device, setup.dtype)
     sizes = [frame.n_atoms for frame in frames]
     like = torch.empty(0, dtype=torch.float64)
     spread = model.networks.n_members > 1
-    whole = Prediction.empty(len(frames), sum(sizes), like, derivatives=derivatives, spread=spread)
+    known = None if uncertainty is None else uncertainty.empty(len(frames), sum(sizes), like, forces=False)
+    whole = Prediction.empty(len(frames), sum(sizes), like, derivatives=derivatives, spread=spread, uncertainty=known)
     for batch in prediction_batches(sizes, frame_batches(frames, setup), model):
-        part = predict_batch(model, batch, derivatives=derivatives).to("cpu", torch.float64)
-        whole.put(part, batch.rows.cpu(), batch.atoms.cpu())
+        part = predict_batch(model, batch, derivatives=derivatives, uncertainty=uncertainty)
+        whole.put(part.to("cpu", torch.float64), batch.rows.cpu(), batch.atoms.cpu())
     member_spread = None if whole.spread is None else FramePrediction(*_on_host(whole.spread, sizes))
-    return FramePrediction(*_on_host(whole, sizes), member_spread)
+    grades = None if known is None else [part.numpy() for part in known.grade.split(sizes)]
+    return FramePrediction(*_on_host(whole, sizes), member_spread, grades)
 
 
 def _on_host(
@@ -186,10 +208,8 @@ def _differences(found: Sequence[FloatArray], known: Sequence[FloatArray | None]
     return [none if k is None or np.isnan(f).any() else (f - k).ravel() for f, k in pairs]
 
 
-def energy_table(
-    frames: Sequence[Frame], energies: np.ndarray, shifts: np.ndarray, std: np.ndarray | None = None
-) -> EnergyTable:
-    """Table of predicted `energies` with their spread `std` and the frames' own plus `shifts`, all (B,) eV."""
+def energy_table(frames: Sequence[Frame], found: FramePrediction, shifts: np.ndarray) -> EnergyTable:
+    """Table of what was found for frames, and their own energies plus `shifts` (B,) eV."""
     n_atoms = np.array([frame.n_atoms for frame in frames])
     reference = np.array([math.nan if frame.energy is None else frame.energy for frame in frames])
     volume = np.array([frame.volume for frame in frames])
@@ -197,7 +217,9 @@ def energy_table(
         groups=tuple(frame.group for frame in frames),
         n_atoms=n_atoms,
         volume_per_atom=volume / n_atoms,
-        energy_per_atom=energies / n_atoms,
+        energy_per_atom=found.energy / n_atoms,
         reference_energy_per_atom=(reference + shifts) / n_atoms,
-        energy_per_atom_std=None if std is None else std / n_atoms,
+        energy_per_atom_std=None if found.spread is None else found.spread.energy / n_atoms,
+        highest_grade=None if found.grades is None else np.array([own.max() for own in found.grades]),
+        highest_grade_atom=None if found.grades is None else np.array([own.argmax() + 1 for own in found.grades]),
     )

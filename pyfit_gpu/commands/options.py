@@ -303,6 +303,7 @@ def _add_evaluate(verb: Parser) -> None:
     verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
     verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
+    verb.add_argument("--uncertainty", metavar="FILE", help="uncertainty file, or none (the one beside the potential)")
     add_reading(verb)
     _common(verb)
 

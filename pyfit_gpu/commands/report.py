@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,18 @@ class EnergyTable:
     energy_per_atom: FloatArray  # (B,) eV/atom, predicted
     reference_energy_per_atom: FloatArray  # (B,) eV/atom, NaN where unknown
     energy_per_atom_std: FloatArray | None = None  # (B,) eV/atom, over members; None: there is only one
+    highest_grade: FloatArray | None = None  # (B,) highest extrapolation grade of the atoms; None: not known
+    highest_grade_atom: NDArray[np.int64] | None = None  # (B,) which atom of the structure has it, counted from 1
+
+    @property
+    def more_columns(self) -> dict[str, list[str]]:
+        """Cells of the columns that not every table has, by name."""
+        columns = {
+            "energy_per_atom_std": self.energy_per_atom_std,
+            "highest_grade": self.highest_grade,
+            "highest_grade_atom": self.highest_grade_atom,
+        }
+        return {name: list(map(repr, values.tolist())) for name, values in columns.items() if values is not None}
 
     @property
     def error(self) -> FloatArray:
@@ -41,9 +53,9 @@ class EnergyTable:
 def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
     """Write a row per structure; the reference is empty where unknown. Numbers are read back bit for bit.
 
-    With several members there is one more column, energy_per_atom_std.
+    With several members there is one more column, energy_per_atom_std; with extrapolation grades there are two.
     """
-    std = None if table.energy_per_atom_std is None else table.energy_per_atom_std.tolist()
+    more = table.more_columns
     rows = zip(
         table.groups,
         table.n_atoms.tolist(),
@@ -53,11 +65,11 @@ def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
         strict=True,
     )
     with atomic_text(path) as file:
-        file.write(table_row(COLUMNS if std is None else [*COLUMNS, "energy_per_atom_std"]))
+        file.write(table_row([*COLUMNS, *more]))
         for index, (group, n_atoms, volume, energy, reference) in enumerate(rows):
             known = "" if np.isnan(reference) else repr(reference)
-            more = [] if std is None else [repr(std[index])]
-            file.write(table_row([index, group, n_atoms, repr(volume), repr(energy), known, *more]))
+            cells = [values[index] for values in more.values()]
+            file.write(table_row([index, group, n_atoms, repr(volume), repr(energy), known, *cells]))
 
 
 def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -> str:
@@ -120,6 +132,21 @@ def spread_report(
     if correlation is not None:
         text += f"; rank correlation of spread and |error| {correlation:.2f} (1: the same order, 0: unrelated)"
     return text
+
+
+def grade_report(grades: FloatArray, groups: Sequence[str], places: Mapping[int, str]) -> str:
+    """Report how many structures lie outside of the training set, and the farthest ones.
+
+    Args:
+        grades: (B,), highest grade of each structure's atoms.
+        places: the structures to be listed, by row in the order of the list: which atom of them it is, and why.
+    """
+    outside = int((grades > 1).sum())
+    lines = ["", f"extrapolation grade (1: edge of the training set): {outside} of {len(grades)} structures are above"]
+    width = max(len("group"), *(len(groups[row]) for row in places))
+    lines += ["highest grades:"]
+    lines += [f"{grades[row]:>10.3f}  {groups[row]:<{width}}  {place}" for row, place in places.items()]
+    return "\n".join(lines)
 
 
 def _rank_correlation(first: FloatArray, second: FloatArray) -> float | None:

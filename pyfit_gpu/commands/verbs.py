@@ -217,6 +217,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         forces=options.forces,
         plots=options.plots,
         reading=read_options(options),
+        uncertainty=options.uncertainty,
     )
     return 0
 

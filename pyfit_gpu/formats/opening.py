@@ -9,10 +9,14 @@ from typing import overload
 import torch
 
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import potential_kind, structures_kind, training_set_kind
 from pyfit_gpu.formats.read_options import ReadOptions, Wanted
 from pyfit_gpu.formats.read_report import ReadReport
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty, uncertainty_path
+from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential, join_members
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
@@ -107,3 +111,28 @@ def load_potentials(
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     members = [potential_kind(path).read(os.fspath(path)) for path in paths]
     return join_members(members, [os.fspath(path) for path in paths]).to(device, dtype)
+
+
+def find_uncertainty(
+    paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], potential: Potential
+) -> Uncertainty | None:
+    """Read the uncertainty file beside the first file of a potential, if there is one.
+
+    One that cannot be used, because it was left there by an earlier potential, is named in a warning.
+
+    Args:
+        paths: of the potential.
+        potential: in the precision of its files.
+    """
+    first = paths if isinstance(paths, str | os.PathLike) else paths[0]
+    beside = uncertainty_path(first)
+    if not beside.exists():
+        return None
+    try:
+        found = load_uncertainty(beside)
+        found.check(potential, str(beside))
+    except InputError as error:
+        log.warning("no uncertainties: %s", error)
+        return None
+    log.info("uncertainties: %s", beside)
+    return found

@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.text_lines import Lines
+from pyfit_gpu.formats.uncertainty_error_bars import error_bar_lines, read_error_bars
 from pyfit_gpu.formats.uncertainty_grade import grade_lines, read_grade
 from pyfit_gpu.formats.uncertainty_lines import UncertaintyLines
 from pyfit_gpu.log import log
+from pyfit_gpu.models.error_bars import ErrorBars
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.uncertainty import Uncertainty
 
@@ -45,6 +46,8 @@ def save_uncertainty(uncertainty: Uncertainty, path: str | os.PathLike[str]) -> 
         file.write(f"elements {' '.join(uncertainty.elements)}\n")
         file.write(f"inputs {uncertainty.grade.n_inputs}\n")
         file.writelines(_section("grade", grade_lines(uncertainty.grade, uncertainty.elements)))
+        if uncertainty.error_bars is not None:
+            file.writelines(_section("error-bars", error_bar_lines(uncertainty.error_bars)))
         file.write("end\n")
 
 
@@ -76,18 +79,23 @@ def _parse(lines: UncertaintyLines) -> Uncertainty:
     if not 0 < n_inputs <= _MAX_INPUTS:
         raise lines.error(f"'inputs' and their number, from 1 to {_MAX_INPUTS}")
     grade: ExtrapolationGrade | None = None
+    error_bars: ErrorBars | None = None
+    found: set[str] = set()
     while (name := _next_section(lines)) is not None:
-        if name == "grade" and grade is None:
-            grade = read_grade(lines, elements, n_inputs)
-        elif name == "grade":
+        if name in found:
             raise lines.error("one section of this name")
+        found.add(name)
+        if name == "grade":
+            grade = read_grade(lines, elements, n_inputs)
+        elif name == "error-bars":
+            error_bars = read_error_bars(lines)
         else:
             _skip_section(lines, name)
     if grade is None:
         raise lines.error("a section 'grade' before the end")
     if lines.advance():
         raise lines.error("the end of the file after 'end'")
-    return Uncertainty(int(checksum, 16), elements, grade)
+    return Uncertainty(int(checksum, 16), elements, grade, error_bars)
 
 
 def _read_version(lines: UncertaintyLines) -> None:

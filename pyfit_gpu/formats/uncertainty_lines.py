@@ -1,4 +1,4 @@
-"""Lines of uncertainty files: a keyword, then words or numbers; blank lines and those that begin with `#` are skipped."""
+"""Lines of uncertainty files: a keyword, then words or numbers; blank lines and those with `#` are skipped."""
 
 from __future__ import annotations
 

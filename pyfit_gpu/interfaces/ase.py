@@ -6,6 +6,7 @@ Energies are on the scale of the DFT data: E = E_nn - sum over atoms of their el
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,18 +20,22 @@ from torch import Tensor
 
 from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.formats.opening import find_uncertainty, load_potentials
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
+from pyfit_gpu.models.extrapolation import ExtrapolationError
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Spread, predict_batch
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.verlet import VerletList
 
 _SPREADS = ("energy_std", "forces_std", "stress_std")
+_UNCERTAINTIES = ("extrapolation_grade",)
 _DERIVATIVES = {"forces", "stress", "forces_std", "stress_std"}
 
 
@@ -38,7 +43,7 @@ class PyfitCalculator(Calculator):
     """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a potential.
 
     With several members these are means, and `energy_std`, `forces_std` and `stress_std` are the sample standard
-    deviations, in `results` and by `get_property`.
+    deviations, in `results` and by `get_property`; with an uncertainty, so is the `extrapolation_grade` of each atom.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
@@ -52,6 +57,8 @@ class PyfitCalculator(Calculator):
         dtype: torch.dtype | str = torch.float64,
         skin: float = 0.5,
         e_shift: EnergyShift | None = None,
+        uncertainty: Uncertainty | str | os.PathLike[str] | None = None,
+        max_grade: float | None = None,
     ) -> None:
         """Make a calculator.
 
@@ -63,14 +70,17 @@ class PyfitCalculator(Calculator):
             skin: Å, see `VerletList`; 0: neighbours are searched at every calculation.
             e_shift: eV per atom, one number or one for each element; None: the potential's own, or 0 with a warning
                 if it is unknown.
+            uncertainty: of this potential, or its file; None: the file beside that of the potential, if there is one.
+            max_grade: extrapolation grade above which a calculation fails; None: none.
 
         Raises:
             InputError: a physically informed potential, a file that is not a potential, files that do not go together,
-                an unknown device, an invalid number.
+                an unknown device, an invalid number, an uncertainty of another potential, `max_grade` without one.
         """
         if not isinstance(potential, Potential):
-            potential = load_potentials(potential)
+            paths, potential = potential, load_potentials(potential)
             device = "auto" if device is None else device
+            uncertainty = find_uncertainty(paths, potential) if uncertainty is None else uncertainty
         energy_model(potential, "PyfitCalculator")
         device = potential.device if device is None else select_device(str(device))
         dtype = select_dtype(str(dtype).removeprefix("torch."))
@@ -79,9 +89,15 @@ class PyfitCalculator(Calculator):
         shift = evaluation_shift(potential, e_shift)
         self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
         self.neighbor_list = VerletList(potential.descriptor.neighbor_cutoff, skin)
+        self.uncertainty = _checked(uncertainty, potential, max_grade)
+        if self.uncertainty is not None:
+            self.uncertainty = self.uncertainty.to(device, dtype)
+        self.max_grade = max_grade
         super().__init__()
         if potential.networks.n_members > 1:
             self.implemented_properties = [*self.implemented_properties, *_SPREADS]
+        if self.uncertainty is not None:
+            self.implemented_properties = [*self.implemented_properties, *_UNCERTAINTIES]
 
     def calculate(
         self,
@@ -101,7 +117,9 @@ class PyfitCalculator(Calculator):
             )
         batch = self._batch(frame)
         derivatives = not _DERIVATIVES.isdisjoint(properties)
-        prediction = predict_batch(self.potential, batch, derivatives=derivatives)
+        prediction = predict_batch(self.potential, batch, derivatives=derivatives, uncertainty=self.uncertainty)
+        if prediction.uncertainty is not None:
+            self._check_grade(prediction.uncertainty.grade, batch)
         shifts = self.energy_shift[batch.species]
         energy = float(prediction.energy.double() - shifts.sum())
         self.results = {
@@ -115,6 +133,23 @@ class PyfitCalculator(Calculator):
                 self.results["stress"] = _array(prediction.stress[0])
         if prediction.spread is not None:
             self.results |= _spread_results(prediction.spread, has_volume)
+        if prediction.uncertainty is not None:
+            self.results["extrapolation_grade"] = _array(prediction.uncertainty.grade)
+
+    def _check_grade(self, grade: Tensor, batch: Batch) -> None:
+        """Fail above the highest grade that is allowed."""
+        if self.max_grade is None or self.uncertainty is None or not len(grade) or float(grade.max()) <= self.max_grade:
+            return
+        atom = int(grade.argmax())
+        descriptor = self.potential.descriptor
+        inputs = batch.features(descriptor)[atom]
+        farthest = self.uncertainty.grade.describe_farthest(inputs, int(batch.species[atom]), descriptor)
+        raise ExtrapolationError(
+            f"{batch.structures.describe_atom(atom)}: expected an extrapolation grade of at most {self.max_grade:g}, "
+            f"got {float(grade[atom]):.4g} (farthest out: {farthest})",
+            atom=atom,
+            grade=float(grade[atom]),
+        )
 
     def _batch(self, frame: Frame) -> Batch:
         device = self.potential.device
@@ -136,10 +171,30 @@ class PyfitCalculator(Calculator):
 
     def export_properties(self) -> Properties:
         """Results with names that ASE knows; it refuses others."""
-        return Properties({name: value for name, value in self.results.items() if name not in _SPREADS})
+        return Properties(
+            {name: value for name, value in self.results.items() if name not in (*_SPREADS, *_UNCERTAINTIES)}
+        )
 
     def _get_name(self) -> str:
         return "pyfit"
+
+
+def _checked(
+    uncertainty: Uncertainty | str | os.PathLike[str] | None, potential: Potential, max_grade: float | None
+) -> Uncertainty | None:
+    """The uncertainty of a potential, from its file if necessary."""
+    if max_grade is not None and not (max_grade > 0 and math.isfinite(max_grade)):
+        raise InputError(f"max_grade: expected a number above 0, got {max_grade}")
+    if uncertainty is None:
+        if max_grade is not None:
+            raise InputError("max_grade: expected an uncertainty, which gives the grades, got none")
+        return None
+    if isinstance(uncertainty, Uncertainty):
+        uncertainty.check(potential)
+        return uncertainty
+    found = load_uncertainty(uncertainty)
+    found.check(potential, os.fspath(uncertainty))
+    return found
 
 
 def _spread_results(spread: Spread, has_volume: bool) -> dict[str, Any]:

@@ -17,13 +17,26 @@ As GRACE does (https://gracemaker.readthedocs.io): nearest centre first, then th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from pyfit_gpu.descriptors.feature_names import feature_names
+from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.errors import Failure
+from pyfit_gpu.parallel import Workers, lazy
+
 _NUMBERS_AT_ONCE_CPU = 2**18  # temporary ones, which stay in the cache of a core
 _NUMBERS_AT_ONCE_GPU = 2**26
+
+
+class ExtrapolationError(Failure):
+    """An atom has a higher extrapolation grade than is allowed."""
+
+    def __init__(self, fault: str, *, atom: int, grade: float) -> None:
+        super().__init__(fault)
+        self.atom = atom  # counted from 0
+        self.grade = grade
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,23 +62,23 @@ class ExtrapolationGrade:
         numbers = {name: getattr(self, name).to(device, dtype) for name in ("scale", "centers", "weight", "directions")}
         return replace(self, element=self.element.to(device), n_atoms=self.n_atoms.to(device), **numbers)
 
-    @cached_property
+    @lazy
     def _has_clusters(self) -> Tensor:
         """(S,) bool."""
         return (self.element == torch.arange(self.n_elements, device=self.element.device)[:, None]).any(dim=1)
 
-    @cached_property
+    @lazy
     def _origin(self) -> Tensor:
         """(S, F): differences from a point among an element's centres keep their digits in float32."""
         first = torch.searchsorted(self.element, torch.arange(self.n_elements, device=self.element.device))
         return self.centers[first.clamp(max=len(self.element) - 1)]
 
-    @cached_property
+    @lazy
     def _scaled_centers(self) -> Tensor:
         """(C, F)."""
         return (self.centers - self._origin[self.element]) / self.scale[self.element]
 
-    @cached_property
+    @lazy
     def _half_squares(self) -> Tensor:
         """(S, C): half of the squares of the scaled centres; infinite for the clusters of other elements."""
         own = self.element == torch.arange(self.n_elements, device=self.element.device)[:, None]
@@ -81,10 +94,13 @@ class ExtrapolationGrade:
         grade = inputs.new_empty(len(inputs))
         at_once = _NUMBERS_AT_ONCE_CPU if inputs.device.type == "cpu" else _NUMBERS_AT_ONCE_GPU
         size = max(1, at_once // max(1, self.directions[0].numel()))
-        for first in range(0, len(inputs), size):
+
+        def compute(first: int) -> None:
             part = slice(first, first + size)
             cluster = self.clusters(inputs[part], species[part])
             grade[part] = self._grade(inputs[part] - self.centers[cluster], cluster)
+
+        Workers.shared(inputs.device).run(compute, range(0, len(inputs), size))
         return torch.where(self._has_clusters[species], grade, torch.inf)
 
     def clusters(self, inputs: Tensor, species: Tensor) -> Tensor:
@@ -102,6 +118,14 @@ class ExtrapolationGrade:
         along = torch.einsum("nrf,nf->nr", self.directions[cluster], moved)
         whole = self.weight[cluster, None] * moved - torch.einsum("nrf,nr->nf", self.directions[cluster], along)
         return moved * whole
+
+    def describe_farthest(self, inputs: Tensor, species: int, descriptor: LocalStructureParameters) -> str:
+        """Name the input of one atom, (F,), that is farthest out."""
+        if not bool(self._has_clusters[species]):
+            return f"no atom of {descriptor.elements[species]} trained"
+        element = torch.tensor([species], device=inputs.device)
+        farthest = int(self.contributions(inputs[None], element).argmax())
+        return f"input {farthest + 1}, {feature_names(descriptor)[farthest]}"
 
     def _grade(self, moved: Tensor, cluster: Tensor) -> Tensor:
         # Products and sums of rows, not a matrix product: bits do not depend on which other atoms are computed.

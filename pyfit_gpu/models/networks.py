@@ -18,7 +18,19 @@ Seed = int | tuple[int, ...] | None  # None: a random seed
 
 _ALWAYS_ONE = 50.0  # sigmoid(50) = 1 / (1 + 2e-22)
 
+Vjp = Callable[[Tensor], Tensor]  # from derivatives with respect to outputs to those with respect to inputs
+
 ACTIVATIONS = {0: "1 / (1 + exp(-x))", 1: "1 / (1 + exp(-x)) - 1/2"}
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkPass:
+    """Outputs of networks for some atoms, the inputs of their last layer, and the vector-Jacobian products of both."""
+
+    outputs: Tensor  # (.., n_out)
+    hidden: Tensor  # (.., n_hidden), activations of the last hidden layer; the networks' inputs, where there is none
+    vjp: Vjp
+    hidden_vjp: Vjp
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,15 +182,14 @@ class ElementNetworks:
             found.append(both.transpose(0, 1))
         return found
 
-    def with_vjp(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def with_vjp(self, inputs: Tensor) -> NetworkPass:
         """Outputs and their vector-Jacobian product, both differentiable with respect to the parameters.
 
         Args:
             inputs: (S, M, n_in), as for a call.
 
         Returns:
-            outputs (K, S, M, n_out), and the function that maps derivatives with respect to them to derivatives with
-            respect to the inputs, (K, S, M, n_in).
+            outputs (K, S, M, n_out) and the rest likewise; the products give derivatives (K, S, M, n_in).
         """
         hidden = self._repeated(inputs)
         last = len(self.weights) - 1
@@ -189,17 +200,26 @@ class ElementNetworks:
         outputs = self._layer(last, hidden)
         members = (self.n_members, self.n_elements)
 
-        def vjp(grad: Tensor) -> Tensor:
-            grad = grad.flatten(0, 1)
-            transposed = [layer.flatten(0, 1).transpose(1, 2) for layer in self.weights]
-            # With one output this product is a broadcast.
-            grad = grad * transposed[last] if grad.shape[2] == 1 else torch.bmm(grad, transposed[last])
+        transposed = [layer.flatten(0, 1).transpose(1, 2) for layer in self.weights]
+
+        def from_hidden(grad: Tensor) -> Tensor:
             for layer in reversed(range(last)):
                 slope = sigmoids[layer] * (1 - sigmoids[layer])
                 grad = torch.bmm(grad * slope, transposed[layer])
             return grad.unflatten(0, members)
 
-        return outputs.unflatten(0, members), vjp
+        def vjp(grad: Tensor) -> Tensor:
+            grad = grad.flatten(0, 1)
+            # With one output this product is a broadcast.
+            grad = grad * transposed[last] if grad.shape[2] == 1 else torch.bmm(grad, transposed[last])
+            return from_hidden(grad)
+
+        return NetworkPass(
+            outputs.unflatten(0, members),
+            hidden.unflatten(0, members),
+            vjp,
+            lambda grad: from_hidden(grad.flatten(0, 1)),
+        )
 
     def with_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The single output and its gradient with respect to the inputs, both differentiable as in `with_vjp`.
@@ -210,8 +230,8 @@ class ElementNetworks:
         Returns:
             (K, S, M) and (K, S, M, n_in).
         """
-        outputs, vjp = self.with_vjp(inputs)
-        return outputs.squeeze(-1), vjp(torch.ones_like(outputs))
+        found = self.with_vjp(inputs)
+        return found.outputs.squeeze(-1), found.vjp(torch.ones_like(found.outputs))
 
     def _repeated(self, inputs: Tensor) -> Tensor:
         """(K S, M, n_in)."""
@@ -282,3 +302,12 @@ class ElementLayout:
         """(K, S, M, n_out) to (K, n_atoms, n_out)."""
         flat = arranged.flatten(1, 2)
         return flat if self.place is None else flat.index_select(1, self.place)
+
+    def restored(self, found: NetworkPass) -> NetworkPass:
+        """Results for atoms in their own order, (K, n_atoms, ..), from those for `arrange`d ones."""
+        return NetworkPass(
+            self.restore(found.outputs),
+            self.restore(found.hidden),
+            lambda grad: self.restore(found.vjp(self.arrange_members(grad))),
+            lambda grad: self.restore(found.hidden_vjp(self.arrange_members(grad))),
+        )

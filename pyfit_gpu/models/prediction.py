@@ -8,7 +8,8 @@ With several members these are means, and their spread is given beside them: for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,9 +19,12 @@ from pyfit_gpu.descriptors.lsp import chunk_workers, padded_widths
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.networks import ElementLayout
+from pyfit_gpu.models.extrapolation import ExtrapolationGrade
+from pyfit_gpu.models.last_layer import LastLayerRows, n_last_parameters
+from pyfit_gpu.models.networks import ElementLayout, NetworkPass
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
+from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
 
@@ -57,29 +61,40 @@ class Prediction:
     forces: Tensor | None  # (n_atoms, 3) eV/Å; None: not asked for
     stress: Tensor | None  # (B, 6) eV/Å^3, ASE's sign and order; NaN for a structure without a full cell
     spread: Spread | None = None  # None: a single member has none
+    uncertainty: PredictedUncertainty | None = None  # None: not asked for
 
     @classmethod
     def empty(
-        cls, n_structures: int, n_atoms: int, like: Tensor, *, derivatives: bool, spread: bool = False
+        cls,
+        n_structures: int,
+        n_atoms: int,
+        like: Tensor,
+        *,
+        derivatives: bool,
+        spread: bool = False,
+        uncertainty: PredictedUncertainty | None = None,
     ) -> Prediction:
-        """Allocate a prediction, to be filled by `put`."""
+        """Allocate a prediction, to be filled by `put`; an uncertainty likewise by its own `empty`."""
 
         def derived() -> tuple[Tensor | None, Tensor | None]:
             return (like.new_empty(n_atoms, 3), like.new_empty(n_structures, 6)) if derivatives else (None, None)
 
         member_spread = Spread(like.new_empty(n_structures), *derived()) if spread else None
-        return cls(like.new_empty(n_structures), like.new_empty(n_atoms), *derived(), member_spread)
+        return cls(like.new_empty(n_structures), like.new_empty(n_atoms), *derived(), member_spread, uncertainty)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Prediction:
         forces = None if self.forces is None else self.forces.to(device, dtype)
         stress = None if self.stress is None else self.stress.to(device, dtype)
         spread = None if self.spread is None else self.spread.to(device, dtype)
+        uncertainty = None if self.uncertainty is None else self.uncertainty.to(device, dtype)
         energy, atomic_energies = self.energy.to(device, dtype), self.atomic_energies.to(device, dtype)
-        return Prediction(energy, atomic_energies, forces, stress, spread)
+        return Prediction(energy, atomic_energies, forces, stress, spread, uncertainty)
 
     def put(self, part: Prediction, rows: Tensor, atoms: Tensor) -> None:
         """Fill in the prediction for some structures and their atoms."""
         self.atomic_energies[atoms] = part.atomic_energies
+        if self.uncertainty is not None and part.uncertainty is not None:
+            self.uncertainty.put(part.uncertainty, rows, atoms)
         both: list[tuple[Prediction | Spread, Prediction | Spread]] = [(self, part)]
         if self.spread is not None and part.spread is not None:
             both.append((self.spread, part.spread))
@@ -92,7 +107,13 @@ class Prediction:
 
 
 def predict(
-    potential: Potential, structures: Structures, *, derivatives: bool = True, backend: str = "auto"
+    potential: Potential,
+    structures: Structures,
+    *,
+    derivatives: bool = True,
+    backend: str = "auto",
+    uncertainty: Uncertainty | None = None,
+    force_errors: bool = False,
 ) -> Prediction:
     """Predict energies, forces and stress of structures, with mean and spread of several members; atoms in file order.
 
@@ -100,10 +121,12 @@ def predict(
 
     Args:
         derivatives: whether forces and stress are wanted.
+        uncertainty: of this potential, which gives the grades of atoms and the error bars of energies.
+        force_errors: whether error bars of forces are wanted too, which take several times as long as the rest.
 
     Raises:
-        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero, or a physically
-            informed potential.
+        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero, a physically
+            informed potential, or an uncertainty of another potential or, for errors of forces, without error bars.
         ValueError: structures and potential on different devices.
     """
     energy_model(potential, "predict")
@@ -113,17 +136,38 @@ def predict(
         )
     like = potential.networks.weights[0]
     spread = potential.networks.n_members > 1
-    whole = Prediction.empty(len(structures), structures.n_atoms, like, derivatives=derivatives, spread=spread)
-    for batch in prediction_batches(structures.sizes, structures.select, potential, backend=backend):
-        whole.put(predict_batch(potential, batch, derivatives=derivatives), batch.rows, batch.atoms)
+    found = None
+    if uncertainty is not None:
+        uncertainty.check(potential)
+        uncertainty = uncertainty.to(potential.device, potential.dtype)
+        found = uncertainty.empty(len(structures), structures.n_atoms, like, forces=force_errors)
+    whole = Prediction.empty(
+        len(structures), structures.n_atoms, like, derivatives=derivatives, spread=spread, uncertainty=found
+    )
+    n_rows = n_last_parameters(potential) if force_errors else 0
+    for batch in prediction_batches(structures.sizes, structures.select, potential, backend=backend, n_rows=n_rows):
+        part = predict_batch(
+            potential, batch, derivatives=derivatives, uncertainty=uncertainty, force_errors=force_errors
+        )
+        whole.put(part, batch.rows, batch.atoms)
     return whole
 
 
 def prediction_batches(
-    sizes: Sequence[int], take: Callable[[list[int]], Structures], potential: Potential, *, backend: str = "auto"
+    sizes: Sequence[int],
+    take: Callable[[list[int]], Structures],
+    potential: Potential,
+    *,
+    backend: str = "auto",
+    n_rows: int = 0,
 ) -> Iterator[Batch]:
-    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches."""
-    max_atoms = max(1, batch_atoms(potential.device, potential.descriptor.n_features) // potential.networks.n_members)
+    """Batches for `predict_batch`; see `batches`. Pairs have a row for each member: many members get small batches.
+
+    Args:
+        n_rows: further rows that pairs have.
+    """
+    most = batch_atoms(potential.device, potential.descriptor.n_features)
+    max_atoms = max(1, most // (potential.networks.n_members + n_rows))
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
 
 
@@ -137,10 +181,42 @@ def evaluate(potential: Potential, structures: Structures, *, backend: str = "au
 
 
 @torch.no_grad()
-def predict_batch(potential: Potential, batch: Batch, *, derivatives: bool = True) -> Prediction:
-    """Do as `predict` for one batch, whose neighbours have the potential's dtype and device."""
-    walk = _ChunkWalk(potential, batch, derivatives=derivatives)
-    energies = walk.run()
+def predict_batch(
+    potential: Potential,
+    batch: Batch,
+    *,
+    derivatives: bool = True,
+    uncertainty: Uncertainty | None = None,
+    force_errors: bool = False,
+) -> Prediction:
+    """Do as `predict` for one batch; neighbours and uncertainty have the potential's dtype and device."""
+    bars = None if uncertainty is None else uncertainty.error_bars
+    rows = None if bars is None else LastLayerRows(potential, batch, derivatives=force_errors)
+    grade = None if uncertainty is None else uncertainty.grade
+    walk = _ChunkWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
+    found = _predict_walk(walk)
+    if walk.grades is None:
+        return found
+    if bars is None or rows is None:
+        return replace(found, uncertainty=PredictedUncertainty(walk.grades, None, None))
+    energy = bars.deviations("energy", rows.of_energies()[:, None])[:, 0]
+    forces = bars.deviations("forces", rows.of_derivatives()[0]) if force_errors else None
+    return replace(found, uncertainty=PredictedUncertainty(walk.grades, energy, forces))
+
+
+@torch.no_grad()
+def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> tuple[Prediction, LastLayerRows]:
+    """Predict, and collect derivatives with respect to the last layer's parameters, of a potential of one member.
+
+    Args:
+        derivatives: whether forces and stress are wanted, and their rows.
+    """
+    rows = LastLayerRows(potential, batch, derivatives=derivatives)
+    return _predict_walk(_ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
+
+
+def _predict_walk(walk: _ChunkWalk) -> Prediction:
+    batch, energies = walk.batch, walk.run()
     sums = sum_over_atoms(energies, batch.sizes)
     if walk.totals is None:
         return _summarize_members(sums, energies, None, None)
@@ -187,8 +263,21 @@ def _mean_and_spread(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class _ChunkWalk:
     """Energies and derivatives chunk by chunk, several at once on a CPU, while a chunk's results are still cached."""
 
-    def __init__(self, potential: Potential, batch: Batch, *, derivatives: bool) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        batch: Batch,
+        *,
+        derivatives: bool,
+        rows: LastLayerRows | None = None,
+        grade: ExtrapolationGrade | None = None,
+    ) -> None:
         self.model = energy_model(potential, "predict")
+        self.rows = rows
+        self.grade = grade
+        self.grades: Tensor | None = None  # (n_atoms,)
+        if grade is not None:
+            self.grades = potential.networks.weights[0].new_empty(len(batch.species))
         self.descriptor = potential.descriptor
         self.batch = batch
         self.networks: _Tiled | _Stacked
@@ -211,8 +300,9 @@ class _ChunkWalk:
             features = self.batch.features(self.descriptor)
 
             def evaluate_piece(atoms: Tensor) -> None:
-                outputs, _ = self.networks(atoms, features[atoms])
-                energies.index_copy_(1, atoms, self.model.energies(outputs, None))
+                found = self.networks(atoms, features[atoms])
+                energies.index_copy_(1, atoms, self.model.energies(found.outputs, None))
+                self._observe(atoms, features[atoms], found)
 
             workers.run(evaluate_piece, self.networks.pieces())
             return energies
@@ -220,11 +310,14 @@ class _ChunkWalk:
         def compute(chunk: Chunk) -> None:
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
-            outputs, vjp = self.networks(chunk.atoms, features)
-            energies.index_copy_(1, chunk.atoms, self.model.energies(outputs, chunk))
+            found = self.networks(chunk.atoms, features)
+            energies.index_copy_(1, chunk.atoms, self.model.energies(found.outputs, chunk))
+            self._observe(chunk.atoms, features, found)
+            if self.rows is not None and self.rows.wants_derivatives:
+                self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
             if self.totals is not None:
-                grad_outputs, grad_vectors = self.model.vjp(outputs, chunk)
-                grad_features = vjp(grad_outputs) * self.descriptor.transform_slope(raw)
+                grad_outputs, grad_vectors = self.model.vjp(found.outputs, chunk)
+                grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
                 through_features = self._grad_vectors(chunk, grad_features)
                 self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
 
@@ -232,6 +325,13 @@ class _ChunkWalk:
         chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
         workers.run(compute, chunks)
         return energies
+
+    def _observe(self, atoms: Tensor, features: Tensor, found: NetworkPass) -> None:
+        """Note what error bars and grades need of some atoms."""
+        if self.rows is not None:
+            self.rows.add(atoms, found)
+        if self.grade is not None and self.grades is not None:
+            self.grades.index_copy_(0, atoms, self.grade(features, self.batch.species[atoms]))
 
     def _by_jacobian(self) -> bool:
         return self.totals is not None and self.n_members >= _JACOBIAN_MEMBERS
@@ -260,9 +360,6 @@ class _ChunkWalk:
         return lambda number: self.batch.structures.describe_atom(int(chunk.atoms[number]))
 
 
-_Vjp = Callable[[Tensor], Tensor]
-
-
 class _Tiled:
     """Networks for a CPU: members and elements one by one, atoms in tiles."""
 
@@ -279,25 +376,28 @@ class _Tiled:
         """All atoms, in pieces that can be evaluated at once."""
         yield from self._tiles.in_order.split(_NETWORK_ATOMS)
 
-    def __call__(self, atoms: Tensor, features: Tensor) -> tuple[Tensor, _Vjp]:
-        """Outputs (K, n, n_out) for features (n, n_features) of atoms (n,), and their vector-Jacobian product."""
+    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
+        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
         outputs = features.new_empty(self._n_members, len(features), self._networks.n_outputs)
-        parts: list[tuple[int, slice, Tensor, int, _Vjp]] = []
+        hidden = features.new_empty(self._n_members, len(features), self._networks.n_hidden)
+        parts: list[tuple[int, slice, Tensor, int, NetworkPass]] = []
         for element, own, place, n_tiles in self._tiles.by_element(atoms):
             inputs = self._arranged(features[own], place, n_tiles)
             for member in range(self._n_members):
-                found, vjp = self._networks(member, element, inputs)
-                outputs[member, own] = found.flatten(0, 1).index_select(0, place)
-                parts.append((member, own, place, n_tiles, vjp))
+                found = self._networks(member, element, inputs)
+                outputs[member, own] = found.outputs.flatten(0, 1).index_select(0, place)
+                hidden[member, own] = found.hidden.flatten(0, 1).index_select(0, place)
+                parts.append((member, own, place, n_tiles, found))
 
-        def all_vjps(grad: Tensor) -> Tensor:
+        def all_vjps(grad: Tensor, *, of_hidden: bool = False) -> Tensor:
             result = features.new_empty(self._n_members, *features.shape)
-            for member, own, place, n_tiles, vjp in parts:
+            for member, own, place, n_tiles, found in parts:
                 arranged = self._arranged(grad[member, own], place, n_tiles)
+                vjp = found.hidden_vjp if of_hidden else found.vjp
                 result[member, own] = vjp(arranged).flatten(0, 1).index_select(0, place)
             return result
 
-        return outputs, all_vjps
+        return NetworkPass(outputs, hidden, all_vjps, partial(all_vjps, of_hidden=True))
 
     def _arranged(self, values: Tensor, place: Tensor, n_tiles: int) -> Tensor:
         """(n, m) to (n_tiles, rows, m), zero where there is no atom."""
@@ -316,8 +416,7 @@ class _Stacked:
         """All atoms at once."""
         yield torch.arange(len(self._species), device=self._species.device)
 
-    def __call__(self, atoms: Tensor, features: Tensor) -> tuple[Tensor, _Vjp]:
-        """Outputs (K, n, n_out) for features (n, n_features) of atoms (n,), and their vector-Jacobian product."""
+    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
+        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
         layout = ElementLayout.of(self._species[atoms], self._networks.n_elements)
-        outputs, vjp = self._networks.with_vjp(layout.arrange(features))
-        return layout.restore(outputs), lambda grad: layout.restore(vjp(layout.arrange_members(grad)))
+        return layout.restored(self._networks.with_vjp(layout.arrange(features)))

@@ -9,14 +9,14 @@ the widest vectors: the sigmoid of the last numbers of an array would be compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.basis import LINE
-from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.networks import ElementNetworks, NetworkPass
 from pyfit_gpu.sums import ragged_range
 
 _COLUMNS = 4  # least number of columns of a result: libraries multiply a single column by another routine
@@ -87,21 +87,20 @@ class TiledNetworks:
 
     def __init__(self, networks: ElementNetworks) -> None:
         self.activation = networks.activation
-        self.n_outputs = networks.layer_sizes[-1]
+        self.n_hidden, self.n_outputs = networks.layer_sizes[-2:]
         self._layers = [
             [_copied_layers(networks, member, element) for element in range(networks.n_elements)]
             for member in range(networks.n_members)
         ]
 
-    def __call__(self, member: int, element: int, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def __call__(self, member: int, element: int, inputs: Tensor) -> NetworkPass:
         """Evaluate one network.
 
         Args:
             inputs: (n_tiles, rows, n_in).
 
         Returns:
-            outputs (n_tiles, rows, n_out), and the VJP: from derivatives with respect to the outputs to derivatives
-            with respect to the inputs, (n_tiles, rows, n_in).
+            outputs (n_tiles, rows, n_out) and the rest likewise; the products give derivatives (n_tiles, rows, n_in).
         """
         layers = self._layers[member][element]
         hidden, sigmoids = inputs, []
@@ -112,15 +111,20 @@ class TiledNetworks:
         last, bias = layers[-1]
         outputs = torch.bmm(hidden, last.expand(len(inputs), -1, -1)).add_(bias)[..., : self.n_outputs]
 
-        def vjp(grad: Tensor) -> Tensor:
-            grad = torch.nn.functional.pad(grad, (0, last.shape[1] - self.n_outputs))
-            grad = torch.bmm(grad, last.T.expand(len(grad), -1, -1))
+        def from_hidden(grad: Tensor) -> Tensor:
             for (weight, _), sigmoid in zip(reversed(layers[:-1]), reversed(sigmoids), strict=True):
                 grad = torch.ops.aten.sigmoid_backward(grad, sigmoid)
                 grad = torch.bmm(grad, weight.T.expand(len(grad), -1, -1))
             return grad
 
-        return outputs, vjp
+        def vjp(grad: Tensor) -> Tensor:
+            grad = torch.nn.functional.pad(grad, (0, last.shape[1] - self.n_outputs))
+            return from_hidden(torch.bmm(grad, last.T.expand(len(grad), -1, -1)))
+
+        def hidden_vjp(grad: Tensor) -> Tensor:
+            return from_hidden(torch.nn.functional.pad(grad, (0, last.shape[0] - self.n_hidden)))
+
+        return NetworkPass(outputs, hidden[..., : self.n_hidden], vjp, hidden_vjp)
 
 
 def _copied_layers(networks: ElementNetworks, member: int, element: int) -> list[tuple[Tensor, Tensor]]:

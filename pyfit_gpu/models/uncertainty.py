@@ -1,4 +1,4 @@
-"""What is known about the uncertainty of a potential's predictions, and which potential it belongs to."""
+"""Uncertainty of a potential's predictions, and the check that it belongs to the potential at hand."""
 
 from __future__ import annotations
 
@@ -6,26 +6,44 @@ import zlib
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.error_bars import ErrorBars
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.potential import Potential
 
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """Extrapolation grade of a potential."""
+    """Extrapolation grade of a potential, and its error bars if they are known."""
 
     checksum: int  # of the potential's parameters
     elements: tuple[str, ...]
     grade: ExtrapolationGrade
+    error_bars: ErrorBars | None = None  # of a potential of one member
 
     @classmethod
-    def of(cls, potential: Potential, grade: ExtrapolationGrade) -> Uncertainty:
-        return cls(parameter_checksum(potential), potential.descriptor.elements, grade)
+    def of(cls, potential: Potential, grade: ExtrapolationGrade, error_bars: ErrorBars | None = None) -> Uncertainty:
+        return cls(parameter_checksum(potential), potential.descriptor.elements, grade, error_bars)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Uncertainty:
-        return replace(self, grade=self.grade.to(device, dtype))
+        error_bars = None if self.error_bars is None else self.error_bars.to(device, dtype)
+        return replace(self, grade=self.grade.to(device, dtype), error_bars=error_bars)
+
+    def empty(self, n_structures: int, n_atoms: int, like: Tensor, *, forces: bool) -> PredictedUncertainty:
+        """Allocate what is to be found for some structures, to be filled by `PredictedUncertainty.put`.
+
+        Args:
+            forces: whether error bars of forces are wanted.
+
+        Raises:
+            InputError: they are, and there are none.
+        """
+        if forces and self.error_bars is None:
+            raise InputError("force_errors: expected an uncertainty with error bars, got one without")
+        energy = None if self.error_bars is None else like.new_empty(n_structures)
+        return PredictedUncertainty(like.new_empty(n_atoms), energy, like.new_empty(n_atoms, 3) if forces else None)
 
     def check(self, potential: Potential, name: str = "uncertainty") -> None:
         """Refuse another potential than the one that this belongs to.
@@ -50,6 +68,29 @@ class Uncertainty:
                 f"{name}: belongs to another potential: expected the checksum {checksum:08x} of this one's parameters, "
                 f"found {self.checksum:08x}"
             )
+        if self.error_bars is not None:
+            self.error_bars.check(potential, name)
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedUncertainty:
+    """Grades of atoms, and standard deviations of energies and forces, in the order of structures and atoms."""
+
+    grade: Tensor  # (n_atoms,)
+    energy: Tensor | None  # (B,) eV; None: no error bars
+    forces: Tensor | None  # (n_atoms, 3) eV/Å, of each component; None: not asked for
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> PredictedUncertainty:
+        energy, forces = (None if one is None else one.to(device, dtype) for one in (self.energy, self.forces))
+        return PredictedUncertainty(self.grade.to(device, dtype), energy, forces)
+
+    def put(self, part: PredictedUncertainty, rows: Tensor, atoms: Tensor) -> None:
+        """Fill in what was found for some structures and their atoms."""
+        self.grade[atoms] = part.grade
+        if self.energy is not None and part.energy is not None:
+            self.energy[rows] = part.energy
+        if self.forces is not None and part.forces is not None:
+            self.forces[atoms] = part.forces
 
 
 def parameter_checksum(potential: Potential) -> int:

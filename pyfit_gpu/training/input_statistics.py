@@ -46,11 +46,8 @@ def condition(train: TrainingSet, kind: ConditioningKind) -> Conditioning | None
     """
     if kind == "none" or not bool((train.weight > 0).any()):  # of which there is no loss either
         return None
-    counts, mean, variance = (found.cpu() for found in _moments(train))
-    # What the objective computes in is what is folded; and rounding alone is no spread.
-    dtype = train.features.dtype
-    noise = _ROUNDING * torch.finfo(dtype).eps * mean.abs()
-    deviation = torch.where(variance > noise.square(), variance, 0.0).sqrt()
+    counts, mean, deviation = input_moments(train)
+    dtype = train.features.dtype  # what the objective computes in is what is folded
     constant = deviation == 0
     typical = deviation.square().mean(dim=1, keepdim=True).sqrt()  # s_0
     typical = torch.where(typical > 0, typical, 1.0).expand_as(deviation)
@@ -60,14 +57,29 @@ def condition(train: TrainingSet, kind: ConditioningKind) -> Conditioning | None
     return Conditioning(mean.to(dtype).double(), scale.to(dtype).double())
 
 
+def input_moments(train: TrainingSet) -> tuple[Tensor, Tensor, Tensor]:
+    """Atoms that count (S,), and mean and standard deviation (S, n_features) of their inputs, float64 on the host.
+
+    Both are 0 for an element without atoms. A deviation is 0 where inputs differ by no more than rounding.
+    """
+    counts, mean, variance = (found.cpu() for found in _moments(train))
+    noise = _ROUNDING * torch.finfo(train.features.dtype).eps * mean.abs()
+    return counts, mean, torch.where(variance > noise.square(), variance, 0.0).sqrt()
+
+
+def atoms_with_weight(train: TrainingSet) -> Tensor:
+    """(n,) int64: numbers of the atoms of all structures with a weight above 0."""
+    has_weight = (train.weight > 0)[torch.repeat_interleave(train.sizes, output_size=train.n_atoms)]
+    return has_weight.nonzero()[:, 0]
+
+
 def _moments(train: TrainingSet) -> tuple[Tensor, Tensor, Tensor]:
     """Atoms that count (S,), and mean and variance (S, n_features) of their inputs, float64; 0 without atoms.
 
     Sums are over differences from the element's first atom: those of equal inputs are exactly 0.
     """
     elements = range(train.descriptor.n_elements)
-    has_weight = (train.weight > 0)[torch.repeat_interleave(train.sizes, output_size=train.n_atoms)]
-    atoms = has_weight.nonzero()[:, 0]
+    atoms = atoms_with_weight(train)
     species = train.species[atoms]
     counts = torch.bincount(species, minlength=len(elements))
     first = torch.stack([(species == element).byte().argmax() for element in elements])  # any atom, where there is none

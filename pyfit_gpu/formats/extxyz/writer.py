@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, TextIO
@@ -31,10 +31,12 @@ def write_extxyz(
     path_or_file: str | os.PathLike[str] | TextIO,
     frames: Iterable[Frame],
     spreads: Iterable[LabelSpread] | None = None,
+    columns: Iterable[Mapping[str, FloatArray]] | None = None,
 ) -> None:
     """Write frames as extended XYZ (Å, eV); atomic number 0 becomes X, the source is not written.
 
-    Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms.
+    Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms; further
+    columns of its atoms, (n, m) each, come under their own names.
 
     ase.io.write prints positions and forces with eight decimals and has no option for more. Here they are written
     with the shortest digits that give the same float64.
@@ -43,27 +45,31 @@ def write_extxyz(
 
     if isinstance(path_or_file, str | os.PathLike):
         with open(path_or_file, "w", encoding="utf-8") as file:
-            write_extxyz(file, frames, spreads)
+            write_extxyz(file, frames, spreads, columns)
         return
-    pairs = zip(frames, repeat(None)) if spreads is None else zip(frames, spreads, strict=True)
-    for frame, spread in pairs:
-        columns = {
+    every_spread = repeat(None) if spreads is None else iter(spreads)
+    every_more: Iterator[Mapping[str, FloatArray]] = repeat({}) if columns is None else iter(columns)
+    for frame in frames:
+        spread = next(every_spread)
+        whole = {
             "pos": frame.positions,
             "forces": frame.forces,
             "forces_std": None if spread is None else spread.forces,
+            **next(every_more),
         }
-        known = {name: values for name, values in columns.items() if values is not None}
+        known = {name: values for name, values in whole.items() if values is not None}
         rows = np.concatenate(list(known.values()), axis=1).tolist()
-        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, list(known), spread)}\n")
+        widths = {name: values.shape[1] for name, values in known.items()}
+        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, widths, spread)}\n")
         for number, row in zip(frame.atomic_numbers.tolist(), rows, strict=True):
             path_or_file.write(f"{chemical_symbols[number]:2} {' '.join(map(repr, row))}\n")
 
 
-def _comment_line(frame: Frame, columns: Sequence[str], spread: LabelSpread | None) -> str:
+def _comment_line(frame: Frame, columns: Mapping[str, int], spread: LabelSpread | None) -> str:
     parts = []
     if frame.cell.any():
         parts.append(f'Lattice="{_numbers(frame.cell)}"')
-    parts.append("Properties=species:S:1" + "".join(f":{name}:R:3" for name in columns))
+    parts.append("Properties=species:S:1" + "".join(f":{name}:R:{width}" for name, width in columns.items()))
     parts.append(f"group={_extxyz_word(frame.group)}")
     if frame.weight != 1:
         parts.append(f"weight={_numbers(frame.weight)}")

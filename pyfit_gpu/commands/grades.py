@@ -1,0 +1,54 @@
+"""Extrapolation grades for the command line: the uncertainty file of a potential, and the structures farthest out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pyfit_gpu.commands.report import EnergyTable, grade_report
+from pyfit_gpu.formats.opening import find_uncertainty
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty
+from pyfit_gpu.models.batches import featurize
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
+
+NO_UNCERTAINTY = "none"  # in place of a file
+_N_WORST = 5  # structures that are listed
+
+
+def own_file(uncertainty: str | None) -> list[str]:
+    return [] if uncertainty in (None, NO_UNCERTAINTY) else [str(uncertainty)]
+
+
+def chosen_uncertainty(given: str | None, paths: Sequence[str], model: Potential) -> Uncertainty | None:
+    """The uncertainty in a file that is given, or in the one beside a potential."""
+    if given is None:
+        return find_uncertainty(paths, model)
+    if given == NO_UNCERTAINTY:
+        return None
+    found = load_uncertainty(given)
+    found.check(model, given)
+    return found
+
+
+def describe_grades(
+    frames: Sequence[Frame], table: EnergyTable, model: Potential, uncertainty: Uncertainty, device: torch.device | str
+) -> str:
+    """Report grades; the inputs of the few structures that are listed are computed again."""
+    assert table.highest_grade is not None
+    assert table.highest_grade_atom is not None
+    worst = np.argsort(-table.highest_grade, kind="stable")[:_N_WORST].tolist()
+    places = {}
+    model, uncertainty = (one.to(device, torch.float64) for one in (model, uncertainty))
+    for row in worst:
+        structures = Structures.from_frames([frames[row]], device=device)
+        inputs = featurize(structures, model)
+        atom = int(table.highest_grade_atom[row]) - 1
+        species = int(model.species_index(structures)[atom])
+        farthest = uncertainty.grade.describe_farthest(inputs[atom], species, model.descriptor)
+        places[row] = f"{frames[row].source}, atom {atom + 1}: {farthest}"
+    return grade_report(table.highest_grade, table.groups, places)

@@ -1,0 +1,299 @@
+"""Error bars of a potential from the structures that trained it: Laplace's approximation for the last layer.
+
+With J the derivatives of the N residuals of the loss, weighted as there, so that r^T r is the squared loss, and a the
+penalty on the squares of the last layer's parameters w, the evidence is largest where (MacKay)
+
+    gamma = sum_k l_k / (l_k + a)        a = gamma / (w^T w) r^T r / (N - gamma)
+
+with l_k the eigenvalues of J^T J. Residuals then have the noise r^T r / (N - gamma), in the units of the squared loss,
+and this is the factor of the variances j^T (J^T J + a I)^-1 j. Validation structures give a better one for each label:
+the likelihood of their errors is largest where it is the mean of error^2 / (j^T C j).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.datasets.feature_rows import read_features
+from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.batches import batch_atoms
+from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.error_bars import LABELS, Calibration, ErrorBars
+from pyfit_gpu.models.last_layer import energy_rows, n_last_parameters
+from pyfit_gpu.models.networks import ElementLayout
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.prediction import prediction_batches, rows_of_batch
+from pyfit_gpu.structures.batch import size_batches
+from pyfit_gpu.sums import sum_over_atoms
+from pyfit_gpu.training.force_map import require_positions
+from pyfit_gpu.training.loss import TERMS, LabelWeights, LossWeights, check_weights, taking_part
+
+_ROUNDS = 200  # of the fixed point
+_CLOSE = 1e-6  # relative change of the penalty that ends it
+_LEAST_SHARE = 1e-12  # of the largest eigenvalue, that the penalty keeps
+# A force that is zero by symmetry has no variance, and its error is what the reference left: it says nothing. Values
+# whose variance is below this share of the mean take no part in a calibration.
+_NO_VARIANCE = 1e-6
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """Predictions of one label for some structures: n structures or atoms with m components each."""
+
+    structure: Tensor  # (n,) int64, row of the set
+    errors: Tensor  # (n, m), predicted minus known, of extensive quantities in eV; NaN where not known
+    rows: Tensor  # (n, m, P), derivatives with respect to the last layer
+
+
+def build_error_bars(
+    potential: Potential,
+    train: TrainingSet,
+    validation: TrainingSet | None = None,
+    *,
+    weights: LossWeights | None = None,
+    penalty: float | None = None,
+    progress: Progress = lambda n_atoms: None,
+) -> ErrorBars:
+    """Find the covariance of the last layer's parameters, and its scale.
+
+    Computed in float64, on the sets' device, in batches: features in files stay there.
+
+    Args:
+        potential: one member.
+        train: the structures that trained it, with their weights.
+        validation: structures that calibrate; None or none with a label: the noise of the training residuals does.
+        weights: of the terms beside the energy in the loss, by term.
+        penalty: a, relative to the squared loss; None: the evidence decides.
+        progress: told the number of atoms done so far.
+
+    Raises:
+        InputError: several members, a set made with other descriptor settings, a weight for a label that no structure
+            has, a set without positions for one of forces or stress, or predictions that are not finite.
+    """
+    _check(potential, train, validation, weights or {}, penalty)
+    potential = potential.to(train.sizes.device, torch.float64)
+    done = _Counter(progress)
+    moments = _moments(potential, train, weights or {}, done)
+    parameters = last_parameters(potential)
+    noise, penalty, n_effective = _most_probable(moments, float(parameters.square().sum()), penalty)
+    values, vectors = torch.linalg.eigh(moments.normal)
+    root = vectors / (values.clamp(min=0) + penalty).sqrt()
+    # C = root root^T as a triangle: its transpose is the R of a QR decomposition, which keeps small variances.
+    triangle = torch.linalg.qr(root.T, mode="r").R.T
+    triangle = (triangle * torch.where(triangle.diagonal() < 0, -1.0, 1.0)).tril()
+    plain = {label: Calibration(noise, 0) for label in LABELS}
+    bars = ErrorBars(triangle.cpu(), plain, penalty, n_effective)
+    if validation is None or not len(validation):
+        return bars
+    return _calibrated(bars, potential, validation, done)
+
+
+def last_parameters(potential: Potential) -> Tensor:
+    """(P,) weights, then the bias, of the last layer of one element after the other."""
+    weight, bias = potential.networks.weights[-1][0, :, :, 0], potential.networks.biases[-1][0]
+    return torch.cat((weight, bias), dim=1).flatten().detach()
+
+
+def _check(
+    potential: Potential,
+    train: TrainingSet,
+    validation: TrainingSet | None,
+    weights: LossWeights,
+    penalty: float | None,
+) -> None:
+    energy_model(potential, "error bars")
+    check_weights(weights)
+    if potential.networks.n_members != 1:
+        raise InputError(f"error bars: expected a potential of one member, got {potential.networks.n_members} members")
+    if penalty is not None and not (math.isfinite(penalty) and penalty > 0):
+        raise InputError(f"penalty: expected a number > 0, got {penalty}")
+    for name, part in (("training", train), ("validation", validation)):
+        if part is not None and len(part):
+            require_same_inputs(potential.descriptor, part.descriptor, f"the {name} set is not this potential's")
+    if not bool((train.has_energy & (train.weight > 0)).any()):
+        raise InputError("error bars: expected training structures with an energy and a weight above 0, got none")
+    for term in TERMS:
+        weight = weights.get(term.name, 0.0)
+        if weight > 0 and not bool((term.known(train) & (train.weight > 0)).any()):
+            raise InputError(f"{term.weight_name}: expected 0, got {weight}: no training structure has {term.label}")
+    if any(weight > 0 for weight in weights.values()):
+        require_positions(train)
+
+
+class _Counter:
+    """Counts atoms over several sets."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._done = 0
+
+    def add(self, n_atoms: int) -> None:
+        self._done += n_atoms
+        self._progress(self._done)
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Sums over the weighted residuals of training."""
+
+    normal: Tensor  # (P, P) J^T J
+    squared_loss: float  # r^T r
+    n_values: int  # N, residuals with a weight
+
+
+def _moments(potential: Potential, train: TrainingSet, weights: LossWeights, done: _Counter) -> _Moments:
+    label_weights = LabelWeights.of(train)
+    factors = {"energy": 1.0, **{one.term.name: one.weight for one in taking_part(weights, label_weights)}}
+    # Energies and virials count by atom.
+    per_atom = {"forces": torch.ones_like(label_weights["energy"])}
+    by_label = {
+        label: factor * label_weights[label] * per_atom.get(label, train.sizes.double().reciprocal().square())
+        for label, factor in factors.items()
+    }
+    n_parameters = n_last_parameters(potential)
+    normal = torch.zeros(n_parameters, n_parameters, dtype=torch.float64, device=train.sizes.device)
+    squared_loss, n_values = normal.new_zeros(()), 0
+    counted = torch.stack(list(by_label.values())).sum(dim=0) > 0
+    for by_term in _predicted(potential, train, counted, derivatives=len(factors) > 1, done=done):
+        for label, weight in by_label.items():
+            found = by_term[label]
+            own = weight[found.structure]
+            chosen = own > 0
+            root = own[chosen].sqrt()[:, None]
+            rows = (found.rows[chosen] * root[..., None]).flatten(0, 1)
+            normal += rows.T @ rows
+            errors = found.errors[chosen] * root
+            squared_loss += errors.square().sum()
+            n_values += errors.numel()
+    if not (bool(normal.isfinite().all()) and bool(squared_loss.isfinite())):
+        raise InputError(
+            "error bars: expected finite predictions and labels of the training structures, got NaN or inf"
+        )
+    return _Moments(normal, float(squared_loss), n_values)
+
+
+def _most_probable(moments: _Moments, size: float, penalty: float | None) -> tuple[float, float, float]:
+    """Noise, penalty and number of effective parameters where the evidence is largest.
+
+    Args:
+        size: w^T w.
+        penalty: kept, unless None.
+    """
+    values = torch.linalg.eigvalsh(moments.normal).clamp(min=0)
+    least = _LEAST_SHARE * float(values[-1])
+
+    def effective(chosen: float) -> float:
+        return float((values / (values + chosen)).sum())
+
+    def noise(gamma: float) -> float:
+        return moments.squared_loss / max(moments.n_values - gamma, 1.0)
+
+    chosen = penalty if penalty is not None else max(float(values.mean()) * 1e-6, least)
+    for _ in range(_ROUNDS if penalty is None else 0):
+        gamma = effective(chosen)
+        following = max(gamma * noise(gamma) / size if size > 0 else chosen, least)
+        close = abs(following - chosen) <= _CLOSE * chosen
+        chosen = following
+        if close:
+            break
+    gamma = effective(chosen)
+    return noise(gamma), chosen, gamma
+
+
+def _calibrated(bars: ErrorBars, potential: Potential, validation: TrainingSet, done: _Counter) -> ErrorBars:
+    """Error bars with the factors of largest likelihood for the labels that validation structures have."""
+    chosen = validation.weight > 0
+    known = {term.name: term.known(validation) & chosen for term in TERMS if term.name in LABELS}
+    has_positions = not bool(validation.positions.isnan().any())
+    derivatives = has_positions and bool(known["forces"].any())
+    squares: dict[str, list[Tensor]] = {label: [] for label in LABELS}
+    variances: dict[str, list[Tensor]] = {label: [] for label in LABELS}
+    bars = bars.to(validation.sizes.device)
+    for by_term in _predicted(potential, validation, torch.stack(list(known.values())).any(dim=0), derivatives, done):
+        for label in LABELS:
+            if label in by_term:
+                found = by_term[label]
+                own = known[label][found.structure]
+                squares[label].append(found.errors[own].square().flatten())
+                variances[label].append(bars.relative_variances(found.rows[own]).flatten())
+    calibrations = dict(bars.calibrations)
+    for label in LABELS:
+        if squares[label]:
+            found = _calibration(torch.cat(squares[label]), torch.cat(variances[label]))
+            calibrations[label] = found or calibrations[label]
+    return ErrorBars(bars.root.cpu(), calibrations, bars.penalty, bars.n_effective)
+
+
+def _calibration(squares: Tensor, variances: Tensor) -> Calibration | None:
+    """Factor from squared errors and the variances without it; None: there are no values.
+
+    Raises:
+        InputError: an error that is no number.
+    """
+    if not bool((squares.isfinite() & variances.isfinite()).all()):
+        raise InputError("error bars: expected finite predictions of the validation structures, got NaN or inf")
+    counted = variances > _NO_VARIANCE * variances.sum() / max(len(variances), 1)
+    if not bool(counted.any()):
+        return None
+    return Calibration(float((squares[counted] / variances[counted]).mean()), int(counted.sum()))
+
+
+def _predicted(
+    potential: Potential, part: TrainingSet, counted: Tensor, derivatives: bool, done: _Counter
+) -> Iterator[Mapping[str, _Values]]:
+    """Yield predictions and their derivatives, by label, for some structures (B,) bool of a set at a time."""
+    chosen = counted.nonzero()[:, 0]
+    make = _with_derivatives if derivatives else _energies
+    for found in make(potential, part.select(chosen)):
+        done.add(int(part.sizes[chosen[found["energy"].structure]].sum()))
+        yield {
+            label: _Values(chosen[own.structure], own.errors.double(), own.rows.double())
+            for label, own in found.items()
+        }
+
+
+def _energies(potential: Potential, part: TrainingSet) -> Iterator[dict[str, _Values]]:
+    """Energies, from the features that the set holds."""
+    n_elements = potential.descriptor.n_elements
+    for rows in size_batches(part.sizes.tolist(), batch_atoms(part.sizes.device, potential.descriptor.n_features)):
+        own = part.select(rows)
+        layout = ElementLayout.of(own.species, n_elements)
+        features = read_features(own.features).to(potential.dtype)
+        found = layout.restored(potential.networks.with_vjp(layout.arrange(features)))
+        energy = sum_over_atoms(found.outputs[..., 0], own.sizes)[0]
+        derivatives = energy_rows(found.hidden[0], own.species, own.sizes, n_elements)
+        yield {"energy": _energy_values(torch.tensor(rows, device=own.sizes.device), energy, derivatives, own)}
+
+
+def _energy_values(structure: Tensor, energy: Tensor, rows: Tensor, own: TrainingSet) -> _Values:
+    return _Values(structure, (energy - own.energy_used)[:, None], rows[:, None])
+
+
+def _with_derivatives(potential: Potential, part: TrainingSet) -> Iterator[dict[str, _Values]]:
+    """Energies, forces and virials, computed anew from the positions."""
+    for batch in prediction_batches(
+        part.sizes.tolist(),
+        lambda rows: part.select(rows).structures(),
+        potential,
+        n_rows=n_last_parameters(potential),
+    ):
+        own = part.select(batch.rows)
+        predicted, rows = rows_of_batch(potential, batch, derivatives=True)
+        forces, virials = rows.of_derivatives()
+        assert predicted.forces is not None
+        assert predicted.stress is not None
+        atoms = own.forces, batch.rows[torch.repeat_interleave(own.sizes)]
+        stress = (predicted.stress - own.stress) * own.volume[:, None]
+        yield {
+            "energy": _energy_values(batch.rows, predicted.energy, rows.of_energies(), own),
+            "forces": _Values(atoms[1], predicted.forces - atoms[0], forces),
+            "stress": _Values(batch.rows, stress, virials),
+        }
