@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from lammps_samples import Runner, coefficients, crystal, inputs_of, sample_uncertainty, save_committee
 
+from pyfit_gpu.descriptors.feature_names import feature_names
 from pyfit_gpu.errors import Failure
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_potentials
@@ -154,7 +155,7 @@ def message_of(error: pytest.ExceptionInfo[Failure]) -> tuple[int, int, str, flo
     """Step, atom, element, both grades and the input of the message, which is there once."""
     found = re.findall(
         r"pyfit: grade_stop: step (\d+), atom (\d+) \((\w+)\): expected an extrapolation grade of at most (\S+), "
-        r"found (\S+): farthest out is input (\d+) \(", str(error.value),
+        r"found (\S+) \(farthest out: input (\d+), ", str(error.value),
     )  # fmt: skip
     assert len(set(found)) == 1
     step, atom, element, most, grade, number = found[0]
@@ -189,7 +190,7 @@ def test_an_element_that_did_not_train(run: Runner, case: Case) -> None:
     found = run.dump()[0, :, 4]
     np.testing.assert_allclose(found[::2], case.grades()[::2], rtol=1e-9)
     assert np.isinf(found[1::2]).all()
-    with pytest.raises(Failure, match=r"atom \d+ \(C\): .* found inf: no atom of this element trained the potential"):
+    with pytest.raises(Failure, match=r"atom \d+ \(C\): .* found inf \(farthest out: no atom of C trained\)"):
         run(*run.setup(case.atoms, case.words, style="pyfit grade_stop 1e9"), "run 0", ranks=2)
 
 
@@ -205,29 +206,24 @@ def test_while_minimising(run: Runner, case: Case) -> None:
 # Names of inputs
 
 
-@pytest.mark.parametrize(
-    ("cluster_input", "settings", "name"),
-    [
-        (0, {}, "input 1 (Si-Si, order 0, r0 1.7 Å)"),
-        (4, {}, "input 5 (Si-Si, order 2, r0 2.5 Å)"),
-        (6 + 5, {}, "input 12 (Si-C, order 2, r0 3.3 Å)"),
-        (3, MORE_TERMS, "input 4 (Si-Si, order 0, r0 1.7 and 2.5 Å)"),
-        (30 + 4, MORE_TERMS, "input 35 (C-C, order 0, r0 2.5 and 3.3 Å)"),
-        (45, MORE_TERMS, "input 46 (Si-Si-Si, orders 0 1 1, r0 1.7 Å)"),
-        (45 + 6 + 5, MORE_TERMS, "input 57 (Si-Si-C, orders 0 2 2, r0 3.3 Å)"),
-        (45 + 23, MORE_TERMS, "input 69 (C-C-C, orders 0 2 2, r0 3.3 Å)"),
-    ],
-)
-def test_names_of_inputs(
-    run: Runner, cluster_input: int, settings: dict[str, object], name: str, tmp_path: Path
-) -> None:
-    """One centre is far away along one input."""
-    case = Case(tmp_path, crystal((2, 2, 2), second="C"), **settings)
+@pytest.mark.parametrize("number", [0, 4, 11, 17])
+def test_names_of_inputs(run: Runner, number: int, tmp_path: Path) -> None:
+    check_name(run, number, Case(tmp_path, crystal((2, 2, 2), second="C"), gaussian_centers=(1.75, 2.5, 3.0)))
+
+
+@pytest.mark.parametrize("number", [0, 3, 34, 44, 45, 56, 68])
+def test_names_of_more_terms(run: Runner, number: int, tmp_path: Path) -> None:
+    check_name(run, number, Case(tmp_path, crystal((2, 2, 2), second="C"), **MORE_TERMS))
+
+
+def check_name(run: Runner, number: int, case: Case) -> None:
+    """One coordinate of the centres is far away; the name is that of the package."""
+    names = feature_names(case.potential.descriptor)
     grade = sample_uncertainty(case.atoms, case.potential, n_clusters=[1, 1], n_directions=0).grade
     centers = grade.centers.clone()
-    centers[:, cluster_input] += 100.0
+    centers[:, number] += 100.0
     case.write(Uncertainty.of(case.potential, replace(grade, centers=centers)))
-    with pytest.raises(Failure, match=re.escape(f"farthest out is {name}")):
+    with pytest.raises(Failure, match=re.escape(f"(farthest out: input {number + 1}, {names[number]})")):
         run(*run.setup(case.atoms, case.words, style="pyfit grade_stop 50"), "run 0")
 
 

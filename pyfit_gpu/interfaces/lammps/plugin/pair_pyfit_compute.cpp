@@ -236,10 +236,11 @@ void PairPyfit::stop_beyond(const pyfit::Outlier &own) {
   }
   MPI_Bcast(about, 3, MPI_LMP_BIGINT, worst.rank, world);
   const std::string element = descriptor_.elements[about[1]];
-  const std::string reason = about[2] < 0 ? "no atom of this element trained the potential"
-                                          : "farthest out is " + descriptor_.input_name(static_cast<int>(about[2]));
+  const std::string farthest =
+      about[2] < 0 ? "no atom of " + element + " trained" : descriptor_.input_name(static_cast<int>(about[2]));
   error->all(FLERR, "pair_style pyfit: grade_stop: step {}, atom {} ({}): expected an extrapolation grade of at most "
-             "{:g}, found {:.4g}: {}", update->ntimestep, about[0], element, grade_stop_, worst.grade, reason);
+             "{:g}, found {:.4g} (farthest out: {})", update->ntimestep, about[0], element, grade_stop_, worst.grade,
+             farthest);
 }
 
 // Values of compute pair, which adds them up over the processes: the first one has them, the others 0.

@@ -177,17 +177,18 @@ Uncertainty parse_uncertainty(const std::string &text, const std::string &name) 
   Uncertainty uncertainty;
   read_head(reader, uncertainty);
   const std::string expected = "'begin' and the name of a section, or 'end'";
+  std::set<std::string> sections;
   for (;;) {
     reader.next(expected);
     if (reader.cells == Cells{"end"}) break;
     if (reader.cells[0] != "begin" || reader.cells.size() != 2) throw reader.lines.error(expected);
     const std::string section = reader.cells[1];
-    if (section != "grade") {  // such as error bars, which are not computed here
-      while (reader.cells != Cells{"end", section}) reader.next("'end " + section + "'");
-      continue;
-    }
-    if (!uncertainty.clusters.empty()) throw reader.lines.error("one section of this name");
-    read_grade(reader, uncertainty);
+    if (!sections.insert(section).second) throw reader.lines.error("one section of this name");
+    if (section == "grade")
+      read_grade(reader, uncertainty);
+    else  // such as error bars, which are not computed here
+      do reader.next("'end " + section + "'");
+      while (reader.cells != Cells{"end", section});
   }
   if (uncertainty.clusters.empty()) throw reader.lines.error("a section 'grade' before the end");
   if (reader.advance()) throw reader.lines.error("the end of the file after 'end'");
