@@ -162,8 +162,7 @@ def message_of(error: pytest.ExceptionInfo[Failure]) -> tuple[int, int, str, flo
     return int(step), int(atom), element, float(most), float(grade), int(number)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize(("every", "ranks"), [(1, 1), (4, 2), (1, 3)])
 def test_a_run_ends(run: Runner, case: Case, every: int, ranks: int) -> None:
     """At the first step that is looked at and has an atom beyond; the atom of the highest grade is named."""
     run(*run.setup(case.atoms, case.words), *moving(50000), *grade_every(1), "run 40")
@@ -260,7 +259,7 @@ def test_a_grade_without_a_file(run: Runner, case: Case) -> None:
         run(*start, *grade_every(1))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
