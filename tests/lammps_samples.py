@@ -146,24 +146,24 @@ def inputs_of(atoms: Atoms, potential: Potential) -> tuple[torch.Tensor, torch.T
 
 
 def sample_uncertainty(
-    atoms: Atoms, potential: Potential, *, n_clusters: Sequence[int], n_directions: int = 5, seed: int = 1
+    atoms: Atoms, potential: Potential, *, n_clusters: Sequence[int], n_directions: int = 5, weight: float = 4.0
 ) -> Uncertainty:
     """Clusters about the inputs of some of the atoms, `n_clusters` for each element, with random directions."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(1)
     inputs, species = inputs_of(atoms, potential)
     n_inputs = inputs.shape[1]
     owners = torch.repeat_interleave(torch.arange(len(n_clusters)), torch.tensor(n_clusters))
     chosen = [torch.nonzero(species == k)[: n_clusters[k] * 3 : 3, 0] for k in range(len(n_clusters))]
-    weight = 4.0 + torch.rand(len(owners), generator=draw, dtype=torch.float64)
+    weights = weight * (1 + torch.rand(len(owners), generator=draw, dtype=torch.float64))
     square = torch.randn(len(owners), n_inputs, n_inputs, generator=draw, dtype=torch.float64)
     shares = torch.rand(len(owners), n_directions, 1, generator=draw, dtype=torch.float64)
-    rows = torch.linalg.qr(square).Q[:, :n_directions] * (weight[:, None, None] * shares).sqrt()
+    rows = torch.linalg.qr(square).Q[:, :n_directions] * (weights[:, None, None] * shares).sqrt()
     grade = ExtrapolationGrade(
         scale=0.1 + torch.rand(len(n_clusters), n_inputs, generator=draw, dtype=torch.float64),
         element=owners,
         n_atoms=torch.ones_like(owners),
         centers=inputs[torch.cat(chosen)] + 0.01,
-        weight=weight,
+        weight=weights,
         directions=rows,
     )
     return Uncertainty.of(potential, grade)
