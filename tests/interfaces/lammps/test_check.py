@@ -38,7 +38,7 @@ def test_given_potential(lammps, plugin_in_cache, own_data):
 
 
 def test_grades_of_a_given_potential(lammps, plugin_in_cache, tmp_path):
-    """Those of the uncertainty file beside the potential; atoms of an element without clusters are infinitely far out."""
+    """Grades of the uncertainty file beside it; an element without clusters is infinitely far out."""
     (file,) = save_committee(tmp_path, 1, ("Si", "C"))
     potential = load_potential(file)
     for n_clusters in ([2, 2], [2, 0]):

@@ -127,7 +127,7 @@ def test_energies_and_forces_stay_the_same(run: Runner, case: Case) -> None:
 
 def test_only_where_asked_for(run: Runner, case: Case) -> None:
     """Without the trigger of fix pair nothing is computed, so there is nothing to give."""
-    with pytest.raises(Failure, match="cannot extract (property )?grade"):
+    with pytest.raises(Failure, match=r"cannot extract (property )?grade"):
         run(*run.setup(case.atoms, case.words), *moving(), *grade_every(1, trigger=0), "run 1")
     start = run.setup(case.atoms, case.words, style="pyfit grade_stop 1000")
     run(*start, *moving(), *grade_every(1, trigger=0), "run 1")

@@ -77,8 +77,8 @@ void PairPyfit::settings(int narg, char **arg) {
       else
         grade_every_ = static_cast<int>(number);
     } else {
-      error->all(FLERR, "pair_style pyfit: expected the keywords energy, forces_std, grade_stop or grade_every, found {}",
-                 keyword);
+      error->all(FLERR, "pair_style pyfit: expected the keywords energy, forces_std, grade_stop or grade_every, "
+                 "found {}", keyword);
     }
     if (!expected.empty())
       error->all(FLERR, "pair_style pyfit: {}: expected {}, found {}", keyword, expected, value);
