@@ -12,6 +12,8 @@ from pyfit_gpu._version import __version__
 
 if TYPE_CHECKING:
     from pyfit_gpu.datasets.build import build_training_set
+    from pyfit_gpu.datasets.pool import select_structures
+    from pyfit_gpu.datasets.selection import Selection
     from pyfit_gpu.datasets.splits import Split
     from pyfit_gpu.datasets.training_set import TrainingSet
     from pyfit_gpu.descriptors.lsp import LocalStructureParameters
@@ -23,13 +25,17 @@ if TYPE_CHECKING:
     from pyfit_gpu.formats.run_file import FitState
     from pyfit_gpu.formats.training_set.named_splits import save_split
     from pyfit_gpu.formats.training_set.reader import save_training_set
+    from pyfit_gpu.formats.uncertainty_file import load_uncertainty, save_uncertainty
     from pyfit_gpu.interfaces.ase import PyfitCalculator
     from pyfit_gpu.models.batches import featurize
+    from pyfit_gpu.models.extrapolation import ExtrapolationError
     from pyfit_gpu.models.potential import Potential, join_members
     from pyfit_gpu.models.prediction import Prediction, evaluate, predict
+    from pyfit_gpu.models.uncertainty import Uncertainty
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
+    from pyfit_gpu.training.clusters import build_extrapolation_grade
     from pyfit_gpu.training.fit import fit
     from pyfit_gpu.training.history import History, LabelErrors, MemberHistory, StepRecord
     from pyfit_gpu.training.loop import TrainingFailure
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from pyfit_gpu.training.settings import FitSettings
 
 _HOMES = {
+    "ExtrapolationError": "models.extrapolation",
     "FitSettings": "training.settings",
     "FitState": "formats.run_file",
     "History": "training.history",
@@ -50,11 +57,14 @@ _HOMES = {
     "Prediction": "models.prediction",
     "PyfitCalculator": "interfaces.ase",
     "ReadOptions": "formats.read_options",
+    "Selection": "datasets.selection",
     "Split": "datasets.splits",
     "StepRecord": "training.history",
     "Structures": "structures.batch",
     "TrainingFailure": "training.loop",
     "TrainingSet": "datasets.training_set",
+    "Uncertainty": "models.uncertainty",
+    "build_extrapolation_grade": "training.clusters",
     "build_training_set": "datasets.build",
     "evaluate": "models.prediction",
     "featurize": "models.batches",
@@ -66,14 +76,18 @@ _HOMES = {
     "load_potentials": "formats.opening",
     "load_structures": "formats.opening",
     "load_training_set": "formats.opening",
+    "load_uncertainty": "formats.uncertainty_file",
     "plan_memory": "training.memory_plan",
     "predict": "models.prediction",
     "save_potential": "formats.nn_dat",
     "save_split": "formats.training_set.named_splits",
     "save_training_set": "formats.training_set.reader",
+    "save_uncertainty": "formats.uncertainty_file",
+    "select_structures": "datasets.pool",
 }
 
 __all__ = [
+    "ExtrapolationError",
     "FitSettings",
     "FitState",
     "History",
@@ -87,12 +101,15 @@ __all__ = [
     "Prediction",
     "PyfitCalculator",
     "ReadOptions",
+    "Selection",
     "Split",
     "StepRecord",
     "Structures",
     "TrainingFailure",
     "TrainingSet",
+    "Uncertainty",
     "__version__",
+    "build_extrapolation_grade",
     "build_training_set",
     "evaluate",
     "featurize",
@@ -104,11 +121,14 @@ __all__ = [
     "load_potentials",
     "load_structures",
     "load_training_set",
+    "load_uncertainty",
     "plan_memory",
     "predict",
     "save_potential",
     "save_split",
     "save_training_set",
+    "save_uncertainty",
+    "select_structures",
 ]
 
 

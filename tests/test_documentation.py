@@ -14,6 +14,7 @@ EXAMPLES = ROOT / "examples"
 SHORT_FORM = {
     "molecular_dynamics.py": ["--steps", "20", "--device", "cpu"],
     "elastic_constants.py": ["--device", "cpu"],
+    "select_frames.py": ["--steps", "40", "--interval", "2", "-n", "5"],
 }
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -15,6 +15,7 @@ from pyfit_gpu.commands.grades import chosen_uncertainty, describe_grades, own_f
 from pyfit_gpu.commands.jobs import Setup, Sources, frame_batches, read_all_frames
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.report import (
+    ERROR_BARS,
     EnergyTable,
     component_report,
     error_report,
@@ -32,9 +33,10 @@ from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
+from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches
-from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame
@@ -51,6 +53,7 @@ def evaluate(
     plots: str = "",
     reading: ReadOptions | None = None,
     uncertainty: str | None = None,
+    forces_uncertainty: bool = False,
 ) -> None:
     """Write energies, forces and stress of structures, tables of their errors, and plots (`pyfit-gpu evaluate`).
 
@@ -67,6 +70,7 @@ def evaluate(
         plots: folder for parity.png and energy_volume.png; empty: none.
         reading: names of labels, units, and what else the files leave open.
         uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
+        forces_uncertainty: compute error bars of forces too, which take several times as long as forces.
     """
     suffix = Path(out).suffix
     if suffix not in (".csv", ".extxyz"):
@@ -77,12 +81,23 @@ def evaluate(
     model = load_potentials(members)
     energy_model(model, "evaluate")
     known = chosen_uncertainty(uncertainty, members, model)
+    if forces_uncertainty and (known is None or known.error_bars is None):
+        raise InputError(
+            "error bars of forces: expected an uncertainty file of the potential with error bars, got none"
+        )
     shift = evaluation_shift(model, e_shift)
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)
         warn_of_equal_members(model, members)
     frames = read_all_frames(Sources.of(dft_files, reading), training=False)
-    found = predict_frames(frames, model, setup, derivatives=forces or suffix == ".extxyz", uncertainty=known)
+    found = predict_frames(
+        frames,
+        model,
+        setup,
+        derivatives=forces or forces_uncertainty or suffix == ".extxyz",
+        uncertainty=known,
+        forces_uncertainty=forces_uncertainty,
+    )
     counts = count_elements(frames, model.descriptor.elements)
     warn_of_untrained_predictions(model, counts)
     shifts = shift_of_structures(torch.from_numpy(counts), shift).numpy()
@@ -91,7 +106,8 @@ def evaluate(
         save_csv(table, out)
     else:
         with atomic_text(out) as file:
-            write_extxyz(file, found.frames(frames, found.energy - shifts), found.label_spreads(), found.atom_columns())
+            predicted = found.frames(frames, found.energy - shifts)
+            write_extxyz(file, predicted, found.label_spreads(), found.atom_columns(), found.more_values())
     if plot_paths:
         Path(plots).mkdir(exist_ok=True)
         plot_parity(table, plot_paths[0])
@@ -116,6 +132,9 @@ def _print_components(frames: Sequence[Frame], found: FramePrediction) -> None:
     print(shown(component_report("forces", "eV/Å", groups, forces)))
     if spread is not None and spread.forces is not None:
         print(spread_report("components", "eV/Å", [part.ravel() for part in spread.forces], forces, 4))
+    if found.error_bars is not None and found.error_bars.forces is not None:
+        own = [part.ravel() for part in found.error_bars.forces]
+        print(spread_report("components", "eV/Å", own, forces, 4, what=ERROR_BARS))
     print(shown(component_report("stress", "GPa", groups, stress)))
     if spread is not None and spread.stress is not None:
         print(spread_report("components", "GPa", list(spread.stress / GPa), stress, 4))
@@ -141,10 +160,22 @@ class FramePrediction:
     stress: FloatArray | None  # (B, 6) eV/Å^3, NaN for a frame without a full cell
     spread: FramePrediction | None = None  # standard deviations over members; None: there is only one
     grades: list[FloatArray] | None = None  # per frame (n,), extrapolation grades; None: not known
+    error_bars: FramePrediction | None = None  # standard deviations, of energies and perhaps forces; None: not known
 
     def atom_columns(self) -> list[dict[str, FloatArray]] | None:
-        """Further values of each frame's atoms, (n, 1) each, by name."""
-        return None if self.grades is None else [{"extrapolation_grade": own[:, None]} for own in self.grades]
+        """Further values of each frame's atoms, (n, 1) or (n, 3) each, by name."""
+        if self.grades is None:
+            return None
+        columns = [{"extrapolation_grade": own[:, None]} for own in self.grades]
+        if self.error_bars is not None and self.error_bars.forces is not None:
+            for own, deviation in zip(columns, self.error_bars.forces, strict=True):
+                own["forces_uncertainty"] = deviation
+        return columns
+
+    def more_values(self) -> list[dict[str, float]] | None:
+        """Further values of each frame, by name."""
+        bars = self.error_bars
+        return None if bars is None else [{"energy_uncertainty": one} for one in bars.energy.tolist()]
 
     def label_spreads(self) -> list[LabelSpread] | None:
         """Spread of each frame's labels; None: there is only one member."""
@@ -176,6 +207,7 @@ def predict_frames(
     *,
     derivatives: bool,
     uncertainty: Uncertainty | None = None,
+    forces_uncertainty: bool = False,
 ) -> FramePrediction:
     """Predict frames batch by batch on the device; results are on the host, in the frames' order."""
     model = model.to(setup.device, setup.dtype)
@@ -183,14 +215,24 @@ def predict_frames(
     sizes = [frame.n_atoms for frame in frames]
     like = torch.empty(0, dtype=torch.float64)
     spread = model.networks.n_members > 1
-    known = None if uncertainty is None else uncertainty.empty(len(frames), sum(sizes), like, forces=False)
+    known = None if uncertainty is None else uncertainty.empty(len(frames), sum(sizes), like, forces=forces_uncertainty)
     whole = Prediction.empty(len(frames), sum(sizes), like, derivatives=derivatives, spread=spread, uncertainty=known)
-    for batch in prediction_batches(sizes, frame_batches(frames, setup), model):
-        part = predict_batch(model, batch, derivatives=derivatives, uncertainty=uncertainty)
+    n_rows = n_last_parameters(model) if forces_uncertainty else 0
+    for batch in prediction_batches(sizes, frame_batches(frames, setup), model, n_rows=n_rows):
+        part = predict_batch(
+            model, batch, derivatives=derivatives, uncertainty=uncertainty, force_errors=forces_uncertainty
+        )
         whole.put(part.to("cpu", torch.float64), batch.rows.cpu(), batch.atoms.cpu())
     member_spread = None if whole.spread is None else FramePrediction(*_on_host(whole.spread, sizes))
     grades = None if known is None else [part.numpy() for part in known.grade.split(sizes)]
-    return FramePrediction(*_on_host(whole, sizes), member_spread, grades)
+    return FramePrediction(*_on_host(whole, sizes), member_spread, grades, _error_bars(known, sizes))
+
+
+def _error_bars(known: PredictedUncertainty | None, sizes: Sequence[int]) -> FramePrediction | None:
+    if known is None or known.energy is None:
+        return None
+    forces = None if known.forces is None else [part.numpy() for part in known.forces.split(list(sizes))]
+    return FramePrediction(known.energy.numpy(), forces, None)
 
 
 def _on_host(
@@ -220,6 +262,7 @@ def energy_table(frames: Sequence[Frame], found: FramePrediction, shifts: np.nda
         energy_per_atom=found.energy / n_atoms,
         reference_energy_per_atom=(reference + shifts) / n_atoms,
         energy_per_atom_std=None if found.spread is None else found.spread.energy / n_atoms,
+        energy_per_atom_uncertainty=None if found.error_bars is None else found.error_bars.energy / n_atoms,
         highest_grade=None if found.grades is None else np.array([own.max() for own in found.grades]),
         highest_grade_atom=None if found.grades is None else np.array([own.argmax() + 1 for own in found.grades]),
     )

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.report import EnergyTable, grade_report
-from pyfit_gpu.formats.opening import find_uncertainty
-from pyfit_gpu.formats.uncertainty_file import load_uncertainty
+from pyfit_gpu.formats.opening import find_uncertainty, load_uncertainty_of
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
@@ -30,9 +29,7 @@ def chosen_uncertainty(given: str | None, paths: Sequence[str], model: Potential
         return find_uncertainty(paths, model)
     if given == NO_UNCERTAINTY:
         return None
-    found = load_uncertainty(given)
-    found.check(model, given)
-    return found
+    return load_uncertainty_of(given, model)
 
 
 def describe_grades(
@@ -43,7 +40,7 @@ def describe_grades(
     assert table.highest_grade_atom is not None
     worst = np.argsort(-table.highest_grade, kind="stable")[:_N_WORST].tolist()
     places = {}
-    model, uncertainty = (one.to(device, torch.float64) for one in (model, uncertainty))
+    model, uncertainty = model.to(device, torch.float64), uncertainty.to(device, torch.float64)
     for row in worst:
         structures = Structures.from_frames([frames[row]], device=device)
         inputs = featurize(structures, model)

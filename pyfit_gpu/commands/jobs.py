@@ -64,13 +64,18 @@ class Sources:
 
 
 def survey_files(
-    sources: Sources, shard: tuple[int, int], *, atoms: bool, keeps: Callable[[Frame], bool] | None = None
+    sources: Sources,
+    shard: tuple[int, int] = (0, 1),
+    *,
+    atoms: bool = False,
+    keeps: Callable[[Frame], bool] | None = None,
+    training: bool = True,
 ) -> DftInputs:
-    """Survey files (`survey`), and log what was read."""
+    """Survey files (`survey`), and log what was read; structures for training should have energies."""
     started = time.monotonic()
     inputs = survey(sources.paths, shard=shard, atoms=atoms, options=sources.options, keeps=keeps)
     _say_what_was_read(inputs.structures, started)
-    inputs.report.log_labels(training=True)
+    inputs.report.log_labels(training=training)
     return inputs
 
 
@@ -113,7 +118,7 @@ def featurize_frames(
 
 
 def featurize_windows(
-    inputs: DftInputs, potential: Potential, setup: Setup, *, e_shift: EnergyShift
+    inputs: DftInputs, potential: Potential, setup: Setup, *, e_shift: EnergyShift | None
 ) -> Iterator[TrainingSet]:
     """Build training sets as `featurize_frames` does from the structures that are taken, window by window."""
     with _Featurizer(inputs.n_atoms, potential, setup, e_shift) as featurizer:

@@ -17,6 +17,7 @@ from pyfit_gpu.commands.train.row_file import read_table
 from pyfit_gpu.commands.train.summary import describe_ranking
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.kinds import FileKind
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty, looks_like_uncertainty
 from pyfit_gpu.training.loss import TERMS
 
 
@@ -49,6 +50,18 @@ def _is_error_log(head: Head) -> bool:
     return LossLog.FIRST_LINE.match(first) is not None and len(first.split()) in (2, 2 + len(TERMS))
 
 
+def _uncertainty(path: Path) -> list[str]:
+    found = load_uncertainty(path)
+    counts = [int((found.grade.element == number).sum()) for number in range(len(found.elements))]
+    atoms = [int(found.grade.n_atoms[found.grade.element == number].sum()) for number in range(len(found.elements))]
+    rows = zip(found.elements, atoms, counts, strict=True)
+    return [
+        f"potential     checksum {found.checksum:08x}, {found.grade.n_inputs} inputs",
+        *(f"grade         {symbol}: {n} training atoms in {count} clusters" for symbol, n, count in rows),
+        *([] if found.error_bars is None else [f"error bars    of {len(found.error_bars.root)} parameters"]),
+    ]
+
+
 CLASSIC_CONFIG = CommandKind(
     title="classic configuration",
     sniff=lambda head: head.begins_with("{", "//", "/*"),
@@ -77,4 +90,11 @@ RANKING = CommandKind(
 )
 ERROR_LOG = CommandKind(title="loss or validation log", sniff=_is_error_log, describe=describe_error_log)
 
-COMMAND_KINDS = (CLASSIC_CONFIG, ENERGY_VOLUME_LOG, ENERGY_TABLE, GROUP_LOG, RANKING, ERROR_LOG)
+UNCERTAINTY = CommandKind(
+    title="uncertainty file of a potential",
+    sniff=looks_like_uncertainty,
+    describe=_uncertainty,
+    endings=(".uncertainty.txt",),
+)
+
+COMMAND_KINDS = (UNCERTAINTY, CLASSIC_CONFIG, ENERGY_VOLUME_LOG, ENERGY_TABLE, GROUP_LOG, RANKING, ERROR_LOG)

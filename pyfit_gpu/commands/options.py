@@ -266,6 +266,8 @@ def _add_stopping(add: Callable[..., Any]) -> None:
 def _add_logs(add: Callable[..., Any]) -> None:
     add("--run-file", metavar="FILE", help="to resume from (NN_OUT's stem + .run.h5; '' for none)")
     add("--ranking", metavar="FILE", help="of the members (NN_OUT's stem + .ranking.csv; '' for none)")
+    add("--uncertainty", action="store_true",
+        help="write grades and error bars too (NN_OUT's stem + .uncertainty.txt)")  # fmt: skip
     add("--loss-log", metavar="FILE", help="(NN_OUT's stem + .loss.txt; '' for none)")
     add("--validation-log", metavar="FILE", help="(NN_OUT's stem + .validation.txt; '' for none)")
     add("--group-log", metavar="FILE", help="errors by group (NN_OUT's stem + .groups.csv; '' for none)")
@@ -304,7 +306,17 @@ def _add_evaluate(verb: Parser) -> None:
     verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
     verb.add_argument("--uncertainty", metavar="FILE", help="uncertainty file, or none (the one beside the potential)")
+    verb.add_argument(
+        "--forces-uncertainty", action="store_true", help="error bars of forces too (some 10 times the time of forces)"
+    )
     add_reading(verb)
+    _common(verb)
+
+
+def _add_select(verb: Parser) -> None:
+    from pyfit_gpu.commands.select_options import add_select
+
+    add_select(verb)
     _common(verb)
 
 
@@ -326,14 +338,23 @@ def _add_lammps(verb: Parser) -> None:
     add_lammps(verb)
 
 
+def _add_uncertainty(verb: Parser) -> None:
+    from pyfit_gpu.commands.uncertainty_options import add_uncertainty
+
+    default = "with a run file beside NN the run's, or else by the scales of the labels"
+    _common(add_uncertainty(verb, split=_add_split, weights=lambda add: _add_label_weights(add, default)))
+
+
 _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "new": ("a fresh potential: a header that asks for random weights", _add_new),
     "prepare": ("DFT files to an HDF5 training set", _add_prepare),
     "train": ("a training set to fitted potentials", _add_train),
     "plan": ("the memory that a training takes, and how it keeps within a limit", _add_plan),
     "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
+    "select": ("the structures of a pool to compute next by DFT", _add_select),
     "info": ("what a file is, in a few lines", _add_info),
     "convert": ("between the classic and the new formats", _add_convert),
+    "uncertainty": ("what is known about a potential's errors: build", _add_uncertainty),
     "lammps": ("the potential in LAMMPS: build, check, export", _add_lammps),
     "run": ("the classic program's job: same keys, same files (-h WORD narrows its help)", lambda verb: None),
 }

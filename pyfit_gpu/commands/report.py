@@ -17,8 +17,12 @@ from pyfit_gpu.structures.cells import FloatArray
 
 COLUMNS = ("index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom")
 
+# Titles of what `spread_report` reports, and the noun for one.
+MEMBERS = ("spread of the members", "spread")
+ERROR_BARS = ("error bars", "error bar")
 
 _LONGEST_LABEL = 40  # characters of a group's name in a legend
+_ROUNDING = 1e-6  # of a grade: that of an atom at the edge of the training set is 1 up to rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class EnergyTable:
     energy_per_atom: FloatArray  # (B,) eV/atom, predicted
     reference_energy_per_atom: FloatArray  # (B,) eV/atom, NaN where unknown
     energy_per_atom_std: FloatArray | None = None  # (B,) eV/atom, over members; None: there is only one
+    energy_per_atom_uncertainty: FloatArray | None = None  # (B,) eV/atom, error bars; None: there are none
     highest_grade: FloatArray | None = None  # (B,) highest extrapolation grade of the atoms; None: not known
     highest_grade_atom: NDArray[np.int64] | None = None  # (B,) which atom of the structure has it, counted from 1
 
@@ -39,6 +44,7 @@ class EnergyTable:
         """Cells of the columns that not every table has, by name."""
         columns = {
             "energy_per_atom_std": self.energy_per_atom_std,
+            "energy_per_atom_uncertainty": self.energy_per_atom_uncertainty,
             "highest_grade": self.highest_grade,
             "highest_grade_atom": self.highest_grade_atom,
         }
@@ -53,7 +59,8 @@ class EnergyTable:
 def save_csv(table: EnergyTable, path: str | os.PathLike[str]) -> None:
     """Write a row per structure; the reference is empty where unknown. Numbers are read back bit for bit.
 
-    With several members there is one more column, energy_per_atom_std; with extrapolation grades there are two.
+    With several members there is one more column, energy_per_atom_std; with error bars there is
+    energy_per_atom_uncertainty; with extrapolation grades there are two.
     """
     more = table.more_columns
     rows = zip(
@@ -89,6 +96,9 @@ def error_report(table: EnergyTable, sources: Sequence[str], n_worst: int = 5) -
         lines.append(f"{n_unknown} of {len(known)} structures have no reference energy")
     if table.energy_per_atom_std is not None:
         lines += ["", spread_report("structures", "meV/atom", list(1000 * table.energy_per_atom_std[:, None]), errors)]
+    if table.energy_per_atom_uncertainty is not None:
+        own = list(1000 * table.energy_per_atom_uncertainty[:, None])
+        lines += ["", spread_report("structures", "meV/atom", own, errors, what=ERROR_BARS)]
     return "\n".join(lines)
 
 
@@ -109,28 +119,37 @@ def component_report(label: str, unit: str, groups: Sequence[str], errors: Seque
 
 
 def spread_report(
-    things: str, unit: str, spreads: Sequence[FloatArray], errors: Sequence[FloatArray], digits: int = 3
+    things: str,
+    unit: str,
+    spreads: Sequence[FloatArray],
+    errors: Sequence[FloatArray],
+    digits: int = 3,
+    what: tuple[str, str] = MEMBERS,
 ) -> str:
-    """Report how far members disagree, and whether they do so where they are wrong.
+    """Report how far members disagree, or how large error bars are, and whether they are so where errors are.
 
     Args:
         things: name of the things that have a spread: structures, components.
         spreads: spreads of each structure, in `unit`, NaN where there is none.
         errors: errors of each structure in the same order, in `unit`; empty where there is no reference.
+        what: the spreads' title, and the noun for one.
     """
+    title, noun = what
     every = np.concatenate(list(spreads))
     every = every[~np.isnan(every)]
     if not len(every):
-        return f"spread of the members: no {things} have one"
-    text = f"spread of the members: mean {every.mean():.{digits}f}, largest {every.max():.{digits}f} {unit}"
+        return f"{title}: no {things} have one"
+    text = f"{title}: mean {every.mean():.{digits}f}, largest {every.max():.{digits}f} {unit}"
     known = [(spread, np.abs(error)) for spread, error in zip(spreads, errors, strict=True) if len(error)]
     if not known:
         return text
     spread, error = (np.concatenate(parts) for parts in zip(*known, strict=True))
-    text += f"\nerror within 2 spreads for {np.mean(error <= 2 * spread):.0%} of {len(error)} {things}"
+    shares = [f"{np.mean(error <= count * spread):.0%}" for count in (1, 2)]
+    within = f"1 {noun} for {shares[0]}, within 2 for {shares[1]}" if what != MEMBERS else f"2 {noun}s for {shares[1]}"
+    text += f"\nerror within {within} of {len(error)} {things}"
     correlation = _rank_correlation(spread, error)
     if correlation is not None:
-        text += f"; rank correlation of spread and |error| {correlation:.2f} (1: the same order, 0: unrelated)"
+        text += f"; rank correlation of {noun} and |error| {correlation:.2f} (1: the same order, 0: unrelated)"
     return text
 
 
@@ -141,7 +160,7 @@ def grade_report(grades: FloatArray, groups: Sequence[str], places: Mapping[int,
         grades: (B,), highest grade of each structure's atoms.
         places: the structures to be listed, by row in the order of the list: which atom of them it is, and why.
     """
-    outside = int((grades > 1).sum())
+    outside = int((grades > 1 + _ROUNDING).sum())
     lines = ["", f"extrapolation grade (1: edge of the training set): {outside} of {len(grades)} structures are above"]
     width = max(len("group"), *(len(groups[row]) for row in places))
     lines += ["highest grades:"]

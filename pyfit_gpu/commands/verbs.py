@@ -120,6 +120,20 @@ def _optimizer(options: argparse.Namespace) -> Any:
     return kind(**given)
 
 
+def _split(options: argparse.Namespace) -> Any:
+    from pyfit_gpu.commands.train.options import SplitOptions
+
+    return SplitOptions(
+        options.split,
+        options.train_fraction,
+        options.seed,
+        None if options.test_groups is None else tuple(options.test_groups),
+        tuple(options.validation),
+        tuple(options.test),
+        read_options(options),
+    )
+
+
 def _train(options: argparse.Namespace) -> int:
     started = time.monotonic()  # imports count for a time limit
     from pyfit_gpu.commands.parsing import parse_by_group, parse_memory, parse_windows
@@ -137,15 +151,7 @@ def _train(options: argparse.Namespace) -> int:
         outputs=_training_outputs(options),
         settings=FitSettings(optimizer=_optimizer(options), **given),
         setup=_setup(options),
-        split=fit_options.SplitOptions(
-            options.split,
-            options.train_fraction,
-            options.seed,
-            None if options.test_groups is None else tuple(options.test_groups),
-            tuple(options.validation),
-            tuple(options.test),
-            read_options(options),
-        ),
+        split=_split(options),
         weights=fit_options.WeightOptions(
             parse_by_group(options.group_weight, "--group-weight"),
             parse_windows(options.window_weight, "--window-weight"),
@@ -178,6 +184,7 @@ def _training_outputs(options: argparse.Namespace) -> Any:
         backup_interval=options.backup_interval,
         run_file=_beside(options, options.run_file, ".run.h5"),
         ranking=_beside(options, options.ranking, ".ranking.csv"),
+        uncertainty=_beside(options, None, ".uncertainty.txt") if options.uncertainty else "",
     )
 
 
@@ -218,6 +225,25 @@ def _evaluate(options: argparse.Namespace) -> int:
         plots=options.plots,
         reading=read_options(options),
         uncertainty=options.uncertainty,
+        forces_uncertainty=options.forces_uncertainty,
+    )
+    return 0
+
+
+def _select(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.select import select
+
+    select(
+        options.pool,
+        potential=options.potential,
+        n=options.n,
+        out=options.out,
+        setup=_setup(options),
+        method=options.method,
+        uncertainty=options.uncertainty,
+        known=options.known,
+        seed=options.seed,
+        reading=read_options(options),
     )
     return 0
 
@@ -235,6 +261,22 @@ def _convert(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.convert import convert
 
     convert(options.source, options.target, setup=_setup(options), reading=read_options(options))
+    return 0
+
+
+def _uncertainty(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.uncertainty import build
+
+    given = {"forces": options.force_weight, "stress": options.stress_weight}
+    build(
+        options.training_set,
+        potential=options.potential,
+        out=options.out,
+        setup=_setup(options),
+        split=_split(options),
+        weights={name: weight for name, weight in given.items() if weight is not None},
+        penalty=options.penalty,
+    )
     return 0
 
 
@@ -287,7 +329,9 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "select": _select,
     "info": _info,
     "convert": _convert,
+    "uncertainty": _uncertainty,
     "lammps": _lammps,
 }

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
@@ -81,7 +82,7 @@ class DftInputs:
         window: list[Frame] = []
         held = 0
         most = WINDOW_ATOMS if most is None else min(most, WINDOW_ATOMS)
-        for frame in self._frames():
+        for _, frame in self._frames(self._is_taken):
             window.append(frame)
             held += frame.n_atoms
             if held >= most:
@@ -90,19 +91,30 @@ class DftInputs:
         if window:
             yield window
 
-    def _frames(self) -> Iterator[Frame]:
+    def frames(self, numbers: Collection[int]) -> Iterator[tuple[Frame, str, int]]:
+        """Yield the structures with these numbers in the set of all, in order, with file and place in it, from 0.
+
+        Raises:
+            InputError: as `windows`.
+        """
+        starts = [file.first for file in self.files]
+        for place, frame in self._frames(lambda place: self.numbers[place] in numbers):
+            file = self.files[bisect_right(starts, place) - 1]
+            yield frame, file.path, place - file.first
+
+    def _frames(self, is_wanted: Callable[[int], bool]) -> Iterator[tuple[int, Frame]]:
         ends = [file.first for file in self.files[1:]] + [len(self.structures)]
         for file, end in zip(self.files, ends, strict=True):
             known = self.structures[file.first : end]
-            read = known if file.is_held else file.read(self._is_taken)
+            read = known if file.is_held else file.read(is_wanted)
             for number, (structure, before) in enumerate(itertools.zip_longest(read, known), start=file.first):
                 if structure is None or before is None or not _is_same(structure, before):
                     raise InputError(f"{file.path}: structure {number - file.first + 1} is not what it was: the file "
                                      "has changed while it was read")  # fmt: skip
                 if not file.is_held:  # coordinates come only now
                     self.report.doubt(file.path, number - file.first + 1, structure)
-                if self._is_taken(number) and isinstance(structure, Frame):
-                    yield structure
+                if is_wanted(number) and isinstance(structure, Frame):
+                    yield number, structure
 
     def _is_taken(self, place: int) -> bool:
         number = self.numbers[place]

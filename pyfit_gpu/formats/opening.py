@@ -113,6 +113,15 @@ def load_potentials(
     return join_members(members, [os.fspath(path) for path in paths]).to(device, dtype)
 
 
+def load_uncertainty_of(path: str | os.PathLike[str], potential: Potential) -> Uncertainty:
+    """Read the uncertainty file of a potential, or of one of its members, which have the same grades.
+
+    Raises:
+        InputError: as `load_uncertainty` and `Uncertainty.check`.
+    """
+    return load_uncertainty(path).of_potential(potential, os.fspath(path))
+
+
 def find_uncertainty(
     paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], potential: Potential
 ) -> Uncertainty | None:
@@ -129,8 +138,7 @@ def find_uncertainty(
     if not beside.exists():
         return None
     try:
-        found = load_uncertainty(beside)
-        found.check(potential, str(beside))
+        found = load_uncertainty_of(beside, potential)
     except InputError as error:
         log.warning("no uncertainties: %s", error)
         return None

@@ -18,6 +18,7 @@ def error_bar_lines(bars: ErrorBars) -> Iterator[str]:
     """Yield the lines of a section."""
     yield f"form {FORM}\n"
     yield numbers_line("penalty", bars.penalty)
+    yield numbers_line("noise", bars.noise)
     yield numbers_line("effective", bars.n_effective)
     for label in LABELS:
         own = bars.calibrations[label]
@@ -33,7 +34,7 @@ def read_error_bars(lines: UncertaintyLines) -> ErrorBars:
     if lines.words("form", FORM) != [FORM]:
         raise lines.error(f"'form {FORM}'")
     (penalty,) = lines.vector("penalty", 1, positive=True).tolist()
-    (n_effective,) = lines.numbers(lines.words("effective", "a number"), 1)
+    noise, n_effective = (lines.numbers(lines.words(name, "a number"), 1)[0] for name in ("noise", "effective"))
     calibrations = {label: _read_label(lines, label) for label in LABELS}
     (count,) = lines.counts(lines.words("parameters", "their number"), 1, "'parameters' and their number")
     if not 0 < count <= _MAX_PARAMETERS:
@@ -43,7 +44,7 @@ def read_error_bars(lines: UncertaintyLines) -> ErrorBars:
     root = torch.zeros(count, count, dtype=torch.float64)
     for number, row in enumerate(rows, start=1):
         root[number - 1, :number] = row
-    return ErrorBars(root, calibrations, penalty, n_effective)
+    return ErrorBars(root, calibrations, penalty, noise, n_effective)
 
 
 def _read_label(lines: UncertaintyLines, label: str) -> Calibration:

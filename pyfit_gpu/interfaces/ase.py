@@ -20,15 +20,14 @@ from torch import Tensor
 
 from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.opening import find_uncertainty, load_potentials
-from pyfit_gpu.formats.uncertainty_file import load_uncertainty
+from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, load_uncertainty_of
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
 from pyfit_gpu.models.extrapolation import ExtrapolationError
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Spread, predict_batch
-from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
@@ -36,14 +35,17 @@ from pyfit_gpu.structures.verlet import VerletList
 
 _SPREADS = ("energy_std", "forces_std", "stress_std")
 _UNCERTAINTIES = ("extrapolation_grade",)
-_DERIVATIVES = {"forces", "stress", "forces_std", "stress_std"}
+_ERROR_BARS = ("energy_uncertainty", "forces_uncertainty")
+_DERIVATIVES = {"forces", "stress", "forces_std", "stress_std", "forces_uncertainty"}
 
 
 class PyfitCalculator(Calculator):
     """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a potential.
 
     With several members these are means, and `energy_std`, `forces_std` and `stress_std` are the sample standard
-    deviations, in `results` and by `get_property`; with an uncertainty, so is the `extrapolation_grade` of each atom.
+    deviations, in `results` and by `get_property`; with an uncertainty, so is the `extrapolation_grade` of each atom,
+    and with error bars the standard deviations `energy_uncertainty` (eV, of the total energy) and, only when they are
+    asked for, `forces_uncertainty` (eV/Å, of each component), which take several times as long as forces.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012, as in ASE
@@ -98,6 +100,8 @@ class PyfitCalculator(Calculator):
             self.implemented_properties = [*self.implemented_properties, *_SPREADS]
         if self.uncertainty is not None:
             self.implemented_properties = [*self.implemented_properties, *_UNCERTAINTIES]
+            if self.uncertainty.error_bars is not None:
+                self.implemented_properties += _ERROR_BARS
 
     def calculate(
         self,
@@ -117,7 +121,13 @@ class PyfitCalculator(Calculator):
             )
         batch = self._batch(frame)
         derivatives = not _DERIVATIVES.isdisjoint(properties)
-        prediction = predict_batch(self.potential, batch, derivatives=derivatives, uncertainty=self.uncertainty)
+        prediction = predict_batch(
+            self.potential,
+            batch,
+            derivatives=derivatives,
+            uncertainty=self.uncertainty,
+            force_errors="forces_uncertainty" in properties,
+        )
         if prediction.uncertainty is not None:
             self._check_grade(prediction.uncertainty.grade, batch)
         shifts = self.energy_shift[batch.species]
@@ -134,7 +144,7 @@ class PyfitCalculator(Calculator):
         if prediction.spread is not None:
             self.results |= _spread_results(prediction.spread, has_volume)
         if prediction.uncertainty is not None:
-            self.results["extrapolation_grade"] = _array(prediction.uncertainty.grade)
+            self.results |= _uncertainty_results(prediction.uncertainty)
 
     def _check_grade(self, grade: Tensor, batch: Batch) -> None:
         """Fail above the highest grade that is allowed."""
@@ -171,9 +181,8 @@ class PyfitCalculator(Calculator):
 
     def export_properties(self) -> Properties:
         """Results with names that ASE knows; it refuses others."""
-        return Properties(
-            {name: value for name, value in self.results.items() if name not in (*_SPREADS, *_UNCERTAINTIES)}
-        )
+        own = (*_SPREADS, *_UNCERTAINTIES, *_ERROR_BARS)
+        return Properties({name: value for name, value in self.results.items() if name not in own})
 
     def _get_name(self) -> str:
         return "pyfit"
@@ -190,11 +199,8 @@ def _checked(
             raise InputError("max_grade: expected an uncertainty, which gives the grades, got none")
         return None
     if isinstance(uncertainty, Uncertainty):
-        uncertainty.check(potential)
-        return uncertainty
-    found = load_uncertainty(uncertainty)
-    found.check(potential, os.fspath(uncertainty))
-    return found
+        return uncertainty.of_potential(potential)
+    return load_uncertainty_of(uncertainty, potential)
 
 
 def _spread_results(spread: Spread, has_volume: bool) -> dict[str, Any]:
@@ -204,6 +210,15 @@ def _spread_results(spread: Spread, has_volume: bool) -> dict[str, Any]:
         if has_volume:
             found["stress_std"] = _array(spread.stress[0])
     return found
+
+
+def _uncertainty_results(found: PredictedUncertainty) -> dict[str, Any]:
+    results: dict[str, Any] = {"extrapolation_grade": _array(found.grade)}
+    if found.energy is not None:
+        results["energy_uncertainty"] = float(found.energy)
+    if found.forces is not None:
+        results["forces_uncertainty"] = _array(found.forces)
+    return results
 
 
 def _frame(atoms: Atoms, potential: Potential) -> Frame:

@@ -27,8 +27,12 @@ LABELS = ("energy", "forces")  # predictions that have an error bar
 class Calibration:
     """Factor of the variances of one label."""
 
-    factor: float  # c; eV^2/atom^2 as the squared loss
+    factor: float  # c, eV^2/atom^2 as the squared loss
     n_values: int  # validation values that it was fitted on; 0: the noise of the training residuals, not calibrated
+
+    @property
+    def is_calibrated(self) -> bool:
+        return self.n_values > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,7 @@ class ErrorBars:
     root: Tensor  # (P, P) lower triangular, L
     calibrations: Mapping[str, Calibration]  # by label
     penalty: float  # a
+    noise: float  # of the training residuals: the factor where nothing calibrates, in eV^2/atom^2
     n_effective: float  # parameters that the data decide, of P
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ErrorBars:

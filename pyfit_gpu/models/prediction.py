@@ -296,7 +296,9 @@ class _ChunkWalk:
         """(K, n_atoms) eV, atomic energies; `totals` then has the derivatives of all chunks."""
         energies = self.like.new_empty(self.n_members, len(self.batch.species))
         workers = chunk_workers(self.batch.neighbors)
-        if self.totals is None and not self.model.uses_vectors:  # then larger pieces than chunks cost less
+        row_derivatives = self.rows is not None and self.rows.wants_derivatives
+        if self.totals is None and not (row_derivatives or self.model.uses_vectors):
+            # Larger pieces than chunks cost less.
             features = self.batch.features(self.descriptor)
 
             def evaluate_piece(atoms: Tensor) -> None:
@@ -313,7 +315,7 @@ class _ChunkWalk:
             found = self.networks(chunk.atoms, features)
             energies.index_copy_(1, chunk.atoms, self.model.energies(found.outputs, chunk))
             self._observe(chunk.atoms, features, found)
-            if self.rows is not None and self.rows.wants_derivatives:
+            if self.rows is not None and row_derivatives:
                 self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
             if self.totals is not None:
                 grad_outputs, grad_vectors = self.model.vjp(found.outputs, chunk)

@@ -71,6 +71,19 @@ class Uncertainty:
         if self.error_bars is not None:
             self.error_bars.check(potential, name)
 
+    def of_potential(self, potential: Potential, name: str = "uncertainty") -> Uncertainty:
+        """The same for a potential: the grades alone for one of several members, to one of which this belongs.
+
+        Members have the same inputs, and so the grades; arguments and errors as of `check`.
+        """
+        if potential.networks.n_members > 1 and self.checksum != parameter_checksum(potential):
+            for number in range(potential.networks.n_members):
+                if self.checksum == parameter_checksum(member := potential.member(number)):
+                    self.check(member, name)
+                    return Uncertainty.of(potential, self.grade)
+        self.check(potential, name)
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class PredictedUncertainty:

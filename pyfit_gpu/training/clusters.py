@@ -8,7 +8,8 @@ Per element, over the atoms of all structures with a weight above 0, and s_f the
    means of all atoms.
 3. Take the mean squares of (x - mu_c)(x - mu_c)' over all atoms of each cluster and their principal directions with
    mean squares above f^2 = sum_f s_f^2 / 200^2; in all others an atom is taken to spread by f.
-4. The edge of a cluster is the largest distance of its atoms; the median edge of the element, if that is larger.
+4. The edge of a cluster is the largest distance of its atoms; the median edge of the element if that is larger, and
+   at least 1, so that an atom within f of a centre is never outside.
 
 Nothing is random but the start of k-means, from a fixed seed; sums have a fixed order.
 """
@@ -264,6 +265,5 @@ def _with_edges(inputs: _Inputs, draft: ExtrapolationGrade) -> ExtrapolationGrad
     edge = draft.weight.new_zeros(n_clusters)
     for part in inputs.each(largest):
         edge = torch.maximum(edge, part)
-    edge = edge.clamp(min=float(edge.median()))
-    edge = torch.where(edge > 0, edge, 1.0)
+    edge = edge.clamp(min=max(1.0, float(edge.median())))
     return replace(draft, weight=draft.weight / edge.square(), directions=draft.directions / edge[:, None, None])

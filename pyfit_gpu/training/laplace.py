@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,6 +79,7 @@ def build_error_bars(
             has, a set without positions for one of forces or stress, or predictions that are not finite.
     """
     _check(potential, train, validation, weights or {}, penalty)
+    train = _on_scale(train, potential)
     potential = potential.to(train.sizes.device, torch.float64)
     done = _Counter(progress)
     moments = _moments(potential, train, weights or {}, done)
@@ -90,10 +91,10 @@ def build_error_bars(
     triangle = torch.linalg.qr(root.T, mode="r").R.T
     triangle = (triangle * torch.where(triangle.diagonal() < 0, -1.0, 1.0)).tril()
     plain = {label: Calibration(noise, 0) for label in LABELS}
-    bars = ErrorBars(triangle.cpu(), plain, penalty, n_effective)
+    bars = ErrorBars(triangle.cpu(), plain, penalty, noise, n_effective)
     if validation is None or not len(validation):
         return bars
-    return _calibrated(bars, potential, validation, done)
+    return _calibrated(bars, potential, _on_scale(validation, potential), done)
 
 
 def last_parameters(potential: Potential) -> Tensor:
@@ -126,6 +127,13 @@ def _check(
             raise InputError(f"{term.weight_name}: expected 0, got {weight}: no training structure has {term.label}")
     if any(weight > 0 for weight in weights.values()):
         require_positions(train)
+
+
+def _on_scale(part: TrainingSet, potential: Potential) -> TrainingSet:
+    """The set with the energy shift of the potential, where both know one: that is the scale it predicts on."""
+    if part.energy_shift is None or bool(potential.energy_shift.isnan().any()):
+        return part
+    return replace(part, energy_shift=tuple(potential.energy_shift.tolist()))
 
 
 class _Counter:
@@ -229,7 +237,7 @@ def _calibrated(bars: ErrorBars, potential: Potential, validation: TrainingSet, 
         if squares[label]:
             found = _calibration(torch.cat(squares[label]), torch.cat(variances[label]))
             calibrations[label] = found or calibrations[label]
-    return ErrorBars(bars.root.cpu(), calibrations, bars.penalty, bars.n_effective)
+    return replace(bars.to("cpu"), calibrations=calibrations)
 
 
 def _calibration(squares: Tensor, variances: Tensor) -> Calibration | None:

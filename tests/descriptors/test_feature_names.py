@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pair_sum
-import torch
 from sample_sets import make_descriptor
 
 from pyfit_gpu.descriptors.feature_names import feature_names

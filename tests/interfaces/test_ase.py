@@ -56,9 +56,9 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     done: list[bool] = []
     original = predict_batch
 
-    def counted(*arguments: object, derivatives: bool) -> Prediction:
+    def counted(*arguments: object, derivatives: bool, **keywords: object) -> Prediction:
         done.append(derivatives)
-        return original(*arguments, derivatives=derivatives)
+        return original(*arguments, derivatives=derivatives, **keywords)
 
     monkeypatch.setattr(module, "predict_batch", counted)
     return done

@@ -9,11 +9,14 @@ import pytest
 import torch
 from sample_sets import make_potential
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.batches import Batch, batches
 from pyfit_gpu.models.error_bars import Calibration, ErrorBars
+from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.prediction import Prediction, rows_of_batch
+from pyfit_gpu.models.prediction import Prediction, predict, rows_of_batch
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
@@ -124,7 +127,7 @@ def test_force_rows_are_differences_of_energy_rows() -> None:
 def make_bars(n_parameters: int, seed: int = 0) -> ErrorBars:
     root = np.tril(np.random.default_rng(seed).normal(size=(n_parameters, n_parameters)))
     factors = {"energy": Calibration(0.3, 7), "forces": Calibration(2.0, 0)}
-    return ErrorBars(torch.from_numpy(root), factors, 1e-3, 2.5)
+    return ErrorBars(torch.from_numpy(root), factors, 1e-3, 0.1, 2.5)
 
 
 @pytest.mark.parametrize("n_elements", ELEMENTS)
@@ -170,6 +173,56 @@ def test_invariances() -> None:
         torch.testing.assert_close(bars.deviations("energy", energies[:, None]), own, rtol=1e-10, atol=0)
         back = torch.einsum("nmp,mk->nkp", rows, torch.from_numpy(basis))  # components along the old axes
         torch.testing.assert_close(bars.deviations("forces", back), own_forces[atoms], rtol=1e-9, atol=0)
+
+
+def make_uncertainty(potential: Potential) -> Uncertainty:
+    n_elements, n_inputs = potential.descriptor.n_elements, potential.descriptor.n_features
+    grade = ExtrapolationGrade(
+        scale=torch.ones(n_elements, n_inputs, dtype=torch.float64),
+        element=torch.arange(n_elements),
+        n_atoms=torch.full((n_elements,), 9),
+        centers=torch.zeros(n_elements, n_inputs, dtype=torch.float64),
+        weight=torch.ones(n_elements, dtype=torch.float64),
+        directions=torch.zeros(n_elements, 1, n_inputs, dtype=torch.float64),
+    )
+    return Uncertainty.of(potential, grade, make_bars(n_last_parameters(potential)))
+
+
+@pytest.mark.parametrize("derivatives", [False, True])
+def test_predict_gives_error_bars_and_changes_no_bit_of_the_rest(derivatives: bool) -> None:
+    potential = make_potential(("Si", "C"))
+    frames = make_frames(("Si", "C"))
+    structures = Structures.from_frames(frames)
+    uncertainty = make_uncertainty(potential)
+    plain = predict(potential, structures, derivatives=derivatives)
+    found = predict(potential, structures, derivatives=derivatives, uncertainty=uncertainty)
+    assert found.uncertainty is not None
+    assert uncertainty.error_bars is not None
+    for name in ("energy", "atomic_energies", *(("forces", "stress") if derivatives else ())):
+        assert torch.equal(getattr(found, name), getattr(plain, name)), name
+    energies = predict_rows(potential, frames)[1]
+    expected = uncertainty.error_bars.deviations("energy", energies[:, None])[:, 0]
+    by_row = torch.empty_like(expected)
+    by_row[one_batch(potential, frames).rows] = expected
+    torch.testing.assert_close(found.uncertainty.energy, by_row, rtol=1e-10, atol=0)
+    assert found.uncertainty.forces is None
+
+
+def test_predict_gives_error_bars_of_forces_where_asked_for() -> None:
+    potential = make_potential(("Si", "C"))
+    frames = make_frames(("Si", "C"), sizes=(4,))
+    uncertainty = make_uncertainty(potential)
+    structures = Structures.from_frames(frames)
+    found = predict(potential, structures, derivatives=False, uncertainty=uncertainty, force_errors=True)
+    assert found.uncertainty is not None
+    assert uncertainty.error_bars is not None
+    expected = uncertainty.error_bars.deviations("forces", predict_rows(potential, frames)[2])
+    torch.testing.assert_close(found.uncertainty.forces, expected, rtol=1e-12, atol=0)
+    blind = replace(uncertainty, error_bars=None)
+    with pytest.raises(InputError, match="force_errors: expected an uncertainty with error bars, got one without"):
+        predict(potential, structures, uncertainty=blind, force_errors=True)
+    with pytest.raises(InputError, match="belongs to another potential"):
+        predict(make_potential(("Si", "C"), seed=8), structures, uncertainty=uncertainty)
 
 
 def test_a_structure_has_the_same_bits_alone() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfit_gpu.commands.interrupts import STATUS_UNFINISHED, StopRequest, stop_on_signals
 from pyfit_gpu.commands.jobs import Setup
+from pyfit_gpu.commands.measuring import measure
 from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.commands.train.logs import ProgressRows
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
@@ -19,8 +20,10 @@ from pyfit_gpu.commands.train.row_file import RowFile
 from pyfit_gpu.commands.train.summary import announce, summarize, write_ranking
 from pyfit_gpu.datasets.splits import Split
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import save_potential
 from pyfit_gpu.formats.run_file import FitState, Run, save_run
+from pyfit_gpu.formats.uncertainty_file import save_uncertainty
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.fit import fit
@@ -115,6 +118,11 @@ def run_fit(
                 raise
             save_members(potential, outputs, history.ranking[0])
             checkpoints.finish(history)
+    if outputs.uncertainty:
+        if stop or history.end == "time":
+            log.info("stopped early: no uncertainty file is written")
+        else:
+            save_uncertainties(potential, outputs, history.ranking[0], train, validation, settings, quiet=setup.quiet)
     if outputs.ranking and outputs.members:
         write_ranking(history, outputs)
     summarize(history, outputs, time.monotonic() - started)
@@ -214,3 +222,25 @@ def save_members(potential: Potential, outputs: TrainingOutputs, best: int) -> N
         save_potential(potential, own.network, member=k)
     if outputs.members:
         save_potential(potential, outputs.network, member=best)
+
+
+def save_uncertainties(
+    potential: Potential,
+    outputs: TrainingOutputs,
+    best: int,
+    train: TrainingSet,
+    validation: TrainingSet,
+    settings: FitSettings,
+    *,
+    quiet: bool,
+) -> None:
+    """Write the uncertainty files of all members, and that of the best one under the common name."""
+    for k, own in enumerate(outputs.of_members()):
+        try:
+            found = measure(potential.member(k), train, validation, settings.loss_weights, quiet=quiet)
+        except InputError as error:  # a member that failed predicts no numbers
+            log.warning("%s: no uncertainty file: %s", own.network, error)
+            continue
+        for path in dict.fromkeys([own.uncertainty, *([outputs.uncertainty] if k == best else [])]):
+            save_uncertainty(found, path)
+            log.info("wrote %s", path)

@@ -23,6 +23,7 @@ from pyfit_gpu.files import (
     numbered_path,
 )
 from pyfit_gpu.formats.kinds import PotentialKind, identify
+from pyfit_gpu.formats.uncertainty_file import FORMAT
 from pyfit_gpu.locks import hold
 from pyfit_gpu.training.history import Observer
 
@@ -36,6 +37,7 @@ FILES = {
     "gpu_log": "GPU log",
     "run_file": "run file",
     "ranking": "ranking",
+    "uncertainty": "uncertainty file",
 }
 _COMMON = ("run_file", "ranking")  # one file for all members
 _LOGS: dict[str, type[RowFile]] = {
@@ -46,6 +48,7 @@ _LOGS: dict[str, type[RowFile]] = {
     "gpu_log": GpuLog,
 }
 _RANKING = re.compile("rank,member,")
+_UNCERTAINTY = re.compile(f"{FORMAT} ")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class TrainingOutputs:
     gpu_log: str = ""
     run_file: str = ""
     ranking: str = ""  # only with several members
+    uncertainty: str = ""  # of the network
     members: tuple[int, ...] = ()  # numbers of several members, each of which has files of its own
 
     def __post_init__(self) -> None:
@@ -96,7 +100,8 @@ class TrainingOutputs:
         found = {what: getattr(self, name) for name, what in FILES.items()}
         if not self.members:
             return found
-        found = {what: path for what, path in found.items() if what in (FILES[name] for name in ("network", *_COMMON))}
+        best = [FILES[name] for name in ("network", "uncertainty", *_COMMON)]
+        found = {what: path for what, path in found.items() if what in best}
         for number, own in zip(self.members, self.of_members(), strict=True):
             found |= {f"{what} of member {number}": path for what, path in own.files().items()}
         return found
@@ -118,7 +123,7 @@ class TrainingOutputs:
         """
         ranking = self.ranking if self.members else ""
         backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
-        held = [path for path in (self.network, self.run_file, ranking, *backups) if path]
+        held = [path for path in (self.network, self.run_file, self.uncertainty, ranking, *backups) if path]
         logs = [path for own in self.of_members() for path in own._logs().values()]
         allow_open_files(len(held) + len(logs))
         for path in held:
@@ -158,8 +163,13 @@ class TrainingOutputs:
                 checks.append(partial(_check_log, name, path, overwrite=overwrite or known, anew=logs_anew))
             if own.backup_dir and own.backup_interval:
                 checks.append(partial(own._check_backups, inputs, overwrite or resumed or in_the_way))
+        written = {
+            path: (_UNCERTAINTY, what) for what, path in files.items() if what.startswith("uncertainty") and path
+        }
         if self.ranking and self.members:
-            checks.append(partial(_check_ranking, self.ranking, overwrite=overwrite or in_the_way, resumed=resumed))
+            written[self.ranking] = (_RANKING, FILES["ranking"])
+        for path, kind in written.items():
+            checks.append(partial(_check_written, path, *kind, overwrite=overwrite or in_the_way, resumed=resumed))
         networks = {what: path for what, path in results.items() if what.startswith("network")}
         the_rest = {what: path for what, path in files.items() if what not in networks}
         checks.append(partial(check_distinct, the_rest, {**networks, **inputs}))
@@ -224,10 +234,11 @@ def _check_log(name: str, path: str, *, overwrite: bool, anew: bool) -> None:
         check_replaceable(path, _LOGS[name].FIRST_LINE, FILES[name])
 
 
-def _check_ranking(path: str, *, overwrite: bool, resumed: bool) -> None:
+def _check_written(path: str, first_line: re.Pattern[str], what: str, *, overwrite: bool, resumed: bool) -> None:
+    """Check a file that is written at the end: a resumed run may replace its own."""
     check_output(path, overwrite=overwrite or resumed)
     if resumed and not overwrite:
-        check_replaceable(path, _RANKING, FILES["ranking"])
+        check_replaceable(path, first_line, what)
 
 
 def member_path(path: str, number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOpti
 from pyfit_gpu.commands.train.other_files import Together
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
+from pyfit_gpu.commands.train.splitting import split_digest, split_of
 from pyfit_gpu.commands.warnings import warn_of_absent_elements, warn_of_equal_members, warn_of_split
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
@@ -29,7 +29,6 @@ from pyfit_gpu.formats.kinds import POTENTIAL, RUN, check_ending, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
-from pyfit_gpu.formats.training_set.named_splits import named_split
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.networks import member_seed
@@ -106,7 +105,7 @@ class Job:
         whole, split = together.whole, together.complete(split)
         warn_of_split(whole, split)
         warn_of_equal_members(potential, self.start.potentials)
-        data = {**describe_data(own, potential, earlier), "split": _digest(split)}
+        data = {**describe_data(own, potential, earlier), "split": split_digest(split)}
         weighted = self.weighted(whole)
         absent = warn_of_absent_elements(weighted, split)
         at_random = [self.start.randomize or asks_for_random_weights(path) for path in self.start.potentials]
@@ -152,26 +151,12 @@ class Job:
         return Together.read(own, self.split.files, self.setup, self.split.reading)
 
     def _plan(self, whole: TrainingSet, earlier: Run | None, rule: int) -> Split:
-        wanted = self.split
-        if wanted.name:
-            return named_split(
-                whole,
-                self.training_set,
-                wanted.name,
-                train_fraction=wanted.train_fraction,
-                seed=wanted.seed,
-                test_groups=wanted.test_groups,
-            )
-        seed = 2 if wanted.seed is None else wanted.seed
-        if seed == 0 and earlier is not None:
-            drawn = earlier.data.get("split seed")
-            if type(drawn) is not int:
+        seed = self.split.seed
+        if seed == 0 and earlier is not None and not self.split.name:
+            seed = earlier.data.get("split seed")
+            if type(seed) is not int:
                 raise InputError(f"{self.outputs.run_file}: not as specified: text/data: no seed of the split")
-            seed = drawn
-        fraction = 0.9 if wanted.train_fraction is None else wanted.train_fraction
-        if wanted.validation:
-            fraction = 1.0
-        return whole.plan_split(fraction, seed, wanted.test_groups or (), rule=rule)
+        return split_of(whole, self.training_set, replace(self.split, seed=seed), rule)
 
     def weighted(self, whole: TrainingSet) -> TrainingSet:
         whole = weight_groups(whole, self.weights.groups)
@@ -260,10 +245,6 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
             f"{len(numbers)} potentials"
         )
     return potential
-
-
-def _digest(split: Split) -> str:
-    return hashlib.sha256(repr((split.train, split.validation, split.test)).encode()).hexdigest()[:16]
 
 
 def _steps(run: Run) -> str:

@@ -8,14 +8,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
 
-_PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)[a-z_][a-z0-9_.+-]*", re.IGNORECASE)
+T = TypeVar("T")
+V = TypeVar("V")
+
+_PLAIN_WORD = re.compile(r"(?!(?:t|f|true|false|nan|inf|infinity)$)(?:[a-z_/]|\.{1,2}/)[a-z0-9_.+/-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +35,12 @@ def write_extxyz(
     frames: Iterable[Frame],
     spreads: Iterable[LabelSpread] | None = None,
     columns: Iterable[Mapping[str, FloatArray]] | None = None,
+    notes: Iterable[Mapping[str, str | float]] | None = None,
 ) -> None:
     """Write frames as extended XYZ (Å, eV); atomic number 0 becomes X, the source is not written.
 
     Spreads, one for each frame, become energy_std and stress_std of the structure and forces_std of its atoms; further
-    columns of its atoms, (n, m) each, come under their own names.
+    columns of its atoms, (n, m) each, and notes on the structure come under their own names.
 
     ase.io.write prints positions and forces with eight decimals and has no option for more. Here they are written
     with the shortest digits that give the same float64.
@@ -45,27 +49,31 @@ def write_extxyz(
 
     if isinstance(path_or_file, str | os.PathLike):
         with open(path_or_file, "w", encoding="utf-8") as file:
-            write_extxyz(file, frames, spreads, columns)
+            write_extxyz(file, frames, spreads, columns, notes)
         return
-    every_spread = repeat(None) if spreads is None else iter(spreads)
-    every_more: Iterator[Mapping[str, FloatArray]] = repeat({}) if columns is None else iter(columns)
-    for frame in frames:
-        spread = next(every_spread)
+    for ((frame, spread), more), note in _beside(_beside(_beside(frames, spreads, None), columns, {}), notes, {}):
         whole = {
             "pos": frame.positions,
             "forces": frame.forces,
             "forces_std": None if spread is None else spread.forces,
-            **next(every_more),
+            **more,
         }
         known = {name: values for name, values in whole.items() if values is not None}
         rows = np.concatenate(list(known.values()), axis=1).tolist()
         widths = {name: values.shape[1] for name, values in known.items()}
-        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, widths, spread)}\n")
+        path_or_file.write(f"{len(rows)}\n{_comment_line(frame, widths, spread, note)}\n")
         for number, row in zip(frame.atomic_numbers.tolist(), rows, strict=True):
             path_or_file.write(f"{chemical_symbols[number]:2} {' '.join(map(repr, row))}\n")
 
 
-def _comment_line(frame: Frame, columns: Mapping[str, int], spread: LabelSpread | None) -> str:
+def _beside(items: Iterable[T], values: Iterable[V] | None, default: V) -> Iterator[tuple[T, V]]:
+    """Pair items with as many values, or with a default."""
+    return zip(items, repeat(default)) if values is None else zip(items, values, strict=True)
+
+
+def _comment_line(
+    frame: Frame, columns: Mapping[str, int], spread: LabelSpread | None, notes: Mapping[str, str | float]
+) -> str:
     parts = []
     if frame.cell.any():
         parts.append(f'Lattice="{_numbers(frame.cell)}"')
@@ -81,6 +89,9 @@ def _comment_line(frame: Frame, columns: Mapping[str, int], spread: LabelSpread 
         parts.append(f"energy_std={_numbers(spread.energy)}")
         if spread.stress is not None:
             parts.append(f'stress_std="{_numbers(spread.stress)}"')  # ASE makes no matrix of such a name
+    parts += [
+        f"{name}={_extxyz_word(value) if isinstance(value, str) else _numbers(value)}" for name, value in notes.items()
+    ]
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
 

@@ -86,3 +86,14 @@ def test_what_another_reader_gave_comes_back_the_same(tmp_path: Path) -> None:
     write_extxyz(tmp_path / "vasprun.extxyz", first)
     for got, expected in zip(read(tmp_path / "vasprun.extxyz"), first, strict=True):
         assert_same(got, expected)
+
+
+def test_notes_on_structures_come_back(tmp_path: Path) -> None:
+    """Names of files are texts for ASE, whatever they look like; numbers keep their digits."""
+    words = ["pool/a b.xyz", "../x.xyz", "/data/x.xyz", "001", "T", "1e5", 'q"x']
+    notes = [{"pool_file": word, "pool_index": k, "score": 0.1 * k} for k, word in enumerate(words)]
+    write_extxyz(tmp_path / "a.extxyz", [frame() for _ in words], notes=notes)
+    for note, atoms in zip(notes, ase.io.read(tmp_path / "a.extxyz", index=":"), strict=True):
+        assert {name: atoms.info[name] for name in note} == note
+    with pytest.raises(ValueError, match="shorter"):
+        write_extxyz(tmp_path / "b.extxyz", [frame(), frame()], notes=notes[:1])

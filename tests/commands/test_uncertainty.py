@@ -1,0 +1,229 @@
+"""`uncertainty build` and `train --uncertainty`: what is written, which split and weights count, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from commands.helpers import call, done, fresh_potential, names, new_names, refused, set_up, with_header
+
+import pyfit_gpu as pf
+from pyfit_gpu.commands.uncertainty import _Fit
+from pyfit_gpu.datasets.feature_rows import FeatureRows
+from pyfit_gpu.formats.opening import load_training_set, read_frames
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty
+from pyfit_gpu.models.error_bars import ErrorBars
+from pyfit_gpu.models.prediction import predict
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.training.laplace import build_error_bars
+
+SHIFT = ("--e-shift", "106")
+FIT = ("--potential", "si.nn.dat", "--steps", 2)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Structures with energies, as a set."""
+    set_up(tmp_path, monkeypatch)
+    done("prepare", "si.poscar.dat", "--potential", "si.nn.dat", "--out", "si.h5", *SHIFT, "--quiet")
+
+
+def make_labelled() -> None:
+    """The same structures with energies, forces and stress, of another potential."""
+    done("train", "si.h5", *FIT, "--out", "labels.nn.dat", "--quiet")
+    done("evaluate", "si.poscar.dat", "--potential", "labels.nn.dat", "--out", "all.extxyz", "--quiet")
+    done("prepare", "all.extxyz", "--potential", "si.nn.dat", "--out", "all.h5", *SHIFT, "--quiet")
+
+
+def bars_of(path: str) -> ErrorBars:
+    found = load_uncertainty(path).error_bars
+    assert found is not None
+    return found
+
+
+def assert_same(found: ErrorBars, expected: ErrorBars) -> None:
+    torch.testing.assert_close(found.root, expected.root, rtol=1e-6, atol=0)
+    for label, one in expected.calibrations.items():
+        assert found.calibrations[label].n_values == one.n_values
+        assert found.calibrations[label].factor == pytest.approx(one.factor, rel=1e-6)
+
+
+class TestBuild:
+    def test_beside_an_old_potential(self) -> None:
+        before = names()
+        said = done("uncertainty", "build", "si.h5", "--potential", "si.nn.dat").said
+        assert new_names(before) == {"si.uncertainty.txt"}
+        assert "error bars of energy: calibrated on" in said
+        assert "error bars of forces: not calibrated" in said
+        whole, potential = pf.load_training_set("si.h5"), pf.load_potential("si.nn.dat")
+        plan = whole.plan_split()
+        expected = build_error_bars(potential, whole.select(plan.train), whole.select(plan.validation))
+        assert_same(bars_of("si.uncertainty.txt"), expected)
+
+    def test_with_forces(self) -> None:
+        make_labelled()
+        words = ("--force-weight", 0.1, "--stress-weight", 0.02, "--train-fraction", 0.7, "--seed", 5)
+        said = done("uncertainty", "build", "all.h5", "--potential", "si.nn.dat", *words).said
+        assert "force_weight 0.1, stress_weight 0.02" in said
+        assert "error bars of forces: calibrated on" in said
+        whole, potential = pf.load_training_set("all.h5"), pf.load_potential("si.nn.dat")
+        plan = whole.plan_split(0.7, 5)
+        expected = build_error_bars(
+            potential, whole.select(plan.train), whole.select(plan.validation), weights={"forces": 0.1, "stress": 0.02}
+        )
+        assert_same(bars_of("si.uncertainty.txt"), expected)
+
+    def test_a_set_that_is_read_piece_by_piece(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The same numbers as with all features in memory.
+        done("uncertainty", "build", "si.h5", "--potential", "si.nn.dat")
+        whole, potential = pf.load_training_set("si.h5"), pf.load_potential("si.nn.dat")
+        plan = whole.plan_split()
+        read: list[int] = []
+        original = FeatureRows.tensor
+        monkeypatch.setattr(FeatureRows, "tensor", lambda self: read.append(len(self)) or original(self))
+        lazy = load_training_set("si.h5", lazy=True)
+        found = build_error_bars(potential, lazy.select(plan.train), lazy.select(plan.validation))
+        assert read
+        assert_same(found, bars_of("si.uncertainty.txt"))
+
+    def test_several_potentials(self) -> None:
+        done("train", "si.h5", *FIT, "--out", "b.nn.dat", "--quiet")
+        shutil.copy("b.nn.dat", "a.nn.dat")
+        before = names()
+        done("uncertainty", "build", "si.h5", "--potential", "si.nn.dat", "a.nn.dat", "b.nn.dat")
+        assert new_names(before) == {"si.uncertainty.txt", "a.uncertainty.txt", "b.uncertainty.txt"}
+        for name in ("si", "a", "b"):
+            load_uncertainty(f"{name}.uncertainty.txt").check(pf.load_potential(f"{name}.nn.dat"))
+
+    def test_out(self) -> None:
+        done("uncertainty", "build", "si.h5", "--potential", "si.nn.dat", "--out", "x.txt", "--penalty", "1e-3")
+        assert bars_of("x.txt").penalty == 1e-3
+
+
+class TestRun:
+    def test_split_and_weights_are_those_of_the_run_beside(self) -> None:
+        make_labelled()
+        weights = ("--force-weight", 0.3, "--stress-weight", 0, "--group-weight", "odd=2")
+        done("train", "all.h5", *FIT, "--out", "fit.nn.dat", "--seed", 9, *weights, "--uncertainty")
+        written = Path("fit.uncertainty.txt").read_bytes()
+        said = done("uncertainty", "build", "all.h5", "--potential", "fit.nn.dat", "--overwrite").said
+        assert "of the run beside it, fit.run.h5" in said
+        assert "force_weight 0.3, stress_weight 0" in said
+        assert "warning" not in said
+        assert Path("fit.uncertainty.txt").read_bytes() == written
+
+    def test_another_split_is_warned_of(self) -> None:
+        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", "--train-fraction", 0.6, "--quiet")
+        said = done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat").said
+        assert "warning: fit.nn.dat: another split than the run's (fit.run.h5)" in said
+        again = ("--overwrite", "--train-fraction", 0.6)
+        assert "warning" not in done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat", *again).said
+
+    def test_members(self) -> None:
+        fresh_potential("new.nn.dat", layers="3 40 4 1")
+        words = ("--potential", "new.nn.dat", "--steps", 1, "--members", 2, "--out", "fit.nn.dat", "--uncertainty")
+        done("train", "si.h5", *words)
+        for name in ("fit", "fit.m000", "fit.m001"):
+            load_uncertainty(f"{name}.uncertainty.txt").check(pf.load_potential(f"{name}.nn.dat"))
+        written = Path("fit.m001.uncertainty.txt").read_bytes()
+        said = done("uncertainty", "build", "si.h5", "--potential", "fit.m001.nn.dat", "--overwrite").said
+        assert "of the run beside it, fit.run.h5" in said
+        assert Path("fit.m001.uncertainty.txt").read_bytes() == written
+
+    def test_a_run_of_another_network_does_not_count(self) -> None:
+        fresh_potential("new.nn.dat", layers="3 40 4 1")
+        done("train", "si.h5", "--potential", "new.nn.dat", "--steps", 1, "--out", "fit.nn.dat", "--quiet")
+        found = _Fit.beside("fit.nn.dat", pf.load_potential("si.nn.dat"))
+        assert found.run is None
+
+
+class TestTrain:
+    def test_single_precision(self) -> None:
+        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", "--uncertainty", "--dtype", "float32")
+        load_uncertainty("fit.uncertainty.txt").check(pf.load_potential("fit.nn.dat"))
+
+    def test_the_file_is_not_replaced_unasked(self) -> None:
+        Path("fit.uncertainty.txt").write_text("mine\n")
+        before = names()
+        words = ("si.h5", *FIT, "--out", "fit.nn.dat", "--uncertainty")
+        refused("train", *words, match="fit.uncertainty.txt")
+        assert new_names(before) == set()
+
+    def test_without_validation_it_is_not_calibrated(self) -> None:
+        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", "--uncertainty", "--train-fraction", 1)
+        bars = bars_of("fit.uncertainty.txt")
+        assert {one.n_values for one in bars.calibrations.values()} == {0}
+        assert {one.factor for one in bars.calibrations.values()} == {bars.noise}
+
+
+class TestEvaluate:
+    def test_columns(self) -> None:
+        make_labelled()
+        done("uncertainty", "build", "all.h5", "--potential", "si.nn.dat")
+        words = ("evaluate", "all.extxyz", "--potential", "si.nn.dat", "--forces-uncertainty")
+        said = done(*words, "--out", "out.csv").said
+        done(*words, "--out", "out.extxyz")
+        assert said.count("error within 1 error bar for") == 2  # energies and forces
+        structures = Structures.from_frames(list(read_frames("all.extxyz")))
+        known = load_uncertainty("si.uncertainty.txt")
+        expected = predict(pf.load_potential("si.nn.dat"), structures, uncertainty=known, force_errors=True).uncertainty
+        assert expected is not None
+        with open("out.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        found = [float(row["energy_per_atom_uncertainty"]) * int(row["n_atoms"]) for row in rows]
+        np.testing.assert_allclose(found, expected.energy.numpy(), rtol=1e-12)
+        atoms = ase.io.read("out.extxyz", ":")
+        np.testing.assert_allclose([one.info["energy_uncertainty"] for one in atoms], expected.energy.numpy())
+        forces = np.concatenate([one.arrays["forces_uncertainty"] for one in atoms])
+        np.testing.assert_allclose(forces, expected.forces.numpy(), rtol=1e-12, atol=1e-14)
+
+    def test_none(self) -> None:
+        words = ("si.poscar.dat", "--potential", "si.nn.dat", "--out", "o.csv", "--forces-uncertainty")
+        refused("evaluate", *words, match="expected an uncertainty file of the potential with error bars, got none")
+        assert not Path("o.csv").exists()
+
+
+class TestRefused:
+    def refuse(self, *words: object, match: str) -> None:
+        before = names()
+        refused("uncertainty", "build", *words, match=match)
+        assert new_names(before) == set()
+
+    def test_a_set_of_another_descriptor(self) -> None:
+        line = Path("si.nn.dat").read_text().splitlines()[3].split()
+        with_header("other.nn.dat", {4: " ".join([*line[:2], str(float(line[2]) + 0.1), *line[3:]])})
+        self.refuse("si.h5", "--potential", "other.nn.dat", match="si.h5 was not made for other.nn.dat")
+
+    def test_a_weight_without_the_label(self) -> None:
+        self.refuse("si.h5", "--potential", "si.nn.dat", "--force-weight", 1,
+                    match="force_weight: expected 0, got 1.0: no training structure has forces")  # fmt: skip
+
+    def test_random_weights(self) -> None:
+        fresh_potential("new.nn.dat")
+        self.refuse("si.h5", "--potential", "new.nn.dat", match="found one that asks for random weights")
+
+    def test_a_run_file(self) -> None:
+        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", "--quiet")
+        self.refuse("si.h5", "--potential", "fit.run.h5", match="found a run file")
+
+    def test_one_name_for_several(self) -> None:
+        self.refuse("si.h5", "--potential", "si.nn.dat", "si.nn.dat", "--out", "x.txt", match="expected one potential")
+
+    def test_what_is_there(self) -> None:
+        Path("si.uncertainty.txt").write_text("mine\n")
+        self.refuse("si.h5", "--potential", "si.nn.dat", match="give --overwrite to replace it")
+        assert Path("si.uncertainty.txt").read_text() == "mine\n"
+
+    def test_the_potential_as_output(self) -> None:
+        self.refuse("si.h5", "--potential", "si.nn.dat", "--out", "si.nn.dat", "--overwrite", match="si.nn.dat")
+
+    def test_penalty(self) -> None:
+        self.refuse("si.h5", "--potential", "si.nn.dat", "--penalty", 0, match="penalty: expected a number > 0")
+
+    def test_no_task(self) -> None:
+        assert call("uncertainty").status == 2

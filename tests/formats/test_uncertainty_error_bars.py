@@ -1,0 +1,115 @@
+"""The section `error-bars` of uncertainty files: the same bits again, and every fault with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from sample_sets import make_potential
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty, save_uncertainty
+from pyfit_gpu.models.error_bars import Calibration, ErrorBars
+from pyfit_gpu.models.extrapolation import ExtrapolationGrade
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.uncertainty import Uncertainty
+
+
+def make_bars(n_parameters: int) -> ErrorBars:
+    root = torch.randn(n_parameters, n_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    calibrations = {"energy": Calibration(1 / 3, 17), "forces": Calibration(2e-7, 0)}
+    return ErrorBars((root * 10 ** (3 * root)).tril(), calibrations, 1e-7 / 3, 2e-9 / 7, 4.2)
+
+
+def make_uncertainty(potential: Potential) -> Uncertainty:
+    n_elements, n_inputs = potential.descriptor.n_elements, potential.descriptor.n_features
+    grade = ExtrapolationGrade(
+        scale=torch.ones(n_elements, n_inputs, dtype=torch.float64),
+        element=torch.arange(n_elements),
+        n_atoms=torch.full((n_elements,), 9),
+        centers=torch.zeros(n_elements, n_inputs, dtype=torch.float64),
+        weight=torch.ones(n_elements, dtype=torch.float64),
+        directions=torch.zeros(n_elements, 1, n_inputs, dtype=torch.float64),
+    )
+    n_parameters = n_elements * (potential.networks.layer_sizes[-2] + 1)
+    return Uncertainty.of(potential, grade, make_bars(n_parameters))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "fit.uncertainty.txt"
+    save_uncertainty(make_uncertainty(make_potential(("Si", "C"))), path)
+    return path
+
+
+def test_round_trip(written: Path) -> None:
+    potential = make_potential(("Si", "C"))
+    expected, found = make_uncertainty(potential).error_bars, load_uncertainty(written)
+    found.check(potential)
+    assert expected is not None
+    assert found.error_bars is not None
+    assert torch.equal(found.error_bars.root, expected.root)
+    assert found.error_bars.calibrations == expected.calibrations
+    for name in ("penalty", "noise", "n_effective"):
+        assert getattr(found.error_bars, name) == getattr(expected, name)
+    assert [one.is_calibrated for one in found.error_bars.calibrations.values()] == [True, False]
+
+
+def test_a_file_without_error_bars(tmp_path: Path) -> None:
+    whole = make_uncertainty(make_potential())
+    path = tmp_path / "fit.uncertainty.txt"
+    save_uncertainty(Uncertainty(whole.checksum, whole.elements, whole.grade), path)
+    assert load_uncertainty(path).error_bars is None
+
+
+def replaced(old: str, new: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return change
+
+
+FAULTS = {
+    "form": (replaced("form last-layer", "form whole"), "expected 'form last-layer'"),
+    "penalty of zero": (replaced("penalty ", "penalty -"), "expected 'penalty' and 1 number above 0"),
+    "noise": (replaced("noise ", "noise x"), "expected 1 number"),
+    "another label": (replaced("label forces", "label charges"), "expected 'label' and forces, a factor >= 0"),
+    "negative factor": (replaced("label energy 0", "label energy -0"), "expected 'label' and energy, a factor >= 0"),
+    "no number of values": (replaced(" 17\n", " 1.5\n"), "expected 'label' and energy, a factor >= 0"),
+    "too many parameters": (replaced("parameters 10", "parameters 100001"), "from 1 to 100000"),
+    "another number of them": (replaced("parameters 10", "parameters 11"), "expected 'row' and 11 numbers"),
+    "a row too short": (replaced("parameters 10\nrow ", "parameters 10\nrow 1 "), "expected 1 number"),
+    "NaN": (lambda text: text.replace("\nrow ", "\nrow nan\nrow ", 1), "expected 1 number"),
+    "twice": (lambda text: text[:-4] + text[text.index("begin error-bars") :], "expected one section of this name"),
+    "cut off": (lambda text: text[: text.index("end error-bars")], "error-bars"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults(written: Path, name: str) -> None:
+    change, message = FAULTS[name]
+    written.write_text(change(written.read_text()))
+    with pytest.raises(InputError) as error:
+        load_uncertainty(written)
+    assert message in str(error.value)
+    assert str(written) in str(error.value)
+
+
+def test_every_cut_is_refused(written: Path) -> None:
+    lines = written.read_text().splitlines(keepends=True)
+    first = next(k for k, line in enumerate(lines) if line.startswith("begin error-bars"))
+    for end in range(first + 1, len(lines)):
+        written.write_text("".join(lines[:end]))
+        with pytest.raises(InputError):
+            load_uncertainty(written)
+
+
+def test_another_last_layer_is_refused() -> None:
+    potential = make_potential()
+    whole = make_uncertainty(potential)
+    other = Uncertainty(whole.checksum, whole.elements, whole.grade, make_bars(7))
+    with pytest.raises(InputError, match="expected error bars of 5 last parameters, found 7"):
+        other.check(potential, "fit.uncertainty.txt")
