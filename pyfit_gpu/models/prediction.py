@@ -275,9 +275,7 @@ class _ChunkWalk:
         self.model = energy_model(potential, "predict")
         self.rows = rows
         self.grade = grade
-        self.grades: Tensor | None = None  # (n_atoms,)
-        if grade is not None:
-            self.grades = potential.networks.weights[0].new_empty(len(batch.species))
+        self.grades: Tensor | None = None  # (n_atoms,), after `run` if there is a grade
         self.descriptor = potential.descriptor
         self.batch = batch
         self.networks: _Tiled | _Stacked
@@ -293,7 +291,7 @@ class _ChunkWalk:
             self.totals = PairTotals(sums, (self.n_members,), self.like, virials=True)
 
     def run(self) -> Tensor:
-        """(K, n_atoms) eV, atomic energies; `totals` then has the derivatives of all chunks."""
+        """(K, n_atoms) eV, atomic energies; `totals` and `grades` then have what was asked for of all chunks."""
         energies = self.like.new_empty(self.n_members, len(self.batch.species))
         workers = chunk_workers(self.batch.neighbors)
         row_derivatives = self.rows is not None and self.rows.wants_derivatives
@@ -304,19 +302,28 @@ class _ChunkWalk:
             def evaluate_piece(atoms: Tensor) -> None:
                 found = self.networks(atoms, features[atoms])
                 energies.index_copy_(1, atoms, self.model.energies(found.outputs, None))
-                self._observe(atoms, features[atoms], found)
+                if self.rows is not None:
+                    self.rows.add(atoms, found)
 
             workers.run(evaluate_piece, self.networks.pieces())
+            self._find_grades(features)
             return energies
+
+        # Grades cost less for many atoms than for those of a chunk, so the inputs are kept that long.
+        n_kept = 0 if self.grade is None else len(self.batch.species)
+        inputs = self.like.new_empty(n_kept, self.descriptor.n_features)
 
         def compute(chunk: Chunk) -> None:
             raw = chunk.raw()
             features = self.descriptor.transform(raw, self._where(chunk))
             found = self.networks(chunk.atoms, features)
             energies.index_copy_(1, chunk.atoms, self.model.energies(found.outputs, chunk))
-            self._observe(chunk.atoms, features, found)
-            if self.rows is not None and row_derivatives:
-                self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
+            if n_kept:
+                inputs.index_copy_(0, chunk.atoms, features)
+            if self.rows is not None:
+                self.rows.add(chunk.atoms, found)
+                if row_derivatives:
+                    self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
             if self.totals is not None:
                 grad_outputs, grad_vectors = self.model.vjp(found.outputs, chunk)
                 grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
@@ -326,14 +333,12 @@ class _ChunkWalk:
         neighbors, species = self.batch.neighbors, self.batch.species
         chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
         workers.run(compute, chunks)
+        self._find_grades(inputs)
         return energies
 
-    def _observe(self, atoms: Tensor, features: Tensor, found: NetworkPass) -> None:
-        """Note what error bars and grades need of some atoms."""
-        if self.rows is not None:
-            self.rows.add(atoms, found)
-        if self.grade is not None and self.grades is not None:
-            self.grades.index_copy_(0, atoms, self.grade(features, self.batch.species[atoms]))
+    def _find_grades(self, inputs: Tensor) -> None:
+        if self.grade is not None:
+            self.grades = self.grade(inputs, self.batch.species)
 
     def _by_jacobian(self) -> bool:
         return self.totals is not None and self.n_members >= _JACOBIAN_MEMBERS
