@@ -19,7 +19,11 @@ from pyfit_gpu.interfaces.lammps.cells import Box
 from pyfit_gpu.interfaces.lammps.data_file import boundary, write_data
 from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.interfaces.lammps.running import run_lammps, types_of
+from pyfit_gpu.models.batches import featurize
+from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
 _SCALE = 30.0
@@ -132,3 +136,34 @@ def calculated(atoms: Atoms, files: Sequence[Path]) -> Atoms:
     atoms = atoms.copy()
     atoms.calc = PyfitCalculator([str(file) for file in files], skin=0.0)
     return atoms
+
+
+def inputs_of(atoms: Atoms, potential: Potential) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, F) inputs of the networks and (n,) species."""
+    structures = Structures.from_frames([as_frame(atoms)])
+    kinds = [potential.descriptor.elements.index(symbol) for symbol in atoms.get_chemical_symbols()]
+    return featurize(structures, potential), torch.tensor(kinds)
+
+
+def sample_uncertainty(
+    atoms: Atoms, potential: Potential, *, n_clusters: Sequence[int], n_directions: int = 5, weight: float = 4.0
+) -> Uncertainty:
+    """Clusters about the inputs of some of the atoms, `n_clusters` for each element, with random directions."""
+    draw = torch.Generator().manual_seed(1)
+    inputs, species = inputs_of(atoms, potential)
+    n_inputs = inputs.shape[1]
+    owners = torch.repeat_interleave(torch.arange(len(n_clusters)), torch.tensor(n_clusters))
+    chosen = [torch.nonzero(species == k)[: n_clusters[k] * 3 : 3, 0] for k in range(len(n_clusters))]
+    weights = weight * (1 + torch.rand(len(owners), generator=draw, dtype=torch.float64))
+    square = torch.randn(len(owners), n_inputs, n_inputs, generator=draw, dtype=torch.float64)
+    shares = torch.rand(len(owners), n_directions, 1, generator=draw, dtype=torch.float64)
+    rows = torch.linalg.qr(square).Q[:, :n_directions] * (weights[:, None, None] * shares).sqrt()
+    grade = ExtrapolationGrade(
+        scale=0.1 + torch.rand(len(n_clusters), n_inputs, generator=draw, dtype=torch.float64),
+        element=owners,
+        n_atoms=torch.ones_like(owners),
+        centers=inputs[torch.cat(chosen)] + 0.01,
+        weight=weights,
+        directions=rows,
+    )
+    return Uncertainty.of(potential, grade)

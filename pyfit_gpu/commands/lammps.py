@@ -14,7 +14,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import POTENTIAL, TrainingSetKind, identify, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights
-from pyfit_gpu.formats.opening import load_potentials, load_training_set, read_frames
+from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, load_training_set, read_frames
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.interfaces.lammps.build import build_plugin
 from pyfit_gpu.interfaces.lammps.cache import find_build
@@ -90,7 +90,11 @@ def export(
     else:
         cached = find_build(str(found.version), found.sizes)
         file = cached[1] if cached else build_plugin(found).plugin
-    written = export_potential(model, out, found, file, stem=stem_of(potential[0]), frames=frames, overwrite=overwrite)
+    uncertainty = find_uncertainty(potential, model)
+    written = export_potential(
+        model, out, found, file,
+        stem=stem_of(potential[0]), frames=frames, uncertainty=uncertainty, overwrite=overwrite,
+    )  # fmt: skip
     if not quiet:
         names = [path.name for path in written.files if path.name.endswith(".nn.dat")]
         print(shown(describe(written.comparison, found, names)))

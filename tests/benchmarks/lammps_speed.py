@@ -33,9 +33,14 @@ from ase.md.verlet import VelocityVerlet
 
 import pyfit_gpu as pf
 from pyfit_gpu.formats.nn_dat import save_draft
+from pyfit_gpu.formats.uncertainty_file import save_uncertainty, uncertainty_path
 from pyfit_gpu.interfaces.lammps.build import build_plugin
 from pyfit_gpu.interfaces.lammps.installation import find_installation
 from pyfit_gpu.models.new_potential import new_potential
+from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.training.clusters import build_extrapolation_grade
 
 SILICON = "lattice diamond 5.43\nregion b block 0 {0} 0 {1} 0 {2}\ncreate_box 1 b\ncreate_atoms 1 box\nmass 1 28.0855"
 CUBIC = "lattice bcc {3}\nregion b block 0 {0} 0 {1} 0 {2}\ncreate_box 1 b\ncreate_atoms 1 box\nmass 1 {4}"
@@ -65,13 +70,43 @@ def write_potentials(folder: Path) -> dict[str, list[str]]:
         for k, name in enumerate(names[label]):
             save_draft(potential, name)
             pf.save_potential(pf.load_potential(name, seed=k), name)
+        write_uncertainty(names[label][0])
         sizes = "-".join(map(str, potential.networks.layer_sizes))
         print(f"{label}: {sizes}, cutoff {potential.descriptor.cutoff:g} Å", flush=True)
     return names
 
 
-def pyfit(name: str, files: list[str], *, style: str = "pyfit", more: str = "", cell: str = SILICON_CUBE) -> Case:
-    return Case(name, cell, f"pair_style {style}\npair_coeff * * {' '.join(files)} Si", "Si", 5.0, more)
+def write_uncertainty(file: str) -> None:
+    """Grades that are as large as they become: 32,000 atoms of crystals at many temperatures, in 64 clusters."""
+    potential = pf.load_potential(file, device="cpu")
+    frames = []
+    for number in range(8):
+        atoms = bulk("Si", "diamond", a=5.43, cubic=True) * (10, 10, 5)
+        atoms.rattle(0.04 * (number + 1), seed=number)
+        frames.append(
+            Frame(
+                positions=atoms.positions,
+                cell=atoms.cell.array,
+                pbc=atoms.pbc,
+                atomic_numbers=atoms.numbers.astype(np.int64),
+                group="",
+                source="crystal",
+            )
+        )
+    grade = build_extrapolation_grade(pf.build_training_set(Structures.from_frames(frames), potential), potential)
+    save_uncertainty(Uncertainty.of(potential, grade), uncertainty_path(file))
+
+
+def pyfit(
+    name: str,
+    files: list[str],
+    *,
+    style: str = "pyfit",
+    more: str = "",
+    words: str = "",
+    cell: str = SILICON_CUBE,
+) -> Case:
+    return Case(name, cell, f"pair_style {style}\npair_coeff * * {' '.join(files)} Si{words}", "Si", 5.0, more)
 
 
 def cases(names: dict[str, list[str]]) -> list[Case]:
@@ -80,6 +115,8 @@ def cases(names: dict[str, list[str]]) -> list[Case]:
     forces = "fix spread all pair 1 pyfit fx_std 1 fy_std 1 fz_std 1"
     made = [pyfit("mode 5, 48-32-24-1", names["mode 5"][:1]), pyfit("mode 6, 99-24-24-1", names["mode 6"][:1])]
     for label in names:
+        known = f" uncertainty {uncertainty_path(names[label][0])}"
+        made.append(pyfit(f"{label}, grade_stop", names[label][:1], style="pyfit grade_stop 1e9", words=known))
         for n in (2, 4, 8):
             made.append(pyfit(f"{label}, {n} members, energy_std", names[label][:n], more=spread))
     made.append(pyfit("mode 5, 8 members, forces_std", names["mode 5"], style="pyfit forces_std yes", more=forces))

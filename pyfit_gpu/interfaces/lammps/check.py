@@ -14,7 +14,8 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 
 from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.formats.nn_dat import load_potential, save_draft
-from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.formats.opening import find_uncertainty, load_potentials
+from pyfit_gpu.formats.uncertainty_file import uncertainty_path
 from pyfit_gpu.interfaces.lammps.cache import BuildRecord, find_build
 from pyfit_gpu.interfaces.lammps.comparison import Comparison, compare
 from pyfit_gpu.interfaces.lammps.installation import Installation
@@ -60,7 +61,7 @@ def check_lammps(lammps: Installation, *, potential: str = "", plugin: str | os.
     """Run two atoms through the plugin and through `predict`.
 
     Args:
-        potential: .nn.dat file; empty: random numbers.
+        potential: .nn.dat file, with an uncertainty file beside it or without; empty: random numbers.
         plugin: file; empty: that in the cache.
 
     Raises:
@@ -71,13 +72,16 @@ def check_lammps(lammps: Installation, *, potential: str = "", plugin: str | os.
     mpi = describe_mpi(lammps)
     with tempfile.TemporaryDirectory(prefix="pyfit-lammps-") as name:
         folder = Path(name)
+        uncertainty = None
         if potential:
             model = load_potentials(potential)
             energy_model(model, "lammps check")
+            uncertainty = find_uncertainty(potential, model)
         else:
             model = _random_potential(folder)
         files = save_members(model, folder, member_names(model.networks.n_members, "check"))
-        comparison = compare(lammps, PairStyle.of(model, files, file), model, [_two_atoms(model)])
+        pair = PairStyle.of(model, files, file, uncertainty_path(potential) if uncertainty else None)
+        comparison = compare(lammps, pair, model, [_two_atoms(model)], uncertainty=uncertainty)
         loads_itself = _loads_itself(lammps, file, folder)
     return Check(lammps, mpi, file, record, loads_itself, comparison)
 

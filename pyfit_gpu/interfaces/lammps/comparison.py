@@ -17,6 +17,7 @@ from pyfit_gpu.interfaces.lammps.running import LammpsResult, PairStyle, evaluat
 from pyfit_gpu.models.energy_shift import shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import count_elements
@@ -64,31 +65,43 @@ class Comparison:
 
 
 def compare(
-    lammps: Installation, pair: PairStyle, potential: Potential, frames: Sequence[Frame], *, ranks: int = 1
+    lammps: Installation,
+    pair: PairStyle,
+    potential: Potential,
+    frames: Sequence[Frame],
+    *,
+    uncertainty: Uncertainty | None = None,
+    ranks: int = 1,
 ) -> Comparison:
     """Compute structures with both.
 
     Args:
         pair: the potential for LAMMPS, on the scale of the DFT data.
         potential: the same for `predict`.
+        uncertainty: whose file LAMMPS has too; None: no grades are compared.
 
     Raises:
         InputError, Failure: as `evaluate_frames`.
     """
     with tempfile.TemporaryDirectory(prefix="pyfit-lammps-") as folder:
         found = evaluate_frames(lammps, frames, pair, Path(folder), ranks=ranks)
-    prediction = predict(potential, Structures.from_frames(frames)).to("cpu", torch.float64)
+    prediction = predict(potential, Structures.from_frames(frames), uncertainty=uncertainty).to("cpu", torch.float64)
     assert prediction.forces is not None
     assert prediction.stress is not None
+    sizes = [frame.n_atoms for frame in frames]
     shifts = [0.0 if math.isnan(shift) else shift for shift in potential.energy_shift.tolist()]
     counts = torch.from_numpy(count_elements(frames, potential.descriptor.elements))
     energies = (prediction.energy - shift_of_structures(counts, shifts)).numpy()
-    forces = [part.numpy() for part in prediction.forces.split([frame.n_atoms for frame in frames])]
+    forces = [part.numpy() for part in prediction.forces.split(sizes)]
+    differences = _differences(frames, found, energies, forces, prediction.stress.numpy())
+    if prediction.uncertainty is not None:
+        grades = [part.numpy() for part in prediction.uncertainty.grade.split(sizes)]
+        differences += (grade_difference(frames, found, grades),)
     return Comparison(
         n_structures=len(frames),
-        n_atoms=sum(frame.n_atoms for frame in frames),
+        n_atoms=sum(sizes),
         energies=tuple(one.energy for one in found),
-        differences=_differences(frames, found, energies, forces, prediction.stress.numpy()),
+        differences=differences,
     )
 
 
@@ -110,6 +123,19 @@ def _differences(
         _largest("forces", "eV/Å", 1e-9, by_forces, sources),
         _largest("stress", "eV/Å^3", 1e-10, by_stress, sources),
     )
+
+
+def grade_difference(
+    frames: Sequence[Frame], found: Sequence[LammpsResult], grades: Sequence[FloatArray]
+) -> Difference:
+    """Largest difference of the grades; atoms that are infinitely far out by both do not count."""
+    pairs = []
+    for one, expected in zip(found, grades, strict=True):
+        assert one.grades is not None
+        finite = ~(np.isinf(one.grades) & np.isinf(expected))
+        pairs.append((one.grades[finite], np.where(np.isinf(expected), math.nan, expected)[finite]))
+    # A square root of a small difference of large numbers: near 0 half of the digits are lost.
+    return _largest("grade", "-", 1e-5, pairs, [frame.source for frame in frames])
 
 
 def _largest(

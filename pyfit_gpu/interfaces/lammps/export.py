@@ -15,6 +15,7 @@ from pyfit_gpu._version import __version__
 from pyfit_gpu.errors import Failure, InputError, Remedy
 from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.formats.uncertainty_file import load_uncertainty, save_uncertainty, uncertainty_path
 from pyfit_gpu.interfaces.lammps.cells import Box
 from pyfit_gpu.interfaces.lammps.comparison import Comparison, compare
 from pyfit_gpu.interfaces.lammps.data_file import boundary, quoted, write_data
@@ -25,6 +26,7 @@ from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crys
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import evaluate
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
@@ -50,6 +52,7 @@ def export_potential(
     *,
     stem: str = "potential",
     frames: Sequence[Frame] = (),
+    uncertainty: Uncertainty | None = None,
     overwrite: bool = False,
 ) -> Export:
     """Write a folder for LAMMPS, read it again and compare its results with those of `predict`.
@@ -58,6 +61,7 @@ def export_potential(
         out: folder, which may exist.
         stem: of the names of the potential's files.
         frames: structures to compare; the data file has that of the lowest energy per atom. None: a simple crystal.
+        uncertainty: of the potential, whose grades LAMMPS is to have.
 
     Raises:
         InputError: outputs that exist or cannot be written, an element that the potential lacks, no plugin.
@@ -66,7 +70,9 @@ def export_potential(
     energy_model(potential, "lammps export")
     folder = Path(out)
     names = member_names(potential.networks.n_members, stem)
-    _prepare(folder, [*names, SCRIPT, DATA, VERIFICATION], overwrite=overwrite)
+    grades = None if uncertainty is None else uncertainty_path(folder / names[0])
+    extra = [] if grades is None else [grades.name]
+    _prepare(folder, [*names, *extra, SCRIPT, DATA, VERIFICATION], overwrite=overwrite)
     frames = list(frames) or [simple_crystal(potential.descriptor.elements)]
     for frame in frames:
         types_of(frame, potential.descriptor.elements)
@@ -74,13 +80,18 @@ def export_potential(
     box, types = _start(first, potential)
     (folder / VERIFICATION).unlink(missing_ok=True)  # it belongs to files that are replaced now
     files = save_members(potential, folder, names)
+    if uncertainty is not None and grades is not None:
+        save_uncertainty(uncertainty, grades)
+        files.append(grades)
     with atomic_text(folder / DATA) as file:
         write_data(file, box, types, potential.descriptor.elements, potential.masses, first.source)
     with atomic_text(folder / SCRIPT) as file:
-        file.write(_script(potential, names, box))
-    reread = _reread(potential, files)
+        file.write(_script(potential, names, box, extra))
+    reread = _reread(potential, files[: len(names)])
     _try_script(lammps, plugin, folder)
-    comparison = compare(lammps, PairStyle.of(reread, files, plugin), reread, _rattled(frames))
+    pair = PairStyle.of(reread, files[: len(names)], plugin, grades)
+    known = None if grades is None else load_uncertainty(grades)
+    comparison = compare(lammps, pair, reread, _rattled(frames), uncertainty=known)
     with atomic_text(folder / VERIFICATION) as file:
         file.write(describe(comparison, lammps, names))
     comparison.require_small(str(folder / VERIFICATION))
@@ -116,8 +127,10 @@ def _start(frame: Frame, potential: Potential) -> tuple[Box, np.ndarray]:
     return box.repeated(counts), np.tile(types, int(np.prod(counts)))
 
 
-def _script(potential: Potential, names: Sequence[str], box: Box) -> str:
+def _script(potential: Potential, names: Sequence[str], box: Box, grades: Sequence[str]) -> str:
     elements = " ".join(potential.descriptor.elements)
+    stop = ["# grade_stop 5.0 after pyfit ends the run where an atom is too far from the training set (docs/lammps.md)"]
+    known = "".join(f" uncertainty {quoted(name)}" for name in grades)
     several = ["# several files are the members of one potential: energies and forces are their means"]
     return "\n".join(
         [
@@ -136,8 +149,9 @@ def _script(potential: Potential, names: Sequence[str], box: Box) -> str:
             f"read_data {DATA}",
             "",
             *(several if len(names) > 1 else []),
+            *(stop if known else []),
             "pair_style pyfit",
-            f"pair_coeff * * {' '.join(map(quoted, names))} {elements}",
+            f"pair_coeff * * {' '.join(map(quoted, names))} {elements}{known}",
             "",
             "velocity all create ${temperature} 4711 mom yes rot no",
             "fix motion all nve",

@@ -36,13 +36,26 @@ class PairStyle:
     elements: tuple[str, ...]  # of the types
     masses: tuple[float, ...]  # u, of the types
     plugin: Path | None = None  # file to load first
+    has_grades: bool = False  # whether the extrapolation grades of atoms are wanted
 
     @classmethod
-    def of(cls, potential: Potential, files: Sequence[str | os.PathLike[str]], plugin: Path | None) -> PairStyle:
-        """Choose a potential whose members are in these .nn.dat files; its elements are the types."""
+    def of(
+        cls,
+        potential: Potential,
+        files: Sequence[str | os.PathLike[str]],
+        plugin: Path | None,
+        uncertainty: str | os.PathLike[str] | None = None,
+    ) -> PairStyle:
+        """Choose a potential whose members are in these .nn.dat files; its elements are the types.
+
+        Args:
+            uncertainty: its file; None: there are no extrapolation grades.
+        """
         elements = potential.descriptor.elements
         words = ["* *", *(quoted(os.path.abspath(file)) for file in files), *elements]
-        return cls("pyfit", " ".join(words), elements, potential.masses, plugin)
+        if uncertainty is not None:
+            words += ["uncertainty", quoted(os.path.abspath(uncertainty))]
+        return cls("pyfit", " ".join(words), elements, potential.masses, plugin, uncertainty is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +66,7 @@ class LammpsResult:
     atomic_energies: FloatArray  # (n,) eV
     forces: FloatArray  # (n, 3) eV/Å
     virial: FloatArray  # (6,) eV, stress times volume, ASE's sign and order
+    grades: FloatArray | None = None  # (n,), extrapolation grades; None: not wanted
 
     def stress(self, volume: float) -> FloatArray:
         """(6,) eV/Å^3, ASE's sign and order, for a volume in Å^3."""
@@ -162,7 +176,8 @@ def _single_point(number: int, boundaries: str, pair: PairStyle, extra: str) -> 
         f"pair_coeff {pair.coefficients}",
         "compute virial all pressure NULL virial",
         "compute energies all pe/atom",
-        f"dump result all custom 1 {number}.dump id c_energies fx fy fz",
+        *(["fix grades all pair 1 pyfit grade 1"] if pair.has_grades else []),
+        f"dump result all custom 1 {number}.dump id c_energies fx fy fz{' f_grades' if pair.has_grades else ''}",
         "dump_modify result sort id format float %.17g",
         "thermo_style custom step pe vol c_virial[*]",
         *([extra] if extra else []),
@@ -183,4 +198,5 @@ def _result(box: Box, row: str, dump: Path) -> LammpsResult:
         atomic_energies=atoms[:, 1],
         forces=box.vectors_back(atoms[:, 2:5]),
         virial=np.array([tensor[i, j] for i, j in _VOIGT]),
+        grades=atoms[:, 5] if atoms.shape[1] > 5 else None,
     )

@@ -1,38 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Read the potentials whose files standard input names, and print what was found in each as a line of JSON.
 
-#include <cmath>
-#include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <sstream>
 
+#include "json_text.h"
 #include "potential.h"
 
 namespace {
-
-std::string quoted(const std::string &text) {
-  std::string found = "\"";
-  for (const char c : text) {
-    char code[8];
-    std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned char>(c));
-    found += c == '"' || c == '\\' || static_cast<unsigned char>(c) < ' ' ? code : std::string(1, c);
-  }
-  return found + "\"";
-}
-
-template <class Numbers> std::string numbers(const Numbers &values) {
-  std::ostringstream stream;
-  stream.precision(17);
-  for (const auto value : values) {
-    stream << (stream.tellp() > 0 ? "," : "");
-    if (std::isnan(static_cast<double>(value)))
-      stream << "null";
-    else
-      stream << value;
-  }
-  return "[" + stream.str() + "]";
-}
 
 std::string described(const pyfit::Potential &potential) {
   const pyfit::Descriptor &d = potential.descriptor;

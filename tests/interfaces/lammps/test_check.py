@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from lammps_samples import crystal, sample_uncertainty, save_committee
 
 from pyfit_gpu.errors import Failure, InputError
+from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.uncertainty_file import save_uncertainty, uncertainty_path
 from pyfit_gpu.interfaces.lammps.check import check_lammps, find_plugin
-from pyfit_gpu.interfaces.lammps.comparison import Comparison, Difference
+from pyfit_gpu.interfaces.lammps.comparison import Comparison, Difference, grade_difference
+from pyfit_gpu.interfaces.lammps.running import LammpsResult
 
 
 def test_random_potential(lammps, plugin_in_cache):
@@ -29,6 +35,33 @@ def test_given_potential(lammps, plugin_in_cache, own_data):
     assert found.comparison.is_small
     assert found.record is None
     assert "compiled by   unknown" in "\n".join(found.lines)
+
+
+def test_grades_of_a_given_potential(lammps, plugin_in_cache, tmp_path):
+    """Grades of the uncertainty file beside it; an element without clusters is infinitely far out."""
+    (file,) = save_committee(tmp_path, 1, ("Si", "C"))
+    potential = load_potential(file)
+    for n_clusters in ([2, 2], [2, 0]):
+        uncertainty = sample_uncertainty(crystal(second="C"), potential, n_clusters=n_clusters)
+        save_uncertainty(uncertainty, uncertainty_path(file))
+        found = check_lammps(lammps, potential=str(file))
+        assert found.comparison.is_small
+        assert found.comparison.differences[-1].name == "grade"
+        assert found.comparison.differences[-1].magnitude > 0.1
+        assert any(re.match(r"grade +differs by \d", line) for line in found.lines)
+
+
+@pytest.mark.parametrize(("lammps_has", "package_has"), [(np.inf, 2.0), (2.0, np.inf), (2.0, np.nan), (1.999, 2.0)])
+def test_a_grade_that_differs(make_frame, lammps_has, package_has):
+    frame = make_frame([[0, 0, 0], [0, 0, 2.0]])
+    alike = np.array([np.inf, 1.0])
+    for changed in (0, 1):
+        ours, theirs = alike.copy(), alike.copy()
+        ours[changed], theirs[changed] = lammps_has, package_has
+        found = LammpsResult(0.0, np.zeros(2), np.zeros((2, 3)), np.zeros(6), grades=ours)
+        assert not grade_difference([frame], [found], [theirs]).is_small
+    found = LammpsResult(0.0, np.zeros(2), np.zeros((2, 3)), np.zeros(6), grades=alike)
+    assert grade_difference([frame], [found], [alike]).is_small
 
 
 def test_physically_informed_potential_is_refused(lammps, plugin_in_cache, own_data):

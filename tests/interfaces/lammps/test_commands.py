@@ -177,7 +177,7 @@ def test_hybrid_overlay(run: Runner, file: Path, modify: str) -> None:
         ("pyfit energy vasp", "pyfit: energy: expected dft or network, found vasp"),
         ("pyfit energy", "pyfit: energy: expected dft or network, found nothing"),
         ("pyfit forces_std 1", "pyfit: forces_std: expected yes or no, found 1"),
-        ("pyfit 5.0", "pyfit: expected the keywords energy or forces_std, found 5.0"),
+        ("pyfit 5.0", "pyfit: expected the keywords energy, forces_std, grade_stop or grade_every, found 5.0"),
     ],
 )
 def test_keywords_refused(run: Runner, file: Path, style: str, message: str) -> None:

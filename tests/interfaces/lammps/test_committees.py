@@ -114,7 +114,7 @@ def test_real_units(run: Runner, files: list[Path]) -> None:
         ("pyfit", "fx_std 1", 2, "pyfit: fx_std: expected the keyword forces_std yes"),
         ("pyfit", "energy_std 1", 1, "pyfit: energy_std: expected several potential files in pair_coeff, found 1"),
         ("pyfit forces_std yes", "fx_std 0", 2, "cannot extract property fx_std|cannot extract fx_std"),
-        ("pyfit", "grade 0", 2, "cannot extract property grade|cannot extract grade"),
+        ("pyfit", "charge 0", 2, "cannot extract property charge|cannot extract charge"),
     ],
 )
 def test_what_is_not_there(

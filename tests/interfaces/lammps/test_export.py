@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lammps_samples import crystal, sample_uncertainty
 
 from pyfit_gpu.errors import Failure, InputError
-from pyfit_gpu.formats.opening import load_potentials, read_frames
+from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, read_frames
 from pyfit_gpu.interfaces.lammps import export as export_module
 from pyfit_gpu.interfaces.lammps.cells import Box
 from pyfit_gpu.interfaces.lammps.export import export_potential
@@ -69,6 +70,33 @@ def test_a_committee(lammps, plugin, potential, frames, tmp_path):
     assert [path.name for path in found.files[:3]] == names
     assert f"pair_coeff * * {' '.join(names)} Si C\n" in (tmp_path / "out" / "in.pyfit").read_text()
     assert found.comparison.is_small
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_grades_go_along(n_members, lammps, plugin, potential, frames, tmp_path):
+    """The uncertainty file is beside the first potential's, where the package finds it, and the grades are compared."""
+    members = potential if n_members == 1 else potential.random_members(range(2), seed=1)
+    uncertainty = sample_uncertainty(crystal(second="C"), members, n_clusters=[2, 2])
+    out = tmp_path / "out"
+    found = export_potential(members, out, lammps, plugin, frames=frames[:4], uncertainty=uncertainty)
+    names = [path.name for path in found.files[:n_members]]
+    file = out / names[0].replace(".nn.dat", ".uncertainty.txt")
+    assert found.files[n_members] == file
+    assert find_uncertainty([out / name for name in names], members) is not None
+    assert f"pair_coeff * * {' '.join(names)} Si C uncertainty {file.name}\n" in (out / "in.pyfit").read_text()
+    grade = found.comparison.differences[-1]
+    assert (grade.name, grade.is_small) == ("grade", True)
+    assert grade.magnitude > 0.1
+    assert "\ngrade  " in (out / "verification.txt").read_text()
+
+
+def test_a_wrong_grade_is_noticed(lammps, plugin, potential, frames, tmp_path, monkeypatch):
+    """LAMMPS gets a centre that is off by a little."""
+    uncertainty = sample_uncertainty(crystal(second="C"), potential, n_clusters=[2, 2])
+    moved = replace(uncertainty, grade=replace(uncertainty.grade, centers=uncertainty.grade.centers + 1e-3))
+    monkeypatch.setattr(export_module, "load_uncertainty", lambda path: uncertainty)
+    with pytest.raises(Failure, match=r"differ by more than rounding: grade by"):
+        export_potential(potential, tmp_path / "out", lammps, plugin, frames=frames[:4], uncertainty=moved)
 
 
 def test_without_structures(lammps, plugin, potential, tmp_path):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from ase import Atoms
-from lammps_samples import Runner, coefficients, crystal, save_committee
+from lammps_samples import Runner, coefficients, crystal, sample_uncertainty, save_committee
 
 from pyfit_gpu.errors import Failure
+from pyfit_gpu.formats.opening import load_potentials
+from pyfit_gpu.formats.uncertainty_file import save_uncertainty
 from pyfit_gpu.interfaces.lammps.build import build_plugin
 from pyfit_gpu.interfaces.lammps.installation import Installation
 
@@ -57,7 +59,7 @@ EVERYTHING = [
     "neighbor 0.001 bin",  # the list is hardly longer than what is within the cutoff
     "velocity all create 3000 7 loop geom",
     "fix 1 all nve",
-    "fix spread all pair 2 pyfit energy_std 1 fx_std 1 fy_std 1 fz_std 1",
+    "fix spread all pair 2 pyfit energy_std 1 fx_std 1 fy_std 1 fz_std 1 grade 1",
     "compute numbers all pair pyfit",
     "compute virial all centroid/stress/atom NULL virial",
     "compute half all stress/atom NULL virial",
@@ -82,7 +84,11 @@ EVERYTHING = [
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_dynamics(run_sanitized: Runner, settings: dict[str, object], ranks: int, tmp_path: Path) -> None:
     files = save_committee(tmp_path / "potentials", 3, ("Si", "C"), cutoff=3.3, **settings)
-    start = run_sanitized.setup(crystal((2, 2, 2), second="C"), coefficients(files), style="pyfit forces_std yes")
+    atoms = crystal((2, 2, 2), second="C")
+    uncertainty = sample_uncertainty(atoms, load_potentials([str(file) for file in files]), n_clusters=[4, 0])
+    save_uncertainty(uncertainty, tmp_path / "fit.uncertainty.txt")
+    words = f"{coefficients(files)} uncertainty fit.uncertainty.txt"
+    start = run_sanitized.setup(atoms, words, style="pyfit forces_std yes")
     assert "Total wall time" in run_sanitized(*start, *EVERYTHING, ranks=ranks)
 
 
@@ -107,6 +113,15 @@ def test_faulty_files(run_sanitized: Runner, content: str) -> None:
     (run_sanitized.folder / "nn.dat").write_text(content)
     with pytest.raises(Failure, match=r"ERROR: pair_style pyfit: nn\.dat"):
         run_sanitized(*run_sanitized.setup(crystal(), "* * nn.dat Si"))
+
+
+def test_the_end_of_a_run(run_sanitized: Runner, tmp_path: Path) -> None:
+    (file,) = save_committee(tmp_path / "potentials", 1)
+    potential = load_potentials(str(file))
+    save_uncertainty(sample_uncertainty(crystal(), potential, n_clusters=[4]), tmp_path / "u.txt")
+    start = run_sanitized.setup(crystal(), f"* * {file} Si uncertainty u.txt", style="pyfit grade_stop 0.01")
+    with pytest.raises(Failure, match="farthest out: input"):
+        run_sanitized(*start, "run 0", ranks=2)
 
 
 def test_a_fault_is_seen(compiler: tuple[str, ...], libraries: str, tmp_path: Path) -> None:

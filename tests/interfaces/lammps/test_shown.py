@@ -13,11 +13,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from lammps_samples import Runner
+from lammps_samples import Runner, crystal, sample_uncertainty
 
 from pyfit_gpu.commands.cli import main
 from pyfit_gpu.errors import Failure
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
+from pyfit_gpu.formats.uncertainty_file import save_uncertainty
 from pyfit_gpu.interfaces.lammps import cache
 from pyfit_gpu.interfaces.lammps.installation import Installation
 
@@ -48,6 +49,8 @@ def files(run: Runner) -> None:
     """Potentials under the names of the page."""
     silicon = EXAMPLES / "lammps" / "silicon.nn.dat"
     shutil.copy(silicon, run.folder)
+    uncertainty = sample_uncertainty(crystal(), load_potential(silicon, device="cpu"), n_clusters=[4], weight=1e-3)
+    save_uncertainty(uncertainty, run.folder / "silicon.uncertainty.txt")
     for member in range(3):
         save_potential(
             load_potential(silicon, device="cpu").randomized(member, 0.1), run.folder / f"fit.m{member:03}.nn.dat"
@@ -94,6 +97,7 @@ def test_from_the_quickstart_to_a_trajectory(shell: Shell, tmp_path: Path) -> No
     [
         ("pair_style hybrid/overlay", []),
         ("pair_style pyfit forces_std yes", []),
+        ("pair_style pyfit grade_stop", []),
         ("compute energy all pe/atom", ["pair_style pyfit", "pair_coeff * * silicon.nn.dat Si"]),
     ],
 )
@@ -132,6 +136,14 @@ COEFFICIENTS = "pair_coeff * * silicon.nn.dat Si"
         (
             "fx_std: expected the keyword forces_std yes",
             ["pair_style pyfit", "pair_coeff * * silicon.nn.dat silicon.nn.dat Si", "fix 1 all pair 1 pyfit fx_std 1"],
+        ),
+        (
+            "grade_stop: expected uncertainty FILE at the end of pair_coeff, found none",
+            ["pair_style pyfit grade_stop 5", COEFFICIENTS],
+        ),
+        (
+            "grade: expected uncertainty FILE at the end of pair_coeff, found none",
+            ["pair_style pyfit", COEFFICIENTS, "fix 1 all pair 1 pyfit grade 1"],
         ),
         (
             "Pair style pyfit does not support pair_write",

@@ -142,6 +142,35 @@ int Descriptor::n_features() const {
   return pairs + n * (n + 1) * (n + 2) / 6 * static_cast<int>(triples.size()) * n_centers;
 }
 
+std::string Descriptor::input_name(int number) const {
+  const int n = n_elements(), n_centers = static_cast<int>(gaussian_centers.size());
+  const auto center = [&](int place) {  // as Python writes it
+    const std::string text = text_of(gaussian_centers[place]);
+    return text.find_first_not_of("0123456789") == std::string::npos ? text + ".0" : text;
+  };
+  const auto named = [&](const std::string &symbols, const std::string &orders, const std::string &centers) {
+    return "input " + std::to_string(number + 1) + ", " + symbols + " l=" + orders + " r0=" + centers + " Å";
+  };
+  int left = number;
+  for (int a = 0; a < n; ++a)
+    for (int b = a; b < n; ++b)
+      for (const int order : legendre_orders)
+        for (int k = 0; k <= cross_terms; left -= n_centers - k, ++k) {
+          if (left >= n_centers - k) continue;
+          return named(elements[a] + "-" + elements[b], std::to_string(order),
+                       k == 0 ? center(left) : center(left) + "," + center(left + k));
+        }
+  for (int a = 0; a < n; ++a)
+    for (int b = a; b < n; ++b)
+      for (int c = b; c < n; ++c)
+        for (const auto &[l1, l2, l3] : triples) {
+          const std::string orders = std::to_string(l1) + "," + std::to_string(l2) + "," + std::to_string(l3);
+          if (left < n_centers) return named(elements[a] + "-" + elements[b] + "-" + elements[c], orders, center(left));
+          left -= n_centers;
+        }
+  return "input " + std::to_string(number + 1);
+}
+
 double Descriptor::neighbor_cutoff() const { return find_mode(gi_mode)->reach * cutoff; }
 
 std::string Descriptor::difference(const Descriptor &other) const {

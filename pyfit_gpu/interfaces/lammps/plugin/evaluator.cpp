@@ -7,6 +7,7 @@
 #include <string>
 
 #include "environment.h"
+#include "grades.h"
 #include "modes.h"
 #include "networks.h"
 
@@ -22,7 +23,7 @@ void Surroundings::reserve(int most) {
 }
 
 struct Evaluator::Implementation {
-  explicit Implementation(const std::vector<Potential> &members)
+  Implementation(const std::vector<Potential> &members, const std::optional<Uncertainty> &uncertainty)
       : n_members(static_cast<int>(members.size())),
         basis(members[0].descriptor),
         transform(find_mode(members[0].descriptor.gi_mode)->transform),
@@ -33,6 +34,7 @@ struct Evaluator::Implementation {
         grad(inputs.size()),
         energies(n_members * n_vectors) {
     for (int element = 0; element < basis.n_elements; element++) networks.emplace_back(members, element);
+    if (uncertainty) grades.emplace(*uncertainty);
   }
 
   void transform_features(int n_atoms);
@@ -50,6 +52,7 @@ struct Evaluator::Implementation {
   std::vector<Lanes> slopes;       // of the inputs by G
   std::vector<Lanes> grad;         // of energies by inputs, then by G
   std::vector<Lanes> energies;     // (n_members, n_vectors)
+  std::optional<Grades> grades;
 };
 
 void Evaluator::Implementation::check_logarithm(int n_atoms) const {
@@ -95,7 +98,8 @@ void Evaluator::Implementation::gradient(Networks &own, int first, int last) {
   for (int v = 0; v < n_vectors; v++) environments[v].gradient(grad.data() + v, n_vectors);
 }
 
-Evaluator::Evaluator(const std::vector<Potential> &members) : implementation_(new Implementation(members)) {}
+Evaluator::Evaluator(const std::vector<Potential> &members, const std::optional<Uncertainty> &uncertainty)
+    : implementation_(new Implementation(members, uncertainty)) {}
 
 Evaluator::~Evaluator() = default;
 
@@ -139,8 +143,18 @@ double Evaluator::energy(int place, int member) const {
   return implementation_->energies[member * n_vectors + place / n_lanes][place % n_lanes];
 }
 
+bool Evaluator::has_grades() const { return implementation_->grades.has_value(); }
+
+void Evaluator::start_grades(double *grades) { implementation_->grades->start(grades); }
+
+void Evaluator::add_grades(int species, const int *numbers, int n_atoms) {
+  implementation_->grades->add(species, implementation_->inputs.data(), numbers, n_atoms);
+}
+
+Outlier Evaluator::finish_grades() { return implementation_->grades->finish(); }
+
 double Evaluator::memory_usage() const {
-  double bytes = 0.0;
+  double bytes = implementation_->grades ? implementation_->grades->memory_usage() : 0.0;
   for (const Environment &one : implementation_->environments) bytes += one.memory_usage();
   return bytes;
 }

@@ -5,9 +5,11 @@
 #define PYFIT_EVALUATOR_H
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "potential.h"
+#include "uncertainty.h"
 
 namespace pyfit {
 
@@ -23,6 +25,13 @@ struct Surroundings {
   void reserve(int most);  // make the first six arrays at least so long
 };
 
+// The atom with the highest extrapolation grade.
+struct Outlier {
+  double grade = -1.0;  // infinite where it is no number
+  int atom = -1;        // -1: there are no atoms
+  int input = -1;       // that is farthest out, from 0; -1: no atom of the element trained
+};
+
 class Evaluator {
  public:
   static constexpr int width = 8;  // places for atoms of one call
@@ -31,7 +40,8 @@ class Evaluator {
   enum class Derivatives { none, mean, every_member };
 
   // members: at least one, with one descriptor, layers and activation: the caller has checked it.
-  explicit Evaluator(const std::vector<Potential> &members);
+  // uncertainty: of these; none: there are no extrapolation grades.
+  explicit Evaluator(const std::vector<Potential> &members, const std::optional<Uncertainty> &uncertainty = {});
   ~Evaluator();
   Evaluator(const Evaluator &) = delete;
   Evaluator &operator=(const Evaluator &) = delete;
@@ -45,6 +55,13 @@ class Evaluator {
   int n_members() const;
   // Energies of one atom by its place and member, eV, on the scale of the network.
   double energy(int place, int member) const;
+
+  // Extrapolation grades: start, then add the atoms of each evaluation after it, then finish. They are at
+  // grades[number] of each atom at the end.
+  bool has_grades() const;
+  void start_grades(double *grades);
+  void add_grades(int species, const int *numbers, int n_atoms);
+  Outlier finish_grades();
 
   double memory_usage() const;  // bytes
 

@@ -6,20 +6,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <limits>
-#include <sstream>
-#include <stdexcept>
-#include <system_error>
+#include <set>
 
 #include "atom.h"
 #include "comm.h"
-#include "descriptor.h"
 #include "error.h"
 #include "force.h"
 #include "memory.h"
 #include "neighbor.h"
+#include "text_lines.h"
 #include "update.h"
 
 using namespace LAMMPS_NS;
@@ -33,30 +28,6 @@ std::string listed(const std::vector<std::string> &words) {
   std::string text;
   for (const auto &word : words) text += (text.empty() ? "" : ", ") + word;
   return text;
-}
-
-// Whether there is something by this name that is no file. Nothing may be thrown: the other processes wait.
-bool is_other_than_file(const std::string &name) {
-  std::error_code code;
-  return std::filesystem::exists(name, code) && !std::filesystem::is_regular_file(name, code);
-}
-
-// What of two potentials makes them no members of one committee, with both values; empty: nothing.
-// dft_scale: whether their energy shifts matter.
-std::string difference(const pyfit::Potential &first, const pyfit::Potential &other, bool dft_scale) {
-  const std::string found = first.descriptor.difference(other.descriptor);
-  if (!found.empty()) return found;
-  if (first.activation != other.activation)
-    return fmt::format("activation: expected {}, found {}", first.activation, other.activation);
-  if (first.layer_sizes != other.layer_sizes)
-    return fmt::format("layer sizes: expected {}, found {}", pyfit::join(first.layer_sizes),
-                       pyfit::join(other.layer_sizes));
-  for (std::size_t k = 0; dft_scale && k < first.energy_shift.size(); ++k) {
-    const double one = first.energy_shift[k], two = other.energy_shift[k];
-    if (one != two && !(std::isnan(one) && std::isnan(two)))
-      return fmt::format("e_shift of {}: expected {}, found {}", first.descriptor.elements[k], one, two);
-  }
-  return "";
 }
 
 }  // namespace
@@ -78,23 +49,42 @@ PairPyfit::~PairPyfit() {
   memory->destroy(cutsq);
 }
 
-// pair_style pyfit [energy dft|network] [forces_std yes|no]
+// pair_style pyfit [energy dft|network] [forces_std yes|no] [grade_stop G] [grade_every N]
 void PairPyfit::settings(int narg, char **arg) {
   dft_scale_ = true;
   forces_std_ = false;
+  grade_stop_ = 0.0;
+  grade_every_ = 1;
+  std::set<std::string> earlier;
   for (int k = 0; k < narg; k += 2) {
     const std::string keyword = arg[k], value = k + 1 < narg ? arg[k + 1] : "nothing";
-    if (keyword == "energy" && (value == "dft" || value == "network"))
+    const double number = pyfit::parse_number(value).value_or(0.0);
+    if (!earlier.insert(keyword).second)
+      error->all(FLERR, "pair_style pyfit: {}: expected this keyword once, found it twice", keyword);
+    std::string expected;
+    if (keyword == "energy") {
       dft_scale_ = value == "dft";
-    else if (keyword == "forces_std" && (value == "yes" || value == "no"))
+      if (value != "dft" && value != "network") expected = "dft or network";
+    } else if (keyword == "forces_std") {
       forces_std_ = value == "yes";
-    else if (keyword == "energy")
-      error->all(FLERR, "pair_style pyfit: energy: expected dft or network, found {}", value);
-    else if (keyword == "forces_std")
-      error->all(FLERR, "pair_style pyfit: forces_std: expected yes or no, found {}", value);
-    else
-      error->all(FLERR, "pair_style pyfit: expected the keywords energy or forces_std, found {}", keyword);
+      if (value != "yes" && value != "no") expected = "yes or no";
+    } else if (keyword == "grade_stop") {
+      grade_stop_ = number;
+      if (!(number > 0.0)) expected = "a number above 0";
+    } else if (keyword == "grade_every") {
+      if (number < 1.0 || number > MAXSMALLINT || number != std::floor(number))
+        expected = "a whole number of steps above 0";
+      else
+        grade_every_ = static_cast<int>(number);
+    } else {
+      error->all(FLERR, "pair_style pyfit: expected the keywords energy, forces_std, grade_stop or grade_every, "
+                 "found {}", keyword);
+    }
+    if (!expected.empty())
+      error->all(FLERR, "pair_style pyfit: {}: expected {}, found {}", keyword, expected, value);
   }
+  if (grade_stop_ == 0.0 && earlier.count("grade_every"))
+    error->all(FLERR, "pair_style pyfit: grade_every: expected grade_stop beside it, which it is for");
   if (allocated) forget_coefficients();
   const std::string units = update->unit_style;
   if (units != "metal" && units != "real")
@@ -109,13 +99,26 @@ void PairPyfit::forget_coefficients() {
   for (int i = 1; i <= atom->ntypes; ++i) std::fill_n(setflag[i] + 1, atom->ntypes, 0);
 }
 
-// pair_coeff * * FILE [FILE ...] ELEMENT|NULL ..., one element for each type
+// pair_coeff * * FILE [FILE ...] ELEMENT|NULL ... [uncertainty FILE], one element for each type
 void PairPyfit::coeff(int narg, char **arg) {
+  std::string uncertainty_file;
+  while (narg >= 2 && strcmp(arg[narg - 2], "uncertainty") == 0) {
+    if (!uncertainty_file.empty())
+      error->all(FLERR, "pair_coeff of pair_style pyfit: uncertainty: expected this keyword once, found it twice");
+    uncertainty_file = arg[narg - 1];
+    narg -= 2;
+  }
+  if (strcmp(arg[narg - 1], "uncertainty") == 0)
+    error->all(FLERR, "pair_coeff of pair_style pyfit: uncertainty: expected a file after it, found nothing");
   const int n_types = atom->ntypes, n_files = narg - 2 - n_types;
   if (n_files < 1 || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0)
     error->all(FLERR, "pair_coeff of pair_style pyfit: expected * * FILE [FILE ...] and {} element(s), one for each "
                "atom type (NULL: none), found {} word(s)", n_types, narg);
+  if (grade_stop_ > 0.0 && uncertainty_file.empty())
+    error->all(FLERR, "pair_style pyfit: grade_stop: expected uncertainty FILE at the end of pair_coeff, found none");
   const auto members = read_committee({arg + 2, arg + 2 + n_files});
+  std::optional<pyfit::Uncertainty> uncertainty;
+  if (!uncertainty_file.empty()) uncertainty = read_uncertainty(uncertainty_file, members);
   if (!allocated) {
     allocated = 1;
     memory->create(setflag, n_types + 1, n_types + 1, "pair:setflag");
@@ -124,66 +127,15 @@ void PairPyfit::coeff(int narg, char **arg) {
   forget_coefficients();
   map_types(n_types, arg + narg - n_types, members[0]);
   set_energy_scale(members);
-  cutoff_ = members[0].descriptor.neighbor_cutoff();
-  evaluator_ = std::make_unique<pyfit::Evaluator>(members);
+  descriptor_ = members[0].descriptor;
+  cutoff_ = descriptor_.neighbor_cutoff();
+  evaluator_ = std::make_unique<pyfit::Evaluator>(members, uncertainty);
   ordered_at_ = -1;
 
   nextra = n_files > 1 ? n_committee_values : 0;
   // A compute pair that was defined for a committee goes on to read them.
   if (!pvector) pvector = new double[n_committee_values];
   std::fill_n(pvector, n_committee_values, 0.0);
-}
-
-// The text of a file, which the first process reads.
-std::string PairPyfit::read_file(const std::string &name) const {
-  std::string text, fault;
-  if (comm->me == 0) {
-    // LAMMPS' search opens what it finds: a pipe would wait for ever.
-    const bool other = is_other_than_file(name);
-    const std::string path = other ? name : utils::get_potential_file_path(name);
-    if (other || (!path.empty() && is_other_than_file(path)))
-      fault = "expected a file, found something else";
-    else if (path.empty())
-      fault = "no such file, here or where LAMMPS_POTENTIALS says";
-    else {
-      std::ifstream file(path, std::ios::binary);
-      std::ostringstream content;
-      content << file.rdbuf();
-      text = content.str();
-      std::error_code code;
-      if (!file || text.size() != std::filesystem::file_size(path, code))
-        fault = "the system says " + utils::getsyserror();
-      if (text.size() > std::numeric_limits<int>::max()) fault = "expected a potential, found more than 2 GB";
-    }
-  }
-  int sizes[] = {static_cast<int>(fault.size()), fault.empty() ? static_cast<int>(text.size()) : 0};
-  MPI_Bcast(sizes, 2, MPI_INT, 0, world);
-  fault.resize(sizes[0]);
-  MPI_Bcast(fault.data(), sizes[0], MPI_CHAR, 0, world);
-  if (!fault.empty()) error->all(FLERR, "pair_style pyfit: {}: cannot read: {}", name, fault);
-  text.resize(sizes[1]);
-  MPI_Bcast(text.data(), sizes[1], MPI_CHAR, 0, world);
-  return text;
-}
-
-pyfit::Potential PairPyfit::read_potential(const std::string &name) {
-  const std::string text = read_file(name);
-  try {
-    return pyfit::parse_potential(text, name);
-  } catch (const std::runtime_error &fault) {
-    error->all(FLERR, std::string("pair_style pyfit: ") + fault.what());
-  }
-}
-
-std::vector<pyfit::Potential> PairPyfit::read_committee(const std::vector<std::string> &names) {
-  std::vector<pyfit::Potential> members;
-  for (const auto &name : names) {
-    members.push_back(read_potential(name));
-    const std::string found = difference(members[0], members.back(), dft_scale_);
-    if (!found.empty())
-      error->all(FLERR, "pair_style pyfit: {} cannot be a member beside {}: {}", name, names[0], found);
-  }
-  return members;
 }
 
 void PairPyfit::map_types(int n_types, char **names, const pyfit::Potential &potential) {
@@ -251,8 +203,9 @@ void *PairPyfit::extract(const char *name, int &dim) {
   dim = 0;
   if (strcmp(name, "cutoff") == 0) return &cutoff_;
   const std::string asked = name;
-  // Energies are always there; forces only where this flag is set.
+  // Energies are always there; grades and forces where their flag is set.
   if (asked == "energy_std_flag") return &ignored_flag_;
+  if (asked == "grade_flag") return &grade_flag_;
   for (const std::string spread : force_spreads)
     if (asked == spread + "_flag") return &forces_std_flag_;
   return nullptr;
@@ -261,11 +214,15 @@ void *PairPyfit::extract(const char *name, int &dim) {
 // Values of fix pair. Where they are out of date, fix pair gets none, and says that it cannot extract them.
 void *PairPyfit::extract_peratom(const char *name, int &ncol) {
   ncol = 0;
+  if (strcmp(name, "grade") == 0) {
+    if (!evaluator_ || !evaluator_->has_grades())
+      error->all(FLERR, "pair_style pyfit: grade: expected uncertainty FILE at the end of pair_coeff, found none");
+    return grades_at_ == update->ntimestep ? grades_.data() : nullptr;
+  }
   const bool is_energy = strcmp(name, "energy_std") == 0;
   int component = -1;
   for (int c = 0; c < 3; ++c)
     if (strcmp(name, force_spreads[c]) == 0) component = c;
-  // Room for an extrapolation grade of each atom.
   if (!is_energy && component < 0) return nullptr;
   if (!evaluator_ || evaluator_->n_members() < 2)
     error->all(FLERR, "pair_style pyfit: {}: expected several potential files in pair_coeff, found {}", name,
@@ -291,7 +248,7 @@ void PairPyfit::unpack_reverse_comm(int n, int *atoms, double *buffer) {
 }
 
 double PairPyfit::memory_usage() {
-  double numbers = energy_std_.capacity() + member_forces_.capacity();
+  double numbers = energy_std_.capacity() + member_forces_.capacity() + grades_.capacity();
   for (const auto &values : component_std_) numbers += values.capacity();
   double integers = order_.capacity();
   for (const auto &atoms : neighbors_) integers += atoms.capacity();

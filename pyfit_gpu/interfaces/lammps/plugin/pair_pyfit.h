@@ -5,12 +5,14 @@
 #define LMP_PAIR_PYFIT_H
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "evaluator.h"
 #include "pair.h"
 #include "potential.h"
+#include "uncertainty.h"
 
 namespace LAMMPS_NS {
 
@@ -42,6 +44,9 @@ class PairPyfit : public Pair {
   double unit_ = 1.0;          // of LAMMPS' energies, for one eV
   bool dft_scale_ = true;      // whether energy shifts are taken off
   bool forces_std_ = false;    // whether the spread of forces may be asked for
+  double grade_stop_ = 0.0;    // extrapolation grade that ends a run; 0: none does
+  int grade_every_ = 1;        // steps from one such check to the next
+  pyfit::Descriptor descriptor_;
   double cutoff_ = 0.0;        // Å
   std::vector<int> species_;   // of the types, from 1; -1: NULL
   std::vector<double> shift_;  // of the species, eV
@@ -63,20 +68,27 @@ class PairPyfit : public Pair {
   bigint forces_std_at_ = -1;             // step of the spreads of forces
   int reversed_member_ = 0;               // whose forces go through a reverse communication
 
+  // Extrapolation grades
+  std::vector<double> grades_;  // of the local atoms
+  int grade_flag_ = 0;          // set by fix pair where it wants them on this step
+  bigint grades_at_ = -1;       // step of the grades
+
   void forget_coefficients();
   std::string read_file(const std::string &) const;
   pyfit::Potential read_potential(const std::string &);
   std::vector<pyfit::Potential> read_committee(const std::vector<std::string> &);
+  pyfit::Uncertainty read_uncertainty(const std::string &, const std::vector<pyfit::Potential> &);
   void map_types(int, char **, const pyfit::Potential &);
   void set_energy_scale(const std::vector<pyfit::Potential> &);
 
   void order_atoms();
   void gather(int, int);
-  void evaluate(const Block &, bool);
+  void evaluate(const Block &, bool, bool);
   void add_forces(int, int);
   void add_virials(int, int);
   void add_energy(int, int, int);
   void add_member_forces(int, int);
+  void stop_beyond(const pyfit::Outlier &);
   void summarize_energies();
   void summarize_forces();
 };

@@ -36,6 +36,8 @@ void PairPyfit::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   const int n_members = evaluator_->n_members();
   const bool with_spread = forces_std_ && n_members > 1 && forces_std_flag_ != 0;
+  const bool checks_grades = grade_stop_ > 0.0 && update->ntimestep % grade_every_ == 0;
+  const bool with_grades = evaluator_->has_grades() && (grade_flag_ != 0 || checks_grades);
   if (neighbor->ago == 0 || neighbor->lastcall != ordered_at_) order_atoms();
   if (n_members > 1) {
     // Never empty: fix pair takes a null pointer for a name that it must refuse.
@@ -44,9 +46,18 @@ void PairPyfit::compute(int eflag, int vflag) {
     member_energies_.assign(n_members, 0.0);
   }
   if (with_spread) member_forces_.assign(3 * static_cast<std::size_t>(n_members) * (atom->nlocal + atom->nghost), 0.0);
+  grades_at_ = with_grades ? update->ntimestep : -1;
+  if (with_grades) {
+    grades_.assign(std::max(atom->nmax, 1), 0.0);
+    evaluator_->start_grades(grades_.data());
+  }
 
-  for (const Block &block : blocks_) evaluate(block, with_spread);
+  for (const Block &block : blocks_) evaluate(block, with_spread, with_grades);
 
+  if (with_grades) {
+    const pyfit::Outlier worst = evaluator_->finish_grades();
+    if (checks_grades) stop_beyond(worst);
+  }
   if (with_spread) summarize_forces();
   if (n_members > 1 && eflag_global) summarize_energies();
   if (vflag_fdotr) virial_fdotr_compute();
@@ -122,7 +133,7 @@ void PairPyfit::gather(int i, int place) {
                                  update->ntimestep);
 }
 
-void PairPyfit::evaluate(const Block &block, bool with_spread) {
+void PairPyfit::evaluate(const Block &block, bool with_spread, bool with_grades) {
   using Derivatives = pyfit::Evaluator::Derivatives;
   const int *const atoms = order_.data() + block.first;
   for (int place = 0; place < block.n_atoms; ++place) gather(atoms[place], place);
@@ -131,6 +142,7 @@ void PairPyfit::evaluate(const Block &block, bool with_spread) {
   } catch (const std::domain_error &fault) {
     error->one(FLERR, std::string("pair_style pyfit: ") + fault.what());
   }
+  if (with_grades) evaluator_->add_grades(block.species, atoms, block.n_atoms);
   const bool with_energies = eflag_either || evaluator_->n_members() > 1;
   const bool with_virials = vflag_global || vflag_atom || cvflag_atom;
   for (int place = 0; place < block.n_atoms; ++place) {
@@ -206,6 +218,29 @@ void PairPyfit::add_member_forces(int i, int place) {
         forces[3 * i + c] += unit_ * *gradient;
       }
   }
+}
+
+// End the run if an atom of any process is beyond the grade; all processes say the same, about the worst atom.
+void PairPyfit::stop_beyond(const pyfit::Outlier &own) {
+  struct {
+    double grade;
+    int rank;
+  } worst = {own.grade, comm->me};
+  MPI_Allreduce(MPI_IN_PLACE, &worst, 1, MPI_DOUBLE_INT, MPI_MAXLOC, world);
+  if (worst.grade <= grade_stop_) return;
+  bigint about[3] = {};
+  if (worst.rank == comm->me) {
+    about[0] = atom->tag[own.atom];
+    about[1] = species_[atom->type[own.atom]];
+    about[2] = own.input;
+  }
+  MPI_Bcast(about, 3, MPI_LMP_BIGINT, worst.rank, world);
+  const std::string element = descriptor_.elements[about[1]];
+  const std::string farthest =
+      about[2] < 0 ? "no atom of " + element + " trained" : descriptor_.input_name(static_cast<int>(about[2]));
+  error->all(FLERR, "pair_style pyfit: grade_stop: step {}, atom {} ({}): expected an extrapolation grade of at most "
+             "{:g}, found {:.4g} (farthest out: {})", update->ntimestep, about[0], element, grade_stop_, worst.grade,
+             farthest);
 }
 
 // Values of compute pair, which adds them up over the processes: the first one has them, the others 0.

@@ -26,6 +26,7 @@ struct Descriptor {
   int n_elements() const { return static_cast<int>(elements.size()); }
   double neighbor_cutoff() const;  // Å
   int n_features() const;
+  std::string input_name(int number) const;  // counted from 0: input 7, Si-C l=2 r0=2.4 Å
   // The first setting that decides the inputs and differs, with both values; empty: there is none.
   std::string difference(const Descriptor &other) const;
 };
