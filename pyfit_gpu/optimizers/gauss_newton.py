@@ -7,7 +7,8 @@ J^T r = f grad f, a step s of the parameters w solves
 
 d is the largest diagonal element of J^T J at the start, so that lambda has no unit. The gain ratio is the decrease of
 f^2 over that of its linear model, 2 lambda d s^T s + s^T J^T J s. Nielsen's rule [1] makes of it the next lambda: after
-a gain lambda max(1/3, 1 - (2 rho - 1)^3), else lambda nu with nu = 2, 4, 8, .. and another trial from the same matrix.
+a gain lambda max(1/5, 1 - (2 rho - 1)^3), else lambda nu with nu = 2, 4, 8, .. and another trial from the same matrix.
+(The rule has 1/3; with it most of the first twenty steps wait for the damping. J^T J costs much more than a trial here.)
 (Marquardt's scaling, diag(J^T J) in the place of d I, gets stuck from random starts.)
 
 [1] K. Madsen, H. B. Nielsen, O. Tingleff, Methods for non-linear least squares problems, 2nd ed., DTU, 2004.
@@ -29,6 +30,7 @@ from pyfit_gpu.parallel import one_thread
 
 _LEAST_DECREASE = 1e-13  # relative, of f^2 by the linear model: below it rounding decides whether there is a gain
 _LEAST_DAMPING = 1e-15
+_LEAST_FACTOR = 1 / 5  # of the damping after a gain
 
 
 @dataclass
@@ -133,7 +135,7 @@ class GaussNewton:
                 if gain > 0 and bool(gradient.isfinite().all()):
                     self._parameters[k] += step
                     self._keep(k, 0, loss, gradient, extras)
-                    member.damping *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
+                    member.damping *= max(_LEAST_FACTOR, 1 - (2 * gain - 1) ** 3)
                     member.damping, member.growth = max(member.damping, _LEAST_DAMPING), 2.0
                     return
             member.damping *= member.growth

@@ -14,7 +14,7 @@ class GaussNewtonOptions:
     """How carefully Gauss-Newton steps."""
 
     # Of the largest diagonal element of J^T J at the start.
-    damping: float = field(default=1e-3, metadata=option("first damping of Gauss-Newton", "D"))
+    damping: float = field(default=1e-4, metadata=option("first damping of Gauss-Newton", "D"))
     damping_trials: int = field(default=12, metadata=option("dampings that a Gauss-Newton step tries, at most", "N"))
 
     def __post_init__(self) -> None:
