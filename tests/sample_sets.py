@@ -24,6 +24,7 @@ NAN = float("nan")
 def make_settings(base: FitSettings | None = None, **named: object) -> FitSettings:
     """Change settings of a fit by their flat names, as on the command line: those of the optimiser go to it."""
     base = base or FitSettings()
+    base = replace(base, optimizer=named.pop("optimizer", base.optimizer))
     own = {one.name for one in fields(base.optimizer)}
     optimizer = replace(base.optimizer, **{name: value for name, value in named.items() if name in own})
     return replace(base, optimizer=optimizer, **{name: value for name, value in named.items() if name not in own})

@@ -300,6 +300,7 @@ def _add_plan(verb: Parser) -> None:
 
     _add_settings(add, OPTIMIZERS["auto"], only=OPTIMIZERS["auto"].fixed)
     add("--l2", type=finite_or_auto, metavar="C", help="auto: by the evidence (auto but with lbfgs)")
+    add("--l2-form", choices=("norm", "squared"), help="of the parameters' norms or squares, which J^T J needs")
     _add_label_weights(add, "by the scales of the labels")
     _computing(verb)
     verb.add_argument("--quiet", action="store_true", help="only errors: whether it fits shows in the exit status")

@@ -42,7 +42,10 @@ def finite(text: str) -> float:
 
 
 def finite_or_auto(text: str) -> float | str:
-    return text if text == "auto" else finite(text)
+    try:
+        return text if text == "auto" else finite(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a finite number or auto, got {text!r}") from None
 
 
 def duration(text: str) -> float:

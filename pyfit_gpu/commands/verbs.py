@@ -212,9 +212,9 @@ def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.plan import plan
     from pyfit_gpu.training.settings import FitSettings
 
-    given = _given(options, ("force_weight", "stress_weight", "l2"))
+    given = _given(options, ("force_weight", "stress_weight", "l2", "l2_form"))
     if given.get("l2") == "auto":
-        given["l2_form"] = "squared"
+        given.setdefault("l2_form", "squared")
     plan(
         options.training_set,
         potential=options.potential,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.log import log
 from pyfit_gpu.optimizers.auto_options import AutoOptions
 from pyfit_gpu.optimizers.base import MemberObjective
@@ -135,34 +136,51 @@ class Auto:
 
     def state(self) -> dict[str, Tensor]:
         """Copy everything that later steps depend on to the CPU, but for the clock; the first axis is K."""
+        parts = {"lbfgs": self._lbfgs.state(), "gauss_newton": self._gauss_newton.state()}
+        found = {f"{part}_{name}": value for part, state in parts.items() for name, value in state.items()}
+        return self._own_state() | found | {"extras": self.extras.cpu().clone()}
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """Everything but the states of the two optimisers."""
         recent = torch.zeros(len(self._members), _RECENT, 2, dtype=torch.float64)
         for k, member in enumerate(self._members):
             for row, pair in enumerate(member.recent):
                 recent[k, row] = torch.tensor(pair, dtype=torch.float64)
-        own = {
+        return {
             "changed": torch.tensor([member.changed for member in self._members]),
             "n_steps": torch.tensor([member.n_steps for member in self._members]),
             "wait": torch.tensor([member.wait for member in self._members], dtype=torch.float64),
             "recent": recent,
         }
-        parts = {"lbfgs": self._lbfgs.state(), "gauss_newton": self._gauss_newton.state()}
-        found = {f"{part}_{name}": value for part, state in parts.items() for name, value in state.items()}
-        return own | found | {"extras": self.extras.cpu().clone()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore the result of `state`.
 
         Raises:
-            InputError: the state of another optimiser, or of other sizes.
+            InputError: the state of another optimiser, or of other sizes; nothing has been changed then.
         """
-        for part, optimizer in (("lbfgs", self._lbfgs), ("gauss_newton", self._gauss_newton)):
-            own = {name.removeprefix(f"{part}_"): value for name, value in state.items() if name.startswith(f"{part}_")}
-            optimizer.load_state(own)
+        for name, value in self._own_state().items():
+            found = state.get(name)
+            if found is None or (found.shape, found.dtype) != (value.shape, value.dtype):
+                shown = "nothing" if found is None else f"{tuple(found.shape)} {found.dtype}"
+                raise InputError(f"optimiser state: {name}: expected {tuple(value.shape)} {value.dtype}, got {shown}")
+        before = self._lbfgs.state()
+        self._lbfgs.load_state(_part_of(state, "lbfgs"))
+        try:
+            self._gauss_newton.load_state(_part_of(state, "gauss_newton"))
+        except InputError:
+            self._lbfgs.load_state(before)
+            raise
         rows = zip(*(state[name].tolist() for name in ("changed", "n_steps", "wait", "recent")), strict=True)
         self._members = [
             _Member(changed, n_steps, wait, [(gain, seconds) for gain, seconds in recent[: min(n_steps, _RECENT)]])
             for changed, n_steps, wait, recent in rows
         ]
+
+
+def _part_of(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """State of one of the two optimisers."""
+    return {name.removeprefix(f"{part}_"): value for name, value in state.items() if name.startswith(f"{part}_")}
 
 
 def _gain(before: float, after: float) -> float:

@@ -194,7 +194,8 @@ class GaussNewton:
             raise InputError(f"optimiser state: extras: expected (K, E), got {tuple(state['extras'].shape)}")
         self._parameters.copy_(state["parameters"])
         self._gradient.copy_(state["gradient"])
-        self._extras = state["extras"].to(self._parameters)
+        extras = state["extras"].to(self._parameters)
+        self._extras = extras if extras.shape[1] else None  # none before the first evaluation
         rows = zip(*(state[name].tolist() for name in _SAVED), strict=True)
         self._members = [_Member(**dict(zip(_SAVED, row, strict=True))) for row in rows]
 

@@ -165,6 +165,7 @@ class Slab:
     def force_moves(self) -> Iterator[tuple[RowGroup, list[Tensor]]]:
         """Groups of atoms with the moves of the inputs along the forces on them, for each element (R, M, 3, F)."""
         tables: list[Tensor] = []
+        width = 0
         for source in self._sources:
             jacobian = source.block.jacobian_of(source.rows)  # (n, F, 3, K)
             width = 3 * jacobian.shape[1]
@@ -174,11 +175,12 @@ class Slab:
             table = tables[source.element]
             table.index_add_(0, source.pairs.flatten(), by_pair.flatten(0, 1), alpha=-1)
             table.index_add_(0, source.own, by_pair.sum(dim=1))
+            del jacobian, by_pair  # whoever takes the tables needs the memory
         for group, offsets in zip(self.groups, self._offsets, strict=True):
             yield (
                 group,
                 [
-                    table[first : first + own.atoms.numel()].view(*own.atoms.shape, 3, -1)
+                    table[first : first + own.atoms.numel()].view(*own.atoms.shape, 3, width // 3)
                     for table, first, own in zip(tables, offsets, group.members, strict=True)
                 ],
             )
@@ -188,7 +190,7 @@ class Slab:
         moves: Tensor | None = None
         for source in self._sources:
             jacobian = source.block.jacobian_of(source.rows)
-            vectors = source.block.chunk.vectors[source.rows]  # (n, 3, K)
+            vectors = source.block.chunk.part(source.rows).vectors  # (n, 3, K); the chunk itself would keep all of them
             outer = torch.bmm(jacobian.flatten(1, 2), vectors.transpose(1, 2)).unflatten(1, (-1, 3))  # (n, F, 3, 3)
             six = symmetric_six(outer).transpose(1, 2)
             if moves is None:

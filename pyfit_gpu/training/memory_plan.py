@@ -31,7 +31,7 @@ from pyfit_gpu.training.settings import FitSettings
 
 _LEAST_BLOCK_ATOMS = 512
 _LEAST_GPU_BLOCK = 4096  # atoms; in smaller blocks a GPU is no faster than reading the file
-_MATRICES = 5  # sum of the lanes, its conversion, a factor and what it is made of
+_SOLVING = 4  # P x P matrices when one is solved: itself, what it is made of, a factor, an inverse
 _TABLE_PADDING = 1.3  # places of the tables of a slab for one pair of atoms
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
@@ -216,7 +216,8 @@ class _Need:
             self._item("sums", self._sums()),
             self._item("history and vectors of the optimiser", self.optimizer_bytes),
             self._item("J^T J", self._matrices()),
-            self._item("rows of J and what they are made of", self._workers * self._jacobian_rows(in_block)),
+            self._item("rows of J, or factors of J^T J", self._rows_or_factors(in_block)),
+            self._item("places of derivatives in rows of J", 0 if stream else self._slabs()),
             MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
         ]
 
@@ -331,18 +332,27 @@ class _Need:
     def _forms_matrices(self) -> bool:
         return self.settings.optimizer.needs is Gives.RESIDUALS or self.settings.l2 == "auto"
 
+    @property
+    def _matrix(self) -> int:
+        return 8 * self.n_parameters**2
+
+    @property
+    def _lane_matrices(self) -> int:
+        """Most lanes whose matrices are there at once: with several threads some wait for their turn in the sum."""
+        return 1 if self._workers == 1 else min(self.sizes.n_lanes, 2 * self._workers)
+
     def _matrices(self) -> int:
         """Bytes of J^T J of lanes, of their sum, and of those that are kept for the optimiser."""
-        if not self._forms_matrices:
-            return 0
-        in_lanes = 1 if self.on_gpu else min(self.sizes.n_lanes, 2 * self._workers) + 2 * self._workers
         kept = self.members if self.settings.l2 == "auto" else 0
-        return 8 * self.n_parameters**2 * (in_lanes + _MATRICES + kept)
+        return self._matrix * (self._lane_matrices + 1 + kept) if self._forms_matrices else 0
+
+    def _rows_or_factors(self, atoms: int) -> int:
+        """Bytes of rows of J, or afterwards of what solving takes beside the matrices of lanes and their sum."""
+        solving = self._matrix * max(0, _SOLVING - self._lane_matrices - 1)
+        return max(self._workers * self._jacobian_rows(atoms), solving) if self._forms_matrices else 0
 
     def _jacobian_rows(self, atoms: int) -> int:
         """Bytes of some rows of J, of the inputs and activations of a block, and of the moves of a slab."""
-        if not self._forms_matrices:
-            return 0
         n_features, slab = self.descriptor.n_features, max(SLAB_ATOMS, self.sizes.largest)
         numbers: float = atoms * (n_features + 4 * sum(self.layers[1:]))
         rows = ENERGY_ROWS
@@ -350,9 +360,15 @@ class _Need:
             pairs = (1 + _TABLE_PADDING * self.sizes.places_for_pairs / self.sizes.label_atoms) * min(slab, atoms)
             rows = 3 * slab
             # Moves in tables, those of a chunk beside them; changes of the activations; indices.
-            numbers += pairs * (3 * (2 * n_features + 5 * sum(self.layers[1:])) + 12)
+            numbers += pairs * (3 * (2 * n_features + 3 * sum(self.layers[1:])) + 12)
             numbers += pairs * n_features
         return int(self.itemsize * (numbers + 2 * min(rows, 3 * atoms) * self.n_parameters))
+
+    def _slabs(self) -> int:
+        """Bytes of the places of derivatives in the tables of all slabs."""
+        if not self._forms_matrices:
+            return 0
+        return int(8 * (1 + _TABLE_PADDING) * self.sizes.places_for_pairs + 56 * self.sizes.label_atoms)
 
     @property
     def _chunk_limits(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from optimizers.test_gauss_newton import STARTS, Residuals
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.optimizers import auto
 from pyfit_gpu.optimizers.auto import Auto
 from pyfit_gpu.optimizers.auto_options import AutoOptions
@@ -74,9 +76,9 @@ def test_after_the_change_it_is_gauss_newton(clock: list[float]) -> None:
     assert optimizer.n_evaluations == [objective.calls.count(0), objective.calls.count(1)]
 
 
-@pytest.mark.parametrize("cut", [3, 9])
+@pytest.mark.parametrize("cut", [0, 3, 9])
 def test_state_goes_on_bit_for_bit(cut: int, clock: list[float]) -> None:
-    """With the same times: before the change and after it."""
+    """With the same times: before the first evaluation, before the change and after it."""
 
     def run(optimizer: Auto, steps: int) -> Tensor:
         for _ in range(steps):
@@ -96,3 +98,19 @@ def test_a_restart_begins_with_lbfgs(clock: list[float]) -> None:
     optimizer.restart(0, STARTS[0])
     assert optimizer.state()["changed"].tolist() == [False, True]
     assert torch.equal(optimizer.parameters[0], STARTS[0])
+
+
+@pytest.mark.parametrize("name", ["changed", "recent", "lbfgs_extras", "gauss_newton_damping"])
+def test_a_state_of_other_sizes_changes_nothing(name: str, clock: list[float]) -> None:
+    objective, optimizer = Timed(clock, 1.0, 1.0), Auto(STARTS, OPTIONS)
+    steps_until_change(objective, optimizer)
+    before = optimizer.state()
+    state = {**Auto(2 * STARTS, OPTIONS).state(), name: before[name][:1]}
+    own = re.escape(name.removeprefix("lbfgs_").removeprefix("gauss_newton_"))
+    with pytest.raises(InputError, match=f"optimiser state: {own}: expected"):
+        optimizer.load_state(state)
+    del state[name]
+    with pytest.raises(InputError, match=f"{own}: expected .*nothing"):
+        optimizer.load_state(state)
+    for key, value in optimizer.state().items():
+        assert torch.equal(value.nan_to_num(), before[key].nan_to_num()), key

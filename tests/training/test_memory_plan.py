@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,11 +28,15 @@ from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.curvature_pairs import CurvaturePairs
 from pyfit_gpu.optimizers.lbfgs import LBFGS
+from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.training.closure import Closure
+from pyfit_gpu.training.history import LabelErrors
 from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options, plan_memory
 from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.regularisation import Regularisation
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
@@ -208,6 +213,103 @@ class TestForAMoment:
         assert found <= planned <= 1.6 * found
 
 
+def evidence_and_step(training_set: TrainingSet, potential: Potential, settings: FitSettings, memory: float) -> int:
+    """Most bytes of an estimate of the penalty and of two steps after it, as a fit makes them."""
+    objective = Objective(training_set, settings.loss_weights, memory=memory)
+    networks = potential.networks.to("cpu", torch.float64)
+    regularisation = Regularisation(networks, settings, objective.n_residuals)
+    closure = Closure(objective, networks, regularisation.penalty)
+    optimizer = settings.optimizer.build(networks.flat())
+    with PeakMemory() as found:
+        if regularisation.chooses:
+            regularisation.begin(0, 0.1)
+            parameters = optimizer.parameters[0]
+            assert regularisation.update(0, closure, parameters, 0.1, LabelErrors({"energy": 0.1}), keep=True)
+        optimizer.step(closure, [0])
+        optimizer.step(closure, [0])
+    return found.peak
+
+
+@pytest.fixture
+def equal_cells(make_frame: Callable[..., Frame]) -> list[Frame]:
+    """Cells of 8 atoms in which all have as many neighbours, so that tables are full."""
+    rng = np.random.default_rng(0)
+    quarters = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [1, 3, 3], [2, 0, 2], [3, 1, 3], [2, 2, 0], [3, 3, 1]])
+    labels = {"energy": -2.0, "stress": np.zeros(6)}
+    return [
+        make_frame(
+            5.43 / 4 * quarters + rng.normal(scale=0.02, size=(8, 3)),
+            5.43 * np.eye(3),
+            symbols=["Si", "C"] * 4,
+            forces=rng.normal(size=(8, 3)),
+            **labels,
+        )
+        for _ in range(80)
+    ]
+
+
+class TestMatrices:
+    """Memory of J^T J, of the evidence and of Gauss-Newton's steps."""
+
+    NAMES = ("J^T J", "rows of J, or factors of J^T J", "places of derivatives in rows of J", "sums",
+             "values and derivatives of blocks", "history and vectors of the optimiser")  # fmt: skip
+    BOTH = replace(LABELS, optimizer=GaussNewtonSettings(), l2="auto", l2_form="squared")
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    @pytest.mark.parametrize("kept", [True, False], ids=["kept", "anew"])
+    @pytest.mark.parametrize(
+        ("hidden", "changes"),
+        [
+            ((4,), {}),
+            ((16, 12), {}),
+            ((16, 12), {"l2": 0.0}),
+            ((16, 12), {"force_weight": 0.0, "stress_weight": 0.0}),
+        ],
+        ids=str,
+    )
+    def test_a_step(
+        self,
+        equal_cells: list[Frame],
+        hidden: tuple[int, ...],
+        changes: dict[str, object],
+        kept: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        potential = make_potential(("Si", "C"), hidden=hidden)
+        training_set = build_training_set(Structures.from_frames(equal_cells), potential).to("cpu", dtype)
+        settings = replace(self.BOTH, **changes)
+        plan = roomy(training_set, potential, settings, dtype=dtype)
+        if not kept and plan.kept_bytes:
+            limit = plan.host - plan.kept_bytes // 2
+            plan = plan_memory(training_set, potential, settings, dtype=dtype, memory=limit, n_threads=1)
+        found = evidence_and_step(training_set, potential, settings, plan.kept_bytes if kept else 0)
+        planned = sum(bytes_of(plan, name) for name in self.NAMES)
+        assert found <= planned <= 2.6 * found
+
+    def test_places_that_stay(self, equal_cells: list[Frame]) -> None:
+        potential = make_potential(("Si", "C"))
+        training_set = build_training_set(Structures.from_frames(equal_cells), potential)
+        objective = Objective(training_set, LABELS.loss_weights)
+        before = held_bytes(objective.lanes)
+        next(objective.normal_matrices(potential.networks.flat(), potential.networks))
+        found = held_bytes(objective.lanes) - before
+        plan = roomy(training_set, potential, self.BOTH)
+        assert found <= bytes_of(plan, "places of derivatives in rows of J") <= 1.7 * found
+
+    def test_a_network_that_is_too_large(self, equal_cells: list[Frame]) -> None:
+        """LBFGS would do; the number that is named does."""
+        potential = make_potential(("Si", "C"), hidden=(40, 40))
+        training_set = build_training_set(Structures.from_frames(equal_cells), potential)
+        limit = roomy(training_set, potential, LABELS).host
+        with pytest.raises(InputError, match=r"memory: expected at least ([\d.]+) MiB for this set and network") as error:
+            plan_memory(training_set, potential, self.BOTH, memory=limit, n_threads=1)
+        found = re.search(r"at least ([\d.]+) MiB", str(error.value))
+        assert found is not None
+        named = int((float(found[1]) + 0.1) * MIB)
+        plan = plan_memory(training_set, potential, self.BOTH, memory=named, n_threads=1)
+        assert plan.host > limit + 4 * 8 * potential.networks.n_parameters**2
+
+
 class TestDecisions:
     def stored(self, training_set: TrainingSet, path: Path) -> TrainingSet:
         save_training_set(training_set, path)
@@ -285,6 +387,8 @@ import pyfit_gpu as pf, torch
 from pyfit_gpu.training import fit as training
 from pyfit_gpu.training.settings import FitSettings
 from pyfit_gpu.formats.opening import load_training_set
+from pyfit_gpu.training.closure import Closure
+from pyfit_gpu.training.history import LabelErrors
 from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import objective_options, plan_memory
 from pyfit_gpu.training.objective import Objective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -27,6 +28,9 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import Run, load_run, save_run
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
+from pyfit_gpu.optimizers import auto
+from pyfit_gpu.optimizers.auto_settings import AutoSettings
+from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import FitState, fit
@@ -226,6 +230,52 @@ def test_one_member(
     assert len(member["history"]["loss"]) == 11
     assert member["history"]["status"] == "steps"
     assert len(Path("loss.txt").read_text().splitlines()) == 11
+
+
+# Gauss-Newton, the penalty by the evidence, and both; `auto` changes to Gauss-Newton before the cut, and after it.
+FORCES = {"force_weight": 0.5, "stress_weight": 0.2}
+EVIDENCE = {"l2": "auto", "l2_form": "squared"}
+WITH_MATRICES: dict[str, dict[str, Any]] = {
+    "gauss-newton": {"optimizer": GaussNewtonSettings(), **FORCES},
+    "gauss-newton-targets": {"optimizer": GaussNewtonSettings(), "group_targets": {"a": 0.05, "b": 0.0}, **EVIDENCE},
+    "gauss-newton-forces": {"optimizer": GaussNewtonSettings(damping=0.1), **FORCES, **EVIDENCE},
+    "lbfgs": {"max_iterations": 3, **FORCES, **EVIDENCE},
+    "auto-before": {"optimizer": AutoSettings(max_iterations=1), **FORCES, **EVIDENCE},
+    "auto-after": {"optimizer": AutoSettings(max_iterations=3), **FORCES, "l2": 1e-6, "l2_form": "squared"},
+}
+
+
+@pytest.fixture
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of LBFGS takes as long as a trial of Gauss-Newton: one tick."""
+    ticks = itertools.count()
+    monkeypatch.setattr(auto, "clock", lambda: float(next(ticks)))
+
+
+@pytest.mark.usefixtures("steady_clock")
+@pytest.mark.parametrize(
+    ("variant", "how"),
+    [
+        *((variant, "killed") for variant in WITH_MATRICES),
+        ("gauss-newton-forces", "finished"),
+        ("gauss-newton-forces", "stopped"),
+        ("auto-before", "finished"),
+        ("auto-after", "stopped"),
+    ],
+)
+def test_other_optimizers(
+    variant: str, how: str, with_forces: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "_FIRST_TRIAL", 8 if variant == "auto-after" else 3)
+    settings = make_settings(**{"steps": 11, "seed": 4, **WITH_MATRICES[variant]})
+    members = () if how == "finished" else (0, 1)
+    start = make_potential().random_members(range(len(members)), 4) if members else make_potential()
+    compare(Job(with_forces, start, settings, members), 6, how, tmp_path, monkeypatch)
+    state = load_run("run.h5").state
+    assert len(state.members[0]["penalty"]) == (6 if settings.l2 == "auto" else 0)
+    if "changed" in state.optimizer:
+        assert bool(state.optimizer["changed"].all())
+        assert state.optimizer["n_steps"].tolist() == [auto._FIRST_TRIAL] * max(1, len(members))
 
 
 @pytest.mark.parametrize("step", [0, 1, 8])
