@@ -362,7 +362,9 @@ class _Need:
             # Moves in tables, those of a chunk beside them; changes of the activations; indices.
             numbers += pairs * (3 * (2 * n_features + 3 * sum(self.layers[1:])) + 12)
             numbers += pairs * n_features
-        return int(self.itemsize * (numbers + 2 * min(rows, 3 * atoms) * self.n_parameters))
+        rows = min(rows, 3 * atoms)
+        in_double = 8 * rows if self.itemsize < 8 else 0
+        return int(self.itemsize * numbers + (2 * self.itemsize * rows + in_double) * self.n_parameters)
 
     def _slabs(self) -> int:
         """Bytes of the places of derivatives in the tables of all slabs."""

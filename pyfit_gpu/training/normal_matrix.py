@@ -17,14 +17,12 @@ class NormalMatrix:
 
     def add(self, rows: Tensor) -> None:
         """Add rows (n, P) of J."""
+        # Products in float32 would make matrices that are not positive definite within a weak penalty.
+        rows = rows.double()
         transposed = rows.T
         for first in range(0, len(self.lower), _PANEL):
             end = min(first + _PANEL, len(self.lower))
-            panel = self.lower[first:end, :end]
-            if rows.dtype == torch.float64:
-                panel.addmm_(transposed[first:end], rows[:, :end])
-            else:
-                panel.add_(transposed[first:end] @ rows[:, :end])
+            self.lower[first:end, :end].addmm_(transposed[first:end], rows[:, :end])
 
 
 def symmetric(lower: Tensor) -> Tensor:

@@ -70,7 +70,15 @@ def test_a_limit_makes_it_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--members", "9"), ("--history-size", "900"), ("--force-weight", "0.1")], ids=" ".join
+    "words",
+    [
+        ("--members", "9"),
+        ("--history-size", "900"),
+        ("--l2", "auto"),
+        ("--optimizer", "gauss-newton", "--l2", "1e-6", "--l2-form", "squared"),
+        ("--force-weight", "0.1"),
+    ],
+    ids=" ".join,
 )
 def test_what_costs_more(words: tuple[str, ...]) -> None:
     assert total(done(*PLAN, *words).out) > total(done(*PLAN).out)

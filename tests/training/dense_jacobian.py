@@ -39,14 +39,16 @@ class DenseJacobian:
         """
         self.set = training_set
         self.weights = weights
-        n, n_features = training_set.features.shape
+        n_features = training_set.features.shape[1]
         self.conditioning = conditioning or Conditioning.none(potential.networks.n_elements, n_features)
         self.networks = potential.networks
         self.flat = self.networks.flat().detach().clone().requires_grad_()
         mean, scale = (own[training_set.species] for own in self.conditioning)
         inputs = ((training_set.features - mean) / scale).requires_grad_()
         own = self.networks.with_flat(self.flat)
-        self.atomic = torch.stack([_energy(own, x, e) for x, e in zip(inputs, training_set.species.tolist(), strict=True)])
+        self.atomic = torch.stack(
+            [_energy(own, x, e) for x, e in zip(inputs, training_set.species.tolist(), strict=True)]
+        )
         (grad,) = torch.autograd.grad(self.atomic.sum(), inputs, create_graph=True)
         self._map(grad / scale)
         self._check(potential)

@@ -196,7 +196,7 @@ def test_blocks_that_are_streamed(
 ) -> None:
     """The bits of blocks in memory whose derivatives are not kept."""
     monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
-    potential, training_set, dense = several
+    potential, training_set, _ = several
     save_training_set(training_set, tmp_path / "set.h5")
     lazy = load_training_set(tmp_path / "set.h5", lazy=True)
     cuts: dict[str, Any] = {"n_lanes": 3, "block_atoms": 9, "conditioning": condition(training_set, "half")}

@@ -13,11 +13,12 @@ from sample_sets import make_potential, make_set
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import FitState
-from pyfit_gpu.optimizers.base import Gives
+from pyfit_gpu.optimizers.auto_settings import AutoSettings
+from pyfit_gpu.optimizers.base import Gives, OptimizerSettings
 from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.training.closure import Closure
 from pyfit_gpu.training.evidence import estimate
-from pyfit_gpu.training.fit import fit
+from pyfit_gpu.training.fit import TrainingFailure, fit
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.penalty import NormPenalty, SquaredPenalty
 from pyfit_gpu.training.regularisation import EVIDENCE_INTERVAL, parameter_groups
@@ -194,6 +195,36 @@ class TestInAFit:
     def test_a_number_is_not_changed(self, train: TrainingSet) -> None:
         states = states_of(train, replace(AUTO, l2=1e-5))
         assert [state.members[0]["penalty"] for state in states] == [[]] * len(states)
+
+    @pytest.mark.parametrize("optimizer", [GaussNewtonSettings(), AutoSettings()], ids=lambda one: one.name)
+    def test_a_start_whose_loss_is_no_number_fails_as_with_lbfgs(
+        self, train: TrainingSet, optimizer: OptimizerSettings
+    ) -> None:
+        start = make_potential(("Si", "C"))
+        flat = torch.full_like(start.networks.flat(), 1e200)
+        broken = replace(start, networks=start.networks.with_flat(flat))
+        with pytest.raises(TrainingFailure, match="after step 0 the loss is"):
+            fit(broken, train, settings=replace(AUTO, optimizer=optimizer))
+        assert torch.equal(broken.networks.flat(), flat)
+
+    @pytest.mark.parametrize("optimizer", [GaussNewtonSettings(), AutoSettings()], ids=lambda one: one.name)
+    def test_a_bad_start_is_drawn_again(self, train: TrainingSet, optimizer: OptimizerSettings) -> None:
+        """With the penalty of the new start."""
+        settings = replace(AUTO, steps=3, error_restart_level=0.6)
+        found: list[FitState] = []
+        start = make_potential(("Si", "C"), max_random=1.5)
+        history = fit(
+            start,
+            train,
+            members=4,
+            settings=replace(settings, optimizer=optimizer),
+            checkpoint=lambda state, last: found.append(state()),
+        )
+        restarts = [one.n_restarts for one in history.members]
+        assert max(restarts) > 0
+        for one, state in zip(history.members, found[-1].members, strict=True):
+            assert one.loss[0] < 0.6
+            torch.testing.assert_close(state["penalty"][0], 1e-6 * one.loss[0] ** 2)
 
     def test_optimum_does_not_depend_on_the_optimiser(self, train: TrainingSet) -> None:
         settings = FitSettings(steps=400, l2=1e-3, l2_form="squared", seed=3)

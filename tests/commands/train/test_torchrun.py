@@ -113,6 +113,24 @@ def test_the_files_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("n_processes", "deal"), [(2, "data"), (3, "data"), (2, "members")])
+def test_gauss_newton_and_the_evidence(n_processes: int, deal: str, fresh: Callable[[str], None]) -> None:
+    """As many processes as one likes, and another number of them after six steps."""
+    words = [word for word in TRAIN if word not in ("--max-iterations", "--history-size", "10")]
+    words.remove("2")  # of --max-iterations, the first
+    own = (*words, "--optimizer", "gauss-newton", "--l2", "auto")
+    fresh("one")
+    done(*own, "--steps", "7")
+    expected = snapshot()
+    fresh("several")
+    done(*own, "--steps", "4")
+    result = torchrun(n_processes, *own, "--steps", "7", "--resume", "--distribute", deal)
+    assert result.status == 0, result.said
+    assert "parameters determined" in result.out
+    assert_same_files(snapshot(), expected)
+
+
+@pytest.mark.slow
 def test_terminated_and_resumed_by_another_number(
     fresh: Callable[[str], None], expected: dict[str, bytes | None]
 ) -> None:

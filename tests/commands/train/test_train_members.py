@@ -153,7 +153,10 @@ def test_run_file() -> None:
         assert position == (0, Path(path).stat().st_size)
 
 
-@pytest.mark.parametrize("words", [(), ("--dtype", "float32"), ("--l2", "1e-3")])
+GAUSS_NEWTON = ("--optimizer", "gauss-newton", "--steps", "7")
+
+
+@pytest.mark.parametrize("words", [(), ("--dtype", "float32"), ("--l2", "1e-3"), GAUSS_NEWTON])
 def test_a_member_has_the_bits_of_a_job_of_its_own(words: tuple[str, ...]) -> None:
     """One job with three members, or an array of three jobs."""
     train("--members", 3, *words)
