@@ -57,7 +57,7 @@ class Regularisation:
             self.penalty = NormPenalty(settings.l2, template)
 
     def begin(self, k: int, loss: float) -> None:
-        """Give a member the penalty before any estimate, from its loss at the start."""
+        """Give a member the penalty before any estimate, from its loss there."""
         self._set(k, torch.full_like(self._values[k], _START * loss**2))
 
     def _set(self, k: int, values: Tensor) -> None:
@@ -103,7 +103,13 @@ class Regularisation:
         """Prefactor of each group of member k, for the run file; empty if the settings give it."""
         return self._values[k].tolist() if self.chooses else []
 
-    def restore(self, k: int, values: Sequence[float]) -> None:
-        """Go on with the result of `state`."""
-        if self.chooses:
+    def restore(self, k: int, values: Sequence[float], loss: Sequence[float]) -> None:
+        """Go on with the result of `state`.
+
+        Args:
+            loss: of the member after each step; from the last one begins a penalty that the earlier fit did not choose.
+        """
+        if self.chooses and values:
             self._set(k, self._values.new_tensor(values))
+        elif self.chooses and loss:
+            self.begin(k, loss[-1])

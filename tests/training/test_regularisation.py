@@ -205,6 +205,14 @@ class TestInAFit:
         for name, value in whole.optimizer.items():
             assert torch.equal(found.optimizer[name].nan_to_num(), value.nan_to_num()), name
 
+    def test_a_fit_with_a_number_may_go_on_with_auto(self, train: TrainingSet) -> None:
+        first = states_of(train, replace(AUTO, l2=1e-5, steps=3))[-1]
+        found = states_of(train, AUTO, resume=first)
+        begun, ended = (np.array(state.members[0]["penalty"]) for state in (found[0], found[-1]))
+        np.testing.assert_allclose(begun, 1e-6 * first.members[0]["history"]["loss"][-1] ** 2)
+        assert ended.min() > 0
+        assert not np.isclose(begun, ended).all()
+
     def test_a_number_is_not_changed(self, train: TrainingSet) -> None:
         states = states_of(train, replace(AUTO, l2=1e-5))
         assert [state.members[0]["penalty"] for state in states] == [[]] * len(states)
