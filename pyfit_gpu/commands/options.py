@@ -299,7 +299,7 @@ def _add_plan(verb: Parser) -> None:
     from pyfit_gpu.optimizers.known import OPTIMIZERS
 
     _add_settings(add, OPTIMIZERS["auto"], only=OPTIMIZERS["auto"].fixed)
-    add("--l2", type=finite_or_auto, metavar="C", help="auto: by the evidence (auto but with lbfgs)")
+    add("--l2", type=finite_or_auto, metavar="C", help="as for train (1e-4 with lbfgs, auto with the other optimisers)")
     _add_label_weights(add, "by the scales of the labels")
     _computing(verb)
     verb.add_argument("--quiet", action="store_true", help="only errors: whether it fits shows in the exit status")

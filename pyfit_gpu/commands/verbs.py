@@ -213,8 +213,8 @@ def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.training.settings import FitSettings
 
     given = _given(options, ("force_weight", "stress_weight", "l2"))
-    if given.get("l2") == "auto":
-        given["l2_form"] = "squared"
+    if "l2" in given:
+        given["l2_form"] = "squared"  # on which the memory does not depend, and which every optimiser takes
     plan(
         options.training_set,
         potential=options.potential,
