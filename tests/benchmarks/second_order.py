@@ -1,6 +1,7 @@
 """LBFGS against Gauss-Newton, and fixed penalties against the evidence, on the sets of the optional reference data.
 
-    python tests/benchmarks/second_order.py run LIST.. [--seeds 1 2 3] [--n-threads 2] [--device cpu] --out RESULTS.jsonl
+    python tests/benchmarks/second_order.py run LIST.. --out RESULTS.jsonl [--seeds 1 2 3] [--n-threads 2]
+        [--device cpu] [--score-test]
     python tests/benchmarks/second_order.py table RESULTS.jsonl [--marks 20 40 75 150 300]
     python tests/benchmarks/second_order.py plot RESULTS.jsonl --out FILE.png
 
@@ -8,7 +9,7 @@ LIST is one of `LISTS`: `nist` (equal penalties, the same start), `nist-auto` (p
 (40-48-32-1 against 40-16-16-1), `nist-penalties` and `mlearn-penalties` (seven decades against the evidence), `mlearn`.
 Each line of the results is one fit: its errors against the seconds since its first row, in meV/atom and eV/Å, those of
 validation at the least validation loss so far. Scoring of the rows is not counted. A tenth of the structures validates;
-mlearn's test structures are scored with the parameters that are kept (`test`), with --score-test alone.
+of NIST's all others train, and mlearn's test structures are scored with the parameters that are kept (`test`), with --score-test alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from members import load
 from shared_sets import SETS, SharedSet
 
 import pyfit_gpu as pf
@@ -125,7 +127,8 @@ def fitted(way: Way, seed: int, device: str, *, score_test: bool) -> dict[str, A
         sizes = (potential.networks.layer_sizes[0], *way.hidden, 1)
         networks = ElementNetworks.random(sizes, potential.max_random, 1, n_elements=1, activation=1)
         potential = replace(potential, networks=networks)
-    train, validation = data.pool.split(0.9, 2)
+    pool = load("cpu", torch.float64)[1] if way.data == "nist" else data.pool
+    train, validation = pool.split(0.9, 2)
     force_weight, stress_weight = balanced_weights(train) if data.force_weight else (0.0, 0.0)
     settings = pf.FitSettings(
         **{"steps": 10**6, "seed": seed, "max_time": way.seconds, **way.settings},
@@ -180,11 +183,8 @@ def table(options: argparse.Namespace) -> None:
         print(f"{way} (seeds {', '.join(str(one['seed']) for one in own)})")
         for mark in [mark for mark in options.marks if mark <= own[0]["rows"][-1]["seconds"] * 1.2] or [math.inf]:
             rows = [at(one["rows"], mark) for one in own]
-            shown = {
-                name: [row[name] for row in rows]
-                for name in ("loss", "least validation loss", *_SHOWN)
-                if name in rows[0]
-            }
+            names = [name for name in ("loss", "least validation loss", *_SHOWN) if name in rows[0]]
+            shown = {name: [row[name] for row in rows] for name in names}
             print(f"  {mark:6.0f} s  " + "  ".join(
                 f"{name} {statistics.mean(values):.4g} ({' '.join(f'{value:.4g}' for value in values)})"
                 for name, values in shown.items()))  # fmt: skip
