@@ -9,7 +9,8 @@ LIST is one of `LISTS`: `nist` (equal penalties, the same start), `nist-auto` (p
 (40-48-32-1 against 40-16-16-1), `nist-penalties` and `mlearn-penalties` (seven decades against the evidence), `mlearn`.
 Each line of the results is one fit: its errors against the seconds since its first row, in meV/atom and eV/Å, those of
 validation at the least validation loss so far. Scoring of the rows is not counted. A tenth of the structures validates;
-of NIST's all others train, and mlearn's test structures are scored with the parameters that are kept (`test`), with --score-test alone.
+of NIST's all others train. mlearn's test structures are scored (`test`), with the parameters that are kept, only with
+--score-test.
 """
 
 from __future__ import annotations
