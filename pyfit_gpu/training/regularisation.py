@@ -23,7 +23,7 @@ _START = 1e-6  # prefactor before the first estimate, in squares of the loss at 
 
 
 def parameter_groups(template: ElementNetworks) -> Tensor:
-    """(P,) int64: weights and biases of each layer of each element are a group of their own."""
+    """(P,) int64 ascending: weights and biases of each layer of each element are a group of their own."""
     groups = template.with_flat(torch.zeros_like(template.flat()[:1]))
     tensors = [part for layer in zip(groups.weights, groups.biases, strict=True) for part in layer]
     for number, tensor in enumerate(tensors):
