@@ -295,8 +295,9 @@ class Objective:
 
 
 def _count_residuals(training_set: TrainingSet, terms: Sequence[WeightedTerm], weights: LabelWeights) -> int:
-    """Number of labels that count, all components of a structure's forces taken for one of each kind."""
+    """Count the numbers that are compared: energies, and components of forces and stress."""
     counted = int((weights["energy"] > 0).sum())
     for one in terms:
-        counted += int((weights[one.term.name] > 0).sum()) * one.term.components
+        places = training_set.sizes if one.term.per_atom else torch.ones_like(training_set.sizes)
+        counted += int(places[weights[one.term.name] > 0].sum()) * one.term.components
     return counted
