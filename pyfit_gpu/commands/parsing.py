@@ -42,10 +42,9 @@ def finite(text: str) -> float:
 
 
 def finite_or_auto(text: str) -> float | str:
-    try:
-        return text if text == "auto" else finite(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"expected a finite number or auto, got {text!r}") from None
+    if text != "auto" and parse_number(text) is None:
+        raise argparse.ArgumentTypeError(f"expected a finite number or auto, got {text!r}")
+    return text if text == "auto" else finite(text)
 
 
 def duration(text: str) -> float:

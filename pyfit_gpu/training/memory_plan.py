@@ -21,18 +21,17 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.force_map import jacobian_bytes, making_bytes
-from pyfit_gpu.training.force_rows import ENERGY_ROWS, SLAB_ATOMS
 from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.matrix_memory import MatrixMemory
 from pyfit_gpu.training.objective import objective_bytes
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
 _LEAST_BLOCK_ATOMS = 512
 _LEAST_GPU_BLOCK = 4096  # atoms; in smaller blocks a GPU is no faster than reading the file
-_SOLVING = 4  # P x P matrices when one is solved: itself, what it is made of, a factor, an inverse
-_TABLE_PADDING = 1.3  # places of the tables of a slab for one pair of atoms
+_MATRICES = "J^T J"
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
 
@@ -136,6 +135,12 @@ def _limited(items: list[MemoryItem], on_gpu: bool) -> int:
 def _require(plan: MemoryPlan, limit: int, sizes: SetSizes) -> None:
     if plan.limited > limit:
         text = "" if sizes.in_files else " (a text set is held in memory; converted to HDF5 it need not be)"
+        matrices = next((item for item in plan.items if item.name == _MATRICES), None)
+        if matrices is not None:
+            text += (
+                f"; {format_bytes(matrices.host + matrices.device)} of it is J^T J, which grows as the square of the "
+                "number of parameters: fewer of them, or LBFGS with a given penalty, take less"
+            )
         raise InputError(
             f"memory: expected at least {format_bytes(plan.limited)} for this set and network, "
             f"got {format_bytes(limit)}{text}"
@@ -201,6 +206,7 @@ class _Need:
         activations = self._activations(in_block, computes_anew=kept < self._jacobians())
         making = self._making_jacobians() if kept else 0
         features = (self.sizes.places * self.descriptor.n_features + self.sizes.ones) * self.itemsize
+        matrix = self._matrix_memory
         return [
             MemoryItem("the program", host, device),
             self._labels(stream),
@@ -215,9 +221,8 @@ class _Need:
             self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
             self._item("history and vectors of the optimiser", self.optimizer_bytes),
-            self._item("J^T J", self._matrices()),
-            self._item("rows of J, or factors of J^T J", self._rows_or_factors(in_block)),
-            self._item("places of derivatives in rows of J", 0 if stream else self._slabs()),
+            self._item(_MATRICES, matrix.matrices if matrix else 0),
+            self._item("rows of J and what they are made of", self._workers * matrix.rows(in_block) if matrix else 0),
             MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
         ]
 
@@ -269,12 +274,13 @@ class _Need:
         return MemoryItem("labels", copies * own + dividing + objective)
 
     def _pairs(self, share: float) -> int:
-        """Bytes of neighbours, slopes of the features and `PairSums`, for this share of the atoms with labels."""
+        """Bytes of neighbours, slopes of the features, `PairSums` and places, for a share of the atoms with labels."""
         sizes, e = self.sizes, self.itemsize
         several = self.descriptor.n_elements > 1
         by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + several) * sizes.pairs
         by_atom = self.descriptor.n_features * e + 40 + 4 * e
-        return int(share * (by_pair + by_atom * sizes.label_atoms))
+        places = self._matrix_memory.places if self._matrix_memory else 0
+        return int(share * (by_pair + by_atom * sizes.label_atoms + places))
 
     def _jacobians(self) -> int:
         return jacobian_bytes(self.sizes.places_for_pairs, self.descriptor.n_features, self.itemsize)
@@ -329,48 +335,19 @@ class _Need:
         return self._activations(atoms, computes_anew=False) * n_points // self.members
 
     @property
-    def _forms_matrices(self) -> bool:
-        return self.settings.optimizer.needs is Gives.RESIDUALS or self.settings.l2 == "auto"
-
-    @property
-    def _matrix(self) -> int:
-        return 8 * self.n_parameters**2
-
-    @property
-    def _lane_matrices(self) -> int:
-        """Most lanes whose matrices are there at once: with several threads some wait for their turn in the sum."""
-        return 1 if self._workers == 1 else min(self.sizes.n_lanes, 2 * self._workers)
-
-    def _matrices(self) -> int:
-        """Bytes of J^T J of lanes, of their sum, and of those that are kept for the optimiser."""
-        kept = self.members if self.settings.l2 == "auto" else 0
-        return self._matrix * (self._lane_matrices + 1 + kept) if self._forms_matrices else 0
-
-    def _rows_or_factors(self, atoms: int) -> int:
-        """Bytes of rows of J, or afterwards of what solving takes beside the matrices of lanes and their sum."""
-        solving = self._matrix * max(0, _SOLVING - self._lane_matrices - 1)
-        return max(self._workers * self._jacobian_rows(atoms), solving) if self._forms_matrices else 0
-
-    def _jacobian_rows(self, atoms: int) -> int:
-        """Bytes of some rows of J, of the inputs and activations of a block, and of the moves of a slab."""
-        n_features, slab = self.descriptor.n_features, max(SLAB_ATOMS, self.sizes.largest)
-        numbers: float = atoms * (n_features + 4 * sum(self.layers[1:]))
-        rows = ENERGY_ROWS
-        if self.sizes.label_atoms:
-            pairs = (1 + _TABLE_PADDING * self.sizes.places_for_pairs / self.sizes.label_atoms) * min(slab, atoms)
-            rows = 3 * slab
-            # Moves in tables, those of a chunk beside them; changes of the activations; indices.
-            numbers += pairs * (3 * (2 * n_features + 3 * sum(self.layers[1:])) + 12)
-            numbers += pairs * n_features
-        rows = min(rows, 3 * atoms)
-        in_double = 8 * rows if self.itemsize < 8 else 0
-        return int(self.itemsize * numbers + (2 * self.itemsize * rows + in_double) * self.n_parameters)
-
-    def _slabs(self) -> int:
-        """Bytes of the places of derivatives in the tables of all slabs."""
-        if not self._forms_matrices:
-            return 0
-        return int(8 * (1 + _TABLE_PADDING) * self.sizes.places_for_pairs + 56 * self.sizes.label_atoms)
+    def _matrix_memory(self) -> MatrixMemory | None:
+        """Memory of J^T J; None where nothing needs it."""
+        by_evidence = self.settings.l2 == "auto"
+        if not (by_evidence or self.settings.optimizer.needs is Gives.RESIDUALS):
+            return None
+        return MatrixMemory(
+            self.sizes,
+            self.layers,
+            self.n_parameters,
+            self.itemsize,
+            self._workers,
+            n_kept=self.members if by_evidence else 0,
+        )
 
     @property
     def _chunk_limits(self) -> tuple[int, int]:

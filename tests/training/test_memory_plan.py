@@ -251,8 +251,13 @@ def equal_cells(make_frame: Callable[..., Frame]) -> list[Frame]:
 class TestMatrices:
     """Memory of J^T J, of the evidence and of Gauss-Newton's steps."""
 
-    NAMES = ("J^T J", "rows of J, or factors of J^T J", "places of derivatives in rows of J", "sums",
-             "values and derivatives of blocks", "history and vectors of the optimiser")  # fmt: skip
+    NAMES = (
+        "J^T J",
+        "rows of J and what they are made of",
+        "sums",
+        "values and derivatives of blocks",
+        "history and vectors of the optimiser",
+    )
     BOTH = replace(LABELS, optimizer=GaussNewtonSettings(), l2="auto", l2_form="squared")
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -284,28 +289,19 @@ class TestMatrices:
             plan = plan_memory(training_set, potential, settings, dtype=dtype, memory=limit, n_threads=1)
         found = evidence_and_step(training_set, potential, settings, plan.kept_bytes if kept else 0)
         planned = sum(bytes_of(plan, name) for name in self.NAMES)
-        assert found <= planned <= MIXED * found
-
-    def test_places_that_stay(self, equal_cells: list[Frame]) -> None:
-        potential = make_potential(("Si", "C"))
-        training_set = build_training_set(Structures.from_frames(equal_cells), potential)
-        objective = Objective(training_set, LABELS.loss_weights)
-        before = held_bytes(objective.lanes)
-        next(objective.normal_matrices(potential.networks.flat(), potential.networks))
-        found = held_bytes(objective.lanes) - before
-        plan = roomy(training_set, potential, self.BOTH)
-        assert found <= bytes_of(plan, "places of derivatives in rows of J") <= 1.7 * found
+        # Rows and the solution, both counted, are not there at once.
+        assert found <= planned <= 3.4 * found
 
     def test_a_network_that_is_too_large(self, equal_cells: list[Frame]) -> None:
         """LBFGS would do; the number that is named does."""
         potential = make_potential(("Si", "C"), hidden=(40, 40))
         training_set = build_training_set(Structures.from_frames(equal_cells), potential)
         limit = roomy(training_set, potential, LABELS).host
-        with pytest.raises(InputError, match=r"memory: expected at least [\d.]+ GiB for this set") as error:
+        with pytest.raises(InputError, match=r"memory: expected at least [\d.]+ [GM]iB") as error:
             plan_memory(training_set, potential, self.BOTH, memory=limit, n_threads=1)
-        found = re.search(r"at least ([\d.]+) GiB", str(error.value))
+        found = re.search(r"at least ([\d.]+) ([GM])iB", str(error.value))
         assert found is not None
-        named = int((float(found[1]) + 0.06) * 2**30)
+        named = int((float(found[1]) + 0.06) * (MIB if found[2] == "M" else 2**30))
         plan = plan_memory(training_set, potential, self.BOTH, memory=named, n_threads=1)
         assert plan.host > limit + 4 * 8 * potential.networks.n_parameters**2
 

@@ -23,7 +23,7 @@ FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rms
 FIXED_SETTINGS = ("optimizer", "first_member", "conditioning")
 
 # Settings that run files of earlier versions do not name.
-IMPLIED_SETTINGS = {"optimizer": "lbfgs", "conditioning": "none", "l2_form": "norm"}
+IMPLIED_SETTINGS = {"optimizer": "lbfgs", "conditioning": "none", "l2_form": "norm", "huber": 0.0}
 
 _SET = "training set"
 _LABELS = "training set (hash of its labels)"  # all that run files of version 0.1.0 know of it
@@ -97,10 +97,14 @@ def require_same_run(
         InputError: with the names of all settings that differ, and both values.
     """
     faults, changed = [], False
+    known = {**IMPLIED_SETTINGS, **run.settings}
+    has_optimizer = known["optimizer"] == settings["optimizer"]
     for name, value in settings.items():
-        earlier = run.settings.get(name, IMPLIED_SETTINGS.get(name))
+        earlier = known.get(name)
         if name in FREE_SETTINGS or earlier == value:
             continue
+        if name not in known and not has_optimizer:
+            continue  # probably a setting of the other optimiser, which is the fault
         if name in FIXED_SETTINGS or name in fixed:
             faults.append(f"resume: {name}: expected {earlier} (the run's), which cannot change, got {value}")
         elif name in allowed:
