@@ -291,6 +291,7 @@ def _uncertainty(options: argparse.Namespace) -> int:
         split=_split(options),
         weights={name: weight for name, weight in given.items() if weight is not None},
         penalty=options.penalty,
+        form=options.error_bars,
     )
     return 0
 

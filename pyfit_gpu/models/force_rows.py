@@ -226,7 +226,7 @@ def slabs_of(
     first_row = first_atom = 0
     for part in parts:
         own = species[first_atom : first_atom + part.n_atoms]
-        for structures in _cut(part.sums.sizes.tolist(), most):
+        for structures in runs_of_structures(part.sums.sizes.tolist(), most):
             slab = Slab(part, own, structures, n_elements)
             rows = slice(first_row + structures.start, first_row + structures.stop)
             atoms = slice(first_atom + slab.atoms.start, first_atom + slab.atoms.stop)
@@ -236,7 +236,8 @@ def slabs_of(
     return found
 
 
-def _cut(sizes: Sequence[int], most: int) -> Iterator[slice]:
+def runs_of_structures(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Cut structures into runs of at most `most` atoms, but at least one structure."""
     first = total = 0
     for row, size in enumerate(sizes):
         if row > first and total + size > most:

@@ -1,4 +1,4 @@
-"""Derivatives of network inputs with respect to the vectors of pairs, for the atoms of a batch, kept or computed anew."""
+"""Derivatives of network inputs with respect to pair vectors, for the atoms of a batch, kept or computed anew."""
 
 from __future__ import annotations
 

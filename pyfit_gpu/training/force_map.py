@@ -80,14 +80,8 @@ class ForceMap:
         require_positions(chosen)
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
         neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
-        part = MapPart.of(
-            neighbors,
-            chosen.species,
-            chosen.sizes,
-            descriptor,
-            memory=self._memory - self.kept_bytes,
-            scale=self._scale,
-        )
+        left = self._memory - self.kept_bytes
+        part = MapPart.of(neighbors, chosen.species, chosen.sizes, descriptor, memory=left, scale=self._scale)
         self.kept_bytes += part.kept_bytes
         return part
 

@@ -102,7 +102,7 @@ class TestBuild:
 
     def test_out(self) -> None:
         done("uncertainty", "build", "si.h5", "--potential", "si.nn.dat", "--out", "x.txt", "--penalty", "1e-3")
-        assert bars_of("x.txt").penalty == 1e-3
+        assert bars_of("x.txt").penalties == (1e-3,)
 
 
 class TestRun:

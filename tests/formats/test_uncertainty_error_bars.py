@@ -20,7 +20,7 @@ from pyfit_gpu.models.uncertainty import Uncertainty
 def make_bars(n_parameters: int) -> ErrorBars:
     root = torch.randn(n_parameters, n_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     calibrations = {"energy": Calibration(1 / 3, 17), "forces": Calibration(2e-7, 0)}
-    return ErrorBars((root * 10 ** (3 * root)).tril(), calibrations, 1e-7 / 3, 2e-9 / 7, 4.2)
+    return ErrorBars((root * 10 ** (3 * root)).tril(), calibrations, (1e-7 / 3,), 2e-9 / 7, 4.2)
 
 
 def make_uncertainty(potential: Potential) -> Uncertainty:
@@ -52,7 +52,7 @@ def test_round_trip(written: Path) -> None:
     assert found.error_bars is not None
     assert torch.equal(found.error_bars.root, expected.root)
     assert found.error_bars.calibrations == expected.calibrations
-    for name in ("penalty", "noise", "n_effective"):
+    for name in ("penalties", "noise", "n_effective"):
         assert getattr(found.error_bars, name) == getattr(expected, name)
     assert [one.is_calibrated for one in found.error_bars.calibrations.values()] == [True, False]
 
@@ -73,7 +73,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
 
 
 FAULTS = {
-    "form": (replaced("form last-layer", "form whole"), "expected 'form last-layer'"),
+    "form": (replaced("form last-layer", "form whole"), "expected 'form' and last-layer or all-parameters"),
     "penalty of zero": (replaced("penalty ", "penalty -"), "expected 'penalty' and 1 number above 0"),
     "noise": (replaced("noise ", "noise x"), "expected 1 number"),
     "another label": (replaced("label forces", "label charges"), "expected 'label' and forces, a factor >= 0"),
