@@ -207,6 +207,8 @@ def _add_loss(add: Callable[..., Any]) -> None:
         help="factor of the weights by energy above the lowest, eV/atom")  # fmt: skip
     add("--group-target", nargs="+", default=(), metavar="PATTERN=E",
         help="energy RMSE of a group, eV/atom, below which it costs nothing")  # fmt: skip
+    add("--huber", type=finite, default=0.0, metavar="E",
+        help="errors of energies beyond E eV/atom count linearly (0: none do)")  # fmt: skip
     add("--l2", type=finite_or_auto, metavar="C",
         help="prefactor of the penalty on the parameters, or auto: by the evidence (with --resume the run's, or else "
         "1e-4 with lbfgs, auto with the other optimisers)")  # fmt: skip

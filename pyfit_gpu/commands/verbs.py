@@ -101,7 +101,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 _FIT = ("steps", "learning_rate_ramp", "l2", "l2_form", "conditioning", "force_weight", "stress_weight",
-        "error_restart_level", "validation_interval", "patience", "min_improvement", "target_rmse", "max_time",
+        "huber", "error_restart_level", "validation_interval", "patience", "min_improvement", "target_rmse", "max_time",
         "keep")  # fmt: skip
 
 

@@ -8,7 +8,7 @@ J^T r = f grad f, a step s of the parameters w solves
 d is the largest diagonal element of J^T J at the start, so that lambda has no unit. The gain ratio is the decrease of
 f^2 over that of its linear model, 2 lambda d s^T s + s^T J^T J s. Nielsen's rule [1] makes of it the next lambda: after
 a gain lambda max(1/5, 1 - (2 rho - 1)^3), else lambda nu with nu = 2, 4, 8, .. and another trial from the same matrix.
-(The rule has 1/3; with it most of the first twenty steps wait for the damping. J^T J costs much more than a trial here.)
+(The rule has 1/3: then most of the first twenty steps wait for the damping. J^T J costs much more than a trial.)
 (Marquardt's scaling, diag(J^T J) in the place of d I, gets stuck from random starts.)
 
 [1] K. Madsen, H. B. Nielsen, O. Tingleff, Methods for non-linear least squares problems, 2nd ed., DTU, 2004.

@@ -27,7 +27,15 @@ from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training.force_map import ForceMap, require_positions
 from pyfit_gpu.training.lanes import cut_blocks
-from pyfit_gpu.training.loss import Comparison, Labelled, LabelWeights, WeightedTerm, squares_of
+from pyfit_gpu.training.loss import (
+    Comparison,
+    Labelled,
+    LabelWeights,
+    WeightedTerm,
+    counted_errors,
+    huber_squares,
+    squares_of,
+)
 from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
 _ROW_ATOMS = 4096  # most atoms for whose structures' energies rows of the Jacobian are made at once
@@ -89,6 +97,7 @@ class Block:
         memory: float,
         stream: bool = False,
         conditioning: Conditioning | None = None,
+        huber: float = 0.0,
     ) -> None:
         """Arrange the structures, unless the block is streamed.
 
@@ -99,7 +108,9 @@ class Block:
             memory: most bytes of derivatives to keep.
             stream: whether to read the features, and compute derivatives, each time the block is opened.
             conditioning: of the networks' inputs; None: they are the features.
+            huber: eV/atom, see `huber_squares`.
         """
+        self._huber = huber
         self._source = chosen.features
         dtype = chosen.features.dtype
         self._conditioning = None if conditioning is None else conditioning.to(chosen.features.device, dtype)
@@ -206,7 +217,8 @@ class Block:
         squares = self._no_squares(energies)
         if not gradient:
             return BlockValue(energies, squares, None)
-        grad_atomic = (energies - self.target) * self._slope(factor)  # the same for all atoms of a structure
+        # The same for all atoms of a structure.
+        grad_atomic = counted_errors(energies - self.target, self._huber) * self._slope(factor)
         grad_outputs = packed.arrange_values(grad_atomic.index_select(1, self.structure))
         return BlockValue(energies, squares, vjp(networks, packed, self.features, sigmoids, grad_outputs))
 
@@ -218,7 +230,7 @@ class Block:
         with torch.set_grad_enabled(gradient):
             outputs, grad_features = networks.with_flat(leaf).with_gradient(self.features)
             energies = self._per_atom(layout.restore(outputs[..., None])[..., 0])
-            square = ((energies - self.target).square() * self._scaled(factor)).sum(dim=1)
+            square = (huber_squares(energies - self.target, self._huber) * self._scaled(factor)).sum(dim=1)
             other, squares = self.labels.squares(layout.restore(grad_features))
             found = torch.autograd.grad((square + other).sum(), leaf)[0] if gradient else None
         return BlockValue(energies.detach(), {**self._no_squares(energies), **squares}, found)

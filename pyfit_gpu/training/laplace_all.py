@@ -82,25 +82,15 @@ def covariance_of_all(
             "error bars: expected finite predictions and labels of the training structures, got NaN or inf"
         )
     groups = parameter_groups(own)
-    n_residuals = _count_residuals(train, objective)
-    strengths = _strengths(matrix, point[0], groups, square, n_residuals, penalty)
+    strengths = _strengths(matrix, point[0], groups, square, objective.n_residuals, penalty)
     scale = strengths[groups].sqrt()
     root = _root(matrix, scale)
     n_effective = len(scale) - float((scale[:, None] * root).square().sum())
-    noise = square / max(n_residuals - n_effective, 1.0)
+    noise = square / max(objective.n_residuals - n_effective, 1.0)
     root = conditioning.fold(own.with_flat(root.T.contiguous())).flat()
     plain = {label: Calibration(noise, 0) for label in LABELS}
     penalties = (penalty,) if penalty is not None else tuple(strengths.tolist())
     return ErrorBars(triangle(root).cpu(), plain, penalties, noise, n_effective, "all-parameters")
-
-
-def _count_residuals(train: TrainingSet, objective: Objective) -> int:
-    """Count the numbers that are compared. A fit whose evidence chooses the penalty counts a structure's forces once."""
-    count = int((objective.label_weights["energy"] > 0).sum())
-    for one in objective.terms:
-        counted = objective.label_weights[one.term.name] > 0
-        count += one.term.components * int(train.sizes[counted].sum() if one.term.per_atom else counted.sum())
-    return count
 
 
 def triangle(transposed: Tensor) -> Tensor:

@@ -6,6 +6,8 @@
     v^2       = sum_s w_s sum_{6} (V_s / n_s (sigma_nn,s - sigma_s))^2 / (6 sum_s w_s)    over those with stress
     optimised = loss + l2 * sum over weight and bias tensors of ||p||_2
 
+With a limit d (`FitSettings.huber`) the square of an energy's error x per atom is d (2 |x| - d) where |x| > d.
+
 w_s is the weight of a structure. The stress enters as virial per atom, so that all terms are energies per atom and a
 cell with much vacuum does not vanish. Without forces and stress, and with every weight 1, this is the loss of the
 classic program (docs/theory.md). For e^2 with targets of groups see group_errors.py.
@@ -261,6 +263,21 @@ def taking_part(weights: LossWeights, label_weights: LabelWeights) -> list[Weigh
 def squares_of(terms: Iterable[WeightedTerm]) -> list[str]:
     """Names of the squares that these terms have, each once."""
     return list(dict.fromkeys(name for one in terms for name in (one.term.counted, one.term.reported)))
+
+
+def counted_errors(errors: Tensor, huber: float) -> Tensor:
+    """Errors of energies per atom, cut off at the limit if there is one: half of the derivative of `huber_squares`."""
+    return errors.clamp(-huber, huber) if huber else errors
+
+
+def huber_squares(errors: Tensor, huber: float) -> Tensor:
+    """Squares of errors of energies per atom, which go on as straight lines beyond the limit; differentiable.
+
+    Args:
+        huber: eV/atom; 0: no limit.
+    """
+    counted = counted_errors(errors, huber)
+    return counted * (2 * errors - counted)
 
 
 def l2_penalty(networks: ElementNetworks) -> Tensor:

@@ -26,6 +26,8 @@ from pyfit_gpu.training.loss import (
     LossWeights,
     WeightedTerm,
     check_weights,
+    counted_errors,
+    huber_squares,
     squares_of,
     taking_part,
 )
@@ -85,6 +87,7 @@ class Objective:
         weights: LossWeights | None = None,
         *,
         targets: Mapping[str, float] | None = None,
+        huber: float = 0.0,
         memory: float = math.inf,
         stream: bool = False,
         conditioning: Conditioning | None = None,
@@ -97,6 +100,7 @@ class Objective:
         Args:
             weights: of the terms beside the energy, by term, such as `{"forces": 0.1}`; None: energies only.
             targets: eV/atom, by group; an energy RMSE of the group below it costs nothing.
+            huber: eV/atom; errors of energies beyond it count linearly; 0: none do.
             memory: bytes, at most, of derivatives kept for the terms beside the energy.
             stream: keep neither features nor derivatives: each evaluation reads the features, block by block, and
                 finds neighbours again. The same bits as with all features in memory and no derivatives kept.
@@ -117,6 +121,7 @@ class Objective:
         self.label_weights = LabelWeights.of(training_set)
         self.terms = taking_part(weights or {}, self.label_weights)
         self.squares = squares_of(self.terms)
+        self.huber = huber
         self.target = training_set.energy_used / training_set.sizes  # (B,) eV/atom, float64
         self.groups = GroupErrors(training_set.groups, self.label_weights["energy"], targets or {})
         self.n_residuals = _count_residuals(training_set, self.terms, self.label_weights)
@@ -147,6 +152,7 @@ class Objective:
             memory=memory - self.kept_bytes,
             stream=self.stream,
             conditioning=self.conditioning,
+            huber=self.huber,
         )
         self.kept_bytes += block.kept_bytes
         return block
@@ -161,14 +167,13 @@ class Objective:
         factor = None
         if self.groups.has_targets and gradient:
             factor = self.groups.factor(
-                self._squared_errors(self._values(points, template, None, gradient=False).energies)
+                self._counted_squares(self._values(points, template, None, gradient=False).energies)
             )
         value = self._values(points, template, factor, gradient=gradient)
         energies = value.energies.double()
-        squared = self._squared_errors(energies)
-        energy_square = ordered_sum(squared * self.label_weights["energy"])
-        square = self.groups.square(squared) if self.groups.has_targets else energy_square
-        errors = {"energy": energy_square.sqrt()}
+        weight, counted = self.label_weights["energy"], self._counted_squares(energies)
+        square = self.groups.square(counted) if self.groups.has_targets else ordered_sum(counted * weight)
+        errors = {"energy": ordered_sum(self._squared_errors(energies) * weight).sqrt()}
         for one in self.terms:
             square = square + one.weight * value.squares[one.term.counted].double()
             errors[one.term.name] = value.squares[one.term.reported].double().sqrt()
@@ -191,9 +196,8 @@ class Objective:
         """
         for k in range(len(points)):
             point, factor = points[k : k + 1], None
-            if self.groups.has_targets:
-                values = self._values(point, template, None, gradient=False)
-                factor = self.groups.factor(self._squared_errors(values.energies))
+            if self.groups.has_targets or self.huber:
+                factor = self._row_factor(self._values(point, template, None, gradient=False).energies)
             if self.processes is None:
                 matrices = self.lane_matrices(point, template, factor, slice(None))
             else:
@@ -232,6 +236,16 @@ class Objective:
     def _squared_errors(self, energies: Tensor) -> Tensor:
         """(A, B) of the energies (A, B), without weights."""
         return (energies.double() - self.target).square()
+
+    def _counted_squares(self, energies: Tensor) -> Tensor:
+        """(A, B) of the energies (A, B) as the loss counts them, without weights."""
+        return huber_squares(energies.double() - self.target, self.huber)
+
+    def _row_factor(self, energies: Tensor) -> Tensor:
+        """(A, B): factor of the squares of the energies' rows of J, by which they have the gradient of the loss."""
+        errors = energies.double() - self.target
+        factor = torch.where(errors == 0, 1.0, counted_errors(errors, self.huber) / errors)
+        return factor * self.groups.factor(self._counted_squares(energies)) if self.groups.has_targets else factor
 
     def _values(
         self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
@@ -281,8 +295,9 @@ class Objective:
 
 
 def _count_residuals(training_set: TrainingSet, terms: Sequence[WeightedTerm], weights: LabelWeights) -> int:
-    """Number of labels that count, all components of a structure's forces taken for one of each kind."""
+    """Count the numbers that are compared: energies, and components of forces and stress."""
     counted = int((weights["energy"] > 0).sum())
     for one in terms:
-        counted += int((weights[one.term.name] > 0).sum()) * one.term.components
+        places = training_set.sizes if one.term.per_atom else torch.ones_like(training_set.sizes)
+        counted += int(places[weights[one.term.name] > 0].sum()) * one.term.components
     return counted

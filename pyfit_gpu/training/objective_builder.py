@@ -75,6 +75,7 @@ class ObjectiveBuilder:
             part,
             self.settings.loss_weights,
             targets=targets,
+            huber=self.settings.huber,
             conditioning=self.conditioning,
             processes=self.processes,
             **options,

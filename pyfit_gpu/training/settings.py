@@ -30,6 +30,7 @@ class FitSettings:
     l2_form: PenaltyForm = "norm"  # l2 is that of the norms, in eV/atom, or of the squares, in eV^2/atom^2
     force_weight: float = 0.0  # Å^2, weight of the squared error of the forces, beside 1 for energies per atom
     stress_weight: float = 0.0  # weight of the squared error of the virials per atom
+    huber: float = 0.0  # eV/atom; errors of energies beyond it count linearly; 0: none do
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
     error_restart_level: float = 0.0  # eV/atom; a loss above it draws new parameters; 0: never
     validation_interval: int = 1  # steps; 0: never
@@ -45,7 +46,7 @@ class FitSettings:
         for name in whole:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
-        for name in ("error_restart_level", "min_improvement", "target_rmse", "max_time"):
+        for name in ("huber", "error_restart_level", "min_improvement", "target_rmse", "max_time"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
         self._check_penalty()

@@ -75,6 +75,7 @@ def test_matrix_is_that_of_differences(
     loss = objective.evaluate(flat, potential.networks).errors.loss
     square = residuals(potential, flat[0], structures, training_set).square().sum()
     torch.testing.assert_close(loss[0].square(), square, rtol=1e-12, atol=0)
+    assert objective.n_residuals == int((residuals(potential, flat[0], structures, training_set) != 0).sum())
     (found,) = objective.normal_matrices(flat, potential.networks)
     expected = jacobian.T @ jacobian
     torch.testing.assert_close(

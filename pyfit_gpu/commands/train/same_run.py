@@ -23,7 +23,7 @@ FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rms
 FIXED_SETTINGS = ("optimizer", "first_member", "conditioning")
 
 # Settings that run files of earlier versions do not name.
-IMPLIED_SETTINGS = {"optimizer": "lbfgs", "conditioning": "none", "l2_form": "norm"}
+IMPLIED_SETTINGS = {"optimizer": "lbfgs", "conditioning": "none", "l2_form": "norm", "huber": 0.0}
 
 _SET = "training set"
 _LABELS = "training set (hash of its labels)"  # all that run files of version 0.1.0 know of it

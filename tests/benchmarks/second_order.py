@@ -1,0 +1,249 @@
+"""LBFGS against Gauss-Newton, and fixed penalties against the evidence, on the sets of the optional reference data.
+
+    python tests/benchmarks/second_order.py run LIST.. --out RESULTS.jsonl [--seeds 1 2 3] [--n-threads 2]
+        [--device cpu] [--score-test]
+    python tests/benchmarks/second_order.py table RESULTS.jsonl [--marks 20 40 75 150 300]
+    python tests/benchmarks/second_order.py plot RESULTS.jsonl --out FILE.png
+
+LIST is one of `LISTS`: `nist` (equal penalties, the same start), `nist-auto` (penalty by the evidence), `nist-larger`
+(40-48-32-1 against 40-16-16-1), `nist-penalties` and `mlearn-penalties` (seven decades against the evidence), `mlearn`.
+Each line of the results is one fit: its errors against the seconds since its first row, in meV/atom and eV/Å, those of
+validation at the least validation loss so far. Scoring of the rows is not counted. A tenth of the structures validates;
+of NIST's all others train. mlearn's test structures are scored (`test`), with the parameters that are kept, only with
+--score-test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from members import load
+from shared_sets import SETS, SharedSet
+
+import pyfit_gpu as pf
+from pyfit_gpu.datasets.label_scales import balanced_weights
+from pyfit_gpu.models.networks import ElementNetworks
+
+Row = dict[str, float]
+
+LBFGS: dict[str, Any] = {"optimizer": pf.LBFGSSettings()}
+NEWTON: dict[str, Any] = {"optimizer": pf.GaussNewtonSettings()}
+CHANGING: dict[str, Any] = {"optimizer": pf.AutoSettings()}
+DECADES = [10.0**-k for k in range(10, 3, -1)]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train."""
+
+    name: str
+    data: str  # "nist" or "mlearn"
+    settings: dict[str, Any]  # of `FitSettings`
+    seconds: float = 0.0  # 0: until the steps are done
+    hidden: tuple[int, ...] = ()  # layers; empty: those of the set
+
+
+def _squared(l2: float | str) -> dict[str, Any]:
+    return {"l2": l2, "l2_form": "squared"}
+
+
+def _penalties(data: str, steps: int) -> list[Way]:
+    values: list[float | str] = [*DECADES, "auto"]
+    return [
+        Way(f"{data}, Gauss-Newton, l2 {l2 if l2 == 'auto' else format(l2, '.0e')}", data,
+            {**NEWTON, **_squared(l2), "steps": steps})
+        for l2 in values
+    ]  # fmt: skip
+
+
+LISTS: dict[str, list[Way]] = {
+    "nist": [
+        Way("nist, LBFGS, l2 1e-8", "nist", {**LBFGS, **_squared(1e-8)}, 300),
+        Way("nist, Gauss-Newton, l2 1e-8", "nist", {**NEWTON, **_squared(1e-8)}, 75),
+        Way("nist, auto, l2 1e-8", "nist", {**CHANGING, **_squared(1e-8)}, 75),
+        Way("nist, LBFGS, l2 1e-4 of norms", "nist", {**LBFGS, "l2": 1e-4}, 300),
+    ],
+    "nist-auto": [
+        Way("nist, Gauss-Newton, l2 auto", "nist", {**NEWTON, **_squared("auto")}, 300),
+        Way("nist, auto, l2 auto", "nist", {**CHANGING, **_squared("auto")}, 300),
+        Way("nist, LBFGS, l2 auto", "nist", {**LBFGS, **_squared("auto")}, 300),
+    ],
+    "nist-larger": [
+        Way("nist, Gauss-Newton, l2 auto, 40-48-32-1", "nist", {**NEWTON, **_squared("auto")}, 500, (48, 32)),
+        Way("nist, LBFGS, l2 1e-4 of norms, 500 s", "nist", {**LBFGS, "l2": 1e-4}, 500),
+    ],
+    "nist-penalties": _penalties("nist", 120),
+    "mlearn-penalties": _penalties("mlearn", 40),
+    "mlearn": [
+        Way("mlearn, LBFGS, l2 1e-6", "mlearn", {**LBFGS, **_squared(1e-6), "steps": 160}),
+        Way("mlearn, auto, l2 1e-6", "mlearn", {**CHANGING, **_squared(1e-6), "steps": 10**6}, 500),
+        Way("mlearn, Gauss-Newton, l2 1e-6", "mlearn", {**NEWTON, **_squared(1e-6), "steps": 10**6}, 500),
+    ],
+}
+
+
+class Curve:
+    """Observer that keeps the errors of every row, with its time."""
+
+    def __init__(self, data: SharedSet, validation: pf.TrainingSet) -> None:
+        self.data, self.validation = data, validation
+        self.rows: list[Row] = []
+        self.started = math.nan
+        self.paused = 0.0
+        self.least = math.inf
+        self.of_least: Row = {}
+
+    def on_start(self) -> None:
+        if math.isnan(self.started):
+            self.started = time.perf_counter()
+
+    def on_step(self, row: pf.StepRecord) -> None:
+        now = time.perf_counter()
+        assert row.validation is not None
+        if row.validation < self.least:
+            self.least = row.validation
+            errors = self.data.errors(row.potential.to("cpu"), self.validation)
+            self.of_least = {f"validation {name}": value for name, value in errors.items()}
+        self.rows.append({
+            "seconds": now - self.started - self.paused, "step": row.step, "loss": 1e3 * row.loss,
+            "validation loss": 1e3 * row.validation, "least validation loss": 1e3 * self.least, **self.of_least,
+        })  # fmt: skip
+        self.paused += time.perf_counter() - now
+
+
+def fitted(way: Way, seed: int, device: str, *, score_test: bool) -> dict[str, Any]:
+    """Errors of one fit against time."""
+    data = SETS[way.data]()
+    potential = data.potential
+    if way.hidden:
+        sizes = (potential.networks.layer_sizes[0], *way.hidden, 1)
+        networks = ElementNetworks.random(sizes, potential.max_random, 1, n_elements=1, activation=1)
+        potential = replace(potential, networks=networks)
+    pool = load("cpu", torch.float64)[1] if way.data == "nist" else data.pool
+    train, validation = pool.split(0.9, 2)
+    force_weight, stress_weight = balanced_weights(train) if data.force_weight else (0.0, 0.0)
+    settings = pf.FitSettings(
+        **{"steps": 10**6, "seed": seed, "max_time": way.seconds, **way.settings},
+        force_weight=force_weight,
+        stress_weight=stress_weight,
+    )
+    curve = Curve(data, validation)
+    history = pf.fit(
+        potential.to(device), train.to(device), validation.to(device), members=1, settings=settings, observers=[curve]
+    )
+    found = {"way": way.name, "seed": seed, "evaluations": history.n_evaluations, "rows": curve.rows}
+    if score_test:
+        found["test"] = data.errors(history.potential.to("cpu"), data.test)
+    return found
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.n_threads:
+        torch.set_num_threads(options.n_threads)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for seed in options.seeds:
+        for way in (way for name in options.lists for way in LISTS[name]):
+            found = fitted(way, seed, options.device, score_test=options.score_test)
+            with open(options.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
+            print(f"seed {seed}: {way.name:45s} {described(found['rows'][-1])}", flush=True)
+
+
+def described(row: Row) -> str:
+    parts = [f"{row['seconds']:6.1f} s, step {row['step']:4.0f}, loss {row['loss']:7.3f}",
+             f"least validation loss {row['least validation loss']:7.3f}"]  # fmt: skip
+    parts += [f"{name.removeprefix('validation ')} {value:.4g}" for name, value in row.items() if name in _SHOWN]
+    return ", ".join(parts)
+
+
+_SHOWN = ("validation energy RMSE", "validation energy MAE", "validation forces RMSE")
+
+
+def at(rows: list[Row], mark: float) -> Row:
+    """The last row by then."""
+    return ([row for row in rows if row["seconds"] <= mark] or rows[:1])[-1]
+
+
+def table(options: argparse.Namespace) -> None:
+    fits: dict[str, list[dict[str, Any]]] = {}
+    for path in options.results:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            one = json.loads(line)
+            fits.setdefault(one["way"], []).append(one)
+    for way, own in fits.items():
+        print(f"{way} (seeds {', '.join(str(one['seed']) for one in own)})")
+        for mark in [mark for mark in options.marks if mark <= own[0]["rows"][-1]["seconds"] * 1.2] or [math.inf]:
+            rows = [at(one["rows"], mark) for one in own]
+            names = [name for name in ("loss", "least validation loss", *_SHOWN) if name in rows[0]]
+            shown = {name: [row[name] for row in rows] for name in names}
+            print(f"  {mark:6.0f} s  " + "  ".join(
+                f"{name} {statistics.mean(values):.4g} ({' '.join(f'{value:.4g}' for value in values)})"
+                for name, values in shown.items()))  # fmt: skip
+    reference = next((own for way, own in fits.items() if "LBFGS" in way), [])
+    for way, own in fits.items():
+        for one in own:
+            for other in (other for other in reference if other["seed"] == one["seed"] and other["way"] != way):
+                goal = other["rows"][-1]["loss"]
+                reached = next((row["seconds"] for row in one["rows"] if row["loss"] <= goal), math.inf)
+                print(f"seed {one['seed']}: {way}: training loss {goal:.3f} of {other['way']} at "
+                      f"{other['rows'][-1]['seconds']:.0f} s after {reached:.1f} s")  # fmt: skip
+
+
+def plot(options: argparse.Namespace) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharex=True)
+    colors: dict[str, str] = {}
+    for path in options.results:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            one = json.loads(line)
+            is_new = one["way"] not in colors
+            color = colors.setdefault(one["way"], f"C{len(colors)}")
+            seconds = [max(row["seconds"], 0.3) for row in one["rows"]]
+            for axis, name in zip(axes, ("loss", "least validation loss"), strict=True):
+                values = [row[name] for row in one["rows"]]
+                axis.loglog(seconds, values, color=color, lw=1, label=one["way"] if is_new else None)
+                axis.set(xlabel="time (s)", ylabel=f"{name} (meV/atom)")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(options.out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(required=True)
+    running = tasks.add_parser("run")
+    running.add_argument("lists", nargs="+", choices=tuple(LISTS))
+    running.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    running.add_argument("--n-threads", type=int, default=0)
+    running.add_argument("--device", default="cpu")
+    running.add_argument("--score-test", action="store_true")
+    running.add_argument("--out", required=True)
+    running.set_defaults(task=run)
+    tables = tasks.add_parser("table")
+    tables.add_argument("results", nargs="+")
+    tables.add_argument("--marks", type=float, nargs="+", default=[10, 20, 40, 75, 150, 300, 500])
+    tables.set_defaults(task=table)
+    plots = tasks.add_parser("plot")
+    plots.add_argument("results", nargs="+")
+    plots.add_argument("--out", required=True)
+    plots.set_defaults(task=plot)
+    options = parser.parse_args()
+    options.task(options)
+
+
+if __name__ == "__main__":
+    main()
