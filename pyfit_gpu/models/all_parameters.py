@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pyfit_gpu.devices import require_memory
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.error_bars import ErrorBars
-from pyfit_gpu.models.force_rows import runs_of_structures, slabs_of, structure_groups
+from pyfit_gpu.models.force_rows import Slab, runs_of_structures, slabs_of, structure_groups
 from pyfit_gpu.models.map_parts import MapPart
 from pyfit_gpu.models.network_jacobian import NetworkJacobian
 from pyfit_gpu.models.potential import Potential
@@ -59,6 +60,9 @@ def force_variances(bars: ErrorBars, potential: Potential, batch: Batch, inputs:
 
     Args:
         inputs: (n, F) of the networks.
+
+    Raises:
+        InputError: a structure of so many atoms that there is no memory for it.
     """
     networks = potential.networks.to(inputs.device, torch.float64)
     plain = networks.without_offset()
@@ -66,9 +70,17 @@ def force_variances(bars: ErrorBars, potential: Potential, batch: Batch, inputs:
     part = MapPart.of(neighbors, batch.species, batch.sizes, potential.descriptor)
     found = torch.empty(len(inputs), 3, dtype=torch.float64, device=inputs.device)
     for slab, _, atoms in slabs_of([part], batch.species, networks.n_elements):
+        _require_slab_memory(slab, inputs, networks.n_parameters)
         jacobian = NetworkJacobian(plain, inputs[atoms].double(), batch.species[atoms])
         for group, moves in slab.force_moves():
             rows = jacobian.moved_rows(group.members, moves).flatten(0, 1)
             variances = bars.relative_variances(networks.gradient_from_without_offset(rows)[:, None])
             found[atoms.start + group.rows] = variances.view(-1, 3)
     return found
+
+
+def _require_slab_memory(slab: Slab, inputs: Tensor, n_parameters: int) -> None:
+    """Refuse a slab whose moves of the inputs, or rows and their copies, do not fit into the memory."""
+    n_atoms = len(slab.species)
+    n_bytes = 8 * 3 * (2 * sum(slab.n_places) * inputs.shape[1] + 2 * n_atoms * n_parameters)
+    require_memory(n_bytes, inputs.device, f"error bars of the forces on {n_atoms} atoms from all parameters")

@@ -235,6 +235,14 @@ class TestRefused:
         with pytest.raises(InputError, match=r"memory: expected at least .* for error bars of all \d+ parameters"):
             build(potential, train)
 
+    def test_a_structure_too_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        potential = small(1)
+        train = make_labelled(potential, 3)
+        bars = build(potential, train)
+        monkeypatch.setattr("pyfit_gpu.devices.known_memory", lambda device: 5000)
+        with pytest.raises(InputError, match=r"memory: .* error bars of the forces on \d+ atoms from all parameters"):
+            deviations(potential, bars, train)
+
     def test_a_form(self) -> None:
         potential = small(1)
         with pytest.raises(InputError, match="form: expected one of last-layer, all-parameters, got 'whole'"):
