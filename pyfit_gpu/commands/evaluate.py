@@ -79,23 +79,15 @@ def evaluate(
     plot_paths = _plot_paths(plots, setup) if plots else None
     model = load_potentials(members)
     energy_model(model, "evaluate")
-    known = chosen_uncertainty(uncertainty, members, model)
-    if forces_uncertainty and (known is None or known.error_bars is None):
-        raise InputError(
-            "error bars of forces: expected an uncertainty file of the potential with error bars, got none"
-        )
+    known = chosen_uncertainty(uncertainty, members, model, needs_error_bars=forces_uncertainty)
     shift = evaluation_shift(model, e_shift)
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)
         warn_of_equal_members(model, members)
     frames = read_all_frames(Sources.of(dft_files, reading), training=False)
+    derivatives = forces or forces_uncertainty or suffix == ".extxyz"
     found = predict_frames(
-        frames,
-        model,
-        setup,
-        derivatives=forces or forces_uncertainty or suffix == ".extxyz",
-        uncertainty=known,
-        forces_uncertainty=forces_uncertainty,
+        frames, model, setup, derivatives=derivatives, uncertainty=known, forces_uncertainty=forces_uncertainty
     )
     counts = count_elements(frames, model.descriptor.elements)
     warn_of_untrained_predictions(model, counts)

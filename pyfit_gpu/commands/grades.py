@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.report import EnergyTable, grade_report
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import find_uncertainty, load_uncertainty_of
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.potential import Potential
@@ -23,13 +24,23 @@ def own_file(uncertainty: str | None) -> list[str]:
     return [] if uncertainty in (None, NO_UNCERTAINTY) else [str(uncertainty)]
 
 
-def chosen_uncertainty(given: str | None, paths: Sequence[str], model: Potential) -> Uncertainty | None:
-    """The uncertainty in a file that is given, or in the one beside a potential."""
+def chosen_uncertainty(
+    given: str | None, paths: Sequence[str], model: Potential, *, needs_error_bars: bool = False
+) -> Uncertainty | None:
+    """Read the uncertainty in a file that is given, or in the one beside a potential.
+
+    Raises:
+        InputError: a file that is given and cannot be used, or no error bars where they are needed.
+    """
     if given is None:
-        return find_uncertainty(paths, model)
-    if given == NO_UNCERTAINTY:
-        return None
-    return load_uncertainty_of(given, model)
+        found = find_uncertainty(paths, model)
+    else:
+        found = None if given == NO_UNCERTAINTY else load_uncertainty_of(given, model)
+    if needs_error_bars and (found is None or found.error_bars is None):
+        raise InputError(
+            "error bars of forces: expected an uncertainty file of the potential with error bars, got none"
+        )
+    return found
 
 
 def describe_grades(

@@ -25,9 +25,9 @@ from pyfit_gpu.formats.dft_inputs import DftInputs
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.kinds import EXTXYZ, POTENTIAL, TrainingSetKind, identify, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights
-from pyfit_gpu.formats.opening import load_potentials, load_training_set
+from pyfit_gpu.formats.opening import load_potentials, load_training_set, load_uncertainty_of
 from pyfit_gpu.formats.read_options import ReadOptions
-from pyfit_gpu.formats.uncertainty_file import load_uncertainty, uncertainty_path
+from pyfit_gpu.formats.uncertainty_file import uncertainty_path
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.copies import UniqueStructures
@@ -128,9 +128,10 @@ def _score_function(
             raise InputError("--method spread: expected several potentials, got one")
         warn_of_equal_members(model, members)
         return partial(energy_spread, model)
+    if method == "error-bar" and model.networks.n_members > 1:
+        raise InputError(f"--method error-bar: expected one potential, got {model.networks.n_members}")
     path = path or str(uncertainty_path(members[0]))
-    found = load_uncertainty(path)
-    found.check(model, path)
+    found = load_uncertainty_of(path, model)
     if method == "grade":
         return partial(highest_grade, found.grade)
     if found.error_bars is None:

@@ -6,12 +6,13 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from pyfit_gpu.commands.interrupts import signals_are_exceptions
 from pyfit_gpu.commands.outcome import printed
 from pyfit_gpu.commands.reading import read_options
+from pyfit_gpu.commands.train_settings import FIT, given_settings, optimizer_of, outputs_of, path_of, split_of
 
 
 def start_messages(quiet: bool) -> None:
@@ -100,51 +101,6 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-_FIT = ("steps", "learning_rate_ramp", "l2", "l2_form", "conditioning", "force_weight", "stress_weight",
-        "huber", "error_restart_level", "validation_interval", "patience", "min_improvement", "target_rmse", "max_time",
-        "keep")  # fmt: skip
-
-
-def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Settings that the command gives, without those that it leaves open."""
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def _optimizer(options: argparse.Namespace, name: str) -> Any:
-    """Settings of the optimiser that were given.
-
-    Raises:
-        InputError: one that this optimiser does not have.
-    """
-    from dataclasses import fields
-
-    from pyfit_gpu.errors import InputError
-    from pyfit_gpu.optimizers.known import OPTIMIZERS
-
-    names = {one.name for kind in OPTIMIZERS.values() for one in fields(kind)}
-    given = _given(options, (one for one in names if hasattr(options, one)))
-    own = {one.name for one in fields(OPTIMIZERS[name])}
-    foreign = sorted(given.keys() - own)
-    if foreign:
-        option = f"--{foreign[0].replace('_', '-')}"
-        raise InputError(f"{option}: expected without --optimizer {name}, which has no such setting")
-    return OPTIMIZERS[name](**given)
-
-
-def _split(options: argparse.Namespace) -> Any:
-    from pyfit_gpu.commands.train.options import SplitOptions
-
-    return SplitOptions(
-        options.split,
-        options.train_fraction,
-        options.seed,
-        None if options.test_groups is None else tuple(options.test_groups),
-        tuple(options.validation),
-        tuple(options.test),
-        read_options(options),
-    )
-
-
 def _train(options: argparse.Namespace) -> int:
     started = time.monotonic()  # imports count for a time limit
     from pyfit_gpu.commands.parsing import parse_by_group, parse_memory, parse_windows
@@ -153,7 +109,7 @@ def _train(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.train.left_open import MAY_BE_OPEN
     from pyfit_gpu.training.settings import FitSettings
 
-    given = _given(options, _FIT)
+    given = given_settings(options, FIT)
     if given.get("l2") == "auto":
         given.setdefault("l2_form", "squared")  # the only form that it can choose
     return train(
@@ -161,10 +117,10 @@ def _train(options: argparse.Namespace) -> int:
         start=fit_options.StartOptions(
             tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
         ),
-        outputs=_training_outputs(options),
-        settings=FitSettings(optimizer=_optimizer(options, options.optimizer), **given),
+        outputs=outputs_of(options),
+        settings=FitSettings(optimizer=optimizer_of(options, options.optimizer), **given),
         setup=_setup(options),
-        split=_split(options),
+        split=split_of(options),
         weights=fit_options.WeightOptions(
             parse_by_group(options.group_weight, "--group-weight"),
             parse_windows(options.window_weight, "--window-weight"),
@@ -174,7 +130,7 @@ def _train(options: argparse.Namespace) -> int:
             options.resume,
             tuple(options.allow_change),
             options.checkpoint_interval,
-            _beside(options, options.stop_file, ".stop"),
+            path_of(options, options.stop_file, ".stop"),
             options.distribute,
             started,
             None if options.memory is None else parse_memory(options.memory),
@@ -183,45 +139,20 @@ def _train(options: argparse.Namespace) -> int:
     )
 
 
-def _training_outputs(options: argparse.Namespace) -> Any:
-    from pyfit_gpu.commands.train.outputs import TrainingOutputs
-
-    return TrainingOutputs(
-        network=options.out,
-        loss_log=_beside(options, options.loss_log, ".loss.txt"),
-        validation_log=_beside(options, options.validation_log, ".validation.txt"),
-        group_log=_beside(options, options.group_log, ".groups.csv"),
-        energy_volume_log=options.energy_volume_log,
-        energy_volume_interval=options.energy_volume_interval,
-        backup_dir=_beside(options, options.backup_dir, ".backup"),
-        backup_interval=options.backup_interval,
-        run_file=_beside(options, options.run_file, ".run.h5"),
-        ranking=_beside(options, options.ranking, ".ranking.csv"),
-        uncertainty=_beside(options, None, ".uncertainty.txt") if options.uncertainty else "",
-    )
-
-
-def _beside(options: argparse.Namespace, name: str | None, ending: str) -> str:
-    """Name that was given, or the output's stem with this ending."""
-    from pyfit_gpu.commands.train.outputs import beside
-
-    return beside(options.out, ending) if name is None else name
-
-
 def _plan(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.plan import plan
     from pyfit_gpu.training.settings import FitSettings
 
-    given = _given(options, ("force_weight", "stress_weight", "l2"))
-    if given.get("l2") == "auto":
-        given["l2_form"] = "squared"
+    given = given_settings(options, ("force_weight", "stress_weight", "l2"))
+    if "l2" in given:
+        given["l2_form"] = "squared"  # on which the memory does not depend, and which every optimiser takes
     plan(
         options.training_set,
         potential=options.potential,
         setup=_setup(options),
         members=options.members,
         memory=options.memory,
-        settings=FitSettings(optimizer=_optimizer(options, options.optimizer), **given),
+        settings=FitSettings(optimizer=optimizer_of(options, options.optimizer), **given),
         left_open={"conditioning", "force_weight", "l2", "l2_form", "stress_weight"} - given.keys(),
     )
     return printed()
@@ -288,7 +219,7 @@ def _uncertainty(options: argparse.Namespace) -> int:
         potential=options.potential,
         out=options.out,
         setup=_setup(options),
-        split=_split(options),
+        split=split_of(options),
         weights={name: weight for name, weight in given.items() if weight is not None},
         penalty=options.penalty,
         form=options.error_bars,

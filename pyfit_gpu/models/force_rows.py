@@ -188,7 +188,7 @@ class Slab:
         moves: Tensor | None = None
         for source in self._sources:
             jacobian = source.block.jacobian_of(source.rows)
-            vectors = source.block.chunk.vectors[source.rows]  # (n, 3, K)
+            vectors = source.block.chunk.part(source.rows).vectors  # (n, 3, K); the chunk would keep all of its own
             outer = torch.bmm(jacobian.flatten(1, 2), vectors.transpose(1, 2)).unflatten(1, (-1, 3))  # (n, F, 3, 3)
             six = symmetric_six(outer).transpose(1, 2)
             if moves is None:

@@ -107,7 +107,8 @@ def predict(
 
     Args:
         derivatives: whether forces and stress are wanted.
-        uncertainty: of this potential, which gives the grades of atoms and the error bars of energies.
+        uncertainty: of this potential, which gives the grades of atoms and the error bars of energies, or of one of
+            its members, which gives the grades.
         force_errors: whether error bars of forces are wanted too, which take several times as long as the rest.
 
     Raises:
@@ -124,8 +125,7 @@ def predict(
     spread = potential.networks.n_members > 1
     found = None
     if uncertainty is not None:
-        uncertainty.check(potential)
-        uncertainty = uncertainty.to(potential.device, potential.dtype)
+        uncertainty = uncertainty.of_potential(potential).to(potential.device, potential.dtype)
         found = uncertainty.empty(len(structures), structures.n_atoms, like, forces=force_errors)
     whole = Prediction.empty(
         len(structures), structures.n_atoms, like, derivatives=derivatives, spread=spread, uncertainty=found

@@ -64,10 +64,13 @@ class Uncertainty:
             raise InputError(f"{name}: expected {descriptor.n_features} inputs as the potential has, found {found}")
         checksum = parameter_checksum(potential)
         if checksum != self.checksum:
-            raise InputError(
+            fault = (
                 f"{name}: belongs to another potential: expected the checksum {checksum:08x} of this one's parameters, "
                 f"found {self.checksum:08x}"
             )
+            if potential.dtype != torch.float64:
+                fault += f"; or to this one before it was cast to {str(potential.dtype).removeprefix('torch.')}"
+            raise InputError(fault)
         if self.error_bars is not None:
             self.error_bars.check(potential, name)
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyfit_gpu.sums import sum_runs
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -37,16 +39,15 @@ def estimate(
         matrix: (P, P) J^T J of the squared loss and the penalty.
         strengths: (P,) prefactors in it.
         parameters: (P,).
-        groups: (P,) int64, group of each parameter.
+        groups: (P,) int64 ascending, group of each parameter.
         square: squared loss, without penalty.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if bool(failed):
         return None
     inverse = torch.cholesky_inverse(factor).diagonal()
-    count = int(groups.max()) + 1
-    determined = torch.zeros(count, dtype=matrix.dtype, device=matrix.device)
-    determined.index_add_(0, groups, (1 - strengths * inverse).clamp(0, 1))
-    sizes = torch.zeros_like(determined).index_add_(0, groups, parameters.square())
+    lengths = torch.bincount(groups)
+    determined = sum_runs((1 - strengths * inverse).clamp(0, 1), lengths)
+    sizes = sum_runs(parameters.square(), lengths)
     precision = max(n_residuals - float(determined.sum()), 1.0) / max(square, 1e-30)
     return Evidence(determined / (precision * sizes.clamp(min=1e-12)), determined, precision)

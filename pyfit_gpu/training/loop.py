@@ -113,7 +113,7 @@ class FitRun:
         for k, member in enumerate(state.members):
             self.histories[k] = MemberHistory.from_json(member["history"])
             self.stopping[k] = Stopping(**member["stopping"])
-            self.regularisation.restore(k, member.get("penalty", ()))
+            self.regularisation.restore(k, member.get("penalty", ()), self.histories[k].loss)
         self.history.members = self.histories
         optimizer = dict(state.optimizer)
         if "extras" in optimizer:  # an optimiser may keep them under another name, or not at all

@@ -18,21 +18,20 @@ from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.force_rows import ENERGY_ROWS, SLAB_ATOMS
 from pyfit_gpu.models.map_parts import jacobian_bytes, making_bytes
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.matrix_memory import MatrixMemory
 from pyfit_gpu.training.objective import objective_bytes
 from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
 _LEAST_BLOCK_ATOMS = 512
 _LEAST_GPU_BLOCK = 4096  # atoms; in smaller blocks a GPU is no faster than reading the file
-_MATRICES = 5  # sum of the lanes, its conversion, a factor and what it is made of
-_TABLE_PADDING = 1.3  # places of the tables of a slab for one pair of atoms
+_MATRICES = "J^T J"
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
 
@@ -136,6 +135,12 @@ def _limited(items: list[MemoryItem], on_gpu: bool) -> int:
 def _require(plan: MemoryPlan, limit: int, sizes: SetSizes) -> None:
     if plan.limited > limit:
         text = "" if sizes.in_files else " (a text set is held in memory; converted to HDF5 it need not be)"
+        matrices = next((item for item in plan.items if item.name == _MATRICES), None)
+        if matrices is not None:
+            text += (
+                f"; {format_bytes(matrices.host + matrices.device)} of it is J^T J, which grows as the square of the "
+                "number of parameters: fewer of them, or LBFGS with a given penalty, take less"
+            )
         raise InputError(
             f"memory: expected at least {format_bytes(plan.limited)} for this set and network, "
             f"got {format_bytes(limit)}{text}"
@@ -201,6 +206,7 @@ class _Need:
         activations = self._activations(in_block, computes_anew=kept < self._jacobians())
         making = self._making_jacobians() if kept else 0
         features = (self.sizes.places * self.descriptor.n_features + self.sizes.ones) * self.itemsize
+        matrix = self._matrix_memory
         return [
             MemoryItem("the program", host, device),
             self._labels(stream),
@@ -215,8 +221,8 @@ class _Need:
             self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
             self._item("history and vectors of the optimiser", self.optimizer_bytes),
-            self._item("J^T J", self._matrices()),
-            self._item("rows of J and what they are made of", self._workers * self._jacobian_rows(in_block)),
+            self._item(_MATRICES, matrix.matrices if matrix else 0),
+            self._item("rows of J and what they are made of", self._workers * matrix.rows(in_block) if matrix else 0),
             MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
         ]
 
@@ -268,12 +274,13 @@ class _Need:
         return MemoryItem("labels", copies * own + dividing + objective)
 
     def _pairs(self, share: float) -> int:
-        """Bytes of neighbours, slopes of the features and `PairSums`, for this share of the atoms with labels."""
+        """Bytes of neighbours, slopes of the features, `PairSums` and places, for a share of the atoms with labels."""
         sizes, e = self.sizes, self.itemsize
         several = self.descriptor.n_elements > 1
         by_pair = 8 * sizes.places_for_pairs + (3 * e + 16 + several) * sizes.pairs
         by_atom = self.descriptor.n_features * e + 40 + 4 * e
-        return int(share * (by_pair + by_atom * sizes.label_atoms))
+        places = self._matrix_memory.places if self._matrix_memory else 0
+        return int(share * (by_pair + by_atom * sizes.label_atoms + places))
 
     def _jacobians(self) -> int:
         return jacobian_bytes(self.sizes.places_for_pairs, self.descriptor.n_features, self.itemsize)
@@ -328,31 +335,20 @@ class _Need:
         return self._activations(atoms, computes_anew=False) * n_points // self.members
 
     @property
-    def _forms_matrices(self) -> bool:
-        return self.settings.optimizer.needs is Gives.RESIDUALS or self.settings.l2 == "auto"
-
-    def _matrices(self) -> int:
-        """Bytes of J^T J of lanes, of their sum, and of those that are kept for the optimiser."""
-        if not self._forms_matrices:
-            return 0
-        in_lanes = 1 if self.on_gpu else min(self.sizes.n_lanes, 2 * self._workers) + 2 * self._workers
-        kept = self.members if self.settings.l2 == "auto" else 0
-        return 8 * self.n_parameters**2 * (in_lanes + _MATRICES + kept)
-
-    def _jacobian_rows(self, atoms: int) -> int:
-        """Bytes of some rows of J, of the inputs and activations of a block, and of the moves of a slab."""
-        if not self._forms_matrices:
-            return 0
-        n_features, slab = self.descriptor.n_features, max(SLAB_ATOMS, self.sizes.largest)
-        numbers: float = atoms * (n_features + 4 * sum(self.layers[1:]))
-        rows = ENERGY_ROWS
-        if self.sizes.label_atoms:
-            pairs = (1 + _TABLE_PADDING * self.sizes.places_for_pairs / self.sizes.label_atoms) * min(slab, atoms)
-            rows = 3 * slab
-            # Moves in tables, those of a chunk beside them; changes of the activations; indices.
-            numbers += pairs * (3 * (2 * n_features + 5 * sum(self.layers[1:])) + 12)
-            numbers += pairs * n_features
-        return int(self.itemsize * (numbers + 2 * min(rows, 3 * atoms) * self.n_parameters))
+    def _matrix_memory(self) -> MatrixMemory | None:
+        """Memory of J^T J; None where nothing needs it."""
+        by_evidence = self.settings.l2 == "auto"
+        if not (by_evidence or self.settings.optimizer.needs is Gives.RESIDUALS):
+            return None
+        return MatrixMemory(
+            self.sizes,
+            self.layers,
+            self.n_parameters,
+            self.itemsize,
+            self._workers,
+            n_kept=self.members if by_evidence else 0,
+            on_gpu=self.on_gpu,
+        )
 
     @property
     def _chunk_limits(self) -> tuple[int, int]:

@@ -71,8 +71,8 @@ class SquaredPenalty:
         """Add the penalty, see `Penalty`. Where both are 0 the gradient is."""
         strengths = self.strengths[members]
         pull = strengths * points
-        # Row by row on a CPU: the bits of a sum must not depend on how many there are.
-        squares = torch.stack([own @ point for own, point in zip(pull, points, strict=True)])
+        # Row by row, in copies: the bits of a product can depend on how many rows there are and where each begins.
+        squares = torch.stack([own.clone() @ point.clone() for own, point in zip(pull, points, strict=True)])
         total = (loss.square() + squares).sqrt()
         safe = torch.where(total > 0, total, 1.0)[:, None]
         return total, (loss[:, None] * gradient + pull) / safe

@@ -23,7 +23,7 @@ _START = 1e-6  # prefactor before the first estimate, in squares of the loss at 
 
 
 def parameter_groups(template: ElementNetworks) -> Tensor:
-    """(P,) int64: weights and biases of each layer of each element are a group of their own."""
+    """(P,) int64 ascending: weights and biases of each layer of each element are a group of their own."""
     groups = template.with_flat(torch.zeros_like(template.flat()[:1]))
     tensors = [part for layer in zip(groups.weights, groups.biases, strict=True) for part in layer]
     for number, tensor in enumerate(tensors):
@@ -45,7 +45,7 @@ class Regularisation:
         self.chooses = settings.l2 == "auto"
         self._groups = parameter_groups(template)
         self._n_residuals = n_residuals
-        self._n_members = template.n_members
+        self._n_members, self._n_elements = template.n_members, template.n_elements
         n_groups = int(self._groups.max()) + 1
         self._values = template.flat().new_zeros(template.n_members, n_groups)  # prefactors that were chosen
         self.penalty: Penalty
@@ -57,7 +57,7 @@ class Regularisation:
             self.penalty = NormPenalty(settings.l2, template)
 
     def begin(self, k: int, loss: float) -> None:
-        """Give a member the penalty before any estimate, from its loss at the start."""
+        """Give a member the penalty before any estimate, from its loss there."""
         self._set(k, torch.full_like(self._values[k], _START * loss**2))
 
     def _set(self, k: int, values: Tensor) -> None:
@@ -91,19 +91,31 @@ class Regularisation:
         noise = math.sqrt(self._n_residuals / max(self._n_residuals - determined, 1.0))
         shown = ", ".join(term.described(noise * errors[term.name]) for term in TERMS if term.name in errors)
         log.info(
-            "%sevidence: l2 of weights and biases, layer by layer, %s; %.0f of %d parameters determined; noise of %s",
+            "%sevidence: l2 of weights, biases of each layer: %s; %.0f of %d parameters determined; noise of %s",
             "" if self._n_members == 1 else f"member {k}: ",
-            " ".join(f"{value:.2g}" for value in found.strengths.tolist()),
+            self._by_layer(found.strengths),
             determined,
             len(self._groups),
             shown,
         )
 
+    def _by_layer(self, values: Tensor) -> str:
+        """Prefactors of all groups, those of the second and further elements in brackets of their own."""
+        by_element = values.view(self._n_elements, -1, 2).tolist()
+        shown = [", ".join(f"{weights:.2g} {biases:.2g}" for weights, biases in layers) for layers in by_element]
+        return shown[0] if len(shown) == 1 else " ".join(f"({layers})" for layers in shown)
+
     def state(self, k: int) -> list[float]:
         """Prefactor of each group of member k, for the run file; empty if the settings give it."""
         return self._values[k].tolist() if self.chooses else []
 
-    def restore(self, k: int, values: Sequence[float]) -> None:
-        """Go on with the result of `state`."""
-        if self.chooses:
+    def restore(self, k: int, values: Sequence[float], loss: Sequence[float]) -> None:
+        """Go on with the result of `state`.
+
+        Args:
+            loss: of the member after each step; from the last one begins a penalty that the earlier fit did not choose.
+        """
+        if self.chooses and values:
             self._set(k, self._values.new_tensor(values))
+        elif self.chooses and loss:
+            self.begin(k, loss[-1])

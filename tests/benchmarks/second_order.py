@@ -67,9 +67,9 @@ def _penalties(data: str, steps: int) -> list[Way]:
 
 LISTS: dict[str, list[Way]] = {
     "nist": [
-        Way("nist, LBFGS, l2 1e-8", "nist", {**LBFGS, **_squared(1e-8)}, 300),
-        Way("nist, Gauss-Newton, l2 1e-8", "nist", {**NEWTON, **_squared(1e-8)}, 75),
-        Way("nist, auto, l2 1e-8", "nist", {**CHANGING, **_squared(1e-8)}, 75),
+        Way("nist, LBFGS, l2 1e-7", "nist", {**LBFGS, **_squared(1e-7)}, 300),
+        Way("nist, Gauss-Newton, l2 1e-7", "nist", {**NEWTON, **_squared(1e-7)}, 75),
+        Way("nist, auto, l2 1e-7", "nist", {**CHANGING, **_squared(1e-7)}, 75),
         Way("nist, LBFGS, l2 1e-4 of norms", "nist", {**LBFGS, "l2": 1e-4}, 300),
     ],
     "nist-auto": [

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from pyfit_gpu.commands.options import build_parser
-from pyfit_gpu.commands.verbs import _optimizer
+from pyfit_gpu.commands.train_settings import optimizer_of
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 
 TRAIN = ["set.h5", "--potential", "si.nn.dat", "--out", "out.nn.dat"]
@@ -17,7 +17,7 @@ PLAN = ["set.h5", "--potential", "si.nn.dat"]
 def asked(verb: str, *words: str) -> object:
     required = TRAIN if verb == "train" else PLAN
     options = build_parser()[1][verb].parse_strictly([*required, *words])
-    return _optimizer(options, options.optimizer)
+    return optimizer_of(options, options.optimizer)
 
 
 @pytest.mark.parametrize("verb", ["train", "plan"])

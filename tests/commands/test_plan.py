@@ -76,6 +76,12 @@ def test_what_costs_more(words: tuple[str, ...]) -> None:
     assert total(done(*PLAN, *words).out) > total(done(*PLAN).out)
 
 
+def test_a_number_for_the_penalty_keeps_no_matrices() -> None:
+    words = (*PLAN, "--optimizer", "gauss-newton", "--members", "9", "--memory", "100G")
+    assert total(done(*words, "--l2", "1e-6").out) < total(done(*words, "--l2", "auto").out)
+    assert total(done(*words).out) == total(done(*words, "--l2", "auto").out)
+
+
 def test_a_label_that_no_structure_has() -> None:
     refused(*PLAN, "--stress-weight", "0.1", match="stress_weight: expected 0, got 0.1: no structure of set.h5 has")
 

@@ -109,6 +109,13 @@ def test_uncertain_ones_by_the_numbers():
         np.testing.assert_allclose(got, scores.sort(descending=True).values[:3], rtol=1e-6)
 
 
+def test_members_have_the_grades_of_one_of_them():
+    save_uncertainty_of("si.nn.dat")
+    select("--method", "grade")
+    select("--method", "grade", "--potential", "si.nn.dat", write_member("b.nn.dat"), out="both.extxyz")
+    assert chosen("both.extxyz") == chosen()
+
+
 def test_random_by_seed():
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         select("--method", "random", "--seed", seed, out=f"{name}.extxyz")
@@ -189,6 +196,10 @@ REFUSED = [
     (["--method", "grade"], "si.uncertainty.txt: cannot read"),
     (["--method", "grade", "--uncertainty", "u.txt", "--potential", "b.nn.dat"], "u.txt: belongs to another potential"),
     (["--method", "error-bar", "--uncertainty", "u.txt"], "u.txt: expected error bars, found the grade alone"),
+    (
+        ["--method", "error-bar", "--uncertainty", "u.txt", "--potential", "si.nn.dat", "b.nn.dat"],
+        "--method error-bar: expected one potential, got 2",
+    ),
     (["--uncertainty", "u.txt"], "--uncertainty: expected with --method grade or error-bar, got --method farthest"),
     (
         ["--method", "spread", "--potential", "fresh.nn.dat"],

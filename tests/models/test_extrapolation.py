@@ -12,10 +12,11 @@ from sample_sets import make_potential
 from scipy.spatial.transform import Rotation
 
 from pyfit_gpu.datasets.build import build_training_set
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.models import extrapolation as module
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
-from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
@@ -134,6 +135,24 @@ def test_of_a_prediction(
         assert expected[species == element].max().item() == pytest.approx(1.0, abs=1e-12)
     plain = predict(potential, structures, derivatives=derivatives)
     assert torch.equal(plain.energy, found.energy)
+
+
+def test_of_a_committee(potential: Potential, structures: Structures, uncertainty: Uncertainty) -> None:
+    """It has the inputs of its members, and so the grades."""
+    both = join_members([potential.randomized(3), potential], ["a", "b"])
+    alone, found = (predict(one, structures, uncertainty=uncertainty).uncertainty for one in (potential, both))
+    assert alone is not None
+    assert found is not None
+    torch.testing.assert_close(found.grade, alone.grade)
+    others = join_members([potential.randomized(30), potential.randomized(40)], ["a", "b"])
+    with pytest.raises(InputError, match=r"belongs to another potential: .* found [0-9a-f]{8}$"):
+        predict(others, structures, uncertainty=uncertainty)
+
+
+def test_a_potential_that_was_cast(potential: Potential, structures: Structures, uncertainty: Uncertainty) -> None:
+    single = potential.to("cpu", torch.float32)
+    with pytest.raises(InputError, match="or to this one before it was cast to float32"):
+        predict(single, structures, uncertainty=uncertainty)
 
 
 def test_symmetries(potential: Potential, uncertainty: Uncertainty, random_frame: MakeFrame) -> None:

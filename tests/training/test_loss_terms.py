@@ -226,7 +226,7 @@ class TestTheTable:
         files = [file for folder in folders for file in (PACKAGE / folder).rglob("*.py")]
         texts = {str(file.relative_to(PACKAGE)): file.read_text(encoding="utf-8") for file in files}
         naming = {name for name, text in texts.items() if "stress_weight" in text or "stress-weight" in text}
-        verbs = {"commands/options.py", "commands/verbs.py", "commands/train/left_open.py"}
+        verbs = {f"commands/{name}.py" for name in ("train_options", "train_settings", "verbs", "train/left_open")}
         assert naming <= {"training/loss.py", "training/settings.py", *verbs}
 
 

@@ -62,6 +62,20 @@ class TestSquaredPenalty:
         assert torch.equal(alone, loss[1:])
         assert torch.equal(own, gradient[1:])
 
+    @pytest.mark.parametrize("n_parameters", [37, 101, 945])
+    def test_bits_do_not_depend_on_the_other_members(self, n_parameters: int) -> None:
+        """Rows of a tensor begin at any multiple of 8 bytes, by which a processor's libraries choose how to add."""
+        rng = np.random.default_rng(8)
+        for _ in range(50):
+            strengths, points = (torch.from_numpy(rng.normal(size=(3, n_parameters))).abs() for _ in range(2))
+            none = torch.zeros(3, n_parameters, dtype=torch.float64)
+            penalty = SquaredPenalty(strengths)
+            together = penalty.added(none[:, 0], none, points, torch.arange(3))
+            for k in range(3):
+                alone = penalty.added(none[:1, 0], none[:1], points[k : k + 1].clone(), torch.tensor([k]))
+                for found, expected in zip(alone, together, strict=True):
+                    assert torch.equal(found[0], expected[k])
+
     def test_an_exact_fit_without_parameters_has_no_gradient(self) -> None:
         penalty = SquaredPenalty(torch.ones(1, 3, dtype=torch.float64))
         zero = torch.zeros(1, 3, dtype=torch.float64)
@@ -190,6 +204,14 @@ class TestInAFit:
         assert found.members == whole.members
         for name, value in whole.optimizer.items():
             assert torch.equal(found.optimizer[name].nan_to_num(), value.nan_to_num()), name
+
+    def test_a_fit_with_a_number_may_go_on_with_auto(self, train: TrainingSet) -> None:
+        first = states_of(train, replace(AUTO, l2=1e-5, steps=3))[-1]
+        found = states_of(train, AUTO, resume=first)
+        begun, ended = (np.array(state.members[0]["penalty"]) for state in (found[0], found[-1]))
+        np.testing.assert_allclose(begun, 1e-6 * first.members[0]["history"]["loss"][-1] ** 2)
+        assert ended.min() > 0
+        assert not np.isclose(begun, ended).all()
 
     def test_a_number_is_not_changed(self, train: TrainingSet) -> None:
         states = states_of(train, replace(AUTO, l2=1e-5))

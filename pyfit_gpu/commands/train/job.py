@@ -119,11 +119,10 @@ def run_fit(
                 raise
             save_members(potential, outputs, history.ranking[0])
             checkpoints.finish(history)
-    if outputs.uncertainty:
-        if stop or history.end == "time":
-            log.info("stopped early: no uncertainty file is written")
-        else:
-            save_uncertainties(potential, outputs, history.ranking[0], train, validation, settings, quiet=setup.quiet)
+    if outputs.uncertainty and (stop or history.end == "time"):
+        log.info("stopped early: no uncertainty file is written")
+    elif outputs.uncertainty:
+        save_uncertainties(potential, outputs, history.ranking[0], train, validation, settings, quiet=setup.quiet)
     if outputs.ranking and outputs.members:
         write_ranking(history, outputs)
     summarize(history, outputs, time.monotonic() - started)

@@ -97,10 +97,14 @@ def require_same_run(
         InputError: with the names of all settings that differ, and both values.
     """
     faults, changed = [], False
+    known = {**IMPLIED_SETTINGS, **run.settings}
+    has_optimizer = known["optimizer"] == settings["optimizer"]
     for name, value in settings.items():
-        earlier = run.settings.get(name, IMPLIED_SETTINGS.get(name))
+        earlier = known.get(name)
         if name in FREE_SETTINGS or earlier == value:
             continue
+        if name not in known and not has_optimizer:
+            continue  # probably a setting of the other optimiser, which is the fault
         if name in FIXED_SETTINGS or name in fixed:
             faults.append(f"resume: {name}: expected {earlier} (the run's), which cannot change, got {value}")
         elif name in allowed:

@@ -69,9 +69,10 @@ def test_what_is_found_is_said_and_kept(whole: TrainingSet) -> None:
     part, _ = whole.split(0.5, 2)
     force, stress = balanced_weights(part)
     assert force != balanced_weights(whole)[0]  # the part that trains is what counts
-    assert f"not given and chosen: conditioning half, force_weight {force}, l2 {L2}, stress_weight {stress}\n" in said
+    chosen = f"conditioning half, force_weight {force}, l2 {L2}, l2_form norm, stress_weight {stress}"
+    assert f"not given and chosen: {chosen}\n" in said
     assert f"weights: energy 1, force {force:g} Å^2, stress {stress:g}\n" in said
-    assert settings_of_the_run() == ("half", force, L2, stress)
+    assert settings_of_the_run() == ("half", force, L2, "norm", stress)
 
 
 def test_explicit_values_give_the_same_bits() -> None:
@@ -86,7 +87,7 @@ def test_explicit_values_give_the_same_bits() -> None:
 
 
 def test_explicit_values_win() -> None:
-    assert "chosen: l2 0.0001, stress_weight" in train("--conditioning", "std", "--force-weight", "0.125")
+    assert "chosen: l2 0.0001, l2_form norm, stress_weight" in train("--conditioning", "std", "--force-weight", "0.125")
     assert settings_of_the_run()[:2] == ("std", 0.125)
 
 
@@ -94,13 +95,36 @@ def test_zero_means_none() -> None:
     said = train("--force-weight", "0", "--stress-weight", "0", "--l2", "0", "--conditioning", "none")
     assert "chosen" not in said
     assert "energies alone train; forces are known" in said
-    assert settings_of_the_run() == ("none", 0.0, 0.0, 0.0)
+    assert settings_of_the_run() == ("none", 0.0, 0.0, "norm", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "l2", "form"),
+    [
+        ("--optimizer gauss-newton", "auto", "squared"),
+        ("--optimizer auto", "auto", "squared"),
+        ("--l2-form squared", "auto", "squared"),
+        ("--l2-form norm", L2, "norm"),
+        ("--l2 auto", "auto", "squared"),
+        ("--l2 0.01", 0.01, "norm"),
+        ("--l2 1e-6 --l2-form squared --optimizer gauss-newton", 1e-6, "squared"),
+    ],
+)
+def test_the_penalty_goes_with_the_optimiser(words: str, l2: float | str, form: str) -> None:
+    train(*words.split(), "--force-weight", "0", "--stress-weight", "0")
+    assert settings_of_the_run()[2:4] == (l2, form)
+
+
+def test_a_number_alone_is_that_of_the_norms() -> None:
+    """Whatever the optimiser: it is refused where they cannot be minimised."""
+    words = ("--optimizer", "gauss-newton", "--l2", "0.01")
+    refused(*TRAIN, *words, match="l2_form: expected squared with gauss-newton, got norm")
 
 
 def test_the_weights_of_structures_count(whole: TrainingSet) -> None:
     train("--group-weight", "a=0", "b=3", "--train-fraction", "1", "--force-weight", "0.1")
     factor = torch.tensor([{"a": 0.0, "b": 3.0, "c": 1.0}[group] for group in whole.groups], dtype=torch.float64)
-    assert settings_of_the_run()[3] == balanced_weights(replace(whole, weight=factor))[1]
+    assert settings_of_the_run()[4] == balanced_weights(replace(whole, weight=factor))[1]
 
 
 class TestResume:
@@ -112,7 +136,7 @@ class TestResume:
         train(*words, "--overwrite", steps=2)
         said = train("--resume", steps=4)
         assert "chosen" not in said
-        assert settings_of_the_run() == ("std", 0.3, 0.01, 0.0)
+        assert settings_of_the_run() == ("std", 0.3, 0.01, "norm", 0.0)
         assert (weights("out.nn.dat"), log_rows_of("out.loss.txt")) == unbroken
 
     def test_a_run_without_them_goes_on_with_what_it_found(self) -> None:
@@ -134,6 +158,19 @@ class TestResume:
     def test_others_are_refused(self, words: str, message: str) -> None:
         train("--conditioning", "std", "--force-weight", "0.3", "--stress-weight", "0", "--l2", "0.01")
         refused(*TRAIN, "--steps", 3, "--resume", *words.split(), match=message)
+
+    def test_another_optimiser_is_the_only_fault(self) -> None:
+        """Its settings, which the run does not have, are no faults of their own."""
+        train("--optimizer", "gauss-newton", "--force-weight", "0", "--stress-weight", "0")
+        said = refused(*TRAIN, "--steps", 3, "--resume", match="resume: optimizer: expected gauss-newton").said
+        assert said.count("resume: ") == 1
+
+    def test_a_penalty_of_a_number_becomes_one_by_the_evidence(self) -> None:
+        words = ("--force-weight", "0", "--stress-weight", "0")
+        train(*words, steps=2)
+        said = train(*words, "--resume", "--l2", "auto", "--allow-change", "l2", "l2_form", steps=8)
+        assert "l2 changes from 0.0001 to auto" in said
+        assert "evidence: l2 of weights and biases" in said
 
     def test_or_changed_on_request(self) -> None:
         train("--force-weight", "0.3", "--stress-weight", "0")
@@ -202,7 +239,7 @@ class TestDataThatLackSomething:
         """Energies alone can train."""
         write_text_set(whole, "text.dat")
         said = done("train", "text.dat", *TRAIN[2:], "--steps", "1").said
-        assert "force_weight 0.0, l2 0.0001, stress_weight 0.0\n" in said
+        assert "force_weight 0.0, l2 0.0001, l2_form norm, stress_weight 0.0\n" in said
         no_positions = replace(whole, positions=torch.full_like(whole.positions, NAN))
         assert (found(no_positions).force_weight, found(no_positions).stress_weight) == (0.0, 0.0)
         assert found(whole).force_weight > 0
@@ -224,7 +261,7 @@ class TestDataThatLackSomething:
     ) -> None:
         save(replace(whole, **change(whole)))
         train(steps=2)
-        _, force_weight, _, stress_weight = settings_of_the_run()
+        _, force_weight, _, _, stress_weight = settings_of_the_run()
         assert (force_weight > 0, stress_weight > 0) == (force, stress)
         assert pf.load_potential("out.nn.dat").networks.flat().isfinite().all()
 
@@ -238,7 +275,7 @@ class TestDataThatLackSomething:
         """None of those that train has any: energies alone train."""
         save(replace(whole, forces=whole.forces * NAN, stress=whole.stress * NAN), "energies.h5")
         said = done("train", "energies.h5", "--validation", "set.h5", *TRAIN[2:6], "--steps", "1").said
-        assert "force_weight 0.0, l2 0.0001, stress_weight 0.0\n" in said
+        assert "force_weight 0.0, l2 0.0001, l2_form norm, stress_weight 0.0\n" in said
 
 
 def first_half(made: TrainingSet, value: float) -> torch.Tensor:

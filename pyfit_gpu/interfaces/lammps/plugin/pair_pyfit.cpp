@@ -102,7 +102,7 @@ void PairPyfit::forget_coefficients() {
 // pair_coeff * * FILE [FILE ...] ELEMENT|NULL ... [uncertainty FILE], one element for each type
 void PairPyfit::coeff(int narg, char **arg) {
   std::string uncertainty_file;
-  while (narg >= 2 && strcmp(arg[narg - 2], "uncertainty") == 0) {
+  while (narg >= 4 && strcmp(arg[narg - 2], "uncertainty") == 0) {
     if (!uncertainty_file.empty())
       error->all(FLERR, "pair_coeff of pair_style pyfit: uncertainty: expected this keyword once, found it twice");
     uncertainty_file = arg[narg - 1];
