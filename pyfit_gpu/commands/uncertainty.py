@@ -65,12 +65,7 @@ def build(
         raise InputError(f"{out}: expected one potential for one file, got {len(potential)}")
     models = [_load(path) for path in potential]
     if form == "all-parameters":
-        for path, model in zip(potential, models, strict=True):
-            count = model.networks.n_parameters
-            require_posterior_memory(count, setup.device)
-            log.info(
-                "%s: error bars of all %d parameters: %s in the file", path, count, format_bytes(section_bytes(count))
-            )
+        _require_memory(models, potential, setup)
     inputs = [training_set, *potential]
     targets = [setup.output(out or str(uncertainty_path(path)), inputs) for path in potential]
     own = load_training_set(training_set, lazy=True)
@@ -90,6 +85,15 @@ def build(
         )
         save_uncertainty(found, target)
         log.info("wrote %s", target)
+
+
+def _require_memory(models: Sequence[Potential], paths: Sequence[str], setup: Setup) -> None:
+    """Refuse what there is no memory for before anything is read or written, and say how large the files will be."""
+    for path, model in zip(paths, models, strict=True):
+        count = model.networks.n_parameters
+        require_posterior_memory(count, setup.device)
+        size = format_bytes(section_bytes(count))
+        log.info("%s: error bars of all %d parameters: %s in the file", path, count, size)
 
 
 def _load(path: str) -> Potential:
