@@ -58,7 +58,11 @@ def _uncertainty(path: Path) -> list[str]:
     return [
         f"potential     checksum {found.checksum:08x}, {found.grade.n_inputs} inputs",
         *(f"grade         {symbol}: {n} training atoms in {count} clusters" for symbol, n, count in rows),
-        *([] if found.error_bars is None else [f"error bars    of {len(found.error_bars.root)} parameters"]),
+        *(
+            []
+            if found.error_bars is None
+            else [f"error bars    of {len(found.error_bars.root)} parameters, {found.error_bars.form}"]
+        ),
     ]
 
 

@@ -18,9 +18,9 @@ from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.map_parts import jacobian_bytes, making_bytes
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Gives
-from pyfit_gpu.training.force_map import jacobian_bytes, making_bytes
 from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
