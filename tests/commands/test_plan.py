@@ -75,7 +75,7 @@ def test_a_limit_makes_it_stream() -> None:
         ("--members", "9"),
         ("--history-size", "900"),
         ("--l2", "auto"),
-        ("--optimizer", "gauss-newton", "--l2", "1e-6", "--l2-form", "squared"),
+        ("--optimizer", "gauss-newton", "--l2", "1e-6"),
         ("--force-weight", "0.1"),
     ],
     ids=" ".join,
