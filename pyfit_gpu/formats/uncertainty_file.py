@@ -31,9 +31,9 @@ _MAX_INPUTS = 10**7  # beyond any memory, and a typing error
 
 
 def uncertainty_path(potential: str | os.PathLike[str]) -> Path:
-    """Name of the uncertainty file beside a potential's file: `fit.nn.dat` has `fit.uncertainty.txt`."""
+    """Name of the uncertainty file beside a potential's: `fit.nn.dat` and `fit.run.h5` have `fit.uncertainty.txt`."""
     path = Path(potential)
-    stem = path.name.removesuffix(".dat").removesuffix(".nn") if path.name.endswith(".dat") else path.stem
+    stem = next((path.name.removesuffix(end) for end in (".nn.dat", ".run.h5") if path.name.endswith(end)), path.stem)
     return path.with_name((stem or path.name) + ENDING)
 
 

@@ -148,4 +148,4 @@ def test_info() -> None:
     said = done("info", "si.uncertainty.txt").out
     assert "uncertainty file of a potential" in said
     atoms = sum(len(own) for own in expected_grades()[:14])
-    assert f"grade         Si: {atoms} training atoms in 1 clusters" in said
+    assert f"grade         Si: {atoms} training atoms in 1 cluster\n" in said

@@ -188,7 +188,14 @@ def test_cut_anywhere(load: Load) -> None:
 
 
 def test_names_beside_potentials() -> None:
-    names = {"a/fit.nn.dat": "a/fit.uncertainty.txt", "fit.dat": "fit.uncertainty.txt", "run.h5": "run.uncertainty.txt"}
+    names = {
+        "a/fit.nn.dat": "a/fit.uncertainty.txt",
+        "a/fit.run.h5": "a/fit.uncertainty.txt",
+        "fit.m001.nn.dat": "fit.m001.uncertainty.txt",
+        "fit.dat": "fit.uncertainty.txt",
+        "run.h5": "run.uncertainty.txt",
+        ".run.h5": ".run.h5.uncertainty.txt",
+    }
     assert {name: str(uncertainty_path(name)) for name in names} == names
 
 
