@@ -33,9 +33,8 @@ from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
-from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches
+from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches, rows_of_pairs
 from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import count_elements
@@ -209,7 +208,7 @@ def predict_frames(
     spread = model.networks.n_members > 1
     known = None if uncertainty is None else uncertainty.empty(len(frames), sum(sizes), like, forces=forces_uncertainty)
     whole = Prediction.empty(len(frames), sum(sizes), like, derivatives=derivatives, spread=spread, uncertainty=known)
-    n_rows = n_last_parameters(model) if forces_uncertainty else 0
+    n_rows = rows_of_pairs(model, uncertainty) if forces_uncertainty else 0
     for batch in prediction_batches(sizes, frame_batches(frames, setup), model, n_rows=n_rows):
         part = predict_batch(
             model, batch, derivatives=derivatives, uncertainty=uncertainty, force_errors=forces_uncertainty

@@ -67,7 +67,7 @@ def _uncertainty(path: Path) -> list[str]:
 
 
 def _error_bars(bars: ErrorBars) -> list[str]:
-    return [f"error bars    of {len(bars.root)} parameters"] + [
+    return [f"error bars    of {len(bars.root)} parameters, {bars.form}"] + [
         f"              {label}: "
         + (f"calibrated on {own.n_values} validation values" if own.is_calibrated else "not calibrated")
         for label, own in bars.calibrations.items()

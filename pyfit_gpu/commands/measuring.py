@@ -8,7 +8,7 @@ from contextlib import closing
 from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.log import log
-from pyfit_gpu.models.error_bars import ErrorBars
+from pyfit_gpu.models.error_bars import ErrorBars, Form
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
@@ -23,6 +23,7 @@ def measure(
     weights: Mapping[str, float],
     *,
     penalty: float | None = None,
+    form: Form = "last-layer",
     grade: ExtrapolationGrade | None = None,
     quiet: bool = False,
 ) -> Uncertainty:
@@ -30,7 +31,7 @@ def measure(
     n_atoms = train.n_atoms + (0 if validation is None else validation.n_atoms)
     with closing(Progress("error bars", n_atoms, "atoms", quiet=quiet)) as progress:
         bars = build_error_bars(
-            potential, train, validation, weights=weights, penalty=penalty, progress=progress.update
+            potential, train, validation, weights=weights, penalty=penalty, form=form, progress=progress.update
         )
     for line in describe(bars):
         log.info("%s", line)
@@ -53,10 +54,10 @@ def warn_of_coarse(grade: ExtrapolationGrade, elements: Sequence[str]) -> None:
 
 def describe(bars: ErrorBars) -> list[str]:
     """Lines about error bars: how many parameters the data decide, and what calibrated the labels that are."""
-    lines = [
-        f"error bars: {bars.n_effective:.1f} of {len(bars.root)} parameters of the last layer decided by the data, "
-        f"penalty {bars.penalty:.2g}"
-    ]
+    which = "all" if bars.of_all else "the last layer's"
+    penalties = " ".join(f"{value:.2g}" for value in bars.penalties)
+    count = f"{bars.n_effective:.1f} of {which} {len(bars.root)} parameters"
+    lines = [f"error bars: {count} decided by the data, penalty {penalties}"]
     for label, own in bars.calibrations.items():
         if own.is_calibrated:
             ratio = (own.factor / bars.noise) ** 0.5 if bars.noise > 0 else float("inf")

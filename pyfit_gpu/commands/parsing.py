@@ -42,6 +42,8 @@ def finite(text: str) -> float:
 
 
 def finite_or_auto(text: str) -> float | str:
+    if text != "auto" and parse_number(text) is None:
+        raise argparse.ArgumentTypeError(f"expected a finite number or auto, got {text!r}")
     return text if text == "auto" else finite(text)
 
 

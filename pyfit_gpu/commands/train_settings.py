@@ -35,7 +35,8 @@ def optimizer_of(options: argparse.Namespace, name: str) -> Any:
     foreign = sorted(given.keys() - own)
     if foreign:
         option = f"--{foreign[0].replace('_', '-')}"
-        raise InputError(f"{option}: expected without --optimizer {name}, which has no such setting")
+        others = [other for other, kind in OPTIMIZERS.items() if foreign[0] in {one.name for one in fields(kind)}]
+        raise InputError(f"{option}: expected with --optimizer {' or '.join(others)} alone, the optimiser is {name}")
     return OPTIMIZERS[name](**given)
 
 

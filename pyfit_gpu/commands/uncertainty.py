@@ -20,14 +20,18 @@ from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.datasets.weighting import weight_groups, weight_windows
+from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.formats.kinds import POTENTIAL, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.run_file import Run, load_run
+from pyfit_gpu.formats.uncertainty_error_bars import section_bytes
 from pyfit_gpu.formats.uncertainty_file import save_uncertainty, uncertainty_path
 from pyfit_gpu.log import log
+from pyfit_gpu.models.error_bars import Form
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.laplace_all import require_posterior_memory
 from pyfit_gpu.training.loss import weighted_terms
 
 _MEMBER = re.compile(r"\.m\d+(?=\.)")
@@ -42,6 +46,7 @@ def build(
     split: SplitOptions,
     weights: Mapping[str, float],
     penalty: float | None = None,
+    form: Form = "last-layer",
 ) -> None:
     """Write the uncertainty file of each potential (`pyfit-gpu uncertainty build`).
 
@@ -50,7 +55,8 @@ def build(
         out: file to write, for one potential; None: beside each.
         split: which structures train and which calibrate; where it leaves them open, as in the run beside a potential.
         weights: of the terms beside the energy, by term, where given; otherwise the run's, or by the labels' scales.
-        penalty: of the last layer's parameters; None: the evidence decides.
+        penalty: on the squares of the parameters; None: the evidence decides.
+        form: which parameters the error bars come from.
 
     Raises:
         InputError: a file that is no trained potential or does not go with the set; an output that cannot be written.
@@ -58,6 +64,8 @@ def build(
     if out is not None and len(potential) > 1:
         raise InputError(f"{out}: expected one potential for one file, got {len(potential)}")
     models = [_load(path) for path in potential]
+    if form == "all-parameters":
+        _require_memory(models, potential, setup)
     inputs = [training_set, *potential]
     targets = [setup.output(out or str(uncertainty_path(path)), inputs) for path in potential]
     own = load_training_set(training_set, lazy=True)
@@ -72,9 +80,20 @@ def build(
         whole = fit.weighted(together.whole)
         warn_of_split(whole, chosen)
         train, validation = (whole.select(rows).to(setup.device) for rows in (chosen.train, chosen.validation))
-        found = measure(model, train, validation, fit.weights(train, weights), penalty=penalty, quiet=setup.quiet)
+        found = measure(
+            model, train, validation, fit.weights(train, weights), penalty=penalty, form=form, quiet=setup.quiet
+        )
         save_uncertainty(found, target)
         log.info("wrote %s", target)
+
+
+def _require_memory(models: Sequence[Potential], paths: Sequence[str], setup: Setup) -> None:
+    """Refuse what there is no memory for before anything is read or written, and say how large the files will be."""
+    for path, model in zip(paths, models, strict=True):
+        count = model.networks.n_parameters
+        require_posterior_memory(count, setup.device)
+        size = format_bytes(section_bytes(count))
+        log.info("%s: error bars of all %d parameters: %s in the file", path, count, size)
 
 
 def _load(path: str) -> Potential:

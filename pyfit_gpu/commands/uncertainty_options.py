@@ -35,7 +35,9 @@ def add_uncertainty(verb: argparse.ArgumentParser, *, split: Adder, weights: Add
     split(task.add_argument_group("which structures train, and which calibrate").add_argument)
     own = task.add_argument_group("error bars").add_argument
     weights(own)
+    own("--error-bars", choices=("last-layer", "all-parameters"), default="last-layer",
+        help="parameters that they come from; all take more time and a larger file (last-layer)")  # fmt: skip
     own("--penalty", type=finite, metavar="A",
-        help="on the squares of the last layer's parameters, beside the squared loss (by the evidence)")  # fmt: skip
+        help="on the squares of these parameters, beside the squared loss (by the evidence)")  # fmt: skip
     add_reading(task)
     return task

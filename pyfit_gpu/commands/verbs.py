@@ -222,6 +222,7 @@ def _uncertainty(options: argparse.Namespace) -> int:
         split=split_of(options),
         weights={name: weight for name, weight in given.items() if weight is not None},
         penalty=options.penalty,
+        form=options.error_bars,
     )
     return 0
 

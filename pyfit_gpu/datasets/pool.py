@@ -14,6 +14,7 @@ from pyfit_gpu.datasets.selection import Selection, choose
 from pyfit_gpu.datasets.selection_methods import METHODS, Method
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.all_parameters import energy_variances
 from pyfit_gpu.models.energy import energy_model, network_outputs
 from pyfit_gpu.models.error_bars import ErrorBars
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
@@ -61,6 +62,10 @@ def energy_error_bars(potential: Potential, bars: ErrorBars, whole: TrainingSet)
     n_elements = potential.descriptor.n_elements
     parts = []
     for features, species, sizes in _windows(whole):
+        if bars.of_all:
+            variances = energy_variances(bars, host, features, species, sizes)
+            parts.append(bars.scaled("energy", variances) / sizes)
+            continue
         layout = ElementLayout.of(species, n_elements)
         hidden = layout.restored(host.networks.with_vjp(layout.arrange(features))).hidden[0]
         rows = energy_rows(hidden, species, sizes, n_elements)

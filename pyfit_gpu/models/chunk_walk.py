@@ -37,11 +37,14 @@ class ChunkWalk:
         derivatives: bool,
         rows: LastLayerRows | None = None,
         grade: ExtrapolationGrade | None = None,
+        keep_inputs: bool = False,
     ) -> None:
         self.model = energy_model(potential, "predict")
         self.rows = rows
         self.grade = grade
         self.grades: Tensor | None = None  # (n_atoms,), after `run` if there is a grade
+        self.keeps_inputs = keep_inputs or grade is not None
+        self.inputs: Tensor | None = None  # (n_atoms, n_features) of the networks, after `run` if they are kept
         self.descriptor = potential.descriptor
         self.batch = batch
         self.networks: TiledPass | StackedPass
@@ -76,7 +79,7 @@ class ChunkWalk:
             return energies
 
         # Grades cost less for many atoms than for those of a chunk, so the inputs are kept that long.
-        n_kept = 0 if self.grade is None else len(self.batch.species)
+        n_kept = len(self.batch.species) if self.keeps_inputs else 0
         inputs = self.like.new_empty(n_kept, self.descriptor.n_features)
 
         def compute(chunk: Chunk) -> None:
@@ -103,6 +106,7 @@ class ChunkWalk:
         return energies
 
     def _find_grades(self, inputs: Tensor) -> None:
+        self.inputs = inputs if self.keeps_inputs else None
         if self.grade is not None:
             self.grades = self.grade(inputs, self.batch.species)
 

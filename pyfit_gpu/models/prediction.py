@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyfit_gpu.models.all_parameters import energy_variances, force_variances
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
 from pyfit_gpu.models.chunk_walk import ChunkWalk
 from pyfit_gpu.models.energy import energy_model
@@ -129,7 +130,7 @@ def predict(
     whole = Prediction.empty(
         len(structures), structures.n_atoms, like, derivatives=derivatives, spread=spread, uncertainty=found
     )
-    n_rows = n_last_parameters(potential) if force_errors else 0
+    n_rows = rows_of_pairs(potential, uncertainty) if force_errors else 0
     for batch in prediction_batches(structures.sizes, structures.select, potential, backend=backend, n_rows=n_rows):
         part = predict_batch(
             potential, batch, derivatives=derivatives, uncertainty=uncertainty, force_errors=force_errors
@@ -156,6 +157,12 @@ def prediction_batches(
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
 
 
+def rows_of_pairs(potential: Potential, uncertainty: Uncertainty | None) -> int:
+    """Number of rows that pairs have for error bars of forces, see `prediction_batches`."""
+    bars = None if uncertainty is None else uncertainty.error_bars
+    return 0 if bars is None or bars.of_all else n_last_parameters(potential)
+
+
 def evaluate(potential: Potential, structures: Structures, *, backend: str = "auto") -> Tensor:
     """(B,) eV: energies of structures, the mean over several members, on the networks' own scale.
 
@@ -176,16 +183,22 @@ def predict_batch(
 ) -> Prediction:
     """Do as `predict` for one batch; neighbours and uncertainty have the potential's dtype and device."""
     bars = None if uncertainty is None else uncertainty.error_bars
-    rows = None if bars is None else LastLayerRows(potential, batch, derivatives=force_errors)
+    rows = None if bars is None or bars.of_all else LastLayerRows(potential, batch, derivatives=force_errors)
     grade = None if uncertainty is None else uncertainty.grade
     walk = ChunkWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
     found = _predict_walk(walk)
     if walk.grades is None:
         return found
-    if bars is None or rows is None:
-        return replace(found, uncertainty=PredictedUncertainty(walk.grades, None, None))
-    energy = bars.deviations("energy", rows.of_energies()[:, None])[:, 0]
-    forces = bars.deviations("forces", rows.of_derivatives()[0]) if force_errors else None
+    energy, forces = None, None
+    if bars is not None and rows is not None:
+        energy = bars.deviations("energy", rows.of_energies()[:, None])[:, 0]
+        forces = bars.deviations("forces", rows.of_derivatives()[0]) if force_errors else None
+    elif bars is not None:
+        assert walk.inputs is not None
+        variances = energy_variances(bars, potential, walk.inputs, batch.species, batch.sizes)
+        energy = bars.scaled("energy", variances).to(potential.dtype)
+        if force_errors:
+            forces = bars.scaled("forces", force_variances(bars, potential, batch, walk.inputs)).to(potential.dtype)
     return replace(found, uncertainty=PredictedUncertainty(walk.grades, energy, forces))
 
 
@@ -198,6 +211,15 @@ def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> t
     """
     rows = LastLayerRows(potential, batch, derivatives=derivatives)
     return _predict_walk(ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
+
+
+@torch.no_grad()
+def inputs_of_batch(potential: Potential, batch: Batch) -> tuple[Prediction, Tensor]:
+    """Predict with forces and stress, and give the networks' inputs (n, F), too."""
+    walk = ChunkWalk(potential, batch, derivatives=True, keep_inputs=True)
+    found = _predict_walk(walk)
+    assert walk.inputs is not None
+    return found, walk.inputs
 
 
 def _predict_walk(walk: ChunkWalk) -> Prediction:

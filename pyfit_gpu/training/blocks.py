@@ -21,10 +21,11 @@ from torch import Tensor
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.conditioning import Conditioning
+from pyfit_gpu.models.force_rows import Slab, slabs_of, structure_groups
+from pyfit_gpu.models.network_jacobian import NetworkJacobian
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training.force_map import ForceMap, require_positions
-from pyfit_gpu.training.force_rows import Slab, slabs_of, structure_groups
 from pyfit_gpu.training.lanes import cut_blocks
 from pyfit_gpu.training.loss import (
     Comparison,
@@ -35,7 +36,6 @@ from pyfit_gpu.training.loss import (
     huber_squares,
     squares_of,
 )
-from pyfit_gpu.training.network_jacobian import NetworkJacobian
 from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
 _ROW_ATOMS = 4096  # most atoms for whose structures' energies rows of the Jacobian are made at once
@@ -322,7 +322,7 @@ class _Labels:
 
     def _slabs(self, species: Tensor, n_elements: int) -> list[tuple[Slab, slice, slice]]:
         if self._found_slabs is None:
-            self._found_slabs = slabs_of(self.map, species, n_elements)
+            self._found_slabs = slabs_of(self.map.parts, species, n_elements)
         return self._found_slabs
 
     def _predictions(self, grad_features: Tensor) -> dict[str, Tensor]:

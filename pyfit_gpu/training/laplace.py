@@ -1,5 +1,6 @@
-"""Error bars of a potential from the structures that trained it: Laplace's approximation for the last layer.
+"""Error bars of a potential from the structures that trained it: Laplace's approximation, calibrated.
 
+Here for the last layer; for all parameters see laplace_all.py.
 With J the derivatives of the N residuals of the loss, weighted as there, so that r^T r is the squared loss, and a the
 penalty on the squares of the last layer's parameters w, the evidence is largest where (MacKay)
 
@@ -13,6 +14,7 @@ the likelihood of their errors is largest where it is the mean of error^2 / (j^T
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,10 +23,11 @@ from torch import Tensor
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.error_bars import LABELS, Calibration, ErrorBars
+from pyfit_gpu.models.error_bars import FORMS, LABELS, Calibration, ErrorBars, Form
 from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.force_map import require_positions
+from pyfit_gpu.training.laplace_all import Judged, covariance_of_all, judge, triangle
 from pyfit_gpu.training.last_layer_residuals import AtomCounter, Progress, residuals
 from pyfit_gpu.training.loss import TERMS, LabelWeights, LossWeights, check_weights, taking_part
 
@@ -43,9 +46,10 @@ def build_error_bars(
     *,
     weights: LossWeights | None = None,
     penalty: float | None = None,
+    form: Form = "last-layer",
     progress: Progress = lambda n_atoms: None,
 ) -> ErrorBars:
-    """Find the covariance of the last layer's parameters, and its scale.
+    """Find the covariance of the parameters of the last layer, or of all, and its scale.
 
     Computed in float64, on the sets' device, in batches: features in files stay there.
 
@@ -54,30 +58,39 @@ def build_error_bars(
         train: the structures that trained it, with their weights.
         validation: structures that calibrate; None or none with a label: the noise of the training residuals does.
         weights: of the terms beside the energy in the loss, by term.
-        penalty: a, relative to the squared loss; None: the evidence decides.
+        penalty: a, beside the squared loss; None: the evidence decides, for all parameters layer by layer.
+        form: which parameters; "all-parameters" takes longer, to predict too, and memory for some squares of their
+            number.
         progress: told the number of atoms done so far.
 
     Raises:
         InputError: several members, a set made with other descriptor settings, a weight for a label that no structure
-            has, a set without positions for one of forces or stress, or predictions that are not finite.
+            has, a set without positions for one of forces or stress, predictions that are not finite, or more
+            parameters than those for which there is memory.
     """
+    if form not in FORMS:
+        raise InputError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
     _check(potential, train, validation, weights or {}, penalty)
-    train = _on_scale(train, potential)
+    train = _on_scale(train, potential).to(train.sizes.device, torch.float64)
     potential = potential.to(train.sizes.device, torch.float64)
     done = AtomCounter(progress)
-    moments = _moments(potential, train, weights or {}, done)
+    find = _covariance_of_last if form == "last-layer" else covariance_of_all
+    bars = find(potential, train, weights or {}, penalty, done)
+    if validation is None or not len(validation):
+        return bars
+    return _calibrated(bars, potential, _on_scale(validation, potential), done)
+
+
+def _covariance_of_last(
+    potential: Potential, train: TrainingSet, weights: LossWeights, penalty: float | None, done: AtomCounter
+) -> ErrorBars:
+    moments = _moments(potential, train, weights, done)
     parameters = last_parameters(potential)
     noise, penalty, n_effective = _most_probable(moments, float(parameters.square().sum()), penalty)
     values, vectors = torch.linalg.eigh(moments.normal)
     root = vectors / (values.clamp(min=0) + penalty).sqrt()
-    # C = root root^T as a triangle: its transpose is the R of a QR decomposition, which keeps small variances.
-    triangle = torch.linalg.qr(root.T, mode="r").R.T
-    triangle = (triangle * torch.where(triangle.diagonal() < 0, -1.0, 1.0)).tril()
     plain = {label: Calibration(noise, 0) for label in LABELS}
-    bars = ErrorBars(triangle.cpu(), plain, penalty, noise, n_effective)
-    if validation is None or not len(validation):
-        return bars
-    return _calibrated(bars, potential, _on_scale(validation, potential), done)
+    return ErrorBars(triangle(root.T).cpu(), plain, (penalty,), noise, n_effective)
 
 
 def last_parameters(potential: Potential) -> Tensor:
@@ -196,19 +209,35 @@ def _calibrated(bars: ErrorBars, potential: Potential, validation: TrainingSet, 
     squares: dict[str, list[Tensor]] = {label: [] for label in LABELS}
     variances: dict[str, list[Tensor]] = {label: [] for label in LABELS}
     bars = bars.to(validation.sizes.device)
-    for by_term in residuals(potential, validation, torch.stack(list(known.values())).any(dim=0), derivatives, done):
-        for label in LABELS:
-            if label in by_term:
-                found = by_term[label]
-                own = known[label][found.structure]
-                squares[label].append(found.errors[own].square().flatten())
-                variances[label].append(bars.relative_variances(found.rows[own]).flatten())
+    counted = torch.stack(list(known.values())).any(dim=0)
+    for by_label in _judged(bars, potential, validation, counted, derivatives, done):
+        for label, found in by_label.items():
+            own = known[label][found.structure]
+            squares[label].append(found.errors[own].square().flatten())
+            variances[label].append(found.variances[own].flatten())
     calibrations = dict(bars.calibrations)
     for label in LABELS:
         if squares[label]:
             fitted = _calibration(torch.cat(squares[label]), torch.cat(variances[label]))
             calibrations[label] = fitted or calibrations[label]
     return replace(bars.to("cpu"), calibrations=calibrations)
+
+
+def _judged(
+    bars: ErrorBars, potential: Potential, part: TrainingSet, counted: Tensor, derivatives: bool, done: AtomCounter
+) -> Iterator[Mapping[str, Judged]]:
+    """Yield predictions by label, for some structures (B,) bool of a set at a time."""
+    if bars.of_all:
+        chosen = counted.nonzero()[:, 0]
+        for judged in judge(bars, potential, part.select(chosen), derivatives, done):
+            yield {label: replace(own, structure=chosen[own.structure]) for label, own in judged.items()}
+        return
+    for by_term in residuals(potential, part, counted, derivatives, done):
+        yield {
+            label: Judged(own.structure, own.errors, bars.relative_variances(own.rows))
+            for label, own in by_term.items()
+            if label in LABELS
+        }
 
 
 def _calibration(squares: Tensor, variances: Tensor) -> Calibration | None:

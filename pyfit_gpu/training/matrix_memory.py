@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyfit_gpu.training.force_rows import ENERGY_ROWS, SLAB_ATOMS
+from pyfit_gpu.models.force_rows import ENERGY_ROWS, SLAB_ATOMS
 from pyfit_gpu.training.set_sizes import SetSizes
 
 _MATRICES = 5  # sum of the lanes, its conversion, a factor and what it is made of

@@ -18,9 +18,9 @@ from pyfit_gpu.datasets.training_set import TrainingSet, label_bytes
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, chunk_limits
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.map_parts import jacobian_bytes, making_bytes
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Gives
-from pyfit_gpu.training.force_map import jacobian_bytes, making_bytes
 from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
@@ -31,6 +31,7 @@ from pyfit_gpu.training.settings import FitSettings
 
 _LEAST_BLOCK_ATOMS = 512
 _LEAST_GPU_BLOCK = 4096  # atoms; in smaller blocks a GPU is no faster than reading the file
+_MATRICES = "J^T J"
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
 
@@ -134,6 +135,12 @@ def _limited(items: list[MemoryItem], on_gpu: bool) -> int:
 def _require(plan: MemoryPlan, limit: int, sizes: SetSizes) -> None:
     if plan.limited > limit:
         text = "" if sizes.in_files else " (a text set is held in memory; converted to HDF5 it need not be)"
+        matrices = next((item for item in plan.items if item.name == _MATRICES), None)
+        if matrices is not None:
+            text += (
+                f"; {format_bytes(matrices.host + matrices.device)} of it is J^T J, which grows as the square of the "
+                "number of parameters: fewer of them, or LBFGS with a given penalty, take less"
+            )
         raise InputError(
             f"memory: expected at least {format_bytes(plan.limited)} for this set and network, "
             f"got {format_bytes(limit)}{text}"
@@ -214,7 +221,7 @@ class _Need:
             self._item("recorded operations", self._recorded(in_block, stream)),
             self._item("sums", self._sums()),
             self._item("history and vectors of the optimiser", self.optimizer_bytes),
-            self._item("J^T J", matrix.matrices if matrix else 0),
+            self._item(_MATRICES, matrix.matrices if matrix else 0),
             self._item("rows of J and what they are made of", self._workers * matrix.rows(in_block) if matrix else 0),
             MemoryItem("run file, while it is written", int(2.25 * self.optimizer_bytes)),
         ]

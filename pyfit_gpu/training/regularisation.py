@@ -45,7 +45,7 @@ class Regularisation:
         self.chooses = settings.l2 == "auto"
         self._groups = parameter_groups(template)
         self._n_residuals = n_residuals
-        self._n_members = template.n_members
+        self._n_members, self._n_elements = template.n_members, template.n_elements
         n_groups = int(self._groups.max()) + 1
         self._values = template.flat().new_zeros(template.n_members, n_groups)  # prefactors that were chosen
         self.penalty: Penalty
@@ -91,13 +91,19 @@ class Regularisation:
         noise = math.sqrt(self._n_residuals / max(self._n_residuals - determined, 1.0))
         shown = ", ".join(term.described(noise * errors[term.name]) for term in TERMS if term.name in errors)
         log.info(
-            "%sevidence: l2 of weights and biases, layer by layer, %s; %.0f of %d parameters determined; noise of %s",
+            "%sevidence: l2 of weights, biases of each layer: %s; %.0f of %d parameters determined; noise of %s",
             "" if self._n_members == 1 else f"member {k}: ",
-            " ".join(f"{value:.2g}" for value in found.strengths.tolist()),
+            self._by_layer(found.strengths),
             determined,
             len(self._groups),
             shown,
         )
+
+    def _by_layer(self, values: Tensor) -> str:
+        """Prefactors of all groups, those of the second and further elements in brackets of their own."""
+        by_element = values.view(self._n_elements, -1, 2).tolist()
+        shown = [", ".join(f"{weights:.2g} {biases:.2g}" for weights, biases in layers) for layers in by_element]
+        return shown[0] if len(shown) == 1 else " ".join(f"({layers})" for layers in shown)
 
     def state(self, k: int) -> list[float]:
         """Prefactor of each group of member k, for the run file; empty if the settings give it."""

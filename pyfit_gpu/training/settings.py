@@ -75,7 +75,10 @@ class FitSettings:
         if self.l2_form == "norm" and self.l2 != 0:
             for name, needs in (("l2 auto", self.l2 == "auto"), (self.optimizer.name, self._needs_residuals)):
                 if needs:
-                    raise InputError(f"l2_form: expected squared with {name}, got norm: norms are no sum of squares")
+                    raise InputError(
+                        f"l2_form: expected squared with {name}, got norm, which is no sum of squares (that l2 is "
+                        "another number than that of norms, in eV^2/atom^2)"
+                    )
 
     @property
     def _needs_residuals(self) -> bool:

@@ -1,7 +1,7 @@
 """Error bars against errors on held-out structures: how many lie inside, and whether they rank them.
 
     python tests/benchmarks/calibration.py [--sets nist mlearn] [--seeds 1 2 3] [--evaluations 600] [--largest N]
-        [--n-threads 2] [--out FOLDER]
+        [--error-bars all-parameters] [--n-threads 2] [--out FOLDER]
 
 Per seed, four fifths of the pool train and the others validate: they calibrate the error bars. Scored are the test
 structures, which took no part. Printed are, for energies per structure and for force components, the shares of errors
@@ -22,6 +22,7 @@ import torch
 from shared_sets import SETS, SharedSet, rank_correlation
 
 import pyfit_gpu as pf
+from pyfit_gpu.models.error_bars import FORMS, Form
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.training.clusters import build_extrapolation_grade
 from pyfit_gpu.training.laplace import build_error_bars
@@ -43,15 +44,15 @@ class Scored:
         return float((self.errors <= n * self.bars).mean())
 
 
-def measure(data: SharedSet, seed: int, evaluations: int) -> dict[str, Scored]:
+def measure(data: SharedSet, seed: int, evaluations: int, form: Form) -> dict[str, Scored]:
     """Fit, calibrate, score."""
     forces = data.force_weight > 0
     train, validation = data.pool.split(0.8, seed)
     model = data.potential.randomized(seed)
     pf.fit(model, train, validation, settings=data.settings(evaluations, seed))
     weights = {"forces": data.force_weight} if forces else {}
-    bars = build_error_bars(model, train, validation, weights=weights)
-    plain = build_error_bars(model, train, weights=weights)
+    bars = build_error_bars(model, train, validation, weights=weights, form=form)
+    plain = build_error_bars(model, train, weights=weights, form=form)
     uncertainty = Uncertainty.of(model, build_extrapolation_grade(train, model), bars)
     found = pf.predict(model, data.test.structures(), derivatives=forces, uncertainty=uncertainty, force_errors=forces)
     own = found.uncertainty
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of split and start")
     parser.add_argument("--evaluations", type=int, default=600, help="of each fit, about")
     parser.add_argument("--largest", type=int, default=0, help="structures of the pool that take part (all)")
+    parser.add_argument("--error-bars", choices=FORMS, default=FORMS[0], help="parameters that they come from")
     parser.add_argument("--n-threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
@@ -131,7 +133,7 @@ def main() -> None:
         data = SETS[name]()
         if options.largest:
             data = data.cut(options.largest)
-        found = [measure(data, seed, options.evaluations) for seed in options.seeds]
+        found = [measure(data, seed, options.evaluations, options.error_bars) for seed in options.seeds]
         report(name, found)
         if options.out is not None:
             save(name, found[0], options.out)

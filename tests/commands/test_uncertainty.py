@@ -64,7 +64,7 @@ class TestBuild:
         assert re.search(r"warning: extrapolation grade: 1 cluster for Si: \d+ atoms train, coarse\n", said)
         assert re.search(r"extrapolation grade: Si: \d+ training atoms, 1 cluster\n", said)
         info = done("info", "si.uncertainty.txt").out
-        assert re.search(r"error bars +of \d+ parameters\n +energy: calibrated on \d+ validation values\n", info)
+        assert re.search(r"error bars +of \d+ parameters, last-layer\n +energy: calibrated on \d+ validation val", info)
         assert "forces: not calibrated\n" in info
         whole, potential = pf.load_training_set("si.h5"), pf.load_potential("si.nn.dat")
         plan = whole.plan_split()
@@ -108,7 +108,46 @@ class TestBuild:
 
     def test_out(self) -> None:
         done("uncertainty", "build", "si.h5", "--potential", "si.nn.dat", "--out", "x.txt", "--penalty", "1e-3")
-        assert bars_of("x.txt").penalty == 1e-3
+        assert bars_of("x.txt").penalties == (1e-3,)
+
+    def test_all_parameters(self) -> None:
+        make_labelled()
+        words = ("--force-weight", 0.1, "--stress-weight", 0, "--error-bars", "all-parameters")
+        said = done("uncertainty", "build", "all.h5", "--potential", "si.nn.dat", *words).said
+        count = pf.load_potential("si.nn.dat").networks.n_parameters
+        assert f"si.nn.dat: error bars of all {count} parameters:" in said
+        assert f"of all {count} parameters decided by the data" in said
+        assert "error bars of forces: calibrated on" in said
+        whole, potential = pf.load_training_set("all.h5"), pf.load_potential("si.nn.dat")
+        plan = whole.plan_split()
+        expected = build_error_bars(
+            potential,
+            whole.select(plan.train),
+            whole.select(plan.validation),
+            weights={"forces": 0.1},
+            form="all-parameters",
+        )
+        found = bars_of("si.uncertainty.txt")
+        assert found.form == "all-parameters"
+        torch.testing.assert_close(found.root @ found.root.T, expected.root @ expected.root.T, rtol=1e-6, atol=1e-9)
+        assert f"error bars    of {count} parameters, all-parameters" in done("info", "si.uncertainty.txt").out
+        words = ("all.extxyz", "--potential", "si.nn.dat", "--forces-uncertainty", "--out", "o.extxyz")
+        assert done("evaluate", *words).said.count("error within 1 error bar for") == 2
+        atoms = ase.io.read("o.extxyz", ":2")
+        structures = Structures.from_frames(list(read_frames("all.extxyz")))
+        known = load_uncertainty("si.uncertainty.txt")
+        predicted = predict(potential, structures, uncertainty=known, force_errors=True).uncertainty
+        assert predicted is not None
+        assert atoms[1].info["energy_uncertainty"] == pytest.approx(float(predicted.energy[1]))
+        own = predicted.forces[: len(atoms[0])]
+        np.testing.assert_allclose(atoms[0].arrays["forces_uncertainty"], own.numpy(), rtol=1e-6, atol=1e-12)
+        calculator = pf.PyfitCalculator("si.nn.dat", device="cpu")
+        one = atoms[0].copy()
+        one.numbers[:] = 14
+        one.calc = calculator
+        calculator.get_property("forces_uncertainty", one)
+        np.testing.assert_allclose(calculator.results["forces_uncertainty"], own.numpy(), rtol=1e-6, atol=1e-12)
+        assert calculator.results["energy_uncertainty"] == pytest.approx(atoms[0].info["energy_uncertainty"])
 
 
 class TestRun:
@@ -234,6 +273,17 @@ class TestRefused:
 
     def test_the_potential_as_output(self) -> None:
         self.refuse("si.h5", "--potential", "si.nn.dat", "--out", "si.nn.dat", "--overwrite", match="si.nn.dat")
+
+    def test_more_parameters_than_the_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Before the set is read: of two potentials none has a file then.
+        shutil.copy("si.nn.dat", "a.nn.dat")
+        monkeypatch.setattr("pyfit_gpu.devices.known_memory", lambda device: 1000)
+        monkeypatch.setattr("pyfit_gpu.commands.uncertainty.load_training_set", None)
+        words = ("--potential", "a.nn.dat", "si.nn.dat", "--error-bars", "all-parameters")
+        self.refuse("si.h5", *words, match="MiB for error bars of all")
+
+    def test_a_form(self) -> None:
+        assert call("uncertainty", "build", "si.h5", "--potential", "si.nn.dat", "--error-bars", "x").status == 2
 
     def test_penalty(self) -> None:
         self.refuse("si.h5", "--potential", "si.nn.dat", "--penalty", 0, match="penalty: expected a number > 0")

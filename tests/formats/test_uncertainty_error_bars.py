@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sample_sets import make_potential
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.uncertainty_error_bars import section_bytes
 from pyfit_gpu.formats.uncertainty_file import load_uncertainty, save_uncertainty
 from pyfit_gpu.models.error_bars import Calibration, ErrorBars
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
@@ -20,7 +25,7 @@ from pyfit_gpu.models.uncertainty import Uncertainty
 def make_bars(n_parameters: int) -> ErrorBars:
     root = torch.randn(n_parameters, n_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     calibrations = {"energy": Calibration(1 / 3, 17), "forces": Calibration(2e-7, 0)}
-    return ErrorBars((root * 10 ** (3 * root)).tril(), calibrations, 1e-7 / 3, 2e-9 / 7, 4.2)
+    return ErrorBars((root * 10 ** (3 * root)).tril(), calibrations, (1e-7 / 3,), 2e-9 / 7, 4.2)
 
 
 def make_uncertainty(potential: Potential) -> Uncertainty:
@@ -52,7 +57,7 @@ def test_round_trip(written: Path) -> None:
     assert found.error_bars is not None
     assert torch.equal(found.error_bars.root, expected.root)
     assert found.error_bars.calibrations == expected.calibrations
-    for name in ("penalty", "noise", "n_effective"):
+    for name in ("penalties", "noise", "n_effective"):
         assert getattr(found.error_bars, name) == getattr(expected, name)
     assert [one.is_calibrated for one in found.error_bars.calibrations.values()] == [True, False]
 
@@ -73,7 +78,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
 
 
 FAULTS = {
-    "form": (replaced("form last-layer", "form whole"), "expected 'form last-layer'"),
+    "form": (replaced("form last-layer", "form whole"), "expected 'form' and last-layer or all-parameters"),
     "penalty of zero": (replaced("penalty ", "penalty -"), "expected 'penalty' and 1 number above 0"),
     "noise": (replaced("noise ", "noise x"), "expected 1 number"),
     "another label": (replaced("label forces", "label charges"), "expected 'label' and forces, a factor >= 0"),
@@ -108,6 +113,70 @@ def test_every_cut_is_refused(written: Path) -> None:
         written.write_text("".join(lines[:end]))
         with pytest.raises(InputError):
             load_uncertainty(written)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """File with error bars of all parameters."""
+    path = tmp_path / "all.uncertainty.txt"
+    save_uncertainty(make_whole(), path)
+    return path
+
+
+def make_whole() -> Uncertainty:
+    potential = make_potential(hidden=(2,), gaussian_centers=(2.0,))
+    bars = replace(make_bars(potential.networks.n_parameters), form="all-parameters", penalties=(1e-7 / 3, 2.0, 0.1))
+    return replace(make_uncertainty(potential), error_bars=bars)
+
+
+def test_round_trip_of_all_parameters(whole: Path) -> None:
+    expected, found = make_whole().error_bars, load_uncertainty(whole)
+    found.check(make_potential(hidden=(2,), gaussian_centers=(2.0,)))
+    assert expected is not None
+    assert found.error_bars is not None
+    assert torch.equal(found.error_bars.root, expected.root)
+    for name in ("form", "penalties", "noise", "n_effective", "calibrations"):
+        assert getattr(found.error_bars, name) == getattr(expected, name)
+    # A row is what the format's page says: little-endian float64 in base64.
+    rows = [line.split()[1] for line in whole.read_text().splitlines() if line.startswith("row ")]
+    assert np.frombuffer(base64.b64decode(rows[2]), "<f8").tolist() == expected.root[2, :3].tolist()
+    assert section_bytes(len(rows)) == pytest.approx(sum(map(len, rows)), rel=0.1)
+
+
+def packed(*values: float) -> str:
+    return base64.b64encode(np.array(values, "<f8").tobytes()).decode()
+
+
+FAULTS_OF_ALL = {
+    "no base64": (r"row ", "row !", "expected 'row' and 1 number in base64"),
+    "two words": (r"row ", "row AAAA ", "expected 'row' and 1 number in base64"),
+    "too long": (r"row \S+", f"row {packed(1, 2)}", "expected 'row' and 1 number in base64"),
+    "NaN": (r"row \S+", f"row {packed(float('nan'))}", "expected 'row' and 1 number in base64, all finite"),
+    "other letters": (r"row ", "row é", "expected 'row' and 1 number in base64"),
+    "a row less": (r"row \S+\n", "", "expected 'row' and 1 number in base64"),
+    "penalty": (r"penalty \S+", "penalty 0", "expected 'penalty' and numbers above 0"),
+    "no penalty": (r"penalty .*", "penalty", "expected 1 number"),
+    "the other form": (r"form \S+", "form last-layer", "expected 1 number"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS_OF_ALL)
+def test_faults_of_all_parameters(whole: Path, name: str) -> None:
+    pattern, new, message = FAULTS_OF_ALL[name]
+    text = whole.read_text()
+    changed = re.sub(pattern, new, text, count=1)
+    assert changed != text
+    whole.write_text(changed)
+    with pytest.raises(InputError) as error:
+        load_uncertainty(whole)
+    assert message in str(error.value)
+    assert str(whole) in str(error.value)
+
+
+def test_more_than_the_memory_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyfit_gpu.devices.known_memory", lambda device: 100)
+    with pytest.raises(InputError, match=r"memory: expected at least .* for error bars of \d+ parameters in .*all.unc"):
+        load_uncertainty(whole)
 
 
 def test_another_last_layer_is_refused() -> None:

@@ -127,7 +127,7 @@ def test_force_rows_are_differences_of_energy_rows() -> None:
 def make_bars(n_parameters: int, seed: int = 0) -> ErrorBars:
     root = np.tril(np.random.default_rng(seed).normal(size=(n_parameters, n_parameters)))
     factors = {"energy": Calibration(0.3, 7), "forces": Calibration(2.0, 0)}
-    return ErrorBars(torch.from_numpy(root), factors, 1e-3, 0.1, 2.5)
+    return ErrorBars(torch.from_numpy(root), factors, (1e-3,), 0.1, 2.5)
 
 
 @pytest.mark.parametrize("n_elements", ELEMENTS)

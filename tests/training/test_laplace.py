@@ -138,11 +138,11 @@ def test_the_penalty_is_where_the_evidence_is_largest() -> None:
         return -0.5 * (misfit + n * np.log(noise) + np.log(values + a).sum() - p * np.log(a))
 
     noise = found.calibrations["energy"].factor
-    best = log_evidence(found.penalty, noise)
+    best = log_evidence(found.penalties[0], noise)
     for factor in (1e-4, 0.5, 0.9, 1.1, 2.0, 1e4):
-        assert log_evidence(found.penalty * factor, noise) < best
+        assert log_evidence(found.penalties[0] * factor, noise) < best
     for factor in (0.9, 1.1):
-        assert log_evidence(found.penalty, noise * factor) < best
+        assert log_evidence(found.penalties[0], noise * factor) < best
 
 
 @pytest.mark.parametrize("noise", [0.002, 0.05])

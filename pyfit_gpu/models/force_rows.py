@@ -4,7 +4,7 @@ The force on an atom j is a sum over the atoms i that have j as a neighbour, and
 
     F_j = sum_i g_i T_ij,   T_ij = -dx_i/dr_j,      g_i = de_i/dx_i
 
-The derivatives of a `ForceMap` stand by central atom i and pair. Here they are gathered by j: pairs of i and images of
+The derivatives of a `MapPart` stand by central atom i and pair. Here they are gathered by j: pairs of i and images of
 the same j become one entry, and entries of a few structures (a slab) one padded table for each element of i.
 """
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.pair_sums import symmetric_six
+from pyfit_gpu.models.map_parts import MapBlock, MapPart
+from pyfit_gpu.models.network_jacobian import Members
 from pyfit_gpu.sums import ragged_range
-from pyfit_gpu.training.force_map import ForceMap, MapBlock, MapPart
-from pyfit_gpu.training.network_jacobian import Members
 
 SLAB_ATOMS = 512  # most atoms of a slab, unless a single structure has more
 ENERGY_ROWS = 256  # most structures whose energies' rows of J are made at once
@@ -80,7 +80,7 @@ class _Source:
 
 
 class Slab:
-    """A few structures of a `ForceMap`: where each derivative goes, which does not change during a training."""
+    """A few structures of a `MapPart`: where each derivative goes, which does not change during a training."""
 
     def __init__(self, part: MapPart, species: Tensor, structures: slice, n_elements: int) -> None:
         """Lay out the entries.
@@ -215,18 +215,18 @@ def structure_groups(sizes: Tensor, species: Tensor, n_elements: int, most: int 
 
 
 def slabs_of(
-    force_map: ForceMap, species: Tensor, n_elements: int, most: int = SLAB_ATOMS
+    parts: Sequence[MapPart], species: Tensor, n_elements: int, most: int = SLAB_ATOMS
 ) -> list[tuple[Slab, slice, slice]]:
-    """Slabs of a map, with the structures and atoms of the map that each holds.
+    """Slabs of the parts of a map, with the structures and atoms of the map that each holds.
 
     Args:
         species: (n',) of the map's atoms.
     """
     found = []
     first_row = first_atom = 0
-    for part in force_map.parts:
+    for part in parts:
         own = species[first_atom : first_atom + part.n_atoms]
-        for structures in _cut(part.sums.sizes.tolist(), most):
+        for structures in runs_of_structures(part.sums.sizes.tolist(), most):
             slab = Slab(part, own, structures, n_elements)
             rows = slice(first_row + structures.start, first_row + structures.stop)
             atoms = slice(first_atom + slab.atoms.start, first_atom + slab.atoms.stop)
@@ -236,7 +236,8 @@ def slabs_of(
     return found
 
 
-def _cut(sizes: Sequence[int], most: int) -> Iterator[slice]:
+def runs_of_structures(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Cut structures into runs of at most `most` atoms, but at least one structure."""
     first = total = 0
     for row, size in enumerate(sizes):
         if row > first and total + size > most:

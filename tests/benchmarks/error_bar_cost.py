@@ -1,0 +1,83 @@
+"""Error bars of both forms beside bare energies and forces: how much longer a prediction takes.
+
+    python tests/benchmarks/error_bar_cost.py [--hidden 8 8] [--cells 2 3] [--repeats 7]
+
+One crystal of silicon at a time, atoms displaced at random, mode 6; ratios of the least CPU times of `predict_batch`,
+taken in turns. The covariance is made up: only its size matters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from ase.build import bulk
+
+import pyfit_gpu as pf
+from pyfit_gpu.models.error_bars import LABELS, Calibration, ErrorBars, Form
+from pyfit_gpu.models.last_layer import n_last_parameters
+from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.new_potential import new_potential
+from pyfit_gpu.models.prediction import predict_batch, prediction_batches
+from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.frames import Frame
+
+
+def make_bars(potential: pf.Potential, form: Form) -> ErrorBars:
+    n = n_last_parameters(potential) if form == "last-layer" else potential.networks.n_parameters
+    root = torch.eye(n, dtype=torch.float64)
+    return ErrorBars(root, {label: Calibration(1.0, 1) for label in LABELS}, (1.0,), 1.0, 1.0, form)
+
+
+def make_structures(cells: int) -> Structures:
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True).repeat(cells)
+    atoms.rattle(0.05, seed=1)
+    return Structures.from_frames(
+        [Frame(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers.astype("int64"), "", "made up")]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[8, 8])
+    parser.add_argument("--cells", type=int, nargs="+", default=[2, 3], help="conventional cells along an edge")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    empty = new_potential(["Si"], 5.5, first_center=1.5)
+    sizes = (empty.descriptor.n_features, *options.hidden, 1)
+    potential = replace(empty, networks=ElementNetworks.random(sizes, 0.3, 1, n_elements=1, activation=1))
+    training = pf.build_training_set(make_structures(2), potential)
+    plain = Uncertainty.of(potential, pf.build_extrapolation_grade(training, potential))
+    with_bars = {
+        form: replace(plain, error_bars=make_bars(potential, form)) for form in ("last-layer", "all-parameters")
+    }
+    print(f"{'-'.join(map(str, sizes))}, {potential.networks.n_parameters} parameters, one thread")
+    for cells in options.cells:
+        structures = make_structures(cells)
+        (batch,) = prediction_batches(structures.sizes, structures.select, potential)
+        trials: dict[str, Callable[[], object]] = {
+            "bare": lambda batch=batch: predict_batch(potential, batch),
+            "grade": lambda batch=batch: predict_batch(potential, batch, uncertainty=plain),
+        }
+        for form, own in with_bars.items():
+            trials[f"{form}, energies"] = lambda batch=batch, own=own: predict_batch(potential, batch, uncertainty=own)
+            trials[f"{form}, forces too"] = lambda batch=batch, own=own: predict_batch(
+                potential, batch, uncertainty=own, force_errors=True
+            )
+        least = dict.fromkeys(trials, float("inf"))
+        for _ in range(options.repeats):
+            for name, trial in trials.items():
+                start = time.process_time()
+                trial()
+                least[name] = min(least[name], time.process_time() - start)
+        ratios = ", ".join(f"{name} {seconds / least['bare']:.2f}" for name, seconds in least.items() if name != "bare")
+        print(f"{structures.n_atoms} atoms: bare {1e3 * least['bare']:.1f} ms; times that: {ratios}")
+
+
+if __name__ == "__main__":
+    main()
