@@ -26,6 +26,7 @@ class Remedy(enum.Enum):
     CONVERT = "save_training_set writes it as HDF5"
     UNITS = "give units='hartree,bohr' or units='eV,Ang'"
     PLUGIN = "pyfit_gpu.interfaces.lammps.build.build_plugin compiles it"
+    UNCERTAINTY = "build_extrapolation_grade and build_error_bars find it, save_uncertainty writes it"
     ELEMENTS = "give elements=('Si', 'C'), in the order of the types"
 
     def __str__(self) -> str:

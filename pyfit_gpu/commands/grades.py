@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.report import EnergyTable, grade_report
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.formats.opening import find_uncertainty, load_uncertainty_of
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.potential import Potential
@@ -38,7 +38,8 @@ def chosen_uncertainty(
         found = None if given == NO_UNCERTAINTY else load_uncertainty_of(given, model)
     if needs_error_bars and (found is None or found.error_bars is None):
         raise InputError(
-            "error bars of forces: expected an uncertainty file of the potential with error bars, got none"
+            "error bars of forces: expected an uncertainty file of the potential with error bars, got none",
+            remedy=Remedy.UNCERTAINTY,
         )
     return found
 

@@ -18,6 +18,7 @@ from pyfit_gpu.commands.train.summary import describe_ranking
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.kinds import FileKind
 from pyfit_gpu.formats.uncertainty_file import load_uncertainty, looks_like_uncertainty
+from pyfit_gpu.models.error_bars import ErrorBars
 from pyfit_gpu.training.loss import TERMS
 
 
@@ -57,12 +58,19 @@ def _uncertainty(path: Path) -> list[str]:
     rows = zip(found.elements, atoms, counts, strict=True)
     return [
         f"potential     checksum {found.checksum:08x}, {found.grade.n_inputs} inputs",
-        *(f"grade         {symbol}: {n} training atoms in {count} clusters" for symbol, n, count in rows),
         *(
-            []
-            if found.error_bars is None
-            else [f"error bars    of {len(found.error_bars.root)} parameters, {found.error_bars.form}"]
+            f"grade         {symbol}: {n} training atoms in {count} cluster{'' if count == 1 else 's'}"
+            for symbol, n, count in rows
         ),
+        *([] if found.error_bars is None else _error_bars(found.error_bars)),
+    ]
+
+
+def _error_bars(bars: ErrorBars) -> list[str]:
+    return [f"error bars    of {len(bars.root)} parameters, {bars.form}"] + [
+        f"              {label}: "
+        + (f"calibrated on {own.n_values} validation values" if own.is_calibrated else "not calibrated")
+        for label, own in bars.calibrations.items()
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from pyfit_gpu.commands.progress import Progress
@@ -35,11 +35,25 @@ def measure(
         )
     for line in describe(bars):
         log.info("%s", line)
-    return Uncertainty.of(potential, grade or build_extrapolation_grade(train, potential), bars)
+    for label, own in bars.calibrations.items():
+        if not own.is_calibrated:
+            log.warning("error bars of %s: not calibrated, nothing validates: scaled by the training residuals", label)
+    if grade is None:
+        grade = build_extrapolation_grade(train, potential)
+        warn_of_coarse(grade, potential.descriptor.elements)
+    return Uncertainty.of(potential, grade, bars)
+
+
+def warn_of_coarse(grade: ExtrapolationGrade, elements: Sequence[str]) -> None:
+    """Warn of elements with one cluster for all atoms, which has room for much that was never in it."""
+    for number, symbol in enumerate(elements):
+        n_atoms = grade.n_atoms[grade.element == number].tolist()
+        if len(n_atoms) == 1:
+            log.warning("extrapolation grade: 1 cluster for %s: %d atoms train, coarse", symbol, n_atoms[0])
 
 
 def describe(bars: ErrorBars) -> list[str]:
-    """Lines about error bars: how many parameters the data decide, and what calibrated each label."""
+    """Lines about error bars: how many parameters the data decide, and what calibrated the labels that are."""
     which = "all" if bars.of_all else "the last layer's"
     penalties = " ".join(f"{value:.2g}" for value in bars.penalties)
     count = f"{bars.n_effective:.1f} of {which} {len(bars.root)} parameters"
@@ -51,6 +65,4 @@ def describe(bars: ErrorBars) -> list[str]:
                 f"error bars of {label}: calibrated on {own.n_values} validation values, {ratio:.3g} times what the "
                 "training residuals give"
             )
-        else:
-            lines.append(f"error bars of {label}: not calibrated, nothing validates: scaled by the training residuals")
     return lines

@@ -20,6 +20,7 @@ _WORDS = {
     Remedy.CONVERT: "pyfit-gpu convert {where} SET.h5",
     Remedy.UNITS: "give --units hartree,bohr or --units eV,Ang",
     Remedy.PLUGIN: "pyfit-gpu lammps build compiles it",
+    Remedy.UNCERTAINTY: "pyfit-gpu uncertainty build and train --uncertainty write one",
     Remedy.ELEMENTS: "give --type-elements Si,C, in the order of the types",
 }
 

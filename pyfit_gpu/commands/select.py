@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from pyfit_gpu.datasets.pool import energy_error_bars, energy_spread, highest_gr
 from pyfit_gpu.datasets.selection import Selection, choose
 from pyfit_gpu.datasets.selection_methods import METHODS, UNCERTAINTIES, Method
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_inputs import DftInputs
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
@@ -76,6 +77,8 @@ def select(
     """
     if not out.endswith(EXTXYZ.endings):
         raise InputError(f"{out}: expected a name that ends in {' or '.join(EXTXYZ.endings)}")
+    if n < 1:
+        raise InputError(f"-n: expected the number of structures to choose, at least 1, got {n}")
     members = [potential] if isinstance(potential, str) else list(potential)
     out = setup.output(out, [*pool, *members, *known])
     model = load_potentials(members)
@@ -130,12 +133,16 @@ def _score_function(
         return partial(energy_spread, model)
     if method == "error-bar" and model.networks.n_members > 1:
         raise InputError(f"--method error-bar: expected one potential, got {model.networks.n_members}")
-    path = path or str(uncertainty_path(members[0]))
+    if not path:
+        path = str(uncertainty_path(members[0]))
+        if not os.path.exists(path):
+            fault = f"{path}: expected the uncertainty file of {members[0]}, found none"
+            raise InputError(fault, where=path, remedy=Remedy.UNCERTAINTY)
     found = load_uncertainty_of(path, model)
     if method == "grade":
         return partial(highest_grade, found.grade)
     if found.error_bars is None:
-        raise InputError(f"{path}: expected error bars, found the grade alone")
+        raise InputError(f"{path}: expected error bars, found the grade alone", where=path, remedy=Remedy.UNCERTAINTY)
     return partial(energy_error_bars, model, found.error_bars)
 
 
@@ -164,7 +171,7 @@ def _check_number(n: int, inputs: DftInputs) -> None:
         log.info("%d of %d structures of the pool are copies of others or known already", n_pool - n_left, n_pool)
     if not n_left:
         raise InputError("the pool: expected structures that are not known already, found none")
-    if not 1 <= n <= n_left:
+    if n > n_left:
         raise InputError(f"-n: expected a number from 1 to {n_left}, of the structures to choose from, got {n}")
 
 

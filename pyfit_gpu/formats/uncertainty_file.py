@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.compressed import reading
 from pyfit_gpu.formats.head import Head
@@ -24,13 +26,14 @@ VERSION = 1
 ENDING = ".uncertainty.txt"
 
 _CHECKSUM = re.compile(r"[0-9a-f]{8}")
+_NEXT = "'begin' and the name of a section, or 'end' and a checksum of 8 hexadecimal digits"
 _MAX_INPUTS = 10**7  # beyond any memory, and a typing error
 
 
 def uncertainty_path(potential: str | os.PathLike[str]) -> Path:
-    """Name of the uncertainty file beside a potential's file: `fit.nn.dat` has `fit.uncertainty.txt`."""
+    """Name of the uncertainty file beside a potential's: `fit.nn.dat` and `fit.run.h5` have `fit.uncertainty.txt`."""
     path = Path(potential)
-    stem = path.name.removesuffix(".dat").removesuffix(".nn") if path.name.endswith(".dat") else path.stem
+    stem = next((path.name.removesuffix(end) for end in (".nn.dat", ".run.h5") if path.name.endswith(end)), path.stem)
     return path.with_name((stem or path.name) + ENDING)
 
 
@@ -40,18 +43,25 @@ def looks_like_uncertainty(head: Head) -> bool:
 
 def save_uncertainty(uncertainty: Uncertainty, path: str | os.PathLike[str]) -> None:
     """Write an uncertainty file, whole or not at all; its numbers come back with the same bits."""
+    checksum = 0
     with atomic_text(path) as file:
-        file.write(f"{FORMAT} {VERSION}\n")
-        file.write(f"potential {uncertainty.checksum:08x}\n")
-        file.write(f"elements {' '.join(uncertainty.elements)}\n")
-        file.write(f"inputs {uncertainty.grade.n_inputs}\n")
-        file.writelines(_section("grade", grade_lines(uncertainty.grade, uncertainty.elements)))
-        if uncertainty.error_bars is not None:
-            file.writelines(_section("error-bars", error_bar_lines(uncertainty.error_bars)))
-        file.write("end\n")
+        for line in _lines(uncertainty):
+            checksum = zlib.crc32(line.encode(), checksum)
+            file.write(line)
+        file.write(f"end {checksum:08x}\n")
 
 
-def _section(name: str, lines: Iterable[str]) -> Iterable[str]:
+def _lines(uncertainty: Uncertainty) -> Iterator[str]:
+    yield f"{FORMAT} {VERSION}\n"
+    yield f"potential {uncertainty.checksum:08x}\n"
+    yield f"elements {' '.join(uncertainty.elements)}\n"
+    yield f"inputs {uncertainty.grade.n_inputs}\n"
+    yield from _section("grade", grade_lines(uncertainty.grade, uncertainty.elements))
+    if uncertainty.error_bars is not None:
+        yield from _section("error-bars", error_bar_lines(uncertainty.error_bars))
+
+
+def _section(name: str, lines: Iterable[str]) -> Iterator[str]:
     yield f"begin {name}\n"
     yield from lines
     yield f"end {name}\n"
@@ -107,13 +117,16 @@ def _read_version(lines: UncertaintyLines) -> None:
 
 
 def _next_section(lines: UncertaintyLines) -> str | None:
-    """Name of the section that begins on the next line; None at the last line, `end`."""
-    words = lines.next("'begin' and the name of a section, or 'end'").split()
-    if words == ["end"]:
-        return None
-    if words[0] != "begin" or len(words) != 2:
-        raise lines.error("'begin' and the name of a section, or 'end'")
-    return words[1]
+    """Name of the section that begins on the next line; None at the last line, whose checksum is that of the others."""
+    keyword, *words = lines.next(_NEXT).split()
+    if keyword == "begin" and len(words) == 1:
+        return words[0]
+    if keyword != "end" or len(words) != 1 or not _CHECKSUM.fullmatch(words[0]):
+        raise lines.error(_NEXT)
+    if int(words[0], 16) != lines.checksum_before:
+        fault = "damaged: its content does not have the checksum that was written with it"
+        raise InputError(f"{lines.name}: {fault}", where=lines.name)
+    return None
 
 
 def _skip_section(lines: UncertaintyLines, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.text_lines import NumberedLines, is_count
 
 
@@ -14,8 +16,28 @@ class UncertaintyLines(NumberedLines):
     """Lines of an uncertainty file, read one by one."""
 
     def __init__(self, numbered: Iterable[tuple[int, str]], name: str) -> None:
-        lines = ((number, text) for number, text in numbered if not text.lstrip().startswith("#"))
-        super().__init__(lines, name, "an uncertainty file")
+        super().__init__(self._summed(numbered), name, "an uncertainty file")
+        self.checksum_before = 0  # CRC-32 of all lines before the present one
+
+    def _summed(self, numbered: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        """Yield lines that are no comments; all count in the checksum, each with one line feed, whatever its end."""
+        checksum = 0
+        for number, text in numbered:
+            self.checksum_before, checksum = checksum, zlib.crc32(f"{text}\n".encode(), checksum)
+            if not text.lstrip().startswith("#"):
+                yield number, text
+
+    def next(self, expected: str) -> str:
+        """The next line.
+
+        Raises:
+            InputError: the file is empty or cut off.
+        """
+        before = self.number
+        if not self.advance():
+            fault = f"cut off after line {before}" if before else "empty"
+            raise InputError(f"{self.name}: {fault}: expected {expected}, found the end of the file", where=self.name)
+        return self.text
 
     def words(self, keyword: str, expected: str) -> list[str]:
         """Words of the next line, which begins with a keyword.

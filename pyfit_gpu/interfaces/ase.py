@@ -19,7 +19,7 @@ from ase.outputs import Properties
 from torch import Tensor
 
 from pyfit_gpu.devices import select_device, select_dtype
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, load_uncertainty_of
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.energy import energy_model
@@ -196,7 +196,8 @@ def _checked(
         raise InputError(f"max_grade: expected a number above 0, got {max_grade}")
     if uncertainty is None:
         if max_grade is not None:
-            raise InputError("max_grade: expected an uncertainty, which gives the grades, got none")
+            fault = "max_grade: expected an uncertainty, which gives the grades, got none"
+            raise InputError(fault, remedy=Remedy.UNCERTAINTY)
         return None
     if isinstance(uncertainty, Uncertainty):
         return uncertainty.of_potential(potential)

@@ -75,7 +75,8 @@ def build_extrapolation_grade(training_set: TrainingSet, potential: Potential) -
         scales.append(spread.scale)
         if clusters is not None:
             found.append(clusters)
-        log.info("extrapolation grade: %s: %d training atoms, %d clusters", symbol, len(own), _count(clusters))
+        number = "1 cluster" if (count := _count(clusters)) == 1 else f"{count} clusters"
+        log.info("extrapolation grade: %s: %d training atoms, %s", symbol, len(own), number)
     return _joined(found, torch.stack(scales))
 
 

@@ -125,12 +125,13 @@ def test_left_by_an_earlier_potential() -> None:
     [
         (lambda text: text[: len(text) // 2], r"bad\.txt"),
         (
-            lambda text: text.removesuffix("end\n"),
-            r"bad\.txt: expected 'begin' .*, or 'end', found the end of the file",
+            lambda text: text[: text.rindex("end ")],
+            r"bad\.txt: cut off after line \d+: expected 'begin' .*, or 'end' .*, found the end of the file",
         ),
         (lambda text: re.sub("center ", "center nan ", text, count=1), r"bad\.txt, line \d+: expected 40 numbers"),
         (lambda text: text.replace("elements Si", "elements Ge"), r"bad\.txt"),
-        (lambda text: "", r"bad\.txt"),
+        (lambda text: re.sub(r"(center -?\d\.)\d", r"\1x", text).replace("x", "3"), r"bad\.txt: damaged"),
+        (lambda text: "", r"bad\.txt: empty"),
     ],
 )
 def test_damaged(damage: object, match: str) -> None:
@@ -147,4 +148,4 @@ def test_info() -> None:
     said = done("info", "si.uncertainty.txt").out
     assert "uncertainty file of a potential" in said
     atoms = sum(len(own) for own in expected_grades()[:14])
-    assert f"grade         Si: {atoms} training atoms in 1 clusters" in said
+    assert f"grade         Si: {atoms} training atoms in 1 cluster\n" in said

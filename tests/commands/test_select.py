@@ -55,6 +55,7 @@ def write_member(target: str, seed: int = 5) -> str:
 
 def chosen(path: str = "out.extxyz") -> list[tuple[str, int]]:
     frames = ase.io.read(path, index=":")
+    assert all(isinstance(frame.info["pool_index"], int | np.integer) for frame in frames)
     return [(str(frame.info["pool_file"]), int(frame.info["pool_index"])) for frame in frames]
 
 
@@ -180,7 +181,7 @@ def test_several_elements():
 
 REFUSED = [
     (["-n", "35"], "-n: expected a number from 1 to 34, of the structures to choose from, got 35"),
-    (["-n", "0"], "-n: expected a number from 1 to 34, of the structures to choose from, got 0"),
+    (["-n", "0"], "-n: expected the number of structures to choose, at least 1, got 0"),
     (["-n", "x"], "expected a whole number >= 0, got 'x'"),
     (["--out", "out.csv"], r"out.csv: expected a name that ends in .extxyz or .xyz"),
     (["--out", "si.poscar.dat"], r"expected a name that ends in .extxyz"),
@@ -193,9 +194,15 @@ REFUSED = [
     (["--known", "other.h5"], "other.h5 does not fit the potential: "),
     (["--potential", "none.nn.dat"], "none.nn.dat: cannot read"),
     (["--method", "spread"], "--method spread: expected several potentials, got one"),
-    (["--method", "grade"], "si.uncertainty.txt: cannot read"),
+    (
+        ["--method", "grade"],
+        r"si.uncertainty.txt: expected the uncertainty file of si.nn.dat, found none \(pyfit-gpu uncertainty build and",
+    ),
     (["--method", "grade", "--uncertainty", "u.txt", "--potential", "b.nn.dat"], "u.txt: belongs to another potential"),
-    (["--method", "error-bar", "--uncertainty", "u.txt"], "u.txt: expected error bars, found the grade alone"),
+    (
+        ["--method", "error-bar", "--uncertainty", "u.txt"],
+        "u.txt: expected error bars, found the grade alone .pyfit",
+    ),
     (
         ["--method", "error-bar", "--uncertainty", "u.txt", "--potential", "si.nn.dat", "b.nn.dat"],
         "--method error-bar: expected one potential, got 2",
@@ -240,3 +247,8 @@ def test_bad_pools(name, content, match):
     elif content is not None:
         Path(name).write_text(content)
     refused("select", "si.poscar.dat", name, "--potential", "si.nn.dat", "-n", 1, "--out", "out.extxyz", match=match)
+
+
+def test_no_structures_are_refused_before_the_pool_is_read():
+    Path("pool.xyz").write_text("no structures")
+    refused("select", "pool.xyz", "--potential", "si.nn.dat", "-n", 0, "--out", "out.extxyz", match="-n: expected")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -59,7 +60,12 @@ class TestBuild:
         said = done("uncertainty", "build", "si.h5", "--potential", "si.nn.dat").said
         assert new_names(before) == {"si.uncertainty.txt"}
         assert "error bars of energy: calibrated on" in said
-        assert "error bars of forces: not calibrated" in said
+        assert "warning: error bars of forces: not calibrated" in said
+        assert re.search(r"warning: extrapolation grade: 1 cluster for Si: \d+ atoms train, coarse\n", said)
+        assert re.search(r"extrapolation grade: Si: \d+ training atoms, 1 cluster\n", said)
+        info = done("info", "si.uncertainty.txt").out
+        assert re.search(r"error bars +of \d+ parameters, last-layer\n +energy: calibrated on \d+ validation val", info)
+        assert "forces: not calibrated\n" in info
         whole, potential = pf.load_training_set("si.h5"), pf.load_potential("si.nn.dat")
         plan = whole.plan_split()
         expected = build_error_bars(potential, whole.select(plan.train), whole.select(plan.validation))
@@ -153,7 +159,7 @@ class TestRun:
         said = done("uncertainty", "build", "all.h5", "--potential", "fit.nn.dat", "--overwrite").said
         assert "of the run beside it, fit.run.h5" in said
         assert "force_weight 0.3, stress_weight 0" in said
-        assert "warning" not in said
+        assert "another split" not in said
         assert Path("fit.uncertainty.txt").read_bytes() == written
 
     def test_another_split_is_warned_of(self) -> None:
@@ -161,7 +167,7 @@ class TestRun:
         said = done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat").said
         assert "warning: fit.nn.dat: another split than the run's (fit.run.h5)" in said
         again = ("--overwrite", "--train-fraction", 0.6)
-        assert "warning" not in done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat", *again).said
+        assert "another split" not in done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat", *again).said
 
     def test_members(self) -> None:
         fresh_potential("new.nn.dat", layers="3 40 4 1")
@@ -169,6 +175,13 @@ class TestRun:
         done("train", "si.h5", *words)
         for name in ("fit", "fit.m000", "fit.m001"):
             load_uncertainty(f"{name}.uncertainty.txt").check(pf.load_potential(f"{name}.nn.dat"))
+        # The run file, which holds all of them, has the grades that stand beside it.
+        grades = pf.PyfitCalculator("fit.run.h5").uncertainty
+        assert grades is not None
+        assert grades.error_bars is None
+        for words in (("evaluate", "si.poscar.dat"), ("select", "si.poscar.dat", "-n", 2, "--method", "grade")):
+            done(*words, "--potential", "fit.run.h5", "--out", f"{words[0]}.extxyz")
+        assert "extrapolation_grade" in ase.io.read("evaluate.extxyz").arrays
         written = Path("fit.m001.uncertainty.txt").read_bytes()
         said = done("uncertainty", "build", "si.h5", "--potential", "fit.m001.nn.dat", "--overwrite").said
         assert "of the run beside it, fit.run.h5" in said
@@ -223,7 +236,7 @@ class TestEvaluate:
 
     def test_none(self) -> None:
         words = ("si.poscar.dat", "--potential", "si.nn.dat", "--out", "o.csv", "--forces-uncertainty")
-        refused("evaluate", *words, match="expected an uncertainty file of the potential with error bars, got none")
+        refused("evaluate", *words, match="with error bars, got none .pyfit-gpu uncertainty build")
         assert not Path("o.csv").exists()
 
 

@@ -88,7 +88,10 @@ FAULTS = {
     "another number of them": (replaced("parameters 10", "parameters 11"), "expected 'row' and 11 numbers"),
     "a row too short": (replaced("parameters 10\nrow ", "parameters 10\nrow 1 "), "expected 1 number"),
     "NaN": (lambda text: text.replace("\nrow ", "\nrow nan\nrow ", 1), "expected 1 number"),
-    "twice": (lambda text: text[:-4] + text[text.index("begin error-bars") :], "expected one section of this name"),
+    "twice": (
+        lambda text: text[: text.rindex("end ")] + text[text.index("begin error-bars") :],
+        "expected one section of this name",
+    ),
     "cut off": (lambda text: text[: text.index("end error-bars")], "error-bars"),
 }
 

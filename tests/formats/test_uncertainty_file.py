@@ -24,8 +24,15 @@ from pyfit_gpu.models.uncertainty import Uncertainty, parameter_checksum
 NAMES = ("scale", "element", "n_atoms", "centers", "weight", "directions")
 Load = Callable[[str], Uncertainty]
 
+
+def sealed(text: str) -> str:
+    """A text with its last line anew, so that the checksum is its own."""
+    body = text[: text.rindex("end ")]
+    return f"{body}end {zlib.crc32(body.encode()):08x}\n"
+
+
 # Lines 1 to 16.
-TEXT = """\
+TEXT = sealed("""\
 pyfit-gpu-uncertainty 1
 potential 0001e240
 elements Si C
@@ -41,8 +48,8 @@ center 0.5 1e-3
 element C 0
 scale 1.0 1.0
 end grade
-end
-"""
+end 00000000
+""")
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ def load(tmp_path: Path) -> Load:
 def with_line(number: int, text: str) -> str:
     lines = TEXT.splitlines(keepends=True)
     lines[number - 1] = text and text + "\n"
-    return "".join(lines)
+    return sealed("".join(lines))
 
 
 def made(n_inputs: int = 5) -> Uncertainty:
@@ -97,7 +104,8 @@ def test_what_the_lines_mean(load: Load) -> None:
 
 
 def test_blanks_comments_and_line_ends(load: Load) -> None:
-    lenient = "# made by hand\n\n" + TEXT.replace("scale 0.5", "  scale\t0.5 ").replace("\n", "\r\n").rstrip()
+    lenient = sealed("# made by hand\n\n" + TEXT.replace("scale 0.5", "  scale\t0.5 "))
+    lenient = "\ufeff" + lenient.replace("\n", "\r\n").rstrip()
     for name in NAMES:
         assert torch.equal(getattr(load(lenient).grade, name), getattr(load(TEXT).grade, name)), name
 
@@ -105,7 +113,7 @@ def test_blanks_comments_and_line_ends(load: Load) -> None:
 def test_sections_of_later_versions_are_passed_over(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     more = "begin charges\nmagic 1 2 x\nend grade\nend charges\n"
     with caplog.at_level(logging.INFO):
-        found = load(TEXT.replace("begin grade\n", more + "begin grade\n"))
+        found = load(sealed(TEXT.replace("begin grade\n", more + "begin grade\n")))
     assert torch.equal(found.grade.centers, load(TEXT).grade.centers)
     assert "line 5: the section charges is not known and passed over" in caplog.text
 
@@ -124,7 +132,7 @@ FAULTS = {
     "no elements": (with_line(3, "elements"), "line 3: expected 'elements' and different"),
     "inputs": (with_line(4, "inputs 0"), "line 4: expected 'inputs' and their number, from 1"),
     "inputs, no number": (with_line(4, "inputs x"), "line 4: expected 'inputs' and their number"),
-    "section": (with_line(5, "grade"), "line 5: expected 'begin' and the name of a section, or 'end', found 'grade'"),
+    "section": (with_line(5, "grade"), "line 5: expected 'begin' and the name of a section, or .*, found 'grade'"),
     "order of elements": (with_line(6, "element C 2"), "line 6: expected 'element' and the symbol Si"),
     "number of clusters": (
         with_line(6, "element Si -1"),
@@ -143,15 +151,26 @@ FAULTS = {
     "more directions than inputs": (with_line(8, "cluster 30 3 9.5"), "line 8: expected 'cluster' .*at most 2"),
     "missing direction": (with_line(10, ""), "line 10: expected 'direction' and 2 numbers, found 'cluster 4 0 9.25'"),
     "end of the section": (with_line(15, "end error-bars"), "line 15: expected 'end grade'"),
-    "no grade": (re.sub("begin grade.*end grade\n", "", TEXT, flags=re.DOTALL), "line 5: expected a section 'grade'"),
-    "grade twice": (TEXT.removesuffix("end\n") + TEXT.split("\n", 4)[4], "line 16: expected one section of this name"),
+    "no grade": (
+        sealed(re.sub("begin grade.*end grade\n", "", TEXT, flags=re.DOTALL)),
+        "line 5: expected a section 'grade'",
+    ),
+    "grade twice": (
+        TEXT[: TEXT.rindex("end ")] + TEXT.split("\n", 4)[4],
+        "line 16: expected one section of this name",
+    ),
     "more after the end": (TEXT + "end\n", "line 17: expected the end of the file after 'end'"),
     "no cluster at all": (
         with_line(6, "element Si 0").replace(TEXT[TEXT.index("cluster 30") : TEXT.index("element C")], ""),
         "line 10: expected a cluster of one of the elements",
     ),
     "binary": (TEXT.replace("9.5", "9\0"), "expected an uncertainty file, found binary data"),
-    "empty": ("", "expected 'pyfit-gpu-uncertainty 1', found the end of the file"),
+    "empty": ("", "empty: expected 'pyfit-gpu-uncertainty 1', found the end of the file"),
+    "no last line": (TEXT[: TEXT.rindex("end ")], "cut off after line 15: expected 'begin' .*, found the end"),
+    "no checksum": (TEXT[:-10] + "\n", "line 16: expected .* or 'end' and a checksum of 8 hexadecimal digits"),
+    "a changed digit": (TEXT.replace("9.25", "9.35"), "damaged: its content does not have the checksum"),
+    "a changed comment": (sealed("# a\n" + TEXT).replace("# a", "# b"), "damaged: its content does not have"),
+    "a changed checksum": (TEXT[:-9] + "00000000\n", "damaged: its content does not have the checksum"),
 }
 
 
@@ -169,7 +188,14 @@ def test_cut_anywhere(load: Load) -> None:
 
 
 def test_names_beside_potentials() -> None:
-    names = {"a/fit.nn.dat": "a/fit.uncertainty.txt", "fit.dat": "fit.uncertainty.txt", "run.h5": "run.uncertainty.txt"}
+    names = {
+        "a/fit.nn.dat": "a/fit.uncertainty.txt",
+        "a/fit.run.h5": "a/fit.uncertainty.txt",
+        "fit.m001.nn.dat": "fit.m001.uncertainty.txt",
+        "fit.dat": "fit.uncertainty.txt",
+        "run.h5": "run.uncertainty.txt",
+        ".run.h5": ".run.h5.uncertainty.txt",
+    }
     assert {name: str(uncertainty_path(name)) for name in names} == names
 
 

@@ -89,11 +89,16 @@ def _comment_line(
         parts.append(f"energy_std={_numbers(spread.energy)}")
         if spread.stress is not None:
             parts.append(f'stress_std="{_numbers(spread.stress)}"')  # ASE makes no matrix of such a name
-    parts += [
-        f"{name}={_extxyz_word(value) if isinstance(value, str) else _numbers(value)}" for name, value in notes.items()
-    ]
+    parts += [f"{name}={_note(value)}" for name, value in notes.items()]
     parts.append('pbc="' + " ".join("T" if periodic else "F" for periodic in frame.pbc) + '"')
     return " ".join(parts)
+
+
+def _note(value: str | float) -> str:
+    """Write a note: ASE reads whole numbers back as such."""
+    if isinstance(value, str):
+        return _extxyz_word(value)
+    return repr(value) if isinstance(value, int) else _numbers(value)
 
 
 def _numbers(values: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,14 @@ from pyfit_gpu.models.uncertainty import Uncertainty
 Found = dict[str, object]
 Read = Callable[..., list[Found]]
 
-WHOLE = """\
+
+def sealed(text: str) -> str:
+    """A text with its last line anew, so that the checksum is its own."""
+    body = text[: text.rindex("end ")]
+    return f"{body}end {zlib.crc32(body.encode()):08x}\n"
+
+
+WHOLE = sealed("""\
 pyfit-gpu-uncertainty 1
 potential 00ab12ff
 elements Si C
@@ -40,8 +48,8 @@ center 1 1
 direction 1 0
 direction 0 2
 end grade
-end
-"""
+end 00000000
+""")
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +105,12 @@ def test_forms_of_one_content(read: Read) -> None:
     forms = [
         WHOLE,
         WHOLE.replace("\n", "\r\n"),
-        WHOLE.replace("\n", "\n\n  # more\n"),
-        WHOLE.replace(" ", "\t"),
-        WHOLE.replace("begin grade\n", bars + "begin grade\n"),
-        WHOLE.replace("end grade\n", "end grade\n" + bars),
+        WHOLE.replace("\n", "\r"),
+        "\ufeff" + WHOLE,
+        sealed(WHOLE.replace("\n", "\n\n  # m\u00e9hr\n")) + "\n  # more\n",
+        sealed(WHOLE.replace(" ", "\t").replace("end\t", "end ")),
+        sealed(WHOLE.replace("begin grade\n", bars + "begin grade\n")),
+        sealed(WHOLE.replace("end grade\n", "end grade\n" + bars)),
         WHOLE.removesuffix("\n"),
     ]
     found = read(*forms)
@@ -130,21 +140,42 @@ def test_forms_of_one_content(read: Read) -> None:
         ("center 1.5 -2.5", "center 1.5 -2.5 1", 9, "2 numbers"),
         ("direction 0.25 1e-3", "direction 0.25 1d-3", 10, "2 numbers"),
         ("end grade\n", "end grade\nbegin grade\n", 20, "one section of this name"),
-        ("end\n", "end\nmore\n", 21, "the end of the file after 'end'"),
+        ("\nend ", "\nend 0", 20, "'begin' .* or 'end' and a checksum of 8 hexadecimal digits"),
     ],
 )
 def test_refused(read: Read, old: str, new: str, line: int, message: str, tmp_path: Path) -> None:
     """With the line, as in Python."""
-    content = WHOLE[::-1].replace(old[::-1], new[::-1], 1)[::-1] if old == "end\n" else WHOLE.replace(old, new, 1)
+    content = new.join(WHOLE.rsplit(old, 1)) if old == "\nend " else WHOLE.replace(old, new, 1)
     found = str(read(content)[0]["refused"])
     assert re.search(rf"0\.txt, line {line}: expected .*{message}", found), found
     assert f"0.txt, line {line}: " in str(python_verdict(tmp_path / "0.txt"))
 
 
+def test_more_after_the_end(read: Read, tmp_path: Path) -> None:
+    assert "0.txt, line 21: expected the end of the file after 'end'" in str(read(WHOLE + "more\n")[0]["refused"])
+    assert "0.txt, line 21: expected the end of the file" in str(python_verdict(tmp_path / "0.txt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (WHOLE.replace("cluster 12 1 4.0", "cluster 12 1 4.5"), "damaged: its content does not have the checksum that"),
+        (sealed("# a\n" + WHOLE).replace("# a", "# b"), "damaged: its content does not have the checksum that"),
+        ("", "empty: expected 'pyfit-gpu-uncertainty 1', found the end of the file"),
+        (WHOLE[: WHOLE.rindex("end ")] + "\n# more\n", "cut off after line 19: expected 'begin' and"),
+    ],
+)
+def test_damage_to_the_whole(read: Read, content: str, message: str, tmp_path: Path) -> None:
+    """Said in the same words as in Python."""
+    found = read(content)[0]["refused"]
+    assert f"0.txt: {message}" in str(found)
+    assert found == python_verdict(tmp_path / "0.txt")
+
+
 @pytest.mark.parametrize("end", range(1, 20))
 def test_cut(read: Read, end: int) -> None:
     content = "\n".join(WHOLE.split("\n")[:end]) + "\n"
-    assert "0.txt: expected " in str(read(content)[0]["refused"])
+    assert re.search(r"0\.txt: cut off after line \d+: expected ", str(read(content)[0]["refused"]))
     assert "found the end of the file" in str(read(content)[0]["refused"])
 
 
@@ -157,7 +188,7 @@ def python_verdict(path: Path) -> Uncertainty | str:
 
 
 def damaged(count: int, seed: int) -> list[str]:
-    """Copies with a few cells, lines or characters changed, lost or doubled."""
+    """Copies with a few cells, lines or characters changed, lost or doubled, most of them before the checksum."""
     draw, made = random.Random(seed), []
     words = ["", "x", "Si", "C", "grade", "end", "begin", "0", "1", "-1", "2", "0.5", "1e3", "nan", "1e400", "+1", "#"]
     for _ in range(count):
@@ -175,7 +206,8 @@ def damaged(count: int, seed: int) -> list[str]:
                 lines.insert(place, lines[place])
             elif kind == 5 and cells:
                 lines[place] += " " + draw.choice(words)
-        made.append("\n".join(lines))
+        text = "\n".join(lines)
+        made.append(sealed(text) if draw.random() < 0.8 and "\nend " in text else text)
     return made
 
 

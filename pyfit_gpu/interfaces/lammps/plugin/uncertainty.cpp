@@ -23,23 +23,35 @@ constexpr char hexadecimal[] = "0123456789abcdef";
 // A parser's place in the file. A line has a keyword, then words or numbers; those with # are skipped.
 struct Reader {
   TextLines lines;
-  Cells cells;  // of the present line
+  Cells cells;   // of the present line
+  int last = 0;  // number of the present line
 
   bool advance() {
     while (lines.advance()) {
-      cells = lines.cells();
-      if (cells[0][0] != '#') return true;
+      const Cells found = lines.cells();
+      if (found[0][0] == '#') continue;
+      cells = found;
+      last = lines.number();
+      return true;
     }
     return false;
   }
   void next(const std::string &expected) {
-    if (!advance()) throw lines.fault_at(0, "expected " + expected + ", found the end of the file");
+    if (advance()) return;
+    const std::string fault = cells.empty() ? "empty" : "cut off after line " + std::to_string(last);
+    throw lines.fault_at(0, fault + ": expected " + expected + ", found the end of the file");
   }
   // A line that begins with a keyword and has so many words after it.
   void next(const std::string &keyword, std::size_t count, const std::string &expected) {
     const std::string whole = "'" + keyword + "' and " + expected;
     next(whole);
     if (cells[0] != keyword || cells.size() != count + 1) throw lines.error(whole);
+  }
+  // A checksum among the cells, of digits that are all there.
+  std::uint32_t checksum(std::size_t place, const std::string &expected) const {
+    const std::string &digits = cells[place];
+    if (digits.size() != 8 || digits.find_first_not_of(hexadecimal) != std::string::npos) throw lines.error(expected);
+    return static_cast<std::uint32_t>(std::stoul(digits, nullptr, 16));
   }
   // A count, of digits alone.
   int count(std::size_t place, int least, int most, const std::string &expected) const {
@@ -64,10 +76,7 @@ void read_head(Reader &reader, Uncertainty &uncertainty) {
   if (reader.cells != Cells{format, version}) throw reader.lines.error("version " + version + " of the format");
   const std::string expected = "a checksum of 8 hexadecimal digits";
   reader.next("potential", 1, expected);
-  const std::string &digits = reader.cells[1];
-  if (digits.size() != 8 || digits.find_first_not_of(hexadecimal) != std::string::npos)
-    throw reader.lines.error("'potential' and " + expected);
-  uncertainty.checksum = static_cast<std::uint32_t>(std::stoul(digits, nullptr, 16));
+  uncertainty.checksum = reader.checksum(1, "'potential' and " + expected);
   reader.next("'elements' and different chemical symbols");
   uncertainty.elements.assign(reader.cells.begin() + 1, reader.cells.end());
   const std::set<std::string> different(uncertainty.elements.begin(), uncertainty.elements.end());
@@ -137,16 +146,45 @@ std::array<std::uint32_t, 256> make_table() {
   return table;
 }
 
+// CRC-32 (zlib's) of bytes, one after the other.
+class Crc {
+ public:
+  void add(unsigned char byte) { sum_ = table()[(sum_ ^ byte) & 0xff] ^ (sum_ >> 8); }
+  std::uint32_t value() const { return ~sum_; }
+
+ private:
+  static const std::array<std::uint32_t, 256> &table() {
+    static const auto made = make_table();
+    return made;
+  }
+  std::uint32_t sum_ = 0xffffffffu;
+};
+
+// Checksum of the first lines of a text, each with one line feed, whatever its end, and without a byte order mark.
+std::uint32_t checksum_of_lines(const std::string &text, int count) {
+  Crc sum;
+  std::size_t place = text.compare(0, 3, "\xef\xbb\xbf") == 0 ? 3 : 0;
+  for (int line = 0; line < count && place < text.size();) {
+    char byte = text[place++];
+    if (byte == '\r') {
+      if (place < text.size() && text[place] == '\n') ++place;
+      byte = '\n';
+    }
+    sum.add(static_cast<unsigned char>(byte));
+    line += byte == '\n';
+  }
+  return sum.value();
+}
+
 }  // namespace
 
 std::uint32_t checksum(const std::vector<Potential> &members) {
-  static const auto table = make_table();
-  std::uint32_t sum = 0xffffffffu;
+  Crc sum;
   const auto add = [&](const std::vector<double> &values) {
     for (const double value : values) {
       std::uint64_t bits;
       std::memcpy(&bits, &value, sizeof bits);
-      for (int byte = 0; byte < 8; ++byte, bits >>= 8) sum = table[(sum ^ bits) & 0xff] ^ (sum >> 8);
+      for (int byte = 0; byte < 8; ++byte, bits >>= 8) sum.add(bits & 0xff);
     }
   };
   for (const auto &member : members)
@@ -155,7 +193,7 @@ std::uint32_t checksum(const std::vector<Potential> &members) {
         add(layer.weights);
         add(layer.biases);
       }
-  return ~sum;
+  return sum.value();
 }
 
 std::string Uncertainty::difference(const std::vector<Potential> &members) const {
@@ -176,12 +214,13 @@ Uncertainty parse_uncertainty(const std::string &text, const std::string &name) 
   Reader reader{TextLines(text, name, "an uncertainty file"), {}};
   Uncertainty uncertainty;
   read_head(reader, uncertainty);
-  const std::string expected = "'begin' and the name of a section, or 'end'";
+  const std::string expected = "'begin' and the name of a section, or 'end' and a checksum of 8 hexadecimal digits";
   std::set<std::string> sections;
   for (;;) {
     reader.next(expected);
-    if (reader.cells == Cells{"end"}) break;
-    if (reader.cells[0] != "begin" || reader.cells.size() != 2) throw reader.lines.error(expected);
+    const bool is_end = reader.cells[0] == "end";
+    if (reader.cells.size() != 2 || (!is_end && reader.cells[0] != "begin")) throw reader.lines.error(expected);
+    if (is_end) break;
     const std::string section = reader.cells[1];
     if (!sections.insert(section).second) throw reader.lines.error("one section of this name");
     if (section == "grade")
@@ -190,6 +229,8 @@ Uncertainty parse_uncertainty(const std::string &text, const std::string &name) 
       do reader.next("'end " + section + "'");
       while (reader.cells != Cells{"end", section});
   }
+  if (reader.checksum(1, expected) != checksum_of_lines(text, reader.last - 1))
+    throw reader.lines.fault_at(0, "damaged: its content does not have the checksum that was written with it");
   if (uncertainty.clusters.empty()) throw reader.lines.error("a section 'grade' before the end");
   if (reader.advance()) throw reader.lines.error("the end of the file after 'end'");
   return uncertainty;
