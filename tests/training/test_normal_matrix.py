@@ -19,11 +19,11 @@ from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.models.force_rows import slabs_of, structure_groups
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
-from pyfit_gpu.training.force_rows import slabs_of, structure_groups
 from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.loss import LabelWeights
 from pyfit_gpu.training.objective import Objective
