@@ -269,7 +269,7 @@ def test_a_grade_without_a_file(run: Runner, case: Case) -> None:
         ("{file} Si C uncertainty none.txt", "pyfit: none.txt: cannot read: no such file"),
         ("{file} Si C uncertainty .", "pyfit: .: cannot read: expected a file, found something else"),
         ("{file} Si C uncertainty {file}", r"nn.dat, line 1: expected an uncertainty file, which begins with "),
-        ("{file} Si C uncertainty cut.txt", "cut.txt: expected .* found the end of the file"),
+        ("{file} Si C uncertainty cut.txt", "cut.txt: cut off after line .*: expected .* found the end of the file"),
         ("{other} Si C uncertainty {own}", r"fit.uncertainty.txt: belongs to another potential: expected the checksum "
          r"[0-9a-f]{{8}} of this one's parameters, found [0-9a-f]{{8}}"),
         ("{turned} Si C uncertainty {own}", "expected the elements C, Si of the potential, found Si, C"),
