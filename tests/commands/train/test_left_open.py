@@ -170,7 +170,7 @@ class TestResume:
         train(*words, steps=2)
         said = train(*words, "--resume", "--l2", "auto", "--allow-change", "l2", "l2_form", steps=8)
         assert "l2 changes from 0.0001 to auto" in said
-        assert "evidence: l2 of weights and biases" in said
+        assert "evidence: l2 of weights, biases of each layer" in said
 
     def test_or_changed_on_request(self) -> None:
         train("--force-weight", "0.3", "--stress-weight", "0")
