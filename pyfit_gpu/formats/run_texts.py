@@ -47,7 +47,9 @@ _history = _object_of(
     }
 )
 _stopping = _object_of({"best": _is_number, "improved": _is_number, "waiting": _is_count})
-_members = _list_of(_object_of({"history": _history, "stopping": lambda value: _stopping(value) and len(value) == 3}))
+_penalty = _list_of(lambda value: _is_number(value) and value >= 0)
+_member = _object_of({"history": _history, "stopping": lambda value: _stopping(value) and len(value) == 3})
+_members = _list_of(lambda value: _member(value) and _penalty(value.get("penalty", [])))
 _logs = _pair_of(_is_count, _is_count)
 
 # text: (whether it is JSON, what it must be, and whether it is)

@@ -101,7 +101,7 @@ class FitRun:
     def state(self) -> FitState:
         """Everything that `restore` needs to go on bit for bit."""
         members = [
-            {"history": history.to_json(), "stopping": vars(stopping).copy(), "penalty": self.regularisation.state(k)}
+            {"history": history.to_json(), "stopping": vars(stopping).copy(), **self.regularisation.state(k)}
             for k, (history, stopping) in enumerate(zip(self.histories, self.stopping, strict=True))
         ]
         kept = self.kept
@@ -113,7 +113,7 @@ class FitRun:
         for k, member in enumerate(state.members):
             self.histories[k] = MemberHistory.from_json(member["history"])
             self.stopping[k] = Stopping(**member["stopping"])
-            self.regularisation.restore(k, member.get("penalty", ()), self.histories[k].loss)
+            self.regularisation.restore(k, member, self.histories[k].loss)
         self.history.members = self.histories
         optimizer = dict(state.optimizer)
         if "extras" in optimizer:  # an optimiser may keep them under another name, or not at all

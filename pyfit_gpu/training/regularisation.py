@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.log import log
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.parallel import one_thread
@@ -105,17 +107,20 @@ class Regularisation:
         shown = [", ".join(f"{weights:.2g} {biases:.2g}" for weights, biases in layers) for layers in by_element]
         return shown[0] if len(shown) == 1 else " ".join(f"({layers})" for layers in shown)
 
-    def state(self, k: int) -> list[float]:
-        """Prefactor of each group of member k, for the run file; empty if the settings give it."""
-        return self._values[k].tolist() if self.chooses else []
+    def state(self, k: int) -> dict[str, list[float]]:
+        """Prefactor of each group of member k, as `penalty`, for the run file; empty if the settings give it."""
+        return {"penalty": self._values[k].tolist()} if self.chooses else {}
 
-    def restore(self, k: int, values: Sequence[float], loss: Sequence[float]) -> None:
-        """Go on with the result of `state`.
+    def restore(self, k: int, state: Mapping[str, Any], loss: Sequence[float]) -> None:
+        """Go on with the result of `state`, which may be among other things.
 
         Args:
             loss: of the member after each step; from the last one begins a penalty that the earlier fit did not choose.
         """
+        values = state.get("penalty")
         if self.chooses and values:
+            if len(values) != self._values.shape[1]:
+                raise InputError(f"penalty: expected {self._values.shape[1]} prefactors, found {len(values)}")
             self._set(k, self._values.new_tensor(values))
         elif self.chooses and loss:
             self.begin(k, loss[-1])

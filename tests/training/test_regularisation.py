@@ -216,7 +216,7 @@ class TestInAFit:
 
     def test_a_number_is_not_changed(self, train: TrainingSet) -> None:
         states = states_of(train, replace(AUTO, l2=1e-5))
-        assert [state.members[0]["penalty"] for state in states] == [[]] * len(states)
+        assert not any("penalty" in state.members[0] for state in states)
 
     @pytest.mark.parametrize("optimizer", [GaussNewtonSettings(), AutoSettings()], ids=lambda one: one.name)
     def test_a_start_whose_loss_is_no_number_fails_as_with_lbfgs(
