@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save_uncertainty_of(potential: str, *, error_bars: bool = True, path: str = "si.uncertainty.txt") -> None:
-    """Of the first twenty structures."""
+    """Save what the first twenty structures say of a potential."""
     model = pf.load_potential(potential)
     train = pf.build_training_set(pf.load_structures("si.poscar.dat"), model).select(range(20))
     bars = build_error_bars(model, train) if error_bars else None

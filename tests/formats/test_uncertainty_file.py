@@ -200,7 +200,7 @@ def test_names_beside_potentials() -> None:
 
 
 def test_checksum_is_that_of_the_numbers_in_the_files(tmp_path: Path) -> None:
-    """Of several members one after the other, as another program would read them."""
+    """Numbers of several members follow one another, as another program would read them."""
     members = [make_potential(seed=1), make_potential(seed=2)]
     numbers: list[float] = []
     for number, member in enumerate(members):

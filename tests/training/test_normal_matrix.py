@@ -133,7 +133,7 @@ def test_matrix_is_that_of_all_rows(
     activation: int,
     terms: dict[str, Any],
 ) -> None:
-    """Of conditioned inputs; with lone atoms, cells smaller than the cutoff, and an element that some cells lack."""
+    """Inputs are conditioned, among lone atoms, cells smaller than the cutoff, and an element that some cells lack."""
     potential = make_potential(elements, hidden=hidden, activation=activation, **terms)
     training_set = made(incomplete(mixed_frames(elements)), potential)
     conditioning = condition(training_set, "half")

@@ -115,7 +115,7 @@ def test_the_files_of_one_process(
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_processes", "deal"), [(2, "data"), (3, "data"), (2, "members")])
 def test_gauss_newton_and_the_evidence(n_processes: int, deal: str, fresh: Callable[[str], None]) -> None:
-    """As many processes as one likes, and another number of them after six steps."""
+    """Several processes that take over after four steps write the bytes of a single one."""
     words = [word for word in TRAIN if word not in ("--max-iterations", "--history-size", "10")]
     words.remove("2")  # of --max-iterations, the first
     own = (*words, "--optimizer", "gauss-newton", "--l2", "auto")
