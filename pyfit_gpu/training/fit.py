@@ -17,7 +17,7 @@ from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
 from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
-from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.loss import require_labels
 from pyfit_gpu.training.memory_plan import MemoryPlan
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
@@ -82,7 +82,7 @@ def fit(
     for name, part in sets.items():
         if part is not None and len(part):
             require_same_inputs(potential.descriptor, part.descriptor, f"the {name} set is not this potential's")
-    _require_labels(train, settings)
+    require_labels(train, settings.loss_weights)
     if test is not None and not (len(test) and bool(test.weight.sum() > 0)):
         test = None
     if test is not None and not bool(test.has_energy.all()):
@@ -110,13 +110,3 @@ def fit(
     if trained is not potential:
         potential.networks.copy_member(0, trained.networks, history.ranking[0])
     return history
-
-
-def _require_labels(train: TrainingSet, settings: FitSettings) -> None:
-    for term in weighted_terms():
-        weight = settings.loss_weights[term.name]
-        if weight > 0 and not bool((term.known(train) & (train.weight > 0)).any()):
-            text = " (a text set holds energies alone)" if bool(torch.isnan(train.positions).all()) else ""
-            raise InputError(
-                f"{term.weight_name}: expected 0, got {weight}: no training structure has {term.label}{text}"
-            )

@@ -29,7 +29,7 @@ from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.force_map import require_positions
 from pyfit_gpu.training.laplace_all import Judged, covariance_of_all, judge, triangle
 from pyfit_gpu.training.last_layer_residuals import AtomCounter, Progress, residuals
-from pyfit_gpu.training.loss import TERMS, LabelWeights, LossWeights, check_weights, taking_part
+from pyfit_gpu.training.loss import TERMS, LabelWeights, LossWeights, check_weights, require_labels, taking_part
 
 _ROUNDS = 200  # of the fixed point
 _CLOSE = 1e-6  # relative change of the penalty that ends it
@@ -117,10 +117,7 @@ def _check(
             require_same_inputs(potential.descriptor, part.descriptor, f"the {name} set is not this potential's")
     if not bool((train.has_energy & (train.weight > 0)).any()):
         raise InputError("error bars: expected training structures with an energy and a weight above 0, got none")
-    for term in TERMS:
-        weight = weights.get(term.name, 0.0)
-        if weight > 0 and not bool((term.known(train) & (train.weight > 0)).any()):
-            raise InputError(f"{term.weight_name}: expected 0, got {weight}: no training structure has {term.label}")
+    require_labels(train, weights)
     if any(weight > 0 for weight in weights.values()):
         require_positions(train)
 

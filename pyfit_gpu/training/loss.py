@@ -216,6 +216,21 @@ def check_weights(weights: LossWeights) -> None:
             raise InputError(f"{terms[name].weight_name}: expected a number >= 0, got {weight}")
 
 
+def require_labels(train: TrainingSet, weights: LossWeights) -> None:
+    """Refuse a weight for a label that no structure with a weight has.
+
+    Raises:
+        InputError: with the name of the weight and the label.
+    """
+    for term in weighted_terms():
+        weight = weights.get(term.name, 0.0)
+        if weight > 0 and not bool((term.known(train) & (train.weight > 0)).any()):
+            text = " (a text set holds energies alone)" if bool(torch.isnan(train.positions).all()) else ""
+            raise InputError(
+                f"{term.weight_name}: expected 0, got {weight}: no training structure has {term.label}{text}"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class LabelWeights:
     """Normalised weight of each structure in the mean squared error of each label: (B,) float64, by term.
@@ -276,6 +291,8 @@ def huber_squares(errors: Tensor, huber: float) -> Tensor:
     Args:
         huber: eV/atom; 0: no limit.
     """
+    if not huber:
+        return errors.square()
     counted = counted_errors(errors, huber)
     return counted * (2 * errors - counted)
 
