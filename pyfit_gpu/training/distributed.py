@@ -177,10 +177,10 @@ class ProcessGroup:
             _broadcast(factor.double().to(self.device).contiguous())
         device, n_lanes = objective.target.device, len(objective.bounds)
         yield from objective.lane_matrices(point.to(device), template, factor, self._own_lanes(n_lanes))
-        received = torch.empty(point.shape[1], point.shape[1], dtype=torch.float64, device=self.device)
         for rank in range(1, self.size):
             own = self._own(n_lanes, rank)
             for _ in range(own.stop - own.start):
+                received = torch.empty(point.shape[1], point.shape[1], dtype=torch.float64, device=self.device)
                 _receive_from(received, rank)
                 yield received.to(device)
         self._busy = False

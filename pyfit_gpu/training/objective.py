@@ -171,9 +171,12 @@ class Objective:
             )
         value = self._values(points, template, factor, gradient=gradient)
         energies = value.energies.double()
-        weight, counted = self.label_weights["energy"], self._counted_squares(energies)
-        square = self.groups.square(counted) if self.groups.has_targets else ordered_sum(counted * weight)
-        errors = {"energy": ordered_sum(self._squared_errors(energies) * weight).sqrt()}
+        square = energy_square = ordered_sum(self._squared_errors(energies) * self.label_weights["energy"])
+        if self.groups.has_targets:
+            square = self.groups.square(self._counted_squares(energies))
+        elif self.huber:
+            square = ordered_sum(self._counted_squares(energies) * self.label_weights["energy"])
+        errors = {"energy": energy_square.sqrt()}
         for one in self.terms:
             square = square + one.weight * value.squares[one.term.counted].double()
             errors[one.term.name] = value.squares[one.term.reported].double().sqrt()
@@ -202,7 +205,7 @@ class Objective:
                 matrices = self.lane_matrices(point, template, factor, slice(None))
             else:
                 matrices = self.processes.matrices(self, point, template, factor)
-            total = next(matrices).clone()
+            total = next(matrices)
             for matrix in matrices:
                 total.add_(matrix)
             total = template.gradient_from_without_offset(symmetric(total))
