@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,40 @@ def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Ten
 def sum_runs(values: Tensor, lengths: Tensor) -> Tensor:
     """(n, ..) to (B, ..): sums of runs of `lengths` (B,) rows each, always in the same order."""
     return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatedPlaces:
+    """Places in a table that rows are added to, several of them to the same one, always in the same order.
+
+    On a CPU `index_add_` adds one after the other; on a GPU it adds in whichever order threads come, so that rows for
+    the same place are summed before.
+    """
+
+    places: Tensor  # (m,) int64; each once if rows are summed before
+    order: Tensor | None  # (n',) int64, rows by place; None: all as they stand
+    lengths: Tensor | None  # (m,) int64, rows for each place
+
+    @classmethod
+    def of(cls, places: Tensor, unused: int) -> RepeatedPlaces:
+        """Sort the places of rows where that is needed.
+
+        Args:
+            places: (n,) int64.
+            unused: a place whose sum nobody needs.
+        """
+        if places.device.type == "cpu":
+            return cls(places, None, None)
+        known = (places != unused).nonzero()[:, 0]
+        order = known[torch.argsort(places[known], stable=True)]
+        once, lengths = torch.unique_consecutive(places[order], return_counts=True)
+        return cls(once, order, lengths)
+
+    def add(self, table: Tensor, rows: Tensor, *, sign: int = 1) -> None:
+        """Add rows (n, F), or subtract them with `sign` -1, in a table (N, F)."""
+        if self.order is not None and self.lengths is not None:
+            rows = sum_runs(rows.index_select(0, self.order), self.lengths)
+        table.index_add_(0, self.places, rows, alpha=sign)
 
 
 def sum_over_atoms(atomic: Tensor, sizes: Tensor) -> Tensor:

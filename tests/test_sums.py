@@ -1,4 +1,4 @@
-"""Ranges one after the other, against Python's own."""
+"""Ranges one after the other, against Python's own; sums in repeated places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyfit_gpu.sums import ragged_range
+from pyfit_gpu.sums import RepeatedPlaces, ragged_range
 
 
 @pytest.mark.parametrize("counts", [[2, 3], [0, 4, 0, 1], [0, 0], [], [5]], ids=str)
@@ -17,3 +17,36 @@ def test_against_python(counts: list[int]) -> None:
     )
     pairs = [(row, a + k) for row, (a, n) in enumerate(zip(first, counts, strict=True)) for k in range(n)]
     assert list(zip(owners.tolist(), numbers.tolist(), strict=True)) == pairs
+
+
+@pytest.mark.parametrize("sorts", [False, True])
+def test_repeated_places(sorts: bool) -> None:
+    """As on a CPU, and as on a GPU, where places are sorted."""
+    rng = np.random.default_rng(2)
+    places, rows = rng.integers(0, 6, 40), rng.normal(size=(40, 3))
+    places[places == 4] = 3  # one that gets nothing
+    chosen = RepeatedPlaces.of(torch.from_numpy(places), 5)
+    if sorts:
+        known = np.flatnonzero(places != 5)
+        order = known[np.argsort(places[known], kind="stable")]
+        once, lengths = np.unique(places[order], return_counts=True)
+        chosen = RepeatedPlaces(*(torch.from_numpy(part) for part in (once, order, lengths)))
+    table = torch.ones(6, 3, dtype=torch.float64)
+    chosen.add(table, torch.from_numpy(rows), sign=-1)
+    expected = np.ones((6, 3))
+    np.subtract.at(expected, places, rows)
+    np.testing.assert_allclose(table[:5].numpy(), expected[:5], atol=1e-14)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_repeated_places_on_a_gpu() -> None:
+    rng = np.random.default_rng(3)
+    places, rows = (torch.from_numpy(own) for own in (rng.integers(0, 50, 20_000), rng.normal(size=(20_000, 7))))
+    expected = torch.zeros(50, 7, dtype=torch.float64).index_add_(0, places, rows)
+    found = []
+    for _ in range(10):
+        table = torch.zeros(50, 7, dtype=torch.float64, device="cuda")
+        RepeatedPlaces.of(places.cuda(), 49).add(table, rows.cuda())
+        found.append(table.cpu()[:49])
+    torch.testing.assert_close(found[0], expected[:49])
+    assert all(torch.equal(one, found[0]) for one in found)

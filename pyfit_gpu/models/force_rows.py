@@ -19,9 +19,10 @@ from torch import Tensor
 from pyfit_gpu.descriptors.pair_sums import symmetric_six
 from pyfit_gpu.models.map_parts import MapBlock, MapPart
 from pyfit_gpu.models.network_jacobian import Members
-from pyfit_gpu.sums import ragged_range
+from pyfit_gpu.sums import RepeatedPlaces, ragged_range
 
 SLAB_ATOMS = 512  # most atoms of a slab, unless a single structure has more
+GPU_SLAB_ATOMS = 4096  # in a training on a GPU, which is faster than small operations can be started
 ENERGY_ROWS = 256  # most structures whose energies' rows of J are made at once
 _PADDING = 1.15  # places of a table for one entry, at most, where it has many rows
 _LEAST_ROWS = 16  # rows of a table below which padding does not matter
@@ -74,7 +75,7 @@ class _Source:
     block: MapBlock
     element: int
     rows: Tensor  # (n,) int64, of the chunk
-    pairs: Tensor  # (n, K) int64, places of the pairs' entries; the last place for dummy pairs
+    pairs: RepeatedPlaces  # of the entries of n K pairs; dummy pairs have the last place
     own: Tensor  # (n,) int64, places of the atoms' own entries
     atoms: Tensor  # (n,) int64, of the slab
 
@@ -157,7 +158,8 @@ class Slab:
                 pairs = block.chunk.pairs[rows]
                 neighbors = (part.sums.index[pairs] - self.atoms.start).clamp(0, n - 1)
                 key = torch.searchsorted(keys, neighbors * n + atoms[:, None]).clamp(max=len(keys) - 1)
-                places = torch.where(pairs < n_pairs, place[key], self.n_places[element])
+                last = self.n_places[element]
+                places = RepeatedPlaces.of(torch.where(pairs < n_pairs, place[key], last).flatten(), last)
                 own_places = place[torch.searchsorted(keys, atoms * n + atoms)]
                 found.append(_Source(block, element, rows, places, own_places, atoms))
         return found
@@ -168,14 +170,15 @@ class Slab:
         width = 0
         for source in self._sources:
             jacobian = source.block.jacobian_of(source.rows)  # (n, F, 3, K)
-            width = 3 * jacobian.shape[1]
-            if not tables:
-                tables = [jacobian.new_zeros(count + 1, width) for count in self.n_places]
             by_pair = jacobian.permute(0, 3, 2, 1).flatten(2)  # (n, K, 3 F)
+            del jacobian
+            width = by_pair.shape[2]
+            if not tables:
+                tables = [by_pair.new_zeros(count + 1, width) for count in self.n_places]
             table = tables[source.element]
-            table.index_add_(0, source.pairs.flatten(), by_pair.flatten(0, 1), alpha=-1)
+            source.pairs.add(table, by_pair.flatten(0, 1), sign=-1)
             table.index_add_(0, source.own, by_pair.sum(dim=1))
-            del jacobian, by_pair  # whoever takes the tables needs the memory
+            del by_pair  # whoever takes the tables needs the memory
         for group, offsets in zip(self.groups, self._offsets, strict=True):
             yield (
                 group,

@@ -21,7 +21,14 @@ from torch import Tensor
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.conditioning import Conditioning
-from pyfit_gpu.models.force_rows import Slab, slabs_of, structure_groups
+from pyfit_gpu.models.force_rows import (
+    GPU_SLAB_ATOMS,
+    SLAB_ATOMS,
+    RowGroup,
+    Slab,
+    slabs_of,
+    structure_groups,
+)
 from pyfit_gpu.models.network_jacobian import NetworkJacobian
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
@@ -134,6 +141,7 @@ class Block:
             memory = 0 if stream else memory
             self._make_labels = partial(_Labels, chosen, label_weights, terms, rows, memory=memory, scale=scale)
         self.labels: _Labels | None = None
+        self._found_groups: list[tuple[slice, slice, list[RowGroup]]] | None = None
         self.is_open = False
         if not stream:
             self._open()
@@ -188,16 +196,25 @@ class Block:
         with torch.no_grad():
             inputs, species = self._inputs_by_atom(), self.species
             scale = self._scaled(factor if factor is None else factor[0]).sqrt() * self.per_atom
-            n_elements = networks.n_elements
-            for first, end in cut_blocks(self.sizes.tolist(), _ROW_ATOMS):
-                sizes = self.sizes[first:end]
-                start = int(self.sizes[:first].sum())
-                atoms = slice(start, start + int(sizes.sum()))
+            for structures, atoms, groups in self._energy_rows(networks.n_elements):
                 jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms])
-                for group in structure_groups(sizes, species[atoms], n_elements):
-                    yield jacobian.energy_rows(group.members) * scale[first:end][group.rows][:, None]
+                for group in groups:
+                    yield jacobian.energy_rows(group.members) * scale[structures][group.rows][:, None]
             if self.labels is not None:
                 yield from self.labels.jacobian_rows(networks, inputs, species)
+
+    def _energy_rows(self, n_elements: int) -> list[tuple[slice, slice, list[RowGroup]]]:
+        """Rows of J of energies: the structures and atoms that a `NetworkJacobian` is made for, and their groups."""
+        if self._found_groups is None:
+            self._found_groups = []
+            sizes = self.sizes.tolist()
+            start = 0
+            for first, end in cut_blocks(sizes, _ROW_ATOMS):
+                structures, atoms = slice(first, end), slice(start, start + sum(sizes[first:end]))
+                groups = structure_groups(self.sizes[structures], self.species[atoms], n_elements)
+                self._found_groups.append((structures, atoms, groups))
+                start = atoms.stop
+        return self._found_groups
 
     def _inputs_by_atom(self) -> Tensor:
         """(n_atoms, F): the networks' inputs, conditioned."""
@@ -322,7 +339,8 @@ class _Labels:
 
     def _slabs(self, species: Tensor, n_elements: int) -> list[tuple[Slab, slice, slice]]:
         if self._found_slabs is None:
-            self._found_slabs = slabs_of(self.map.parts, species, n_elements)
+            most = SLAB_ATOMS if species.device.type == "cpu" else GPU_SLAB_ATOMS
+            self._found_slabs = slabs_of(self.map.parts, species, n_elements, most)
         return self._found_slabs
 
     def _predictions(self, grad_features: Tensor) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyfit_gpu.models.force_rows import ENERGY_ROWS, SLAB_ATOMS
+from pyfit_gpu.models.force_rows import ENERGY_ROWS, GPU_SLAB_ATOMS, SLAB_ATOMS
 from pyfit_gpu.training.set_sizes import SetSizes
 
 _SOLVING = 4  # matrices when one is solved: itself, what it is made of, a factor, an inverse
@@ -20,6 +20,7 @@ class MatrixMemory:
     n_parameters: int
     itemsize: int  # bytes of a number in features and networks
     n_workers: int
+    on_gpu: bool
     n_kept: int  # matrices that wait for the optimiser
 
     @property
@@ -35,14 +36,16 @@ class MatrixMemory:
         Args:
             atoms: of a block.
         """
-        n_features, slab = self.layers[0], max(SLAB_ATOMS, self.sizes.largest)
+        n_features, slab = self.layers[0], max(GPU_SLAB_ATOMS if self.on_gpu else SLAB_ATOMS, self.sizes.largest)
         numbers: float = atoms * (n_features + 4 * sum(self.layers[1:]))
         rows = ENERGY_ROWS
         if self.sizes.label_atoms:
             pairs = (1 + _TABLE_PADDING * self.sizes.places_for_pairs / self.sizes.label_atoms) * min(slab, atoms)
             rows = 3 * slab
-            # Moves in tables, those of a chunk beside them; changes of the activations; indices.
-            numbers += pairs * (3 * (2 * n_features + 3 * sum(self.layers[1:])) + 12)
+            # Moves in tables, beside them those of a chunk, on a GPU sorted and summed too; changes of the activations;
+            # indices.
+            copies = 4 if self.on_gpu else 2
+            numbers += pairs * (3 * (copies * n_features + 3 * sum(self.layers[1:])) + 12)
             numbers += pairs * n_features
         rows = min(rows, 3 * atoms)
         in_double = 8 * rows if self.itemsize < 8 else 0

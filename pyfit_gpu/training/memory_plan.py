@@ -346,6 +346,7 @@ class _Need:
             self.n_parameters,
             self.itemsize,
             self._workers,
+            self.on_gpu,
             n_kept=self.members if by_evidence else 0,
         )
 

@@ -19,7 +19,7 @@ from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
-from pyfit_gpu.models.force_rows import slabs_of, structure_groups
+from pyfit_gpu.models.force_rows import structure_groups
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
@@ -176,7 +176,7 @@ def test_cuts_do_not_matter(
     several: tuple[Potential, TrainingSet, DenseJacobian], most: int, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slabs smaller than a structure, of some structures, of all; lanes, blocks; derivatives that are not kept."""
-    monkeypatch.setattr("pyfit_gpu.training.blocks.slabs_of", partial(slabs_of, most=most))
+    monkeypatch.setattr("pyfit_gpu.training.blocks.SLAB_ATOMS", most)
     monkeypatch.setattr("pyfit_gpu.training.blocks.structure_groups", partial(structure_groups, most=most))
     monkeypatch.setattr("pyfit_gpu.training.blocks._ROW_ATOMS", 2 * most)
     monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
