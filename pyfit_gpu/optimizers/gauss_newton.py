@@ -31,6 +31,9 @@ from pyfit_gpu.parallel import one_thread
 _LEAST_DECREASE = 1e-13  # relative, of f^2 by the linear model: below it rounding decides whether there is a gain
 _LEAST_DAMPING = 1e-15
 _LEAST_FACTOR = 1 / 5  # of the damping after a gain
+# Most members whose trials are evaluated together: on a GPU that takes little longer than one, on a CPU as long.
+GPU_MEMBERS = 8
+CPU_MEMBERS = 1
 
 
 @dataclass
@@ -42,6 +45,12 @@ class _Member:
     n_evaluations: int = 0
     known: bool = False  # whether loss, gradient and extras are those at the parameters
     ended: bool = False  # whether no step can lower the function any more
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    step: Tensor  # (P,)
+    decrease: float  # of f^2 by the linear model; 0: below what rounding leaves
 
 
 _SAVED = {
@@ -104,42 +113,66 @@ class GaussNewton:
         with one_thread():
             running = [k for k in sorted(set(members)) if self._may_move(k)]
             index = torch.tensor(running, device=self._parameters.device)
-            matrices = objective.normal_matrices(self._parameters[index], index) if running else ()
-            for k, matrix in zip(running, matrices, strict=True):
-                self._step(objective, k, matrix)
+            matrices = iter(objective.normal_matrices(self._parameters[index], index) if running else ())
+            at_once = CPU_MEMBERS if index.device.type == "cpu" else GPU_MEMBERS
+            for first in range(0, len(running), at_once):
+                group = running[first : first + at_once]
+                self._step(objective, dict(zip(group, matrices, strict=False)))
 
     def _may_move(self, k: int) -> bool:
         member = self._members[k]
         return not member.ended and math.isfinite(member.loss) and member.loss > 0
 
-    def _step(self, objective: MemberObjective, k: int, matrix: Tensor) -> None:
-        """Try dampings until the function decreases.
+    def _step(self, objective: MemberObjective, matrices: dict[int, Tensor]) -> None:
+        """Try dampings until the function of each member decreases; the members are evaluated together.
 
         Args:
-            matrix: (P, P), J^T J.
+            matrices: (P, P), J^T J of each member; those that are done with are taken out.
         """
-        member = self._members[k]
-        if math.isnan(member.damping):
-            member.damping, member.scale = self.settings.damping, float(matrix.diagonal().max())
-        right = member.loss * self._gradient[k]
+        for k, matrix in matrices.items():
+            member = self._members[k]
+            if math.isnan(member.damping):
+                member.damping, member.scale = self.settings.damping, float(matrix.diagonal().max())
         for _ in range(self.settings.damping_trials):
-            shift = member.damping * member.scale
-            step = _solve(matrix, shift, right)
-            if step is not None:
-                decrease = float(2 * shift * (step @ step) + step @ (matrix @ step))
-                if decrease <= _LEAST_DECREASE * member.loss**2:
-                    member.ended = True
-                    return
-                loss, gradient, extras = self._evaluate(objective, [k], self._parameters[k : k + 1] + step)
-                gain = (member.loss**2 - float(loss[0]) ** 2) / decrease
-                if gain > 0 and bool(gradient.isfinite().all()):
-                    self._parameters[k] += step
-                    self._keep(k, 0, loss, gradient, extras)
-                    member.damping *= max(_LEAST_FACTOR, 1 - (2 * gain - 1) ** 3)
-                    member.damping, member.growth = max(member.damping, _LEAST_DAMPING), 2.0
-                    return
-            member.damping *= member.growth
-            member.growth *= 2
+            trials = {k: self._trial(k, matrix) for k, matrix in matrices.items()}
+            for k in [k for k, trial in trials.items() if trial is not None and trial.decrease <= 0]:
+                self._members[k].ended = True
+                del matrices[k], trials[k]
+            self._judge(objective, {k: trial for k, trial in trials.items() if trial is not None}, matrices)
+            for k in matrices:
+                member = self._members[k]
+                member.damping *= member.growth
+                member.growth *= 2
+            if not matrices:
+                return
+
+    def _trial(self, k: int, matrix: Tensor) -> _Trial | None:
+        """The step for the damping of a member; None where the damped matrix is not positive definite to rounding."""
+        member = self._members[k]
+        shift = member.damping * member.scale
+        step = _solve(matrix, shift, member.loss * self._gradient[k])
+        if step is None:
+            return None
+        decrease = float(2 * shift * (step @ step) + step @ (matrix @ step))
+        return _Trial(step, decrease if decrease > _LEAST_DECREASE * member.loss**2 else 0.0)
+
+    def _judge(self, objective: MemberObjective, trials: Mapping[int, _Trial], matrices: dict[int, Tensor]) -> None:
+        """Evaluate trials, and take the steps of those with a gain, which need their matrix no longer."""
+        if not trials:
+            return
+        members = list(trials)
+        points = self._parameters[members] + torch.stack([trial.step for trial in trials.values()])
+        loss, gradient, extras = self._evaluate(objective, members, points)
+        finite = gradient.isfinite().all(dim=1).tolist()
+        for row, (k, trial) in enumerate(trials.items()):
+            member = self._members[k]
+            gain = (member.loss**2 - float(loss[row]) ** 2) / trial.decrease
+            if gain > 0 and finite[row]:
+                self._parameters[k] += trial.step
+                self._keep(k, row, loss, gradient, extras)
+                member.damping *= max(_LEAST_FACTOR, 1 - (2 * gain - 1) ** 3)
+                member.damping, member.growth = max(member.damping, _LEAST_DAMPING), 2.0
+                del matrices[k]
 
     def _evaluate(self, objective: MemberObjective, members: Sequence[int], points: Tensor) -> tuple[Tensor, ...]:
         for k in members:

@@ -21,7 +21,7 @@ class MatrixMemory:
     itemsize: int  # bytes of a number in features and networks
     n_workers: int
     on_gpu: bool
-    n_kept: int  # matrices that wait for the optimiser
+    n_kept: int  # matrices that wait for the optimiser, beside the one in work
 
     @property
     def matrices(self) -> int:

@@ -21,6 +21,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.map_parts import jacobian_bytes, making_bytes
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Gives
+from pyfit_gpu.optimizers.gauss_newton import CPU_MEMBERS, GPU_MEMBERS
 from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
@@ -340,6 +341,7 @@ class _Need:
         by_evidence = self.settings.l2 == "auto"
         if not (by_evidence or self.settings.optimizer.needs is Gives.RESIDUALS):
             return None
+        together = min(self.members, GPU_MEMBERS if self.on_gpu else CPU_MEMBERS)
         return MatrixMemory(
             self.sizes,
             self.layers,
@@ -347,7 +349,7 @@ class _Need:
             self.itemsize,
             self._workers,
             self.on_gpu,
-            n_kept=self.members if by_evidence else 0,
+            n_kept=together - 1 + (self.members if by_evidence else 0),
         )
 
     @property

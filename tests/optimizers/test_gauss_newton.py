@@ -171,3 +171,25 @@ def test_a_state_of_other_sizes_changes_nothing(name: str) -> None:
 def test_settings_that_are_no_settings(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
         GaussNewtonOptions(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_members_evaluated_together(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: each still has its own trials, damping and end."""
+    starts = torch.cat([STARTS, STARTS + 0.3, -STARTS])
+
+    def found() -> tuple[Residuals, GaussNewton]:
+        objective, optimizer = Residuals(), GaussNewton(starts, OPTIONS)
+        objective.broken.add(1)
+        run(objective, optimizer, 25, range(len(starts)))
+        return objective, optimizer
+
+    alone, one_by_one = found()
+    monkeypatch.setattr("pyfit_gpu.optimizers.gauss_newton.CPU_MEMBERS", at_once)
+    together, optimizer = found()
+    assert together.matrices == alone.matrices
+    assert together.calls != alone.calls
+    assert sorted(together.calls) == sorted(alone.calls)
+    expected = one_by_one.state()
+    for name, value in optimizer.state().items():
+        assert torch.equal(value.nan_to_num(), expected[name].nan_to_num()), name

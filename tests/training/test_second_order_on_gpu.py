@@ -70,7 +70,8 @@ def fitted(sample: Sample, device: str, **settings: Any) -> Tensor:
         {"optimizer": pf.GaussNewtonSettings(), "l2": 1e-5, "l2_form": "squared"},
         {"optimizer": pf.GaussNewtonSettings(), "l2": "auto", "l2_form": "squared"},
         {"optimizer": pf.GaussNewtonSettings(), "huber": 0.05},
-        {"l2": "auto", "l2_form": "squared"},
+        # Few iterations: differences of rounding grow from one to the next.
+        {"optimizer": pf.LBFGSSettings(max_iterations=3), "l2": "auto", "l2_form": "squared"},
     ],
     ids=["plain", "l2", "l2 auto", "huber", "LBFGS, l2 auto"],
 )
