@@ -280,16 +280,20 @@ def plot(options: argparse.Namespace) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharex=True)
     colors: dict[str, str] = {}
+    least = [math.inf, math.inf]
     for path in options.results:
         for line in Path(path).read_text(encoding="utf-8").splitlines():
             one = json.loads(line)
             is_new = one["way"] not in colors
             color = colors.setdefault(one["way"], f"C{len(colors)}")
-            seconds = [max(row["seconds"], 0.3) for row in one["rows"]]
-            for axis, name in zip(axes, ("loss", "least validation loss"), strict=True):
-                values = [row[name] for row in one["rows"]]
+            rows = one["rows"][1:]
+            for k, (axis, name) in enumerate(zip(axes, ("loss", "least validation loss"), strict=True)):
+                values = [row[name] for row in rows]
+                least[k] = min(least[k], *values)
+                seconds = [row["seconds"] for row in rows]
                 axis.loglog(seconds, values, color=color, lw=1, label=one["way"] if is_new else None)
-                axis.set(xlabel="time (s)", ylabel=f"{name} (meV/atom)")
+                axis.set(xlabel="time (s)", ylabel=f"{name} (meV/atom)", ylim=(0.95 * least[k], 6 * least[k]))
+                axis.yaxis.set_minor_formatter("{x:.0f}")
     axes[0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(options.out, dpi=110)
