@@ -23,6 +23,9 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.run_file import load_run
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.optimizers.auto_settings import AutoSettings
+from pyfit_gpu.optimizers.base import OptimizerSettings
+from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.training import loop as fit_run
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.history import History, StepRecord
@@ -68,6 +71,30 @@ def run(settings: FitSettings, **keywords: object) -> tuple[History, Potential, 
     potential, weights = make_potential(), Weights()
     history = fit(potential, TRAIN, VALIDATION, settings=settings, observers=[weights], **keywords)  # type: ignore[arg-type]
     return history, potential, weights.seen
+
+
+@pytest.mark.parametrize("optimizer", [GaussNewtonSettings(), AutoSettings()], ids=lambda one: one.name)
+class TestOtherOptimizers:
+    """Whatever optimises, a fit ends as it does with LBFGS."""
+
+    def test_patience(self, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerSettings) -> None:
+        scripted(monkeypatch, [5.0, 4.0, 4.5, 4.1, 3.0])
+        history, potential, weights = run(FitSettings(steps=9, patience=2, optimizer=optimizer))
+        assert (history.best.step, history.best.kept_step, history.best.status) == (3, 1, "patience")
+        assert torch.equal(potential.networks.flat(), weights[1])
+        assert not torch.equal(weights[1], weights[3])
+
+    def test_target(self, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerSettings) -> None:
+        scripted(monkeypatch, [9.0, 9.0, 9.0, 9.0], energies=[0.5, 0.4, 0.2, 0.1])
+        history, _, _ = run(FitSettings(steps=9, target_rmse=0.3, optimizer=optimizer))
+        assert (history.best.step, history.best.status) == (2, "target")
+
+    def test_time(self, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerSettings) -> None:
+        ticks = itertools.count()
+        monkeypatch.setattr(fit_run.time, "monotonic", lambda: 10.0 * next(ticks))
+        history, _, _ = run(FitSettings(steps=1000, max_time=200.0, optimizer=optimizer))
+        assert history.end == "time"
+        assert 0 < history.best.step < 20
 
 
 class TestPatience:
