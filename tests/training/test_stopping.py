@@ -91,7 +91,7 @@ class TestOtherOptimizers:
 
     def test_time(self, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerSettings) -> None:
         ticks = itertools.count()
-        monkeypatch.setattr(fit_run.time, "monotonic", lambda: 10.0 * next(ticks))
+        monkeypatch.setattr("pyfit_gpu.training.loop.time.monotonic", lambda: 10.0 * next(ticks))
         history, _, _ = run(FitSettings(steps=1000, max_time=200.0, optimizer=optimizer))
         assert history.end == "time"
         assert 0 < history.best.step < 20
