@@ -18,7 +18,10 @@ ALLOWED = {name: {*GROUND, *FOLDERS[:k]} for k, name in enumerate(FOLDERS)}
 ALLOWED["optimizers"] = GROUND
 ALLOWED["training"] |= {"optimizers"}
 ALLOWED["interfaces"] = {*GROUND, "structures", "descriptors", "models", "formats"}
-ALLOWED["commands"] |= {"optimizers", "interfaces"}
+ALLOWED["doctor"] = {*GROUND, *FOLDERS[:5]}
+ALLOWED["physics"] = {*GROUND, *FOLDERS[:5], "interfaces"}
+ALLOWED["report"] = {*GROUND, *FOLDERS[:5], "physics", "doctor"}
+ALLOWED["commands"] |= {"optimizers", "interfaces", "doctor", "physics", "report"}
 # The ground is flat but for errors, which all may raise, and locks, without which no file is written.
 ALLOWED |= {name: {"errors", "_version"} for name in GROUND}
 ALLOWED["locks"] |= {"log", "signals"}

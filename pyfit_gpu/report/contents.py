@@ -148,7 +148,9 @@ class Report:
                         "title": section.title,
                         "text": section.text,
                         "tables": [vars(table) for table in section.tables],
-                        "plots": [{**vars(plot), "series": [vars(one) for one in plot.series]} for plot in section.plots],
+                        "plots": [
+                            {**vars(plot), "series": [vars(one) for one in plot.series]} for plot in section.plots
+                        ],
                     }
                     for section in self.sections
                 ],

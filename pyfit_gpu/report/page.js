@@ -211,6 +211,8 @@
       this.tip.replaceChildren(name);
       if (one.names.length && one.label) this.tip.append(one.label, document.createElement("br"));
       this.tip.append(`${this.data.x_label}: ${shown(one.x[p.row])}`, document.createElement("br"), `${this.data.y_label}: ${shown(one.y[p.row])}`);
+      if (this.data.diagonal && !this.data.log_y && !one.line)
+        this.tip.append(document.createElement("br"), `difference: ${shown(Number((one.y[p.row] - one.x[p.row]).toPrecision(3)))}`);
       this.tip.hidden = false;
       const left = Math.min(Math.max(0, p.px * zoom - this.tip.offsetWidth / 2), this.figure.clientWidth - this.tip.offsetWidth);
       const above = this.canvas.offsetTop + p.py * zoom - this.tip.offsetHeight - 12;

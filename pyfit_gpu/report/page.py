@@ -94,6 +94,7 @@ def _section(section: Section, anchor: str, numbers: Iterator[int]) -> str:
     plots = "".join(_figure(plot, next(numbers)) for plot in section.plots)
     plots = f'<div class="plots">\n{plots}</div>\n' if plots else ""
     tables = "".join(map(_table, section.tables))
+    tables = f'<div class="tables">\n{tables}</div>\n' if tables else ""
     return f'<section id="{anchor}">\n<h2>{escape(section.title)}</h2>\n{text}{plots}{tables}</section>\n'
 
 
@@ -106,10 +107,10 @@ def _figure(plot: Plot, place: int) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(
-        f'<th scope="col" class="{"n" if _is_numeric(table, k) else "t"}"><button type="button">{escape(name)}</button></th>'
-        for k, name in enumerate(table.columns)
-    )
+    head = ""
+    for k, name in enumerate(table.columns):
+        kind = "n" if _is_numeric(table, k) else "t"
+        head += f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
     body = "".join(map(_row, table.rows[:MOST_ROWS]))
     foot = f"<tfoot>{''.join(map(_row, table.foot))}</tfoot>" if table.foot else ""
     notes = [table.note] if table.note else []
@@ -117,9 +118,9 @@ def _table(table: Table) -> str:
         notes.append(f"The first {MOST_ROWS} of {len(table.rows)} rows; all of them are in report.json.")
     note = f'<p class="note">{escape(" ".join(notes))}</p>\n' if notes else ""
     return (
-        f'<div class="table" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+        f'<div><div class="table" tabindex="0" role="region" aria-label="{escape(table.title)}">'
         f"<table><caption>{escape(table.title)}</caption>\n"
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>{foot}</table></div>\n{note}"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>{foot}</table></div>\n{note}</div>\n"
     )
 
 

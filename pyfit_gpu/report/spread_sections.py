@@ -88,7 +88,9 @@ def calibration_section(found: Evaluated) -> Section | None:
 def _error_against_bar(found: Evaluated, bars: _Bars) -> Plot:
     label = bars.label
     legend = Legend.of(found.groups[row] for row in bars.rows)
-    positive = [sigma > 0 if len(errors) else errors > 0 for sigma, errors in zip(bars.sigma, label.errors, strict=True)]
+    positive = [
+        sigma > 0 if len(errors) else errors > 0 for sigma, errors in zip(bars.sigma, label.errors, strict=True)
+    ]
     # Logarithmic axes have no place for 0: errors and bars that are exactly zero are left out.
     positive = [both & (errors != 0) for both, errors in zip(positive, label.errors, strict=True)]
     series = []
@@ -122,9 +124,7 @@ def _calibration_plot(every: Sequence[_Bars]) -> Plot:
     for look, bars in enumerate(every):
         sigma, error = bars.pairs()
         shares = (0.0, *(share_within(sigma, error, count) for count in counts), 1.0)
-        series.append(
-            Series(f"{bars.label.name}, {bars.what}", (0.0, *_LEVELS, 1.0), shares, line=True, look=look)
-        )
+        series.append(Series(f"{bars.label.name}, {bars.what}", (0.0, *_LEVELS, 1.0), shares, line=True, look=look))
     return Plot(
         "calibration",
         "Calibration",
