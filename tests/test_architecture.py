@@ -26,7 +26,7 @@ ALLOWED["commands"] |= {"optimizers", "interfaces", "doctor", "physics", "report
 ALLOWED |= {name: {"errors", "_version"} for name in GROUND}
 ALLOWED["locks"] |= {"log", "signals"}
 ALLOWED["files"] |= {"locks"}
-ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces"} - {"commands"}
+ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces", "doctor"} - {"commands"}
 ALLOWED["__main__"] = {"commands"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
