@@ -28,36 +28,58 @@ from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """Files whose structures a report is about."""
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Structures that were read from one place."""
 
-    dft_files: tuple[str, ...]
-    training_set: str | None
-    e_shift: EnergyShift | None  # of the files; None: the potential's own
-    reading: ReadOptions
+    frames: list[Frame]
+    parts: list[str]  # what each did in the training; empty: not known
+    shift: tuple[float, ...]  # eV per atom of each element, from the frames' energies to the networks' scale
 
-    def evaluated(self, model: Potential, known: Uncertainty | None, fit: FitBeside, setup: Setup) -> Evaluated | None:
-        """Predict the structures of the set, then those of the files; None if there is neither.
 
-        Raises:
-            InputError: as the readers; a set of another descriptor; an element that the potential does not have.
-        """
-        found: list[Evaluated] = []
-        if self.training_set is not None:
-            own = load_training_set(self.training_set, lazy=True)
-            where = f"{self.training_set} was not made for this potential"
-            require_same_inputs(model.descriptor, own.descriptor, where)
-            frames = frames_of_set(own, range(len(own)), self.training_set)
-            shift = (0.0,) * own.descriptor.n_elements if own.energy_shift is None else own.energy_shift
-            found.append(_predicted(frames, _parts_of(own, self.training_set, fit), shift, model, known, setup))
-        if self.dft_files:
-            frames = read_all_frames(Sources.of(self.dft_files, self.reading), training=False)
-            shift = evaluation_shift(model, self.e_shift)
-            found.append(_predicted(frames, [""] * len(frames), shift, model, known, setup))
-        if not found:
-            return None
-        return found[0] if len(found) == 1 else found[0].joined(found[1])
+def read_sources(
+    dft_files: Sequence[str],
+    training_set: str | None,
+    model: Potential,
+    fit: FitBeside,
+    *,
+    e_shift: EnergyShift | None = None,
+    reading: ReadOptions | None = None,
+) -> list[Source]:
+    """Read a training set and files of structures.
+
+    Args:
+        e_shift: of the files; None: the potential's own.
+
+    Raises:
+        InputError: as the readers; a set of another descriptor or without positions.
+    """
+    found = []
+    if training_set is not None:
+        own = load_training_set(training_set, lazy=True)
+        require_same_inputs(model.descriptor, own.descriptor, f"{training_set} was not made for this potential")
+        shift = (0.0,) * own.descriptor.n_elements if own.energy_shift is None else own.energy_shift
+        frames = frames_of_set(own, range(len(own)), training_set)
+        found.append(Source(frames, _parts_of(own, training_set, fit), shift))
+    if dft_files:
+        frames = read_all_frames(Sources.of(dft_files, reading), training=False)
+        found.append(Source(frames, [""] * len(frames), evaluation_shift(model, e_shift)))
+    return found
+
+
+def evaluate_sources(
+    sources: Sequence[Source], model: Potential, known: Uncertainty | None, setup: Setup
+) -> Evaluated | None:
+    """Predict all structures; None if there is none.
+
+    Raises:
+        InputError: an element that the potential does not have.
+    """
+    found: Evaluated | None = None
+    for source in sources:
+        own = _predicted(source, model, known, setup)
+        found = own if found is None else found.joined(own)
+    return found
 
 
 def _parts_of(own: TrainingSet, path: str, fit: FitBeside) -> list[str]:
@@ -75,23 +97,17 @@ def _parts_of(own: TrainingSet, path: str, fit: FitBeside) -> list[str]:
     return parts
 
 
-def _predicted(
-    frames: list[Frame],
-    parts: Sequence[str],
-    shift: Sequence[float],
-    model: Potential,
-    known: Uncertainty | None,
-    setup: Setup,
-) -> Evaluated:
+def _predicted(source: Source, model: Potential, known: Uncertainty | None, setup: Setup) -> Evaluated:
+    frames = source.frames
     counts = count_elements(frames, model.descriptor.elements)
     warn_of_untrained_predictions(model, counts)
     found = predict_frames(frames, model, setup, derivatives=True, uncertainty=known)
-    shifts = shift_of_structures(torch.from_numpy(counts), tuple(shift)).numpy()
+    shifts = shift_of_structures(torch.from_numpy(counts), source.shift).numpy()
     n_atoms = np.array([frame.n_atoms for frame in frames])
     return Evaluated(
         names=tuple(shown(frame.source) for frame in frames),
         groups=tuple(shown(frame.group) for frame in frames),
-        parts=tuple(parts),
+        parts=tuple(source.parts),
         n_atoms=n_atoms,
         volume_per_atom=np.array([frame.volume for frame in frames]) / n_atoms,
         labels=_labels(frames, found, shifts),

@@ -11,9 +11,11 @@ from pyfit_gpu.commands.fit_beside import FitBeside
 from pyfit_gpu.commands.grades import chosen_uncertainty
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import shown
-from pyfit_gpu.commands.report_data import ReportData
+from pyfit_gpu.commands.report_data import Source, evaluate_sources, read_sources
 from pyfit_gpu.commands.report_options import PARTS
 from pyfit_gpu.commands.train.outputs import beside
+from pyfit_gpu.doctor.examine import examine
+from pyfit_gpu.doctor.findings import Diagnosis
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_output, unique_path
 from pyfit_gpu.formats.opening import load_potentials
@@ -21,12 +23,14 @@ from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.report.build import Findings, build_report
 from pyfit_gpu.report.contents import Report
 from pyfit_gpu.report.gate import load_gate
 from pyfit_gpu.report.learning import Curves
 from pyfit_gpu.report.page import write_page
 from pyfit_gpu.report.pictures import save_picture
+from pyfit_gpu.structures.frames import Frame
 
 _FAILED = 1  # exit status when a limit is passed
 
@@ -79,21 +83,32 @@ def report(
     energy_model(model, "report")
     known = chosen_uncertainty(uncertainty, potential, model)
     fit = FitBeside.of(potential[0], model)
+    sources: list[Source] = []
+    if set(parts) - {"training"}:
+        sources = read_sources(dft_files, training_set, model, fit, e_shift=e_shift, reading=reading)
+    frames = [frame for source in sources for frame in source.frames]
     evaluated = None
     if {"errors", "data"} & set(parts):
-        data = ReportData(tuple(dft_files), training_set, e_shift, reading or ReadOptions())
-        evaluated = data.evaluated(model, known, fit, setup)
+        evaluated = evaluate_sources(sources, model, known, setup)
     findings = Findings(
         potential=model,
         name=shown(Path(potential[0]).name if len(potential) == 1 else f"{len(potential)} potentials"),
         evaluated=evaluated,
+        shows_errors="errors" in parts,
+        shows_data="data" in parts,
         curves=_curves(potential[0], fit) if "training" in parts else (),
+        diagnosis=_diagnosis(frames, model) if "doctor" in parts else None,
     )
     violations = None if limits is None else limits.violations(findings.values())
     _write(build_report(findings, violations), folder)
     for line in violations or ():
         print(shown(f"limit passed: {line}"))
     return _FAILED if violations else 0
+
+
+def _diagnosis(frames: Sequence[Frame], model: Potential) -> Diagnosis | None:
+    """Examine the structures; without any energy there is nothing to examine."""
+    return examine(frames, model) if any(frame.energy is not None for frame in frames) else None
 
 
 def _checked_folder(out: str, setup: Setup) -> Path:

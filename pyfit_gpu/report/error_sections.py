@@ -12,7 +12,7 @@ from pyfit_gpu.report.looks import OTHERS, Legend
 from pyfit_gpu.structures.cells import FloatArray
 
 MOST_POINTS = 20_000  # of a plot, in the JSON
-_N_WORST = 30  # structures that are listed
+_N_WORST = 12  # structures that are listed, for each label
 _OUTLIER = 8.0  # times the median of |error| of its label; of a normal distribution 1 in 10^7 lies so far out
 
 
@@ -36,13 +36,15 @@ def error_section(found: Evaluated) -> Section:
         return Section("Errors", ("The structures have no energies, forces or stress to compare with.",))
     tables = [_parts_table(found)] if any(found.parts) else []
     tables += [_group_table(found, label) for label in labels]
-    plots = tuple(parity_plot(found, label) for label in labels)
+    plots = [parity_plot(found, label) for label in labels]
+    if labels[0].name == "energy":
+        plots.insert(1, _residual_plot(found, labels[0]))
     missing = [
         f"{sum(not len(known) for known in label.known)} of {len(found)} structures have no reference {label.name}."
         for label in found.labels
         if not all(len(known) for known in label.known)
     ]
-    return Section("Errors", tuple(missing), tuple(tables), plots)
+    return Section("Errors", tuple(missing), tuple(tables), tuple(plots))
 
 
 _PARTS = ("training", "validation", "test", "")
@@ -91,6 +93,21 @@ def parity_plot(found: Evaluated, label: Label) -> Plot:
         f"predicted {label.name} ({label.unit})",
         grouped_series(found, label.known, label.found, legend, keep=known, of_atoms=label.name == "forces"),
         diagonal=True,
+    )
+    return plot.thinned(MOST_POINTS)
+
+
+def _residual_plot(found: Evaluated, label: Label) -> Plot:
+    """Plot errors against the known values, where parity hides small ones."""
+    known = [len(values) > 0 for values in label.known]
+    legend = Legend.of(group for group, is_known in zip(found.groups, known, strict=True) if is_known)
+    series = grouped_series(found, label.known, label.errors, legend, keep=known)
+    plot = Plot(
+        f"error_{label.name}",
+        f"Errors of {_plural(label.name)}",
+        f"reference {label.name} ({label.unit})",
+        f"predicted - reference ({label.error_unit})".replace(" - ", " − "),
+        series,
     )
     return plot.thinned(MOST_POINTS)
 
