@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+
+import torch
 
 from pyfit_gpu.commands.fit_beside import FitBeside
 from pyfit_gpu.commands.grades import chosen_uncertainty
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import shown
+from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.commands.report_data import Source, evaluate_sources, read_sources
 from pyfit_gpu.commands.report_options import PARTS
 from pyfit_gpu.commands.train.outputs import beside
@@ -24,12 +28,17 @@ from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.physics.compute import PARTS as PHYSICS
+from pyfit_gpu.physics.compute import compute_physics
+from pyfit_gpu.physics.properties import Physics
 from pyfit_gpu.report.build import Findings, build_report
 from pyfit_gpu.report.contents import Report
 from pyfit_gpu.report.gate import load_gate
 from pyfit_gpu.report.learning import Curves
 from pyfit_gpu.report.page import write_page
 from pyfit_gpu.report.pictures import save_picture
+from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
 _FAILED = 1  # exit status when a limit is passed
@@ -42,9 +51,10 @@ def parse_parts(text: str | None) -> tuple[str, ...]:
         InputError: one that is not known.
     """
     names = PARTS if text is None else tuple(filter(None, (name.strip() for name in text.split(","))))
+    known = (*PARTS, *PHYSICS)
     for name in names:
-        if name not in PARTS:
-            raise InputError(f"--parts: expected {', '.join(PARTS)}, got {name!r}")
+        if name not in known:
+            raise InputError(f"--parts: expected {', '.join(known)}, got {name!r}")
     return names
 
 
@@ -67,7 +77,7 @@ def report(
         dft_files, training_set: structures with labels, and a training set.
         out: folder to write to.
         gate: file of limits.
-        parts: names from `PARTS`.
+        parts: names from `PARTS`, or parts of the physics alone (physics/compute.py).
         e_shift: as for `evaluate`, of the files.
         uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
 
@@ -98,8 +108,10 @@ def report(
         shows_data="data" in parts,
         curves=_curves(potential[0], fit) if "training" in parts else (),
         diagnosis=_diagnosis(frames, model) if "doctor" in parts else None,
+        physics=_physics(model, frames, known, parts, setup),
+        stable=None if limits is None else limits.stable,
     )
-    violations = None if limits is None else limits.violations(findings.values())
+    violations = None if limits is None else [*limits.violations(findings.values()), *findings.instabilities()]
     _write(build_report(findings, violations), folder)
     for line in violations or ():
         print(shown(f"limit passed: {line}"))
@@ -109,6 +121,25 @@ def report(
 def _diagnosis(frames: Sequence[Frame], model: Potential) -> Diagnosis | None:
     """Examine the structures; without any energy there is nothing to examine."""
     return examine(frames, model) if any(frame.energy is not None for frame in frames) else None
+
+
+def _physics(
+    model: Potential, frames: Sequence[Frame], known: Uncertainty | None, parts: Sequence[str], setup: Setup
+) -> Physics | None:
+    chosen = [part for part in PHYSICS if part in parts or "physics" in parts]
+    if not chosen:
+        return None
+    structures = Structures.from_frames(frames, device=setup.device) if frames else None
+    with closing(Progress("physics", len(chosen) + 1, "parts", quiet=setup.quiet)) as progress:
+        begun: list[str] = []
+
+        def begin(part: str) -> None:
+            progress.update(len(begun), part)
+            begun.append(part)
+
+        moved = None if known is None else known.to(setup.device, torch.float64)
+        model = model.to(setup.device, torch.float64)  # small differences of energies
+        return compute_physics(model, structures, uncertainty=moved, parts=chosen, progress=begin)
 
 
 def _checked_folder(out: str, setup: Setup) -> Path:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from pyfit_gpu.doctor.findings import Diagnosis
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.physics.properties import Physics
 from pyfit_gpu.report.contents import Fact, Report, Section, Table, Value, number
 from pyfit_gpu.report.doctor_sections import doctor_section
 from pyfit_gpu.report.error_sections import data_section, error_section, error_values, worst_section
 from pyfit_gpu.report.evaluated import Evaluated
 from pyfit_gpu.report.learning import Curves, learning_section
+from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values, stable_phases
 from pyfit_gpu.report.spread_sections import (
     calibration_section,
     calibration_values,
@@ -31,6 +33,8 @@ class Findings:
     shows_data: bool = True  # and one about the structures
     curves: Sequence[Curves] = ()
     diagnosis: Diagnosis | None = None
+    physics: Physics | None = None
+    stable: tuple[str, ...] | None = None  # phases that should be stable; None: those of the lowest energy
 
     def values(self) -> list[Value]:
         """All numbers that have a name."""
@@ -39,7 +43,18 @@ class Findings:
             found += error_values(self.evaluated)
             found += calibration_values(self.evaluated)
             found += grade_values(self.evaluated)
+        if self.physics is not None:
+            found += physics_values(self.physics)
         return found
+
+    def instabilities(self) -> list[str]:
+        """Lines about phases that should be stable and are not."""
+        if self.physics is None:
+            return []
+        stable = self.stable
+        if stable is None:
+            stable = tuple(stable_phases(self.physics, self.potential.descriptor.elements))
+        return instabilities(self.physics, stable)
 
 
 def build_report(findings: Findings, violations: Sequence[str] | None = None) -> Report:
@@ -54,6 +69,8 @@ def build_report(findings: Findings, violations: Sequence[str] | None = None) ->
     if evaluated is not None and findings.shows_errors:
         sections += [error_section(evaluated), calibration_section(evaluated), grade_section(evaluated)]
         sections.append(worst_section(evaluated))
+    if findings.physics is not None:
+        sections.append(physics_section(findings.physics, findings.instabilities()))
     sections.append(learning_section(findings.curves))
     if findings.diagnosis is not None:
         sections.append(doctor_section(findings.diagnosis))
@@ -97,6 +114,10 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         if value is not None:
             facts.append(Fact("energies within 2 σ", f"{100 * value.value:.0f} %", more=f"{what}; 95 % expected"))
             break
+    if findings.physics is not None:
+        unstable = findings.instabilities()
+        text = f"{len(unstable)} signs against it" if unstable else "nothing against it"
+        facts.append(Fact("stable crystal", text, "bad" if unstable else "good", more="elastic constants, phonons"))
     if findings.diagnosis is not None:
         counts = findings.diagnosis.summary["findings"]
         text = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count)

@@ -180,6 +180,6 @@ def number(value: float, digits: int = 4) -> str:
         return "0"
     size = abs(value)
     if size < 1e-4 or size >= 1e7:
-        return f"{value:.{digits - 1}e}"
+        return f"{value:.{digits - 1}e}".replace("-", "−")
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-    return f"{value:.{decimals}f}"
+    return f"{value:.{decimals}f}".replace("-", "−")

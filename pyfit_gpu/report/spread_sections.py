@@ -16,8 +16,8 @@ from pyfit_gpu.structures.cells import FloatArray
 
 _N_HIGHEST = 20  # structures that are listed
 EDGE = 1 + 1e-6  # grade above which an atom lies outside: that of one at the edge is 1 up to rounding
-# Components that symmetry makes zero have errors and bars of rounding: left out of logarithmic plots below this share of
-# the largest.
+# Components that symmetry makes zero have errors and bars of rounding. Logarithmic plots leave out what is below this
+# share of the largest.
 _SMALLEST = 1e-6
 _LEVELS = tuple(k / 20 for k in range(1, 20))  # shares that the calibration is drawn for
 
