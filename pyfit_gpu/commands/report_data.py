@@ -83,7 +83,7 @@ def evaluate_sources(
 
 
 def _parts_of(own: TrainingSet, path: str, fit: FitBeside) -> list[str]:
-    """What each structure of a set did in the training; empty where the run file does not tell."""
+    """Find what each structure of a set did in the training; empty where the run file does not tell."""
     parts = [""] * len(own)
     if fit.run is None:
         return parts

@@ -16,7 +16,7 @@ def add_report(verb: argparse.ArgumentParser) -> None:
         help="potential (.nn.dat) or run file; several: mean and spread")  # fmt: skip
     add("--set", dest="training_set", metavar="SET", help="training set, whose structures are evaluated too")
     add("--out", required=True, metavar="DIR", help="folder for report.html, report.json and the plots as PNG")
-    add("--gate", metavar="FILE", help="limits (JSON5); exit status 1 if a value passes one")
+    add("--gate", metavar="FILE", help="limits (JSON5); exit status 1 if one is broken")
     add("--parts", metavar="NAME,..",
         help=f"what the report holds, parts of the physics one by one too ({','.join(PARTS)})")  # fmt: skip
     add("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")

@@ -41,7 +41,7 @@ from pyfit_gpu.report.pictures import save_picture
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
-_FAILED = 1  # exit status when a limit is passed
+_FAILED = 1  # exit status when a limit is broken
 
 
 def parse_parts(text: str | None) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def report(
         uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
 
     Returns:
-        Exit status: 1 if a value passes a limit, which is printed.
+        Exit status: 1 if a limit is broken, which is printed.
 
     Raises:
         InputError: as `evaluate`; an output that cannot be written.
@@ -114,7 +114,7 @@ def report(
     violations = None if limits is None else [*limits.violations(findings.values()), *findings.instabilities()]
     _write(build_report(findings, violations), folder)
     for line in violations or ():
-        print(shown(f"limit passed: {line}"))
+        print(shown(f"limit broken: {line}"))
     return _FAILED if violations else 0
 
 

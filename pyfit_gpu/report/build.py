@@ -61,7 +61,7 @@ def build_report(findings: Findings, violations: Sequence[str] | None = None) ->
     """Put a report together.
 
     Args:
-        violations: limits that were passed, a line each; None: no limits were given.
+        violations: limits that are broken, a line each; None: no limits were given.
     """
     values = findings.values()
     evaluated = findings.evaluated
@@ -101,7 +101,7 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
     by_name = {value.full_name: value for value in values}
     facts = []
     if violations is not None:
-        text = f"{len(violations)} passed" if violations else "kept"
+        text = f"{len(violations)} broken" if violations else "kept"
         facts.append(Fact("limits", text, "bad" if violations else "good"))
     for label in ("energy", "forces", "stress"):
         for of, more in ((" of test", "test"), (" of validation", "validation"), ("", "all structures")):
@@ -131,7 +131,7 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
 def _gate_section(violations: Sequence[str] | None) -> Section | None:
     if not violations:
         return None
-    return Section("Limits", (), (Table("Limits that were passed", ("limit",), tuple((line,) for line in violations)),))
+    return Section("Limits", (), (Table("Broken limits", ("limit",), tuple((line,) for line in violations)),))
 
 
 def _potential_section(findings: Findings) -> Section:

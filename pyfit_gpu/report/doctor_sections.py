@@ -11,7 +11,7 @@ _MOST_NAMED = 3  # structures of a finding that a row names
 def doctor_section(diagnosis: Diagnosis) -> Section:
     """Make the section of findings, worst first."""
     if not diagnosis.findings:
-        return Section("Soundness of the data", ("Nothing doubtful was found.",))
+        return Section("Doctor", ("Nothing doubtful was found.",))
     rows: list[tuple[Cell, ...]] = []
     for finding in diagnosis.findings:
         named = ", ".join(finding.frames[:_MOST_NAMED])
@@ -19,4 +19,4 @@ def doctor_section(diagnosis: Diagnosis) -> Section:
         rows.append((finding.severity, finding.kind, finding.text, finding.value, finding.unit or None,
                      named + more or None))  # fmt: skip
     columns = ("severity", "kind", "finding", "value", "unit", "structures")
-    return Section("Soundness of the data", (), (Table("Findings", columns, tuple(rows)),))
+    return Section("Doctor", (), (Table("Findings", columns, tuple(rows)),))

@@ -49,7 +49,7 @@ class Gate:
     stable: tuple[str, ...] | None = None  # None: those of the lowest energy
 
     def violations(self, values: Sequence[Value]) -> list[str]:
-        """One line for each limit that a value passes."""
+        """One line for each value that breaks a limit."""
         return [text for limit in self.limits for text in limit.violations(values)]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from pyfit_gpu.report.contents import Cell, Plot, Section, Series, Table, Value
 from pyfit_gpu.report.error_sections import MOST_POINTS, component_names, grouped_series
 from pyfit_gpu.report.evaluated import Evaluated, Label
-from pyfit_gpu.report.looks import Legend
 from pyfit_gpu.structures.cells import FloatArray
 
 _N_HIGHEST = 20  # structures that are listed
@@ -85,19 +84,19 @@ def calibration_section(found: Evaluated) -> Section | None:
     plots = [_error_against_bar(found, bars) for bars in every]
     plots.append(_calibration_plot(every))
     table = Table("Spread and calibration", columns, tuple(rows))
-    return Section("Committee spread and error bars", text, (table,), tuple(plots))
+    return Section("Calibration", text, (table,), tuple(plots))
 
 
 def _error_against_bar(found: Evaluated, bars: _Bars) -> Plot:
     label = bars.label
-    legend = Legend.of(found.groups[row] for row in bars.rows)
+    legend = found.legend
     sigma, error = bars.pairs()
     least = (_SMALLEST * sigma.max(), _SMALLEST * error.max())
     series = []
     for look, groups in legend.gathered().items():
         xs, ys, names = [], [], []
         for row in bars.rows:
-            if found.groups[row] in groups:
+            if legend.looks[found.groups[row]] == look:
                 x, y = bars.sigma[row], np.abs(label.errors[row])
                 kept = (x > least[0]) & (y > least[1])
                 own = component_names(found.names[row], len(kept), of_atoms=label.name == "forces")
@@ -171,8 +170,7 @@ def grade_section(found: Evaluated) -> Section | None:
         worst = [np.array([np.abs(own).max()]) if len(own) else own for own in label.errors]
         least = _SMALLEST * max((float(own[0]) for own in worst if len(own)), default=0.0)
         keep = [len(own) > 0 and bool(own[0] > least) and grade > 0 for own, grade in zip(worst, highest, strict=True)]
-        legend = Legend.of(group for group, is_kept in zip(found.groups, keep, strict=True) if is_kept)
-        series = grouped_series(found, [np.array([grade]) for grade in highest], worst, legend, keep=keep)
+        series = grouped_series(found, [np.array([grade]) for grade in highest], worst, keep=keep)
         title = f"Largest error of {'an energy' if label.name == 'energy' else label.name} against the grade"
         plot = Plot(f"grade_{label.name}", title, "highest grade of the structure's atoms",
                     f"largest |error| ({label.error_unit})", series, log_x=True, log_y=True)  # fmt: skip
