@@ -35,11 +35,12 @@ def points_of(plot: Plot) -> dict[str, tuple[float, float]]:
 def test_thinned_plots_keep_the_farthest_points_and_say_so(diagonal: bool) -> None:
     plot = cloud(1000, diagonal=diagonal, line=True)
     found = plot.thinned(100)
-    assert found.note == "100 of 1000 points: the farthest out and every n-th of the others."
+    assert found.notes == "100 of 1000 points: the farthest out and every n-th of the others."
     assert [one.label for one in found.series] == ["one", "line", "two"]
     assert found.series[1] == plot.series[1]
     points, kept = points_of(plot), points_of(found)
     assert len(kept) == 100
+    assert found.thinned(50).notes.startswith("50 of 1000 points")
     assert kept.items() <= points.items()
     distance = {name: abs(y - x) if diagonal else abs(y) for name, (x, y) in points.items()}
     assert set(sorted(distance, key=lambda name: -distance[name])[:20]) <= kept.keys()
@@ -68,7 +69,11 @@ def test_json_holds_everything_and_no_nan() -> None:
 
 
 def test_plain_values() -> None:
-    assert plain({"a": np.float64(1.5), "b": (1, math.nan), "c": np.arange(2)}) == {"a": 1.5, "b": [1, None], "c": [0, 1]}
+    assert plain({"a": np.float64(1.5), "b": (1, math.nan), "c": np.arange(2)}) == {
+        "a": 1.5,
+        "b": [1, None],
+        "c": [0, 1],
+    }
 
 
 def test_full_names_of_values() -> None:
