@@ -19,8 +19,8 @@ def energy(phase: str, value: float) -> Property:
 
 
 C11 = Property.of_members("C11", "diamond", "GPa", [100.0, 104.0], reference=110.0, grade=0.5)
-BAND = Curve("phonons", "diamond", "wave vector", "frequency (THz)", (0.0, 0.5, 1.0), ((-0.01, 2.0, 3.0), (0.0, 4.0, 5.0)),
-             ((0.0, "Γ"), (1.0, "X")))  # fmt: skip
+BRANCHES = ((-0.01, 2.0, 3.0), (0.0, 4.0, 5.0))
+BAND = Curve("phonons", "diamond", "q", "frequency (THz)", (0.0, 0.5, 1.0), BRANCHES, ((0.0, "Γ"), (1.0, "X")))
 
 
 def test_table_of_a_phase() -> None:
