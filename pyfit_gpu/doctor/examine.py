@@ -44,7 +44,7 @@ def examine(
 
     Args:
         data: structures or a training set.
-        potential: gives the network inputs, and with its parameters outliers; its members are a committee.
+        potential: gives the network inputs; several members are a committee, which finds outliers.
         training_set: has the inputs of `data`, structure by structure; a training set as `data` is its own.
         trained: whether the parameters of the potential mean anything.
         cutoff: Å within which an atom should have a neighbour; None: that of the potential or the set, or 6 Å.
@@ -99,7 +99,7 @@ def _checks(
         yield "network inputs", lambda: _check_inputs(records, potential, training_set, summary)
     else:
         summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, records.first_copy)
-    if potential is not None and trained:
+    if potential is not None and trained and potential.networks.n_members > 1:
         energy_model(potential, "examine")
         yield "outliers", lambda: check_outliers(records, Errors.of(records, potential))
     yield "copies", lambda: copies(records)
