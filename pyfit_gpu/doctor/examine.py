@@ -59,6 +59,8 @@ def examine(
     if np.isnan(records.energy).all():
         raise InputError(f"expected structures with energies, found none in {len(records)}")
     source = potential or (None if training_set is None else training_set.potential)
+    if source is not None:
+        records = records.of_elements(source.descriptor.elements)
     if cutoff is None:
         cutoff = DEFAULT_CUTOFF if source is None else source.descriptor.neighbor_cutoff
     begin = progress or (lambda part: None)

@@ -70,7 +70,7 @@ def windows_of_records(records: Records, potential: Potential, device: torch.dev
     for rows in records.windows(_ATOMS_AT_ONCE):
         yield assemble(
             records.sizes[rows].tolist(),
-            lambda own, rows=rows: records.batch([rows[k] for k in own]).to(device),  # type: ignore[misc]
+            lambda own, rows=rows: records.batch(rows.start + np.array(own)).to(device),  # type: ignore[misc]
             potential,
             device=device,
             dtype=torch.float64,
