@@ -44,7 +44,7 @@ def examine(
 
     Args:
         data: structures or a training set.
-        potential: gives the network inputs, and with its parameters outliers; its members are a committee.
+        potential: gives the network inputs; several members are a committee, which finds outliers.
         training_set: has the inputs of `data`, structure by structure; a training set as `data` is its own.
         trained: whether the parameters of the potential mean anything.
         cutoff: Å within which an atom should have a neighbour; None: that of the potential or the set, or 6 Å.
@@ -59,6 +59,10 @@ def examine(
     if np.isnan(records.energy).all():
         raise InputError(f"expected structures with energies, found none in {len(records)}")
     source = potential or (None if training_set is None else training_set.potential)
+    if cutoff is not None and cutoff <= 0:
+        raise InputError(f"cutoff: expected a distance above 0, got {cutoff:g}", setting="cutoff")
+    if source is not None:
+        records = records.of_elements(source.descriptor.elements)
     if cutoff is None:
         cutoff = DEFAULT_CUTOFF if source is None else source.descriptor.neighbor_cutoff
     begin = progress or (lambda part: None)
@@ -99,8 +103,9 @@ def _checks(
         yield "network inputs", lambda: _check_inputs(records, potential, training_set, summary)
     else:
         summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, records.first_copy)
-    if potential is not None and trained:
+    if potential is not None and trained and potential.networks.n_members > 1:
         energy_model(potential, "examine")
+        summary["committee"] = potential.networks.n_members
         yield "outliers", lambda: check_outliers(records, Errors.of(records, potential))
     yield "copies", lambda: copies(records)
     yield "missing labels", lambda: missing_labels(records)
@@ -146,5 +151,6 @@ def _summary(records: Records) -> dict[str, Any]:
         },
         "steps": {},
         "inputs": None,
+        "committee": None,  # members that outliers were looked for with
         "noise_floor": None,  # meV/atom
     }
