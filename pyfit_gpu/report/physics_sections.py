@@ -83,7 +83,16 @@ def _curve_plot(curves: Sequence[Curve]) -> Plot:
     title = title[:1].upper() + title[1:] + (f", {first.phase}" if alone and first.phase else "")
     name = re.sub(r"\W+", "_", f"{first.name} {first.phase}" if alone else first.name, flags=re.ASCII).strip("_")
     return Plot(f"physics_{name}", title, _raised(first.x_label), _raised(first.y_label), tuple(series),
-                ticks=first.ticks)  # fmt: skip
+                ticks=_marks(first))  # fmt: skip
+
+
+def _marks(curve: Curve) -> tuple[tuple[float, str], ...]:
+    """Marks along the axis; where a path of wave vectors jumps, two share a place."""
+    labels: dict[float, str] = {}
+    for place, text in curve.ticks:
+        text = {"G": "Γ"}.get(text, text)
+        labels[place] = f"{labels[place]}|{text}" if labels.get(place, text) != text else text
+    return tuple(labels.items())
 
 
 def stable_phases(physics: Physics, elements: Sequence[str]) -> list[str]:

@@ -54,6 +54,14 @@ def test_curves_of_several_phases_share_a_plot() -> None:
     assert len({plot.name, bands.name}) == 2
 
 
+def test_marks_at_one_place_are_joined() -> None:
+    ticks = ((0.0, "G"), (1.0, "U"), (1.0, "K"), (2.0, "G"))
+    band = Curve("phonon-dispersion", "fcc", "q", "frequency (THz)", (0.0, 2.0), ((0.0, 1.0),), ticks)
+    (plot,) = physics_section(make_physics(C11, curves=(band,))).plots
+    assert plot.ticks == ((0.0, "Γ"), (1.0, "U|K"), (2.0, "Γ"))
+    assert plot.title == "Phonon dispersion, fcc"
+
+
 def test_stable_phases_have_the_lowest_energy() -> None:
     physics = make_physics(energy("fcc", -5.0), energy("diamond", -5.4), energy("sc", math.nan))
     assert stable_phases(physics, ["Si"]) == ["diamond"]
