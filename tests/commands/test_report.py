@@ -305,6 +305,20 @@ class TestPlots:
         plot(make_table([f"g{k % n_groups}" for k in range(80)]), tmp_path / "plot.png")
         self.read(tmp_path / "plot.png")
 
+    @pytest.mark.parametrize("n_groups", [12, 20, 25])
+    def test_every_group_has_a_look_of_its_own(
+        self, plot: Plot, n_groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Colour and marker differ, also beyond ten groups; the smallest of many groups share one look."""
+        figures: list[Figure] = []
+        monkeypatch.setattr(report, "save_figure", lambda figure, path: figures.append(figure))
+        plot(make_table([f"g{k:02}" for k in range(n_groups)] * 3), tmp_path / "plot.png")
+        points = [one for one in figures[0].axes[0].collections if not str(one.get_label()).startswith("_")]
+        looks = {(one.get_facecolor().tobytes(), one.get_paths()[0].vertices.tobytes()) for one in points}
+        labels = legend_of(figures[0])
+        assert len(looks) == len(labels) == min(n_groups, 20)
+        assert any(re.fullmatch(r"others \([56] groups\)", label) for label in labels) == (n_groups == 25)
+
     @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:20]))
     def test_any_name(self, plot: Plot, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """In the legend as it is, or shown: neither a formula nor left out."""

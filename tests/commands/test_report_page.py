@@ -134,7 +134,9 @@ class TestGate:
         assert "kept" in Path("out/report.html").read_text()
 
     def test_broken(self) -> None:
-        status, lines = self.gate('{limits: {"energy-rmse": {max: 1e-3}, "energy-mae of group *": {min: 1e9}}}', "--quiet")
+        status, lines = self.gate(
+            '{limits: {"energy-rmse": {max: 1e-3}, "energy-mae of group *": {min: 1e9}}}', "--quiet"
+        )
         assert status == 1
         assert [line.split(": ")[1] for line in lines] == [
             "energy-rmse",
@@ -167,7 +169,7 @@ class TestGate:
 
 class TestBadInput:
     def test_potential_of_other_elements(self) -> None:
-        Path("ge.extxyz").write_text('1\nenergy=-1.0 Properties=species:S:1:pos:R:3\nGe 0.0 0.0 0.0\n')
+        Path("ge.extxyz").write_text("1\nenergy=-1.0 Properties=species:S:1:pos:R:3\nGe 0.0 0.0 0.0\n")
         refused(*REPORT, "ge.extxyz", "--out", "out", match="expected .*Si.*Ge")
 
     def test_data_without_energies(self) -> None:

@@ -182,7 +182,10 @@ def test_points_answer_to_the_pointer(visit) -> None:
 def test_points_answer_to_the_keyboard(visit) -> None:
     script = """(outcome) => {
       const svg = first();
-      const press = (key) => { svg.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true })); return tip(); };
+      const press = (key) => {
+        svg.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+        return tip();
+      };
       svg.focus();
       outcome.focused = document.activeElement === svg;
       outcome.seen = ["ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft", "Escape", "a"]

@@ -33,6 +33,13 @@ def test_table_of_a_phase() -> None:
     assert second.rows[0][3] == "it melts"
 
 
+def test_phases_come_from_the_lowest_energy_up() -> None:
+    physics = make_physics(
+        C11, energy("fcc", -5.0), energy("diamond", -5.4), energy("sc", math.nan), energy("hcp", -5.1)
+    )
+    assert [table.title for table in physics_section(physics).tables] == ["diamond", "hcp", "fcc", "sc"]
+
+
 def test_values() -> None:
     (value,) = physics_values(make_physics(C11))
     assert (value.full_name, value.value, value.unit, value.reference) == ("C11 of diamond", 102.0, "GPa", 110.0)
