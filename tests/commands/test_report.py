@@ -30,6 +30,7 @@ from pyfit_gpu.commands.report import (
 )
 from pyfit_gpu.commands.train.row_file import read_table
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.report.pictures import save_figure
 
 Plot = Callable[[EnergyTable, Path], None]
 
@@ -50,7 +51,7 @@ def make_table(groups: Sequence[str], seed: int = 0, *, unknown: Sequence[int] =
 
 NAMES = [r"$\foo$", "a$b$ and c$_$d", "$", "_hidden", "a,b", 'say "a"', "=1+1", "#x", "a\rb", "a\nb", "x" * 5000,
          "\x1b[31m", "  ", "Å"]  # fmt: skip
-save = report.save_figure
+save = save_figure
 
 
 def legend_of(figure: Figure) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def trained() -> None:
          "--uncertainty", "--test-groups", "odd", "--quiet")  # fmt: skip
 
 
-def content(folder: str = "out") -> dict[str, object]:
+def content(folder: str = "out") -> dict[str, Any]:
     return json.loads(Path(folder, "report.json").read_text())
 
 
