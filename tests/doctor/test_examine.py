@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from sample_sets import make_potential
 
 import pyfit_gpu as pf
 from pyfit_gpu.doctor.records import Records
+from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def kinds(found: pf.Diagnosis) -> dict[str, pf.Finding]:
@@ -376,3 +380,25 @@ def test_records_give_back_their_frames() -> None:
         [10, 11, 12, 13, 14],
         [15, 16],
     ]
+
+
+@pytest.mark.parametrize("path", ["data/si_dft.extxyz", "silicon_carbide/sic_dft.extxyz"])
+def test_nothing_in_the_sets_of_the_examples(path: str) -> None:
+    frames = list(read_frames(EXAMPLES / path))
+    symbols = ["Si", "C"] if "carbide" in path else ["Si"]
+    found = pf.examine(frames, make_potential(symbols, gi_mode=5, cutoff=5.0))
+    assert found.findings == ()
+    assert found.summary["steps"]["stress"]["tell_the_sign"] > 30
+
+
+def test_faults_in_the_set_of_the_examples() -> None:
+    """A wrong energy among displaced frames, and a stress of the wrong sign, in real data."""
+    frames = list(read_frames(EXAMPLES / "data" / "si_dft.extxyz"))
+    names = [frame.source.rpartition(" ")[2] for frame in frames]
+    frames = changed(frames, 111, energy=frames[111].energy + 1.0)  # structure 112 has two near ones
+    frames = changed(frames, 2, stress=-frames[2].stress)
+    found = kinds(pf.examine(frames))
+    assert set(found) == {"forces against energies", "stress against energies"}
+    assert found["forces against energies"].numbers == (111,)
+    assert found["stress against energies"].numbers == (2,)
+    assert names[111] == "112"
