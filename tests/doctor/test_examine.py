@@ -61,7 +61,7 @@ def test_batches_and_sets_are_examined_like_frames() -> None:
 class TestCopies:
     def test_with_equal_labels(self) -> None:
         frames = good_frames()
-        finding = only([*frames, replace(frames[2], source="again.xyz, structure 1")], "copies")
+        finding = only([*frames, replace(frames[2], source="again.xyz, structure 1")], "copies", copper())
         assert finding.severity == "warning"
         assert finding.frames == ("again.xyz, structure 1",)
         assert finding.numbers == (17,)
@@ -140,7 +140,9 @@ class TestForcesAgainstEnergies:
     def test_atoms_that_cross_the_boundary_are_no_long_steps(self) -> None:
         frames = good_frames()
         shifted = frames[8].positions + frames[8].cell[0]
-        assert pf.examine(changed(frames, 8, positions=shifted)).findings == ()
+        found = pf.examine(changed(frames, 8, positions=shifted))
+        assert found.findings == ()
+        assert found.summary["steps"] == pf.examine(frames).summary["steps"]
 
 
 class TestStressAgainstEnergies:
@@ -275,6 +277,11 @@ class TestEnergiesOffTheShift:
         assert set(finding.numbers) == set(range(17, 22))
         assert "file other.extxyz: 5 structures" in finding.text
 
+    def test_groups_of_a_file_that_is_off_are_not_named_again(self) -> None:
+        other = [replace(f, energy=f.energy + 200.0, group="own", stress=None) for f in good_frames(3)[:3]]
+        found = pf.examine([*good_frames()[7:], *numbered(other, "other.extxyz")])
+        assert [one.text[:18] for one in found.findings if one.severity == "error"] == ["file other.extxyz:"]
+
     def test_a_group(self) -> None:
         frames = [replace(f, energy=f.energy + (200.0 if f.group == "volumes" else 0.0)) for f in good_frames()]
         finding = only(frames, "energies off the shift")
@@ -325,6 +332,25 @@ class TestOutliers:
         assert found["outlier"].numbers == (3,)
         assert found["outlier"].value == pytest.approx(250, rel=0.01)
         assert found["outlier"].unit == "meV/atom"
+
+    def test_the_shift_of_each_element_counts(self) -> None:
+        """Cells of nickel and of copper, whose labels are those of the committee on the scale of DFT."""
+        members = []
+        for seed in (1, 2):
+            member = make_potential(["Cu", "Ni"], seed=seed, max_random=0.01)
+            member.energy_shift[:] = torch.tensor([100.0, 300.0])
+            members.append(member)
+        committee = pf.join_members(members)
+        frames = [labelled(bulk(symbol, a=3.6 + 0.01 * k), "bulk") for k in range(4) for symbol in ("Cu", "Ni")]
+        predicted = pf.predict(committee, pf.Structures.from_frames(frames)).energy.tolist()
+        shifts = [100.0 if frame.atomic_numbers[0] == 29 else 300.0 for frame in frames]
+        frames = [
+            replace(frame, energy=e - shift, forces=None, stress=None)
+            for frame, e, shift in zip(numbered(frames), predicted, shifts, strict=True)
+        ]
+        assert "outlier" not in kinds(pf.examine(frames, committee))
+        found = kinds(pf.examine(changed(frames, 1, energy=frames[1].energy + 1.0), committee))
+        assert found["outlier"].numbers == (1,)
 
     def test_forces(self) -> None:
         frames = self.exact()
