@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from sample_sets import make_potential
 
 import pyfit_gpu as pf
 from pyfit_gpu.doctor.records import Records
+from pyfit_gpu.formats.opening import read_frames
 from pyfit_gpu.structures.frames import Frame
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def kinds(found: pf.Diagnosis) -> dict[str, pf.Finding]:
@@ -57,7 +61,7 @@ def test_batches_and_sets_are_examined_like_frames() -> None:
 class TestCopies:
     def test_with_equal_labels(self) -> None:
         frames = good_frames()
-        finding = only([*frames, replace(frames[2], source="again.xyz, structure 1")], "copies")
+        finding = only([*frames, replace(frames[2], source="again.xyz, structure 1")], "copies", copper())
         assert finding.severity == "warning"
         assert finding.frames == ("again.xyz, structure 1",)
         assert finding.numbers == (17,)
@@ -136,7 +140,9 @@ class TestForcesAgainstEnergies:
     def test_atoms_that_cross_the_boundary_are_no_long_steps(self) -> None:
         frames = good_frames()
         shifted = frames[8].positions + frames[8].cell[0]
-        assert pf.examine(changed(frames, 8, positions=shifted)).findings == ()
+        found = pf.examine(changed(frames, 8, positions=shifted))
+        assert found.findings == ()
+        assert found.summary["steps"] == pf.examine(frames).summary["steps"]
 
 
 class TestStressAgainstEnergies:
@@ -271,6 +277,11 @@ class TestEnergiesOffTheShift:
         assert set(finding.numbers) == set(range(17, 22))
         assert "file other.extxyz: 5 structures" in finding.text
 
+    def test_groups_of_a_file_that_is_off_are_not_named_again(self) -> None:
+        other = [replace(f, energy=f.energy + 200.0, group="own", stress=None) for f in good_frames(3)[:3]]
+        found = pf.examine([*good_frames()[7:], *numbered(other, "other.extxyz")])
+        assert [one.text[:18] for one in found.findings if one.severity == "error"] == ["file other.extxyz:"]
+
     def test_a_group(self) -> None:
         frames = [replace(f, energy=f.energy + (200.0 if f.group == "volumes" else 0.0)) for f in good_frames()]
         finding = only(frames, "energies off the shift")
@@ -321,6 +332,25 @@ class TestOutliers:
         assert found["outlier"].numbers == (3,)
         assert found["outlier"].value == pytest.approx(250, rel=0.01)
         assert found["outlier"].unit == "meV/atom"
+
+    def test_the_shift_of_each_element_counts(self) -> None:
+        """Cells of nickel and of copper, whose labels are those of the committee on the scale of DFT."""
+        members = []
+        for seed in (1, 2):
+            member = make_potential(["Cu", "Ni"], seed=seed, max_random=0.01)
+            member.energy_shift[:] = torch.tensor([100.0, 300.0])
+            members.append(member)
+        committee = pf.join_members(members)
+        frames = [labelled(bulk(symbol, a=3.6 + 0.01 * k), "bulk") for k in range(4) for symbol in ("Cu", "Ni")]
+        predicted = pf.predict(committee, pf.Structures.from_frames(frames)).energy.tolist()
+        shifts = [100.0 if frame.atomic_numbers[0] == 29 else 300.0 for frame in frames]
+        frames = [
+            replace(frame, energy=e - shift, forces=None, stress=None)
+            for frame, e, shift in zip(numbered(frames), predicted, shifts, strict=True)
+        ]
+        assert "outlier" not in kinds(pf.examine(frames, committee))
+        found = kinds(pf.examine(changed(frames, 1, energy=frames[1].energy + 1.0), committee))
+        assert found["outlier"].numbers == (1,)
 
     def test_forces(self) -> None:
         frames = self.exact()
@@ -376,3 +406,25 @@ def test_records_give_back_their_frames() -> None:
         [10, 11, 12, 13, 14],
         [15, 16],
     ]
+
+
+@pytest.mark.parametrize("path", ["data/si_dft.extxyz", "silicon_carbide/sic_dft.extxyz"])
+def test_nothing_in_the_sets_of_the_examples(path: str) -> None:
+    frames = list(read_frames(EXAMPLES / path))
+    symbols = ["Si", "C"] if "carbide" in path else ["Si"]
+    found = pf.examine(frames, make_potential(symbols, gi_mode=5, cutoff=5.0))
+    assert found.findings == ()
+    assert found.summary["steps"]["stress"]["tell_the_sign"] > 30
+
+
+def test_faults_in_the_set_of_the_examples() -> None:
+    """A wrong energy among displaced frames, and a stress of the wrong sign, in real data."""
+    frames = list(read_frames(EXAMPLES / "data" / "si_dft.extxyz"))
+    names = [frame.source.rpartition(" ")[2] for frame in frames]
+    frames = changed(frames, 111, energy=frames[111].energy + 1.0)  # structure 112 has two near ones
+    frames = changed(frames, 2, stress=-frames[2].stress)
+    found = kinds(pf.examine(frames))
+    assert set(found) == {"forces against energies", "stress against energies"}
+    assert found["forces against energies"].numbers == (111,)
+    assert found["stress against energies"].numbers == (2,)
+    assert names[111] == "112"
