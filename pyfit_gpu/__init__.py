@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pyfit_gpu.optimizers.auto_settings import AutoSettings
     from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+    from pyfit_gpu.physics.compute import compute_physics
+    from pyfit_gpu.physics.properties import Curve, Physics, Property
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
     from pyfit_gpu.training.clusters import build_extrapolation_grade
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AutoSettings": "optimizers.auto_settings",
+    "Curve": "physics.properties",
     "ExtrapolationError": "models.extrapolation",
     "FitSettings": "training.settings",
     "FitState": "formats.run_file",
@@ -58,8 +61,10 @@ _HOMES = {
     "LocalStructureParameters": "descriptors.lsp",
     "MemberHistory": "training.history",
     "Neighbors": "structures.neighbors",
+    "Physics": "physics.properties",
     "Potential": "models.potential",
     "Prediction": "models.prediction",
+    "Property": "physics.properties",
     "PyfitCalculator": "interfaces.ase",
     "ReadOptions": "formats.read_options",
     "Selection": "datasets.selection",
@@ -72,6 +77,7 @@ _HOMES = {
     "build_error_bars": "training.laplace",
     "build_extrapolation_grade": "training.clusters",
     "build_training_set": "datasets.build",
+    "compute_physics": "physics.compute",
     "evaluate": "models.prediction",
     "featurize": "models.batches",
     "find_neighbors": "structures.neighbors",
@@ -94,6 +100,7 @@ _HOMES = {
 
 __all__ = [
     "AutoSettings",
+    "Curve",
     "ExtrapolationError",
     "FitSettings",
     "FitState",
@@ -105,8 +112,10 @@ __all__ = [
     "LocalStructureParameters",
     "MemberHistory",
     "Neighbors",
+    "Physics",
     "Potential",
     "Prediction",
+    "Property",
     "PyfitCalculator",
     "ReadOptions",
     "Selection",
@@ -120,6 +129,7 @@ __all__ = [
     "build_error_bars",
     "build_extrapolation_grade",
     "build_training_set",
+    "compute_physics",
     "evaluate",
     "featurize",
     "find_neighbors",
