@@ -69,6 +69,11 @@ class Findings:
     def empty(cls) -> Findings:
         return cls((), ())
 
+    @classmethod
+    def unknown(cls, name: str, unit: str, phase: str = "", note: str = "no crystal at rest by all members") -> Findings:
+        """A property without a value, and why."""
+        return cls((Property(name, phase, math.nan, unit, note=note),), ())
+
     def __add__(self, other: Findings) -> Findings:
         return Findings(self.properties + other.properties, self.curves + other.curves)
 
