@@ -18,7 +18,7 @@ ALLOWED = {name: {*GROUND, *FOLDERS[:k]} for k, name in enumerate(FOLDERS)}
 ALLOWED["optimizers"] = GROUND
 ALLOWED["training"] |= {"optimizers"}
 ALLOWED["interfaces"] = {*GROUND, "structures", "descriptors", "models", "formats"}
-ALLOWED["physics"] = {*GROUND, "structures", "descriptors", "models", "datasets", "formats"}
+ALLOWED["physics"] = {*GROUND, "structures", "descriptors", "models", "datasets", "formats", "interfaces"}
 ALLOWED["commands"] |= {"optimizers", "interfaces", "physics"}
 # The ground is flat but for errors, which all may raise, and locks, without which no file is written.
 ALLOWED |= {name: {"errors", "_version"} for name in GROUND}
