@@ -23,7 +23,7 @@ from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.neighbors import find_neighbors
 
 TEMPERATURE = 300.0  # K
-_STEPS_BEFORE, _STEPS = 200, 600
+_STEPS_BEFORE, _STEPS = 100, 400
 _STEP = 1.0  # fs, for the mass of carbon; it grows with the root of the lightest mass
 _LONGEST_STEP = 3.0  # fs
 _SAMPLED = 10  # every so many steps
@@ -52,7 +52,9 @@ def dynamics(members: Members, solids: Sequence[Solid]) -> Findings:
     for solid in stable:
         runs = [_run(members, number, supercell(solid, state.atoms)) for number, state in solid.known]
         samples = members.evaluate([(k, run.samples) for k, run in enumerate(runs)], derivatives=False)
-        exploded = [f"member {k + 1} after {run.exploded:.0f} fs" for k, run in enumerate(runs) if run.exploded is not None]
+        exploded = [
+            f"member {k + 1} after {run.exploded:.0f} fs" for k, run in enumerate(runs) if run.exploded is not None
+        ]
         note = f"explodes at {TEMPERATURE:.0f} K: {', '.join(exploded)}" if exploded else f"NVE at {TEMPERATURE:.0f} K"
         more = {"grade": highest_grade(samples), "note": note}
         properties = (

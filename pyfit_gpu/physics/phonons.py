@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms
 from ase.dft.kpoints import BandPath
-from numpy.typing import NDArray
 
-from pyfit_gpu.physics.equilibrium import Solid
+from pyfit_gpu.physics.equilibrium import Solid, State
 from pyfit_gpu.physics.ground_states import ground_states, supercell_vectors
-from pyfit_gpu.physics.members import Group, Members, highest_grade
+from pyfit_gpu.physics.members import Members, highest_grade
 from pyfit_gpu.physics.properties import Curve, Findings, Property
 from pyfit_gpu.structures.cells import FloatArray
 
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
 _DISPLACEMENT = 0.01  # Å
-_LEAST_LENGTH = 9.5  # Å, of a supercell; or twice the cutoff, within which atoms feel each other's displacements
+# Least length of a supercell, in units of the cutoff. Atoms feel each other's displacements within two cutoffs; what
+# is left beyond 1.5 on either side is small, while with a supercell of two silicon has imaginary modes that are none.
+_LEAST_LENGTH = 3.0
 _N_POINTS = 120  # of a path
 _LOWEST, _HIGHEST = "phonon-frequency-minimum", "phonon-frequency-maximum"
 _MISSING = "phonopy is not installed: pip install phonopy, or pyfit-gpu with the extra report"
@@ -37,44 +38,52 @@ def phonons(members: Members, solids: Sequence[Solid]) -> Findings:
         return Findings.unknown(_LOWEST, "THz")
     if importlib.util.find_spec("phonopy") is None:
         return Findings.unknown(_LOWEST, "THz", stable[0].phase, _MISSING)
-    calculations = [
-        [_calculation(state.atoms, supercell_vectors(solid, _least_length(members))) for _, state in solid.known]
-        for solid in stable
-    ]
-    groups: list[Group] = [
-        (number, _displaced(one)) for own in calculations for number, one in enumerate(own)
+    calculations = [_calculation(solid, _LEAST_LENGTH * members.cutoff) for solid in stable]
+    groups = [
+        (number, _displaced(calculation, solid.known[0][1], state))
+        for solid, calculation in zip(stable, calculations, strict=True)
+        for number, state in solid.known
     ]
     evaluated = members.evaluate(groups)
     found = Findings.empty()
-    for row, (solid, own) in enumerate(zip(stable, calculations, strict=True)):
+    for row, (solid, calculation) in enumerate(zip(stable, calculations, strict=True)):
         behind = evaluated[row * len(members) : (row + 1) * len(members)]
         path = solid.known[0][1].atoms.cell.bandpath(npoints=_N_POINTS)
-        frequencies = [
-            _frequencies(one, [cell.forces for cell in cells], path.kpts)
-            for one, cells in zip(own, behind, strict=True)
-        ]
+        frequencies = [_frequencies(calculation, [one.forces for one in own], path.kpts) for own in behind]
         found += _dispersion(solid, path, np.stack(frequencies), highest_grade(behind))
     return found
 
 
-def _least_length(members: Members) -> float:
-    return max(_LEAST_LENGTH, 2 * members.cutoff)
+def _calculation(solid: Solid, least_length: float) -> Phonopy:
+    """The calculation of the first member's crystal, with displacements.
 
-
-def _calculation(atoms: Atoms, vectors: NDArray[np.int64]) -> Phonopy:
+    The others' crystals differ in lengths, but not in symmetry, so their forces belong to the same displacements.
+    """
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
+    atoms = solid.known[0][1].atoms
     cell = PhonopyAtoms(numbers=atoms.numbers, cell=atoms.cell.array, scaled_positions=atoms.get_scaled_positions())
     # phonopy's matrices have vectors as columns.
-    calculation = Phonopy(cell, supercell_matrix=vectors.T, primitive_matrix=np.eye(3))
+    vectors = supercell_vectors(solid, least_length).T
+    calculation = Phonopy(cell, supercell_matrix=vectors, primitive_matrix=np.eye(3))
     calculation.generate_displacements(distance=_DISPLACEMENT, is_plusminus=True)
     return calculation
 
 
-def _displaced(calculation: Phonopy) -> list[Atoms]:
-    cells = calculation.supercells_with_displacements or []
-    return [Atoms(numbers=c.numbers, cell=c.cell, positions=c.positions, pbc=True) for c in cells if c is not None]
+def _displaced(calculation: Phonopy, first: State, state: State) -> list[Atoms]:
+    """Supercells with displacements of a member's own crystal, from those of the first member's."""
+    supercell = calculation.supercell
+    change = np.linalg.solve(first.atoms.cell.array, state.atoms.cell.array)
+    of_unit = [supercell.u2u_map[atom] for atom in supercell.s2u_map]
+    moved = (state.atoms.positions - first.atoms.positions @ change)[of_unit]
+    positions = supercell.positions @ change + moved
+    cells = []
+    for atom, *displacement in calculation.displacements:
+        displaced = Atoms(numbers=supercell.numbers, cell=supercell.cell @ change, positions=positions, pbc=True)
+        displaced.positions[int(atom)] += displacement
+        cells.append(displaced)
+    return cells
 
 
 def _frequencies(calculation: Phonopy, forces: Sequence[FloatArray], wave_vectors: FloatArray) -> FloatArray:
@@ -99,7 +108,5 @@ def _dispersion(solid: Solid, path: BandPath, frequencies: FloatArray, grade: fl
     label = "wave vector (2 pi / Å)"
     curve = Curve("phonon-dispersion", solid.phase, label, "frequency (THz)", tuple(x.tolist()), branches, ticks)
     values = {_LOWEST: frequencies.min(axis=(1, 2)), _HIGHEST: frequencies.max(axis=(1, 2))}
-    properties = (
-        Property.of_members(name, solid.phase, "THz", own, grade=grade) for name, own in values.items()
-    )
+    properties = (Property.of_members(name, solid.phase, "THz", own, grade=grade) for name, own in values.items())
     return Findings(tuple(properties), (curve,))

@@ -70,7 +70,9 @@ class Findings:
         return cls((), ())
 
     @classmethod
-    def unknown(cls, name: str, unit: str, phase: str = "", note: str = "no crystal at rest by all members") -> Findings:
+    def unknown(
+        cls, name: str, unit: str, phase: str = "", note: str = "no crystal at rest by all members"
+    ) -> Findings:
         """A property without a value, and why."""
         return cls((Property(name, phase, math.nan, unit, note=note),), ())
 

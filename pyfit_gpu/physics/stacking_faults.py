@@ -62,7 +62,10 @@ def stacking_faults(members: Members, solids: Sequence[Solid]) -> Findings:
             found += Findings.unknown(_UNSTABLE, "mJ/m^2", solid.phase, "no line of faults known for this crystal")
     thickness = slab_thickness(members)
     slabs = [
-        [cut_slab(solid.crystal, state.atoms, _LINES[solid.crystal.prototype].plane, thickness) for _, state in solid.known]
+        [
+            cut_slab(solid.crystal, state.atoms, _LINES[solid.crystal.prototype].plane, thickness)
+            for _, state in solid.known
+        ]
         for solid in lined
     ]
     starts = [

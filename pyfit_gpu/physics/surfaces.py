@@ -1,6 +1,6 @@
 """Energies of free surfaces, relaxed in the smallest cell, so without reconstructions that need a larger one.
 
-    gamma = (E(slab) - sum over atoms of the crystal's energy) / (2 area)
+gamma = (E(slab) - sum over atoms of the crystal's energy) / (2 area)
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def surfaces(members: Members, solids: Sequence[Solid]) -> Findings:
     places = [(solid, plane) for solid in stable for plane in _PLANES[solid.crystal.symmetry]]
     thickness = slab_thickness(members)
     slabs = [
-        [cut_slab(solid.crystal, state.atoms, plane, thickness) for _, state in solid.known]
-        for solid, plane in places
+        [cut_slab(solid.crystal, state.atoms, plane, thickness) for _, state in solid.known] for solid, plane in places
     ]
     relaxed = relax(members, [Start(k, slab.atoms) for own in slabs for k, slab in enumerate(own)])
     properties = []
