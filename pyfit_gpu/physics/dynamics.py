@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from ase import Atoms, units
@@ -52,20 +53,21 @@ def dynamics(members: Members, solids: Sequence[Solid]) -> Findings:
     for solid in stable:
         runs = [_run(members, number, supercell(solid, state.atoms)) for number, state in solid.known]
         samples = members.evaluate([(k, run.samples) for k, run in enumerate(runs)], derivatives=False)
-        exploded = [
-            f"member {k + 1} after {run.exploded:.0f} fs" for k, run in enumerate(runs) if run.exploded is not None
-        ]
-        note = f"explodes at {TEMPERATURE:.0f} K: {', '.join(exploded)}" if exploded else f"NVE at {TEMPERATURE:.0f} K"
-        more = {"grade": highest_grade(samples), "note": note}
+        make = partial(Property.of_members, grade=highest_grade(samples), note=_note(runs))
         properties = (
-            Property.of_members(_DRIFT, solid.phase, "meV/atom/ps", [run.drift for run in runs], **more),
-            Property.of_members(_MEASURED, solid.phase, "K", [run.temperature for run in runs], **more),
+            make(_DRIFT, solid.phase, "meV/atom/ps", [run.drift for run in runs]),
+            make(_MEASURED, solid.phase, "K", [run.temperature for run in runs]),
         )
         x = (np.arange(_N_BINS) + 0.5) * _RADIUS / _N_BINS
         y = tuple(tuple(run.distribution.tolist()) for run in runs)
         curve = Curve("radial-distribution", solid.phase, "distance (Å)", "g(r)", tuple(x.tolist()), y)
         found += Findings(properties, (curve,))
     return found
+
+
+def _note(runs: Sequence[_Run]) -> str:
+    times = [f"member {k + 1} after {run.exploded:.0f} fs" for k, run in enumerate(runs) if run.exploded is not None]
+    return f"explodes at {TEMPERATURE:.0f} K: {', '.join(times)}" if times else f"NVE at {TEMPERATURE:.0f} K"
 
 
 def _run(members: Members, number: int, atoms: Atoms) -> _Run:

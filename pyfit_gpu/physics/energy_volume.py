@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
+from ase import Atoms
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.physics.crystals import scaled
 from pyfit_gpu.physics.equation_of_state import FITTED_RANGE, UNKNOWN, EquationOfState, fit_equation
 from pyfit_gpu.physics.equilibrium import Solid
@@ -22,13 +25,14 @@ def energy_volume(members: Members, solids: Sequence[Solid]) -> Findings:
     places = [(row, number, state) for row, solid in enumerate(solids) for number, state in solid.known]
     groups = [(number, [scaled(state.atoms, v * state.volume) for v in _VOLUMES]) for _, number, state in places]
     evaluated = members.evaluate(groups, derivatives=False)
+    alone = _energies_alone(members)
     for row, solid in enumerate(solids):
         own = {n: one for (r, n, _), one in zip(places, evaluated, strict=True) if r == row}
-        found += _of_solid(solid, own)
+        found += _of_solid(solid, own, alone)
     return found
 
 
-def _of_solid(solid: Solid, evaluated: dict[int, Sequence[Evaluated]]) -> Findings:
+def _of_solid(solid: Solid, evaluated: Mapping[int, Sequence[Evaluated]], alone: dict[str, FloatArray]) -> Findings:
     """Values and curve of a solid, from the scaled cells of those members that have it."""
     near = abs(_VOLUMES - 1) < FITTED_RANGE
     equations = [UNKNOWN] * len(solid.states)
@@ -37,27 +41,49 @@ def _of_solid(solid: Solid, evaluated: dict[int, Sequence[Evaluated]]) -> Findin
         volumes[number] = _VOLUMES * state.volume
         energies[number] = [one.energy / len(state.atoms) for one in evaluated[number]]
         equations[number] = fit_equation(volumes[number][near], energies[number][near])
-    behind = [[one for one, fits in zip(own, near, strict=True) if fits] for own in evaluated.values()]
-    properties = (*_at_rest(solid), *_of_equations(solid, equations, highest_grade(behind)))
+    fitted = np.flatnonzero(near).tolist()
+    behind = [[own[place] for place in fitted] for own in evaluated.values()]
+    properties = (*_at_rest(solid, alone), *_of_equations(solid, equations, highest_grade(behind)))
     curves = (_curve(solid, volumes, energies),) if solid.known else ()
     return Findings(properties, curves)
 
 
-def _at_rest(solid: Solid) -> list[Property]:
+def _at_rest(solid: Solid, alone: dict[str, FloatArray]) -> list[Property]:
     """Energy and lattice constants."""
-    more = {"grade": solid.grade, "note": solid.note}
+    make = partial(Property.of_members, grade=solid.grade, note=solid.note)
     energies = [state.energy if state else np.nan for state in solid.states]
     known = _known(solid.reference.equation.energy)
-    found = [Property.of_members("potential-energy", solid.phase, "eV/atom", energies, reference=known, **more)]
+    found = [make("potential-energy", solid.phase, "eV/atom", energies, reference=known)]
+    found.append(_cohesive_energy(solid, energies, alone))
     references = solid.reference.lattice_constants(solid.crystal)
     for name in solid.crystal.lattice_constants(solid.crystal.atoms):
         lengths = [solid.crystal.lattice_constants(s.atoms)[name] if s else np.nan for s in solid.states]
-        found.append(
-            Property.of_members(
-                f"lattice-constant-{name}", solid.phase, "Å", lengths, reference=references.get(name), **more
-            )
-        )
+        found.append(make(f"lattice-constant-{name}", solid.phase, "Å", lengths, reference=references.get(name)))
     return found
+
+
+def _cohesive_energy(solid: Solid, energies: Sequence[float], alone: dict[str, FloatArray]) -> Property:
+    """Energy relative to that of the atoms alone, below zero for a crystal that holds together."""
+    symbols = list(solid.crystal.atoms.symbols)
+    gained = np.array(energies) - np.mean([alone[symbol] for symbol in symbols], axis=0)
+    note, known = solid.note, None
+    if solid.reference.alone is not None:
+        known = _known(solid.reference.equation.energy - solid.reference.alone)
+    elif not note:
+        note = "the data have no isolated atoms, so their energies are extrapolated"
+    return Property.of_members(
+        "cohesive-energy", solid.phase, "eV/atom", gained, reference=known, grade=solid.grade, note=note
+    )
+
+
+def _energies_alone(members: Members) -> dict[str, FloatArray]:
+    """(K,) eV of an isolated atom of each element; NaN where the features have no value for it."""
+    try:
+        groups = [(number, [Atoms(symbol) for symbol in members.elements]) for number in range(len(members))]
+        found = members.evaluate(groups, derivatives=False, grades=False)
+    except InputError:  # the logarithm of a feature that is zero
+        return {symbol: np.full(len(members), np.nan) for symbol in members.elements}
+    return {symbol: np.array([own[k].energy for own in found]) for k, symbol in enumerate(members.elements)}
 
 
 def _known(value: float) -> float | None:

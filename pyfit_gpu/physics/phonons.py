@@ -1,6 +1,7 @@
 """Phonon dispersion from finite displacements in supercells, with phonopy (Togo, J. Phys. Soc. Jpn. 92, 012001 (2023)).
 
-phonopy chooses the displacements by symmetry and makes frequencies of forces; ASE chooses the path of wave vectors.
+phonopy displaces each atom of the primitive cell along three axes, there and back, and makes frequencies of the forces;
+ASE chooses the path of wave vectors.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def _calculation(solid: Solid, least_length: float) -> Phonopy:
     cell = PhonopyAtoms(numbers=atoms.numbers, cell=atoms.cell.array, scaled_positions=atoms.get_scaled_positions())
     # phonopy's matrices have vectors as columns.
     vectors = supercell_vectors(solid, least_length).T
-    calculation = Phonopy(cell, supercell_matrix=vectors, primitive_matrix=np.eye(3))
+    # Without symmetries: those of a large supercell take longer to find than the forces of all displacements.
+    calculation = Phonopy(cell, supercell_matrix=vectors, primitive_matrix=np.eye(3), is_symmetry=False)
     calculation.generate_displacements(distance=_DISPLACEMENT, is_plusminus=True)
     return calculation
 
@@ -89,7 +91,7 @@ def _displaced(calculation: Phonopy, first: State, state: State) -> list[Atoms]:
 def _frequencies(calculation: Phonopy, forces: Sequence[FloatArray], wave_vectors: FloatArray) -> FloatArray:
     """(Q, branches) THz; an imaginary one as a negative number."""
     calculation.forces = np.stack(forces)
-    calculation.produce_force_constants(show_drift=False)
+    calculation.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
     calculation.symmetrize_force_constants(show_drift=False)  # a shift of the whole crystal costs nothing
     calculation.run_qpoints(wave_vectors)
     assert calculation.qpoints is not None

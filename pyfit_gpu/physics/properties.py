@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyfit_gpu.structures.cells import FloatArray
+
 
 @dataclass(frozen=True)
 class Property:
@@ -28,7 +30,7 @@ class Property:
         name: str,
         phase: str,
         unit: str,
-        members: Sequence[float],
+        members: Sequence[float] | FloatArray,
         *,
         reference: float | None = None,
         grade: float | None = None,

@@ -1,8 +1,7 @@
 """Relaxation of atoms in fixed cells, many structures of all members side by side.
 
-Each structure has its own steps of L-BFGS without a line search (Nocedal, Math. Comput. 35, 773 (1980); Liu and Nocedal,
-Math. Program. 45, 503 (1989)), as ASE's, from forces alone. What is evaluated, all structures of a member at once, are
-those not at rest yet.
+Each structure has its own steps of L-BFGS from forces alone, without a line search, as ASE's (Nocedal, Math. Comput.
+35, 773 (1980)). All structures of a member that are not at rest yet are evaluated at once.
 """
 
 from __future__ import annotations

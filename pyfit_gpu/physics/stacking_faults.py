@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyfit_gpu.physics.equilibrium import Solid, State
 from pyfit_gpu.physics.ground_states import ground_states
@@ -61,13 +63,10 @@ def stacking_faults(members: Members, solids: Sequence[Solid]) -> Findings:
         if solid not in lined:
             found += Findings.unknown(_UNSTABLE, "mJ/m^2", solid.phase, "no line of faults known for this crystal")
     thickness = slab_thickness(members)
-    slabs = [
-        [
-            cut_slab(solid.crystal, state.atoms, _LINES[solid.crystal.prototype].plane, thickness)
-            for _, state in solid.known
-        ]
-        for solid in lined
-    ]
+    slabs = []
+    for solid in lined:
+        plane = _LINES[solid.crystal.prototype].plane
+        slabs.append([cut_slab(solid.crystal, state.atoms, plane, thickness) for _, state in solid.known])
     starts = [
         start
         for solid, own in zip(lined, slabs, strict=True)
@@ -105,7 +104,7 @@ def _fault_height(slab: Slab) -> float:
     return float(min(middles[narrowest], key=lambda middle: abs(middle - heights.mean())))
 
 
-def _shortest(slab: Slab, upper: FloatArray, vector: FloatArray) -> float:
+def _shortest(slab: Slab, upper: NDArray[np.bool_], vector: FloatArray) -> float:
     """Å, the shortest distance between atoms once the upper half is shifted."""
     atoms = slab.atoms.repeat((3, 3, 1))
     atoms.positions[np.tile(upper, 9)] += vector
@@ -120,10 +119,10 @@ def _line(solid: Solid, slabs: Sequence[Slab], relaxed: Sequence[Relaxed]) -> Fi
     line = _LINES[solid.crystal.prototype]
     grade = highest_grade([[one.evaluated for one in relaxed]])
     note = line.label if all(one.at_rest for one in relaxed) else f"{line.label}; {NOT_AT_REST}"
-    more = {"grade": grade, "note": note}
-    found = [Property.of_members(_UNSTABLE, solid.phase, "mJ/m^2", lines.max(axis=1), **more)]
+    make = partial(Property.of_members, grade=grade, note=note)
+    found = [make(_UNSTABLE, solid.phase, "mJ/m^2", lines.max(axis=1))]
     if line.ends_at_fault:
-        found.append(Property.of_members(_INTRINSIC, solid.phase, "mJ/m^2", lines[:, -1], **more))
+        found.append(make(_INTRINSIC, solid.phase, "mJ/m^2", lines[:, -1]))
     x = tuple(np.linspace(0, 1, _N_POINTS).tolist())
     y = tuple(tuple(values) for values in lines.tolist())
     curve = Curve("stacking-fault", solid.phase, f"shift / ({line.label})", "energy (mJ/m^2)", x, y)
