@@ -10,6 +10,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.energy_shift import evaluation_shift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, predict
@@ -74,7 +75,7 @@ class Members:
     def evaluate(
         self, groups: Sequence[Group], *, derivatives: bool = True, grades: bool = True
     ) -> list[list[Evaluated]]:
-        """Evaluate groups of cells, all those of a member in one call.
+        """Evaluate groups of cells, all those of a member in one call; NaN for a cell that has no features.
 
         Args:
             groups: number of the member, and the cells.
@@ -96,7 +97,13 @@ class Members:
         structures = self.structures(cells)
         potential = self.potentials[number]
         uncertainty = self._uncertainties[number] if grades else None
-        found = predict(potential, structures, derivatives=derivatives, uncertainty=uncertainty)
+        try:
+            found = predict(potential, structures, derivatives=derivatives, uncertainty=uncertainty)
+        except InputError:  # two atoms at one place: a bad potential pulls them there
+            if len(cells) == 1:
+                return [Evaluated(np.nan, np.full((len(cells[0]), 3), np.nan), np.full(6, np.nan), np.nan)]
+            singly = (self._evaluate(number, [one], derivatives=derivatives, grades=grades) for one in cells)
+            return [one for (one,) in singly]
         shifts = self.shift_of(potential, structures)
         return _split(found, shifts, structures.sizes)
 
