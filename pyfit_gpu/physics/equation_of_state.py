@@ -41,8 +41,8 @@ def fit_equation(volumes: FloatArray, energies: FloatArray) -> EquationOfState:
     polynomial = np.polynomial.Polynomial.fit(x, energies, 3)
     offset, scale = polynomial.mapparms()
     _, slope, curvature, third = (float(k * own) for k, own in enumerate(np.real(polynomial.coef)))
-    # Of the two places t where slope + curvature t + third t^2 is zero the minimum, in the form that has no difference of
-    # nearly equal numbers where the third derivative is small.
+    # Of the two places t where slope + curvature t + third t^2 is zero the minimum, in the form that has no difference
+    # of nearly equal numbers where the third derivative is small.
     root = curvature**2 - 4 * slope * third
     if root <= 0 or curvature + np.sqrt(root) <= 0:
         return UNKNOWN
