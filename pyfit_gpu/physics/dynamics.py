@@ -16,6 +16,7 @@ from ase.md.verlet import VelocityVerlet
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.interfaces.ase import PyfitCalculator
+from pyfit_gpu.parallel import Workers
 from pyfit_gpu.physics.equilibrium import Solid
 from pyfit_gpu.physics.ground_states import ground_states, supercell
 from pyfit_gpu.physics.members import Members, highest_grade
@@ -45,13 +46,14 @@ class _Run:
 
 
 def dynamics(members: Members, solids: Sequence[Solid]) -> Findings:
-    """Run each ground state by each member, one after the other."""
+    """Run each ground state, its members side by side."""
     stable = ground_states(solids)
     if not stable:
         return Findings.unknown(_DRIFT, "meV/atom/ps")
     found = Findings.empty()
     for solid in stable:
-        runs = [_run(members, number, supercell(solid, state.atoms)) for number, state in solid.known]
+        starts = [(number, supercell(solid, state.atoms)) for number, state in solid.known]
+        runs = Workers.shared(members.device).map(lambda start: _run(members, *start), starts)
         samples = members.evaluate([(k, run.samples) for k, run in enumerate(runs)], derivatives=False)
         make = partial(Property.of_members, grade=highest_grade(samples), note=_note(runs))
         properties = (

@@ -137,6 +137,9 @@ class _Newton:
             evaluated = self.members.evaluate(groups)
             for (row, atoms), (base, *others) in zip(list(active.items()), evaluated, strict=True):
                 hessian = _hessian(atoms, others)
+                if not np.isfinite(hessian).all():
+                    del active[row]
+                    continue
                 if abs(base.forces).max() < _FORCE_TOLERANCE and abs(base.stress).max() < _STRESS_TOLERANCE:
                     found[row] = State(atoms, base.energy / len(atoms), hessian), base.grade
                     del active[row]

@@ -53,8 +53,10 @@ def relax(members: Members, starts: Sequence[Start]) -> list[Relaxed]:
         going_on = []
         for row, (one,) in zip(active, found, strict=True):
             forces = _free(one.forces, starts[row].direction)
-            if not abs(forces).max() > FORCE_TOLERANCE:
+            largest = np.linalg.norm(forces, axis=1).max()
+            if largest < FORCE_TOLERANCE:
                 at_rest.add(row)
+            if largest < FORCE_TOLERANCE or not np.isfinite(largest):
                 continue
             atoms[row].positions += searches[row].step(atoms[row].positions, forces)
             going_on.append(row)
