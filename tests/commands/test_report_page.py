@@ -154,7 +154,7 @@ class TestGate:
             pf.Property("C44", "fcc", -2.0, "GPa"),
             pf.Property("C44", "sc", -7.0, "GPa"),
         )
-        physics = pf.Physics(properties, (), {"crystals": 0.0})
+        physics = pf.Physics(properties, (), {"crystals": 0.0}, stable=("fcc",))
         monkeypatch.setattr(report_page, "compute_physics", lambda *_, **__: physics)
         status, lines = self.gate("{}", "--parts", "physics")
         assert (status, len(lines)) == (1, 1)
