@@ -32,9 +32,7 @@ def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
     Args:
         unstable: lines of `instabilities`.
     """
-    text = [*unstable] or [
-        "No negative elastic constants and no imaginary phonons were found in phases that should be stable."
-    ]
+    text = [*unstable] or ["Phases that should be stable have no negative elastic constants and no imaginary phonons."]
     text.append(
         "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
         f"Computed in {number(sum(physics.seconds.values()), 3)} s."

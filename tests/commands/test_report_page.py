@@ -224,6 +224,15 @@ class TestBadInput:
         assert "<b>\\x1b" not in page.split('id="plots"')[0]
 
 
+def test_info_knows_a_report() -> None:
+    done(*REPORT, "si.poscar.dat", "--out", "out")
+    said = done("info", "out/report.json").out
+    assert "numbers of a report" in said
+    assert f"energy-rmse  {value('energy-rmse'):.4g} meV/atom" in said
+    Path("cut.json").write_text(Path("out/report.json").read_text()[:2000])
+    refused("info", "cut.json", match="cut.json: expected the JSON of a report")
+
+
 def test_nothing_else_is_written() -> None:
     before = names()
     done(*REPORT, "si.poscar.dat", "--out", "out")
