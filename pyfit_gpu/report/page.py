@@ -17,6 +17,7 @@ from pyfit_gpu.report.looks import colour_of, marker_of
 
 MOST_POINTS = 1500  # of a plot on the page
 MOST_ROWS = 500  # of a table
+_SHORT = 26  # characters of a cell that stay on one line
 _FEWEST_POINTS = 50  # of a plot, however many plots there are
 _MOST_BYTES = 2_800_000  # of the plots' numbers and names together
 
@@ -138,7 +139,8 @@ def _row(row: Iterable[Cell], numeric: Iterable[bool]) -> str:
 
 def _cell(cell: Cell, is_numeric: bool) -> str:
     if isinstance(cell, str):
-        return f"<td>{escape(cell)}</td>"
+        short = ' class="s"' if len(cell) <= _SHORT else ""
+        return f"<td{short}>{escape(cell)}</td>"
     if cell is None or not math.isfinite(cell):
         return '<td class="n">–</td>' if is_numeric else "<td></td>"
     shown = f"{cell:,}" if isinstance(cell, int) else number(cell)
