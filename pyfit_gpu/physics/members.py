@@ -13,6 +13,7 @@ from ase import Atoms
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import evaluation_shift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, predict
@@ -44,8 +45,9 @@ class Members:
             uncertainty: of the potential or one of its members, for the grades.
 
         Raises:
-            InputError: an uncertainty of another potential.
+            InputError: a physically informed potential, an uncertainty of another potential.
         """
+        energy_model(potential, "compute_physics")
         grade = None if uncertainty is None else uncertainty.of_potential(potential).grade
         # In single precision differences of energies and forces, on which most of this rests, would be noise.
         potential = potential.to(potential.device, torch.float64)

@@ -18,7 +18,8 @@ from pyfit_gpu.structures.cells import FloatArray
 
 FORCE_TOLERANCE = 1e-3  # eV/Å
 NOT_AT_REST = "the atoms of a member did not come to rest"
-_MOST_STEPS = 200
+_FARTHEST = 2.0  # Å from its start: a structure with an atom beyond falls apart, and is left as it is
+_MOST_STEPS = 100
 _MOST_MOVE = 0.2  # Å, of the atom that moves furthest, in a step
 _STIFFNESS = 70.0  # eV/Å^2, the second derivative that a search begins with
 _MEMORY = 50  # steps that are remembered
@@ -56,7 +57,8 @@ def relax(members: Members, starts: Sequence[Start]) -> list[Relaxed]:
             largest = np.linalg.norm(forces, axis=1).max()
             if largest < FORCE_TOLERANCE:
                 at_rest.add(row)
-            if largest < FORCE_TOLERANCE or not np.isfinite(largest):
+            farthest = np.linalg.norm(atoms[row].positions - starts[row].atoms.positions, axis=1).max()
+            if largest < FORCE_TOLERANCE or not np.isfinite(largest) or farthest > _FARTHEST:
                 continue
             atoms[row].positions += searches[row].step(atoms[row].positions, forces)
             going_on.append(row)

@@ -64,6 +64,11 @@ def test_unknown_part(silicon: Potential) -> None:
         pf.compute_physics(silicon, parts=["magnetism"])
 
 
+def test_a_physically_informed_potential_is_refused() -> None:
+    with pytest.raises(InputError, match="compute_physics"):
+        pf.compute_physics(make_potential(n_outputs=8))
+
+
 def test_uncertainty_of_another_potential(silicon: Potential, silicon_data: Structures) -> None:
     grade = pf.build_extrapolation_grade(pf.build_training_set(silicon_data, silicon), silicon)
     with pytest.raises(InputError, match="belongs to another potential"):

@@ -42,6 +42,14 @@ def test_along_a_direction(members: Members) -> None:
     assert abs(found.evaluated.forces).max() > 0.1
 
 
+def test_what_falls_apart_is_left(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaxation, "_FARTHEST", 0.05)
+    start = Start(0, rattled(1))
+    (found,) = relax(members, [start])
+    assert not found.at_rest
+    assert 0.05 < np.linalg.norm(found.atoms.positions - start.atoms.positions, axis=1).max() < 0.25
+
+
 def test_too_few_steps(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relaxation, "_MOST_STEPS", 2)
     (found,) = relax(members, [Start(0, rattled(1))])
