@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from pyfit_gpu.commands.jobs import frames_of_set
 from pyfit_gpu.commands.messages import shown
-from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import POTENTIAL, TrainingSetKind, identify, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights
@@ -107,33 +107,6 @@ def _frames(path: str, reading: ReadOptions) -> list[Frame]:
         training_set = load_training_set(path, lazy=True)
         return frames_of_set(training_set, evenly_spread(range(len(training_set)), MOST_COMPARED), path)
     return list(read_frames(path, options=reading))
-
-
-def frames_of_set(training_set: TrainingSet, rows: Sequence[int], path: str) -> list[Frame]:
-    """Structures of a training set.
-
-    Raises:
-        InputError: it holds no positions.
-    """
-    chosen = training_set.select(list(rows))
-    if bool(chosen.positions.isnan().any()):
-        raise InputError(f"{path}: expected a training set with positions, found one without (the classic text)")
-    sizes = chosen.sizes.tolist()
-    parts = zip(
-        rows, chosen.groups, chosen.positions.split(sizes), chosen.atomic_numbers.split(sizes), chosen.cell, chosen.pbc,
-        strict=True,
-    )  # fmt: skip
-    return [
-        Frame(
-            positions=positions.double().numpy(),
-            cell=cell.double().numpy(),
-            pbc=pbc.numpy(),
-            atomic_numbers=numbers.numpy(),
-            group=group,
-            source=f"{path}, structure {row + 1}",
-        )
-        for row, group, positions, numbers, cell, pbc in parts
-    ]
 
 
 def evenly_spread(items: Sequence[Item], most: int) -> list[Item]:

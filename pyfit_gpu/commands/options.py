@@ -199,6 +199,13 @@ def _add_evaluate(verb: Parser) -> None:
     _common(verb)
 
 
+def _add_report(verb: Parser) -> None:
+    from pyfit_gpu.commands.report_options import add_report
+
+    add_report(verb)
+    _common(verb)
+
+
 def _add_select(verb: Parser) -> None:
     from pyfit_gpu.commands.select_options import add_select
 
@@ -245,6 +252,7 @@ _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "train": ("a training set to fitted potentials", _add_train),
     "plan": ("the memory that a training takes, and how it keeps within a limit", _add_plan),
     "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
+    "report": ("a potential's errors and what it says of crystals, as one page", _add_report),
     "select": ("the structures of a pool to compute next by DFT", _add_select),
     "doctor": ("what is wrong or doubtful with data, down to file and frame", _add_doctor),
     "info": ("what a file is, in a few lines", _add_info),

@@ -14,7 +14,7 @@ import torch
 from commands.helpers import call, done, fresh_potential, names, new_names, refused, set_up, with_header
 
 import pyfit_gpu as pf
-from pyfit_gpu.commands.uncertainty import _Fit
+from pyfit_gpu.commands.fit_beside import FitBeside
 from pyfit_gpu.datasets.feature_rows import FeatureRows
 from pyfit_gpu.formats.opening import load_training_set, read_frames
 from pyfit_gpu.formats.uncertainty_file import load_uncertainty
@@ -162,12 +162,13 @@ class TestRun:
         assert "another split" not in said
         assert Path("fit.uncertainty.txt").read_bytes() == written
 
-    def test_another_split_is_warned_of(self) -> None:
-        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", "--train-fraction", 0.6, "--quiet")
-        said = done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat").said
+    @pytest.mark.parametrize("words", [("--train-fraction", 0.6), ("--test-groups", "odd"), ("--split", "mine")])
+    def test_the_split_is_the_runs(self, words: tuple[object, ...]) -> None:
+        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", *words, "--quiet")
+        build = ("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat")
+        assert "another split" not in done(*build).said
+        said = done(*build, "--train-fraction", 0.8, "--test-groups", "even", "--overwrite").said
         assert "warning: fit.nn.dat: another split than the run's (fit.run.h5)" in said
-        again = ("--overwrite", "--train-fraction", 0.6)
-        assert "another split" not in done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat", *again).said
 
     def test_members(self) -> None:
         fresh_potential("new.nn.dat", layers="3 40 4 1")
@@ -190,7 +191,7 @@ class TestRun:
     def test_a_run_of_another_network_does_not_count(self) -> None:
         fresh_potential("new.nn.dat", layers="3 40 4 1")
         done("train", "si.h5", "--potential", "new.nn.dat", "--steps", 1, "--out", "fit.nn.dat", "--quiet")
-        found = _Fit.beside("fit.nn.dat", pf.load_potential("si.nn.dat"))
+        found = FitBeside.of("fit.nn.dat", pf.load_potential("si.nn.dat"))
         assert found.run is None
 
 

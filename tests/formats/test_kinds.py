@@ -33,6 +33,7 @@ from pyfit_gpu.commands.kinds import (
     ERROR_LOG,
     GROUP_LOG,
     RANKING,
+    REPORT,
     UNCERTAINTY,
 )
 from pyfit_gpu.commands.prepare import prepare
@@ -253,6 +254,13 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
         ),
         [r"potential +checksum 00abcdef, 2 inputs", r"grade +Si: 30 training atoms in 1 cluster(\n|$)"],
     ),
+    REPORT: (
+        lambda path: path.write_text(
+            '{"format": "pyfit-gpu report", "version": 1, "title": "A", "subtitle": "Si", "violations": ["x: 1"], '
+            '"values": [{"name": "energy-rmse", "of": "", "value": 1.5, "unit": "meV/atom"}], "sections": []}'
+        ),
+        [r"about +A, Si", r"energy-rmse +1\.5 meV/atom", r"limits +1 broken"],
+    ),
     RANKING: (
         lambda path: path.write_text("rank,member,score,network\n1,2,1.5e-02,x.m002.nn.dat\n2,0,inf,x.m000.nn.dat\n"),
         [
@@ -326,6 +334,7 @@ DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
     PYMATGEN: lambda raw: raw[:-5],
     RUN: lambda raw: raw[:-50],
     GROUP_LOG: lambda raw: raw.rsplit(b",", 1)[0],
+    REPORT: lambda raw: raw[:-5],
     RANKING: lambda raw: raw.rsplit(b",", 1)[0],
     UNCERTAINTY: lambda raw: raw.replace(b"9.5", b"9.6"),
 }
