@@ -1,0 +1,58 @@
+"""Settings of a fit that follow from the amount of data, and the measurements behind them (docs/fit.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyfit_gpu.models.networks import count_parameters
+
+WIDTHS = (16, 24, 32, 48)  # neurons of both hidden layers
+_LABELS_PER_PARAMETER = 10
+
+# Multiplications a second in J^T J, to within a factor of three (docs/training.md).
+_RATE_OF_THREAD = 2e10
+_RATE_OF_GPU = 8e12
+_LEAST_STEPS = 60  # of Gauss-Newton, below which LBFGS gets as far
+_LEAST_STRUCTURES = 100  # for the penalty by the evidence
+_MOST_PARAMETERS = 6_000  # whose J^T J takes 0.3 GB, several of them
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Counts of what there is to learn from."""
+
+    n_structures: int  # with an energy
+    n_labels: int  # energies and components of forces
+
+
+def hidden_layers(n_features: int, n_elements: int, n_labels: int) -> tuple[int, int]:
+    """Choose the widest layers that have a tenth as many parameters as there are labels, within limits."""
+    fitting = [width for width in WIDTHS if n_parameters(n_features, n_elements, width) <= _share(n_labels)]
+    width = max(fitting, default=WIDTHS[0])
+    return width, width
+
+
+def _share(n_labels: int) -> float:
+    return n_labels / _LABELS_PER_PARAMETER
+
+
+def n_parameters(n_features: int, n_elements: int, width: int) -> int:
+    """Parameters of a potential with two hidden layers of this width."""
+    return n_elements * count_parameters((n_features, width, width, 1))
+
+
+def can_use_second_order(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> bool:
+    """Whether J^T J pays: enough structures for the evidence, and time for some steps of all members.
+
+    Args:
+        workers: multiplications a second.
+    """
+    step = members * amount.n_labels * float(parameters) ** 2 / workers  # s
+    return (
+        amount.n_structures >= _LEAST_STRUCTURES and parameters <= _MOST_PARAMETERS and step * _LEAST_STEPS <= seconds
+    )
+
+
+def rate(device_type: str, threads: int) -> float:
+    """Multiplications a second."""
+    return _RATE_OF_GPU if device_type == "cuda" else _RATE_OF_THREAD * threads
