@@ -49,8 +49,7 @@ def fit(request: Request, *, setup: Setup, run: Run) -> int:
         record = Record(request.arguments(), digests, choose(request, survey_data(request), setup))
         Path(request.out).mkdir(exist_ok=True)
         hold(path)
-        if os.path.exists(path):  # only to be replaced
-            os.unlink(path)
+        if os.path.exists(path):  # the earlier fit is to be replaced: its record goes last
             layout.remove_all()
         record.save(path)
     else:
@@ -67,7 +66,7 @@ def _check_folder(folder: str, record: str) -> None:
         check_writable(folder)
     elif not os.path.isdir(folder):
         raise InputError(f"{folder}: expected a folder for the fit, found a file")
-    elif os.listdir(folder) and not os.path.exists(record):
+    elif not os.path.exists(record) and any(not name.endswith(".partial") for name in os.listdir(folder)):
         raise InputError(f"{folder}: expected an empty folder, or that of an earlier fit, found other files")
     else:
         check_writable(record)
@@ -101,8 +100,9 @@ class _Fit:
             status = self._status(stage, words)
             if status and not stage.is_check:
                 return status
-            record = record.with_done(stage.name, stage.words)
-            self._save(record)
+            if all(map(os.path.exists, stage.outputs)):
+                record = record.with_done(stage.name, stage.words)
+                self._save(record)
         log.info("%s: the fit is complete; its commands: %s", self._request.out, self._layout.path("commands.sh"))
         return 0
 
@@ -116,8 +116,8 @@ class _Fit:
             spent += max(0.0, os.stat(self._layout.run_file).st_mtime - record.training_began)
         record = replace(record, training_began=time.time(), training_spent=spent)
         self._save(record)
-        left = max(1.0, self._request.seconds - spent)
-        (now,) = (one for one in stages(self._request, self._layout, record.chosen, left) if one.name == TRAINING)
+        left = stages(self._request, self._layout, record.chosen, self._request.seconds - spent)
+        (now,) = (one for one in left if one.name == TRAINING)
         return record, now.words
 
     def _status(self, stage: Stage, words: Sequence[str]) -> int:
@@ -128,7 +128,7 @@ class _Fit:
         except InputError as error:
             if not stage.is_optional:
                 raise
-            log.info("%s: left out: %s", stage.name, in_options(error))
+            log.info("%s: left out: %s; then the same command does it", stage.name, in_options(error))
             return 0
         return 0 if stage.name == TRAINING and status == STATUS_UNFINISHED else status  # its time is up, as asked for
 

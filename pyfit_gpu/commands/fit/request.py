@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 
 from pyfit_gpu.commands.fit.choices import Amount
 from pyfit_gpu.commands.jobs import Sources, read_all_frames
 from pyfit_gpu.commands.new import draft_of
+from pyfit_gpu.datasets.splits import held_out
 from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import file_digest
 from pyfit_gpu.formats.head import files_of
@@ -74,13 +76,15 @@ def survey_data(request: Request) -> Survey:
     """Read the data, and see whether there is something to fit.
 
     Raises:
-        InputError: unreadable files, no energies, elements that are not the data's, or lengths without sense.
+        InputError: unreadable files, no energies, elements or groups that are not in the data, a cutoff without sense.
     """
     frames = read_all_frames(Sources.of(request.data, request.reading), training=True)
     labelled = [frame for frame in frames if frame.energy is not None]
     if not labelled:
         raise InputError(f"{shortened(request.data)}: no structure has an energy: there is nothing to train on")
     _check_elements(frames, request.elements)
+    held_out([frame.group for frame in frames], np.array([frame.energy is not None for frame in frames]),
+             request.test_groups)  # fmt: skip
     draft = draft_of(request.elements or None, frames, {"cutoff": request.cutoff})
     n_components = sum(3 * frame.n_atoms for frame in labelled if frame.forces is not None)
     amount = Amount(len(labelled), len(labelled) + n_components)
@@ -95,6 +99,8 @@ def _check_elements(frames: Sequence[Frame], elements: Sequence[str]) -> None:
     if unknown:
         raise InputError(f"elements: expected chemical symbols, got {shortened(unknown)}")
     there = dict.fromkeys(CHEMICAL_SYMBOLS[number] for frame in frames for number in frame.element_counts if number)
+    if not there:  # the files name no elements
+        return
     for what, symbols in (
         ("are not in the data", [symbol for symbol in elements if symbol not in there]),
         ("are in the data and not given", [symbol for symbol in there if symbol not in elements]),

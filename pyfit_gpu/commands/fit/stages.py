@@ -65,7 +65,7 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
                 "--patience",
                 str(PATIENCE),
                 "--max-time",
-                f"{seconds:.0f}s",
+                f"{max(seconds, 1):.0f}s",
                 "--backup-interval",
                 "0",
                 "--resume",
