@@ -12,6 +12,7 @@ import torch
 from ase.units import GPa
 
 from pyfit_gpu.commands.grades import chosen_uncertainty, describe_grades, own_file
+from pyfit_gpu.commands.held_out import held_out_frames
 from pyfit_gpu.commands.jobs import Setup, Sources, frame_batches, read_all_frames
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.report import (
@@ -24,7 +25,6 @@ from pyfit_gpu.commands.report import (
     save_csv,
     spread_report,
 )
-from pyfit_gpu.commands.set_frames import held_out_frames
 from pyfit_gpu.commands.warnings import warn_of_equal_members, warn_of_untrained_predictions
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable

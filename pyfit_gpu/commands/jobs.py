@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.datasets.build import assemble
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import describe_device, rows_that_fit
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, unique_path
 from pyfit_gpu.formats.dft_inputs import DftInputs, survey
 from pyfit_gpu.formats.opening import read_reported
@@ -22,6 +25,7 @@ from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
 _WINDOW_SHARE = 1 / 16  # of the memory, for the features of a window
@@ -98,6 +102,41 @@ def _say_what_was_read(structures: Sequence[Frame | StructureSummary], started: 
         sum(structure.energy is not None for structure in structures),
         time.monotonic() - started,
     )
+
+
+def frames_of_set(training_set: TrainingSet, rows: Sequence[int], path: str) -> list[Frame]:
+    """Structures of a training set, with their labels.
+
+    Raises:
+        InputError: it holds no positions.
+    """
+    chosen = training_set.select(list(rows))
+    if bool(chosen.positions.isnan().any()):
+        raise InputError(f"{path}: expected a training set with positions, found one without (the classic text)")
+    sizes = chosen.sizes.tolist()
+    parts = zip(
+        rows, chosen.groups, chosen.positions.split(sizes), chosen.atomic_numbers.split(sizes), chosen.cell, chosen.pbc,
+        chosen.energy.tolist(), chosen.forces.split(sizes), chosen.stress,
+        strict=True,
+    )  # fmt: skip
+
+    def known(label: Tensor) -> FloatArray | None:
+        return None if bool(label.isnan().any()) else label.double().numpy()
+
+    return [
+        Frame(
+            positions=positions.double().numpy(),
+            cell=cell.double().numpy(),
+            pbc=pbc.numpy(),
+            atomic_numbers=numbers.numpy(),
+            group=group,
+            source=f"{path}, structure {row + 1}",
+            energy=None if math.isnan(energy) else energy,
+            forces=known(forces),
+            stress=known(stress),
+        )
+        for row, group, positions, numbers, cell, pbc, energy, forces, stress in parts
+    ]
 
 
 def frame_batches(frames: Sequence[Frame], setup: Setup) -> Callable[[list[int]], Structures]:

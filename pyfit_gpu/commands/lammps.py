@@ -5,9 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from importlib import metadata
+from typing import TypeVar
 
+import numpy as np
+
+from pyfit_gpu.commands.jobs import frames_of_set
 from pyfit_gpu.commands.messages import shown
-from pyfit_gpu.commands.set_frames import evenly_spread, frames_of_set
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import POTENTIAL, TrainingSetKind, identify, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights
@@ -21,6 +24,8 @@ from pyfit_gpu.interfaces.lammps.installation import find_installation
 from pyfit_gpu.interfaces.lammps.potential_files import stem_of
 from pyfit_gpu.log import log
 from pyfit_gpu.structures.frames import Frame
+
+Item = TypeVar("Item")
 
 MOST_COMPARED = 100  # structures of an export that LAMMPS computes too
 
@@ -102,3 +107,10 @@ def _frames(path: str, reading: ReadOptions) -> list[Frame]:
         training_set = load_training_set(path, lazy=True)
         return frames_of_set(training_set, evenly_spread(range(len(training_set)), MOST_COMPARED), path)
     return list(read_frames(path, options=reading))
+
+
+def evenly_spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly spread, the first among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[k] for k in np.linspace(0, len(items) - 1, most).round().astype(int)]

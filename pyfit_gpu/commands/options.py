@@ -213,6 +213,13 @@ def _add_fit(verb: Parser) -> None:
     verb.set_defaults(unique=False)
 
 
+def _add_report(verb: Parser) -> None:
+    from pyfit_gpu.commands.report_options import add_report
+
+    add_report(verb)
+    _common(verb)
+
+
 def _add_select(verb: Parser) -> None:
     from pyfit_gpu.commands.select_options import add_select
 
@@ -253,6 +260,7 @@ _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "train": ("a training set to fitted potentials", _add_train),
     "plan": ("the memory that a training takes, and how it keeps within a limit", _add_plan),
     "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
+    "report": ("a potential's errors and what it says of crystals, as one page", _add_report),
     "select": ("the structures of a pool to compute next by DFT", _add_select),
     "info": ("what a file is, in a few lines", _add_info),
     "convert": ("between the classic and the new formats", _add_convert),

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
+from pyfit_gpu.commands.fit_beside import FitBeside
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.measuring import measure
-from pyfit_gpu.commands.parsing import parse_by_group, parse_windows
 from pyfit_gpu.commands.train.options import SplitOptions
 from pyfit_gpu.commands.train.other_files import Together
-from pyfit_gpu.commands.train.outputs import beside
-from pyfit_gpu.commands.train.splitting import split_digest, split_of
 from pyfit_gpu.commands.warnings import warn_of_split
-from pyfit_gpu.datasets.label_scales import balanced_weights
-from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
-from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
-from pyfit_gpu.datasets.weighting import weight_groups, weight_windows
+from pyfit_gpu.datasets.training_set import require_same_inputs
 from pyfit_gpu.devices import format_bytes
-from pyfit_gpu.errors import InputError, shortened
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.kinds import POTENTIAL, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_training_set
-from pyfit_gpu.formats.run_file import Run, load_run
 from pyfit_gpu.formats.uncertainty_error_bars import section_bytes
 from pyfit_gpu.formats.uncertainty_file import save_uncertainty, uncertainty_path
 from pyfit_gpu.log import log
 from pyfit_gpu.models.error_bars import Form
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.laplace_all import require_posterior_memory
-from pyfit_gpu.training.loss import weighted_terms
-
-_MEMBER = re.compile(r"\.m\d+(?=\.)")
 
 
 def build(
@@ -74,7 +62,7 @@ def build(
     log.info("%s: %s", training_set, describe_set(own))
     together = Together.read(own, split.files, setup, split.reading)
     for path, model, target in zip(potential, models, targets, strict=True):
-        fit = _Fit.beside(path, model)
+        fit = FitBeside.of(path, model)
         chosen = together.complete(fit.split(own, training_set, split))
         fit.compare(chosen, path)
         whole = fit.weighted(together.whole)
@@ -102,66 +90,3 @@ def _load(path: str) -> Potential:
     if asks_for_random_weights(path):
         raise InputError(f"{path}: expected a trained potential, found one that asks for random weights")
     return load_potential(path)
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Facts of the fit that made a potential: its run file, if there is one beside it."""
-
-    path: str
-    run: Run | None
-
-    @classmethod
-    def beside(cls, potential: str, model: Potential) -> _Fit:
-        """Look for the run file of a potential or, for a member's, of all members."""
-        for path in dict.fromkeys((beside(potential, ".run.h5"), _MEMBER.sub("", beside(potential, ".run.h5")))):
-            if not os.path.exists(path):
-                continue
-            run = load_run(path)
-            same = run.potential.networks.layer_sizes == model.networks.layer_sizes
-            if same and not run.potential.descriptor.difference(model.descriptor):
-                log.info("%s: split and weights of the run beside it, %s", potential, path)
-                return cls(path, run)
-            log.warning("%s: a run of another network, not of %s: it is not looked at", path, potential)
-        return cls("", None)
-
-    def split(self, own: TrainingSet, path: str, wanted: SplitOptions) -> Split:
-        """Divide a set as the options say, and as the run's where they leave it open."""
-        if self.run is None:
-            return split_of(own, path, wanted, SPLIT_RULE)
-        seed = self.run.data.get("split seed")
-        if wanted.seed is None and not wanted.name and not wanted.validation and type(seed) is int:
-            wanted = replace(wanted, seed=seed)
-        rule = self.run.data.get("split rule", CLASSIC_RULE)
-        return split_of(own, path, wanted, rule if type(rule) is int else CLASSIC_RULE)
-
-    def compare(self, split: Split, potential: str) -> None:
-        """Warn of a split that is not the run's."""
-        if self.run is not None and self.run.data.get("split") != split_digest(split):
-            log.warning(
-                "%s: another split than the run's (%s): structures that trained may calibrate, whose errors are too "
-                "small; give --train-fraction, --test-groups, --split, --validation and --test as train had them",
-                potential,
-                self.path,
-            )
-
-    def weighted(self, whole: TrainingSet) -> TrainingSet:
-        """The set with the run's weights of groups and windows."""
-        if self.run is None:
-            return whole
-        groups = parse_by_group(self.run.settings.get("group_weight", ()), "group_weight")
-        windows = parse_windows(self.run.settings.get("window_weight", ()), "window_weight")
-        return weight_windows(weight_groups(whole, groups), windows)
-
-    def weights(self, train: TrainingSet, given: Mapping[str, float]) -> dict[str, float]:
-        """Weights of the terms in the loss, by term: as given, the run's, or by the scales of the labels."""
-        names = {term.name: term.weight_name for term in weighted_terms()}
-        found = {}
-        if self.run is not None:
-            # Run files from before a term existed are those with its weight 0.
-            found = {name: float(self.run.settings.get(setting, 0.0)) for name, setting in names.items()}
-        elif not bool(train.positions.isnan().any()):
-            found = dict(zip(("forces", "stress"), balanced_weights(train), strict=True))
-        found |= given
-        log.info("weights: energy 1, %s", shortened([f"{names[name]} {value:g}" for name, value in found.items()]))
-        return found

@@ -216,6 +216,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.report_page import parse_parts, report
+
+    return report(
+        options.dft_files,
+        potential=options.potential,
+        training_set=options.training_set,
+        out=options.out,
+        gate=options.gate,
+        parts=parse_parts(options.parts),
+        e_shift=_e_shift(options.e_shift),
+        uncertainty=options.uncertainty,
+        setup=_setup(options),
+        reading=read_options(options),
+    )
+
+
 def _select(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.select import select
 
@@ -317,6 +334,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "report": _report,
     "select": _select,
     "info": _info,
     "convert": _convert,

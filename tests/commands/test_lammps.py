@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pyfit_gpu.commands.cli import main
-from pyfit_gpu.commands.set_frames import evenly_spread, frames_of_set
+from pyfit_gpu.commands.jobs import frames_of_set
+from pyfit_gpu.commands.lammps import evenly_spread
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_training_set, read_frames
 from pyfit_gpu.interfaces.lammps import cache

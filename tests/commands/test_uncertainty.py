@@ -14,7 +14,7 @@ import torch
 from commands.helpers import call, done, fresh_potential, names, new_names, refused, set_up, with_header
 
 import pyfit_gpu as pf
-from pyfit_gpu.commands.uncertainty import _Fit
+from pyfit_gpu.commands.fit_beside import FitBeside
 from pyfit_gpu.datasets.feature_rows import FeatureRows
 from pyfit_gpu.formats.opening import load_training_set, read_frames
 from pyfit_gpu.formats.uncertainty_file import load_uncertainty
@@ -190,7 +190,7 @@ class TestRun:
     def test_a_run_of_another_network_does_not_count(self) -> None:
         fresh_potential("new.nn.dat", layers="3 40 4 1")
         done("train", "si.h5", "--potential", "new.nn.dat", "--steps", 1, "--out", "fit.nn.dat", "--quiet")
-        found = _Fit.beside("fit.nn.dat", pf.load_potential("si.nn.dat"))
+        found = FitBeside.of("fit.nn.dat", pf.load_potential("si.nn.dat"))
         assert found.run is None
 
 

@@ -96,6 +96,20 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
             (errors, plots),
         ),
         Stage(
+            "report",
+            (
+                "report",
+                "--potential",
+                *layout.members,
+                "--set",
+                training_set,
+                "--out",
+                layout.path("report"),
+                *computing,
+            ),
+            (layout.path("report"),),
+        ),
+        Stage(
             "lammps",
             ("lammps", "export", *layout.members, "--out", layout.path("lammps"), "--structures", training_set),
             (layout.path("lammps"),),

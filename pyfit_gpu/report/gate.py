@@ -1,0 +1,98 @@
+"""Limits that a report's values must keep, read from a small JSON5 file (docs/report.md)."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import json5
+
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.report.contents import Value, number
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Range of the values whose full name matches."""
+
+    pattern: str  # full name of a value, perhaps with shell wildcards: "energy-rmse of group Surface*"
+    low: float = -math.inf
+    high: float = math.inf
+
+    def violations(self, values: Sequence[Value]) -> list[str]:
+        found = [value for value in values if fnmatch.fnmatchcase(value.full_name, self.pattern)]
+        if not found:
+            near = difflib.get_close_matches(self.pattern, [value.full_name for value in values], n=3, cutoff=0.3)
+            hint = f" (there is {', '.join(near)})" if near else ""
+            return [f"{self.pattern}: the report has no value of this name{hint}"]
+        return [text for value in found if (text := self._violation(value))]
+
+    def _violation(self, value: Value) -> str:
+        shown = f"{value.full_name}: {number(value.value)} {value.unit}".rstrip()
+        if math.isnan(value.value):
+            return f"{value.full_name}: not known{f' ({value.note})' if value.note else ''}"
+        if value.value < self.low:
+            return f"{shown} is below {self.low:g}"
+        return f"{shown} is above {self.high:g}" if value.value > self.high else ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Limits of a report, and the phases that must be stable."""
+
+    limits: tuple[Limit, ...] = ()
+    stable: tuple[str, ...] | None = None  # None: those of the lowest energy
+
+    def violations(self, values: Sequence[Value]) -> list[str]:
+        """One line for each limit that a value passes."""
+        return [text for limit in self.limits for text in limit.violations(values)]
+
+
+def load_gate(path: str | os.PathLike[str]) -> Gate:
+    """Read a file of limits.
+
+    Raises:
+        InputError: it cannot be read, or something in it is no limit; with its name.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json5.load(file)
+    except OSError as error:
+        raise InputError(f"{name}: cannot read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: expected JSON5: {error}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{name}: expected an object with limits, found {_kind(content)}")
+    unknown = sorted(set(content) - {"limits", "stable"})
+    if unknown:
+        raise InputError(f"{name}: {unknown[0]}: expected limits or stable")
+    limits, stable = content.get("limits", {}), content.get("stable")
+    if not isinstance(limits, Mapping):
+        raise InputError(f"{name}: limits: expected an object with a limit by name, found {_kind(limits)}")
+    if stable is not None and not (isinstance(stable, list) and all(isinstance(one, str) for one in stable)):
+        raise InputError(f"{name}: stable: expected a list of phases, found {_kind(stable)}")
+    found = tuple(_limit(own, limit, f"{name}: limits: {own}") for own, limit in limits.items())
+    return Gate(found, None if stable is None else tuple(stable))
+
+
+def _limit(pattern: str, limit: Any, where: str) -> Limit:
+    if not isinstance(limit, Mapping) or not limit or set(limit) - {"min", "max"}:
+        raise InputError(f"{where}: expected min, max or both, as in {{max: 10}}, found {limit!r}"[:300])
+    for end, value in limit.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise InputError(f"{where}: {end}: expected a number, found {value!r}"[:300])
+    low, high = float(limit.get("min", -math.inf)), float(limit.get("max", math.inf))
+    if low > high:
+        raise InputError(f"{where}: expected min <= max, found {low:g} and {high:g}")
+    return Limit(pattern, low, high)
+
+
+def _kind(value: object) -> str:
+    known = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return known.get(type(value), "a number")
