@@ -36,7 +36,7 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
     computing = request.computing_words
     quiet = ("--quiet",) if request.quiet else ()
     split = ("--split", SPLIT)
-    errors, plots = layout.path("errors.csv"), layout.path("plots")
+    errors = layout.path("errors.csv")
     found = [
         Stage("potential", ("new", "--structures", *_data(request), *_new(request, chosen), "--out", start), (start,)),
         Stage(
@@ -79,21 +79,9 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
         ),
         Stage(
             "errors",
-            (
-                "evaluate",
-                training_set,
-                "--held-out",
-                SPLIT,
-                "--potential",
-                *layout.members,
-                "--out",
-                errors,
-                "--forces",
-                "--plots",
-                plots,
-                *computing,
-            ),
-            (errors, plots),
+            ("evaluate", training_set, "--held-out", SPLIT, "--potential", *layout.members, "--out", errors, "--forces",
+             *computing),
+            (errors,),
         ),
         Stage(
             "report",
