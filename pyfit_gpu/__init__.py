@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pyfit_gpu.datasets.training_set import TrainingSet
     from pyfit_gpu.descriptors.lsp import LocalStructureParameters
     from pyfit_gpu.devices import format_bytes
+    from pyfit_gpu.doctor.examine import examine
+    from pyfit_gpu.doctor.findings import Diagnosis, Finding
     from pyfit_gpu.errors import InputError
     from pyfit_gpu.formats.nn_dat import load_potential, save_potential
     from pyfit_gpu.formats.opening import load_potentials, load_structures, load_training_set
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AutoSettings": "optimizers.auto_settings",
+    "Diagnosis": "doctor.findings",
     "ExtrapolationError": "models.extrapolation",
+    "Finding": "doctor.findings",
     "FitSettings": "training.settings",
     "FitState": "formats.run_file",
     "GaussNewtonSettings": "optimizers.gauss_newton_settings",
@@ -73,6 +77,7 @@ _HOMES = {
     "build_extrapolation_grade": "training.clusters",
     "build_training_set": "datasets.build",
     "evaluate": "models.prediction",
+    "examine": "doctor.examine",
     "featurize": "models.batches",
     "find_neighbors": "structures.neighbors",
     "fit": "training.fit",
@@ -94,7 +99,9 @@ _HOMES = {
 
 __all__ = [
     "AutoSettings",
+    "Diagnosis",
     "ExtrapolationError",
+    "Finding",
     "FitSettings",
     "FitState",
     "GaussNewtonSettings",
@@ -121,6 +128,7 @@ __all__ = [
     "build_extrapolation_grade",
     "build_training_set",
     "evaluate",
+    "examine",
     "featurize",
     "find_neighbors",
     "fit",

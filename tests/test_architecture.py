@@ -18,12 +18,13 @@ ALLOWED = {name: {*GROUND, *FOLDERS[:k]} for k, name in enumerate(FOLDERS)}
 ALLOWED["optimizers"] = GROUND
 ALLOWED["training"] |= {"optimizers"}
 ALLOWED["interfaces"] = {*GROUND, "structures", "descriptors", "models", "formats"}
-ALLOWED["commands"] |= {"optimizers", "interfaces"}
+ALLOWED["doctor"] = {*GROUND, *FOLDERS[:5]}
+ALLOWED["commands"] |= {"optimizers", "interfaces", "doctor"}
 # The ground is flat but for errors, which all may raise, and locks, without which no file is written.
 ALLOWED |= {name: {"errors", "_version"} for name in GROUND}
 ALLOWED["locks"] |= {"log", "signals"}
 ALLOWED["files"] |= {"locks"}
-ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces"} - {"commands"}
+ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces", "doctor"} - {"commands"}
 ALLOWED["__main__"] = {"commands"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -227,6 +227,13 @@ def _add_select(verb: Parser) -> None:
     _common(verb)
 
 
+def _add_doctor(verb: Parser) -> None:
+    from pyfit_gpu.commands.doctor_options import add_doctor
+
+    add_doctor(verb)
+    _common(verb)
+
+
 def _add_info(verb: Parser) -> None:
     verb.add_argument("file", metavar="FILE")
     add_reading(verb)
@@ -262,6 +269,7 @@ _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "evaluate": ("energies, forces and stress of structures, errors, plots", _add_evaluate),
     "report": ("a potential's errors and what it says of crystals, as one page", _add_report),
     "select": ("the structures of a pool to compute next by DFT", _add_select),
+    "doctor": ("what is wrong or doubtful with data, down to file and frame", _add_doctor),
     "info": ("what a file is, in a few lines", _add_info),
     "convert": ("between the classic and the new formats", _add_convert),
     "uncertainty": ("what is known about a potential's errors: build", _add_uncertainty),

@@ -35,6 +35,14 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Parse whole numbers from 1 with commas between them, as in 1,3."""
+    cells = text.split(",")
+    if not all(cell.isascii() and cell.isdigit() and int(cell) > 0 for cell in cells):
+        raise argparse.ArgumentTypeError(f"expected numbers from 1 with commas between them, got {text!r}")
+    return tuple(map(int, cells))
+
+
 def finite(text: str) -> float:
     value = parse_number(text)
     if value is None:

@@ -251,6 +251,22 @@ def _select(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.doctor import STATUS_ERRORS, doctor
+
+    found = doctor(
+        options.data,
+        setup=_setup(options),
+        potential=options.potential,
+        cutoff=options.cutoff,
+        json_file=options.json,
+        write_clean=options.write_clean,
+        leave_out=options.leave_out,
+        reading=read_options(options),
+    )
+    return STATUS_ERRORS if found.has_errors else printed()
+
+
 def _info(options: argparse.Namespace) -> int:
     from pyfit_gpu.commands.info import info
     from pyfit_gpu.commands.messages import shown
@@ -336,6 +352,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "report": _report,
     "select": _select,
+    "doctor": _doctor,
     "info": _info,
     "convert": _convert,
     "uncertainty": _uncertainty,
