@@ -46,7 +46,7 @@ class Layout:
         remove(path for path in map(str, own) if Path(path).name != RECORD)
 
 
-_OTHERS = ("start.nn.dat", "set.h5", "errors.csv", "report", "lammps", "commands.sh")
+_OTHERS = ("start.nn.dat", "set.h5", "doctor.json", "errors.csv", "report", "lammps", "commands.sh")
 
 
 def remove(paths: Iterable[str]) -> None:

@@ -36,9 +36,15 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
     computing = request.computing_words
     quiet = ("--quiet",) if request.quiet else ()
     split = ("--split", SPLIT)
-    errors = layout.path("errors.csv")
+    errors, diagnosis = layout.path("errors.csv"), layout.path("doctor.json")
     found = [
         Stage("potential", ("new", "--structures", *_data(request), *_new(request, chosen), "--out", start), (start,)),
+        Stage(
+            "doctor",
+            ("doctor", *_data(request), "--potential", start, "--json", diagnosis, *computing),
+            (diagnosis,),
+            is_check=True,
+        ),
         Stage(
             "set",
             ("prepare", *_data(request), "--potential", start, "--e-shift", "fit", "--out", training_set, *computing),
@@ -79,8 +85,18 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
         ),
         Stage(
             "errors",
-            ("evaluate", training_set, "--held-out", SPLIT, "--potential", *layout.members, "--out", errors, "--forces",
-             *computing),
+            (
+                "evaluate",
+                training_set,
+                "--held-out",
+                SPLIT,
+                "--potential",
+                *layout.members,
+                "--out",
+                errors,
+                "--forces",
+                *computing,
+            ),
             (errors,),
         ),
         Stage(

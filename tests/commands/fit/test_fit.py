@@ -19,7 +19,7 @@ from pyfit_gpu.commands.fit import command
 from pyfit_gpu.commands.fit.stages import TRAINING
 
 # Files that hold times, or names in a folder that goes away.
-NOT_COMPARED = ("fit.json", "commands.sh", ".partial", "plots")
+NOT_COMPARED = ("fit.json", "commands.sh", ".partial")
 QUICK = ("--elements", "Si", "--members", 2, "--time", "1h", "--device", "cpu")
 
 
@@ -82,7 +82,9 @@ def content(path: Path) -> object:
 
 def test_the_commands_that_it_prints_make_the_same_files(finished: str) -> None:
     printed = commands(finished)
-    assert [words[0] for words in printed] == ["new", "prepare", "train", "uncertainty", "evaluate", "lammps"]
+    assert [words[0] for words in printed] == [
+        "new", "doctor", "prepare", "train", "uncertainty", "evaluate", "report", "lammps",
+    ]  # fmt: skip
     Path("out").rename("first")
     Path("out").mkdir()
     for words in printed[:-1]:
@@ -116,9 +118,9 @@ def test_a_finished_fit_has_nothing_to_do(finished: str) -> None:
 @pytest.mark.parametrize(
     ("gone", "expected"),
     [
-        ("fit.m001.uncertainty.txt", ["uncertainty", "evaluate", "lammps"]),
-        ("errors.csv", ["evaluate", "lammps"]),
-        ("set.h5", ["prepare", "train", "uncertainty", "evaluate", "lammps"]),
+        ("fit.m001.uncertainty.txt", ["uncertainty", "evaluate", "report", "lammps"]),
+        ("errors.csv", ["evaluate", "report", "lammps"]),
+        ("set.h5", ["prepare", "train", "uncertainty", "evaluate", "report", "lammps"]),
     ],
 )
 def test_it_goes_on_at_the_stage_that_is_missing(gone: str, expected: Sequence[str], finished: str) -> None:
@@ -131,7 +133,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(7))
 def test_killed_in_any_stage_it_comes_to_the_same(number: int, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after a stage has written its files, before they are known to be done."""
     Path("out").rename("whole")
@@ -190,7 +192,7 @@ def test_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arguments_reach_the_commands() -> None:
     words = ("--cutoff", "4.5", "--seed", "7", "--test-groups", "od*", "--n-threads", "1")
-    new, prepare, train, *_ = commands(fit(*words))
+    new, _, prepare, train, *_ = commands(fit(*words))
     assert new[new.index("--cutoff") + 1] == "4.5"
     assert new[new.index("--elements") + 1] == "Si"
     assert train[train.index("--seed") + 1] == "7"
