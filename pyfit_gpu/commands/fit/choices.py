@@ -12,7 +12,7 @@ _LABELS_PER_PARAMETER = 10
 # Multiplications a second in J^T J, to within a factor of three (docs/training.md).
 _RATE_OF_THREAD = 2e10
 _RATE_OF_GPU = 8e12
-_LEAST_STEPS = 60  # of Gauss-Newton, below which LBFGS gets as far
+_LEAST_PRODUCTS = 400  # of J^T J for all members, below which LBFGS gets farther
 _LEAST_STRUCTURES = 100  # for the penalty by the evidence
 _MOST_PARAMETERS = 6_000  # whose J^T J takes 0.3 GB, several of them
 
@@ -27,13 +27,9 @@ class Amount:
 
 def hidden_layers(n_features: int, n_elements: int, n_labels: int) -> tuple[int, int]:
     """Choose the widest layers that have a tenth as many parameters as there are labels, within limits."""
-    fitting = [width for width in WIDTHS if n_parameters(n_features, n_elements, width) <= _share(n_labels)]
-    width = max(fitting, default=WIDTHS[0])
+    most = n_labels / _LABELS_PER_PARAMETER
+    width = max((one for one in WIDTHS if n_parameters(n_features, n_elements, one) <= most), default=WIDTHS[0])
     return width, width
-
-
-def _share(n_labels: int) -> float:
-    return n_labels / _LABELS_PER_PARAMETER
 
 
 def n_parameters(n_features: int, n_elements: int, width: int) -> int:
@@ -41,16 +37,15 @@ def n_parameters(n_features: int, n_elements: int, width: int) -> int:
     return n_elements * count_parameters((n_features, width, width, 1))
 
 
-def can_use_second_order(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> bool:
-    """Whether J^T J pays: enough structures for the evidence, and time for some steps of all members.
+def second_order_pays(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> bool:
+    """Whether J^T J pays: there are enough structures for the evidence, and time for many products of all members.
 
     Args:
-        workers: multiplications a second.
+        workers: multiplications a second, see `rate`.
     """
-    step = members * amount.n_labels * float(parameters) ** 2 / workers  # s
-    return (
-        amount.n_structures >= _LEAST_STRUCTURES and parameters <= _MOST_PARAMETERS and step * _LEAST_STEPS <= seconds
-    )
+    product = members * amount.n_labels * float(parameters) ** 2 / workers  # s
+    enough = amount.n_structures >= _LEAST_STRUCTURES and parameters <= _MOST_PARAMETERS
+    return enough and product * _LEAST_PRODUCTS <= seconds
 
 
 def rate(device_type: str, threads: int) -> float:

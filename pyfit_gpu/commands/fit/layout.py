@@ -42,11 +42,11 @@ class Layout:
     def remove_all(self) -> None:
         """Remove what a fit writes, of however many members; other files in the folder stay."""
         folder = Path(self.folder)
-        own = (*folder.glob("fit.*"), *(self.path(name) for name in _OTHERS))
-        remove(path for path in map(str, own) if Path(path).name != RECORD)
+        remove(map(str, [*folder.glob("fit.m[0-9]*.*"), *(folder / name for name in _OWN)]))
 
 
-_OTHERS = ("start.nn.dat", "set.h5", "doctor.json", "errors.csv", "report", "lammps", "commands.sh")
+_OWN = ("start.nn.dat", "doctor.json", "set.h5", "fit.nn.dat", "fit.run.h5", "fit.ranking.csv", "fit.uncertainty.txt",
+        "errors.csv", "report", "lammps", "commands.sh")  # fmt: skip
 
 
 def remove(paths: Iterable[str]) -> None:
