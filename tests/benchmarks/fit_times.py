@@ -3,7 +3,8 @@
     python tests/benchmarks/fit_times.py --sets si sic mlearn --times 1m 5m 30m --n-threads 2 [--mlearn FOLDER]
 
 Si and SiC are the sets of the examples: a quarter of every group is held out (the split of docs/accuracy.md); of mlearn
-silicon it is the published test file. `--hidden` and `--training` replace what the fit would choose from the data.
+silicon it is the published test file. `--hidden` and `--training` replace what the fit would choose from the data; `--steps` ends training after so many steps of
+all members, whatever the time: for a machine with other work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 
 from pyfit_gpu.commands.cli import main
 from pyfit_gpu.commands.evaluate import predict_frames
+from pyfit_gpu.commands.fit import command, stages
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.datasets.splits import classic_split
 from pyfit_gpu.files import atomic_text
@@ -78,8 +80,6 @@ def one_fit(options: argparse.Namespace, name: str, limit: str, seed: int) -> st
             chosen["training"] = shlex.split(options.training)
         return chosen
 
-    from pyfit_gpu.commands.fit import command
-
     original = command.choose
     with tempfile.TemporaryDirectory() as temporary:
         data, out = Path(temporary) / "data.extxyz", Path(temporary) / "out"
@@ -88,7 +88,8 @@ def one_fit(options: argparse.Namespace, name: str, limit: str, seed: int) -> st
         words = ["fit", data, "--out", out, "--time", limit, "--members", options.members, "--seed", seed, "--quiet",
                  "--device", "cpu", "--n-threads", options.n_threads]  # fmt: skip
         started = time.monotonic()
-        with patch.object(command, "choose", choose):
+        steps_patch = patch.object(stages, "STEPS", options.steps or stages.STEPS)
+        with patch.object(command, "choose", choose), steps_patch:
             status = main([str(word) for word in words])
         seconds = time.monotonic() - started
         assert status == 0, f"fit ended with status {status}"
@@ -111,6 +112,7 @@ def run() -> None:
     parser.add_argument("--n-threads", type=int, default=2)
     parser.add_argument("--hidden", type=int, nargs="+")
     parser.add_argument("--training", metavar="OPTIONS", help="options of train in place of those chosen; '' for none")
+    parser.add_argument("--steps", type=int, help="of training, at most")
     parser.add_argument("--mlearn", type=Path, default=Path("mlearn"), help="folder with Si_train and Si_test.extxyz")
     options = parser.parse_args()
     for name in options.sets:
