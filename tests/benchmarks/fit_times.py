@@ -3,8 +3,8 @@
     python tests/benchmarks/fit_times.py --sets si sic mlearn --times 1m 5m 30m --n-threads 2 [--mlearn FOLDER]
 
 Si and SiC are the sets of the examples: a quarter of every group is held out (the split of docs/accuracy.md); of mlearn
-silicon it is the published test file. `--hidden` and `--training` replace what the fit would choose from the data; `--steps` ends training after so many steps of
-all members, whatever the time: for a machine with other work.
+silicon it is the published test file. `--hidden` and `--training` replace what the fit would choose from the data;
+`--steps` ends training after so many steps of all members, whatever the time: for a machine with other work.
 """
 
 from __future__ import annotations
