@@ -1,8 +1,8 @@
 """Error bars of both forms beside bare energies and forces: how much longer a prediction takes.
 
-    python tests/benchmarks/error_bar_cost.py [--hidden 8 8] [--cells 2 3] [--repeats 7]
+    python tests/benchmarks/error_bar_cost.py [--elements Si C] [--hidden 8 8] [--cells 2 3] [--repeats 7]
 
-One crystal of silicon at a time, atoms displaced at random, mode 6; ratios of the least CPU times of `predict_batch`,
+One crystal at a time, atoms displaced at random, mode 6; ratios of the least CPU times of `predict_batch`,
 taken in turns. The covariance is made up: only its size matters.
 """
 
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from ase import Atoms
 from ase.build import bulk
 
 import pyfit_gpu as pf
@@ -33,32 +34,43 @@ def make_bars(potential: pf.Potential, form: Form) -> ErrorBars:
     return ErrorBars(root, {label: Calibration(1.0, 1) for label in LABELS}, (1.0,), 1.0, 1.0, form)
 
 
-def make_structures(cells: int) -> Structures:
-    atoms = bulk("Si", "diamond", a=5.43, cubic=True).repeat(cells)
-    atoms.rattle(0.05, seed=1)
-    return Structures.from_frames(
-        [Frame(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers.astype("int64"), "", "made up")]
-    )
+def make_structures(elements: Sequence[str], cells: int, n: int = 1) -> Structures:
+    frames = []
+    for seed in range(n):
+        atoms = bulk("Si", "diamond", a=5.43, cubic=True) if len(elements) == 1 else zincblende(elements)
+        atoms = atoms.repeat(cells)
+        atoms.rattle(0.05, seed=seed)
+        frames.append(Frame(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers.astype("int64"), "", "made up"))
+    return Structures.from_frames(frames)
+
+
+def zincblende(elements: Sequence[str]) -> Atoms:
+    return bulk("".join(elements), "zincblende", a=4.36, cubic=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, nargs="+", default=[8, 8])
     parser.add_argument("--cells", type=int, nargs="+", default=[2, 3], help="conventional cells along an edge")
+    parser.add_argument("--elements", nargs="+", default=["Si"], help="one, or two in zincblende")
+    parser.add_argument("--training", type=int, default=60, help="cells of 216 atoms whose clusters make the grade")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    empty = new_potential(["Si"], 5.5, first_center=1.5)
+    elements = options.elements
+    empty = new_potential(elements, 5.5, first_center=1.5)
     sizes = (empty.descriptor.n_features, *options.hidden, 1)
-    potential = replace(empty, networks=ElementNetworks.random(sizes, 0.3, 1, n_elements=1, activation=1))
-    training = pf.build_training_set(make_structures(2), potential)
+    potential = replace(empty, networks=ElementNetworks.random(sizes, 0.3, 1, n_elements=len(elements), activation=1))
+    training = pf.build_training_set(make_structures(elements, 3, options.training), potential)
     plain = Uncertainty.of(potential, pf.build_extrapolation_grade(training, potential))
     with_bars = {
         form: replace(plain, error_bars=make_bars(potential, form)) for form in ("last-layer", "all-parameters")
     }
-    print(f"{'-'.join(map(str, sizes))}, {potential.networks.n_parameters} parameters, one thread")
+    shown = "-".join(map(str, sizes))
+    n_clusters = len(plain.grade.centers)
+    print(f"{shown}, {potential.networks.n_parameters} parameters, {n_clusters} clusters, one thread")
     for cells in options.cells:
-        structures = make_structures(cells)
+        structures = make_structures(elements, cells)
         (batch,) = prediction_batches(structures.sizes, structures.select, potential)
         trials: dict[str, Callable[[], object]] = {
             "bare": lambda batch=batch: predict_batch(potential, batch),
