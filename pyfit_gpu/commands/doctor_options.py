@@ -16,7 +16,7 @@ def add_doctor(verb: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="NN",
-        help="gives the network inputs, trained or not; trained: finds outliers too, by the spread of several",
+        help="gives the network inputs, trained or not; several trained members find outliers too",
     )
     add("--cutoff", type=finite, metavar="R", help="Å within which an atom has a neighbour (the potential's, or 6)")
     add("--json", default="", metavar="FILE", help="writes the findings as JSON, with all structures")

@@ -40,7 +40,7 @@ class Errors:
         return found
 
     def _predict(self, records: Records, rows: np.ndarray, potential: Potential) -> None:
-        batch = records.batch(rows.tolist())
+        batch = records.batch(rows)
         prediction = predict(potential, batch.to(potential.device)).to("cpu", torch.float64)
         assert prediction.forces is not None
         sizes = records.sizes[rows]

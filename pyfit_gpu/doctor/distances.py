@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.cell_list import find_pairs
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.neighbors import MINIMUM_DISTANCE
-from pyfit_gpu.sums import ragged_range
 
 TOO_CLOSE = "short distance"
 ALONE = "atom alone"
@@ -49,8 +48,7 @@ class Nearest:
 
     def _search(self, records: Records, rows: Rows, cutoff: float) -> None:
         def nearest(batch: list[int]) -> tuple[Rows, FloatArray, FloatArray, Rows]:
-            own = rows[batch]
-            return _nearest(records, own.tolist(), cutoff)
+            return _nearest(records, rows[batch], cutoff)
 
         sizes = records.sizes[rows].tolist()
         for atoms, distance, ratio, other in Workers(torch.device("cpu")).each(
@@ -59,11 +57,9 @@ class Nearest:
             self.distance[atoms], self.ratio[atoms], self.other[atoms] = distance, ratio, other
 
 
-def _nearest(records: Records, rows: Sequence[int], cutoff: float) -> tuple[Rows, FloatArray, FloatArray, Rows]:
+def _nearest(records: Records, rows: Rows, cutoff: float) -> tuple[Rows, FloatArray, FloatArray, Rows]:
     """Atoms of some structures, and for each distance, ratio and number of its nearest neighbour."""
-    starts, sizes = (torch.from_numpy(values[rows]) for values in (records.starts, records.sizes))
-    _, place = ragged_range(starts, sizes, int(sizes.sum()))
-    atoms = place.numpy()
+    atoms = records.atoms_of_rows(rows)
     counts, index, vectors = find_pairs(records.batch(rows), cutoff)
     distances = torch.linalg.vector_norm(vectors, dim=1).numpy()
     radii = covalent_radii[records.atomic_numbers[atoms]]
@@ -92,7 +88,7 @@ def check_distances(records: Records, nearest: Nearest, cutoff: float) -> Iterat
         atom = int(np.flatnonzero(alone)[first[np.argmin(single)]])
         text = (
             f"atoms without a neighbour within {cutoff:g} Å in {how_many(len(rows))}, {int(single.sum())} of them "
-            f"isolated atoms; {_atom(records, atom)}: its inputs are all zero, and nothing acts on it"
+            f"isolated atoms; {records.describe_atom(atom)}: its inputs are all zero, and nothing acts on it"
         )
         severity: Severity = "note" if single.all() else "warning"
         yield Finding.of(records, ALONE, severity, text, rows[np.argsort(single, kind="stable")])
@@ -112,12 +108,7 @@ def _too_close(records: Records, nearest: Nearest) -> Iterator[Finding]:
     text = (
         f"distances below {_SHORT:g} of the sum of the covalent radii in {how_many(len(rows))}, the shortest "
         f"{nearest.distance[atom]:.3g} Å ({'-'.join(chemical_symbols[k] for k in numbers)}, sum {usual:.3g} Å) "
-        f"in {_atom(records, atom)}{': two atoms at one place' if at_one_place else ''}"
+        f"in {records.describe_atom(atom)}{': two atoms at one place' if at_one_place else ''}"
     )
     severity: Severity = "error" if at_one_place else "warning"
     yield Finding.of(records, TOO_CLOSE, severity, text, rows, float(nearest.distance[atom]), "Å")
-
-
-def _atom(records: Records, atom: int) -> str:
-    row = int(records.owner[atom])
-    return f"{records.sources[row]}, atom {atom - records.starts[row] + 1}"

@@ -44,7 +44,7 @@ def examine(
 
     Args:
         data: structures or a training set.
-        potential: gives the network inputs, and with its parameters outliers; its members are a committee.
+        potential: gives the network inputs; several members are a committee, which finds outliers.
         training_set: has the inputs of `data`, structure by structure; a training set as `data` is its own.
         trained: whether the parameters of the potential mean anything.
         cutoff: Å within which an atom should have a neighbour; None: that of the potential or the set, or 6 Å.
@@ -59,6 +59,8 @@ def examine(
     if np.isnan(records.energy).all():
         raise InputError(f"expected structures with energies, found none in {len(records)}")
     source = potential or (None if training_set is None else training_set.potential)
+    if source is not None:
+        records = records.of_elements(source.descriptor.elements)
     if cutoff is None:
         cutoff = DEFAULT_CUTOFF if source is None else source.descriptor.neighbor_cutoff
     begin = progress or (lambda part: None)
@@ -99,7 +101,7 @@ def _checks(
         yield "network inputs", lambda: _check_inputs(records, potential, training_set, summary)
     else:
         summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, records.first_copy)
-    if potential is not None and trained:
+    if potential is not None and trained and potential.networks.n_members > 1:
         energy_model(potential, "examine")
         yield "outliers", lambda: check_outliers(records, Errors.of(records, potential))
     yield "copies", lambda: copies(records)

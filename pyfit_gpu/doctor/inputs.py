@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pyfit_gpu.datasets.build import assemble
+from pyfit_gpu.datasets.feature_rows import read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.feature_names import feature_names
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
@@ -45,8 +46,7 @@ class Inputs:
 
 
 def _of_window(window: TrainingSet) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    features, species, sizes = window.features, window.species, window.sizes
-    assert isinstance(features, torch.Tensor)
+    features, species, sizes = read_features(window.features), window.species, window.sizes
     by_element, low, high, counts = [], [], [], []
     for element in range(window.descriptor.n_elements):
         own = species == element
@@ -70,7 +70,7 @@ def windows_of_records(records: Records, potential: Potential, device: torch.dev
     for rows in records.windows(_ATOMS_AT_ONCE):
         yield assemble(
             records.sizes[rows].tolist(),
-            lambda own, rows=rows: records.batch([rows[k] for k in own]).to(device),  # type: ignore[misc]
+            lambda own, rows=rows: records.batch(rows.start + np.array(own)).to(device),  # type: ignore[misc]
             potential,
             device=device,
             dtype=torch.float64,

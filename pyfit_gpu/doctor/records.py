@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from numpy.typing import NDArray
 
 from pyfit_gpu.datasets.duplicates import structure_keys
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.batch import Structures, describe_atom
 from pyfit_gpu.structures.cells import FloatArray, cell_volumes
 from pyfit_gpu.structures.copies import first_rows
-from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.structures.elements import index_elements
+from pyfit_gpu.structures.frames import Frame, check_frames
+from pyfit_gpu.sums import ragged_range
 
 Rows = NDArray[np.int64]
 
@@ -110,6 +113,19 @@ class Records:
         start = int(self.starts[row])
         return slice(start, start + int(self.sizes[row]))
 
+    def describe_atom(self, atom: int) -> str:
+        """File and place that an atom, counted from 0 over all structures, was read from."""
+        return describe_atom(self.sizes.tolist(), self.sources, atom)
+
+    def of_elements(self, elements: Sequence[str]) -> Records:
+        """The same where atoms of which a file names no element have the only one of a potential.
+
+        Raises:
+            InputError: an element that is not one of them.
+        """
+        species = index_elements(torch.from_numpy(self.atomic_numbers), elements, self.describe_atom).numpy()
+        return replace(self, atomic_numbers=np.array([ATOMIC_NUMBERS[symbol] for symbol in elements])[species])
+
     def frame(self, row: int) -> Frame:
         """One structure by itself; labels that are not known in full are None."""
         atoms = self.atoms_of(row)
@@ -127,9 +143,31 @@ class Records:
             weight=float(self.weight[row]),
         )
 
-    def batch(self, rows: Sequence[int]) -> Structures:
+    def atoms_of_rows(self, rows: Rows) -> Rows:
+        """Numbers of the atoms of some structures, one structure after the other."""
+        starts, sizes = torch.from_numpy(self.starts[rows]), torch.from_numpy(self.sizes[rows])
+        return np.asarray(ragged_range(starts, sizes, int(sizes.sum()))[1].numpy())
+
+    def batch(self, rows: Rows) -> Structures:
         """Some structures, padded."""
-        return Structures.from_frames([self.frame(row) for row in rows])
+        sizes, atoms = self.sizes[rows], self.atoms_of_rows(rows)
+        mask = np.arange(sizes.max()) < sizes[:, None]
+
+        def padded(values: NDArray[Any], fill: float) -> torch.Tensor:
+            whole = np.full((*mask.shape, *values.shape[1:]), fill, dtype=values.dtype)
+            whole[mask] = values[atoms]
+            return torch.from_numpy(whole)
+
+        return Structures(
+            positions=padded(self.positions, 0.0),
+            atomic_numbers=padded(self.atomic_numbers, -1),
+            forces=padded(self.forces, np.nan),
+            **{name: torch.from_numpy(getattr(self, name)[rows]) for name in ("cell", "pbc", "energy", "stress")},
+            weight=torch.from_numpy(self.weight[rows]),
+            sizes=tuple(sizes.tolist()),
+            groups=tuple(self.groups[row] for row in rows.tolist()),
+            sources=tuple(self.sources[row] for row in rows.tolist()),
+        )
 
     def windows(self, n_atoms: int) -> Iterator[range]:
         """Runs of structures of at most so many atoms, or of one larger structure."""
@@ -145,10 +183,11 @@ class Records:
         """Gather frames; the file of each is what its source begins with.
 
         Raises:
-            InputError: no frame at all.
+            InputError: no frame at all, or one that cannot be computed with.
         """
         if not frames:
             raise InputError("expected at least one structure, found none")
+        check_frames(frames)
         nan = {n: np.full((n, 3), np.nan) for n in {frame.n_atoms for frame in frames}}
         no_stress = np.full(6, np.nan)
         return cls._with_keys(

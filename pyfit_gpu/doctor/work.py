@@ -8,9 +8,8 @@ mean by half of their difference at most: that is the tolerance, summed over ato
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,9 @@ _ENERGY = 1e-3  # eV, and per atom ..
 _ENERGY_PER_ATOM = 2e-4  # .. eV: energies of a self-consistent calculation agree no better
 _PULAY = 0.01  # eV/Å^3: error of a stress whose plane waves are kept
 _DIRECTIONS = 2
+_ATOMS_AT_ONCE = 1_000_000
+_NO_EDGE = 3.3e-5  # no usual fraction of a cell lies where rounding to `_SCALED_DECIMALS` changes
+_BOTH = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])  # how often a component of Voigt's occurs in the matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,91 +58,92 @@ class Steps:
 def displaced(records: Records) -> Steps:
     """Find steps between structures with the same cell and order of atoms."""
     usable = records.has_forces & records.has_positions & ~np.isnan(records.energy)
-    found = [
-        step for rows in _groups(usable, lambda row: _cell_key(records, row)) for step in _displacements(records, rows)
-    ]
-    return _steps(records, found)
+    cells = rounded(records.cell)
+
+    def key(row: int) -> bytes:
+        numbers = records.atomic_numbers[records.atoms_of(row)]
+        return hash_parts(numbers.tobytes(), records.pbc[row].tobytes(), cells[row].tobytes())
+
+    return _steps(records, [_displacements(records, rows) for rows in _groups(usable, key)])
 
 
 def strained(records: Records) -> Steps:
     """Find steps between structures with the same scaled positions in cells that differ a little."""
     usable = records.has_stress & records.has_positions & ~np.isnan(records.energy) & records.pbc.all(axis=1)
-    found = [
-        step for rows in _groups(usable, lambda row: _scaled_key(records, row)) for step in _strains(records, rows)
-    ]
-    return _steps(records, found)
+    inverse = np.linalg.inv(np.where(usable[:, None, None], records.cell, np.eye(3)))
+    scaled = np.einsum("ij,ijk->ik", records.positions, inverse[records.owner])
+    scaled = (scaled - scaled[records.starts][records.owner]) % 1.0 + _NO_EDGE
+    places = np.round(scaled, _SCALED_DECIMALS) % 1.0 + 0.0
+
+    def key(row: int) -> bytes:
+        atoms = records.atoms_of(row)
+        return hash_parts(records.atomic_numbers[atoms].tobytes(), places[atoms].tobytes())
+
+    return _steps(records, [_strains(records, rows) for rows in _groups(usable, key)])
 
 
-def _steps(records: Records, found: list[tuple[int, int, float, float]]) -> Steps:
-    """Steps from first and second row, work and half of the slopes' difference."""
-    table = np.array(found, dtype=np.float64).reshape(-1, 4)
+def _groups(usable: NDArray[np.bool_], key: Callable[[int], bytes]) -> Iterator[Rows]:
+    """Yield rows of structures with the same key, two at least."""
+    by_key: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(usable).tolist():
+        by_key.setdefault(key(row), []).append(row)
+    yield from (np.array(rows) for rows in by_key.values() if len(rows) > 1)
+
+
+def _steps(records: Records, parts: list[FloatArray]) -> Steps:
+    """Steps from tables of first and second row, work and half of the difference of the slopes."""
+    table = np.concatenate(parts) if parts else np.zeros((0, 4))
     first, second = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
     noise = np.maximum(_ENERGY, _ENERGY_PER_ATOM * records.sizes[first])
     return Steps(first, second, records.energy[second] - records.energy[first], table[:, 2], table[:, 3] + noise)
 
 
-def _groups(usable: NDArray[np.bool_], key: object) -> Iterator[list[int]]:
-    """Yield rows of distinct structures with the same key, two at least."""
-    by_key: dict[bytes, list[int]] = {}
-    for row in np.flatnonzero(usable).tolist():
-        by_key.setdefault(key(row), []).append(row)  # type: ignore[operator]
-    yield from (rows for rows in by_key.values() if len(rows) > 1)
-
-
-def _cell_key(records: Records, row: int) -> bytes:
-    numbers = records.atomic_numbers[records.atoms_of(row)]
-    return hash_parts(numbers.tobytes(), records.pbc[row].tobytes(), rounded(records.cell[row]).tobytes())
-
-
-def _scaled_key(records: Records, row: int) -> bytes:
-    atoms = records.atoms_of(row)
-    scaled = records.positions[atoms] @ np.linalg.inv(records.cell[row])
-    places = np.round((scaled - scaled[0]) % 1.0 + 3.3e-5, _SCALED_DECIMALS) % 1.0  # no usual fraction is at an edge
-    return hash_parts(records.atomic_numbers[atoms].tobytes(), (places + 0.0).tobytes())
-
-
-def _displacements(records: Records, rows: list[int]) -> Iterator[tuple[int, int, float, float]]:
+def _displacements(records: Records, rows: Rows) -> FloatArray:
+    """(P, 4) first and second row, work and half of the difference of the forces' work, of steps in one cell."""
     cell = complete_cell(records.cell[rows[0]], records.pbc[rows[0]])
     inverse, pbc = np.linalg.inv(cell), records.pbc[rows[0]]
 
     def nearest_image(vectors: FloatArray) -> FloatArray:
         return np.asarray(vectors - np.round(vectors @ inverse) * pbc @ cell)
 
-    atoms = np.array([np.arange(records.starts[row], records.starts[row] + records.sizes[row]) for row in rows])
+    atoms = records.starts[rows][:, None] + np.arange(records.sizes[rows[0]])
     positions, forces = records.positions[atoms], records.forces[atoms]
-    from_first = nearest_image(positions - positions[0]).reshape(len(rows), -1)
-    for i, j in _neighbors(from_first):
+    pairs = _neighbors(nearest_image(positions - positions[0]).reshape(len(rows), -1))
+    found = []
+    for some in np.array_split(pairs, 1 + len(pairs) * atoms.shape[1] // _ATOMS_AT_ONCE):
+        i, j = some.T
         step = nearest_image(positions[j] - positions[i])
-        lengths = np.linalg.norm(step, axis=1)
-        if 0 < lengths.max() <= _LONGEST:
-            work = -0.5 * np.vdot(forces[i] + forces[j], step)
-            bend = 0.5 * float(np.linalg.norm(forces[j] - forces[i], axis=1) @ lengths)
-            yield rows[i], rows[j], float(work), bend
+        lengths = np.linalg.norm(step, axis=2)
+        work = -0.5 * np.einsum("pak,pak->p", forces[i] + forces[j], step)
+        bend = 0.5 * (np.linalg.norm(forces[j] - forces[i], axis=2) * lengths).sum(axis=1)
+        is_step = (lengths.max(axis=1) > 0) & (lengths.max(axis=1) <= _LONGEST)
+        found.append(np.stack((rows[i], rows[j], work, bend), axis=1)[is_step])
+    return np.concatenate(found)
 
 
-def _strains(records: Records, rows: list[int]) -> Iterator[tuple[int, int, float, float]]:
+def _strains(records: Records, rows: Rows) -> FloatArray:
+    """(P, 4) as `_displacements`, of strains at fixed scaled positions."""
     cells, volumes = records.cell[rows], records.volume[rows]
     slopes = volumes[:, None] * records.stress[rows]  # eV, of the energy by the strain
-    order = np.argsort(volumes, kind="stable").tolist()
-    for i, j in {*pairwise(order), *_neighbors(cells.reshape(len(rows), -1))}:
-        gradient = np.linalg.inv(cells[i]) @ cells[j]
-        values, axes = np.linalg.eigh(gradient @ gradient.T)  # the strain in the middle, to third order
-        strain = (axes * (0.5 * np.log(values))) @ axes.T
-        if not 0 < np.abs(strain).max() <= _LARGEST_STRAIN or np.abs(gradient - gradient.T).max() > _LARGEST_STRAIN:
-            continue
-        voigt = strain[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * [1, 1, 1, 2, 2, 2]
-        bend = 0.5 * float(
-            np.linalg.norm((slopes[j] - slopes[i]) * np.sqrt([1, 1, 1, 2, 2, 2])) * np.linalg.norm(strain)
-        )
-        pulay = _PULAY * volumes[[i, j]].mean() * float(np.abs(strain).sum())
-        yield rows[i], rows[j], float(0.5 * (slopes[i] + slopes[j]) @ voigt), bend + pulay
+    i, j = _neighbors(cells.reshape(len(rows), -1), volumes).T
+    gradient = np.linalg.inv(cells[i]) @ cells[j]
+    turned = np.abs(gradient - gradient.transpose(0, 2, 1)).max(axis=(1, 2))
+    values, axes = np.linalg.eigh(gradient @ gradient.transpose(0, 2, 1))
+    strain = (axes * (0.5 * np.log(values))[:, None, :]) @ axes.transpose(0, 2, 1)  # logarithmic
+    voigt = strain[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * _BOTH
+    work = 0.5 * ((slopes[i] + slopes[j]) * voigt).sum(axis=1)
+    bend = 0.5 * np.linalg.norm((slopes[j] - slopes[i]) * np.sqrt(_BOTH), axis=1) * np.linalg.norm(strain, axis=(1, 2))
+    pulay = _PULAY * 0.5 * (volumes[i] + volumes[j]) * np.abs(strain).sum(axis=(1, 2))
+    largest = np.abs(strain).max(axis=(1, 2))
+    is_step = (largest > 0) & (largest <= _LARGEST_STRAIN) & (turned <= _LARGEST_STRAIN)
+    return np.stack((rows[i], rows[j], work, bend + pulay), axis=1)[is_step]
 
 
-def _neighbors(vectors: FloatArray) -> list[tuple[int, int]]:
-    """Pairs of rows that follow one another in the file, or along a random direction: a few for each, never all."""
-    pairs = set(pairwise(range(len(vectors))))
+def _neighbors(vectors: FloatArray, *along: FloatArray) -> Rows:
+    """(P, 2) rows that follow one another in the file, or along random or given directions: a few each, never all."""
     random = np.random.RandomState(1)
-    for _ in range(_DIRECTIONS):
-        order = np.argsort(vectors @ random.standard_normal(vectors.shape[1]), kind="stable").tolist()
-        pairs |= {(min(i, j), max(i, j)) for i, j in pairwise(order)}
-    return sorted(pairs)
+    directions = [np.arange(len(vectors)), *along]
+    directions += [vectors @ random.standard_normal(vectors.shape[1]) for _ in range(_DIRECTIONS)]
+    orders = [np.argsort(values, kind="stable") for values in directions]
+    pairs = np.concatenate([np.sort(np.stack((order[:-1], order[1:]), axis=1), axis=1) for order in orders])
+    return np.unique(pairs, axis=0)

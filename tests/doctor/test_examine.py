@@ -1,0 +1,379 @@
+"""`examine`: nothing is found in good data, and every planted fault is, with its structure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from doctor_samples import changed, good_frames, labelled, numbered
+from sample_sets import make_potential
+
+import pyfit_gpu as pf
+from pyfit_gpu.doctor.records import Records
+from pyfit_gpu.structures.frames import Frame
+
+
+def kinds(found: pf.Diagnosis) -> dict[str, pf.Finding]:
+    return {finding.kind: finding for finding in found.findings}
+
+
+def only(frames: list[Frame], kind: str, potential: pf.Potential | None = None) -> pf.Finding:
+    """The one finding about some data, which is of a kind."""
+    found = pf.examine(frames, potential)
+    assert [finding.kind for finding in found.findings] == [kind], found.findings
+    return found.findings[0]
+
+
+def copper(**settings: object) -> pf.Potential:
+    return make_potential(["Cu"], gaussian_centers=(2.5, 3.0, 3.5), **settings)
+
+
+def test_nothing_in_good_data() -> None:
+    found = pf.examine(good_frames(), copper())
+    assert found.findings == ()
+    assert not found.has_errors
+    assert found.summary["structures"] == 17
+    assert found.summary["labels"] == {"energy": 17, "forces": 17, "stress": 17}
+    assert found.summary["steps"]["forces"]["tell_the_sign"] > 5
+    assert found.summary["steps"]["stress"] == {"all": 6, "tell_the_sign": 6}
+    assert found.summary["noise_floor"] == 0.0
+
+
+def test_batches_and_sets_are_examined_like_frames() -> None:
+    frames = changed(good_frames(), 3, energy=good_frames()[3].energy + 1)
+    batch = pf.Structures.from_frames(frames)
+    expected = pf.examine(frames, copper())
+    assert pf.examine(batch, copper()) == expected
+    of_set = pf.examine(pf.build_training_set(batch, copper()))
+    assert [one.numbers for one in of_set.findings] == [one.numbers for one in expected.findings]
+    assert of_set.findings[0].frames == ("the set, structure 4 (group volumes)",)
+    assert {**of_set.summary, "files": None} == {**expected.summary, "files": None}
+
+
+class TestCopies:
+    def test_with_equal_labels(self) -> None:
+        frames = good_frames()
+        finding = only([*frames, replace(frames[2], source="again.xyz, structure 1")], "copies")
+        assert finding.severity == "warning"
+        assert finding.frames == ("again.xyz, structure 1",)
+        assert finding.numbers == (17,)
+
+    def test_with_other_energies(self) -> None:
+        frames = good_frames()
+        frames = numbered([*frames, replace(frames[2], energy=frames[2].energy + 0.4)])
+        found = pf.examine(frames)
+        assert [one.kind for one in found.findings] == ["other labels", "copies"]
+        assert found.findings[0].frames == ("cu.extxyz, structure 18",)
+        assert found.has_errors
+        # Two of eighteen are off their mean by 0.2 eV / 4.
+        assert found.summary["noise_floor"] == pytest.approx(50 * np.sqrt(2 / 18))
+
+
+class TestEqualInputs:
+    @staticmethod
+    def turned(frame: Frame, **labels: object) -> Frame:
+        """The same crystal, turned and with its atoms in another order."""
+        turn = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
+        order = [2, 0, 3, 1]
+        changes = {
+            "positions": (frame.positions @ turn)[order],
+            "cell": frame.cell @ turn,
+            "forces": (frame.forces @ turn)[order],
+            "stress": None,
+            **labels,
+        }
+        return replace(frame, **changes)
+
+    def test_the_noise_floor(self) -> None:
+        frames = good_frames()
+        frames = numbered([*frames, self.turned(frames[9], energy=frames[9].energy + 0.04)])
+        found = kinds(pf.examine(frames, copper()))
+        assert found["noise floor"].numbers == (17,)
+        assert found["noise floor"].value == pytest.approx(5 * np.sqrt(2 / 18), rel=1e-4)
+        assert "cu.extxyz, structure 18 and cu.extxyz, structure 10" in found["noise floor"].text
+        assert "noise floor" not in kinds(pf.examine(frames))  # without inputs nothing is known of it
+
+    def test_with_equal_energies(self) -> None:
+        frames = good_frames()
+        found = kinds(pf.examine(numbered([*frames, self.turned(frames[9])]), copper()))
+        assert found["equal inputs"].numbers == (17,)
+        assert found["equal inputs"].severity == "note"
+        assert "noise floor" not in found
+
+    def test_inputs_without_spread(self) -> None:
+        finding = only(good_frames()[4:6], "inputs without spread", copper(gaussian_centers=(2.6, 9.0), cutoff=4.3))
+        assert "r0=9.0" in finding.text
+        assert "r0=2.6" not in finding.text
+
+    def test_an_element_without_atoms(self) -> None:
+        potential = make_potential(["Cu", "Ni"], gaussian_centers=(2.5, 3.0))
+        found = [one.text for one in pf.examine(good_frames(), potential).findings]
+        assert any("no atom of Ni" in text for text in found)
+
+
+class TestForcesAgainstEnergies:
+    def test_an_energy(self) -> None:
+        frames = good_frames()
+        finding = only(changed(frames, 12, energy=frames[12].energy + 1.0), "forces against energies")
+        assert finding.severity == "error"
+        assert finding.frames == ("cu.extxyz, structure 13",)
+
+    def test_the_sign(self) -> None:
+        frames = [replace(frame, forces=-frame.forces) for frame in good_frames()]
+        finding = only(frames, "forces against energies")
+        assert finding.value == pytest.approx(-1, abs=0.1)
+        assert "the sign is turned" in finding.text
+        assert set(finding.numbers) <= set(range(7, 17))
+
+    def test_the_unit(self) -> None:
+        frames = [replace(frame, forces=frame.forces / 51.4221) for frame in good_frames()]
+        assert "hartree/bohr" in only(frames, "forces against energies").text
+
+    def test_atoms_that_cross_the_boundary_are_no_long_steps(self) -> None:
+        frames = good_frames()
+        shifted = frames[8].positions + frames[8].cell[0]
+        assert pf.examine(changed(frames, 8, positions=shifted)).findings == ()
+
+
+class TestStressAgainstEnergies:
+    def test_an_energy(self) -> None:
+        frames = good_frames()
+        finding = only(changed(frames, 3, energy=frames[3].energy + 1.0), "stress against energies")
+        assert finding.frames == ("cu.extxyz, structure 4",)
+
+    @pytest.mark.parametrize(
+        ("factor", "hint"), [(-1.0, "it is a pressure"), (160.2177, "it is in GPa"), (-1602.177, "kbar, with the sign")]
+    )
+    def test_sign_and_unit(self, factor: float, hint: str) -> None:
+        frames = [replace(frame, stress=factor * frame.stress) for frame in good_frames()]
+        finding = kinds(pf.examine(frames))["stress against energies"]
+        assert hint in finding.text
+        assert set(finding.numbers) == set(range(7))
+
+    def test_shear(self) -> None:
+        """A sheared cell of an alloy, whose stress has all six components: all of them count."""
+        frames = []
+        for shear in (0.00, 0.01, 0.02):
+            atoms = bulk("Cu", cubic=True)
+            atoms.symbols[0] = "Ni"
+            atoms.set_cell(
+                atoms.cell @ (np.eye(3) + [[0, shear, 0], [0, shear, 0.5 * shear], [0, 0, 0]]), scale_atoms=True
+            )
+            frames.append(labelled(atoms, "sheared"))
+        assert pf.examine(numbered(frames)).findings == ()
+        frames = [replace(frame, stress=frame.stress * [1, 1, 1, 40, 40, 40]) for frame in numbered(frames)]
+        assert "stress against energies" in kinds(pf.examine(frames))
+
+
+class TestLabels:
+    def test_a_net_force(self) -> None:
+        frames = good_frames()
+        found = kinds(pf.examine(changed(frames, 2, forces=frames[2].forces + [0.1, 0, 0])))
+        assert found["net force"].frames == ("cu.extxyz, structure 3",)
+        assert found["net force"].severity == "error"
+
+    def test_energies_per_atom(self) -> None:
+        frames = [*good_frames(), *good_frames(2)]
+        frames = [replace(frame, energy=frame.energy - 14.0, forces=None, stress=None) for frame in numbered(frames)]
+        wrong = [replace(frames[k], energy=frames[k].energy / 4) for k in range(7, 17)]
+        found = kinds(pf.examine(numbered([*frames[:7], *wrong, *frames[17:]])))
+        assert set(found["energy per atom"].numbers) == set(range(7, 17))
+
+    def test_missing_energies(self) -> None:
+        finding = only(changed(good_frames(), 5, energy=None), "labels missing")
+        assert finding.severity == "warning"
+        assert finding.text == "no energy in 1 of 17 structures (by group: volumes 1)"
+        assert finding.frames == ("cu.extxyz, structure 6",)
+
+    def test_missing_forces(self) -> None:
+        finding = only(changed(good_frames(), 16, forces=None), "labels missing")
+        assert finding.numbers == (16,)
+
+    def test_forces_on_some_atoms(self) -> None:
+        batch = pf.Structures.from_frames(good_frames())
+        batch.forces[4, 2] = torch.nan
+        found = pf.examine(batch)
+        assert [one.kind for one in found.findings] == ["labels missing"]
+        assert found.findings[0].numbers == (4,)
+        assert "forces on some atoms only" in found.findings[0].text
+
+    def test_no_stress_at_all(self) -> None:
+        finding = only([replace(frame, stress=None) for frame in good_frames()], "labels missing")
+        assert (finding.severity, finding.text, finding.numbers) == ("note", "no structure has stress", ())
+
+    def test_small_groups(self) -> None:
+        frames = good_frames()
+        finding = only(changed(frames, 4, group="alone"), "small group")
+        assert finding.severity == "note"
+        assert finding.numbers == (4,)
+        assert "alone (1)" in finding.text
+
+
+class TestDistances:
+    def test_too_close(self) -> None:
+        frames = good_frames()
+        atoms = bulk("Cu", cubic=True)
+        atoms.positions[1] = atoms.positions[0] + [0.9, 0.0, 0.0]
+        frames = numbered([*frames, replace(labelled(atoms, "volumes"))])
+        found = kinds(pf.examine(frames))
+        assert found["short distance"].numbers == (17,)
+        assert found["short distance"].value == pytest.approx(0.9)
+        assert "structure 18, atom 1" in found["short distance"].text
+        assert found["short distance"].severity == "warning"
+
+    def test_at_one_place(self) -> None:
+        positions = good_frames()[3].positions.copy()
+        positions[1] = positions[0]
+        found = kinds(pf.examine(changed(good_frames(), 3, positions=positions)))
+        assert found["short distance"].severity == "error"
+        assert "two atoms at one place" in found["short distance"].text
+
+    def test_an_atom_alone(self) -> None:
+        frames = good_frames()
+        far = molecule("N2", vacuum=4.0)
+        far.symbols = "Cu2"
+        far.positions[1, 2] += 9.0
+        frames = numbered([*frames, replace(labelled(far, "volumes"), stress=None)])
+        found = kinds(pf.examine(frames))
+        assert found["atom alone"].numbers == (17,)
+        assert found["atom alone"].severity == "warning"
+
+    def test_isolated_atoms_are_meant(self) -> None:
+        alone = Frame(
+            np.zeros((1, 3)),
+            np.zeros((3, 3)),
+            np.zeros(3, dtype=bool),
+            np.array([29]),
+            "volumes",
+            "",
+            0.0,
+            np.zeros((1, 3)),
+        )
+        found = kinds(pf.examine(numbered([*good_frames(), alone])))
+        assert found["atom alone"].severity == "note"
+
+    def test_a_neighbour_farther_out_than_the_first_search(self) -> None:
+        frames = [replace(f, positions=1.5 * f.positions, cell=1.5 * f.cell, stress=None) for f in good_frames()[:7]]
+        assert "atom alone" not in kinds(pf.examine(frames))
+        assert "atom alone" in kinds(pf.examine(frames, cutoff=3.5))
+
+
+class TestEnergiesOffTheShift:
+    def test_a_file(self) -> None:
+        other = numbered([replace(f, energy=f.energy + 4 * 50.0) for f in good_frames(3)[7:12]], "other.extxyz")
+        found = kinds(pf.examine([*good_frames(), *other]))
+        finding = found["energies off the shift"]
+        assert finding.severity == "error"
+        assert set(finding.numbers) == set(range(17, 22))
+        assert "file other.extxyz" in [one.text for one in pf.examine([*good_frames(), *other]).findings][0]
+
+    def test_a_group(self) -> None:
+        frames = [replace(f, energy=f.energy + (200.0 if f.group == "volumes" else 0.0)) for f in good_frames()]
+        finding = only(frames, "energies off the shift")
+        assert finding.numbers == tuple(range(7))
+        assert finding.value == pytest.approx(50, abs=1)
+
+    def test_a_small_offset_between_files_shows_along_steps(self) -> None:
+        """Volumes of the same crystal in two files, of which one lies 0.1 eV/atom higher."""
+        frames = good_frames()
+        other = numbered([replace(f, energy=f.energy + 0.4) for f in frames[1:6:2]], "other.extxyz")
+        frames = [*frames[:1], *frames[2:5:2], *frames[6:], *other]
+        finding = only(frames, "energies off the shift")
+        assert finding.value == pytest.approx(100, rel=0.2)
+        assert "energies of other.extxyz lie" in finding.text
+
+    def test_composition_explains(self) -> None:
+        """Nickel and copper differ by any amount, without being off."""
+        frames = []
+        for k, symbol in enumerate(["Cu", "Ni"] * 4):
+            atoms = bulk(symbol, a=3.5 + 0.02 * k, cubic=True)
+            frame = labelled(atoms, symbol)
+            frames.append(replace(frame, energy=frame.energy + (4 * 300.0 if symbol == "Ni" else 0.0)))
+        assert "energies off the shift" not in kinds(pf.examine(numbered(frames)))
+
+
+class TestOutliers:
+    @staticmethod
+    def committee() -> pf.Potential:
+        members = [copper(seed=seed, max_random=0.01) for seed in (1, 2, 3)]
+        return pf.join_members(members)
+
+    def exact(self) -> list[Frame]:
+        """Frames whose labels are those of the committee."""
+        batch = pf.Structures.from_frames(good_frames())
+        predicted = pf.predict(self.committee(), batch)
+        ends = np.cumsum(batch.sizes)
+        forces = np.split(predicted.forces.numpy(), ends[:-1])
+        noise = np.random.default_rng(4).normal(size=len(batch))
+        return [
+            replace(frame, energy=float(e) + 1e-4 * float(x), forces=f + 1e-4, stress=None)
+            for frame, e, f, x in zip(good_frames(), predicted.energy, forces, noise, strict=True)
+        ]
+
+    def test_an_energy(self) -> None:
+        frames = self.exact()
+        assert "outlier" not in kinds(pf.examine(frames, self.committee()))
+        found = kinds(pf.examine(changed(frames, 3, energy=frames[3].energy + 1.0), self.committee()))
+        assert found["outlier"].numbers == (3,)
+        assert found["outlier"].value == pytest.approx(250, rel=0.01)
+        assert found["outlier"].unit == "meV/atom"
+
+    def test_forces(self) -> None:
+        frames = self.exact()
+        found = kinds(
+            pf.examine(changed(frames, 11, forces=frames[11].forces[::-1] + [[1], [-1], [1], [-1]]), self.committee())
+        )
+        assert found["outlier"].numbers == (11,)
+        assert found["outlier"].unit == "eV/Å"
+
+    def test_a_single_member_tells_nothing(self) -> None:
+        frames = self.exact()
+        frames = changed(frames, 3, energy=frames[3].energy + 1.0)
+        assert "outlier" not in kinds(pf.examine(frames, self.committee().member(0)))
+
+
+class TestBadInput:
+    def test_no_structure(self) -> None:
+        with pytest.raises(pf.InputError, match="expected at least one structure, found none"):
+            pf.examine([])
+
+    def test_no_energies(self) -> None:
+        with pytest.raises(pf.InputError, match="expected structures with energies, found none in 17"):
+            pf.examine([replace(frame, energy=None) for frame in good_frames()])
+
+    def test_an_unknown_element(self) -> None:
+        with pytest.raises(
+            pf.InputError, match=r"cu.extxyz, structure 1, atom 1: expected an element .*\(Si\), found Cu"
+        ):
+            pf.examine(good_frames(), make_potential())
+
+
+def test_worst_first_and_rows_of_findings() -> None:
+    frames = good_frames()
+    frames = changed(frames, 3, energy=frames[3].energy + 1.0)
+    frames = numbered([*changed(frames, 16, forces=None), frames[8]])
+    found = pf.examine(frames)
+    assert [one.severity for one in found.findings] == ["error", "warning", "warning"]
+    assert found.rows_of([1, 2]) == {3, *found.findings[1].numbers}
+    with pytest.raises(pf.InputError, match="expected the number of a finding, 1 to 3, got 4"):
+        found.rows_of([4])
+
+
+def test_records_give_back_their_frames() -> None:
+    frames = good_frames()
+    records = Records.joined([Records.of_frames(frames[:5]), Records.of_frames(frames[5:])])
+    for row, frame in enumerate(frames):
+        found = records.frame(row)
+        np.testing.assert_array_equal(found.positions, frame.positions)
+        np.testing.assert_array_equal(found.forces, frame.forces)
+        assert (found.energy, found.group, found.source) == (frame.energy, frame.group, frame.source)
+    assert records.files == ("cu.extxyz",) * 17
+    assert [list(window) for window in records.windows(20)] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+        [10, 11, 12, 13, 14],
+        [15, 16],
+    ]
