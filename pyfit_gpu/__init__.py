@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pyfit_gpu.optimizers.auto_settings import AutoSettings
     from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
     from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
+    from pyfit_gpu.physics.compute import compute_physics
+    from pyfit_gpu.physics.properties import Curve, Physics, Property
     from pyfit_gpu.structures.batch import Structures
     from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
     from pyfit_gpu.training.clusters import build_extrapolation_grade
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AutoSettings": "optimizers.auto_settings",
+    "Curve": "physics.properties",
     "Diagnosis": "doctor.findings",
     "ExtrapolationError": "models.extrapolation",
     "Finding": "doctor.findings",
@@ -62,8 +65,10 @@ _HOMES = {
     "LocalStructureParameters": "descriptors.lsp",
     "MemberHistory": "training.history",
     "Neighbors": "structures.neighbors",
+    "Physics": "physics.properties",
     "Potential": "models.potential",
     "Prediction": "models.prediction",
+    "Property": "physics.properties",
     "PyfitCalculator": "interfaces.ase",
     "ReadOptions": "formats.read_options",
     "Selection": "datasets.selection",
@@ -76,6 +81,7 @@ _HOMES = {
     "build_error_bars": "training.laplace",
     "build_extrapolation_grade": "training.clusters",
     "build_training_set": "datasets.build",
+    "compute_physics": "physics.compute",
     "evaluate": "models.prediction",
     "examine": "doctor.examine",
     "featurize": "models.batches",
@@ -99,6 +105,7 @@ _HOMES = {
 
 __all__ = [
     "AutoSettings",
+    "Curve",
     "Diagnosis",
     "ExtrapolationError",
     "Finding",
@@ -112,8 +119,10 @@ __all__ = [
     "LocalStructureParameters",
     "MemberHistory",
     "Neighbors",
+    "Physics",
     "Potential",
     "Prediction",
+    "Property",
     "PyfitCalculator",
     "ReadOptions",
     "Selection",
@@ -127,6 +136,7 @@ __all__ = [
     "build_error_bars",
     "build_extrapolation_grade",
     "build_training_set",
+    "compute_physics",
     "evaluate",
     "examine",
     "featurize",

@@ -19,12 +19,14 @@ ALLOWED["optimizers"] = GROUND
 ALLOWED["training"] |= {"optimizers"}
 ALLOWED["interfaces"] = {*GROUND, "structures", "descriptors", "models", "formats"}
 ALLOWED["doctor"] = {*GROUND, *FOLDERS[:5]}
-ALLOWED["commands"] |= {"optimizers", "interfaces", "doctor"}
+ALLOWED["physics"] = {*GROUND, *FOLDERS[:5]}
+ALLOWED["report"] = {*GROUND, *FOLDERS[:5], "physics", "doctor"}
+ALLOWED["commands"] |= {"optimizers", "interfaces", "doctor", "physics", "report"}
 # The ground is flat but for errors, which all may raise, and locks, without which no file is written.
 ALLOWED |= {name: {"errors", "_version"} for name in GROUND}
 ALLOWED["locks"] |= {"log", "signals"}
 ALLOWED["files"] |= {"locks"}
-ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces", "doctor"} - {"commands"}
+ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces", "doctor", "physics"} - {"commands"}
 ALLOWED["__main__"] = {"commands"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

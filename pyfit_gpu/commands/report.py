@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.train.row_file import table_row
-from pyfit_gpu.files import atomic_path, atomic_text
+from pyfit_gpu.files import atomic_text
+from pyfit_gpu.report.looks import MARKERS, Legend, colour_of, marker_of
+from pyfit_gpu.report.pictures import new_figure, save_figure
 from pyfit_gpu.structures.cells import FloatArray
 
 COLUMNS = ("index", "group", "n_atoms", "volume_per_atom", "energy_per_atom", "reference_energy_per_atom")
@@ -209,7 +210,7 @@ def _error_table(groups: Sequence[str], errors: Sequence[FloatArray], unit: str,
 def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:
     """Plot predicted against reference energy per atom, with the errors below, as PNG."""
     known = ~np.isnan(table.error)
-    figure = _figure(5.0, 6.4)
+    figure = new_figure(5.0, 6.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     reference = table.reference_energy_per_atom[known]
     predicted = table.energy_per_atom[known]
@@ -218,15 +219,18 @@ def plot_parity(table: EnergyTable, path: str | os.PathLike[str]) -> None:
         upper.plot(ends, ends, color="0.6", linewidth=1, zorder=0)
         rmse = 1000 * float(np.sqrt(np.mean((predicted - reference) ** 2)))
         upper.set_title(f"{len(reference)} structures, RMSE {rmse:.2f} meV/atom", fontsize=10)
-    for name, rows in _by_group(table, known):
-        upper.scatter(table.reference_energy_per_atom[rows], table.energy_per_atom[rows], s=12, label=_label(name))
-        lower.scatter(table.reference_energy_per_atom[rows], 1000 * table.error[rows], s=8)
+    legend = _legend_of(table, known)
+    for look, rows in _by_look(table, known, legend):
+        style = {"color": colour_of(look), "marker": MARKERS[marker_of(look)], "linewidths": 0}
+        upper.scatter(table.reference_energy_per_atom[rows], table.energy_per_atom[rows], s=14, **style,
+                      label=_label(legend.label(table.groups[rows[0]])))  # fmt: skip
+        lower.scatter(table.reference_energy_per_atom[rows], 1000 * table.error[rows], s=10, **style)
     lower.axhline(0.0, color="0.6", linewidth=1, zorder=0)
     upper.set_ylabel("network energy (eV/atom)")
     lower.set_ylabel("error (meV/atom)")
     lower.set_xlabel("reference energy (eV/atom)")
-    _legend(upper)
-    _save(figure, path)
+    _draw_legend(upper)
+    save_figure(figure, path)
 
 
 def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None:
@@ -235,16 +239,21 @@ def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None
     Lines are drawn for groups in which the volume tells the structures apart (crystals under strain). The axes are
     scaled to these, and structures outside are counted in the title. Other groups are shown as pale points.
     """
-    figure = _figure(6.4, 4.8)
+    figure = new_figure(6.4, 4.8)
     axes = figure.subplots()
     groups = _by_group(table, np.ones(len(table.groups), dtype=bool))
     curves = {name for name, rows in groups if _is_curve(table.volume_per_atom[rows])}
+    legend = _legend_of(table, np.isin(np.array(table.groups), sorted(curves)))
+    labelled: set[str] = set()
     for name, rows in groups:
         order = rows[np.argsort(table.volume_per_atom[rows], kind="stable")]
         volume, reference = table.volume_per_atom[order], table.reference_energy_per_atom[order]
         if name in curves:
-            (line,) = axes.plot(volume, table.energy_per_atom[order], linewidth=1)
-            axes.scatter(volume, reference, s=12, color=line.get_color(), label=_label(name))
+            look, label = legend.looks[name], legend.label(name)
+            axes.plot(volume, table.energy_per_atom[order], linewidth=1, color=colour_of(look))
+            axes.scatter(volume, reference, s=14, color=colour_of(look), marker=MARKERS[marker_of(look)], linewidths=0,
+                         label=None if label in labelled else _label(label))  # fmt: skip
+            labelled.add(label)
         else:
             axes.scatter(volume, reference, s=4, color="0.8", zorder=0)
     shown = [row for name, rows in groups if name in curves or not curves for row in rows]
@@ -258,8 +267,8 @@ def plot_energy_volume(table: EnergyTable, path: str | os.PathLike[str]) -> None
     axes.set_title(f"reference: points, network: lines{outside}", fontsize=10)
     axes.set_xlabel("volume (Å³/atom)")
     axes.set_ylabel("energy (eV/atom)")
-    _legend(axes)
-    _save(figure, path)
+    _draw_legend(axes)
+    save_figure(figure, path)
 
 
 def _is_curve(volumes: FloatArray) -> bool:
@@ -273,14 +282,14 @@ def _by_group(table: EnergyTable, chosen: NDArray[np.bool_]) -> list[tuple[str, 
     return [(name, np.flatnonzero(chosen & (group_of == name))) for name in sorted(set(group_of[chosen].tolist()))]
 
 
-def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
-    # Without pyplot there is no display and no state: a figure of our own, drawn by the PNG backend.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _legend_of(table: EnergyTable, chosen: NDArray[np.bool_]) -> Legend:
+    return Legend.of(name for name, is_chosen in zip(table.groups, chosen, strict=True) if is_chosen)
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+
+def _by_look(table: EnergyTable, chosen: NDArray[np.bool_], legend: Legend) -> list[tuple[int, NDArray[np.int64]]]:
+    """Rows of the groups that share a look."""
+    group_of = np.array(table.groups)
+    return [(look, np.flatnonzero(chosen & np.isin(group_of, names))) for look, names in legend.gathered().items()]
 
 
 def _label(group: str) -> str:
@@ -288,12 +297,7 @@ def _label(group: str) -> str:
     return f" {shown(group)[:_LONGEST_LABEL]}"
 
 
-def _legend(axes) -> None:  # type: ignore[no-untyped-def]
-    if 1 <= len(axes.get_legend_handles_labels()[1]) <= 20:
+def _draw_legend(axes) -> None:  # type: ignore[no-untyped-def]
+    if axes.get_legend_handles_labels()[1]:
         for text in axes.legend(fontsize=7, ncols=2).get_texts():
             text.set(text=text.get_text().strip(), parse_math=False)  # a $ is a letter of the name
-
-
-def _save(figure, path: str | os.PathLike[str]) -> None:  # type: ignore[no-untyped-def]
-    with atomic_path(path) as temporary:
-        figure.savefig(Path(temporary), format="png", dpi=150)

@@ -6,7 +6,7 @@ import argparse
 
 from pyfit_gpu.commands.reading import add_reading
 
-PARTS = ("errors", "training", "data", "doctor", "physics")
+PARTS = ("errors", "physics", "training", "doctor", "data")
 
 
 def add_report(verb: argparse.ArgumentParser) -> None:
@@ -16,8 +16,9 @@ def add_report(verb: argparse.ArgumentParser) -> None:
         help="potential (.nn.dat) or run file; several: mean and spread")  # fmt: skip
     add("--set", dest="training_set", metavar="SET", help="training set, whose structures are evaluated too")
     add("--out", required=True, metavar="DIR", help="folder for report.html, report.json and the plots as PNG")
-    add("--gate", metavar="FILE", help="limits (JSON5); exit status 1 if a value passes one")
-    add("--parts", metavar="NAME,..", help=f"what the report holds ({','.join(PARTS)})")
+    add("--gate", metavar="FILE", help="limits (JSON5); exit status 1 if one is broken")
+    add("--parts", metavar="NAME,..",
+        help=f"what the report holds, parts of the physics one by one too ({','.join(PARTS)})")  # fmt: skip
     add("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
     add("--uncertainty", metavar="FILE", help="uncertainty file, or none (the one beside the potential)")
     add_reading(verb)

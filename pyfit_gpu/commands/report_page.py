@@ -5,43 +5,43 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import torch
-from ase.units import GPa
 
-from pyfit_gpu.commands.evaluate import FramePrediction, predict_frames
 from pyfit_gpu.commands.fit_beside import FitBeside
-from pyfit_gpu.commands.grades import chosen_uncertainty, own_file
-from pyfit_gpu.commands.jobs import Setup, Sources, frames_of_set, read_all_frames
+from pyfit_gpu.commands.grades import chosen_uncertainty
+from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import shown
+from pyfit_gpu.commands.progress import Progress
+from pyfit_gpu.commands.report_data import Source, evaluate_sources, read_sources
 from pyfit_gpu.commands.report_options import PARTS
-from pyfit_gpu.commands.train.options import SplitOptions
 from pyfit_gpu.commands.train.outputs import beside
-from pyfit_gpu.commands.warnings import warn_of_equal_members, warn_of_untrained_predictions
-from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
+from pyfit_gpu.doctor.examine import examine
+from pyfit_gpu.doctor.findings import Diagnosis
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_output, unique_path
-from pyfit_gpu.formats.opening import load_potentials, load_training_set
+from pyfit_gpu.formats.opening import load_potentials
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
+from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.physics.compute import PARTS as PHYSICS
+from pyfit_gpu.physics.compute import compute_physics
+from pyfit_gpu.physics.properties import Physics
 from pyfit_gpu.report.build import Findings, build_report
 from pyfit_gpu.report.contents import Report
-from pyfit_gpu.report.evaluated import Evaluated, Label
-from pyfit_gpu.report.gate import Gate, load_gate
+from pyfit_gpu.report.gate import load_gate
 from pyfit_gpu.report.learning import Curves
 from pyfit_gpu.report.page import write_page
 from pyfit_gpu.report.pictures import save_picture
-from pyfit_gpu.structures.cells import FloatArray
-from pyfit_gpu.structures.elements import count_elements
+from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
-_FAILED = 1  # exit status when a limit is passed
+_FAILED = 1  # exit status when a limit is broken
 
 
 def parse_parts(text: str | None) -> tuple[str, ...]:
@@ -51,9 +51,10 @@ def parse_parts(text: str | None) -> tuple[str, ...]:
         InputError: one that is not known.
     """
     names = PARTS if text is None else tuple(filter(None, (name.strip() for name in text.split(","))))
+    known = (*PARTS, *PHYSICS)
     for name in names:
-        if name not in PARTS:
-            raise InputError(f"--parts: expected {', '.join(PARTS)}, got {name!r}")
+        if name not in known:
+            raise InputError(f"--parts: expected {', '.join(known)}, got {name!r}")
     return names
 
 
@@ -76,12 +77,12 @@ def report(
         dft_files, training_set: structures with labels, and a training set.
         out: folder to write to.
         gate: file of limits.
-        parts: names from `PARTS`.
+        parts: names from `PARTS`, or parts of the physics alone (physics/compute.py).
         e_shift: as for `evaluate`, of the files.
         uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
 
     Returns:
-        Exit status: 1 if a value passes a limit, which is printed.
+        Exit status: 1 if a limit is broken, which is printed.
 
     Raises:
         InputError: as `evaluate`; an output that cannot be written.
@@ -92,20 +93,53 @@ def report(
     energy_model(model, "report")
     known = chosen_uncertainty(uncertainty, potential, model)
     fit = FitBeside.of(potential[0], model)
+    sources: list[Source] = []
+    if set(parts) - {"training"}:
+        sources = read_sources(dft_files, training_set, model, fit, e_shift=e_shift, reading=reading)
+    frames = [frame for source in sources for frame in source.frames]
     evaluated = None
     if {"errors", "data"} & set(parts):
-        evaluated = _evaluated(dft_files, training_set, model, known, fit, setup, e_shift, reading)
+        evaluated = evaluate_sources(sources, model, known, setup)
     findings = Findings(
         potential=model,
         name=shown(Path(potential[0]).name if len(potential) == 1 else f"{len(potential)} potentials"),
         evaluated=evaluated,
+        shows_errors="errors" in parts,
+        shows_data="data" in parts,
         curves=_curves(potential[0], fit) if "training" in parts else (),
+        diagnosis=_diagnosis(frames, model) if "doctor" in parts else None,
+        physics=_physics(model, frames, known, parts, setup),
+        stable=None if limits is None else limits.stable,
     )
-    violations = None if limits is None else limits.violations(findings.values())
+    violations = None if limits is None else [*limits.violations(findings.values()), *findings.instabilities()]
     _write(build_report(findings, violations), folder)
     for line in violations or ():
-        print(shown(f"limit passed: {line}"))
+        print(shown(f"limit broken: {line}"))
     return _FAILED if violations else 0
+
+
+def _diagnosis(frames: Sequence[Frame], model: Potential) -> Diagnosis | None:
+    """Examine the structures; without any energy there is nothing to examine."""
+    return examine(frames, model) if any(frame.energy is not None for frame in frames) else None
+
+
+def _physics(
+    model: Potential, frames: Sequence[Frame], known: Uncertainty | None, parts: Sequence[str], setup: Setup
+) -> Physics | None:
+    chosen = [part for part in PHYSICS if part in parts or "physics" in parts]
+    if not chosen:
+        return None
+    structures = Structures.from_frames(frames, device=setup.device) if frames else None
+    with closing(Progress("physics", len(chosen) + 1, "parts", quiet=setup.quiet)) as progress:
+        begun: list[str] = []
+
+        def begin(part: str) -> None:
+            progress.update(len(begun), part)
+            begun.append(part)
+
+        moved = None if known is None else known.to(setup.device, torch.float64)
+        model = model.to(setup.device, torch.float64)  # small differences of energies
+        return compute_physics(model, structures, uncertainty=moved, parts=chosen, progress=begin)
 
 
 def _checked_folder(out: str, setup: Setup) -> Path:
@@ -144,100 +178,3 @@ def _curves(potential: str, fit: FitBeside) -> list[Curves]:
     logs = [beside(potential, ending) for ending in (".loss.txt", ".validation.txt")]
     texts = [Path(path).read_text(encoding="utf-8", errors="replace") if os.path.exists(path) else "" for path in logs]
     return [Curves.of_logs("", *texts)]
-
-
-def _evaluated(
-    dft_files: Sequence[str],
-    training_set: str | None,
-    model: Potential,
-    known: Uncertainty | None,
-    fit: FitBeside,
-    setup: Setup,
-    e_shift: EnergyShift | None,
-    reading: ReadOptions | None,
-) -> Evaluated | None:
-    """Predict the structures of a set and of files."""
-    found: list[Evaluated] = []
-    if model.networks.n_members > 1:
-        warn_of_equal_members(model, [])
-    if training_set is not None:
-        own = load_training_set(training_set, lazy=True)
-        require_same_inputs(model.descriptor, own.descriptor, f"{training_set} was not made for this potential")
-        frames = frames_of_set(own, range(len(own)), training_set)
-        shift = own.energy_shift if own.energy_shift is not None else (0.0,) * own.descriptor.n_elements
-        found.append(_predicted(frames, _parts_of(own, training_set, fit), shift, model, known, setup))
-    if dft_files:
-        frames = read_all_frames(Sources.of(dft_files, reading), training=False)
-        shift = evaluation_shift(model, e_shift)
-        found.append(_predicted(frames, [""] * len(frames), shift, model, known, setup))
-    if not found:
-        return None
-    return found[0] if len(found) == 1 else found[0].joined(found[1])
-
-
-def _parts_of(own: TrainingSet, path: str, fit: FitBeside) -> list[str]:
-    """What each structure of a set did in the training; empty where the run file does not tell."""
-    parts = [""] * len(own)
-    if fit.run is None:
-        return parts
-    split = fit.split(own, path, SplitOptions())
-    if not fit.is_split(split):
-        log.info("%s: another split than that of %s: what trained is not known", path, fit.path)
-        return parts
-    for name, rows in (("training", split.train), ("validation", split.validation), ("test", split.test)):
-        for row in rows:
-            parts[row] = name
-    return parts
-
-
-def _predicted(
-    frames: list[Frame],
-    parts: Sequence[str],
-    shift: Sequence[float],
-    model: Potential,
-    known: Uncertainty | None,
-    setup: Setup,
-) -> Evaluated:
-    counts = count_elements(frames, model.descriptor.elements)
-    warn_of_untrained_predictions(model, counts)
-    found = predict_frames(frames, model, setup, derivatives=True, uncertainty=known)
-    shifts = shift_of_structures(torch.from_numpy(counts), tuple(shift)).numpy()
-    n_atoms = np.array([frame.n_atoms for frame in frames])
-    return Evaluated(
-        names=tuple(shown(frame.source) for frame in frames),
-        groups=tuple(shown(frame.group) for frame in frames),
-        parts=tuple(parts),
-        n_atoms=n_atoms,
-        volume_per_atom=np.array([frame.volume for frame in frames]) / n_atoms,
-        labels=_labels(frames, found, shifts),
-        grades=None if found.grades is None else tuple(found.grades),
-    )
-
-
-def _labels(frames: Sequence[Frame], found: FramePrediction, shifts: FloatArray) -> tuple[Label, ...]:
-    """Energies per atom on the networks' scale, forces, and stress in GPa."""
-    n_atoms = np.array([frame.n_atoms for frame in frames])
-    none = np.empty(0)
-    assert found.forces is not None
-    assert found.stress is not None
-
-    def per_atom(energies: FloatArray) -> tuple[FloatArray, ...]:
-        return tuple((energies / n_atoms)[:, None])
-
-    def flat(parts: Sequence[FloatArray] | None) -> tuple[FloatArray, ...] | None:
-        return None if parts is None else tuple(part.ravel() for part in parts)
-
-    spread, bars = found.spread, found.error_bars
-    energies = [none if frame.energy is None else np.array([frame.energy + shift]) / frame.n_atoms
-                for frame, shift in zip(frames, shifts.tolist(), strict=True)]  # fmt: skip
-    energy = Label("energy", "eV/atom", "meV/atom", 1000.0, per_atom(found.energy), tuple(energies),
-                   None if spread is None else per_atom(spread.energy),
-                   None if bars is None else per_atom(bars.energy))  # fmt: skip
-    forces = Label("forces", "eV/Å", "eV/Å", 1.0, tuple(part.ravel() for part in found.forces),
-                   tuple(none if frame.forces is None else frame.forces.ravel() for frame in frames),
-                   flat(None if spread is None else spread.forces), flat(None if bars is None else bars.forces))  # fmt: skip
-    stresses = [none if frame.stress is None or np.isnan(own).any() else frame.stress / GPa
-                for frame, own in zip(frames, found.stress, strict=True)]  # fmt: skip
-    stress_spread = None if spread is None or spread.stress is None else tuple(spread.stress / GPa)
-    stress = Label("stress", "GPa", "GPa", 1.0, tuple(found.stress / GPa), tuple(stresses), stress_spread)
-    return energy, forces, stress

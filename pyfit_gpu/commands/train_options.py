@@ -127,6 +127,7 @@ def _add_logs(add: Callable[..., Any]) -> None:
     add("--ranking", metavar="FILE", help="of the members (NN_OUT's stem + .ranking.csv; '' for none)")
     add("--uncertainty", action="store_true",
         help="write grades and error bars too (NN_OUT's stem + .uncertainty.txt)")  # fmt: skip
+    add("--live", default="", metavar="FILE.html", help="page of curves and errors, rewritten every few seconds")
     add("--loss-log", metavar="FILE", help="(NN_OUT's stem + .loss.txt; '' for none)")
     add("--validation-log", metavar="FILE", help="(NN_OUT's stem + .validation.txt; '' for none)")
     add("--group-log", metavar="FILE", help="errors by group (NN_OUT's stem + .groups.csv; '' for none)")

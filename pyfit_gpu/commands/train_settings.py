@@ -71,6 +71,7 @@ def outputs_of(options: argparse.Namespace) -> Any:
         run_file=path_of(options, options.run_file, ".run.h5"),
         ranking=path_of(options, options.ranking, ".ranking.csv"),
         uncertainty=path_of(options, None, ".uncertainty.txt") if options.uncertainty else "",
+        live=options.live,
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from pyfit_gpu.doctor.findings import Diagnosis
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.physics.properties import Physics
 from pyfit_gpu.report.contents import Fact, Report, Section, Table, Value, number
+from pyfit_gpu.report.doctor_sections import doctor_section
 from pyfit_gpu.report.error_sections import data_section, error_section, error_values, worst_section
 from pyfit_gpu.report.evaluated import Evaluated
 from pyfit_gpu.report.learning import Curves, learning_section
+from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values, stable_phases
 from pyfit_gpu.report.spread_sections import (
     calibration_section,
     calibration_values,
@@ -25,32 +29,53 @@ class Findings:
     potential: Potential
     name: str  # of the potential's file
     evaluated: Evaluated | None = None
-    curves: Sequence[Curves] = field(default_factory=tuple)
+    shows_errors: bool = True  # whether the report has sections about the errors
+    shows_data: bool = True  # and one about the structures
+    curves: Sequence[Curves] = ()
+    diagnosis: Diagnosis | None = None
+    physics: Physics | None = None
+    stable: tuple[str, ...] | None = None  # phases that should be stable; None: those of the lowest energy
 
     def values(self) -> list[Value]:
         """All numbers that have a name."""
         found: list[Value] = []
-        if self.evaluated is not None:
+        if self.evaluated is not None and self.shows_errors:
             found += error_values(self.evaluated)
             found += calibration_values(self.evaluated)
             found += grade_values(self.evaluated)
+        if self.physics is not None:
+            found += physics_values(self.physics)
         return found
+
+    def instabilities(self) -> list[str]:
+        """Lines about phases that should be stable and are not."""
+        if self.physics is None:
+            return []
+        stable = self.stable
+        if stable is None:
+            stable = tuple(stable_phases(self.physics, self.potential.descriptor.elements))
+        return instabilities(self.physics, stable)
 
 
 def build_report(findings: Findings, violations: Sequence[str] | None = None) -> Report:
     """Put a report together.
 
     Args:
-        violations: limits that were passed, a line each; None: no limits were given.
+        violations: limits that are broken, a line each; None: no limits were given.
     """
     values = findings.values()
     evaluated = findings.evaluated
     sections: list[Section | None] = [_gate_section(violations)]
-    if evaluated is not None:
+    if evaluated is not None and findings.shows_errors:
         sections += [error_section(evaluated), calibration_section(evaluated), grade_section(evaluated)]
+        sections.append(worst_section(evaluated))
+    if findings.physics is not None:
+        sections.append(physics_section(findings.physics, findings.instabilities()))
     sections.append(learning_section(findings.curves))
-    if evaluated is not None:
-        sections += [worst_section(evaluated), data_section(evaluated)]
+    if findings.diagnosis is not None:
+        sections.append(doctor_section(findings.diagnosis))
+    if evaluated is not None and findings.shows_data:
+        sections.append(data_section(evaluated))
     sections.append(_potential_section(findings))
     return Report(
         title=f"Report of {findings.name}",
@@ -58,7 +83,10 @@ def build_report(findings: Findings, violations: Sequence[str] | None = None) ->
         facts=tuple(_facts(findings, values, violations)),
         sections=tuple(section for section in sections if section is not None),
         values=tuple(values),
-        details={"violations": violations},
+        details={
+            "violations": violations,
+            "diagnosis": None if findings.diagnosis is None else findings.diagnosis.as_dict(),
+        },
     )
 
 
@@ -73,7 +101,7 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
     by_name = {value.full_name: value for value in values}
     facts = []
     if violations is not None:
-        text = f"{len(violations)} passed" if violations else "kept"
+        text = f"{len(violations)} broken" if violations else "kept"
         facts.append(Fact("limits", text, "bad" if violations else "good"))
     for label in ("energy", "forces", "stress"):
         for of, more in ((" of test", "test"), (" of validation", "validation"), ("", "all structures")):
@@ -86,6 +114,14 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         if value is not None:
             facts.append(Fact("energies within 2 σ", f"{100 * value.value:.0f} %", more=f"{what}; 95 % expected"))
             break
+    if findings.physics is not None:
+        unstable = findings.instabilities()
+        text = f"{len(unstable)} signs against it" if unstable else "nothing against it"
+        facts.append(Fact("stable crystal", text, "bad" if unstable else "good", more="elastic constants, phonons"))
+    if findings.diagnosis is not None:
+        counts = findings.diagnosis.summary["findings"]
+        text = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count)
+        facts.append(Fact("found in the data", text or "nothing", "bad" if counts["error"] else "plain"))
     outside = by_name.get("share-outside")
     if outside is not None:
         facts.append(Fact("outside of the training set", f"{100 * outside.value:.1f} %", more="of the structures"))
@@ -95,7 +131,7 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
 def _gate_section(violations: Sequence[str] | None) -> Section | None:
     if not violations:
         return None
-    return Section("Limits", (), (Table("Limits that were passed", ("limit",), tuple((line,) for line in violations)),))
+    return Section("Limits", (), (Table("Broken limits", ("limit",), tuple((line,) for line in violations)),))
 
 
 def _potential_section(findings: Findings) -> Section:

@@ -54,13 +54,22 @@ class Plot:
     diagonal: bool = False  # x and y have the same scale, and x = y is drawn
     ticks: tuple[tuple[float, str], ...] = ()  # along x, in place of numbers
     note: str = ""
+    n_all: int = 0  # points before some were left out; 0: none were
+
+    @property
+    def notes(self) -> str:
+        """The note, and how many points were left out."""
+        if not self.n_all:
+            return self.note
+        count = sum(len(one.x) for one in self.series if not one.line)
+        return f"{self.note} {count} of {self.n_all} points: the farthest out and every n-th of the others.".strip()
 
     @property
     def n_points(self) -> int:
         return sum(len(one.x) for one in self.series)
 
     def thinned(self, most: int) -> Plot:
-        """Leave out points, and say so: the farthest out stay (a fifth of them), and of the others every n-th."""
+        """Leave out points: the farthest out stay (a fifth of them), and of the others every n-th."""
         points = [one for one in self.series if not one.line]
         count = sum(len(one.x) for one in points)
         if count <= most:
@@ -77,8 +86,7 @@ class Plot:
             own = chosen[start : start + len(one.x)]
             kept.append(one if one.line else one.take(np.flatnonzero(own).tolist()))
             start += 0 if one.line else len(one.x)
-        said = f"{most} of {count} points: the farthest out and every n-th of the others."
-        return replace(self, series=tuple(kept), note=f"{self.note} {said}".strip())
+        return replace(self, series=tuple(kept), n_all=self.n_all or count)
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,9 @@ class Report:
                         "title": section.title,
                         "text": section.text,
                         "tables": [vars(table) for table in section.tables],
-                        "plots": [{**vars(plot), "series": [vars(one) for one in plot.series]} for plot in section.plots],
+                        "plots": [
+                            {**vars(plot), "series": [vars(one) for one in plot.series]} for plot in section.plots
+                        ],
                     }
                     for section in self.sections
                 ],
@@ -178,6 +188,6 @@ def number(value: float, digits: int = 4) -> str:
         return "0"
     size = abs(value)
     if size < 1e-4 or size >= 1e7:
-        return f"{value:.{digits - 1}e}"
+        return f"{value:.{digits - 1}e}".replace("-", "−")
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-    return f"{value:.{decimals}f}"
+    return f"{value:.{decimals}f}".replace("-", "−")

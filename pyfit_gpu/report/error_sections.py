@@ -8,11 +8,10 @@ import numpy as np
 
 from pyfit_gpu.report.contents import Cell, Plot, Section, Series, Table, Value, number
 from pyfit_gpu.report.evaluated import Errors, Evaluated, Label, errors_by
-from pyfit_gpu.report.looks import OTHERS, Legend
 from pyfit_gpu.structures.cells import FloatArray
 
 MOST_POINTS = 20_000  # of a plot, in the JSON
-_N_WORST = 30  # structures that are listed
+_N_WORST = 12  # structures that are listed, for each label
 _OUTLIER = 8.0  # times the median of |error| of its label; of a normal distribution 1 in 10^7 lies so far out
 
 
@@ -36,13 +35,15 @@ def error_section(found: Evaluated) -> Section:
         return Section("Errors", ("The structures have no energies, forces or stress to compare with.",))
     tables = [_parts_table(found)] if any(found.parts) else []
     tables += [_group_table(found, label) for label in labels]
-    plots = tuple(parity_plot(found, label) for label in labels)
+    plots = [parity_plot(found, label) for label in labels]
+    if labels[0].name == "energy":
+        plots.insert(1, _residual_plot(found, labels[0]))
     missing = [
         f"{sum(not len(known) for known in label.known)} of {len(found)} structures have no reference {label.name}."
         for label in found.labels
         if not all(len(known) for known in label.known)
     ]
-    return Section("Errors", tuple(missing), tuple(tables), plots)
+    return Section("Errors", tuple(missing), tuple(tables), tuple(plots))
 
 
 _PARTS = ("training", "validation", "test", "")
@@ -83,14 +84,27 @@ def _plural(name: str) -> str:
 def parity_plot(found: Evaluated, label: Label) -> Plot:
     """Plot predicted against known values; each point names its structure."""
     known = [len(values) > 0 for values in label.known]
-    legend = Legend.of(group for group, is_known in zip(found.groups, known, strict=True) if is_known)
     plot = Plot(
         f"parity_{label.name}",
         f"{_plural(label.name).capitalize()}: RMSE {number(Errors.of(label.errors).rmse)} {label.error_unit}",
         f"reference {label.name} ({label.unit})",
         f"predicted {label.name} ({label.unit})",
-        grouped_series(found, label.known, label.found, legend, keep=known, of_atoms=label.name == "forces"),
+        grouped_series(found, label.known, label.found, keep=known, of_atoms=label.name == "forces"),
         diagonal=True,
+    )
+    return plot.thinned(MOST_POINTS)
+
+
+def _residual_plot(found: Evaluated, label: Label) -> Plot:
+    """Plot errors against the known values, where parity hides small ones."""
+    known = [len(values) > 0 for values in label.known]
+    series = grouped_series(found, label.known, label.errors, keep=known)
+    plot = Plot(
+        f"error_{label.name}",
+        f"Errors of {_plural(label.name)}",
+        f"reference {label.name} ({label.unit})",
+        f"predicted - reference ({label.error_unit})".replace(" - ", " − "),
+        series,
     )
     return plot.thinned(MOST_POINTS)
 
@@ -99,16 +113,15 @@ def grouped_series(
     found: Evaluated,
     x: Sequence[FloatArray],
     y: Sequence[FloatArray],
-    legend: Legend,
     *,
     keep: Sequence[bool],
     of_atoms: bool = False,
 ) -> tuple[Series, ...]:
     """Series of each look, from flat components of every structure, which may be three of each atom."""
-    look_of = [legend.looks.get(group, OTHERS) for group in found.groups]
+    legend = found.legend
     series = []
     for look, groups in legend.gathered().items():
-        rows = [row for row, own in enumerate(look_of) if own == look and keep[row]]
+        rows = [row for row, group in enumerate(found.groups) if legend.looks[group] == look and keep[row]]
         if rows:
             xs, ys = (np.concatenate([values[row] for row in rows]).tolist() for values in (x, y))
             names = [name for row in rows for name in component_names(found.names[row], len(x[row]), of_atoms=of_atoms)]
@@ -146,7 +159,7 @@ def worst_section(found: Evaluated) -> Section | None:
     columns = ("structure", "group", "label", "largest error", "unit", "times the median", "part")
     if not any(found.parts):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return Section("Worst structures and outliers", tuple(text), (Table("Largest errors", columns, tuple(rows)),))
+    return Section("Worst structures", tuple(text), (Table("Largest errors", columns, tuple(rows)),))
 
 
 def data_section(found: Evaluated) -> Section:
@@ -179,7 +192,6 @@ def _energy_volume(found: Evaluated) -> tuple[Plot, ...]:
     if not any(keep):
         return ()
     volumes = [np.array([volume]) for volume in found.volume_per_atom.tolist()]
-    legend = Legend.of(group for group, is_kept in zip(found.groups, keep, strict=True) if is_kept)
-    series = grouped_series(found, volumes, energy.known, legend, keep=keep)
+    series = grouped_series(found, volumes, energy.known, keep=keep)
     plot = Plot("energy_volume", "Energy against volume", "volume (Å³/atom)", "reference energy (eV/atom)", series)
     return (plot.thinned(MOST_POINTS),)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from pyfit_gpu.report.looks import Legend
 from pyfit_gpu.structures.cells import FloatArray
 
 
@@ -59,6 +60,11 @@ class Evaluated:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def legend(self) -> Legend:
+        """Looks of the groups, the same in all plots."""
+        return Legend.of(self.groups)
 
     def label(self, name: str) -> Label:
         return next(label for label in self.labels if label.name == name)

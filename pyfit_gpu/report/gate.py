@@ -27,7 +27,7 @@ class Limit:
     def violations(self, values: Sequence[Value]) -> list[str]:
         found = [value for value in values if fnmatch.fnmatchcase(value.full_name, self.pattern)]
         if not found:
-            near = difflib.get_close_matches(self.pattern, [value.full_name for value in values], n=3, cutoff=0.3)
+            near = difflib.get_close_matches(self.pattern, [value.full_name for value in values], n=3)
             hint = f" (there is {', '.join(near)})" if near else ""
             return [f"{self.pattern}: the report has no value of this name{hint}"]
         return [text for value in found if (text := self._violation(value))]
@@ -49,7 +49,7 @@ class Gate:
     stable: tuple[str, ...] | None = None  # None: those of the lowest energy
 
     def violations(self, values: Sequence[Value]) -> list[str]:
-        """One line for each limit that a value passes."""
+        """One line for each value that breaks a limit."""
         return [text for limit in self.limits for text in limit.violations(values)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pyfit_gpu.report.contents import Plot, Section, Series, Table
 
 _MOST_STEPS = 1500  # of a curve
+_MOST_POINTS = 40_000  # of all curves together
 _MOST_MEMBERS = 8  # that the legend names; more members share one look per part
 
 
@@ -51,10 +52,11 @@ def learning_section(members: Sequence[Curves]) -> Section | None:
     if not members:
         return None
     series = []
+    most = max(20, min(_MOST_STEPS, _MOST_POINTS // (2 * len(members))))
     for k, member in enumerate(members):
         for part, curve in (("training", member.loss), ("validation", member.validation)):
             label, look = _look(k, member, part, many=len(members) > _MOST_MEMBERS)
-            series.append(_series(label, curve, look))
+            series.append(_series(label, curve, look, most))
     plot = Plot("learning", "Learning curves", "step", "loss (eV/atom)", tuple(one for one in series if one.x),
                 log_y=True)  # fmt: skip
     rows = tuple(_row(member) for member in members)
@@ -70,10 +72,10 @@ def _look(k: int, member: Curves, part: str, *, many: bool) -> tuple[str, int]:
     return (f"{member.name}, {part}" if member.name else part, 2 * k + int(validates))
 
 
-def _series(label: str, curve: Mapping[int, float], look: int) -> Series:
+def _series(label: str, curve: Mapping[int, float], look: int, most: int) -> Series:
     """Line without the numbers that a logarithmic axis cannot show, and not more than a reader can see."""
     points = [(float(step), value) for step, value in sorted(curve.items()) if math.isfinite(value) and value > 0]
-    stride = max(1, math.ceil(len(points) / _MOST_STEPS))
+    stride = max(1, math.ceil(len(points) / most))
     kept = [point for k, point in enumerate(points) if k % stride == 0 or k == len(points) - 1]
     return Series(label, tuple(x for x, _ in kept), tuple(y for _, y in kept), line=True, look=look)
 

@@ -14,7 +14,7 @@
   function shown(value) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    if (size < 1e-4 || size >= 1e7) return value.toExponential(2).replace("-", "−");
+    if (size < 1e-4 || size >= 1e7) return String(Number(value.toPrecision(3)).toExponential()).replace("e+", "e").replace(/-/g, "−");
     const text = String(Number(value.toPrecision(5)));
     return text.replace("-", "−");
   }
@@ -80,7 +80,6 @@
       this.tip.setAttribute("role", "status");
       this.tip.hidden = true;
       figure.appendChild(this.tip);
-      this.scale = (log) => (value) => (log ? Math.log10(value) : value);
       this.legend();
       this.draw();
     }
@@ -88,9 +87,7 @@
     legend() {
       const box = this.figure.querySelector(".legend");
       const named = this.data.series.filter((one) => one.label);
-      if (named.length < 2 && !(named.length && this.data.series.length > 1) && !named.some((one) => one.line)) {
-        if (named.length < 2) return;
-      }
+      if (!named.length || this.data.series.length < 2) return;
       this.data.series.forEach((one, k) => {
         if (!one.label) return;
         const button = document.createElement("button");
@@ -114,7 +111,7 @@
 
     // Points with their places on the axes; what an axis cannot show is left out.
     collect() {
-      const sx = this.scale(this.data.log_x), sy = this.scale(this.data.log_y);
+      const sx = this.data.log_x ? Math.log10 : Number, sy = this.data.log_y ? Math.log10 : Number;
       this.points = [];
       this.data.series.forEach((one, k) => {
         if (this.hidden.has(k)) return;
@@ -211,6 +208,8 @@
       this.tip.replaceChildren(name);
       if (one.names.length && one.label) this.tip.append(one.label, document.createElement("br"));
       this.tip.append(`${this.data.x_label}: ${shown(one.x[p.row])}`, document.createElement("br"), `${this.data.y_label}: ${shown(one.y[p.row])}`);
+      if (this.data.diagonal && !this.data.log_y && !one.line)
+        this.tip.append(document.createElement("br"), `difference: ${shown(Number((one.y[p.row] - one.x[p.row]).toPrecision(3)))}`);
       this.tip.hidden = false;
       const left = Math.min(Math.max(0, p.px * zoom - this.tip.offsetWidth / 2), this.figure.clientWidth - this.tip.offsetWidth);
       const above = this.canvas.offsetTop + p.py * zoom - this.tip.offsetHeight - 12;

@@ -17,6 +17,7 @@ from pyfit_gpu.report.looks import colour_of, marker_of
 
 MOST_POINTS = 1500  # of a plot on the page
 MOST_ROWS = 500  # of a table
+_FEWEST_POINTS = 50  # of a plot, however many plots there are
 _MOST_BYTES = 2_800_000  # of the plots' numbers and names together
 
 
@@ -34,8 +35,9 @@ def write_page(report: Report, path: str | os.PathLike[str], *, reload_seconds: 
 def page_text(report: Report, *, reload_seconds: float | None = None) -> str:
     """HTML of a report."""
     anchors = _anchors(report.sections)
-    numbers = iter(range(len(report.plots)))
-    sections = [_section(section, anchor, numbers) for section, anchor in zip(report.sections, anchors, strict=True)]
+    plots, data = _thinned(report.plots)
+    figures = iter([_figure(plot, place) for place, plot in enumerate(plots)])
+    sections = [_section(section, anchor, figures) for section, anchor in zip(report.sections, anchors, strict=True)]
     links = "".join(
         f'<a href="#{anchor}">{escape(section.title)}</a>'
         for section, anchor in zip(report.sections, anchors, strict=True)
@@ -60,7 +62,7 @@ def page_text(report: Report, *, reload_seconds: float | None = None) -> str:
 <main>
 {"".join(sections)}</main>
 <footer>pyfit-gpu {escape(__version__)}</footer>
-<script type="application/json" id="plots">{_plots_json(report.plots)}</script>
+<script type="application/json" id="plots">{data}</script>
 <script>
 {_resource("page.js")}</script>
 </body>
@@ -89,16 +91,17 @@ def _facts(facts: Iterable[Fact]) -> str:
     return f'<dl class="facts">\n{items}</dl>\n' if items else ""
 
 
-def _section(section: Section, anchor: str, numbers: Iterator[int]) -> str:
+def _section(section: Section, anchor: str, figures: Iterator[str]) -> str:
     text = "".join(f"<p>{escape(paragraph)}</p>\n" for paragraph in section.text)
-    plots = "".join(_figure(plot, next(numbers)) for plot in section.plots)
+    plots = "".join(next(figures) for _ in section.plots)
     plots = f'<div class="plots">\n{plots}</div>\n' if plots else ""
     tables = "".join(map(_table, section.tables))
+    tables = f'<div class="tables">\n{tables}</div>\n' if tables else ""
     return f'<section id="{anchor}">\n<h2>{escape(section.title)}</h2>\n{text}{plots}{tables}</section>\n'
 
 
 def _figure(plot: Plot, place: int) -> str:
-    note = f'<p class="note">{escape(plot.note)}</p>' if plot.note else ""
+    note = f'<p class="note">{escape(plot.notes)}</p>' if plot.notes else ""
     return (
         f'<figure data-plot="{place}"><figcaption>{escape(plot.title)}</figcaption>'
         f'<div class="canvas"></div><div class="legend"></div>{note}</figure>\n'
@@ -106,10 +109,10 @@ def _figure(plot: Plot, place: int) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(
-        f'<th scope="col" class="{"n" if _is_numeric(table, k) else "t"}"><button type="button">{escape(name)}</button></th>'
-        for k, name in enumerate(table.columns)
-    )
+    head = ""
+    for k, name in enumerate(table.columns):
+        kind = "n" if _is_numeric(table, k) else "t"
+        head += f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
     body = "".join(map(_row, table.rows[:MOST_ROWS]))
     foot = f"<tfoot>{''.join(map(_row, table.foot))}</tfoot>" if table.foot else ""
     notes = [table.note] if table.note else []
@@ -117,9 +120,9 @@ def _table(table: Table) -> str:
         notes.append(f"The first {MOST_ROWS} of {len(table.rows)} rows; all of them are in report.json.")
     note = f'<p class="note">{escape(" ".join(notes))}</p>\n' if notes else ""
     return (
-        f'<div class="table" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+        f'<div><div class="table" tabindex="0" role="region" aria-label="{escape(table.title)}">'
         f"<table><caption>{escape(table.title)}</caption>\n"
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>{foot}</table></div>\n{note}"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>{foot}</table></div>\n{note}</div>\n"
     )
 
 
@@ -141,14 +144,15 @@ def _cell(cell: Cell) -> str:
     return f'<td class="n" data-v="{cell!r}">{shown}</td>'
 
 
-def _plots_json(plots: list[Plot]) -> str:
-    """Plots for the script, with as many points as the page has room for."""
+def _thinned(plots: list[Plot]) -> tuple[list[Plot], str]:
+    """Plots with as many points as the page has room for, and the same as JSON for the script."""
     most = MOST_POINTS
     while True:
-        text = json.dumps([_plot(plot.thinned(most)) for plot in plots], ensure_ascii=False, separators=(",", ":"))
-        if len(text.encode()) <= _MOST_BYTES or most < 50:
+        thinned = [plot.thinned(most) for plot in plots]
+        text = json.dumps([_plot(plot) for plot in thinned], ensure_ascii=False, separators=(",", ":"))
+        if len(text.encode()) <= _MOST_BYTES or most < _FEWEST_POINTS:
             # The script's element ends at the first </, whatever the text is.
-            return text.replace("<", "\\u003c")
+            return thinned, text.replace("<", "\\u003c")
         most //= 2
 
 

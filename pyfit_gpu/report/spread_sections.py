@@ -11,11 +11,13 @@ import numpy as np
 from pyfit_gpu.report.contents import Cell, Plot, Section, Series, Table, Value
 from pyfit_gpu.report.error_sections import MOST_POINTS, component_names, grouped_series
 from pyfit_gpu.report.evaluated import Evaluated, Label
-from pyfit_gpu.report.looks import Legend
 from pyfit_gpu.structures.cells import FloatArray
 
 _N_HIGHEST = 20  # structures that are listed
 EDGE = 1 + 1e-6  # grade above which an atom lies outside: that of one at the edge is 1 up to rounding
+# Components that symmetry makes zero have errors and bars of rounding. Logarithmic plots leave out what is below this
+# share of the largest.
+_SMALLEST = 1e-6
 _LEVELS = tuple(k / 20 for k in range(1, 20))  # shares that the calibration is drawn for
 
 
@@ -82,24 +84,25 @@ def calibration_section(found: Evaluated) -> Section | None:
     plots = [_error_against_bar(found, bars) for bars in every]
     plots.append(_calibration_plot(every))
     table = Table("Spread and calibration", columns, tuple(rows))
-    return Section("Committee spread and error bars", text, (table,), tuple(plots))
+    return Section("Calibration", text, (table,), tuple(plots))
 
 
 def _error_against_bar(found: Evaluated, bars: _Bars) -> Plot:
     label = bars.label
-    legend = Legend.of(found.groups[row] for row in bars.rows)
-    positive = [sigma > 0 if len(errors) else errors > 0 for sigma, errors in zip(bars.sigma, label.errors, strict=True)]
-    # Logarithmic axes have no place for 0: errors and bars that are exactly zero are left out.
-    positive = [both & (errors != 0) for both, errors in zip(positive, label.errors, strict=True)]
+    legend = found.legend
+    sigma, error = bars.pairs()
+    least = (_SMALLEST * sigma.max(), _SMALLEST * error.max())
     series = []
     for look, groups in legend.gathered().items():
         xs, ys, names = [], [], []
         for row in bars.rows:
-            if found.groups[row] in groups:
-                own = component_names(found.names[row], len(positive[row]), of_atoms=label.name == "forces")
-                xs += bars.sigma[row][positive[row]].tolist()
-                ys += np.abs(label.errors[row][positive[row]]).tolist()
-                names += [name for name, is_positive in zip(own, positive[row], strict=True) if is_positive]
+            if legend.looks[found.groups[row]] == look:
+                x, y = bars.sigma[row], np.abs(label.errors[row])
+                kept = (x > least[0]) & (y > least[1])
+                own = component_names(found.names[row], len(kept), of_atoms=label.name == "forces")
+                xs += x[kept].tolist()
+                ys += y[kept].tolist()
+                names += [name for name, is_kept in zip(own, kept, strict=True) if is_kept]
         if xs:
             series.append(Series(legend.label(groups[0]), tuple(xs), tuple(ys), tuple(names), look=look))
     return Plot(
@@ -122,9 +125,7 @@ def _calibration_plot(every: Sequence[_Bars]) -> Plot:
     for look, bars in enumerate(every):
         sigma, error = bars.pairs()
         shares = (0.0, *(share_within(sigma, error, count) for count in counts), 1.0)
-        series.append(
-            Series(f"{bars.label.name}, {bars.what}", (0.0, *_LEVELS, 1.0), shares, line=True, look=look)
-        )
+        series.append(Series(f"{bars.label.name}, {bars.what}", (0.0, *_LEVELS, 1.0), shares, line=True, look=look))
     return Plot(
         "calibration",
         "Calibration",
@@ -167,9 +168,9 @@ def grade_section(found: Evaluated) -> Section | None:
     plots = []
     for label in found.known_labels[:2]:
         worst = [np.array([np.abs(own).max()]) if len(own) else own for own in label.errors]
-        keep = [len(own) > 0 and bool(own[0] > 0) and grade > 0 for own, grade in zip(worst, highest, strict=True)]
-        legend = Legend.of(group for group, is_kept in zip(found.groups, keep, strict=True) if is_kept)
-        series = grouped_series(found, [np.array([grade]) for grade in highest], worst, legend, keep=keep)
+        least = _SMALLEST * max((float(own[0]) for own in worst if len(own)), default=0.0)
+        keep = [len(own) > 0 and bool(own[0] > least) and grade > 0 for own, grade in zip(worst, highest, strict=True)]
+        series = grouped_series(found, [np.array([grade]) for grade in highest], worst, keep=keep)
         title = f"Largest error of {'an energy' if label.name == 'energy' else label.name} against the grade"
         plot = Plot(f"grade_{label.name}", title, "highest grade of the structure's atoms",
                     f"largest |error| ({label.error_unit})", series, log_x=True, log_y=True)  # fmt: skip

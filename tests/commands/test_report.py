@@ -50,7 +50,7 @@ def make_table(groups: Sequence[str], seed: int = 0, *, unknown: Sequence[int] =
 
 NAMES = [r"$\foo$", "a$b$ and c$_$d", "$", "_hidden", "a,b", 'say "a"', "=1+1", "#x", "a\rb", "a\nb", "x" * 5000,
          "\x1b[31m", "  ", "Å"]  # fmt: skip
-save = report._save
+save = report.save_figure
 
 
 def legend_of(figure: Figure) -> list[str]:
@@ -310,7 +310,7 @@ class TestPlots:
         """In the legend as it is, or shown: neither a formula nor left out."""
         labels: list[str] = []
         monkeypatch.setattr(
-            report, "_save", lambda figure, path: labels.extend(legend_of(figure)) or save(figure, path)
+            report, "save_figure", lambda figure, path: labels.extend(legend_of(figure)) or save(figure, path)
         )
         plot(make_table([name, "b"] * 3), tmp_path / "plot.png")
         assert sorted(labels) == sorted([shown(name)[:40].strip(), "b"])

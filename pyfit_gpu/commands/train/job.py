@@ -14,6 +14,7 @@ from pyfit_gpu.commands.interrupts import STATUS_UNFINISHED, StopRequest, stop_o
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.measuring import measure
 from pyfit_gpu.commands.progress import Progress
+from pyfit_gpu.commands.train.live import LivePage
 from pyfit_gpu.commands.train.logs import ProgressRows
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.train.row_file import RowFile
@@ -93,6 +94,10 @@ def run_fit(
         progress = Progress("training", settings.steps, "steps", quiet=setup.quiet, limit=settings.max_time)
         stack.enter_context(closing(progress))
         rows = ProgressRows(progress)
+        numbers = outputs.members or (0,)
+        earlier = resumption.run
+        live = LivePage(outputs.live, os.path.basename(outputs.network), numbers, settings.steps, earlier=earlier)
+        stack.enter_context(closing(live))
         checkpoints = _Checkpoints(potential, settings, outputs, resumption, logs)
         with stop_on_signals() as stop:
             stopped = _Stopped(stop, stop_file)
@@ -106,7 +111,7 @@ def run_fit(
                     first_member=resumption.first_member,
                     random_starts=random_starts,
                     settings=settings,
-                    observers=lambda k: [rows, *observers[k]],
+                    observers=lambda k: [rows, *observers[k], *live.observers(k)],
                     should_stop=stopped,
                     checkpoint=checkpoints,
                     resume=_state(resumption),

@@ -38,8 +38,9 @@ FILES = {
     "run_file": "run file",
     "ranking": "ranking",
     "uncertainty": "uncertainty file",
+    "live": "live page",
 }
-_COMMON = ("run_file", "ranking")  # one file for all members
+_COMMON = ("run_file", "ranking", "live")  # one file for all members
 _LOGS: dict[str, type[RowFile]] = {
     "loss_log": LossLog,
     "validation_log": ValidationLog,
@@ -49,6 +50,7 @@ _LOGS: dict[str, type[RowFile]] = {
 }
 _RANKING = re.compile("rank,member,")
 _UNCERTAINTY = re.compile(f"{FORMAT} ")
+_PAGE = re.compile("<!DOCTYPE html>")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class TrainingOutputs:
     run_file: str = ""
     ranking: str = ""  # only with several members
     uncertainty: str = ""  # of the network
+    live: str = ""  # page that is rewritten while the fit runs
     members: tuple[int, ...] = ()  # numbers of several members, each of which has files of its own
 
     def __post_init__(self) -> None:
@@ -123,7 +126,7 @@ class TrainingOutputs:
         """
         ranking = self.ranking if self.members else ""
         backups = [own.backup_dir for own in self.of_members() if own.backup_interval]
-        held = [path for path in (self.network, self.run_file, self.uncertainty, ranking, *backups) if path]
+        held = [path for path in (self.network, self.run_file, self.uncertainty, ranking, self.live, *backups) if path]
         logs = [path for own in self.of_members() for path in own._logs().values()]
         allow_open_files(len(held) + len(logs))
         for path in held:
@@ -168,6 +171,8 @@ class TrainingOutputs:
         }
         if self.ranking and self.members:
             written[self.ranking] = (_RANKING, FILES["ranking"])
+        if self.live:
+            written[self.live] = (_PAGE, FILES["live"])
         for path, kind in written.items():
             checks.append(partial(_check_written, path, *kind, overwrite=overwrite or in_the_way, resumed=resumed))
         networks = {what: path for what, path in results.items() if what.startswith("network")}

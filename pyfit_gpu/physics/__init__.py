@@ -1,0 +1,1 @@
+"""Physical properties of crystals by a potential: equations of state, elasticity, defects, phonons, dynamics."""

@@ -1,0 +1,113 @@
+"""Sections about physical properties: values and curves of phases, and which phases are unstable."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from pyfit_gpu.physics.properties import Curve, Physics, Property
+from pyfit_gpu.report.contents import Cell, Plot, Section, Series, Table, Value, number
+from pyfit_gpu.report.looks import line_look
+
+_MOST_NAMED = 8  # lines of a single curve that the legend names
+_POSITIVE = re.compile(r"C(\d)\1|bulk-modulus|lowest-elastic-eigenvalue")  # in a stable crystal
+_IMAGINARY = -0.1  # THz; sound at Γ has 0 but for rounding and finite displacements
+
+
+def physics_values(physics: Physics) -> list[Value]:
+    return [
+        Value(one.name, one.value, one.unit, one.phase, _spread(one), one.reference, one.grade, one.note)
+        for one in physics.properties
+    ]
+
+
+def _spread(one: Property) -> float | None:
+    return one.spread if math.isfinite(one.spread) else None
+
+
+def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
+    """Make the section of physical properties: curves, and a table for each phase.
+
+    Args:
+        unstable: lines of `instabilities`.
+    """
+    text = [*unstable] or ["No phase that should be stable has negative elastic constants or imaginary phonons."]
+    text.append(
+        "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
+        f"Computed in {number(sum(physics.seconds.values()), 3)} s."
+    )
+    phases = dict.fromkeys(one.phase for one in physics.properties)
+    tables = tuple(_phase_table(phase, physics) for phase in phases)
+    return Section("Physics", tuple(text), tables, tuple(_curve_plot(curves) for curves in _together(physics.curves)))
+
+
+def _phase_table(phase: str, physics: Physics) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for one in physics.properties:
+        if one.phase == phase:
+            difference = None if one.reference is None else one.value - one.reference
+            rows.append((one.name, one.value, _raised(one.unit), _spread(one), one.reference, difference, one.grade,
+                         one.note or None))  # fmt: skip
+    columns = ("property", "value", "unit", "spread", "reference", "difference", "grade", "note")
+    kept = [k for k in range(len(columns)) if k < 3 or any(row[k] is not None for row in rows)]
+    cells = tuple(tuple(row[k] for k in kept) for row in rows)
+    return Table(phase or "Properties", tuple(columns[k] for k in kept), cells)
+
+
+def _raised(unit: str) -> str:
+    return unit.replace("^2", "²").replace("^3", "³")
+
+
+def _together(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Curves that share a plot: those with equal names and axes, unless their abscissas have marks of their own."""
+    found: dict[tuple[str, ...], list[Curve]] = {}
+    for curve in curves:
+        own = (curve.name, curve.x_label, curve.y_label, curve.phase if curve.ticks else "")
+        found.setdefault(own, []).append(curve)
+    return list(found.values())
+
+
+def _curve_plot(curves: Sequence[Curve]) -> Plot:
+    first, alone = curves[0], len(curves) == 1
+    series = []
+    for k, curve in enumerate(curves):
+        for line, y in enumerate(curve.y):
+            if alone:
+                named = not first.ticks and 1 < len(curve.y) <= _MOST_NAMED
+                label, look = (f"member {line}", line) if named else ("", 0)
+            else:
+                label, look = ("" if line else curve.phase), k
+            series.append(Series(label, curve.x, y, line=True, look=line_look(look)))
+    title = first.name.replace("-", " ")
+    title = title[:1].upper() + title[1:] + (f", {first.phase}" if alone and first.phase else "")
+    name = re.sub(r"\W+", "_", f"{first.name} {first.phase}" if alone else first.name, flags=re.ASCII).strip("_")
+    return Plot(f"physics_{name}", title, _raised(first.x_label), _raised(first.y_label), tuple(series),
+                ticks=first.ticks)  # fmt: skip
+
+
+def stable_phases(physics: Physics, elements: Sequence[str]) -> list[str]:
+    """Phases that should be stable: that of the lowest energy of each element, and of all compounds together."""
+    lowest: dict[str, Property] = {}
+    for one in physics.properties:
+        if one.name == "potential-energy" and math.isfinite(one.value):
+            word = one.phase.split(" ")[0]
+            kind = word if word in elements else ""
+            if kind not in lowest or one.value < lowest[kind].value:
+                lowest[kind] = one
+    return [one.phase for one in lowest.values()]
+
+
+def instabilities(physics: Physics, phases: Sequence[str]) -> list[str]:
+    """Lines about negative elastic constants and imaginary phonon modes of some phases."""
+    found = [
+        f"{one.name} of {one.phase}: {number(one.value)} {one.unit}: a stable crystal has a positive one"
+        for one in physics.properties
+        if one.phase in phases and _POSITIVE.fullmatch(one.name) and one.value <= 0
+    ]
+    for curve in physics.curves:
+        if curve.phase in phases and curve.name.startswith("phonon") and "THz" in curve.y_label:
+            lowest = min((value for branch in curve.y for value in branch if math.isfinite(value)), default=0.0)
+            if lowest < _IMAGINARY and "density" not in curve.name:
+                found.append(f"phonons of {curve.phase}: imaginary modes, the lowest at {number(lowest)} THz")
+    return found

@@ -1,0 +1,84 @@
+"""Physical properties on the page, and signs that a crystal is not stable."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pyfit_gpu.physics.properties import Curve, Physics, Property
+from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values, stable_phases
+
+
+def make_physics(*properties: Property, curves: tuple[Curve, ...] = ()) -> Physics:
+    return Physics(properties, curves, {"crystals": 1.0, "elastic-constants": 0.5})
+
+
+def energy(phase: str, value: float) -> Property:
+    return Property("potential-energy", phase, value, "eV/atom")
+
+
+C11 = Property.of_members("C11", "diamond", "GPa", [100.0, 104.0], reference=110.0, grade=0.5)
+BAND = Curve("phonons", "diamond", "wave vector", "frequency (THz)", (0.0, 0.5, 1.0), ((-0.01, 2.0, 3.0), (0.0, 4.0, 5.0)),
+             ((0.0, "Γ"), (1.0, "X")))  # fmt: skip
+
+
+def test_table_of_a_phase() -> None:
+    section = physics_section(make_physics(C11, Property("a", "fcc", math.nan, "Å", note="it melts")))
+    first, second = section.tables
+    assert (first.title, second.title) == ("diamond", "fcc")
+    assert first.columns == ("property", "value", "unit", "spread", "reference", "difference", "grade")
+    assert first.rows == (("C11", 102.0, "GPa", pytest.approx(math.sqrt(8)), 110.0, -8.0, 0.5),)
+    assert second.columns == ("property", "value", "unit", "note")
+    assert second.rows[0][3] == "it melts"
+
+
+def test_values() -> None:
+    (value,) = physics_values(make_physics(C11))
+    assert (value.full_name, value.value, value.unit, value.reference) == ("C11 of diamond", 102.0, "GPa", 110.0)
+    assert value.spread == pytest.approx(math.sqrt(8))
+
+
+def test_curves_of_several_phases_share_a_plot() -> None:
+    curves = tuple(
+        Curve("energy-volume", phase, "volume (Å^3)", "energy (eV)", (1.0, 2.0), ((1.0, 2.0), (1.5, 2.5)))
+        for phase in ("fcc", "bcc")
+    )
+    plot, bands = physics_section(make_physics(C11, curves=(*curves, BAND))).plots
+    assert plot.title == "Energy volume"
+    assert plot.x_label == "volume (Å³)"
+    assert [series.label for series in plot.series] == ["fcc", "", "bcc", ""]
+    assert plot.series[0].look == plot.series[1].look != plot.series[2].look
+    assert bands.title == "Phonons, diamond"
+    assert bands.ticks == ((0.0, "Γ"), (1.0, "X"))
+    assert len({plot.name, bands.name}) == 2
+
+
+def test_stable_phases_have_the_lowest_energy() -> None:
+    physics = make_physics(energy("fcc", -5.0), energy("diamond", -5.4), energy("sc", math.nan))
+    assert stable_phases(physics, ["Si"]) == ["diamond"]
+    several = make_physics(energy("Si fcc", -5.0), energy("Si diamond", -5.4), energy("C diamond", -9.0),
+                           energy("rocksalt", -6.0), energy("zincblende", -7.0))  # fmt: skip
+    assert set(stable_phases(several, ["Si", "C"])) == {"Si diamond", "C diamond", "zincblende"}
+    assert stable_phases(make_physics(), ["Si"]) == []
+
+
+@pytest.mark.parametrize("name", ["C11", "C44", "bulk-modulus", "lowest-elastic-eigenvalue"])
+def test_negative_elastic_constants(name: str) -> None:
+    physics = make_physics(Property(name, "diamond", -3.0, "GPa"), Property(name, "fcc", -4.0, "GPa"))
+    (line,) = instabilities(physics, ["diamond"])
+    assert line.startswith(f"{name} of diamond: −3.000 GPa")
+    assert instabilities(physics, []) == []
+
+
+def test_what_may_be_negative() -> None:
+    others = [Property(name, "diamond", -1.0, "GPa") for name in ("C12", "C14", "surface-energy", "C11 from energy")]
+    assert instabilities(make_physics(*others, C11, curves=(BAND,)), ["diamond"]) == []
+
+
+def test_imaginary_modes() -> None:
+    band = Curve("phonons", "diamond", "q", "frequency (THz)", (0.0, 1.0), ((0.0, -1.5), (0.0, 2.0)), ((0.0, "Γ"),))
+    (line,) = instabilities(make_physics(curves=(band,)), ["diamond"])
+    assert line == "phonons of diamond: imaginary modes, the lowest at −1.500 THz"
+    section = physics_section(make_physics(C11, curves=(band,)), [line])
+    assert section.text[0] == line
