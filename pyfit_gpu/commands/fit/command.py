@@ -49,8 +49,10 @@ def fit(request: Request, *, setup: Setup, run: Run) -> int:
         record = Record(request.arguments(), digests, choose(request, survey_data(request), setup))
         Path(request.out).mkdir(exist_ok=True)
         hold(path)
-        if os.path.exists(path):  # the earlier fit is to be replaced: its record goes last
-            layout.remove_all()
+        if os.path.exists(path):
+            if not setup.overwrite:
+                raise InputError(f"{path}: another job has begun a fit there meanwhile")
+            layout.remove_all()  # but for the record, which the new one replaces
         record.save(path)
     else:
         hold(path)

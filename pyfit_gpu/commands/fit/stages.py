@@ -29,106 +29,43 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
     """The stages in their order.
 
     Args:
-        chosen: see `choose`.
+        chosen: settings found from the data: `hidden` layers, and options of `training`.
         seconds: that are left for training.
     """
-    start, training_set = layout.path("start.nn.dat"), layout.path("set.h5")
-    computing = request.computing_words
-    quiet = ("--quiet",) if request.quiet else ()
-    split = ("--split", SPLIT)
+    start, own_set, split = layout.path("start.nn.dat"), layout.path("set.h5"), ("--split", SPLIT)
     errors, diagnosis = layout.path("errors.csv"), layout.path("doctor.json")
-    found = [
-        Stage("potential", ("new", "--structures", *_data(request), *_new(request, chosen), "--out", start), (start,)),
-        Stage(
-            "doctor",
-            ("doctor", *_data(request), "--potential", start, "--json", diagnosis, *computing),
-            (diagnosis,),
-            is_check=True,
-        ),
-        Stage(
-            "set",
-            ("prepare", *_data(request), "--potential", start, "--e-shift", "fit", "--out", training_set, *computing),
-            (training_set,),
-        ),
-        Stage(
-            TRAINING,
-            (
-                "train",
-                training_set,
-                "--potential",
-                start,
-                "--out",
-                layout.best,
-                "--members",
-                str(request.members),
-                *split,
-                "--seed",
-                str(request.seed),
-                *_option("--test-groups", request.test_groups),
-                *chosen["training"],
-                "--steps",
-                str(STEPS),
-                "--patience",
-                str(PATIENCE),
-                "--max-time",
-                f"{max(seconds, 1):.0f}s",
-                "--backup-interval",
-                "0",
-                "--resume",
-                *computing,
-            ),
-        ),
-        Stage(
-            "uncertainty",
-            ("uncertainty", "build", training_set, "--potential", layout.best, *layout.members, *split, *computing),
-            tuple(layout.uncertainties),
-        ),
-        Stage(
-            "errors",
-            (
-                "evaluate",
-                training_set,
-                "--held-out",
-                SPLIT,
-                "--potential",
-                *layout.members,
-                "--out",
-                errors,
-                "--forces",
-                *computing,
-            ),
-            (errors,),
-        ),
-        Stage(
-            "report",
-            (
-                "report",
-                "--potential",
-                *layout.members,
-                "--set",
-                training_set,
-                "--out",
-                layout.path("report"),
-                *computing,
-            ),
-            (layout.path("report"),),
-        ),
-        Stage(
-            "lammps",
-            ("lammps", "export", *layout.members, "--out", layout.path("lammps"), "--structures", training_set),
-            (layout.path("lammps"),),
-            is_optional=True,
-        ),
+    report, lammps = layout.path("report"), layout.path("lammps")
+    data, members = (*request.data, *request.reading_words), ("--potential", *layout.members)
+
+    new = ("new", "--structures", *data, *_new(request, chosen), "--out", start)
+    doctor = ("doctor", *data, "--potential", start, "--json", diagnosis)
+    prepare = ("prepare", *data, "--potential", start, "--e-shift", "fit", "--out", own_set)
+    train: tuple[str, ...] = ("train", own_set, "--potential", start, "--out", layout.best, *split)
+    train += ("--members", str(request.members), "--seed", str(request.seed))
+    train += (*_option("--test-groups", request.test_groups), *chosen["training"])
+    train += ("--steps", str(STEPS), "--patience", str(PATIENCE), "--max-time", f"{max(seconds, 1):.0f}s")
+    train += ("--backup-interval", "0", "--resume")
+    build = ("uncertainty", "build", own_set, "--potential", layout.best, *layout.members, *split)
+    evaluate = ("evaluate", own_set, "--held-out", SPLIT, *members, "--out", errors, "--forces")
+    page = ("report", *members, "--set", own_set, "--out", report)
+    export = ("lammps", "export", *layout.members, "--out", lammps, "--structures", own_set)
+
+    computing, quiet = request.computing_words, ("--quiet",) if request.quiet else ()
+    everywhere = (*computing, *quiet)
+    return [
+        Stage("potential", (*new, *quiet), (start,)),
+        Stage("doctor", (*doctor, *everywhere), (diagnosis,), is_check=True),
+        Stage("set", (*prepare, *everywhere), (own_set,)),
+        Stage(TRAINING, (*train, *everywhere)),
+        Stage("uncertainty", (*build, *everywhere), tuple(layout.uncertainties)),
+        Stage("errors", (*evaluate, *everywhere), (errors,)),
+        Stage("report", (*page, *everywhere), (report,)),
+        Stage("lammps", (*export, *quiet), (lammps,), is_optional=True),
     ]
-    return [Stage(one.name, (*one.words, *quiet), one.outputs, one.is_check, one.is_optional) for one in found]
-
-
-def _data(request: Request) -> tuple[str, ...]:
-    return (*request.data, *request.reading_words)
 
 
 def _new(request: Request, chosen: Mapping[str, Any]) -> tuple[str, ...]:
-    cutoff = () if request.cutoff is None else ("--cutoff", f"{request.cutoff:g}")
+    cutoff = () if request.cutoff is None else ("--cutoff", str(request.cutoff))
     return (*_option("--elements", request.elements), *cutoff, *_option("--hidden", map(str, chosen["hidden"])))
 
 
