@@ -87,8 +87,8 @@ def test_quickstart_ends_with_errors_and_files(tmp_path):
     command = ["bash", str(EXAMPLES / "quickstart.sh"), str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     row = re.search(r"^all +19 +([\d.]+)", done.stdout, re.MULTILINE)
-    assert float(row[1]) < 60  # meV/atom, of structures that do not train; 15 to 20 seen on a busy machine
-    for name in ("report/report.html", "fit.nn.dat", "fit.m003.nn.dat", "errors.csv", "set.h5", "commands.sh"):
+    assert float(row[1]) < 100  # meV/atom, of structures that do not train; 20 seen, more on a busy machine
+    for name in ("report/report.html", "fit.nn.dat", "fit.m001.nn.dat", "errors.csv", "set.h5", "commands.sh"):
         assert (tmp_path / "out" / name).stat().st_size > 0
 
 
