@@ -40,7 +40,7 @@ def good_frames(seed: int = 1) -> list[Frame]:
         atoms.set_cell(atoms.cell * scale, scale_atoms=True)
         frames.append(labelled(atoms, "volumes"))
     for _ in range(10):
-        atoms = bulk("Cu", cubic=True)
+        atoms = bulk("Cu", a=3.62, cubic=True)  # none of those volumes
         atoms.positions += [[0.15, 0.1, 0.0], [0, 0, 0], [0, 0.05, -0.1], [0, 0, 0]]
         atoms.positions += random.normal(scale=0.02, size=(4, 3))
         frames.append(labelled(atoms, "displaced"))

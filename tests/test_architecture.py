@@ -19,7 +19,7 @@ ALLOWED["optimizers"] = GROUND
 ALLOWED["training"] |= {"optimizers"}
 ALLOWED["interfaces"] = {*GROUND, "structures", "descriptors", "models", "formats"}
 ALLOWED["doctor"] = {*GROUND, *FOLDERS[:5]}
-ALLOWED["physics"] = {*GROUND, *FOLDERS[:5]}
+ALLOWED["physics"] = {*GROUND, *FOLDERS[:5], "interfaces"}
 ALLOWED["report"] = {*GROUND, *FOLDERS[:5], "physics", "doctor"}
 ALLOWED["commands"] |= {"optimizers", "interfaces", "doctor", "physics", "report"}
 # The ground is flat but for errors, which all may raise, and locks, without which no file is written.

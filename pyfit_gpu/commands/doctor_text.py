@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from pyfit_gpu.doctor.findings import Diagnosis, Finding
+from pyfit_gpu.doctor.findings import Diagnosis, Finding, how_many
 
 _WIDTH = 110
 _MOST = 5  # structures shown of a finding
@@ -21,23 +21,24 @@ def describe(found: Diagnosis) -> str:
 def _summary(found: Diagnosis) -> Iterator[str]:
     about, labels = found.summary, found.summary["labels"]
     yield (
-        f"{about['structures']} structures, {about['atoms']} atoms of {' '.join(about['elements'])}, "
-        f"{len(about['groups'])} groups, {len(about['files'])} files; {labels['energy']} with an energy, "
-        f"{labels['forces']} with forces, {labels['stress']} with stress"
+        f"{how_many(about['structures'])}, {how_many(about['atoms'], 'atom')} of {' '.join(about['elements'])}, "
+        f"{how_many(len(about['groups']), 'group')}, {how_many(len(about['files']), 'file')}; {labels['energy']} with "
+        f"an energy, {labels['forces']} with forces, {labels['stress']} with stress"
     )
     for what, steps in about["steps"].items():
         yield (
-            f"energies against {what}: {steps['all']} steps between neighbours, of which {steps['tell_the_sign']} "
-            "tell a wrong sign"
+            f"energies against {what}: {how_many(steps['all'], 'step')} between neighbours, {steps['tell_the_sign']} "
+            "of which would tell a wrong sign"
         )
     if about["inputs"] is None:
         yield "network inputs: not looked at (a potential or a training set gives them)"
-        what = "of copies"
+        what = "copies with other energies"
     else:
-        what = f"of structures with equal inputs ({about['inputs']} of each atom)"
-    yield f"noise floor: {about['noise_floor']:.3g} meV/atom, from energies {what} that differ"
-    counts = [f"{n} {name}{'' if n == 1 else 's'}" for name, n in about["findings"].items()]
-    yield f"found: {', '.join(counts)}"
+        what = f"structures with equal inputs ({about['inputs']} of each atom) and other energies"
+    yield f"noise floor: {about['noise_floor']:.3g} meV/atom, from {what}"
+    if about["committee"]:
+        yield f"outliers of the committee: looked for with {about['committee']} members"
+    yield f"found: {', '.join(how_many(n, name) for name, n in about['findings'].items())}"
 
 
 def _finding(number: int, finding: Finding) -> Iterator[str]:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pyfit_gpu.commands.parsing import parse_by_group, parse_windows
 from pyfit_gpu.commands.train.options import SplitOptions
@@ -15,7 +16,7 @@ from pyfit_gpu.datasets.label_scales import balanced_weights
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.datasets.weighting import weight_groups, weight_windows
-from pyfit_gpu.errors import shortened
+from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential
@@ -51,18 +52,40 @@ class FitBeside:
         if self.run is None:
             return split_of(own, path, wanted, SPLIT_RULE)
         seed = self.run.data.get("split seed")
-        if wanted.seed is None and not wanted.name and not wanted.validation and type(seed) is int:
-            wanted = replace(wanted, seed=seed)
+        if not wanted.name and not wanted.validation:
+            known = self._drawn
+            wanted = replace(
+                wanted,
+                seed=seed if wanted.seed is None and type(seed) is int else wanted.seed,
+                train_fraction=known.get("train_fraction") if wanted.train_fraction is None else wanted.train_fraction,
+                test_groups=tuple(known.get("test_groups", ())) if wanted.test_groups is None else wanted.test_groups,
+            )
         rule = self.run.data.get("split rule", CLASSIC_RULE)
         return split_of(own, path, wanted, rule if type(rule) is int else CLASSIC_RULE)
 
-    def is_split(self, split: Split) -> bool:
-        """Whether a split is the run's."""
-        return self.run is not None and self.run.data.get("split") == split_digest(split)
+    @property
+    def _drawn(self) -> Mapping[str, Any]:
+        """How the set of the run was divided; empty in run files that do not say so."""
+        found = None if self.run is None else self.run.data.get("split of the set")
+        return found if isinstance(found, Mapping) else {}
+
+    def own_split(self, own: TrainingSet, path: str) -> Split | None:
+        """The run's division of its set, as stored there or drawn again; None: not known."""
+        if self.run is None:
+            return None
+        digest = self._drawn.get("digest", self.run.data.get("split"))
+        stored = [split for split in own.splits.values() if split_digest(split) == digest]
+        if stored:
+            return stored[0]
+        try:
+            drawn = self.split(own, path, SplitOptions())
+        except InputError:  # a set without the groups that tested
+            return None
+        return drawn if split_digest(drawn) == digest else None
 
     def compare(self, split: Split, potential: str) -> None:
         """Warn of a split that is not the run's."""
-        if self.run is not None and not self.is_split(split):
+        if self.run is not None and self.run.data.get("split") != split_digest(split):
             log.warning(
                 "%s: another split than the run's (%s): structures that trained may calibrate, whose errors are too "
                 "small; give --train-fraction, --test-groups, --split, --validation and --test as train had them",

@@ -13,7 +13,6 @@ from pyfit_gpu.commands.evaluate import FramePrediction, predict_frames
 from pyfit_gpu.commands.fit_beside import FitBeside
 from pyfit_gpu.commands.jobs import Setup, Sources, frames_of_set, read_all_frames
 from pyfit_gpu.commands.messages import shown
-from pyfit_gpu.commands.train.options import SplitOptions
 from pyfit_gpu.commands.warnings import warn_of_untrained_predictions
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.formats.opening import load_training_set
@@ -85,11 +84,9 @@ def evaluate_sources(
 def _parts_of(own: TrainingSet, path: str, fit: FitBeside) -> list[str]:
     """Find what each structure of a set did in the training; empty where the run file does not tell."""
     parts = [""] * len(own)
-    if fit.run is None:
-        return parts
-    split = fit.split(own, path, SplitOptions())
-    if not fit.is_split(split):
-        log.info("%s: another split than that of %s: what trained is not known", path, fit.path)
+    split = fit.own_split(own, path)
+    if split is None:
+        log.info("%s: nothing says which structures trained", path)
         return parts
     for name, rows in (("training", split.train), ("validation", split.validation), ("test", split.test)):
         for row in rows:

@@ -105,7 +105,7 @@ def _between_files(records: Records, failing: Steps) -> Iterator[Finding]:
     for (one, other), values in by_files.items():
         offset = float(np.median([value for value, _ in values]))
         text = (
-            f"energies of {other} lie {1000 * offset:+.4g} meV/atom off those of {one} for neighbouring structures "
+            f"energies of {other} lie {offset:+.4g} eV/atom off those of {one} for neighbouring structures "
             f"({how_many(len(values), 'step')} between the files): the calculations may differ"
         )
-        yield Finding.of(records, OFFSET, "error", text, sorted({row for _, row in values}), 1000 * offset, "meV/atom")
+        yield Finding.of(records, OFFSET, "error", text, sorted({row for _, row in values}), offset, "eV/atom")

@@ -59,6 +59,8 @@ def examine(
     if np.isnan(records.energy).all():
         raise InputError(f"expected structures with energies, found none in {len(records)}")
     source = potential or (None if training_set is None else training_set.potential)
+    if cutoff is not None and cutoff <= 0:
+        raise InputError(f"cutoff: expected a distance above 0, got {cutoff:g}", setting="cutoff")
     if source is not None:
         records = records.of_elements(source.descriptor.elements)
     if cutoff is None:
@@ -103,6 +105,7 @@ def _checks(
         summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, records.first_copy)
     if potential is not None and trained and potential.networks.n_members > 1:
         energy_model(potential, "examine")
+        summary["committee"] = potential.networks.n_members
         yield "outliers", lambda: check_outliers(records, Errors.of(records, potential))
     yield "copies", lambda: copies(records)
     yield "missing labels", lambda: missing_labels(records)
@@ -148,5 +151,6 @@ def _summary(records: Records) -> dict[str, Any]:
         },
         "steps": {},
         "inputs": None,
+        "committee": None,  # members that outliers were looked for with
         "noise_floor": None,  # meV/atom
     }

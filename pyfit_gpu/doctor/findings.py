@@ -1,4 +1,4 @@
-"""What an examination finds: findings, worst first, and a summary of the data."""
+"""Findings of an examination, worst first, and a summary of the data."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class Diagnosis:
         rows: set[int] = set()
         for number in numbers:
             if not 1 <= number <= len(self.findings):
-                raise InputError(f"expected the number of a finding, 1 to {len(self.findings)}, got {number}")
+                there = f"1 to {len(self.findings)}" if self.findings else "of which there are none"
+                raise InputError(f"expected the number of a finding, {there}, got {number}")
             finding = self.findings[number - 1]
             if not finding.numbers:
                 raise InputError(f"finding {number} ({finding.kind}) is about no structure that could be left out")

@@ -28,7 +28,7 @@ _ATOMS_AT_ONCE = 50_000  # whose inputs are in memory
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What is kept of the network inputs of all atoms."""
+    """Sums, ranges and numbers of the network inputs of all atoms, which themselves are not kept."""
 
     rows: FloatArray  # (B, ..) by element: sums of the inputs and of their squares over the atoms / n, and its share
     lowest: FloatArray  # (S, n_inputs); infinite for an element without an atom

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from pyfit_gpu.structures.frames import Frame, check_frames
 from pyfit_gpu.sums import ragged_range
 
 Rows = NDArray[np.int64]
+
+_WHOLE = ("sizes", "atomic_numbers", "pbc")  # arrays that a training set has in flat atoms, too
+_DOUBLES = ("positions", "forces", "cell", "energy", "stress", "weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,10 +212,10 @@ class Records:
     @classmethod
     def of_set(cls, whole: TrainingSet, path: str = "the set") -> Records:
         """Take what a training set holds; its structures are numbered from 1 and have the names of their groups."""
+        own: dict[str, Any] = {name: getattr(whole, name).cpu().numpy() for name in _WHOLE}
+        own |= {name: _doubles(getattr(whole, name)) for name in _DOUBLES}
         return cls(
-            **{name: getattr(whole, name).cpu().numpy() for name in ("sizes", "atomic_numbers", "pbc")},
-            **{name: _doubles(getattr(whole, name)) for name in ("positions", "forces", "cell", "energy", "stress")},
-            weight=_doubles(whole.weight),
+            **own,
             groups=whole.groups,
             files=(path,) * len(whole),
             sources=tuple(f"{path}, structure {k} (group {group})" for k, group in enumerate(whole.groups, start=1)),
@@ -239,19 +243,19 @@ class Records:
 
     @classmethod
     def _with_keys(cls, **own: Any) -> Records:
-        tensors = [torch.from_numpy(own[name]) for name in ("sizes", "atomic_numbers", "positions", "cell", "pbc")]
-        return cls(**own, keys=structure_keys(*tensors, features=torch.zeros(0)))
+        tensors = {name: torch.from_numpy(own[name]) for name in ("atomic_numbers", "positions", "cell", "pbc")}
+        return cls(**own, keys=structure_keys(sizes=torch.from_numpy(own["sizes"]), **tensors, features=torch.zeros(0)))
 
     @classmethod
     def joined(cls, parts: Sequence[Records]) -> Records:
         """Put records one after the other."""
         if len(parts) == 1:
             return parts[0]
-        names = [one.name for one in fields(cls)]
-        values = {name: [getattr(part, name) for part in parts] for name in names}
-        return cls(
-            **{name: sum(own, ()) if isinstance(own[0], tuple) else np.concatenate(own) for name, own in values.items()}
-        )
+        joined: dict[str, Any] = {}
+        for name in (one.name for one in fields(cls)):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = tuple(chain(*values)) if isinstance(values[0], tuple) else np.concatenate(values)
+        return cls(**joined)
 
 
 def _doubles(values: torch.Tensor) -> FloatArray:

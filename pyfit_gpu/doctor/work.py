@@ -20,6 +20,7 @@ from pyfit_gpu.structures.copies import hash_parts, rounded
 
 _LONGEST = 0.5  # Å that an atom may move in a step
 _LARGEST_STRAIN = 0.1
+_LEAST = 1e-6  # Å, or strain: shorter steps are rounding
 _SCALED_DECIMALS = 4
 _ENERGY = 1e-3  # eV, and per atom ..
 _ENERGY_PER_ATOM = 2e-4  # .. eV: energies of a self-consistent calculation agree no better
@@ -116,7 +117,7 @@ def _displacements(records: Records, rows: Rows) -> FloatArray:
         lengths = np.linalg.norm(step, axis=2)
         work = -0.5 * np.einsum("pak,pak->p", forces[i] + forces[j], step)
         bend = 0.5 * (np.linalg.norm(forces[j] - forces[i], axis=2) * lengths).sum(axis=1)
-        is_step = (lengths.max(axis=1) > 0) & (lengths.max(axis=1) <= _LONGEST)
+        is_step = (lengths.max(axis=1) > _LEAST) & (lengths.max(axis=1) <= _LONGEST)
         found.append(np.stack((rows[i], rows[j], work, bend), axis=1)[is_step])
     return np.concatenate(found)
 
@@ -135,7 +136,7 @@ def _strains(records: Records, rows: Rows) -> FloatArray:
     bend = 0.5 * np.linalg.norm((slopes[j] - slopes[i]) * np.sqrt(_BOTH), axis=1) * np.linalg.norm(strain, axis=(1, 2))
     pulay = _PULAY * 0.5 * (volumes[i] + volumes[j]) * np.abs(strain).sum(axis=(1, 2))
     largest = np.abs(strain).max(axis=(1, 2))
-    is_step = (largest > 0) & (largest <= _LARGEST_STRAIN) & (turned <= _LARGEST_STRAIN)
+    is_step = (largest > _LEAST) & (largest <= _LARGEST_STRAIN) & (turned <= _LARGEST_STRAIN)
     return np.stack((rows[i], rows[j], work, bend + pulay), axis=1)[is_step]
 
 

@@ -9,18 +9,28 @@ from itertools import pairwise
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.physics.dynamics import dynamics
 from pyfit_gpu.physics.elastic import elastic_constants
 from pyfit_gpu.physics.energy_volume import energy_volume
 from pyfit_gpu.physics.equilibrium import Solid
 from pyfit_gpu.physics.members import Members
 from pyfit_gpu.physics.phases import find_phases
+from pyfit_gpu.physics.phonons import phonons
 from pyfit_gpu.physics.properties import Findings, Physics
+from pyfit_gpu.physics.stacking_faults import stacking_faults
+from pyfit_gpu.physics.surfaces import surfaces
+from pyfit_gpu.physics.vacancies import vacancies
 from pyfit_gpu.structures.batch import Structures
 
 _Part = Callable[[Members, list[Solid]], Findings]
 _PARTS: dict[str, _Part] = {
     "energy-volume": energy_volume,
     "elastic-constants": elastic_constants,
+    "vacancy": vacancies,
+    "surfaces": surfaces,
+    "stacking-fault": stacking_faults,
+    "phonons": phonons,
+    "dynamics": dynamics,
 }
 PARTS = tuple(_PARTS)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 
 from pyfit_gpu.physics.crystals import Crystal, scaled
 from pyfit_gpu.physics.equation_of_state import FITTED_RANGE, UNKNOWN, EquationOfState, fit_equation
@@ -66,12 +66,36 @@ def data_cells(structures: Structures | None, elements: Sequence[str]) -> list[D
     return found
 
 
+def energies_alone(structures: Structures | None, elements: Sequence[str], cutoff: float) -> dict[str, float]:
+    """Energies (eV) of isolated atoms in the data, the lowest of each element.
+
+    Args:
+        cutoff: Å, within which an isolated atom has no neighbour.
+    """
+    if structures is None:
+        return {}
+    energies = structures.energy.tolist()
+    single = [row for row, size in enumerate(structures.sizes) if size == 1 and not np.isnan(energies[row])]
+    if not single:
+        return {}
+    own = structures.select(single)
+    found: dict[str, float] = {}
+    for row, count, number in zip(
+        single, find_neighbors(own, cutoff).counts.tolist(), own.atomic_numbers[:, 0].tolist(), strict=True
+    ):
+        symbol = chemical_symbols[number] if number else elements[0]
+        if count == 0:
+            found[symbol] = min(energies[row], found.get(symbol, np.inf))
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """Values of a crystal by the data."""
 
     equation: EquationOfState  # NaN where it is not known
     atoms: Atoms | None = None  # the data's cell of lowest energy, scaled to the volume of the equation
+    alone: float | None = None  # eV, mean energy of the crystal's atoms when isolated
 
     def lattice_constants(self, crystal: Crystal) -> dict[str, float]:
         """Lengths (Å) as `Crystal.lattice_constants`; empty where they are not known.
@@ -88,13 +112,19 @@ class Reference:
         return crystal.lattice_constants(self.atoms)
 
 
-def find_reference(crystal: Crystal, cells: Sequence[DataCell]) -> Reference:
-    """Equation of state through the data's cells of a crystal; where they are few, energy and volume of the lowest."""
+def find_reference(crystal: Crystal, cells: Sequence[DataCell], alone: dict[str, float]) -> Reference:
+    """Equation of state through the data's cells of a crystal; where they are few, energy and volume of the lowest.
+
+    Args:
+        alone: eV, energies of isolated atoms where they are known.
+    """
+    symbols = list(crystal.atoms.symbols)
+    mean_alone = float(np.mean([alone[symbol] for symbol in symbols])) if alone.keys() >= set(symbols) else None
     cells = [cell for cell in cells if cell.composition == crystal.composition]
     own, *others = fingerprints([crystal.atoms, *(cell.atoms for cell in cells)])
     same = [cell for cell, one in zip(cells, others, strict=True) if is_same(own, one)]
     if not same:
-        return Reference(UNKNOWN)
+        return Reference(UNKNOWN, alone=mean_alone)
     lowest = min(same, key=lambda cell: cell.energy)
     near = [cell for cell in same if abs(cell.volume / lowest.volume - 1) < FITTED_RANGE]
     volumes, energies = (np.array([getattr(cell, name) for cell in near]) for name in ("volume", "energy"))
@@ -102,7 +132,7 @@ def find_reference(crystal: Crystal, cells: Sequence[DataCell]) -> Reference:
     if len(np.unique(volumes.round(4))) >= _FEWEST_FITTED:
         fitted = fit_equation(volumes, energies)
         equation = fitted if np.isfinite(fitted.volume) else equation
-    return Reference(equation, scaled(lowest.atoms, equation.volume))
+    return Reference(equation, scaled(lowest.atoms, equation.volume), mean_alone)
 
 
 def fingerprints(cells: Sequence[Atoms]) -> list[FloatArray]:

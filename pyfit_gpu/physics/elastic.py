@@ -9,7 +9,8 @@ derivatives, and once more by K^+ times the forces that are left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from ase import Atoms
@@ -51,20 +52,20 @@ def elastic_constants(members: Members, solids: Sequence[Solid]) -> Findings:
     return Findings(tuple(properties), ())
 
 
-def _of_solid(solid: Solid, evaluated: dict[int, Sequence[Evaluated]]) -> list[Property]:
+def _of_solid(solid: Solid, evaluated: Mapping[int, Sequence[Evaluated]]) -> list[Property]:
     stress, energy = np.full((2, len(solid.states), 6, 6), np.nan)
     lowest = np.full(len(solid.states), np.nan)
     for number, state in solid.known:
         stress[number] = _from_stress(evaluated[number])
         energy[number] = _from_energy(state, evaluated[number])
         lowest[number] = np.linalg.eigvalsh(stress[number])[0]
-    more = {"grade": highest_grade(list(evaluated.values())), "note": solid.note}
+    make = partial(Property.of_members, grade=highest_grade(list(evaluated.values())), note=solid.note)
     found = []
     for suffix, constants in (("", stress), (" from energy", energy)):
         for name in CONSTANTS[solid.crystal.symmetry]:
             i, j = (int(digit) - 1 for digit in name)
-            found.append(Property.of_members(f"C{name}{suffix}", solid.phase, "GPa", constants[:, i, j], **more))
-    found.append(Property.of_members("lowest-elastic-eigenvalue", solid.phase, "GPa", lowest, **more))
+            found.append(make(f"C{name}{suffix}", solid.phase, "GPa", constants[:, i, j]))
+    found.append(make("lowest-elastic-eigenvalue", solid.phase, "GPa", lowest))
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
+from ase import Atoms
 
 from pyfit_gpu.physics.crystals import scaled
 from pyfit_gpu.physics.equation_of_state import FITTED_RANGE, UNKNOWN, EquationOfState, fit_equation
@@ -12,6 +14,8 @@ from pyfit_gpu.physics.equilibrium import Solid
 from pyfit_gpu.physics.members import Evaluated, Members, highest_grade
 from pyfit_gpu.physics.properties import Curve, Findings, Property
 from pyfit_gpu.structures.cells import FloatArray
+
+Alone = dict[str, list[Evaluated]]  # an isolated atom of each element by each member
 
 _VOLUMES = np.round(np.arange(0.76, 1.2801, 0.02), 2)  # of a curve, relative to the volume at rest
 
@@ -22,13 +26,14 @@ def energy_volume(members: Members, solids: Sequence[Solid]) -> Findings:
     places = [(row, number, state) for row, solid in enumerate(solids) for number, state in solid.known]
     groups = [(number, [scaled(state.atoms, v * state.volume) for v in _VOLUMES]) for _, number, state in places]
     evaluated = members.evaluate(groups, derivatives=False)
+    alone = _isolated_atoms(members)
     for row, solid in enumerate(solids):
         own = {n: one for (r, n, _), one in zip(places, evaluated, strict=True) if r == row}
-        found += _of_solid(solid, own)
+        found += _of_solid(solid, own, alone)
     return found
 
 
-def _of_solid(solid: Solid, evaluated: dict[int, Sequence[Evaluated]]) -> Findings:
+def _of_solid(solid: Solid, evaluated: Mapping[int, Sequence[Evaluated]], alone: Alone) -> Findings:
     """Values and curve of a solid, from the scaled cells of those members that have it."""
     near = abs(_VOLUMES - 1) < FITTED_RANGE
     equations = [UNKNOWN] * len(solid.states)
@@ -37,27 +42,47 @@ def _of_solid(solid: Solid, evaluated: dict[int, Sequence[Evaluated]]) -> Findin
         volumes[number] = _VOLUMES * state.volume
         energies[number] = [one.energy / len(state.atoms) for one in evaluated[number]]
         equations[number] = fit_equation(volumes[number][near], energies[number][near])
-    behind = [[one for one, fits in zip(own, near, strict=True) if fits] for own in evaluated.values()]
-    properties = (*_at_rest(solid), *_of_equations(solid, equations, highest_grade(behind)))
+    fitted = np.flatnonzero(near).tolist()
+    behind = [[own[place] for place in fitted] for own in evaluated.values()]
+    properties = (*_at_rest(solid, alone), *_of_equations(solid, equations, highest_grade(behind)))
     curves = (_curve(solid, volumes, energies),) if solid.known else ()
     return Findings(properties, curves)
 
 
-def _at_rest(solid: Solid) -> list[Property]:
+def _at_rest(solid: Solid, alone: Alone) -> list[Property]:
     """Energy and lattice constants."""
-    more = {"grade": solid.grade, "note": solid.note}
+    make = partial(Property.of_members, grade=solid.grade, note=solid.note)
     energies = [state.energy if state else np.nan for state in solid.states]
     known = _known(solid.reference.equation.energy)
-    found = [Property.of_members("potential-energy", solid.phase, "eV/atom", energies, reference=known, **more)]
+    found = [make("potential-energy", solid.phase, "eV/atom", energies, reference=known)]
+    found.append(_cohesive_energy(solid, energies, alone))
     references = solid.reference.lattice_constants(solid.crystal)
     for name in solid.crystal.lattice_constants(solid.crystal.atoms):
         lengths = [solid.crystal.lattice_constants(s.atoms)[name] if s else np.nan for s in solid.states]
-        found.append(
-            Property.of_members(
-                f"lattice-constant-{name}", solid.phase, "Å", lengths, reference=references.get(name), **more
-            )
-        )
+        found.append(make(f"lattice-constant-{name}", solid.phase, "Å", lengths, reference=references.get(name)))
     return found
+
+
+def _cohesive_energy(solid: Solid, energies: Sequence[float], alone: Alone) -> Property:
+    """Energy relative to that of the atoms alone, below zero for a crystal that holds together."""
+    symbols, note, known = list(solid.crystal.atoms.symbols), solid.note, None
+    if solid.reference.alone is not None:
+        known = _known(solid.reference.equation.energy - solid.reference.alone)
+    elif not note:
+        note = "the data have no isolated atoms, so their energies are extrapolated"
+    gained = np.array(energies) - np.mean([[one.energy for one in alone[symbol]] for symbol in symbols], axis=0)
+    grade = solid.grade
+    if grade is not None:
+        grade = max(grade, *(one.grade for symbol in symbols for one in alone[symbol]))
+    return Property.of_members(
+        "cohesive-energy", solid.phase, "eV/atom", gained, reference=known, grade=grade, note=note
+    )
+
+
+def _isolated_atoms(members: Members) -> Alone:
+    groups = [(number, [Atoms(symbol) for symbol in members.elements]) for number in range(len(members))]
+    found = members.evaluate(groups, derivatives=False)
+    return {symbol: [own[k] for own in found] for k, symbol in enumerate(members.elements)}
 
 
 def _known(value: float) -> float | None:
@@ -82,11 +107,10 @@ def _of_equations(solid: Solid, equations: Sequence[EquationOfState], grade: flo
 
 def _curve(solid: Solid, volumes: FloatArray, energies: FloatArray) -> Curve:
     """One line for each member, over the volumes of all of them on average."""
-    have = np.isfinite(volumes).all(axis=1)
+    have = np.flatnonzero(np.isfinite(volumes).all(axis=1))
     common = volumes[have].mean(axis=0)
-    lines = [
-        np.interp(common, own, line, left=np.nan, right=np.nan) if known else line
-        for own, line, known in zip(volumes, energies, have, strict=True)
-    ]
+    lines = np.full_like(energies, np.nan)
+    for row in have:
+        lines[row] = np.interp(common, volumes[row], energies[row], left=np.nan, right=np.nan)
     y = tuple(tuple(line.tolist()) for line in lines)
     return Curve("energy-volume", solid.phase, "volume (Å^3/atom)", "energy (eV/atom)", tuple(common.tolist()), y)

@@ -39,14 +39,20 @@ def fit_equation(volumes: FloatArray, energies: FloatArray) -> EquationOfState:
     if len(np.unique(x)) < 4:
         return UNKNOWN
     polynomial = np.polynomial.Polynomial.fit(x, energies, 3)
-    slope, curvature, third = (polynomial.deriv(order) for order in (1, 2, 3))
-    roots = [root.real for root in slope.roots() if abs(root.imag) < 1e-12 and curvature(root.real) > 0]
-    inside = [root for root in roots if x.min() <= root <= x.max()]
-    if not inside:
+    offset, scale = polynomial.mapparms()
+    _, slope, curvature, third = (float(k * own) for k, own in enumerate(np.real(polynomial.coef)))
+    # Of the two places t where slope + curvature t + third t^2 is zero the minimum, in the form that has no difference
+    # of nearly equal numbers where the third derivative is small.
+    root = curvature**2 - 4 * slope * third
+    if root <= 0 or curvature + np.sqrt(root) <= 0:
         return UNKNOWN
-    x0 = float(inside[0])
+    place = float(-2 * slope / (curvature + np.sqrt(root)))
+    if abs(place) > 1:
+        return UNKNOWN
+    x0 = (place - offset) / scale
     volume = middle * x0**-1.5
+    second = float(polynomial.deriv(2)(x0))
     # With dx/dV = -2/3 x/V, at the minimum V^2 d2E/dV2 = 4/9 x^2 E''.
-    bulk_modulus = 4 / 9 * x0**2 * float(curvature(x0)) / volume
-    derivative = 4 + 2 / 3 * x0 * float(third(x0)) / float(curvature(x0)) if bulk_modulus else np.nan
+    bulk_modulus = 4 / 9 * x0**2 * second / volume
+    derivative = 4 + 2 / 3 * x0 * float(polynomial.deriv(3)(x0)) / second
     return EquationOfState(float(polynomial(x0)), volume, bulk_modulus / GPa, derivative)

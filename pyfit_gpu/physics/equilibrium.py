@@ -78,17 +78,10 @@ class Solid:
         return float(np.mean([state.energy if state else np.nan for state in self.states]))
 
 
-def find_solids(
-    members: Members, crystals: Sequence[Crystal], references: Sequence[Reference], shortest: float = 0.0
-) -> list[Solid]:
-    """Bring all crystals to rest by all members.
-
-    Args:
-        references: of the crystals, from the data.
-        shortest: Å, the shortest distance of the data: no crystal has shorter ones.
-    """
+def find_solids(members: Members, crystals: Sequence[Crystal], references: Sequence[Reference]) -> list[Solid]:
+    """Bring all crystals, with their references from the data, to rest by all members."""
     jobs = [(crystal, number) for crystal in crystals for number in range(len(members))]
-    starts = _scan(members, jobs, shortest)
+    starts = _scan(members, jobs)
     rests = _Newton(members).run([(number, atoms) for (_, number), atoms in zip(jobs, starts, strict=True)])
     solids = []
     for row, (crystal, reference) in enumerate(zip(crystals, references, strict=True)):
@@ -104,9 +97,9 @@ def find_solids(
     return solids
 
 
-def _scan(members: Members, jobs: Sequence[tuple[Crystal, int]], shortest: float) -> list[Atoms | None]:
+def _scan(members: Members, jobs: Sequence[tuple[Crystal, int]]) -> list[Atoms | None]:
     """The cell at the lowest inner minimum of the energy against volume, for each crystal and member."""
-    cells = {crystal.name: _scan_cells(crystal, shortest) for crystal, _ in jobs}
+    cells = {crystal.name: _scan_cells(crystal) for crystal, _ in jobs}
     groups = [(number, cells[crystal.name]) for crystal, number in jobs]
     found = members.evaluate(groups, derivatives=False, grades=False)
     starts: list[Atoms | None] = []
@@ -117,10 +110,10 @@ def _scan(members: Members, jobs: Sequence[tuple[Crystal, int]], shortest: float
     return starts
 
 
-def _scan_cells(crystal: Crystal, shortest: float) -> list[Atoms]:
+def _scan_cells(crystal: Crystal) -> list[Atoms]:
     first, last, count = _SCAN
     bond = bond_length(crystal.atoms)
-    lengths = np.geomspace(max(first * bond, shortest), last * bond, count)
+    lengths = np.geomspace(first * bond, last * bond, count)
     distances = crystal.atoms.repeat(3).get_all_distances(mic=True)
     nearest = distances[distances > 0].min()
     return [scaled(crystal.atoms, crystal.volume * (length / nearest) ** 3) for length in lengths]
@@ -144,6 +137,9 @@ class _Newton:
             evaluated = self.members.evaluate(groups)
             for (row, atoms), (base, *others) in zip(list(active.items()), evaluated, strict=True):
                 hessian = _hessian(atoms, others)
+                if not np.isfinite(hessian).all():
+                    del active[row]
+                    continue
                 if abs(base.forces).max() < _FORCE_TOLERANCE and abs(base.stress).max() < _STRESS_TOLERANCE:
                     found[row] = State(atoms, base.energy / len(atoms), hessian), base.grade
                     del active[row]
@@ -174,7 +170,7 @@ def _gradient(volume: float, one: Evaluated) -> FloatArray:
 
 def _hessian(atoms: Atoms, displaced: Sequence[Evaluated]) -> FloatArray:
     volume = atoms.get_volume()
-    rows = []
+    rows: list[FloatArray] = []
     for plus, minus in zip(displaced[::2], displaced[1::2], strict=True):
         step = _STRAIN_STEP if len(rows) < 6 else _DISPLACEMENT_STEP
         rows.append((_gradient(volume, plus) - _gradient(volume, minus)) / (2 * step))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
 
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.energy_shift import evaluation_shift
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Prediction, predict
 from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame
@@ -56,6 +60,10 @@ class Members:
         return len(self.potentials)
 
     @property
+    def device(self) -> torch.device:
+        return self.potentials[0].device
+
+    @property
     def elements(self) -> tuple[str, ...]:
         return self.potentials[0].descriptor.elements
 
@@ -69,36 +77,52 @@ class Members:
         return self._uncertainties[0] is not None
 
     def structures(self, cells: Sequence[Atoms]) -> Structures:
-        return Structures.from_frames([as_frame(atoms) for atoms in cells], device=self.potentials[0].device)
+        return Structures.from_frames([as_frame(atoms) for atoms in cells], device=self.device)
 
     def evaluate(
         self, groups: Sequence[Group], *, derivatives: bool = True, grades: bool = True
     ) -> list[list[Evaluated]]:
-        """Evaluate groups of cells, all those of a member in one call.
+        """Evaluate groups of cells, all those of a member in one batch, or in as many as there are cores for it.
+
+        A cell that has no features, with two atoms at one place, has NaN.
 
         Args:
             groups: number of the member, and the cells.
             derivatives: whether forces and stress are wanted; NaN otherwise.
             grades: whether grades are wanted, if there is an uncertainty.
         """
-        found: list[list[Evaluated]] = [[] for _ in groups]
+        flat = [(member, atoms) for member, cells in groups for atoms in cells]
+        workers = Workers.shared(self.device)
+        jobs: list[list[int]] = []  # places of cells of one member
         for number in range(len(self)):
-            own = [row for row, (member, cells) in enumerate(groups) if member == number and cells]
-            cells = [atoms for row in own for atoms in groups[row][1]]
-            rows = [row for row in own for _ in groups[row][1]]
-            if cells:
-                evaluated = self._evaluate(number, cells, derivatives=derivatives, grades=grades)
-                for row, one in zip(rows, evaluated, strict=True):
-                    found[row].append(one)
-        return found
+            own = [place for place, (member, _) in enumerate(flat) if member == number]
+            n_parts = min(len(own), math.ceil(workers.count / len(self)))
+            jobs += (own[part::n_parts] for part in range(n_parts))
+
+        def compute(places: list[int]) -> list[Evaluated]:
+            cells = [flat[place][1] for place in places]
+            return self._evaluate(flat[places[0]][0], cells, derivatives=derivatives, grades=grades)
+
+        found: dict[int, Evaluated] = {}
+        for places, evaluated in zip(jobs, workers.map(compute, jobs), strict=True):
+            found |= zip(places, evaluated, strict=True)
+        following = iter(range(len(flat)))
+        return [[found[place] for place in islice(following, len(cells))] for _, cells in groups]
 
     def _evaluate(self, number: int, cells: Sequence[Atoms], *, derivatives: bool, grades: bool) -> list[Evaluated]:
         structures = self.structures(cells)
         potential = self.potentials[number]
         uncertainty = self._uncertainties[number] if grades else None
-        found = predict(potential, structures, derivatives=derivatives, uncertainty=uncertainty)
-        shifts = self.shift_of(potential, structures)
-        return _split(found, shifts, structures.sizes)
+        try:
+            found = predict(potential, structures, derivatives=derivatives, uncertainty=uncertainty)
+        except InputError:  # two atoms at one place: a bad potential pulls them there
+            if len(cells) == 1:
+                return [Evaluated(np.nan, np.full((len(cells[0]), 3), np.nan), np.full(6, np.nan), np.nan)]
+            halves = cells[: len(cells) // 2], cells[len(cells) // 2 :]
+            return [
+                one for half in halves for one in self._evaluate(number, half, derivatives=derivatives, grades=grades)
+            ]
+        return _split(found, self.shift_of(potential, structures), structures.sizes)
 
     def shift_of(self, potential: Potential, structures: Structures) -> Tensor:
         """(B,) eV, to take off the networks' energies."""

@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from pyfit_gpu.physics.crystals import Crystal, binary_crystals, elementary_crystals
-from pyfit_gpu.physics.data_cells import DataCell, data_cells, find_reference, fingerprints, is_same
+from pyfit_gpu.physics.data_cells import DataCell, data_cells, energies_alone, find_reference, fingerprints, is_same
 from pyfit_gpu.physics.equilibrium import Solid, find_solids
 from pyfit_gpu.physics.members import Members
 from pyfit_gpu.structures.batch import Structures
@@ -25,8 +25,9 @@ def find_phases(members: Members, structures: Structures | None) -> list[Solid]:
     cells = data_cells(structures, members.elements)
     crystals = reference_crystals(structures, members.elements)
     n_common = len(crystals)
+    alone = energies_alone(structures, members.elements, members.cutoff)
     crystals += own_crystals(cells, crystals)
-    solids = find_solids(members, crystals, [find_reference(crystal, cells) for crystal in crystals])
+    solids = find_solids(members, crystals, [find_reference(crystal, cells, alone) for crystal in crystals])
     return _merged(solids[:n_common], solids[n_common:])
 
 
@@ -55,7 +56,8 @@ def _came_to_the_same(first: Solid, second: Solid) -> bool:
 def reference_crystals(structures: Structures | None, elements: Sequence[str]) -> list[Crystal]:
     """Common crystals of each element, and of each pair, that the data have by themselves; without data, of all."""
     several = len(elements) > 1
-    single, pairs = set(elements), set(combinations(sorted(elements), 2))
+    single: set[str] = set(elements)
+    pairs: set[tuple[str, ...]] = set(combinations(sorted(elements), 2))
     if several and structures is not None:
         single, pairs = _compositions(structures, elements)
     crystals: list[Crystal] = []
@@ -75,7 +77,7 @@ def _compositions(structures: Structures, elements: Sequence[str]) -> tuple[set[
     single, pairs = set(), set()
     for row in np.unique(counts, axis=0):
         present = np.flatnonzero(row)
-        names = tuple(sorted(elements[k] for k in present))
+        names = tuple(sorted(elements[int(k)] for k in present))
         if len(present) == 1:
             single.add(names[0])
         elif len(present) == 2 and len(set(row[present])) == 1:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyfit_gpu.structures.cells import FloatArray
+
 
 @dataclass(frozen=True)
 class Property:
@@ -28,7 +30,7 @@ class Property:
         name: str,
         phase: str,
         unit: str,
-        members: Sequence[float],
+        members: Sequence[float] | FloatArray,
         *,
         reference: float | None = None,
         grade: float | None = None,
@@ -68,6 +70,13 @@ class Findings:
     @classmethod
     def empty(cls) -> Findings:
         return cls((), ())
+
+    @classmethod
+    def unknown(
+        cls, name: str, unit: str, phase: str = "", note: str = "no crystal at rest by all members"
+    ) -> Findings:
+        """A property without a value, and why."""
+        return cls((Property(name, phase, math.nan, unit, note=note),), ())
 
     def __add__(self, other: Findings) -> Findings:
         return Findings(self.properties + other.properties, self.curves + other.curves)

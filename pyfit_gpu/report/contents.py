@@ -181,7 +181,10 @@ def plain(value: Any) -> Any:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Write a number for a reader: so many significant digits, and no exponent where it can be helped."""
+    """Write a number for a reader: so many significant digits, and no exponent where it can be helped.
+
+    Energies of a hundred eV and more per atom, as DFT programs give them, have their meV.
+    """
     if not math.isfinite(value):
         return "–"
     if value == 0:
@@ -189,5 +192,5 @@ def number(value: float, digits: int = 4) -> str:
     size = abs(value)
     if size < 1e-4 or size >= 1e7:
         return f"{value:.{digits - 1}e}".replace("-", "−")
-    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+    decimals = 3 if digits > 3 and 100 <= size < 1000 else max(0, digits - 1 - math.floor(math.log10(size)))
     return f"{value:.{decimals}f}".replace("-", "−")

@@ -156,7 +156,7 @@ def worst_section(found: Evaluated) -> Section | None:
                     f"{_OUTLIER:g} times the median of {number(median, 3)} {label.error_unit}.")  # fmt: skip
     if not rows:
         return None
-    columns = ("structure", "group", "label", "largest error", "unit", "times the median", "part")
+    columns: tuple[str, ...] = ("structure", "group", "label", "largest error", "unit", "times the median", "part")
     if not any(found.parts):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Section("Worst structures", tuple(text), (Table("Largest errors", columns, tuple(rows)),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -78,16 +78,15 @@ class Evaluated:
         return None if self.grades is None else np.array([own.max() for own in self.grades])
 
     def joined(self, other: Evaluated) -> Evaluated:
-        labels = tuple(mine.joined(theirs) for mine, theirs in zip(self.labels, other.labels, strict=True))
-        grades = None if self.grades is None or other.grades is None else (*self.grades, *other.grades)
-        rest = {one.name: (getattr(self, one.name), getattr(other, one.name)) for one in fields(self)}
-        for name in ("labels", "grades"):
-            rest.pop(name)
-        joined = {
-            name: (*mine, *theirs) if isinstance(mine, tuple) else np.concatenate([mine, theirs])
-            for name, (mine, theirs) in rest.items()
-        }
-        return Evaluated(**joined, labels=labels, grades=grades)
+        return Evaluated(
+            names=self.names + other.names,
+            groups=self.groups + other.groups,
+            parts=self.parts + other.parts,
+            n_atoms=np.concatenate([self.n_atoms, other.n_atoms]),
+            volume_per_atom=np.concatenate([self.volume_per_atom, other.volume_per_atom]),
+            labels=tuple(mine.joined(theirs) for mine, theirs in zip(self.labels, other.labels, strict=True)),
+            grades=None if self.grades is None or other.grades is None else self.grades + other.grades,
+        )
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,13 @@ def _figure(plot: Plot, place: int) -> str:
 
 
 def _table(table: Table) -> str:
+    numeric = [_is_numeric(table, k) for k in range(len(table.columns))]
     head = ""
-    for k, name in enumerate(table.columns):
-        kind = "n" if _is_numeric(table, k) else "t"
+    for name, is_numeric in zip(table.columns, numeric, strict=True):
+        kind = "n" if is_numeric else "t"
         head += f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
-    body = "".join(map(_row, table.rows[:MOST_ROWS]))
-    foot = f"<tfoot>{''.join(map(_row, table.foot))}</tfoot>" if table.foot else ""
+    body = "".join(_row(row, numeric) for row in table.rows[:MOST_ROWS])
+    foot = f"<tfoot>{''.join(_row(row, numeric) for row in table.foot)}</tfoot>" if table.foot else ""
     notes = [table.note] if table.note else []
     if len(table.rows) > MOST_ROWS:
         notes.append(f"The first {MOST_ROWS} of {len(table.rows)} rows; all of them are in report.json.")
@@ -131,15 +132,15 @@ def _is_numeric(table: Table, column: int) -> bool:
     return bool(cells) and not any(isinstance(cell, str) for cell in cells)
 
 
-def _row(row: Iterable[Cell]) -> str:
-    return f"<tr>{''.join(map(_cell, row))}</tr>\n"
+def _row(row: Iterable[Cell], numeric: Iterable[bool]) -> str:
+    return f"<tr>{''.join(map(_cell, row, numeric))}</tr>\n"
 
 
-def _cell(cell: Cell) -> str:
-    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
-        return '<td class="n">–</td>'
+def _cell(cell: Cell, is_numeric: bool) -> str:
     if isinstance(cell, str):
         return f"<td>{escape(cell)}</td>"
+    if cell is None or not math.isfinite(cell):
+        return '<td class="n">–</td>' if is_numeric else "<td></td>"
     shown = f"{cell:,}" if isinstance(cell, int) else number(cell)
     return f'<td class="n" data-v="{cell!r}">{shown}</td>'
 

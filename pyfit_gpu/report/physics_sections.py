@@ -27,7 +27,7 @@ def _spread(one: Property) -> float | None:
 
 
 def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
-    """Make the section of physical properties: curves, and a table for each phase.
+    """Make the section of physical properties: curves, and a table for each phase, from the lowest energy up.
 
     Args:
         unstable: lines of `instabilities`.
@@ -37,9 +37,15 @@ def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
         "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
         f"Computed in {number(sum(physics.seconds.values()), 3)} s."
     )
-    phases = dict.fromkeys(one.phase for one in physics.properties)
+    energies = {one.phase: one.value for one in physics.properties if one.name == "potential-energy"}
+    named = dict.fromkeys(one.phase for one in physics.properties)
+    phases = sorted(named, key=lambda phase: _last_if_unknown(energies.get(phase)))
     tables = tuple(_phase_table(phase, physics) for phase in phases)
     return Section("Physics", tuple(text), tables, tuple(_curve_plot(curves) for curves in _together(physics.curves)))
+
+
+def _last_if_unknown(energy: float | None) -> float:
+    return math.inf if energy is None or math.isnan(energy) else energy
 
 
 def _phase_table(phase: str, physics: Physics) -> Table:
@@ -56,7 +62,7 @@ def _phase_table(phase: str, physics: Physics) -> Table:
 
 
 def _raised(unit: str) -> str:
-    return unit.replace("^2", "²").replace("^3", "³")
+    return unit.replace("^2", "²").replace("^3", "³").replace("2 pi", "2π")
 
 
 def _together(curves: Sequence[Curve]) -> list[list[Curve]]:
@@ -83,7 +89,16 @@ def _curve_plot(curves: Sequence[Curve]) -> Plot:
     title = title[:1].upper() + title[1:] + (f", {first.phase}" if alone and first.phase else "")
     name = re.sub(r"\W+", "_", f"{first.name} {first.phase}" if alone else first.name, flags=re.ASCII).strip("_")
     return Plot(f"physics_{name}", title, _raised(first.x_label), _raised(first.y_label), tuple(series),
-                ticks=first.ticks)  # fmt: skip
+                ticks=_marks(first))  # fmt: skip
+
+
+def _marks(curve: Curve) -> tuple[tuple[float, str], ...]:
+    """Marks along the axis; where a path of wave vectors jumps, two share a place."""
+    labels: dict[float, str] = {}
+    for place, text in curve.ticks:
+        text = {"G": "Γ"}.get(text, text)
+        labels[place] = f"{labels[place]}|{text}" if labels.get(place, text) != text else text
+    return tuple(labels.items())
 
 
 def stable_phases(physics: Physics, elements: Sequence[str]) -> list[str]:

@@ -99,6 +99,7 @@ def save(name: str, found: dict[str, Scored], folder: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = pyplot.subplots(len(found), 2, figsize=(9, 4 * len(found)), squeeze=False)
     for (left, right), (label, one) in zip(axes, found.items(), strict=True):
@@ -108,6 +109,7 @@ def save(name: str, found: dict[str, Scored], folder: Path) -> None:
             left.loglog(ends, n * ends, lw=0.8, color="black", ls="-" if n == 1 else "--", label=f"{n} error bars")
         left.set(xlabel=f"error bar ({UNITS[label]})", ylabel=f"|error| ({UNITS[label]})",
                  title=f"{name}, {label}: {one.inside(1):.0%} within one, {one.inside(2):.0%} within two")  # fmt: skip
+        left.xaxis.set_minor_formatter("{x:.2g}" if ends[1] < 5 * ends[0] else NullFormatter())
         left.legend(fontsize=7)
         right.loglog(one.grades, one.errors, ".", ms=2)
         right.axvline(1, color="black", lw=0.8)

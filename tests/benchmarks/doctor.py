@@ -69,8 +69,10 @@ def main() -> None:
         begin("")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     about = found.summary
-    print(f"{about['structures']} structures, {about['atoms']} atoms, {options.threads} threads, {peak:.1f} GiB at most:")
-    print(f"{time.monotonic() - started:.1f} s, {time.process_time() - used:.1f} s of processors")
+    print(f"{about['structures']} structures, {about['atoms']} atoms, {options.threads} threads")
+    print(
+        f"{peak:.1f} GiB at most, {time.monotonic() - started:.1f} s, {time.process_time() - used:.1f} s of processors"
+    )
     print(f"{about['steps']}; {about['findings']}")
 
 

@@ -30,6 +30,7 @@ from pyfit_gpu.commands.report import (
 )
 from pyfit_gpu.commands.train.row_file import read_table
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.report.pictures import save_figure
 
 Plot = Callable[[EnergyTable, Path], None]
 
@@ -50,7 +51,7 @@ def make_table(groups: Sequence[str], seed: int = 0, *, unknown: Sequence[int] =
 
 NAMES = [r"$\foo$", "a$b$ and c$_$d", "$", "_hidden", "a,b", 'say "a"', "=1+1", "#x", "a\rb", "a\nb", "x" * 5000,
          "\x1b[31m", "  ", "Å"]  # fmt: skip
-save = report.save_figure
+save = save_figure
 
 
 def legend_of(figure: Figure) -> list[str]:
@@ -304,6 +305,20 @@ class TestPlots:
     def test_any_number_of_groups(self, plot: Plot, n_groups: int, tmp_path: Path) -> None:
         plot(make_table([f"g{k % n_groups}" for k in range(80)]), tmp_path / "plot.png")
         self.read(tmp_path / "plot.png")
+
+    @pytest.mark.parametrize("n_groups", [12, 20, 25])
+    def test_every_group_has_a_look_of_its_own(
+        self, plot: Plot, n_groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Colour and marker differ, also beyond ten groups; the smallest of many groups share one look."""
+        figures: list[Figure] = []
+        monkeypatch.setattr(report, "save_figure", lambda figure, path: figures.append(figure))
+        plot(make_table([f"g{k:02}" for k in range(n_groups)] * 3), tmp_path / "plot.png")
+        points = [one for one in figures[0].axes[0].collections if not str(one.get_label()).startswith("_")]
+        looks = {(one.get_facecolor().tobytes(), one.get_paths()[0].vertices.tobytes()) for one in points}
+        labels = legend_of(figures[0])
+        assert len(looks) == len(labels) == min(n_groups, 20)
+        assert any(re.fullmatch(r"others \([56] groups\)", label) for label in labels) == (n_groups == 25)
 
     @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:20]))
     def test_any_name(self, plot: Plot, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,12 +162,13 @@ class TestRun:
         assert "another split" not in said
         assert Path("fit.uncertainty.txt").read_bytes() == written
 
-    def test_another_split_is_warned_of(self) -> None:
-        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", "--train-fraction", 0.6, "--quiet")
-        said = done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat").said
+    @pytest.mark.parametrize("words", [("--train-fraction", 0.6), ("--test-groups", "odd"), ("--split", "mine")])
+    def test_the_split_is_the_runs(self, words: tuple[object, ...]) -> None:
+        done("train", "si.h5", *FIT, "--out", "fit.nn.dat", *words, "--quiet")
+        build = ("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat")
+        assert "another split" not in done(*build).said
+        said = done(*build, "--train-fraction", 0.8, "--test-groups", "even", "--overwrite").said
         assert "warning: fit.nn.dat: another split than the run's (fit.run.h5)" in said
-        again = ("--overwrite", "--train-fraction", 0.6)
-        assert "another split" not in done("uncertainty", "build", "si.h5", "--potential", "fit.nn.dat", *again).said
 
     def test_members(self) -> None:
         fresh_potential("new.nn.dat", layers="3 40 4 1")

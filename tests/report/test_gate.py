@@ -35,7 +35,7 @@ def test_limits_that_are_kept(tmp_path: Path) -> None:
     ("limit", "line"),
     [
         (Limit("energy-rmse", high=10), "energy-rmse: 12.00 meV/atom is above 10"),
-        (Limit("C11 of *", low=151), "C11 of diamond: 150.0 GPa is below 151"),
+        (Limit("C11 of *", low=151), "C11 of diamond: 150.000 GPa is below 151"),
         (Limit("energy-rmse of group Surface*", high=20),
          "energy-rmse of group Surface_100: 30.00 meV/atom is above 20"),
         (Limit("vacancy-formation-energy of diamond", low=0),

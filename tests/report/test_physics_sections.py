@@ -19,8 +19,8 @@ def energy(phase: str, value: float) -> Property:
 
 
 C11 = Property.of_members("C11", "diamond", "GPa", [100.0, 104.0], reference=110.0, grade=0.5)
-BAND = Curve("phonons", "diamond", "wave vector", "frequency (THz)", (0.0, 0.5, 1.0), ((-0.01, 2.0, 3.0), (0.0, 4.0, 5.0)),
-             ((0.0, "Γ"), (1.0, "X")))  # fmt: skip
+BRANCHES = ((-0.01, 2.0, 3.0), (0.0, 4.0, 5.0))
+BAND = Curve("phonons", "diamond", "q", "frequency (THz)", (0.0, 0.5, 1.0), BRANCHES, ((0.0, "Γ"), (1.0, "X")))
 
 
 def test_table_of_a_phase() -> None:
@@ -31,6 +31,13 @@ def test_table_of_a_phase() -> None:
     assert first.rows == (("C11", 102.0, "GPa", pytest.approx(math.sqrt(8)), 110.0, -8.0, 0.5),)
     assert second.columns == ("property", "value", "unit", "note")
     assert second.rows[0][3] == "it melts"
+
+
+def test_phases_come_from_the_lowest_energy_up() -> None:
+    physics = make_physics(
+        C11, energy("fcc", -5.0), energy("diamond", -5.4), energy("sc", math.nan), energy("hcp", -5.1)
+    )
+    assert [table.title for table in physics_section(physics).tables] == ["diamond", "hcp", "fcc", "sc"]
 
 
 def test_values() -> None:
@@ -52,6 +59,14 @@ def test_curves_of_several_phases_share_a_plot() -> None:
     assert bands.title == "Phonons, diamond"
     assert bands.ticks == ((0.0, "Γ"), (1.0, "X"))
     assert len({plot.name, bands.name}) == 2
+
+
+def test_marks_at_one_place_are_joined() -> None:
+    ticks = ((0.0, "G"), (1.0, "U"), (1.0, "K"), (2.0, "G"))
+    band = Curve("phonon-dispersion", "fcc", "q", "frequency (THz)", (0.0, 2.0), ((0.0, 1.0),), ticks)
+    (plot,) = physics_section(make_physics(C11, curves=(band,))).plots
+    assert plot.ticks == ((0.0, "Γ"), (1.0, "U|K"), (2.0, "Γ"))
+    assert plot.title == "Phonon dispersion, fcc"
 
 
 def test_stable_phases_have_the_lowest_energy() -> None:

@@ -16,7 +16,7 @@ from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOpti
 from pyfit_gpu.commands.train.other_files import Together
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.train.same_run import describe_data, require_same_run
-from pyfit_gpu.commands.train.splitting import split_digest, split_of
+from pyfit_gpu.commands.train.splitting import describe_split, split_digest, split_of
 from pyfit_gpu.commands.warnings import warn_of_absent_elements, warn_of_equal_members, warn_of_split
 from pyfit_gpu.datasets.splits import CLASSIC_RULE, SPLIT_RULE, Split
 from pyfit_gpu.datasets.summary import describe_set
@@ -95,6 +95,7 @@ class Job:
         # A run of an earlier version goes on with the split that it drew.
         rule = SPLIT_RULE if earlier is None else int(earlier.data.get("split rule", CLASSIC_RULE))
         split = self._plan(own, earlier, rule)
+        drawn = {"split seed": split.seed, "split rule": rule, "split of the set": describe_split(split)}
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
         energy_model(potential, "train")
@@ -120,8 +121,7 @@ class Job:
             settings = replace(settings, max_time=max(left, 1e-6))
         if earlier is not None:
             together.require_same(earlier.data)
-        drawn = {"split seed": split.seed, "split rule": rule, **together.digests()}
-        resumption = self._resumption(settings, data, drawn, earlier)
+        resumption = self._resumption(settings, data, {**drawn, **together.digests()}, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
         potential = replace(potential, untrained=untrained)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from pyfit_gpu.commands.train.options import SplitOptions
 from pyfit_gpu.datasets.splits import SPLIT_RULE, Split
@@ -42,3 +43,12 @@ def split_of(whole: TrainingSet, path: str, wanted: SplitOptions, rule: int = SP
 def split_digest(split: Split) -> str:
     """Hash of the rows that train, validate and test."""
     return hashlib.sha256(repr((split.train, split.validation, split.test)).encode()).hexdigest()[:16]
+
+
+def describe_split(split: Split) -> dict[str, Any]:
+    """How a set was divided, for a run file: from it the same rows can be drawn, and known by their digest."""
+    return {
+        "train_fraction": split.train_fraction,
+        "test_groups": list(split.test_groups),
+        "digest": split_digest(split),
+    }

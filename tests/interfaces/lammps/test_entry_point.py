@@ -83,19 +83,13 @@ def test_no_lammps(lammps, own_cache, monkeypatch):
 def test_nothing_heavy_and_nothing_printed(own_cache):
     code = (
         "import sys, importlib.metadata, subprocess\n"  # LAMMPS' own script has these
-        "import time; begin = time.perf_counter()\n"
         "from pyfit_gpu.interfaces.lammps.autoload import plugin_folder\n"
-        "plugin_folder(); print(time.perf_counter() - begin)\n"
+        "plugin_folder()\n"
         "print([name for name in ('torch', 'numpy', 'ase', 'h5py') if name in sys.modules])\n"
     )
-    best = 1.0
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds, loaded = done.stdout.splitlines()
-        assert loaded == "[]"
-        assert done.stderr == ""
-        best = min(best, float(seconds))
-    assert best < 0.05
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert done.stderr == ""
 
 
 def test_entry_point_is_declared():
