@@ -13,7 +13,7 @@ if [ ! -x "$environment/bin/pyfit-gpu" ]; then
 fi
 export PATH=$environment/bin:$PATH
 
-pyfit-gpu fit "$root/examples/data/si_dft.extxyz" --out "$out" --members 2 --time 25s --n-threads 1
+pyfit-gpu fit "$root/examples/data/si_dft.extxyz" --out "$out" --members 2 --time 15s
 
 echo
 echo "Done. In $out:"

@@ -17,6 +17,7 @@ from commands.helpers import Launcher, call, done, launching, poscar_blocks, ref
 
 from pyfit_gpu.commands.fit import command
 from pyfit_gpu.commands.fit.stages import TRAINING
+from pyfit_gpu.physics.properties import Physics
 
 # Files that hold times, or names in a folder that goes away.
 NOT_COMPARED = ("fit.json", "commands.sh", ".partial")
@@ -29,9 +30,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepare_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The structures of `set_up`, trained for two steps; LAMMPS is looked for nowhere."""
+    """The structures of `set_up`, trained for two steps; LAMMPS is looked for nowhere, no physics is computed."""
     set_up(tmp_path, monkeypatch)
     monkeypatch.setattr("pyfit_gpu.commands.fit.stages.STEPS", 2)
+    monkeypatch.setattr("pyfit_gpu.commands.report_page.compute_physics", lambda *_, **__: Physics((), (), {}))
     monkeypatch.setattr("pyfit_gpu.interfaces.lammps.installation.metadata.distribution", _none_installed)
 
 
