@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from pyfit_gpu.commands.train.logs import (
     describe_error_log,
     describe_group_log,
 )
-from pyfit_gpu.commands.train.row_file import read_table
+from pyfit_gpu.commands.train.row_file import read_table, read_text
 from pyfit_gpu.commands.train.summary import describe_ranking
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.kinds import FileKind
 from pyfit_gpu.formats.uncertainty_file import load_uncertainty, looks_like_uncertainty
@@ -74,6 +76,30 @@ def _error_bars(bars: ErrorBars) -> list[str]:
     ]
 
 
+_REPORT = '{"format": "pyfit-gpu report"'
+
+
+def _report(path: Path) -> list[str]:
+    """Lines about the numbers of a report."""
+    try:
+        content = json.loads(read_text(path))
+        values = {f"{one['name']}{one['of'] and ' of '}{one['of']}": one for one in content["values"]}
+        sections = [section["title"] for section in content["sections"]]
+        lines = [f"about         {content['title']}, {content['subtitle']}", f"sections      {', '.join(sections)}"]
+        for name in ("energy-rmse", "forces-rmse", "stress-rmse", "energy-rmse of validation", "energy-rmse of test"):
+            if name in values:
+                lines.append(f"{name}  {values[name]['value']:.4g} {values[name]['unit']}")
+        limits = content["violations"]
+        return lines if limits is None else [*lines, f"limits        {len(limits)} broken"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: expected the JSON of a report, found something else: {error}") from error
+
+
+REPORT = CommandKind(
+    title="numbers of a report",
+    sniff=lambda head: head.begins_with(_REPORT),
+    describe=_report,
+)
 CLASSIC_CONFIG = CommandKind(
     title="classic configuration",
     sniff=lambda head: head.begins_with("{", "//", "/*"),
@@ -109,4 +135,4 @@ UNCERTAINTY = CommandKind(
     endings=(".uncertainty.txt",),
 )
 
-COMMAND_KINDS = (UNCERTAINTY, CLASSIC_CONFIG, ENERGY_VOLUME_LOG, ENERGY_TABLE, GROUP_LOG, RANKING, ERROR_LOG)
+COMMAND_KINDS = (UNCERTAINTY, REPORT, CLASSIC_CONFIG, ENERGY_VOLUME_LOG, ENERGY_TABLE, GROUP_LOG, RANKING, ERROR_LOG)

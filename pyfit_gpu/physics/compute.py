@@ -13,6 +13,7 @@ from pyfit_gpu.physics.dynamics import dynamics
 from pyfit_gpu.physics.elastic import elastic_constants
 from pyfit_gpu.physics.energy_volume import energy_volume
 from pyfit_gpu.physics.equilibrium import Solid
+from pyfit_gpu.physics.ground_states import ground_states
 from pyfit_gpu.physics.members import Members
 from pyfit_gpu.physics.phases import find_phases
 from pyfit_gpu.physics.phonons import phonons
@@ -70,4 +71,6 @@ def compute_physics(
         found += _PARTS[part](members, solids)
         times.append(time.perf_counter())
     taken = (end - begin for begin, end in pairwise(times))
-    return Physics(found.properties, found.curves, dict(zip(("crystals", *chosen), taken, strict=True)))
+    seconds = dict(zip(("crystals", *chosen), taken, strict=True))
+    stable = tuple(solid.phase for solid in ground_states(solids))
+    return Physics(found.properties, found.curves, seconds, stable)

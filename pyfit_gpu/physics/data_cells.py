@@ -36,6 +36,7 @@ class DataCell:
     atoms: Atoms
     energy: float  # eV per atom
     group: str
+    fingerprint: FloatArray
 
     @property
     def volume(self) -> float:
@@ -54,16 +55,19 @@ def data_cells(structures: Structures | None, elements: Sequence[str]) -> list[D
     energies, cells = structures.energy.tolist(), structures.cell.double().cpu().numpy()
     periodic = (structures.pbc.all(dim=1) & (structures.volume > 0)).tolist()
     forces = structures.forces.nan_to_num(0.0).abs().flatten(1).amax(dim=1).tolist()
-    found = []
+    rows, found = [], []
     for row, size in enumerate(structures.sizes):
         if size > _MOST_ATOMS or not periodic[row] or np.isnan(energies[row]) or forces[row] > _AT_REST:
             continue
         numbers = structures.atomic_numbers[row, :size].cpu().numpy()
         numbers = np.where(numbers == 0, atomic_numbers[elements[0]], numbers)  # no element named: the only one
         positions = structures.positions[row, :size].double().cpu().numpy()
-        atoms = Atoms(numbers=numbers, positions=positions, cell=cells[row], pbc=True)
-        found.append(DataCell(atoms, energies[row] / size, structures.groups[row]))
-    return found
+        rows.append(row)
+        found.append(Atoms(numbers=numbers, positions=positions, cell=cells[row], pbc=True))
+    return [
+        DataCell(atoms, energies[row] / len(atoms), structures.groups[row], fingerprint)
+        for row, atoms, fingerprint in zip(rows, found, fingerprints(found), strict=True)
+    ]
 
 
 def energies_alone(structures: Structures | None, elements: Sequence[str], cutoff: float) -> dict[str, float]:
@@ -120,9 +124,9 @@ def find_reference(crystal: Crystal, cells: Sequence[DataCell], alone: dict[str,
     """
     symbols = list(crystal.atoms.symbols)
     mean_alone = float(np.mean([alone[symbol] for symbol in symbols])) if alone.keys() >= set(symbols) else None
-    cells = [cell for cell in cells if cell.composition == crystal.composition]
-    own, *others = fingerprints([crystal.atoms, *(cell.atoms for cell in cells)])
-    same = [cell for cell, one in zip(cells, others, strict=True) if is_same(own, one)]
+    (own,) = fingerprints([crystal.atoms])
+    composition = crystal.composition
+    same = [cell for cell in cells if is_same(own, cell.fingerprint) and cell.composition == composition]
     if not same:
         return Reference(UNKNOWN, alone=mean_alone)
     lowest = min(same, key=lambda cell: cell.energy)

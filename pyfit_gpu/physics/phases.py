@@ -93,13 +93,13 @@ def own_crystals(cells: Sequence[DataCell], known: Sequence[Crystal]) -> list[Cr
     ]
     found: list[Crystal] = []
     counts: dict[str, int] = {}
-    for cell, own in zip(cells, fingerprints([cell.atoms for cell in cells]), strict=True):
+    for cell in cells:
         composition = cell.composition
-        is_known = any(composition == other and is_same(own, one) for other, one in prints)
+        is_known = any(composition == other and is_same(cell.fingerprint, one) for other, one in prints)
         if is_known or counts.get(composition, 0) == _MOST_OWN_PHASES:
             continue
         counts[composition] = counts.get(composition, 0) + 1
-        prints.append((composition, own))
+        prints.append((composition, cell.fingerprint))
         name = cell.group or composition
         taken = sum(one.name.split(" #")[0] == name for one in (*known, *found))
         found.append(Crystal(f"{name} #{taken + 1}" if taken else name, "", cell.atoms))

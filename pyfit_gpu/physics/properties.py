@@ -89,6 +89,7 @@ class Physics:
     properties: tuple[Property, ...]
     curves: tuple[Curve, ...]
     seconds: dict[str, float]
+    stable: tuple[str, ...] = ()  # phases that should be stable: the ground states, on which most parts were computed
 
     def find(self, name: str, phase: str | None = None) -> Property:
         """The property of a name, and of a phase where several have it.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyfit_gpu.doctor.findings import Diagnosis
+from pyfit_gpu.errors import shortened
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.physics.properties import Physics
 from pyfit_gpu.report.contents import Fact, Report, Section, Table, Value, number
@@ -13,7 +14,7 @@ from pyfit_gpu.report.doctor_sections import doctor_section
 from pyfit_gpu.report.error_sections import data_section, error_section, error_values, worst_section
 from pyfit_gpu.report.evaluated import Evaluated
 from pyfit_gpu.report.learning import Curves, learning_section
-from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values, stable_phases
+from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values
 from pyfit_gpu.report.spread_sections import (
     calibration_section,
     calibration_values,
@@ -34,7 +35,7 @@ class Findings:
     curves: Sequence[Curves] = ()
     diagnosis: Diagnosis | None = None
     physics: Physics | None = None
-    stable: tuple[str, ...] | None = None  # phases that should be stable; None: those of the lowest energy
+    stable: tuple[str, ...] | None = None  # phases that should be stable; None: the ground states
 
     def values(self) -> list[Value]:
         """All numbers that have a name."""
@@ -47,14 +48,15 @@ class Findings:
             found += physics_values(self.physics)
         return found
 
+    def stable_phases(self) -> tuple[str, ...]:
+        """Phases that should be stable; none without physical properties."""
+        if self.physics is None:
+            return ()
+        return self.physics.stable if self.stable is None else self.stable
+
     def instabilities(self) -> list[str]:
         """Lines about phases that should be stable and are not."""
-        if self.physics is None:
-            return []
-        stable = self.stable
-        if stable is None:
-            stable = tuple(stable_phases(self.physics, self.potential.descriptor.elements))
-        return instabilities(self.physics, stable)
+        return [] if self.physics is None else instabilities(self.physics, self.stable_phases())
 
 
 def build_report(findings: Findings, violations: Sequence[str] | None = None) -> Report:
@@ -114,10 +116,11 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         if value is not None:
             facts.append(Fact("energies within 2 σ", f"{100 * value.value:.0f} %", more=f"{what}; 95 % expected"))
             break
-    if findings.physics is not None:
+    stable = findings.stable_phases()
+    if stable:
         unstable = findings.instabilities()
         text = f"{len(unstable)} signs against it" if unstable else "nothing against it"
-        facts.append(Fact("stable crystal", text, "bad" if unstable else "good", more="elastic constants, phonons"))
+        facts.append(Fact("stable crystals", text, "bad" if unstable else "good", more=shortened(stable)))
     if findings.diagnosis is not None:
         counts = findings.diagnosis.summary["findings"]
         text = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count)

@@ -46,7 +46,7 @@ class Gate:
     """Limits of a report, and the phases that must be stable."""
 
     limits: tuple[Limit, ...] = ()
-    stable: tuple[str, ...] | None = None  # None: those of the lowest energy
+    stable: tuple[str, ...] | None = None  # None: the ground states
 
     def violations(self, values: Sequence[Value]) -> list[str]:
         """One line for each value that breaks a limit."""

@@ -32,7 +32,7 @@ def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
     Args:
         unstable: lines of `instabilities`.
     """
-    text = [*unstable] or ["No phase that should be stable has negative elastic constants or imaginary phonons."]
+    text = [*unstable] or ["Phases that should be stable have no negative elastic constants and no imaginary phonons."]
     text.append(
         "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
         f"Computed in {number(sum(physics.seconds.values()), 3)} s."
@@ -99,18 +99,6 @@ def _marks(curve: Curve) -> tuple[tuple[float, str], ...]:
         text = {"G": "Γ"}.get(text, text)
         labels[place] = f"{labels[place]}|{text}" if labels.get(place, text) != text else text
     return tuple(labels.items())
-
-
-def stable_phases(physics: Physics, elements: Sequence[str]) -> list[str]:
-    """Phases that should be stable: that of the lowest energy of each element, and of all compounds together."""
-    lowest: dict[str, Property] = {}
-    for one in physics.properties:
-        if one.name == "potential-energy" and math.isfinite(one.value):
-            word = one.phase.split(" ")[0]
-            kind = word if word in elements else ""
-            if kind not in lowest or one.value < lowest[kind].value:
-                lowest[kind] = one
-    return [one.phase for one in lowest.values()]
 
 
 def instabilities(physics: Physics, phases: Sequence[str]) -> list[str]:

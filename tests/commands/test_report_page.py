@@ -154,7 +154,7 @@ class TestGate:
             pf.Property("C44", "fcc", -2.0, "GPa"),
             pf.Property("C44", "sc", -7.0, "GPa"),
         )
-        physics = pf.Physics(properties, (), {"crystals": 0.0})
+        physics = pf.Physics(properties, (), {"crystals": 0.0}, stable=("fcc",))
         monkeypatch.setattr(report_page, "compute_physics", lambda *_, **__: physics)
         status, lines = self.gate("{}", "--parts", "physics")
         assert (status, len(lines)) == (1, 1)
@@ -222,6 +222,15 @@ class TestBadInput:
         assert "\x1b" not in page
         assert "&lt;b&gt;\\x1b[31m" in page
         assert "<b>\\x1b" not in page.split('id="plots"')[0]
+
+
+def test_info_knows_a_report() -> None:
+    done(*REPORT, "si.poscar.dat", "--out", "out")
+    said = done("info", "out/report.json").out
+    assert "numbers of a report" in said
+    assert f"energy-rmse  {value('energy-rmse'):.4g} meV/atom" in said
+    Path("cut.json").write_text(Path("out/report.json").read_text()[:2000])
+    refused("info", "cut.json", match="cut.json: expected the JSON of a report")
 
 
 def test_nothing_else_is_written() -> None:

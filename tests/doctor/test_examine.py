@@ -189,6 +189,19 @@ class TestLabels:
         found = kinds(pf.examine(numbered([*frames[:7], *wrong, *frames[17:]])))
         assert set(found["energy per atom"].numbers) == set(range(7, 17))
 
+    @pytest.mark.parametrize(
+        ("kind", "severity", "labels"),
+        [
+            ("large stress", "warning", {"stress": np.array([3.0, 3, 3, 0, 0, 0])}),
+            ("high energy", "error", {"energy": 5000.0}),
+            ("low energy", "error", {"energy": -3e6}),
+        ],
+    )
+    def test_numbers_out_of_all_bounds(self, kind: str, severity: str, labels: dict[str, object]) -> None:
+        found = kinds(pf.examine(changed(good_frames(), 5, **labels)))
+        assert found[kind].numbers == (5,)
+        assert found[kind].severity == severity
+
     def test_missing_energies(self) -> None:
         finding = only(changed(good_frames(), 5, energy=None), "labels missing")
         assert finding.severity == "warning"

@@ -23,6 +23,7 @@ def test_members_grades_and_references(committee: Potential, silicon: Potential,
     seen: list[str] = []
     found = pf.compute_physics(committee, silicon_data, uncertainty=uncertainty, parts=QUICK, progress=seen.append)
     assert seen == ["crystals", *QUICK] == list(found.seconds)
+    assert found.stable == ("diamond",)
     assert all(seconds > 0 for seconds in found.seconds.values())
     for one in found.properties:
         assert len(one.members) == 2

@@ -29,6 +29,16 @@ def test_as_the_calculator(committee: Potential) -> None:
     assert highest_grade(found) is None
 
 
+def test_threads_do_not_matter(committee: Potential, three_threads: None) -> None:
+    cells = [bulk("Si", a=5.0 + 0.1 * k) for k in range(7)]
+    groups = [(0, cells[:4]), (1, cells[4:]), (1, cells[:2])]
+    found = Members(committee).evaluate(groups)
+    torch.set_num_threads(1)
+    for one, other in zip(found, Members(committee).evaluate(groups), strict=True):
+        assert [own.energy for own in one] == [own.energy for own in other]
+        assert all(np.array_equal(own.stress, same.stress) for own, same in zip(one, other, strict=True))
+
+
 def test_single_precision_is_computed_in_double(silicon: Potential) -> None:
     (exact,), (found,) = (
         Members(one).evaluate([(0, [bulk("Si")])])[0] for one in (silicon, silicon.to("cpu", torch.float32))

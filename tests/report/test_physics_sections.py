@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pyfit_gpu.physics.properties import Curve, Physics, Property
-from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values, stable_phases
+from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values
 
 
 def make_physics(*properties: Property, curves: tuple[Curve, ...] = ()) -> Physics:
@@ -67,15 +67,6 @@ def test_marks_at_one_place_are_joined() -> None:
     (plot,) = physics_section(make_physics(C11, curves=(band,))).plots
     assert plot.ticks == ((0.0, "Γ"), (1.0, "U|K"), (2.0, "Γ"))
     assert plot.title == "Phonon dispersion, fcc"
-
-
-def test_stable_phases_have_the_lowest_energy() -> None:
-    physics = make_physics(energy("fcc", -5.0), energy("diamond", -5.4), energy("sc", math.nan))
-    assert stable_phases(physics, ["Si"]) == ["diamond"]
-    several = make_physics(energy("Si fcc", -5.0), energy("Si diamond", -5.4), energy("C diamond", -9.0),
-                           energy("rocksalt", -6.0), energy("zincblende", -7.0))  # fmt: skip
-    assert set(stable_phases(several, ["Si", "C"])) == {"Si diamond", "C diamond", "zincblende"}
-    assert stable_phases(make_physics(), ["Si"]) == []
 
 
 @pytest.mark.parametrize("name", ["C11", "C44", "bulk-modulus", "lowest-elastic-eigenvalue"])
