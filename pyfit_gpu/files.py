@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import resource
@@ -102,6 +103,19 @@ def file_size(path: str | os.PathLike[str]) -> int:
             f"{name}: cannot read: expected a file, found {kind} (copy what it gives to a file)", where=name
         )
     return found.st_size
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot read: {error.strerror}") from error
 
 
 def _sync(path: Path) -> None:

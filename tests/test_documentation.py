@@ -86,9 +86,9 @@ def test_quickstart_ends_with_errors_and_files(tmp_path):
         pytest.skip("the package is not installed in this environment (bash tests/run.sh installs it)")
     command = ["bash", str(EXAMPLES / "quickstart.sh"), str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    row = re.search(r"^all +181 +([\d.]+)", done.stdout, re.MULTILINE)
-    assert float(row[1]) < 25  # meV/atom; 9 to 12 seen, by number of threads
-    for name in ("parity.png", "energy_volume.png", "si.nn.dat", "si.csv", "si.h5", "si.loss.txt"):
+    row = re.search(r"^all +19 +([\d.]+)", done.stdout, re.MULTILINE)
+    assert float(row[1]) < 100  # meV/atom, of structures that do not train; 20 seen, more on a busy machine
+    for name in ("report/report.html", "fit.nn.dat", "fit.m001.nn.dat", "errors.csv", "set.h5", "commands.sh"):
         assert (tmp_path / "out" / name).stat().st_size > 0
 
 

@@ -12,6 +12,7 @@ import torch
 from ase.units import GPa
 
 from pyfit_gpu.commands.grades import chosen_uncertainty, describe_grades, own_file
+from pyfit_gpu.commands.held_out import held_out_frames
 from pyfit_gpu.commands.jobs import Setup, Sources, frame_batches, read_all_frames
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.report import (
@@ -53,6 +54,7 @@ def evaluate(
     reading: ReadOptions | None = None,
     uncertainty: str | None = None,
     forces_uncertainty: bool = False,
+    held_out: str = "",
 ) -> None:
     """Write energies, forces and stress of structures, tables of their errors, and plots (`pyfit-gpu evaluate`).
 
@@ -70,6 +72,8 @@ def evaluate(
         reading: names of labels, units, and what else the files leave open.
         uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
         forces_uncertainty: compute error bars of forces too, which take several times as long as forces.
+        held_out: name of a split: the files are training sets that store it, and only what validates or tests in it
+            is predicted; empty: they are files of structures.
     """
     suffix = Path(out).suffix
     if suffix not in (".csv", ".extxyz"):
@@ -84,7 +88,10 @@ def evaluate(
     if model.networks.n_members > 1:
         log.info("mean and spread of %d members", model.networks.n_members)
         warn_of_equal_members(model, members)
-    frames = read_all_frames(Sources.of(dft_files, reading), training=False)
+    if held_out:
+        frames = [frame for path in dft_files for frame in held_out_frames(path, held_out)]
+    else:
+        frames = read_all_frames(Sources.of(dft_files, reading), training=False)
     derivatives = forces or forces_uncertainty or suffix == ".extxyz"
     found = predict_frames(
         frames, model, setup, derivatives=derivatives, uncertainty=known, forces_uncertainty=forces_uncertainty

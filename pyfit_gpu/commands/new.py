@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
@@ -15,8 +15,9 @@ from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.log import log
-from pyfit_gpu.models.new_defaults import defaults_of
+from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
 from pyfit_gpu.models.new_potential import lengths_from, new_potential
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.shells import find_shells
 
@@ -41,17 +42,12 @@ def new(
     """
     if not out.endswith(".dat"):
         raise InputError(f"{out}: expected a potential's name to end in .nn.dat")
+    frames: list[Frame] = []
     if structures:
         report = ReadReport(reading)
         frames = list(read_reported(structures, report, reading))
         report.require_used()
-        elements = elements or _elements_of(frames)
-        settings = _with_lengths(frames, settings)
-    for name, value in (("elements", elements), ("cutoff", settings["cutoff"])):
-        if value is None:
-            raise InputError(f"{name}: expected, or structures from which to take it")
-    assert elements is not None
-    draft = new_potential(elements, **settings)
+    draft = draft_of(elements, frames, settings)
     out = setup.output(out, list(structures))
     save_draft(draft, out)
     sizes = "-".join(map(str, draft.networks.layer_sizes))
@@ -68,7 +64,27 @@ def new(
     )
 
 
-def _elements_of(frames: Sequence[Frame]) -> list[str]:
+def draft_of(elements: Sequence[str] | None, frames: Sequence[Frame], settings: Mapping[str, Any]) -> Potential:
+    """A potential without parameters, where elements, cutoff and first centre that are not given suit the structures.
+
+    Args:
+        frames: none: all is given.
+        settings: arguments of `new_potential`; None: not given.
+
+    Raises:
+        InputError: as `new_potential`, or elements or cutoff are neither given nor known from structures.
+    """
+    if frames:
+        elements = elements or elements_of(frames)
+        settings = _with_lengths(frames, settings)
+    for name, value in (("elements", elements), ("cutoff", settings["cutoff"])):
+        if value is None:
+            raise InputError(f"{name}: expected, or structures from which to take it")
+    assert elements is not None
+    return new_potential(elements, **settings)
+
+
+def elements_of(frames: Sequence[Frame]) -> list[str]:
     """Chemical symbols in the order in which the structures bring them."""
     numbers = dict.fromkeys(number for frame in frames for number in frame.atomic_numbers.tolist())
     if 0 in numbers:
@@ -76,12 +92,12 @@ def _elements_of(frames: Sequence[Frame]) -> list[str]:
     return [CHEMICAL_SYMBOLS[number] for number in numbers]
 
 
-def _with_lengths(frames: Sequence[Frame], settings: dict[str, Any]) -> dict[str, Any]:
+def _with_lengths(frames: Sequence[Frame], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the cutoff and the first Gaussian centre that suit the structures, where none are given."""
-    width = settings["cutoff_width"]
-    width = defaults_of(settings["gi_mode"]).cutoff_width if width is None else width
+    width = settings.get("cutoff_width")
+    width = defaults_of(settings.get("gi_mode", GI_MODE)).cutoff_width if width is None else width
     cutoff, first_center = lengths_from(find_shells(frames), width)
     found = {"cutoff": cutoff} if settings["cutoff"] is None else {}
-    if settings["gaussian_centers"] is None and settings["first_center"] is None:
+    if settings.get("gaussian_centers") is None and settings.get("first_center") is None:
         found["first_center"] = first_center
     return {**settings, **found}

@@ -191,12 +191,26 @@ def _add_evaluate(verb: Parser) -> None:
     verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")
     verb.add_argument("--forces", action="store_true", help="forces and stress too (.extxyz: always)")
     verb.add_argument("--plots", default="", metavar="DIR", help="folder for parity.png and energy_volume.png")
+    verb.add_argument(
+        "--held-out", default="", metavar="SPLIT",
+        help="the files are training sets: what validates or tests in the split that they store under this name",
+    )  # fmt: skip
     verb.add_argument("--uncertainty", metavar="FILE", help="uncertainty file, or none (the one beside the potential)")
     verb.add_argument(
         "--forces-uncertainty", action="store_true", help="error bars of forces too (some 10 times the time of forces)"
     )
     add_reading(verb)
     _common(verb)
+
+
+def _add_fit(verb: Parser) -> None:
+    from pyfit_gpu.commands.fit_options import add_fit
+
+    add_fit(verb)
+    _computing(verb)
+    verb.add_argument("--overwrite", action="store_true", help="begin afresh: what an earlier fit left in DIR goes")
+    verb.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    verb.set_defaults(unique=False)
 
 
 def _add_report(verb: Parser) -> None:
@@ -247,6 +261,7 @@ def _add_uncertainty(verb: Parser) -> None:
 
 
 _VERBS: dict[str, tuple[str, Callable[[Parser], None]]] = {
+    "fit": ("DFT files to a committee of potentials and its report, in one go", _add_fit),
     "new": ("a fresh potential: a header that asks for random weights", _add_new),
     "prepare": ("DFT files to an HDF5 training set", _add_prepare),
     "train": ("a training set to fitted potentials", _add_train),

@@ -16,6 +16,7 @@ _SHIFT_FORMS = "a finite number for all elements, one per element as in Si=107.1
 GroupRule = tuple[str, float]  # pattern, number
 WindowRule = tuple[float, float, float]  # low, high (infinite where open), number
 
+_SECONDS = {"": 60.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MEMORY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -56,17 +57,16 @@ def finite_or_auto(text: str) -> float | str:
 
 
 def duration(text: str) -> float:
-    """Parse minutes or H:MM:SS to seconds."""
-    cells = text.split(":")
-    if len(cells) == 1:
-        minutes = finite(text)
-        if minutes < 0:
-            raise argparse.ArgumentTypeError(f"expected minutes >= 0 or H:MM:SS, got {text!r}")
-        return 60 * minutes
-    if len(cells) != 3 or not all(cell.isascii() and cell.isdigit() for cell in cells):
-        raise argparse.ArgumentTypeError(f"expected minutes or H:MM:SS, got {text!r}")
-    hours, minutes, seconds = map(int, cells)
-    return 3600.0 * hours + 60.0 * minutes + seconds
+    """Parse `90s`, `30m`, `2h`, minutes or H:MM:SS to seconds."""
+    clock = re.fullmatch(r"(\d+):(\d+):(\d+)", text, re.ASCII)
+    if clock:
+        hours, minutes, seconds = map(int, clock.groups())
+        return 3600.0 * hours + 60.0 * minutes + seconds
+    unit = text[-1:] if text[-1:] in _SECONDS else ""
+    number = parse_number(text.removesuffix(unit))
+    if number is None or number < 0:
+        raise argparse.ArgumentTypeError(f"expected 90s, 30m, 2h, minutes or H:MM:SS, got {text!r}")
+    return number * _SECONDS[unit]
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from pyfit_gpu.commands.jobs import Setup, Sources, featurize_windows, survey_fi
 from pyfit_gpu.datasets.summary import SetSummary
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError, shortened
-from pyfit_gpu.files import check_writable
+from pyfit_gpu.files import check_writable, file_digest
 from pyfit_gpu.formats.dft_inputs import DftInputs
 from pyfit_gpu.formats.head import files_of
 from pyfit_gpu.formats.kinds import HDF5_SET
@@ -215,9 +215,5 @@ def _hash_inputs(sources: Sources, potential: str, shifts: tuple[float, ...], un
     if unique_structures:
         digest.update(b"unique structures")
     for path in itertools.chain(*map(files_of, sources.paths), [potential]):
-        try:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise InputError(f"{path}: cannot read: {error.strerror}") from error
+        digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()

@@ -9,7 +9,10 @@ from typing import TextIO
 
 
 class Progress:
-    """Shows progress to `total` with rate and time left; off a terminal a line every `line_interval` seconds."""
+    """Shows progress to `total` with rate and time left; off a terminal a line every `line_interval` seconds.
+
+    Work that ends after `limit` seconds (0: it does not) may be done before its total is.
+    """
 
     BAR_WIDTHS = (24, 12)  # the longest for which there is room
 
@@ -22,6 +25,7 @@ class Progress:
         quiet: bool = False,
         stream: TextIO | None = None,
         line_interval: float = 10.0,
+        limit: float = 0.0,
     ) -> None:
         self.label = label
         self.total = total
@@ -29,6 +33,7 @@ class Progress:
         self.quiet = quiet or total <= 0
         self.stream = stream if stream is not None else sys.stderr
         self.line_interval = line_interval
+        self.limit = limit
         self.is_terminal = self.stream.isatty()
         self._drawn = False
         self.restart()
@@ -65,21 +70,26 @@ class Progress:
     def _line(self, done: int, elapsed: float, note: str) -> str:
         """Line that fits the terminal: from a longer one, the next would not go back to its start."""
         text = self._text(done, elapsed, note)
-        lines = [f"{self.label} {self._bar(width, done)} {text}" for width in self.BAR_WIDTHS]
+        share = max(done / self.total, elapsed / self.limit if self.limit else 0.0)
+        lines = [f"{self.label} {self._bar(width, share)} {text}" for width in self.BAR_WIDTHS]
         lines += [f"{self.label} {text}", self._text(done, elapsed, note, rate=False)]
         room = _columns(self.stream) - 1
         return next((line for line in lines if len(line) <= room), lines[-1][:room])
 
-    def _bar(self, width: int, done: int) -> str:
-        filled = width * min(done, self.total) // self.total
+    def _bar(self, width: int, share: float) -> str:
+        filled = int(width * min(share, 1.0))
         return f"[{'#' * filled}{'-' * (width - filled)}]"
 
     def _text(self, done: int, elapsed: float, note: str, *, rate: bool = True) -> str:
         speed = done / elapsed if elapsed > 0 else 0.0
-        left = f", {_duration((self.total - done) / speed)} left" if speed > 0 and done < self.total else ""
+        left = f", {self._left(done, elapsed)} left" if speed > 0 and done < self.total else ""
         note = f", {note}" if note else ""
         shown = f", {speed:.3g} {self.unit}/s" if rate else ""
         return f"{done}/{self.total} {self.unit}{note}{shown}, {_duration(elapsed)}{left}"
+
+    def _left(self, done: int, elapsed: float) -> str:
+        seconds = (self.total - done) * elapsed / done
+        return _duration(min(seconds, max(self.limit - elapsed, 0.0)) if self.limit else seconds)
 
 
 def _columns(stream: TextIO) -> int:

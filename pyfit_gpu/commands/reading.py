@@ -35,3 +35,15 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
 
     given = {one.name: getattr(options, one.name) for one in fields(ReadOptions) if one.name != "elements"}
     return ReadOptions(**given, elements=tuple(options.type_elements.replace(",", " ").split()))
+
+
+def reading_words(options: argparse.Namespace) -> list[str]:
+    """Write the options that `add_reading` adds and that were given, as words of a command."""
+    parser = argparse.ArgumentParser()
+    add_reading(parser)
+    return [
+        word
+        for action in parser._actions
+        if action.dest != "help" and getattr(options, action.dest) != action.default
+        for word in (action.option_strings[0], getattr(options, action.dest))
+    ]

@@ -113,7 +113,8 @@ def _add_stopping(add: Callable[..., Any]) -> None:
     add("--min-improvement", type=finite, default=0.0, metavar="E",
         help="smallest decrease that counts as one, eV/atom (0)")  # fmt: skip
     add("--target-rmse", type=finite, default=0.0, metavar="E", help="energy RMSE that ends it, eV/atom (0: never)")
-    add("--max-time", type=duration, default=0.0, metavar="T", help="minutes or H:MM:SS, ends before it (0: never)")
+    add("--max-time", type=duration, default=0.0, metavar="T",
+        help="90s, 30m, 2h, minutes or H:MM:SS, ends before it (0: never)")  # fmt: skip
     add("--keep", default="best", choices=("best", "last"), help="parameters of the best validation or the last (best)")
     add("--stop-file", metavar="FILE", help="training ends when it is there (NN_OUT's stem + .stop; '' for none)")
     add("--resume", action="store_true", help="go on with the run file, if there is one")

@@ -6,12 +6,12 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyfit_gpu.commands.interrupts import signals_are_exceptions
 from pyfit_gpu.commands.outcome import printed
-from pyfit_gpu.commands.reading import read_options
+from pyfit_gpu.commands.reading import read_options, reading_words
 from pyfit_gpu.commands.train_settings import FIT, given_settings, optimizer_of, outputs_of, path_of, split_of
 
 
@@ -57,6 +57,15 @@ def _setup(options: argparse.Namespace) -> Any:
     )
 
 
+def computing_words(options: argparse.Namespace) -> list[str]:
+    """Write the options that say where to compute and were given, as words of a command."""
+    device = "cpu" if options.force_cpu else options.device
+    if options.gpu_affinity is not None:
+        device = f"cuda:{options.gpu_affinity}"
+    given = {"--device": (device, "auto"), "--n-threads": (options.n_threads, 0), "--dtype": (options.dtype, "float64")}
+    return [word for name, (value, default) in given.items() if value != default for word in (name, str(value))]
+
+
 _NEW = ("cutoff", "gi_mode", "shift", "cutoff_width", "gaussian_width", "legendre_orders", "cross_terms", "n_centers",
         "gaussian_centers", "first_center", "hidden", "activation", "max_random")  # fmt: skip
 
@@ -82,6 +91,36 @@ def _e_shift(text: str | None) -> Any:
     from pyfit_gpu.commands.parsing import parse_shift
 
     return None if text is None else parse_shift(text)
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from pyfit_gpu.commands.fit.command import fit
+    from pyfit_gpu.commands.fit.request import Request
+
+    setup = _setup(options)
+    request = Request(
+        tuple(options.dft_files),
+        options.out,
+        options.time,
+        options.members,
+        tuple(options.elements or ()),
+        options.cutoff,
+        tuple(options.test_groups or ()),
+        options.seed,
+        read_options(options),
+        tuple(reading_words(options)),
+        tuple(computing_words(options)),
+        options.quiet,
+    )
+    return fit(request, setup=setup, run=run_words)
+
+
+def run_words(words: Sequence[str]) -> int:
+    """Run the verb that the first word names, with the others as its options; returns the exit status."""
+    from pyfit_gpu.commands.options import build_parser
+
+    _, parsers = build_parser(words[0])
+    return VERBS[words[0]](parsers[words[0]].parse_strictly(words[1:]))
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -172,6 +211,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         reading=read_options(options),
         uncertainty=options.uncertainty,
         forces_uncertainty=options.forces_uncertainty,
+        held_out=options.held_out,
     )
     return 0
 
@@ -304,6 +344,7 @@ _LAMMPS_TASKS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "fit": _fit,
     "new": _new,
     "prepare": _prepare,
     "train": _train,

@@ -151,6 +151,10 @@ class TestNumbers:
             (finite, "-1.5e2", -150.0),
             (duration, "1.5", 90.0),
             (duration, "1:02:03", 3723.0),
+            (duration, "90s", 90.0),
+            (duration, "30m", 1800.0),
+            (duration, "2h", 7200.0),
+            (duration, "0.5h", 1800.0),
             (shard, "0/4", (0, 4)),
         ],
     )
@@ -162,7 +166,7 @@ class TestNumbers:
         [
             *((whole, text) for text in ("-1", "1.0", "", "²", "1_0")),
             *((finite, text) for text in ("nan", "inf", "1_0", "", "x")),
-            *((duration, text) for text in ("-1", "1:2", "1:2:3:4", "a:b:c", "nan")),
+            *((duration, text) for text in ("-1", "1:2", "1:2:3:4", "a:b:c", "nan", "s", "-3s", "3d", "1h30m", "")),
             *((shard, text) for text in ("4/4", "1", "/2", "-1/2", "1/x")),
         ],
     )

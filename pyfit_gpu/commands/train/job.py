@@ -91,7 +91,8 @@ def run_fit(
             stack.callback(one.close)
         if resumption.run is not None:
             _resume_logs(logs, resumption.run)
-        progress = stack.enter_context(closing(Progress("training", settings.steps, "steps", quiet=setup.quiet)))
+        progress = Progress("training", settings.steps, "steps", quiet=setup.quiet, limit=settings.max_time)
+        stack.enter_context(closing(progress))
         rows = ProgressRows(progress)
         numbers = outputs.members or (0,)
         earlier = resumption.run

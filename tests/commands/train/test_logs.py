@@ -485,6 +485,23 @@ class TestProgress:
         progress.update(1)
         assert stream.getvalue().rstrip().endswith(f"{shown}, {shown} left")
 
+    def test_a_limit_of_time(self, clock: Clock) -> None:
+        """What is left is what the limit leaves, where the total would take longer."""
+        stream = io.StringIO()
+        progress = Progress("training", 1000, "steps", stream=stream, limit=60.0)
+        for second, done in ((20, 2), (59, 990)):
+            clock.now = 1000.0 + second
+            progress.update(done)
+        left = [line.rpartition(", ")[2] for line in stream.getvalue().splitlines()]
+        assert left == ["0:40 left", "0:01 left"]
+
+    def test_the_bar_follows_the_limit(self, clock: Clock) -> None:
+        stream = Terminal()
+        progress = Progress("training", 10_000, "steps", stream=stream, limit=60.0)
+        clock.now += 30
+        progress.update(1)
+        assert f"[{12 * '#'}{12 * '-'}]" in stream.getvalue()
+
     def test_on_a_terminal(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         """One line that is drawn over, a bar as long as the share done."""
         monkeypatch.delenv("COLUMNS", raising=False)

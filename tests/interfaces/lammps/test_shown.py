@@ -81,8 +81,8 @@ def test_from_the_quickstart_to_a_trajectory(shell: Shell, tmp_path: Path) -> No
     """All but the installation, with what the quickstart leaves."""
     out, structures = tmp_path / "quickstart_output", str(EXAMPLES / "data" / "si_dft.extxyz")
     out.mkdir()
-    potential = str(shutil.copy(EXAMPLES / "lammps" / "silicon.nn.dat", out / "si.nn.dat"))
-    prepare = ["prepare", structures, "--potential", potential, "--e-shift", "106.379449", "--out", str(out / "si.h5")]
+    potential = str(shutil.copy(EXAMPLES / "lammps" / "silicon.nn.dat", out / "fit.nn.dat"))
+    prepare = ["prepare", structures, "--potential", potential, "--e-shift", "106.379449", "--out", str(out / "set.h5")]
     assert main(prepare) == 0
     commands = shown("source .venv/bin/activate").splitlines()
     printed = shell("\n".join(commands[2:]))  # without the environment and its installation

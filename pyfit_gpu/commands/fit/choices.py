@@ -1,0 +1,53 @@
+"""Settings of a fit that follow from the amount of data, and the measurements behind them (docs/fit.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyfit_gpu.models.networks import count_parameters
+
+WIDTHS = (16, 24, 32, 48)  # neurons of both hidden layers
+_LABELS_PER_PARAMETER = 10
+
+# Multiplications a second in J^T J, to within a factor of three (docs/training.md).
+_RATE_OF_THREAD = 2e10
+_RATE_OF_GPU = 8e12
+_LEAST_PRODUCTS = 400  # of J^T J for all members, below which LBFGS gets farther
+_LEAST_STRUCTURES = 100  # for the penalty by the evidence
+_MOST_PARAMETERS = 6_000  # whose J^T J takes 0.3 GB, several of them
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Counts of what there is to learn from."""
+
+    n_structures: int  # with an energy
+    n_labels: int  # energies and components of forces
+
+
+def hidden_layers(n_features: int, n_elements: int, n_labels: int) -> tuple[int, int]:
+    """Choose the widest layers that have a tenth as many parameters as there are labels, within limits."""
+    most = n_labels / _LABELS_PER_PARAMETER
+    width = max((one for one in WIDTHS if n_parameters(n_features, n_elements, one) <= most), default=WIDTHS[0])
+    return width, width
+
+
+def n_parameters(n_features: int, n_elements: int, width: int) -> int:
+    """Parameters of a potential with two hidden layers of this width."""
+    return n_elements * count_parameters((n_features, width, width, 1))
+
+
+def second_order_pays(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> bool:
+    """Whether J^T J pays: there are enough structures for the evidence, and time for many products of all members.
+
+    Args:
+        workers: multiplications a second, see `rate`.
+    """
+    product = members * amount.n_labels * float(parameters) ** 2 / workers  # s
+    enough = amount.n_structures >= _LEAST_STRUCTURES and parameters <= _MOST_PARAMETERS
+    return enough and product * _LEAST_PRODUCTS <= seconds
+
+
+def rate(device_type: str, threads: int) -> float:
+    """Multiplications a second."""
+    return _RATE_OF_GPU if device_type == "cuda" else _RATE_OF_THREAD * threads

@@ -1,0 +1,90 @@
+"""The record of a fit, `fit.json` in its folder: what was asked for, on which data, and what is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pyfit_gpu._version import __version__
+from pyfit_gpu.errors import InputError, shortened
+from pyfit_gpu.files import atomic_text
+
+FORMAT, VERSION = "pyfit-gpu fit", 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """Facts by which a fit goes on."""
+
+    arguments: dict[str, Any]
+    data: dict[str, str]  # SHA-256 of the files, by name
+    chosen: dict[str, Any]  # settings found from the data
+    done: dict[str, list[str]] = field(default_factory=dict)  # words of the commands that have ended, by stage
+    training_began: float = 0.0  # s since the epoch, of the last time that training began
+    training_spent: float = 0.0  # s of training before
+    created_by: str = f"pyfit-gpu {__version__}"
+
+    @classmethod
+    def load(cls, path: str) -> Record:
+        """Read a record.
+
+        Raises:
+            InputError: it cannot be read, is no record, or one of another version.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+            found = (content.pop("format"), content.pop("version"))
+            record = cls(**content)
+        except OSError as error:
+            raise InputError(f"{path}: cannot read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: expected the record of a fit, found another file or a damaged one") from error
+        if found != (FORMAT, VERSION):
+            raise InputError(f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}")
+        return record
+
+    def save(self, path: str) -> None:
+        with atomic_text(path) as file:
+            json.dump({"format": FORMAT, "version": VERSION, **asdict(self)}, file, indent=1)
+            file.write("\n")
+
+    def with_done(self, stage: str, words: Sequence[str]) -> Record:
+        return replace(self, done={**self.done, stage: list(words)})
+
+    def require_same(self, arguments: Mapping[str, Any], data: Mapping[str, str], path: str) -> None:
+        """Refuse to go on with other arguments or other data.
+
+        Raises:
+            InputError: with the names of all that differ.
+        """
+        faults = [
+            f"{name}: expected {_shown(value)} (the earlier fit's), got {_shown(arguments[name])}"
+            for name, value in self.arguments.items()
+            if arguments[name] != value
+        ]
+        faults += _changed_files(self.data, data)
+        if faults:
+            raise InputError("\n".join(f"{os.path.dirname(path) or '.'}: {fault}" for fault in faults))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return shortened(value, separator=" ") or "none"
+    return "none" if value is None else str(value)
+
+
+def _changed_files(earlier: Mapping[str, str], data: Mapping[str, str]) -> list[str]:
+    if list(earlier.values()) == list(data.values()):  # perhaps under other names
+        return []
+    changed = [name for name in data if earlier.get(name, data[name]) != data[name]]
+    new = [name for name in data if name not in earlier]
+    gone = [name for name in earlier if name not in data]
+    texts = {"changed since the fit began": changed, "not among the fit's data": new, "no longer given": gone}
+    faults = [f"data: {shortened(names)} {'is' if len(names) == 1 else 'are'} {what}"
+              if what != "changed since the fit began" else f"data: {shortened(names)} {what}"
+              for what, names in texts.items() if names]  # fmt: skip
+    return faults or ["data: the files are in another order"]
