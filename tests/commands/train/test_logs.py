@@ -495,7 +495,8 @@ class TestProgress:
         left = [line.rpartition(", ")[2] for line in stream.getvalue().splitlines()]
         assert left == ["0:40 left", "0:01 left"]
 
-    def test_the_bar_follows_the_limit(self, clock: Clock) -> None:
+    def test_the_bar_follows_the_limit(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("COLUMNS", raising=False)
         stream = Terminal()
         progress = Progress("training", 10_000, "steps", stream=stream, limit=60.0)
         clock.now += 30
