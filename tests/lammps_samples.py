@@ -56,14 +56,7 @@ def as_atoms(frame: Frame) -> Atoms:
 
 
 def as_frame(atoms: Atoms) -> Frame:
-    return Frame(
-        positions=atoms.positions,
-        cell=atoms.cell.array,
-        pbc=atoms.pbc,
-        atomic_numbers=atoms.numbers.astype(np.int64),
-        group="",
-        source="made",
-    )
+    return Frame.of_atoms(atoms, "made")
 
 
 def crystal(repeat: Sequence[int] = (2, 2, 2), *, symbol: str = "Si", second: str | None = None) -> Atoms:

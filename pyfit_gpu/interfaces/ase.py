@@ -229,14 +229,7 @@ def _frame(atoms: Atoms, potential: Potential) -> Frame:
         # In a file without symbols 0 stands for a potential's only element; in ASE it is X, which is none.
         elements = ", ".join(potential.descriptor.elements)
         raise InputError(f"{source}, atom {ghosts[0] + 1}: expected an element of the potential ({elements}), found X")
-    return Frame(
-        positions=atoms.positions,
-        cell=atoms.cell.array,
-        pbc=atoms.pbc,
-        atomic_numbers=atoms.numbers.astype(np.int64),
-        group="",
-        source=source,
-    )
+    return Frame.of_atoms(atoms, source)
 
 
 def _array(values: Tensor) -> FloatArray:

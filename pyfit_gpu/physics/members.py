@@ -157,11 +157,4 @@ def highest_grade(evaluated: Sequence[Sequence[Evaluated]]) -> float | None:
 
 def as_frame(atoms: Atoms) -> Frame:
     """A cell as the package reads one from a file."""
-    return Frame(
-        positions=atoms.positions,
-        cell=atoms.cell.array,
-        pbc=atoms.pbc,
-        atomic_numbers=atoms.numbers.astype(np.int64),
-        group="",
-        source=f"a cell of {atoms.get_chemical_formula()}",
-    )
+    return Frame.of_atoms(atoms, f"a cell of {atoms.get_chemical_formula()}")

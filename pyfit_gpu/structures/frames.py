@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.cells import FLAT, FloatArray, cell_volumes, complete_cell
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 def fits_utf8(text: str) -> bool:
@@ -39,6 +43,12 @@ class Frame:
     def __post_init__(self) -> None:
         if not fits_utf8(self.group):
             raise InputError(f"{self.source}: group: expected text that UTF-8 can hold, found {self.group!a:.80}")
+
+    @classmethod
+    def of_atoms(cls, atoms: Atoms, source: str, group: str = "") -> Frame:
+        """Take a structure of ASE, without labels; positions are not copied."""
+        numbers = atoms.numbers.astype(np.int64)
+        return cls(atoms.positions, atoms.cell.array, atoms.pbc, numbers, group, source)
 
     @property
     def n_atoms(self) -> int:

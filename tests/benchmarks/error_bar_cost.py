@@ -40,7 +40,7 @@ def make_structures(elements: Sequence[str], cells: int, n: int = 1) -> Structur
         atoms = bulk("Si", "diamond", a=5.43, cubic=True) if len(elements) == 1 else zincblende(elements)
         atoms = atoms.repeat(cells)
         atoms.rattle(0.05, seed=seed)
-        frames.append(Frame(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers.astype("int64"), "", "made up"))
+        frames.append(Frame.of_atoms(atoms, "made up"))
     return Structures.from_frames(frames)
 
 
