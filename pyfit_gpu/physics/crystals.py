@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, make_supercell
-from ase.data import atomic_numbers, covalent_radii
+from ase.data import covalent_radii
 from numpy.typing import NDArray
 
 Symmetry = Literal["cubic", "hexagonal", "other"]
@@ -42,11 +42,11 @@ class Crystal:
     @property
     def volume(self) -> float:
         """Å^3 per atom."""
-        return float(self.atoms.get_volume()) / len(self.atoms)
+        return volume_per_atom(self.atoms)
 
     @property
     def composition(self) -> str:
-        return str(self.atoms.get_chemical_formula(empirical=True))
+        return composition_of(self.atoms)
 
     @property
     def symmetry(self) -> Symmetry:
@@ -76,15 +76,25 @@ def elementary_crystals(symbol: str, prefix: str = "") -> Iterator[Crystal]:
         yield Crystal(prefix + prototype, prototype, bulk(symbol, prototype, a=1.0))
 
 
-def binary_crystals(first: str, second: str, prefix: str = "") -> Iterator[Crystal]:
+def binary_crystals(first: str, second: str) -> Iterator[Crystal]:
     """Crystals of as many atoms of one element as of another."""
     for prototype in BINARY:
-        yield Crystal(prefix + prototype, prototype, bulk(f"{first}{second}", prototype, a=1.0))
+        yield Crystal(prototype, prototype, bulk(f"{first}{second}", prototype, a=1.0))
 
 
-def scaled(atoms: Atoms, volume_per_atom: float) -> Atoms:
+def volume_per_atom(atoms: Atoms) -> float:
+    """Å^3."""
+    return float(atoms.get_volume()) / len(atoms)
+
+
+def composition_of(atoms: Atoms) -> str:
+    """The formula with the smallest whole numbers: SiC."""
+    return str(atoms.get_chemical_formula(empirical=True))
+
+
+def scaled(atoms: Atoms, volume: float) -> Atoms:
     """The same crystal with another volume (Å^3 per atom)."""
-    factor = (volume_per_atom * len(atoms) / atoms.get_volume()) ** (1 / 3)
+    factor = (volume * len(atoms) / atoms.get_volume()) ** (1 / 3)
     return strained(atoms, (factor - 1) * np.eye(3))
 
 
@@ -98,7 +108,3 @@ def strained(atoms: Atoms, strain: NDArray[np.float64]) -> Atoms:
 def bond_length(atoms: Atoms) -> float:
     """Å, the usual distance of nearest neighbours: the mean of two covalent radii over all atoms, twice."""
     return 2 * float(np.mean([covalent_radii[number] for number in atoms.numbers]))
-
-
-def is_element(symbol: str) -> bool:
-    return symbol in atomic_numbers

@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
-from pyfit_gpu.physics.crystals import Crystal, scaled
+from pyfit_gpu.physics.crystals import Crystal, composition_of, scaled, volume_per_atom
 from pyfit_gpu.physics.equation_of_state import FITTED_RANGE, UNKNOWN, EquationOfState, fit_equation
 from pyfit_gpu.physics.members import as_frame
 from pyfit_gpu.structures.batch import Structures
@@ -41,11 +41,11 @@ class DataCell:
     @property
     def volume(self) -> float:
         """Å^3 per atom."""
-        return float(self.atoms.get_volume()) / len(self.atoms)
+        return volume_per_atom(self.atoms)
 
     @property
     def composition(self) -> str:
-        return str(self.atoms.get_chemical_formula(empirical=True))
+        return composition_of(self.atoms)
 
 
 def data_cells(structures: Structures | None, elements: Sequence[str]) -> list[DataCell]:

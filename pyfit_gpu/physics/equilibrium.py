@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
-from pyfit_gpu.physics.crystals import Crystal, bond_length, scaled, strained
+from pyfit_gpu.physics.crystals import Crystal, bond_length, scaled, strained, volume_per_atom
 from pyfit_gpu.physics.data_cells import Reference
 from pyfit_gpu.physics.members import Evaluated, Group, Members
 from pyfit_gpu.physics.voigt import strain_tensor
@@ -46,7 +46,7 @@ class State:
     @property
     def volume(self) -> float:
         """Å^3 per atom."""
-        return float(self.atoms.get_volume()) / len(self.atoms)
+        return volume_per_atom(self.atoms)
 
 
 @dataclass(frozen=True, eq=False)
