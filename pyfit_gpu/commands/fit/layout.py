@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyfit_gpu.commands.train.outputs import member_path
+from pyfit_gpu.commands.train.outputs import beside, member_path
 
 SPLIT = "fit"  # name of the split in the set
 RECORD = "fit.json"
@@ -33,11 +33,11 @@ class Layout:
 
     @property
     def run_file(self) -> str:
-        return self.path("fit.run.h5")
+        return beside(self.best, ".run.h5")
 
     @property
     def uncertainties(self) -> list[str]:
-        return [path.replace(".nn.dat", ".uncertainty.txt") for path in (self.best, *self.members)]
+        return [beside(path, ".uncertainty.txt") for path in (self.best, *self.members)]
 
     def remove_all(self) -> None:
         """Remove what a fit writes, of however many members; other files in the folder stay."""

@@ -83,8 +83,13 @@ def _changed_files(earlier: Mapping[str, str], data: Mapping[str, str]) -> list[
     changed = [name for name in data if earlier.get(name, data[name]) != data[name]]
     new = [name for name in data if name not in earlier]
     gone = [name for name in earlier if name not in data]
-    texts = {"changed since the fit began": changed, "not among the fit's data": new, "no longer given": gone}
-    faults = [f"data: {shortened(names)} {'is' if len(names) == 1 else 'are'} {what}"
-              if what != "changed since the fit began" else f"data: {shortened(names)} {what}"
-              for what, names in texts.items() if names]  # fmt: skip
+    faults = [
+        f"data: {shortened(names)} {one if len(names) == 1 else several}"
+        for names, one, several in (
+            (changed, "changed since the fit began", "changed since the fit began"),
+            (new, "is not among the fit's data", "are not among the fit's data"),
+            (gone, "is no longer given", "are no longer given"),
+        )
+        if names
+    ]
     return faults or ["data: the files are in another order"]
