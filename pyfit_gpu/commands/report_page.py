@@ -111,7 +111,7 @@ def report(
         physics=_physics(model, frames, known, parts, setup),
         stable=None if limits is None else limits.stable,
     )
-    violations = None if limits is None else [*limits.violations(findings.values()), *findings.instabilities()]
+    violations = None if limits is None else [*limits.violations(findings.values), *findings.instabilities()]
     _write(build_report(findings, violations), folder)
     for line in violations or ():
         print(shown(f"limit broken: {line}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pyfit_gpu.doctor.findings import Diagnosis
 from pyfit_gpu.errors import shortened
@@ -37,6 +38,7 @@ class Findings:
     physics: Physics | None = None
     stable: tuple[str, ...] | None = None  # phases that should be stable; None: the ground states
 
+    @cached_property
     def values(self) -> list[Value]:
         """All numbers that have a name."""
         found: list[Value] = []
@@ -65,7 +67,7 @@ def build_report(findings: Findings, violations: Sequence[str] | None = None) ->
     Args:
         violations: limits that are broken, a line each; None: no limits were given.
     """
-    values = findings.values()
+    values = findings.values
     evaluated = findings.evaluated
     sections: list[Section | None] = [_gate_section(violations)]
     if evaluated is not None and findings.shows_errors:
