@@ -21,7 +21,7 @@ def test_against_python(counts: list[int]) -> None:
 
 @pytest.mark.parametrize("sorts", [False, True])
 def test_repeated_places(sorts: bool) -> None:
-    """As on a CPU, and as on a GPU, where places are sorted."""
+    """Places as they stand, for a CPU, and sorted, for a GPU."""
     rng = np.random.default_rng(2)
     places, rows = rng.integers(0, 6, 40), rng.normal(size=(40, 3))
     places[places == 4] = 3  # one that gets nothing

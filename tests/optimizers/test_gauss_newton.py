@@ -175,7 +175,7 @@ def test_settings_that_are_no_settings(settings: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("at_once", [2, 3])
 def test_members_evaluated_together(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: each still has its own trials, damping and end."""
+    """Each still has its own trials, damping and end, as on a GPU."""
     starts = torch.cat([STARTS, STARTS + 0.3, -STARTS])
 
     def found() -> tuple[Residuals, GaussNewton]:

@@ -1,4 +1,4 @@
-"""What the tests of physics share: a potential of silicon, one of several members, their crystals at rest."""
+"""Shared by the tests of physics: a potential of silicon, one of several members, their crystals at rest."""
 
 from __future__ import annotations
 

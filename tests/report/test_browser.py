@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from report_samples import make_evaluated, make_plot, make_report
+from requirements import missing
 
 from pyfit_gpu.report.contents import Plot, Report, Series
 from pyfit_gpu.report.error_sections import data_section, error_section
 from pyfit_gpu.report.page import page_text
 from pyfit_gpu.report.spread_sections import calibration_section
 
+REQUIRED = "PYFIT_REQUIRE_CHROMIUM"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
            "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom")  # fmt: skip
@@ -47,20 +48,13 @@ const tip = () => { const one = document.querySelector(".tip"); return one.hidde
 """
 
 
-def missing(reason: str) -> NoReturn:
-    """Skip, or fail where the tests must not do without (.ci/run)."""
-    if os.environ.get("PYFIT_REQUIRE_CHROMIUM"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def browser() -> str:
     for name in PROGRAMS:
         found = shutil.which(name)
         if found:
             return found
-    return missing("no Chromium is installed (Debian: apt-get install chromium)")
+    return missing("no Chromium is installed (Debian: apt-get install chromium)", REQUIRED)
 
 
 class Visit:

@@ -1,4 +1,4 @@
-"""What a fit chooses from the amount of data."""
+"""Choices of a fit by the amount of data."""
 
 from __future__ import annotations
 

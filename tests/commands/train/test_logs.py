@@ -486,7 +486,7 @@ class TestProgress:
         assert stream.getvalue().rstrip().endswith(f"{shown}, {shown} left")
 
     def test_a_limit_of_time(self, clock: Clock) -> None:
-        """What is left is what the limit leaves, where the total would take longer."""
+        """The time left is what the limit leaves, where the total would take longer."""
         stream = io.StringIO()
         progress = Progress("training", 1000, "steps", stream=stream, limit=60.0)
         for second, done in ((20, 2), (59, 990)):

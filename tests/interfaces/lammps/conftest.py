@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from lammps_samples import Runner
+from requirements import missing
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.interfaces.lammps.build import build_plugin, find_compiler
 from pyfit_gpu.interfaces.lammps.installation import Installation, find_installation
 
-
-def missing(reason: str) -> NoReturn:
-    """Skip, or fail where the tests must not do without (.ci/run)."""
-    if os.environ.get("PYFIT_REQUIRE_LAMMPS"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+REQUIRED = "PYFIT_REQUIRE_LAMMPS"
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +22,7 @@ def lammps() -> Installation:
     try:
         return find_installation()
     except InputError as error:
-        missing(str(error))
+        missing(str(error), REQUIRED)
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +30,12 @@ def compiler() -> tuple[str, ...]:
     try:
         return find_compiler()
     except InputError as error:
-        missing(str(error))
+        missing(str(error), REQUIRED)
 
 
 @pytest.fixture(scope="session")
 def cmake() -> str:
-    return shutil.which("cmake") or missing("cmake: found none on the path")
+    return shutil.which("cmake") or missing("cmake: found none on the path", REQUIRED)
 
 
 @pytest.fixture(scope="session")
