@@ -17,11 +17,15 @@ from pyfit_gpu.descriptors.harmonics import polynomial_slope, recurrence_ratio, 
 class Row:
     """One of the angular functions, or the two of them that share l and m."""
 
-    cosine: int  # number of the row c p
-    sine: int | None  # and of s p; None: m is 0
+    order: int  # number of l among the orders
+    cosine: int  # number of the row c p; that of s p, if m is not 0, is the next
     polynomial: str  # p
     above: str | None  # polynomial of m + 1 that dp/dz is a multiple of; None: p is 1
     slope: float  # which multiple
+
+    def number(self, part: str) -> int:
+        """Number of the row with c or with s."""
+        return self.cosine + "cs".index(part)
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,12 @@ def levels(orders: Sequence[int], *, derivatives: bool = False) -> Iterator[Leve
         if derivatives:
             lines += _polynomials("q", m + 1, highest)
         rows = []
-        for order, start in zip(orders, starts, strict=True):
+        for number, (order, start) in enumerate(zip(orders, starts, strict=True)):
             k = order - m
             if k < 0:
                 continue
-            first = start + max(2 * m - 1, 0)
             above, slope = (_name("q", k - 1), polynomial_slope(order, m)) if k else (None, 0.0)
-            rows.append(Row(first, first + 1 if m else None, _name("p", k), above, slope))
+            rows.append(Row(number, start + max(2 * m - 1, 0), _name("p", k), above, slope))
         yield Level(m, tuple(lines), tuple(rows))
 
 
@@ -90,8 +93,47 @@ def add_rows(orders: Sequence[int], elements: int) -> Iterator[str]:
             if level.m:
                 yield f"t, u = f_{e} * c, f_{e} * s"
             for row in level.rows:
-                if row.sine is None:
-                    yield f"a_{e}_{row.cosine} += {product(f'f_{e}', row.polynomial)}"
-                else:
-                    yield f"a_{e}_{row.cosine} += {product('t', row.polynomial)}"
-                    yield f"a_{e}_{row.sine} += {product('u', row.polynomial)}"
+                yield f"a_{e}_{row.cosine} += {product('t' if level.m else f'f_{e}', row.polynomial)}"
+                if level.m:
+                    yield f"a_{e}_{row.cosine + 1} += {product('u', row.polynomial)}"
+
+
+def add_moved_rows(orders: Sequence[int], elements: int) -> Iterator[str]:
+    """Lines that add the change of f_e times each row to a_e_row: d_e is that of f_e, dx dy dz that of x y z."""
+    for level in levels(orders, derivatives=True):
+        yield from level.lines
+        yield from _moved_power(level.m)
+        for e in range(elements):
+            if level.m:
+                yield f"t, u = d_{e} * c + f_{e} * dc, d_{e} * s + f_{e} * ds"
+                yield f"v, w = f_{e} * dz * c, f_{e} * dz * s"
+            else:
+                yield f"t, v = d_{e}, f_{e} * dz"
+            for row in level.rows:
+                for part, still, moved in (("c", "t", "v"), ("s", "u", "w")) if level.m else (("c", "t", "v"),):
+                    rise = f" + {product(moved, repr(row.slope), row.above)}" if row.above else ""
+                    yield f"a_{e}_{row.number(part)} += {product(still, row.polynomial)}{rise}"
+
+
+def _moved_power(m: int) -> list[str]:
+    """Lines for the changes of c and s: d(c + is) = m (c_ + i s_) (dx + i dy)."""
+    if m < 2:
+        return ["dc, ds = dx, dy"] if m else []
+    return [f"dc, ds = {m}.0 * (c_ * dx - s_ * dy), {m}.0 * (c_ * dy + s_ * dx)"]
+
+
+def gradient_of_level(level: Level) -> Iterator[str]:
+    """Lines that add to gx gy gz, the gradient with respect to x y z, from sums over the rows of one m.
+
+    The sums are of weights times p, value_c and value_s for the rows c p and s p, and of weights times dp / dz, slope_c
+    and slope_s.
+    """
+    if level.m == 0:
+        yield "gz += slope_c"
+        return
+    yield "gz += c * slope_c + s * slope_s"
+    if level.m == 1:
+        yield "gx, gy = gx + value_c, gy + value_s"
+    else:
+        yield f"gx += {level.m}.0 * (c_ * value_c + s_ * value_s)"
+        yield f"gy += {level.m}.0 * (c_ * value_s - s_ * value_c)"

@@ -13,17 +13,18 @@ import math
 from collections.abc import Iterator
 
 from pyfit_gpu.descriptors.basis import Basis
-from pyfit_gpu.descriptors.kernels.angular import add_rows
+from pyfit_gpu.descriptors.kernels.angular import add_moved_rows, add_rows
+from pyfit_gpu.descriptors.kernels.radial import UNIT, cutoff, cutoff_slope, gaussian, gaussian_slope
 from pyfit_gpu.descriptors.kernels.source import fill
 
-# A program has the atoms that fill 32 WIDTH threads, all of which go on until the last one has no neighbour left.
-_SUMS = """
-def sums(vectors, kinds, first, table, out, atom_0, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.constexpr):
+# A program has the atoms that fill 32 or WIDTH threads, all of which go on until the last one has no neighbour left.
+_TEMPLATE = """
+def $name($arguments, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.constexpr):
     number = tl.program_id(0) * ATOMS + tl.arange(0, ATOMS)[:, None] + tl.zeros((ATOMS, WIDTH), tl.int64)
     n = tl.arange(0, WIDTH)[None, :] + tl.zeros((ATOMS, WIDTH), tl.int64)
     here = number < n_atoms
-    start = tl.load(first + atom_0 + number, mask=here, other=0)
-    end = tl.load(first + atom_0 + number + 1, mask=here, other=0)
+    start = tl.load(starts + number, mask=here, other=0)
+    end = tl.load(ends + number, mask=here, other=0)
     center = tl.load(table + n, mask=n < $N, other=1.0)
     $zeros
     for step in range(tl.max(tl.max(end - start, axis=1), axis=0)):
@@ -32,69 +33,91 @@ def sums(vectors, kinds, first, table, out, atom_0, n_atoms, ATOMS: tl.constexpr
         x = tl.load(vectors + 3 * pair, mask=there, other=1.0)
         y = tl.load(vectors + 3 * pair + 1, mask=there, other=0.0)
         z = tl.load(vectors + 3 * pair + 2, mask=there, other=0.0)
-        $unit
-        $radial
+        $functions
         $masks
         $rows
     here = here & (n < $N)
     scale = tl.load(table + $N + n, mask=n < $N, other=0.0)
-    place = out + (tl.program_id(1) * $GROUP_ROWS * n_atoms + number) * $N + n
+    stride = tl.cast(n_atoms, tl.int64) * $N
+    place = out + tl.program_id(1) * $GROUP_ROWS * stride + number * $N + n
     $stores
 """
-
-UNIT = (
-    "square = x * x + y * y + z * z",
-    "inverse = tl.rsqrt(square)",
-    "r = square * inverse",
-    "x, y, z = x * inverse, y * inverse, z * inverse",
-)
+_ARGUMENTS = "vectors, kinds, starts, ends, table"
+_REGISTERS = 480  # bytes of a thread for sums; a multiprocessor has room for few threads with more
 
 
-def cutoff_lines(basis: Basis) -> tuple[str, ...]:
-    """Lines for fc, and for what its derivative is made of."""
-    return (
-        f"inside = tl.minimum(r - {basis.cutoff!r}, 0.0)",
-        "fourth = (inside * inside) * (inside * inside)",
-        f"over = 1.0 / (fourth + {basis.cutoff_width**4!r})",
-        "fc = fourth * over",
+def elements_at_once(basis: Basis) -> int:
+    """Number of elements whose sums a thread holds: as many as registers do, for each group goes over all pairs."""
+    return max(1, min(basis.n_elements, _REGISTERS // (basis.n_angular * basis.norm.itemsize)))
+
+
+def sums_source(basis: Basis) -> str:
+    """The kernel of the sums. Its grid: atoms, and groups of elements."""
+    group = elements_at_once(basis)
+    return _filled(
+        basis,
+        name="sums",
+        arguments=f"{_ARGUMENTS}, out",
+        functions=[*UNIT, *cutoff(basis), *gaussian(basis, "center"), "f = gauss * fc"],
+        masks=_masks(basis, group, ("f",)),
+        rows=add_rows(basis.legendre_orders, group),
     )
 
 
-def gaussian(basis: Basis, center: str) -> str:
-    """The expression of the Gaussian at `center`, without the cutoff."""
-    return f"tl.exp((r - {center}) * (r - {center}) * {-1 / basis.gaussian_width**2!r})"
+def moved_sums_source(basis: Basis, *, padded: bool) -> str:
+    """The kernel of the changes of the sums along changes of the pairs' vectors, flat or padded."""
+    group = elements_at_once(basis)
+    move = "number * 3 * width + step" if padded else "3 * (pair - pair_0)"
+    stride = "width" if padded else "1"
+    functions = [
+        f"at = moves + {move}",
+        *(f"d{axis} = tl.load(at + {k} * {stride}, mask=there, other=0.0)" for k, axis in enumerate("xyz")),
+        *UNIT,
+        *cutoff(basis),
+        *cutoff_slope(basis),
+        *gaussian(basis, "center"),
+        "along = dx * x + dy * y + dz * z",
+        "dx, dy, dz = (dx - along * x) * inverse, (dy - along * y) * inverse, (dz - along * z) * inverse",
+        "f = gauss * fc",
+        f"d = {gaussian_slope(basis)} * along",
+    ]
+    return _filled(
+        basis,
+        name="moved_sums",
+        arguments=f"{_ARGUMENTS}, moves, out, {'width' if padded else 'pair_0'}",
+        functions=functions,
+        masks=_masks(basis, group, ("f", "d")),
+        rows=add_moved_rows(basis.legendre_orders, group),
+    )
 
 
-def elements_at_once(basis: Basis, itemsize: int) -> int:
-    """Number of elements whose sums a thread holds: as many as registers hold, for each group goes over all pairs."""
-    return max(1, min(basis.n_elements, 480 // (basis.n_angular * itemsize)))
-
-
-def sums_source(basis: Basis, itemsize: int) -> str:
-    """The kernel of the sums. Its grid: atoms, and groups of elements."""
-    group = elements_at_once(basis, itemsize)
-    rows = [(e, row) for e in range(group) for row in range(basis.n_angular)]
+def _filled(
+    basis: Basis, *, name: str, arguments: str, functions: list[str], masks: Iterator[str], rows: Iterator[str]
+) -> str:
+    group = elements_at_once(basis)
+    every = [(e, row) for e in range(group) for row in range(basis.n_angular)]
     return fill(
-        _SUMS,
-        zeros=[f"a_{e}_{row} = tl.zeros((ATOMS, WIDTH), vectors.dtype.element_ty)" for e, row in rows],
-        unit=UNIT,
-        radial=[*cutoff_lines(basis), f"f = {gaussian(basis, 'center')} * fc"],
-        masks=list(_masks(basis, group)),
-        rows=list(add_rows(basis.legendre_orders, group)),
+        _TEMPLATE,
+        name=name,
+        arguments=arguments,
+        zeros=[f"a_{e}_{row} = tl.zeros((ATOMS, WIDTH), vectors.dtype.element_ty)" for e, row in every],
+        functions=functions,
+        masks=list(masks),
+        rows=list(rows),
         stores=list(_stores(basis, group)),
         N=basis.n_centers,
         GROUP_ROWS=group * basis.n_angular,
     )
 
 
-def _masks(basis: Basis, group: int) -> Iterator[str]:
-    """Lines for f_e, zero where the neighbour is of another element than e or is none."""
+def _masks(basis: Basis, group: int, names: tuple[str, ...]) -> Iterator[str]:
+    """Lines for f_e, which is f, or zero where the neighbour is of another element than e or is none."""
     if basis.n_elements == 1:
-        yield "f_0 = tl.where(there, f, 0.0)"
+        yield from (f"{name}_0 = tl.where(there, {name}, 0.0)" for name in names)
         return
     yield f"kind = tl.load(kinds + pair, mask=there, other=255).to(tl.int32) - tl.program_id(1) * {group}"
     for e in range(group):
-        yield f"f_{e} = tl.where(kind == {e}, f, 0.0)"
+        yield from (f"{name}_{e} = tl.where(kind == {e}, {name}, 0.0)" for name in names)
 
 
 def _stores(basis: Basis, group: int) -> Iterator[str]:
@@ -103,6 +126,5 @@ def _stores(basis: Basis, group: int) -> Iterator[str]:
         if basis.n_elements % group:
             yield f"if tl.program_id(1) * {group} + {e} < {basis.n_elements}:"
         for row, weight in enumerate(basis.row_weights):
-            offset = (e * basis.n_angular + row) * basis.n_centers
-            line = f"tl.store(place + {offset} * n_atoms, a_{e}_{row} * {math.sqrt(weight)!r} * scale, mask=here)"
+            line = f"tl.store(place + {e * basis.n_angular + row} * stride, a_{e}_{row} * {math.sqrt(weight)!r} * scale, mask=here)"
             yield f"    {line}" if basis.n_elements % group else line

@@ -15,6 +15,10 @@ from hashlib import sha256
 from typing import Any
 
 
+# Whole numbers that change from call to call: one compiled kernel serves all of them.
+_SCALARS = ("atom_0", "pair_0", "n_atoms", "n_places", "width")
+
+
 def fill(template: str, **parts: Iterable[str] | str | float) -> str:
     """Put lines in the place of each line `$name`, indented as that one is, and values elsewhere."""
     lines = []
@@ -48,5 +52,5 @@ def compiled(source: str) -> Any:
     names: dict[str, Any] = {"tl": tl, "__name__": "pyfit_gpu.descriptors.kernels"}
     exec(compile(source, name, "exec"), names)  # our own text: numbers of the settings are all that enters it
     function = next(value for key, value in names.items() if getattr(value, "__code__", None) and key != "tl")
-    scalars = [argument for argument in ("atom_0", "pair_0", "n_atoms", "n_pairs") if argument in source]
-    return triton.jit(function, do_not_specialize=scalars)
+    arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return triton.jit(function, do_not_specialize=[name for name in arguments if name in _SCALARS])
