@@ -42,7 +42,7 @@ class FusedExpansion:
         self.atoms = max(1, _WARP // self.width)  # of one program
 
     def sums(self, pairs: Pairs) -> Tensor:
-        """(S, n_angular, n, n_r0): sums over the neighbours of each element, x of neighbourhoods.py."""
+        """(n, S, n_angular, n_r0): sums over the neighbours of each element, x of neighbourhoods.py."""
         out = self._empty_sums(pairs)
         self._over_neighbors(sums_source(self.basis), pairs, out)
         return out
@@ -88,19 +88,19 @@ class FusedExpansion:
         return out
 
     def _slopes(self, sums: Tensor) -> Tensor:
-        """(S (S + 1) / 2, slopes, n, n_r0): derivatives of the four-body terms, for each pair of other elements."""
+        """(n, S (S + 1) / 2, slopes, n_r0): derivatives of the four-body terms, for each pair of other elements."""
         count = self.basis.n_elements
         n_others, forms = count * (count + 1) // 2, Forms.of(self.basis)
-        out = sums.new_empty(n_others, len(forms.slopes), *sums.shape[2:])
+        out = sums.new_empty(len(sums), n_others, len(forms.slopes), self.basis.n_centers)
         if forms.slopes:
             # Elements b and c, and 1/2 if they are the same: that is what the blocks of two elements have, too.
             others = self._numbers[count * n_others :]
-            self._over_atoms(slopes_source(self.basis), sums.shape[2], n_others, sums, others, self._blocks[1], out)
+            self._over_atoms(slopes_source(self.basis), len(sums), n_others, sums, others, self._blocks[1], out)
         return out
 
     def _empty_sums(self, pairs: Pairs) -> Tensor:
         basis = self.basis
-        return pairs.vectors.new_empty(basis.n_elements, basis.n_angular, len(pairs.starts), basis.n_centers)
+        return pairs.vectors.new_empty(len(pairs.starts), basis.n_elements, basis.n_angular, basis.n_centers)
 
     def _over_neighbors(self, source: str, pairs: Pairs, *arguments: Any) -> None:
         """Start a kernel whose threads go through the neighbours of an atom."""
@@ -117,7 +117,7 @@ class FusedExpansion:
         self, source: str, pairs: Pairs, arguments: Sequence[Any], tile: dict[str, int], n_warps: int
     ) -> None:
         """Start a kernel whose programs have a tile of pairs each."""
-        own = (pairs.vectors, pairs.kinds_or_any, *pairs.where, *arguments, pairs.n_places, len(pairs.starts))
+        own = (pairs.vectors, pairs.kinds_or_any, *pairs.where, *arguments, pairs.n_places)
         self._launch(source, (-(-pairs.n_places // tile["PLACES"]),), own, tile, n_warps)
 
     def _launch(

@@ -23,8 +23,7 @@ _THREADS = """
 number = tl.program_id(0) * ATOMS + tl.arange(0, ATOMS)[:, None] + tl.zeros((ATOMS, WIDTH), tl.int64)
 n = tl.arange(0, WIDTH)[None, :] + tl.zeros((ATOMS, WIDTH), tl.int64)
 here = (number < n_atoms) & (n < $N)
-stride = tl.cast(n_atoms, tl.int64) * $N
-first = number * $N + n
+first = number * $SUMS + n
 """
 _FEATURES = """
 def $name($arguments, blocks, factors, out, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.constexpr):
@@ -50,11 +49,11 @@ def sums_gradient(sums, grad, numbers, table, out, n_atoms, ATOMS: tl.constexpr,
         low, high = tl.minimum(own, other), tl.maximum(own, other)
         block = low * $ELEMENTS - low * (low - 1) // 2 + high - low
         at = grad + number * $FEATURES + block * $PAIR_FEATURES + n
-        at_b = sums + other * $ROWS * stride + first
+        at_b = sums + other * $ROWS + first
         $pairs
     $triples
     scale = tl.load(table + $N + n, mask=n < $N, other=0.0)
-    to = out + own * $ROWS * stride + first
+    to = out + own * $ROWS + first
     $stores
 """
 # Pairs of elements b <= c, of which `numbers` has, after the blocks for each element, both and 1, or 1/2 if b = c.
@@ -69,7 +68,7 @@ def slopes(sums, others, factors, out, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.c
     block = tl.program_id(1)
     factor = tl.load(factors + block)
     $elements
-    to = out + block * $SLOPES * stride + first
+    to = out + (number * $OTHERS + block) * $SLOPES + n
     $lines
 """
 
@@ -97,16 +96,16 @@ def features_source(basis: Basis, *, tangent: bool = False) -> str:
 
 
 def _threads(basis: Basis) -> list[str]:
-    return fill(_THREADS, N=basis.n_centers).splitlines()
+    return fill(_THREADS, N=basis.n_centers, SUMS=basis.n_elements * basis.n_sums).splitlines()
 
 
 def _elements(basis: Basis, at: str, names: str, tangent: bool = False) -> Iterator[str]:
     """Lines that find the elements of a block, and where their sums lie. With one element equal loads are joined."""
     for k, name in enumerate(names):
         yield f"{name} = tl.load({at} + {k}).to(tl.int64)" if basis.n_elements > 1 else f"{name} = 0"
-        yield f"at_{name} = sums + {name} * {basis.n_angular} * stride + first"
+        yield f"at_{name} = sums + {name} * {basis.n_sums} + first"
         if tangent:
-            yield f"moved_{name} = moved + {name} * {basis.n_angular} * stride + first"
+            yield f"moved_{name} = moved + {name} * {basis.n_sums} + first"
 
 
 def _load(name: str, at: str, basis: Basis, row: int, shift: int = 0) -> str:
@@ -114,7 +113,7 @@ def _load(name: str, at: str, basis: Basis, row: int, shift: int = 0) -> str:
     mask, last = "here", basis.n_centers - shift
     if shift:
         mask = f"here & (n < {last})" if shift > 0 else f"here & (n >= {-shift})"
-    return f"{name} = tl.load({at} + {row} * stride + {shift}, mask={mask}, other=0.0)"
+    return f"{name} = tl.load({at} + {row * basis.n_centers + shift}, mask={mask}, other=0.0)"
 
 
 def _pair_terms(basis: Basis, tangent: bool) -> Iterator[str]:
@@ -175,9 +174,12 @@ def sums_gradient_source(basis: Basis) -> str:
         zeros=[f"g_{row} = zero" for row in range(basis.n_angular)],
         pairs=list(_pair_gradients(basis)),
         triples=_triple_gradients(basis),
-        stores=[f"tl.store(to + {row} * stride, g_{row} * {root!r} * scale, mask=here)" for row, root in enumerate(roots)],
+        stores=[
+            f"tl.store(to + {row * basis.n_centers}, g_{row} * {root!r} * scale, mask=here)"
+            for row, root in enumerate(roots)
+        ],
         N=basis.n_centers,
-        ROWS=basis.n_angular,
+        ROWS=basis.n_sums,
         ELEMENTS=basis.n_elements,
         FEATURES=basis.n_features,
         PAIR_FEATURES=n_orders * per_order,
@@ -230,6 +232,13 @@ def slopes_source(basis: Basis) -> str:
     lines = [_load(f"{name}_{row}", f"at_{name}", basis, row) for row in forms.rows for name in "bc"]
     for number, slope in enumerate(forms.slopes):
         terms = " + ".join(f"{value!r} * (b_{i} * c_{j} + b_{j} * c_{i})" for i, j, value in slope.entries)
-        lines.append(f"tl.store(to + {number} * stride, factor * ({terms}), mask=here)")
+        lines.append(f"tl.store(to + {number * basis.n_centers}, factor * ({terms}), mask=here)")
     elements = list(_elements(basis, "others + 2 * block", "bc"))
-    return fill(_SLOPES, threads=_threads(basis), elements=elements, lines=lines, SLOPES=len(forms.slopes))
+    return fill(
+        _SLOPES,
+        threads=_threads(basis),
+        elements=elements,
+        lines=lines,
+        OTHERS=basis.n_elements * (basis.n_elements + 1) // 2,
+        SLOPES=len(forms.slopes) * basis.n_centers,
+    )

@@ -38,8 +38,7 @@ def $name($arguments, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.constexpr):
         $rows
     here = here & (n < $N)
     scale = tl.load(table + $N + n, mask=n < $N, other=0.0)
-    stride = tl.cast(n_atoms, tl.int64) * $N
-    place = out + tl.program_id(1) * $GROUP_ROWS * stride + number * $N + n
+    to = out + number * $SUMS + tl.program_id(1) * $GROUP + n
     $stores
 """
 _ARGUMENTS = "vectors, kinds, starts, ends, table"
@@ -106,7 +105,8 @@ def _filled(
         rows=list(rows),
         stores=list(_stores(basis, group)),
         N=basis.n_centers,
-        GROUP_ROWS=group * basis.n_angular,
+        SUMS=basis.n_elements * basis.n_sums,
+        GROUP=group * basis.n_sums,
     )
 
 
@@ -126,5 +126,5 @@ def _stores(basis: Basis, group: int) -> Iterator[str]:
         if basis.n_elements % group:
             yield f"if tl.program_id(1) * {group} + {e} < {basis.n_elements}:"
         for row, weight in enumerate(basis.row_weights):
-            line = f"tl.store(place + {e * basis.n_angular + row} * stride, a_{e}_{row} * {math.sqrt(weight)!r} * scale, mask=here)"
+            line = f"tl.store(to + {e * basis.n_sums + row * basis.n_centers}, a_{e}_{row} * {math.sqrt(weight)!r} * scale, mask=here)"
             yield f"    {line}" if basis.n_elements % group else line
