@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,29 @@ MINIMUM_DISTANCE = 1e-3  # Å
 
 
 @dataclass(frozen=True, eq=False)
+class Reactions:
+    """For each atom the pairs of which it is the neighbour: where their forces act back."""
+
+    order: Tensor  # (n_pairs,) whole numbers of pairs, those of one neighbour after the other, ascending for each
+    first: Tensor  # (n_atoms + 1,) int64, where each atom's begin
+
+    @classmethod
+    def of(cls, index: Tensor, n_atoms: int) -> Reactions:
+        """Sort pairs by their neighbours, `index` (n_pairs,), without a wait for the device."""
+        keys = index
+        if index.device.type != "cpu":  # half as many digits to sort by
+            keys = index.to(torch.int32)
+        ordered, order = torch.sort(keys, stable=True)
+        atoms = torch.arange(n_atoms + 1, dtype=keys.dtype, device=index.device)
+        return cls(order.to(keys.dtype), torch.searchsorted(ordered, atoms))
+
+    @property
+    def counts(self) -> Tensor:
+        """(n_atoms,) int64, pairs of each atom."""
+        return torch.diff(self.first)
+
+
+@dataclass(frozen=True, eq=False)
 class Neighbors:
     """Pairs sorted by their central atom. Atoms are numbered over the whole batch, without padding.
 
@@ -38,15 +61,33 @@ class Neighbors:
     counts: Tensor  # (n_atoms,) int64, neighbours of each atom
     index: Tensor  # (n_pairs,) int64, the neighbour's number in the batch
     vectors: Tensor  # (n_pairs, 3) Å, from the central atom to the neighbour's image
+    # What was found once for these pairs, whatever their vectors are: shared with `moved` ones.
+    _known: dict[str, Reactions] = field(default_factory=dict, repr=False)
+
+    @property
+    def reactions(self) -> Reactions:
+        """Pairs by their neighbours, sorted when they are first asked for."""
+        if "reactions" not in self._known:
+            self._known["reactions"] = Reactions.of(self.index, len(self.counts))
+        return self._known["reactions"]
+
+    @property
+    def first(self) -> Tensor:
+        """(n_atoms + 1,) int64, where each atom's pairs begin."""
+        return torch.nn.functional.pad(torch.cumsum(self.counts, 0), (1, 0))
 
     @property
     def centers(self) -> Tensor:
         """(n_pairs,) int64, the central atom of each pair."""
-        return torch.repeat_interleave(self.counts)
+        return torch.repeat_interleave(self.counts, output_size=len(self.index))
 
     def to(self, dtype: torch.dtype) -> Neighbors:
         """The same pairs with vectors in another precision, which lose fewer digits than positions would."""
-        return replace(self, vectors=self.vectors.to(dtype))
+        return self.moved(self.vectors.to(dtype))
+
+    def moved(self, vectors: Tensor) -> Neighbors:
+        """The same pairs with other vectors."""
+        return replace(self, vectors=vectors)
 
     @property
     def distances(self) -> Tensor:
