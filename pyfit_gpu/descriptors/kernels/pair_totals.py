@@ -98,7 +98,7 @@ def _reactions(
         x += tl.sum(tl.load(own, mask=there, other=0.0), axis=1)
         y += tl.sum(tl.load(own + 1, mask=there, other=0.0), axis=1)
         z += tl.sum(tl.load(own + 2, mask=there, other=0.0), axis=1)
-        taken = tl.sum(there.to(tl.int32), axis=1)
+        taken = tl.sum(tl.where(there, 1, 0), axis=1)
         at += taken
         more = tl.max(tl.where(taken == PAIRS, end - at, 0), axis=0)
     tl.store(done + member * n_atoms + atom, at, mask=inside)
