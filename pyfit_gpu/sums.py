@@ -33,7 +33,7 @@ def sum_runs(values: Tensor, lengths: Tensor, *, longest: int = 0) -> Tensor:
 
 
 def sum_in_parts(values: Tensor, lengths: Tensor, longest: int) -> Tensor:
-    """As `sum_runs`, but a run is cut into parts of a fixed length, their sums again, until few are left.
+    """Sums as those of `sum_runs`, but runs are cut into parts of a fixed length, their sums again, until few are left.
 
     How many parts there are only the device knows. As many as there can be are made, the last ones empty, so that
     nothing waits for it.

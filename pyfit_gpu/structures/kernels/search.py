@@ -301,7 +301,7 @@ def search(structures: Structures, cutoff: float) -> Found:
 
 
 def _sorted_into_bins(structures: Structures, positions: Tensor, cutoff: float) -> tuple[Tensor, ...]:
-    """What `_pairs` reads, up to the cutoff."""
+    """Sort atoms into bins; returns what `_pairs` reads, up to the cutoff."""
     device, n_atoms, n_padded = positions.device, structures.n_atoms, positions.shape[1]
     sizes = structures.sizes_on_device
     first_atom = torch.cumsum(sizes, 0) - sizes
