@@ -31,7 +31,7 @@ class Batch:
     @property
     def sizes(self) -> Tensor:
         """(B,) int64, atoms of each structure."""
-        return torch.tensor(self.structures.sizes, device=self.rows.device)
+        return self.structures.sizes_on_device
 
     def features(self, descriptor: LocalStructureParameters) -> Tensor:
         """(n, n_features)."""

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pyfit_gpu.models.all_parameters import energy_variances, force_variances
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches
-from pyfit_gpu.models.chunk_walk import ChunkWalk
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.last_layer import LastLayerRows, n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
+from pyfit_gpu.models.walks import Walked, walk_over
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
 
@@ -185,8 +185,8 @@ def predict_batch(
     bars = None if uncertainty is None else uncertainty.error_bars
     rows = None if bars is None or bars.of_all else LastLayerRows(potential, batch, derivatives=force_errors)
     grade = None if uncertainty is None else uncertainty.grade
-    walk = ChunkWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
-    found = _predict_walk(walk)
+    walk = walk_over(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
+    found = _summed(batch, walk)
     if walk.grades is None:
         return found
     energy, forces = None, None
@@ -210,28 +210,24 @@ def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> t
         derivatives: whether forces and stress are wanted, and their rows.
     """
     rows = LastLayerRows(potential, batch, derivatives=derivatives)
-    return _predict_walk(ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
+    return _summed(batch, walk_over(potential, batch, derivatives=derivatives, rows=rows)), rows
 
 
 @torch.no_grad()
 def inputs_of_batch(potential: Potential, batch: Batch) -> tuple[Prediction, Tensor]:
     """Predict with forces and stress, and give the networks' inputs (n, F), too."""
-    walk = ChunkWalk(potential, batch, derivatives=True, keep_inputs=True)
-    found = _predict_walk(walk)
+    walk = walk_over(potential, batch, derivatives=True, keep_inputs=True)
     assert walk.inputs is not None
-    return found, walk.inputs
+    return _summed(batch, walk), walk.inputs
 
 
-def _predict_walk(walk: ChunkWalk) -> Prediction:
-    batch, energies = walk.batch, walk.run()
-    sums = sum_over_atoms(energies, batch.sizes)
-    if walk.totals is None:
-        return _summarize_members(sums, energies, None, None)
-    forces, virials = walk.totals.finish()
-    assert virials is not None
-    volume = batch.structures.volume.to(virials.dtype)[:, None, None]
-    stress = torch.where(volume > 0, virials / volume.where(volume > 0, 1.0), torch.nan)
-    return _summarize_members(sums, energies, forces, stress)
+def _summed(batch: Batch, walk: Walked) -> Prediction:
+    sums = sum_over_atoms(walk.energies, batch.sizes, largest=max(batch.structures.sizes))
+    if walk.virials is None:
+        return _summarize_members(sums, walk.energies, None, None)
+    volume = batch.structures.volume.to(walk.virials.dtype)[:, None, None]
+    stress = torch.where(volume > 0, walk.virials / volume.where(volume > 0, 1.0), torch.nan)
+    return _summarize_members(sums, walk.energies, walk.forces, stress)
 
 
 def _summarize_members(
