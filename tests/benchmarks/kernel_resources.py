@@ -65,16 +65,16 @@ class Recorder(FusedExpansion):
         self.found.setdefault(found.kernel, found)
 
 
-def resources(
-    source: str, arguments: Sequence[Any], shape: dict[str, int], n_warps: int, capability: int
-) -> Resources:
+def resources(source: str, arguments: Sequence[Any], shape: dict[str, int], n_warps: int, capability: int) -> Resources:
     function = compiled(source)
     names = function.arg_names
     signature = {name: type_of(value) for name, value in zip(names, arguments, strict=False)}
     signature |= dict.fromkeys(shape, "constexpr")
     aligned = {(n,): [["tt.divisibility", 16]] for n, value in enumerate(arguments) if isinstance(value, Tensor)}
     made = ASTSource(fn=function, signature=signature, constexprs=shape, attrs=aligned)
-    kernel = triton.compile(made, target=GPUTarget("cuda", capability, 32), options={"num_warps": n_warps, "enable_fp_fusion": True})
+    kernel = triton.compile(
+        made, target=GPUTarget("cuda", capability, 32), options={"num_warps": n_warps, "enable_fp_fusion": True}
+    )
     usage, code = disassembled(kernel.asm["cubin"])
     name = source.split("(")[0].removeprefix("def ")
     numbers = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "SHARED")}
@@ -121,7 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--capability", type=int, default=90, help="compute capability times ten")
     capability = parser.parse_args().capability
-    print("| settings | elements | dtype | kernel | registers | spilled, bytes | shared, bytes | instructions | float64 |")
+    print(
+        "| settings | elements | dtype | kernel | registers | spilled, bytes | shared, bytes | instructions | float64 |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name, settings in SETTINGS.items():
         for count in (1, 2):

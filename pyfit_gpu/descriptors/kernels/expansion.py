@@ -8,7 +8,7 @@ A few launches for any number of atoms, of which none waits for the host. Pairs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations_with_replacement, permutations
 from typing import Any
 
@@ -20,13 +20,20 @@ from pyfit_gpu.descriptors.couplings import triples_of_elements
 from pyfit_gpu.descriptors.kernels.cubic import Forms
 from pyfit_gpu.descriptors.kernels.invariants import features_source, slopes_source, sums_gradient_source
 from pyfit_gpu.descriptors.kernels.neighborhoods import elements_at_once, moved_sums_source, sums_source
-from pyfit_gpu.descriptors.kernels.pairs import Pairs
+from pyfit_gpu.descriptors.kernels.pairs import FlatPairs, Pairs
 from pyfit_gpu.descriptors.kernels.source import compiled
 from pyfit_gpu.descriptors.kernels.vectors import gradient_source, jacobian_source
+from pyfit_gpu.fused import current
+from pyfit_gpu.structures.neighbors import Neighbors
 
 _WARP = 32  # threads
 _GRADIENT_WARPS = 4  # of a program that has a thread for each pair
 _JACOBIAN_WARPS = 8  # most warps of one that has a thread for each pair and Gaussian
+_BYTES_OF_SUMS = 2**28  # of a piece of atoms, where nothing else decides (not measured)
+# Kernels have a line or two for each sum of an element, and for each coefficient of the four-body terms.
+_MOST_SUMS = 2048
+_MOST_CENTERS = 64
+_MOST_ENTRIES = 2048
 
 
 class FusedExpansion:
@@ -40,6 +47,12 @@ class FusedExpansion:
         self.basis = basis
         self.width = 1 << (basis.n_centers - 1).bit_length()  # threads for the Gaussians of an atom, a power of two
         self.atoms = max(1, _WARP // self.width)  # of one program
+
+    @staticmethod
+    def suits(basis: Basis) -> bool:
+        """Whether the kernels are short enough to be compiled in a reasonable time."""
+        entries = sum(len(slope.entries) for slope in Forms.of(basis).slopes) if basis.n_sums <= _MOST_SUMS else 0
+        return basis.n_sums <= _MOST_SUMS and basis.n_centers <= _MOST_CENTERS and entries <= _MOST_ENTRIES
 
     def sums(self, pairs: Pairs) -> Tensor:
         """(n, S, n_angular, n_r0): sums over the neighbours of each element, x of neighbourhoods.py."""
@@ -125,7 +138,25 @@ class FusedExpansion:
     ) -> None:
         # Multiplications and additions are fused: twice as many operations, and the last bits are no promise here.
         if grid[0]:
-            compiled(source)[grid](*arguments, **shape, num_warps=n_warps, enable_fp_fusion=True)
+            with current(self.basis.norm.device):
+                compiled(source)[grid](*arguments, **shape, num_warps=n_warps, enable_fp_fusion=True)
+
+    def raw_of_all(self, neighbors: Neighbors, species: Tensor) -> Tensor:
+        """(n, n_features): G of all atoms of a batch, in pieces that bound the memory. Nothing waits for a GPU.
+
+        Args:
+            species: (n_atoms,) int64, index of each atom's element.
+        """
+        basis, n = self.basis, len(neighbors.counts)
+        pairs = FlatPairs.of(neighbors, species, basis.n_elements)
+        length = max(1, _BYTES_OF_SUMS // (basis.n_elements * basis.n_sums * basis.norm.itemsize))
+        if n <= length:
+            return self.raw(pairs)
+        out = pairs.vectors.new_empty(n, basis.n_features)
+        for start in range(0, n, length):
+            piece = pairs.piece(range(start, min(start + length, n)), pairs.pairs)
+            out[start : piece.atoms.stop] = self.raw(piece)
+        return out
 
     @cached_property
     def _table(self) -> Tensor:
@@ -151,3 +182,9 @@ class FusedExpansion:
         numbers = [blocks[tuple(sorted((a, *own)))] for a in elements for own in others]  # type: ignore[index]
         both = [element for own in others for element in own]
         return torch.tensor(numbers + both, dtype=torch.int32, device=self.basis.norm.device)
+
+
+@lru_cache(maxsize=16)
+def expansion_of(basis: Basis) -> FusedExpansion:
+    """The expansion of a basis, cached: its tables come from the host, which a loop over batches would wait for."""
+    return FusedExpansion(basis)

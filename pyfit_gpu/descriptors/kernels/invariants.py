@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from pyfit_gpu.descriptors.basis import Basis
 from pyfit_gpu.descriptors.harmonics import rows_of_orders
@@ -73,6 +74,7 @@ def slopes(sums, others, factors, out, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.c
 """
 
 
+@lru_cache(maxsize=32)
 def features_source(basis: Basis, *, tangent: bool = False) -> str:
     """The kernel of the features, or of their changes along changes of the sums.
 
@@ -164,6 +166,7 @@ def _weighted(name: str, terms: Sequence[tuple[int, float]]) -> str:
     return " + ".join(f"{value!r} * {name}_{row}" for row, value in terms)
 
 
+@lru_cache(maxsize=32)
 def sums_gradient_source(basis: Basis) -> str:
     """The kernel of dE/dA, from dE/dG. Its grid: atoms, and elements."""
     n_orders, per_order = len(basis.legendre_orders), basis.radial_products[-1].stop
@@ -226,6 +229,7 @@ def _triple_gradients(basis: Basis) -> list[str]:
     return fill(_OTHERS, OTHERS=n_others, elements=elements, lines=lines).splitlines()
 
 
+@lru_cache(maxsize=32)
 def slopes_source(basis: Basis) -> str:
     """The kernel of T for each pair of elements: derivatives of the four-body terms. Its grid: atoms, and these pairs."""
     forms = Forms.of(basis)

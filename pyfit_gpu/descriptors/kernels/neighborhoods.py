@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 from pyfit_gpu.descriptors.basis import Basis
 from pyfit_gpu.descriptors.kernels.angular import add_moved_rows, add_rows
@@ -50,6 +51,7 @@ def elements_at_once(basis: Basis) -> int:
     return max(1, min(basis.n_elements, _REGISTERS // (basis.n_angular * basis.norm.itemsize)))
 
 
+@lru_cache(maxsize=32)
 def sums_source(basis: Basis) -> str:
     """The kernel of the sums. Its grid: atoms, and groups of elements."""
     group = elements_at_once(basis)
@@ -63,6 +65,7 @@ def sums_source(basis: Basis) -> str:
     )
 
 
+@lru_cache(maxsize=32)
 def moved_sums_source(basis: Basis, *, padded: bool) -> str:
     """The kernel of the changes of the sums along changes of the pairs' vectors, flat or padded."""
     group = elements_at_once(basis)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pyfit_gpu.descriptors.basis import Basis
 from pyfit_gpu.descriptors.harmonics import rows_of_orders
@@ -45,6 +46,7 @@ def gradient(vectors, kinds, $where, grad, out, n_places, PLACES: tl.constexpr):
 """
 
 
+@lru_cache(maxsize=32)
 def gradient_source(basis: Basis, *, padded: bool) -> str:
     """The kernel of dE/dv, from dE/dA. Its grid: places of pairs."""
     functions = [*UNIT, *cutoff(basis), *cutoff_slope(basis)]
@@ -118,6 +120,7 @@ for others in range($OTHERS):
 """
 
 
+@lru_cache(maxsize=32)
 def jacobian_source(basis: Basis, *, padded: bool) -> str:
     """The kernel of dG/dv. Its grid: places of pairs. Features of which no element is the neighbour's are left out."""
     functions = [*UNIT, *cutoff(basis), *cutoff_slope(basis)]
@@ -131,7 +134,9 @@ def jacobian_source(basis: Basis, *, padded: bool) -> str:
             f"d_{k} = tl.where(there, {gaussian_slope(basis)}, 0.0) * scale",
         ]
     forms, others = Forms.of(basis), basis.n_elements * (basis.n_elements + 1) // 2
-    triples = fill(_TRIPLES, OTHERS=others, SLOPES=len(forms.slopes) * basis.n_centers, lines=list(_triple_rows(basis, forms)))
+    triples = fill(
+        _TRIPLES, OTHERS=others, SLOPES=len(forms.slopes) * basis.n_centers, lines=list(_triple_rows(basis, forms))
+    )
     to = ("width", "center * $F * 3 * width + place % width") if padded else ("n_places", "place")
     return fill(
         _JACOBIAN,
