@@ -184,7 +184,7 @@ class TestOutputs:
 
     def test_grades(self, silicon: Potential, frames: list[Frame]) -> None:
         structures = Structures.from_frames(frames)
-        grade = build_extrapolation_grade(silicon, build_training_set(structures.select([0, 1, 2]), silicon))
+        grade = build_extrapolation_grade(build_training_set(structures.select([0, 1, 2]), silicon), silicon)
         uncertainty = Uncertainty.of(silicon, grade)
         found = PyfitModel(silicon, uncertainty=uncertainty)(state_of(frames))["extrapolation_grade"]
         expected = predict(silicon, structures, uncertainty=uncertainty).uncertainty.grade
@@ -297,7 +297,7 @@ class TestLostSystems:
         torch.testing.assert_close(found["energy"][1:], whole["energy"][1:], **CLOSE)
 
     def test_with_spread_and_grades(self, silicon: Potential, frames: list[Frame]) -> None:
-        grade = build_extrapolation_grade(silicon, build_training_set(Structures.from_frames(frames[:2]), silicon))
+        grade = build_extrapolation_grade(build_training_set(Structures.from_frames(frames[:2]), silicon), silicon)
         members = join_members([silicon, silicon.randomized(1)])
         model = PyfitModel(members, uncertainty=Uncertainty.of(members, grade))
         state = state_of(frames)
