@@ -94,6 +94,12 @@ class Basis:
         return torch.nn.functional.pad(self.coefficients, padding)
 
     @lazy
+    def row_weights(self) -> list[float]:
+        """w_lm of each angular function."""
+        coefficients = addition_coefficients(self.legendre_orders, device=torch.device("cpu"), dtype=torch.float64)
+        return [float(weight) for weight in coefficients.sum(dim=0).tolist()]
+
+    @lazy
     def blocks(self) -> list[tuple[int, int]]:
         """The elements a and b of each block of features."""
         return list(combinations_with_replacement(range(self.n_elements), 2))

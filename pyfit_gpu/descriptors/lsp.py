@@ -175,7 +175,7 @@ class LocalStructureParameters:
         order, sizes = _chunks(self, counts, species, max_pairs, vectors.itemsize, n_threads)
         # One byte per pair: arrays over all pairs are large beside a chunk.
         kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
-        basis = _basis(self, vectors.device, vectors.dtype)
+        basis = basis_of(self, vectors.device, vectors.dtype)
         counts = counts[order, None]
         first = (torch.cumsum(neighbors.counts, 0) - neighbors.counts)[order, None]
         start = 0
@@ -211,7 +211,7 @@ class LocalStructureParameters:
 
 
 @lru_cache(maxsize=16)
-def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
+def basis_of(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
     """The basis of some settings, cached: its tensors come from the host, which a loop over batches would wait for."""
     return Basis.of(
         cutoff=settings.neighbor_cutoff,

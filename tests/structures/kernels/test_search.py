@@ -1,0 +1,102 @@
+"""The search by kernels, interpreted, against the search by torch's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import interpreted  # noqa: F401, first
+import numpy as np
+import pytest
+import torch
+
+from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.cell_list import find_pairs
+from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.structures.kernels.search import Found, search
+
+MakeFrame = Callable[..., Frame]
+
+
+def assert_same_pairs(structures: Structures, cutoff: float, tolerance: float = 1e-12) -> Found:
+    """The same pairs of every atom in any order."""
+    found = search(structures, cutoff)
+    counts, index, vectors = find_pairs(structures, cutoff)
+    assert torch.equal(found.counts, counts)
+    assert found.vectors.dtype == structures.positions.dtype
+    ends = np.cumsum(counts.numpy())
+    for first, last in zip(ends - counts.numpy(), ends, strict=True):
+        deviation = (found.vectors[first:last, None] - vectors[None, first:last]).abs().amax(dim=2)
+        same = (deviation < tolerance) & (found.index[first:last, None] == index[None, first:last])
+        assert (same.sum(dim=0) == 1).all()
+        assert (same.sum(dim=1) == 1).all()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("pbc", [(True,) * 3, (True, True, False), (False, True, False), (False,) * 3], ids=str)
+def test_skewed_cells_with_atoms_outside(
+    random_frame: MakeFrame, pbc: tuple[bool, bool, bool], dtype: torch.dtype
+) -> None:
+    """Some with several bins along an axis, some with one, of different sizes."""
+    frames = [
+        random_frame(seed, n, length=length, skew=0.7, scatter=2 if all(pbc) else 0, pbc=pbc)
+        for seed, n, length in [(1, 9, 9.0), (2, 1, 4.0), (3, 4, 5.0)]
+    ]
+    structures = Structures.from_frames(frames, dtype=dtype)
+    assert assert_same_pairs(structures, 3.9, 1e-12 if dtype == torch.float64 else 1e-5).counts.sum() > 5
+
+
+def test_many_images_in_tiny_cells(random_frame: MakeFrame) -> None:
+    structures = Structures.from_frames([random_frame(11, n, length=2.6, skew=0.3) for n in (1, 2)])
+    assert assert_same_pairs(structures, 5.5).counts.min() > 30
+
+
+def test_bins_are_used(random_frame: MakeFrame) -> None:
+    """A large cell: each atom is compared with few others, though there are many bins beside."""
+    structures = Structures.from_frames([random_frame(3, 64, length=16.0), random_frame(4, 3, length=7.0)])
+    assert_same_pairs(structures, 3.0)
+
+
+@pytest.mark.parametrize("pbc", [(True, False, True), (False,) * 3], ids=str)
+def test_cells_without_vectors_along_open_axes(make_frame: MakeFrame, pbc: tuple[bool, bool, bool]) -> None:
+    cell = np.diag([4.0 * own for own in pbc])
+    frame = make_frame([[0, 0, 0], [1.5, 9.0, -2.0], [1.5, 10.5, 30.0]], cell)
+    structures = Structures.from_frames([replace(frame, pbc=np.array(pbc))])
+    assert_same_pairs(structures, 4.5)
+
+
+def test_lone_atoms(make_frame: MakeFrame) -> None:
+    structures = Structures.from_frames([make_frame([[0, 0, 0]])] * 2)
+    found = search(structures, 4.0)
+    assert found.counts.tolist() == [0, 0]
+    assert found.vectors.shape == (0, 3)
+    assert found.nearest == np.inf
+
+
+def test_nearest_and_finite(make_frame: MakeFrame) -> None:
+    frames = [make_frame([[0, 0, 0], [0, 0, 2.5], [0, 0, 4.0]]), make_frame([[0, 0, 0], [3, 0, 0]])]
+    structures = Structures.from_frames(frames)
+    found = search(structures, 4.0)
+    assert found.nearest == pytest.approx(1.5)
+    assert found.all_finite
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the kernel is interpreted
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_atom_that_is_nowhere_has_no_neighbours_and_disturbs_no_other(random_frame: MakeFrame, wrong: float) -> None:
+    structures = Structures.from_frames([random_frame(1, 5), random_frame(2, 4)])
+    whole = search(structures, 4.0)
+    structures.positions[0, 2, 1] = wrong
+    found = search(structures, 4.0)
+    assert not found.all_finite
+    assert found.counts[2] == 0
+    assert torch.equal(found.counts[5:], whole.counts[5:])
+    assert torch.equal(found.vectors[-int(found.counts[5:].sum()) :], whole.vectors[-int(whole.counts[5:].sum()) :])
+
+
+def test_same_bits_from_run_to_run(random_frame: MakeFrame) -> None:
+    structures = Structures.from_frames([random_frame(1, 12, length=8.0)])
+    first, second = search(structures, 4.0), search(structures, 4.0)
+    assert torch.equal(first.index, second.index)
+    assert torch.equal(first.vectors, second.vectors)
