@@ -36,7 +36,9 @@ class MovingSystems:
         potential: Potential,
         sizes: Sequence[int],
         atomic_numbers: Tensor,
+        *,
         skin: float,
+        late: bool = False,
         uncertainty: Uncertainty | None = None,
     ) -> None:
         """Arrange the systems in batches.
@@ -44,7 +46,7 @@ class MovingSystems:
         Args:
             sizes: atoms of each system.
             atomic_numbers: (n_atoms,) int64, on the potential's device.
-            skin: Å, see `VerletList`.
+            skin, late: see `VerletList`.
             uncertainty: of the potential, which gives grades and error bars of energies.
 
         Raises:
@@ -54,7 +56,7 @@ class MovingSystems:
         self.sizes = tuple(sizes)
         self.atomic_numbers = atomic_numbers
         self.uncertainty = uncertainty
-        self.skin = skin
+        self.skin, self.late = skin, late
         self.lost: frozenset[int] = frozenset()
         self.species = torch.empty_like(atomic_numbers)  # (n_atoms,) int64, index into the potential's elements
         counts = torch.tensor(self.sizes)
@@ -183,7 +185,8 @@ class _Part:
         padded.view(-1)[self.place] = numbers[self.atoms]
         self.structures = _unlabelled(padded, sizes.tolist(), rows)
         self.species = systems.potential.species_index(self.structures)
-        self.neighbors = VerletList(systems.potential.descriptor.neighbor_cutoff, systems.skin)
+        cutoff = systems.potential.descriptor.neighbor_cutoff
+        self.neighbors = VerletList(cutoff, systems.skin, late=systems.late)
 
     def set_cells(self, cell: Tensor, pbc: Tensor) -> None:
         self.structures = replace(self.structures, cell=cell[self.rows], pbc=pbc[self.rows])
@@ -202,7 +205,7 @@ class _Part:
             neighbors=self.neighbors(structures).to(potential.dtype),
         )
         found = predict_batch(potential, batch, derivatives=derivatives, uncertainty=uncertainty)
-        # A remembered list may not notice a position that is not finite; the system's numbers then mean nothing.
+        # Lists asked late do not notice a position that is not finite; the system's numbers then mean nothing.
         wrong = ~structures.positions.isfinite().flatten(1).all(dim=1)
         return _added(found, torch.where(wrong, torch.nan, 0.0).to(potential.dtype), self.owners)
 

@@ -51,6 +51,7 @@ class PyfitModel(ModelInterface):  # type: ignore[misc]  # without torch-sim its
         compute_forces: bool = True,
         compute_stress: bool = True,
         skin: float = 0.5,
+        late: bool = False,
         e_shift: EnergyShift | None = None,
         uncertainty: Uncertainty | Path | None = None,
     ) -> None:
@@ -63,6 +64,8 @@ class PyfitModel(ModelInterface):  # type: ignore[misc]  # without torch-sim its
             dtype: float64 or float32, of features and networks, and what torch-sim's runners cast states to. A state
                 of another precision is taken as it is: in float64 positions and results keep their digits.
             skin: Å, see `VerletList`; 0: neighbours are searched at every call.
+            late: whether what a GPU finds out about its lists of neighbours is read one call later, so that no call
+                waits for it: for dynamics, where no step is twice as long as the one before (moving.py).
             e_shift: eV per atom, one number or one for each element; None: the potential's own, or 0 with a warning
                 if it is unknown.
             uncertainty: of this potential, or its file; None: the file beside that of the potential, if there is one.
@@ -75,7 +78,7 @@ class PyfitModel(ModelInterface):  # type: ignore[misc]  # without torch-sim its
         self.potential, self.energy_shift, self.uncertainty = ready.potential, ready.energy_shift, ready.uncertainty
         self._device, self._dtype = self.potential.device, self.potential.dtype
         self._compute_forces, self._compute_stress = compute_forces, compute_stress
-        self.skin = skin
+        self.skin, self.late = skin, late
         self._systems: MovingSystems | None = None
         self._shifts = self.energy_shift  # eV, of each atom of the systems, and
         self._sums_of_shifts = self.energy_shift  # of each system
@@ -142,7 +145,9 @@ class PyfitModel(ModelInterface):  # type: ignore[misc]  # without torch-sim its
             elements = ", ".join(self.potential.descriptor.elements)
             raise InputError(f"atomic_numbers: expected elements of the potential ({elements}), found 0")
         sizes = torch.bincount(owners).tolist()
-        systems = MovingSystems(self.potential, sizes, numbers.clone(), self.skin, self.uncertainty)
+        systems = MovingSystems(
+            self.potential, sizes, numbers.clone(), skin=self.skin, late=self.late, uncertainty=self.uncertainty
+        )
         self._shifts = self.energy_shift[systems.species]
         self._sums_of_shifts = self._shifts.new_zeros(len(sizes)).index_add(0, systems.owners, self._shifts)
         return systems

@@ -72,12 +72,21 @@ def assert_is(found: dict[str, torch.Tensor], expected: Prediction, sizes: Seque
 
 
 class TestValues:
-    @pytest.mark.parametrize("skin", [0.0, 0.5])
-    def test_equal_predict(self, silicon: Potential, frames: list[Frame], skin: float) -> None:
+    @pytest.mark.parametrize(
+        ("skin", "late", "steps"),
+        [
+            (0.0, False, (0.0, 0.02, 0.3)),
+            (0.5, False, (0.0, 0.02, 0.02, 0.3, 0.02, 0.02)),
+            (0.5, True, (0.0, 0.02, 0.02, 0.02, 0.02, 0.02)),
+        ],
+    )
+    def test_equal_predict(
+        self, silicon: Potential, frames: list[Frame], skin: float, late: bool, steps: Sequence[float]
+    ) -> None:
         """Along small and large moves: with neighbours that are new, remembered and outdated."""
-        model, state = PyfitModel(silicon, skin=skin), state_of(frames)
+        model, state = PyfitModel(silicon, skin=skin, late=late), state_of(frames)
         generator = torch.Generator().manual_seed(1)
-        for step in (0.0, 0.02, 0.02, 0.3, 0.02, 0.02):
+        for step in steps:
             state.positions = state.positions + step * torch.randn(
                 state.positions.shape, generator=generator, dtype=torch.float64
             )
@@ -268,6 +277,20 @@ class TestLostSystems:
         state.positions[sick.nonzero()[0, 0]] = position
         for name, value in model(state).items():
             torch.testing.assert_close(value, whole[name], **CLOSE)
+
+    def test_one_that_nobody_asks_for(self, silicon: Potential, frames: list[Frame]) -> None:
+        """Where the device is asked late, nothing looks for numbers that are not finite."""
+        model, state = PyfitModel(silicon, late=True), state_of(frames)
+        whole = model(state)
+        sick = state.system_idx == 2
+        state.positions[sick.nonzero()[0, 0]] = torch.nan
+        for _ in range(3):
+            found = model(state)
+        assert not model._systems.lost
+        for name, value in found.items():
+            own = sick if len(value) == len(sick) else torch.arange(len(frames)) == 2
+            assert value[own].isnan().all(), name
+            torch.testing.assert_close(value[~own], whole[name][~own], **CLOSE)
 
     def test_from_the_start_and_all(self, silicon: Potential, frames: list[Frame]) -> None:
         model, state = PyfitModel(silicon), state_of(frames[:2])
