@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
 from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.kernels.source import compiled
+from pyfit_gpu.descriptors.kernels.vectors import gradient_source
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, basis_of
 from pyfit_gpu.structures.neighbors import Neighbors
 
