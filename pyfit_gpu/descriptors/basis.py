@@ -74,6 +74,11 @@ class Basis:
     def n_angular(self) -> int:
         return n_rows(self.legendre_orders)
 
+    @property
+    def n_sums(self) -> int:
+        """Sums over the neighbours of one element."""
+        return self.n_angular * self.n_centers
+
     @lazy
     def padded_norm(self) -> Tensor:
         """(padded n_r0,), 1 beyond the Gaussian centres."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
+from pyfit_gpu.descriptors.kernels.expansion import expansion_of
 from pyfit_gpu.descriptors.kernels.pair_totals import FlatTotals
 from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.lsp import basis_of
@@ -55,7 +55,7 @@ class FusedWalk:
         self.like = potential.networks.weights[0]
         self.layer_sizes = potential.networks.layer_sizes
         basis = basis_of(self.descriptor, self.like.device, self.like.dtype)
-        self.expansion = FusedExpansion(basis)
+        self.expansion = expansion_of(basis)
         self.pairs = FlatPairs.of(batch.neighbors, batch.species, self.descriptor.n_elements)
         self.totals: FlatTotals | None = None
         if derivatives:

@@ -52,7 +52,7 @@ def walk_over(
         return _finished(walk, walk.run())
 
     needs_chunks = energy_model(potential, "predict").uses_vectors or (rows is not None and rows.wants_derivatives)
-    if needs_chunks or not has_fused_kernels(device):
+    if needs_chunks or not (has_fused_kernels(device) and potential.descriptor.suits_kernels):
         return by_chunks()
     from pyfit_gpu.models.fused_walk import FusedWalk  # imports Triton
 
