@@ -57,7 +57,7 @@ def is_fault_of_kernels(error: Exception) -> bool:
 
 
 def by_kernels(device: torch.device, fused: Callable[[], _Result], plain: Callable[[], _Result]) -> _Result:
-    """Compute by fused kernels; by torch's operations if a kernel cannot be compiled or started, now and from now on."""
+    """Compute by fused kernels, or by torch's operations where a kernel cannot be compiled or started."""
     if not has_fused_kernels(device):
         return plain()
     try:

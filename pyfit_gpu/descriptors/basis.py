@@ -100,7 +100,7 @@ class Basis:
 
     @lazy
     def row_weights(self) -> list[float]:
-        """w_lm of each angular function."""
+        """Weights w_lm of the angular functions."""
         coefficients = addition_coefficients(self.legendre_orders, device=torch.device("cpu"), dtype=torch.float64)
         return [float(weight) for weight in coefficients.sum(dim=0).tolist()]
 

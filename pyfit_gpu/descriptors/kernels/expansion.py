@@ -68,7 +68,7 @@ class FusedExpansion:
         return out
 
     def vjp(self, pairs: Pairs, grad: Tensor, sums: Tensor | None = None) -> Tensor:
-        """dE/dv of the pairs in eV/Å, (n_pairs, 3) or (n, 3, K), for `grad` = dE/dG (n, n_features)."""
+        """(n_pairs, 3) or (n, 3, K) eV/Å: dE/dv of the pairs, for `grad` = dE/dG (n, n_features)."""
         sums = self.sums(pairs) if sums is None else sums
         by_sums = torch.empty_like(sums)
         arguments = (sums, grad.contiguous(), self._numbers, self._table, by_sums)
@@ -89,7 +89,7 @@ class FusedExpansion:
         return out
 
     def jacobian(self, pairs: Pairs, sums: Tensor | None = None) -> Tensor:
-        """dG/dv of the pairs in 1/Å, (n_features, 3, n_pairs) or (n, n_features, 3, K), there zero for dummies."""
+        """(n_features, 3, n_pairs) or (n, n_features, 3, K) 1/Å: dG/dv of the pairs, zero for dummies."""
         sums = self.sums(pairs) if sums is None else sums
         slopes = self._slopes(sums)
         shape = pairs.shape_of_jacobian(self.basis.n_features)

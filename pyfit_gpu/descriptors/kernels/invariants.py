@@ -231,7 +231,7 @@ def _triple_gradients(basis: Basis) -> list[str]:
 
 @lru_cache(maxsize=32)
 def slopes_source(basis: Basis) -> str:
-    """The kernel of T for each pair of elements: derivatives of the four-body terms. Its grid: atoms, and these pairs."""
+    """The kernel of T, the derivatives of four-body terms, for pairs of elements. Its grid: atoms, and these pairs."""
     forms = Forms.of(basis)
     lines = [_load(f"{name}_{row}", f"at_{name}", basis, row) for row in forms.rows for name in "bc"]
     for number, slope in enumerate(forms.slopes):

@@ -129,5 +129,6 @@ def _stores(basis: Basis, group: int) -> Iterator[str]:
         if basis.n_elements % group:
             yield f"if tl.program_id(1) * {group} + {e} < {basis.n_elements}:"
         for row, weight in enumerate(basis.row_weights):
-            line = f"tl.store(to + {e * basis.n_sums + row * basis.n_centers}, a_{e}_{row} * {math.sqrt(weight)!r} * scale, mask=here)"
+            place, root = (e * basis.n_angular + row) * basis.n_centers, math.sqrt(weight)
+            line = f"tl.store(to + {place}, a_{e}_{row} * {root!r} * scale, mask=here)"
             yield f"    {line}" if basis.n_elements % group else line

@@ -14,7 +14,6 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-
 _SCALARS = ("atom_0", "pair_0", "n_atoms", "n_places", "width")
 _TABLES = ("starts", "ends", "numbers", "others", "grad")
 

@@ -92,7 +92,9 @@ def _gradient_rows(basis: Basis) -> Iterator[str]:
 
 # A program has the pairs of one warp for each Gaussian.
 _JACOBIAN = """
-def jacobian(vectors, kinds, $where, sums, slopes, table, numbers, out, n_places, PLACES: tl.constexpr, WIDTH: tl.constexpr):
+def jacobian(
+    vectors, kinds, $where, sums, slopes, table, numbers, out, n_places, PLACES: tl.constexpr, WIDTH: tl.constexpr
+):
     place = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)[None, :] + tl.zeros((WIDTH, PLACES), tl.int64)
     n = tl.arange(0, WIDTH)[:, None] + tl.zeros((WIDTH, PLACES), tl.int64)
     inside = place < n_places

@@ -1,4 +1,4 @@
-"""Fused kernels, interpreted, against torch's operations: features and derivatives in all forms, of flat and padded pairs."""
+"""Fused kernels, interpreted, against torch's operations: features and derivatives, of flat and padded pairs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def neighbors_of(
     lengths = torch.rand(sum(counts), 1, generator=generator, dtype=torch.float64)
     vectors *= (1.5 + (settings.neighbor_cutoff - 1.5) * lengths) / vectors.norm(dim=1, keepdim=True)
     index = torch.arange(sum(counts)) * 7 % max(len(counts), 1)
-    return Neighbors(torch.tensor(counts), index, vectors.to(dtype))
+    return Neighbors(torch.tensor(counts, dtype=torch.int64), index, vectors.to(dtype))
 
 
 def species_of(settings: LocalStructureParameters, n_atoms: int) -> Tensor:
