@@ -122,13 +122,12 @@ def _steps(records: Records, kind: str, summary: dict[str, Any]) -> Iterator[Fin
 def _check_inputs(
     records: Records, potential: Potential | None, training_set: TrainingSet | None, summary: dict[str, Any]
 ) -> Iterator[Finding]:
-    if potential is not None:
+    if training_set is not None:
+        inputs, descriptor = Inputs.of(windows_of_set(training_set, records)), training_set.descriptor
+    else:
+        assert potential is not None
         inputs = Inputs.of(windows_of_records(records, potential, potential.device))
         descriptor = potential.descriptor
-    else:
-        assert training_set is not None
-        inputs = Inputs.of(windows_of_set(training_set, records))
-        descriptor = training_set.descriptor
     first = equal_rows(inputs.rows)
     summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, first)
     summary["inputs"] = descriptor.n_features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,15 @@ class TestEqualInputs:
         assert "cu.extxyz, structure 18 and cu.extxyz, structure 10" in found["noise floor"].text
         assert "noise floor" not in kinds(pf.examine(frames))  # without inputs nothing is known of it
 
+    def test_the_first_of_equal_ones_may_lack_its_energy(self) -> None:
+        frames = good_frames()
+        frames = changed(frames, 9, energy=None, forces=None, stress=None)
+        good = good_frames()[9]
+        equal = [self.turned(good), self.turned(good, positions=good.positions[::-1], energy=good.energy + 0.04)]
+        equal[1] = replace(good, positions=good.positions + 0.7, energy=good.energy + 0.04)  # shifted
+        found = kinds(pf.examine(numbered([*frames, *equal]), copper()))
+        assert found["noise floor"].numbers == (18,)
+
     def test_with_equal_energies(self) -> None:
         frames = good_frames()
         found = kinds(pf.examine(numbered([*frames, self.turned(frames[9])]), copper()))
@@ -133,9 +143,19 @@ class TestForcesAgainstEnergies:
         assert "the sign is turned" in finding.text
         assert set(finding.numbers) <= set(range(7, 17))
 
-    def test_the_unit(self) -> None:
-        frames = [replace(frame, forces=frame.forces / 51.4221) for frame in good_frames()]
-        assert "hartree/bohr" in only(frames, "forces against energies").text
+    @pytest.mark.parametrize(
+        ("energy", "forces", "hint"),
+        [
+            (1.0, 1 / 51.4221, r"work is 5\d\.\d+: they are in hartree/bohr"),
+            (1 / 13.6057, 1.0, "energies are in Ry"),
+            (1 / 27.2114, 1 / 51.4221, "both are in atomic units"),
+        ],
+    )
+    def test_the_unit(self, energy: float, forces: float, hint: str) -> None:
+        # The dominant energy is made large, for else a thousandth of it would be below what calculations agree to.
+        frames = [replace(f, energy=30 * energy * f.energy, forces=30 * forces * f.forces, stress=None)
+                  for f in good_frames()]  # fmt: skip
+        assert re.search(hint, kinds(pf.examine(frames))["forces against energies"].text)
 
     def test_atoms_that_cross_the_boundary_are_no_long_steps(self) -> None:
         frames = good_frames()
@@ -370,6 +390,14 @@ class TestOutliers:
         found = kinds(pf.examine(changed(frames, 11, forces=frames[11].forces * -20), self.committee()))
         assert found["outlier"].numbers == (11,)
         assert found["outlier"].unit == "eV/Å"
+
+    def test_without_positions_nothing_is_predicted(self) -> None:
+        batch = pf.Structures.from_frames(self.exact())
+        whole = pf.build_training_set(batch, copper())
+        unknown = torch.full_like(whole.positions, torch.nan)
+        found = pf.examine(replace(whole, positions=unknown, forces=unknown), self.committee())
+        assert found.summary["inputs"] == copper().descriptor.n_features
+        assert "outlier" not in kinds(found)
 
     def test_a_single_member_tells_nothing(self) -> None:
         frames = self.exact()
