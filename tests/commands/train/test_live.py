@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands.helpers import call, done, fresh_potential, names, refused, set_up
+from commands.helpers import call, done, names, prepare_set, refused, set_up
 from sample_sets import make_potential
 
 from pyfit_gpu.commands.train import live
@@ -27,8 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def prepared() -> None:
-    fresh_potential("start.nn.dat")
-    done("prepare", "si.poscar.dat", "--potential", "start.nn.dat", "--out", "si.h5", "--e-shift", "fit", "--quiet")
+    prepare_set()
 
 
 class Clock:
