@@ -63,8 +63,8 @@ def _parts_table(found: Evaluated) -> Table:
         "Structures that trained, and others",
         ("part", "label", "structures", "RMSE", "MAE", "largest", "unit"),
         tuple(rows),
-        note="How well a potential predicts what it has not seen shows in the errors of validation and test. Others are "
-        "structures of files beside the set, and those without an energy.",
+        note="How well a potential predicts what it has not seen shows in the errors of validation and test. "
+        "Others are structures of files beside the set, and those without an energy.",
     )
 
 
