@@ -68,7 +68,8 @@ def read_sources(
         known = dict(zip(own.structure_keys().tolist(), found[0].parts, strict=True))
     if dft_files:
         frames = read_all_frames(Sources.of(dft_files, reading), training=False)
-        parts = [known.get(key, "") for key in Records.of_frames(frames).keys.tolist()]
+        keys = Records.of_frames(frames).of_elements(model.descriptor.elements).keys.tolist()
+        parts = [known.get(key, "") for key in keys]
         found.append(Source(frames, parts, evaluation_shift(model, None)))
     return found
 

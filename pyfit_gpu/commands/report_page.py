@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -33,6 +34,7 @@ from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.physics.compute import PARTS as PHYSICS
 from pyfit_gpu.physics.compute import compute_physics
+from pyfit_gpu.physics.data_cells import MOST_ATOMS
 from pyfit_gpu.physics.properties import Physics
 from pyfit_gpu.report.build import Findings, build_report
 from pyfit_gpu.report.contents import Report
@@ -139,7 +141,7 @@ def _physics(
     chosen = [part for part in PHYSICS if part in parts or "physics" in parts]
     if not chosen:
         return None
-    structures = Structures.from_frames(frames, device=setup.device) if frames else None
+    structures = Structures.from_frames(_crystals(frames), device=setup.device) if frames else None
     with closing(Progress("physics", len(chosen) + 1, "parts", quiet=setup.quiet)) as progress:
         begun: list[str] = []
 
@@ -150,6 +152,22 @@ def _physics(
         moved = None if known is None else known.to(setup.device, torch.float64)
         model = model.to(setup.device, torch.float64)  # small differences of energies
         return compute_physics(model, structures, uncertainty=moved, parts=chosen, progress=begin)
+
+
+def _crystals(frames: Sequence[Frame]) -> list[Frame]:
+    """Choose what the physics looks at: small cells, and the smallest structure of each composition.
+
+    All structures, padded to the largest one, could take more memory than there is.
+    """
+    smallest: dict[frozenset[tuple[int, int]], Frame] = {}
+    for frame in frames:
+        counts = frame.element_counts
+        divisor = math.gcd(*counts.values())
+        composition = frozenset((element, count // divisor) for element, count in counts.items())
+        if composition not in smallest or frame.n_atoms < smallest[composition].n_atoms:
+            smallest[composition] = frame
+    return [*(one for one in frames if one.n_atoms <= MOST_ATOMS),
+            *(one for one in smallest.values() if one.n_atoms > MOST_ATOMS)]  # fmt: skip
 
 
 def _checked_folder(out: str, setup: Setup) -> Path:

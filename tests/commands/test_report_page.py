@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from commands.helpers import (
 
 import pyfit_gpu as pf
 from pyfit_gpu.commands import report_page
+from pyfit_gpu.structures.frames import Frame
 
 REPORT = ("report", "--potential", "si.nn.dat", "--parts", "errors,training,data")
 
@@ -111,13 +113,23 @@ def test_set_and_files_together(trained: None) -> None:
 
 def test_structures_of_files_that_the_set_has_not_are_others(trained: None) -> None:
     blocks = poscar_blocks()
-    moved = [[*block[:-1], re.sub(r"\S+", "0.01", block[-1], count=1)] for block in blocks[:5]]
+    moved = [[*block[:-2], re.sub(r"\S+", "0.01", block[-2], count=1), block[-1]] for block in blocks[:5]]
     write_poscar("more.poscar.dat", [*moved, *blocks[5:8]], ["more"])
     done("report", "more.poscar.dat", "--potential", "fit.nn.dat", "--set", "si.h5", "--out", "out",
          "--parts", "errors")  # fmt: skip
     assert parts()["others"] == 5
     assert sum(parts().values()) == N_STRUCTURES + 8
     assert value("energy-rmse of others") > 0
+
+
+def test_the_physics_sees_small_cells_and_one_of_each_composition(make_frame: Callable[..., Frame]) -> None:
+    def cell(symbols: list[str]) -> Frame:
+        return make_frame(np.arange(3.0 * len(symbols)).reshape(-1, 3), symbols=symbols)
+
+    small, larger, largest = cell(["Si"] * 2), cell(["Si", "C"] * 10), cell(["C", "Si"] * 12)
+    alike, other = cell(["Si"] * 20), cell(["C"] * 17)
+    frames = [largest, small, alike, larger, other]
+    assert report_page._crystals(frames) == [small, larger, other]
 
 
 def test_the_energy_shift_that_is_given_is_that_of_the_physics(monkeypatch: pytest.MonkeyPatch) -> None:

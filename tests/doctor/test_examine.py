@@ -103,12 +103,10 @@ class TestEqualInputs:
         assert "noise floor" not in kinds(pf.examine(frames))  # without inputs nothing is known of it
 
     def test_the_first_of_equal_ones_may_lack_its_energy(self) -> None:
-        frames = good_frames()
-        frames = changed(frames, 9, energy=None, forces=None, stress=None)
+        frames = changed(good_frames(), 9, energy=None, forces=None, stress=None)
         good = good_frames()[9]
-        equal = [self.turned(good), self.turned(good, positions=good.positions[::-1], energy=good.energy + 0.04)]
-        equal[1] = replace(good, positions=good.positions + 0.7, energy=good.energy + 0.04)  # shifted
-        found = kinds(pf.examine(numbered([*frames, *equal]), copper()))
+        shifted = replace(good, positions=good.positions + 0.7, energy=good.energy + 0.04)
+        found = kinds(pf.examine(numbered([*frames, self.turned(good), shifted]), copper()))
         assert found["noise floor"].numbers == (18,)
 
     def test_with_equal_energies(self) -> None:
@@ -430,6 +428,13 @@ def test_worst_first_and_rows_of_findings() -> None:
     assert found.rows_of([1, 2]) == {3, *found.findings[1].numbers}
     with pytest.raises(pf.InputError, match="expected the number of a finding, 1 to 3, got 4"):
         found.rows_of([4])
+
+
+def test_copies_are_known_where_one_file_names_no_elements() -> None:
+    frames = good_frames()
+    unnamed = replace(frames[2], atomic_numbers=np.zeros(4, dtype=np.int64), source="old.dat, structure 1")
+    assert "copies" not in kinds(pf.examine([*frames, unnamed]))
+    assert kinds(pf.examine([*frames, unnamed], copper()))["copies"].frames == ("old.dat, structure 1",)
 
 
 def test_records_give_back_their_frames() -> None:
