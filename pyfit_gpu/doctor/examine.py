@@ -99,11 +99,12 @@ def _checks(
     yield FORCES, lambda: _steps(records, FORCES, summary)
     yield STRESS, lambda: _steps(records, STRESS, summary)
     yield "distances", lambda: check_distances(records, Nearest.of(records, cutoff), cutoff)
-    if potential is not None or training_set is not None:
+    has_positions = records.has_positions  # classic text sets have none, and from these nothing is computed
+    if training_set is not None or (potential is not None and has_positions.all()):
         yield "network inputs", lambda: _check_inputs(records, potential, training_set, summary)
     else:
         summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, records.first_copy)
-    if potential is not None and trained and potential.networks.n_members > 1:
+    if potential is not None and trained and potential.networks.n_members > 1 and has_positions.any():
         energy_model(potential, "examine")
         summary["committee"] = potential.networks.n_members
         yield "outliers", lambda: check_outliers(records, Errors.of(records, potential))

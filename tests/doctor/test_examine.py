@@ -394,8 +394,13 @@ class TestOutliers:
         whole = pf.build_training_set(batch, copper())
         unknown = torch.full_like(whole.positions, torch.nan)
         found = pf.examine(replace(whole, positions=unknown, forces=unknown), self.committee())
-        assert found.summary["inputs"] == copper().descriptor.n_features
-        assert "outlier" not in kinds(found)
+        assert found.summary["inputs"] == copper().descriptor.n_features  # the set has them
+        assert found.summary["committee"] is None
+        wrong = changed(self.exact(), 3, energy=self.exact()[3].energy + 1.0)
+        parts = [Records.of_frames(wrong), Records.of_set(replace(whole, positions=unknown))]
+        found = pf.examine(Records.joined(parts), self.committee())
+        assert found.summary["inputs"] is None
+        assert kinds(found)["outlier"].numbers == (3,)
 
     def test_a_single_member_tells_nothing(self) -> None:
         frames = self.exact()
