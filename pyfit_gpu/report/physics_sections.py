@@ -117,7 +117,7 @@ def has_signs(physics: Physics, phase: str) -> bool:
 
 
 def _sign(one: Property) -> str:
-    """What a property tells of a crystal's stability; empty: nothing."""
+    """Name what a property tells of a crystal's stability; empty: nothing."""
     return next((what for name, what in _SIGNS if name.fullmatch(one.name)), "")
 
 
