@@ -88,7 +88,7 @@ def _from_json(what: str, describe: Callable[[Any], list[str]]) -> Callable[[Pat
     def read(path: Path) -> list[str]:
         try:
             return describe(json.loads(read_text(path)))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: expected the JSON of {what}, found something else: {error}") from error
 
     return read
@@ -120,6 +120,14 @@ def _diagnosis(content: Any) -> list[str]:
     ]
 
 
+def _fit(path: Path) -> list[str]:
+    record = Record.load(str(path))
+    try:
+        return record.describe()
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: expected the record of a fit, found a damaged one: {error}") from error
+
+
 REPORT = CommandKind(
     title="numbers of a report",
     sniff=_is_json("pyfit-gpu report"),
@@ -133,7 +141,7 @@ DIAGNOSIS = CommandKind(
 FIT = CommandKind(
     title="record of a fit",
     sniff=_is_json(FIT_FORMAT),
-    describe=lambda path: Record.load(str(path)).describe(),
+    describe=_fit,
 )
 CLASSIC_CONFIG = CommandKind(
     title="classic configuration",

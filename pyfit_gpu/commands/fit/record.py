@@ -43,7 +43,7 @@ class Record:
             record = cls(**content)
         except OSError as error:
             raise InputError(f"{path}: cannot read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: expected the record of a fit, found another file or a damaged one") from error
         if found != (FORMAT, VERSION):
             raise InputError(f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}")
