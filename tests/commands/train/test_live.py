@@ -103,6 +103,15 @@ def test_losses_that_are_no_numbers() -> None:
     assert ">0.5000 eV/atom<small>member 1<" in Path("live.html").read_text()
 
 
+def test_a_validation_that_is_no_number_is_not_the_least() -> None:
+    one = page(Clock(), (0, 1))
+    for member, least in ((0, 0.6), (1, 0.5)):
+        for step, validation in enumerate((math.nan, least)):
+            one.observers(member)[0].on_step(row(step, 1.0, validation))
+    one.close()
+    assert ">0.5000 eV/atom<small>member 1<" in Path("live.html").read_text()
+
+
 def test_pages_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that takes 1 s comes at most every 50 s; one that takes nothing every 2 s."""
     clock, written = Clock(), []
