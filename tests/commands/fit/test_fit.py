@@ -229,7 +229,7 @@ def test_more_time_goes_on_where_training_had_too_little(monkeypatch: pytest.Mon
     monkeypatch.setattr("pyfit_gpu.commands.fit.stages.STEPS", 100_000)
     fit("--time", "0.01s")
     assert verbs(fit("--time", "0.01s")) == ["lammps"]
-    monkeypatch.setattr("pyfit_gpu.commands.fit.stages.STEPS", 40)
+    monkeypatch.setattr("pyfit_gpu.commands.fit.stages.STEPS", 2)
     said = fit("--time", "1h")
     assert verbs(said) == ["train", "uncertainty", "evaluate", "report", "lammps"]
     assert "resume: out/fit.run.h5, after" in said
