@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,17 +22,19 @@ from pyfit_gpu.commands.report_options import PARTS
 from pyfit_gpu.commands.train.outputs import beside
 from pyfit_gpu.doctor.examine import examine
 from pyfit_gpu.doctor.findings import Diagnosis
+from pyfit_gpu.doctor.records import Records
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_output, unique_path
 from pyfit_gpu.formats.opening import load_potentials
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.energy_shift import EnergyShift
+from pyfit_gpu.models.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.physics.compute import PARTS as PHYSICS
 from pyfit_gpu.physics.compute import compute_physics
+from pyfit_gpu.physics.data_cells import MOST_ATOMS
 from pyfit_gpu.physics.properties import Physics
 from pyfit_gpu.report.build import Findings, build_report
 from pyfit_gpu.report.contents import Report
@@ -78,7 +82,7 @@ def report(
         out: folder to write to.
         gate: file of limits.
         parts: names from `PARTS`, or parts of the physics alone (physics/compute.py).
-        e_shift: as for `evaluate`, of the files.
+        e_shift: eV per atom, as for `evaluate`, for the files and the physics; None: the potential's own.
         uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
 
     Returns:
@@ -91,11 +95,14 @@ def report(
     limits = None if gate is None else load_gate(gate)
     model = load_potentials(list(potential))
     energy_model(model, "report")
+    if e_shift is not None:
+        shift = shift_of_elements(e_shift, model.descriptor.elements)
+        model = replace(model, energy_shift=model.energy_shift.new_tensor(shift))
     known = chosen_uncertainty(uncertainty, potential, model)
     fit = FitBeside.of(potential[0], model)
     sources: list[Source] = []
     if set(parts) - {"training"}:
-        sources = read_sources(dft_files, training_set, model, fit, e_shift=e_shift, reading=reading)
+        sources = read_sources(dft_files, training_set, model, fit, reading=reading)
     frames = [frame for source in sources for frame in source.frames]
     evaluated = None
     if {"errors", "data"} & set(parts):
@@ -107,20 +114,25 @@ def report(
         shows_errors="errors" in parts,
         shows_data="data" in parts,
         curves=_curves(potential[0], fit) if "training" in parts else (),
-        diagnosis=_diagnosis(frames, model) if "doctor" in parts else None,
+        diagnosis=_diagnosis(sources, model) if "doctor" in parts else None,
         physics=_physics(model, frames, known, parts, setup),
         stable=None if limits is None else limits.stable,
     )
-    violations = None if limits is None else [*limits.violations(findings.values), *findings.instabilities()]
+    violations = None
+    if limits is not None:
+        violations = [*limits.violations(findings.values), *findings.instabilities(), *findings.unknown_stability()]
     _write(build_report(findings, violations), folder)
     for line in violations or ():
         print(shown(f"limit broken: {line}"))
     return _FAILED if violations else 0
 
 
-def _diagnosis(frames: Sequence[Frame], model: Potential) -> Diagnosis | None:
+def _diagnosis(sources: Sequence[Source], model: Potential) -> Diagnosis | None:
     """Examine the structures; without any energy there is nothing to examine."""
-    return examine(frames, model) if any(frame.energy is not None for frame in frames) else None
+    if not any(frame.energy is not None for source in sources for frame in source.frames):
+        return None
+    own_set = sources[0].training_set if len(sources) == 1 else None  # it holds the network inputs
+    return examine(Records.joined([source.records() for source in sources]), model, training_set=own_set)
 
 
 def _physics(
@@ -129,7 +141,7 @@ def _physics(
     chosen = [part for part in PHYSICS if part in parts or "physics" in parts]
     if not chosen:
         return None
-    structures = Structures.from_frames(frames, device=setup.device) if frames else None
+    structures = Structures.from_frames(_crystals(frames), device=setup.device) if frames else None
     with closing(Progress("physics", len(chosen) + 1, "parts", quiet=setup.quiet)) as progress:
         begun: list[str] = []
 
@@ -140,6 +152,22 @@ def _physics(
         moved = None if known is None else known.to(setup.device, torch.float64)
         model = model.to(setup.device, torch.float64)  # small differences of energies
         return compute_physics(model, structures, uncertainty=moved, parts=chosen, progress=begin)
+
+
+def _crystals(frames: Sequence[Frame]) -> list[Frame]:
+    """Choose what the physics looks at: small cells, and the smallest structure of each composition.
+
+    All structures, padded to the largest one, could take more memory than there is.
+    """
+    smallest: dict[frozenset[tuple[int, int]], Frame] = {}
+    for frame in frames:
+        counts = frame.element_counts
+        divisor = math.gcd(*counts.values())
+        composition = frozenset((element, count // divisor) for element, count in counts.items())
+        if composition not in smallest or frame.n_atoms < smallest[composition].n_atoms:
+            smallest[composition] = frame
+    return [*(one for one in frames if one.n_atoms <= MOST_ATOMS),
+            *(one for one in smallest.values() if one.n_atoms > MOST_ATOMS)]  # fmt: skip
 
 
 def _checked_folder(out: str, setup: Setup) -> Path:

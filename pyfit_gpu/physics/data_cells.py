@@ -20,7 +20,7 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.neighbors import find_neighbors
 
-_MOST_ATOMS = 16  # of a cell that is looked at
+MOST_ATOMS = 16  # of a cell that is looked at
 _N_ALL, _N_LIKE = 26, 12  # neighbours that are compared; the first 18 are the same in fcc and hcp
 _RADIUS = 2.6  # in units of the cube root of the volume per atom: 73 neighbours on average
 _SAME = 0.015  # relative difference of distances
@@ -57,7 +57,7 @@ def data_cells(structures: Structures | None, elements: Sequence[str]) -> list[D
     forces = structures.forces.nan_to_num(0.0).abs().flatten(1).amax(dim=1).tolist()
     rows, found = [], []
     for row, size in enumerate(structures.sizes):
-        if size > _MOST_ATOMS or not periodic[row] or np.isnan(energies[row]) or forces[row] > _AT_REST:
+        if size > MOST_ATOMS or not periodic[row] or np.isnan(energies[row]) or forces[row] > _AT_REST:
             continue
         numbers = structures.atomic_numbers[row, :size].cpu().numpy()
         numbers = np.where(numbers == 0, atomic_numbers[elements[0]], numbers)  # no element named: the only one

@@ -6,12 +6,18 @@ import math
 import re
 from collections.abc import Sequence
 
+from pyfit_gpu.errors import shortened
 from pyfit_gpu.physics.properties import Curve, Physics, Property
 from pyfit_gpu.report.contents import Cell, Plot, Section, Series, Table, Value, number
 from pyfit_gpu.report.looks import line_look
 
 _MOST_NAMED = 8  # lines of a single curve that the legend names
-_POSITIVE = re.compile(r"C(\d)\1|bulk-modulus|lowest-elastic-eigenvalue")  # in a stable crystal
+# Properties that a crystal which is not stable betrays itself by, and what they tell of.
+_SIGNS = (
+    (re.compile(r"C(\d)\1|lowest-elastic-eigenvalue"), "elastic constants"),
+    (re.compile("bulk-modulus"), "bulk modulus"),
+    (re.compile("phonon-frequency-minimum"), "phonons"),
+)
 _IMAGINARY = -0.1  # THz; sound at Γ has 0 but for rounding and finite displacements
 
 
@@ -26,13 +32,17 @@ def _spread(one: Property) -> float | None:
     return one.spread if math.isfinite(one.spread) else None
 
 
-def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
+def physics_section(physics: Physics, stable: Sequence[str] = ()) -> Section:
     """Make the section of physical properties: curves, and a table for each phase, from the lowest energy up.
 
     Args:
-        unstable: lines of `instabilities`.
+        stable: phases that should be.
     """
-    text = [*unstable] or ["Phases that should be stable have no negative elastic constants and no imaginary phonons."]
+    text = [*instabilities(physics, stable), *unknown_stability(physics, stable)]
+    if stable and not text:
+        signs = dict.fromkeys(_sign(one) for one in physics.properties if one.phase in stable)
+        looked_at = ", ".join(sign for sign in signs if sign)
+        text.append(f"Nothing speaks against the stability of {shortened(stable)} (looked at: {looked_at}).")
     text.append(
         "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
         f"Computed in {number(sum(physics.seconds.values()), 3)} s."
@@ -101,16 +111,39 @@ def _marks(curve: Curve) -> tuple[tuple[float, str], ...]:
     return tuple(labels.items())
 
 
+def has_signs(physics: Physics, phase: str) -> bool:
+    """Whether something was computed that a crystal which is not stable would betray itself by."""
+    return any(one.phase == phase and _sign(one) for one in physics.properties)
+
+
+def _sign(one: Property) -> str:
+    """Name what a property tells of a crystal's stability; empty: nothing."""
+    return next((what for name, what in _SIGNS if name.fullmatch(one.name)), "")
+
+
 def instabilities(physics: Physics, phases: Sequence[str]) -> list[str]:
     """Lines about negative elastic constants and imaginary phonon modes of some phases."""
-    found = [
-        f"{one.name} of {one.phase}: {number(one.value)} {one.unit}: a stable crystal has a positive one"
-        for one in physics.properties
-        if one.phase in phases and _POSITIVE.fullmatch(one.name) and one.value <= 0
-    ]
-    for curve in physics.curves:
-        if curve.phase in phases and curve.name.startswith("phonon") and "THz" in curve.y_label:
-            lowest = min((value for branch in curve.y for value in branch if math.isfinite(value)), default=0.0)
-            if lowest < _IMAGINARY and "density" not in curve.name:
-                found.append(f"phonons of {curve.phase}: imaginary modes, the lowest at {number(lowest)} THz")
+    found = []
+    for one in physics.properties:
+        sign = _sign(one) if one.phase in phases else ""
+        if sign == "phonons" and one.value < _IMAGINARY:
+            found.append(f"phonons of {one.phase}: imaginary modes, the lowest at {number(one.value)} THz")
+        elif sign and sign != "phonons" and one.value <= 0:
+            found.append(
+                f"{one.name} of {one.phase}: {number(one.value)} {one.unit}: a stable crystal has a positive one"
+            )
+    return found
+
+
+def unknown_stability(physics: Physics | None, phases: Sequence[str]) -> list[str]:
+    """Lines about phases that should be stable, where that is not known."""
+    properties = () if physics is None else physics.properties
+    found = []
+    for phase in phases:
+        signs = [one for one in properties if one.phase == phase and _sign(one)]
+        if not signs:
+            found.append(f"{phase}: neither elastic constants nor phonons of such a crystal were computed")
+        for one in signs:
+            if math.isnan(one.value):
+                found.append(f"{one.name} of {phase}: not known{f' ({one.note})' if one.note else ''}")
     return found

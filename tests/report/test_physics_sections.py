@@ -7,7 +7,13 @@ import math
 import pytest
 
 from pyfit_gpu.physics.properties import Curve, Physics, Property
-from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values
+from pyfit_gpu.report.physics_sections import (
+    has_signs,
+    instabilities,
+    physics_section,
+    physics_values,
+    unknown_stability,
+)
 
 
 def make_physics(*properties: Property, curves: tuple[Curve, ...] = ()) -> Physics:
@@ -25,6 +31,7 @@ BAND = Curve("phonons", "diamond", "q", "frequency (THz)", (0.0, 0.5, 1.0), BRAN
 
 def test_table_of_a_phase() -> None:
     section = physics_section(make_physics(C11, Property("a", "fcc", math.nan, "Å", note="it melts")))
+    assert len(section.text) == 1  # nothing is said of what should be stable where nothing should
     first, second = section.tables
     assert (first.title, second.title) == ("diamond", "fcc")
     assert first.columns == ("property", "value", "unit", "spread", "reference", "difference", "grade")
@@ -83,8 +90,31 @@ def test_what_may_be_negative() -> None:
 
 
 def test_imaginary_modes() -> None:
-    band = Curve("phonons", "diamond", "q", "frequency (THz)", (0.0, 1.0), ((0.0, -1.5), (0.0, 2.0)), ((0.0, "Γ"),))
-    (line,) = instabilities(make_physics(curves=(band,)), ["diamond"])
-    assert line == "phonons of diamond: imaginary modes, the lowest at −1.500 THz"
-    section = physics_section(make_physics(C11, curves=(band,)), [line])
-    assert section.text[0] == line
+    lowest = Property.of_members("phonon-frequency-minimum", "diamond", "THz", [-1.5, -0.5])
+    (line,) = instabilities(make_physics(lowest), ["diamond"])
+    assert line == "phonons of diamond: imaginary modes, the lowest at −1.000 THz"
+    assert physics_section(make_physics(C11, lowest), ["diamond"]).text[0] == line
+    sound = Property("phonon-frequency-minimum", "diamond", -0.01, "THz")
+    assert instabilities(make_physics(sound), ["diamond"]) == []
+
+
+def test_only_what_was_looked_at_is_said_to_be_stable() -> None:
+    lowest = Property("phonon-frequency-minimum", "diamond", -0.01, "THz")
+    surface = Property("free-surface-energy 100", "diamond", 2.0, "J/m^2")
+    said = physics_section(make_physics(C11, lowest, surface), ["diamond"]).text[0]
+    assert said == "Nothing speaks against the stability of diamond (looked at: elastic constants, phonons)."
+    assert has_signs(make_physics(C11), "diamond")
+    assert not has_signs(make_physics(C11), "fcc")
+    assert not has_signs(make_physics(surface), "diamond")
+
+
+def test_stability_that_is_not_known() -> None:
+    lacking = Property("phonon-frequency-minimum", "diamond", math.nan, "THz", note="phonopy is not installed")
+    physics = make_physics(C11, lacking)
+    (line,) = unknown_stability(physics, ["diamond"])
+    assert line == "phonon-frequency-minimum of diamond: not known (phonopy is not installed)"
+    assert physics_section(physics, ["diamond"]).text[0] == line
+    assert instabilities(physics, ["diamond"]) == []
+    (line,) = unknown_stability(physics, ["diamnd"])
+    assert line.startswith("diamnd: neither elastic constants nor phonons")
+    assert len(unknown_stability(None, ["fcc", "bcc"])) == 2
