@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from pyfit_gpu.report.gate import load_gate
 from pyfit_gpu.report.learning import Curves
 from pyfit_gpu.report.page import write_page
 from pyfit_gpu.report.pictures import save_picture
+from pyfit_gpu.report.references import load_references, with_references
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
@@ -70,6 +71,7 @@ def report(
     setup: Setup,
     training_set: str | None = None,
     gate: str | None = None,
+    references: str | None = None,
     parts: Sequence[str] = PARTS,
     e_shift: EnergyShift | None = None,
     uncertainty: str | None = None,
@@ -81,6 +83,7 @@ def report(
         dft_files, training_set: structures with labels, and a training set.
         out: folder to write to.
         gate: file of limits.
+        references: file of values of physical properties, which take the place of the data's.
         parts: names from `PARTS`, or parts of the physics alone (physics/compute.py).
         e_shift: eV per atom, as for `evaluate`, for the files and the physics; None: the potential's own.
         uncertainty: uncertainty file of the potential; None: the one beside it, if there is one; "none": none.
@@ -93,6 +96,7 @@ def report(
     """
     folder = _checked_folder(out, setup)
     limits = None if gate is None else load_gate(gate)
+    known_values = {} if references is None else load_references(references)
     model = load_potentials(list(potential))
     energy_model(model, "report")
     if e_shift is not None:
@@ -115,7 +119,7 @@ def report(
         shows_data="data" in parts,
         curves=_curves(potential[0], fit) if "training" in parts else (),
         diagnosis=_diagnosis(sources, model) if "doctor" in parts else None,
-        physics=_physics(model, frames, known, parts, setup),
+        physics=_compared(_physics(model, frames, known, parts, setup), known_values),
         stable=None if limits is None else limits.stable,
     )
     violations = None
@@ -152,6 +156,15 @@ def _physics(
         moved = None if known is None else known.to(setup.device, torch.float64)
         model = model.to(setup.device, torch.float64)  # small differences of energies
         return compute_physics(model, structures, uncertainty=moved, parts=chosen, progress=begin)
+
+
+def _compared(physics: Physics | None, references: Mapping[str, float]) -> Physics | None:
+    if physics is None:
+        return None
+    physics, unknown = with_references(physics, references)
+    for line in unknown:
+        log.warning("references: %s", line)
+    return physics
 
 
 def _crystals(frames: Sequence[Frame]) -> list[Frame]:

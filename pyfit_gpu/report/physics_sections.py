@@ -44,7 +44,8 @@ def physics_section(physics: Physics, stable: Sequence[str] = ()) -> Section:
         looked_at = ", ".join(sign for sign in signs if sign)
         text.append(f"Nothing speaks against the stability of {shortened(stable)} (looked at: {looked_at}).")
     text.append(
-        "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
+        "References are from the structures of the data, or from a file. A grade above 1 says that a value is "
+        "extrapolated. "
         f"Computed in {number(sum(physics.seconds.values()), 3)} s."
     )
     energies = {one.phase: one.value for one in physics.properties if one.name == "potential-energy"}

@@ -144,6 +144,18 @@ def test_the_energy_shift_that_is_given_is_that_of_the_physics(monkeypatch: pyte
     assert seen == [[0.5]]
 
 
+def test_references_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    physics = pf.Physics((pf.Property("C11", "diamond", 150.0, "GPa"),), (), {"crystals": 0.0}, stable=("diamond",))
+    monkeypatch.setattr(report_page, "compute_physics", lambda *_, **__: physics)
+    Path("known.json5").write_text('{"C11 of diamond": 160, "C12 of diamond": 64}')
+    words = ("--out", "out", "--parts", "physics", "--references", "known.json5")
+    found = call("report", "--potential", "si.nn.dat", *words)
+    assert found.status == 0
+    (value,) = (one for one in content()["values"] if one["name"] == "C11")
+    assert value["reference"] == 160
+    assert "C12 of diamond: no property has this name (there is C11 of diamond)" in found.err
+
+
 def test_logs_give_the_curves_where_there_is_no_run_file() -> None:
     Path("si.loss.txt").write_text("000000 1.0E+00\n000001 5.0E-01\n")
     done(*REPORT, "--out", "out")

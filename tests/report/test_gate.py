@@ -57,7 +57,7 @@ def test_phases_that_should_be_stable(tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("{limits: {", "gate.json5: expected JSON5"),
-        ("[1]", "expected an object with limits, found a list"),
+        ("[1]", "expected an object, found a list"),
         ("{limit: {}}", "limit: expected limits or stable"),
         ("{limits: [1]}", "limits: expected an object with a limit by name, found a list"),
         ("{limits: {C11: 3}}", r"limits: C11: expected min, max or both.*found 3"),
