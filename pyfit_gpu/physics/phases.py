@@ -22,7 +22,7 @@ _SAME_VOLUME = 0.01  # relative difference
 
 def find_phases(members: Members, structures: Structures | None) -> list[Solid]:
     """Bring all crystals to rest: the common ones, and those of the data that are none of them."""
-    cells = data_cells(structures, members.elements)
+    cells = data_cells(structures, members.elements, members.cutoff)
     crystals = reference_crystals(structures, members.elements)
     n_common = len(crystals)
     alone = energies_alone(structures, members.elements, members.cutoff)

@@ -58,7 +58,7 @@ class Findings:
 
     def instabilities(self) -> list[str]:
         """Lines about phases that should be stable and are not."""
-        return [] if self.physics is None else instabilities(self.physics, self.stable_phases())
+        return [] if self.physics is None else instabilities(self.physics, self.stable)
 
 
 def build_report(findings: Findings, violations: Sequence[str] | None = None) -> Report:
@@ -74,7 +74,7 @@ def build_report(findings: Findings, violations: Sequence[str] | None = None) ->
         sections += [error_section(evaluated), calibration_section(evaluated), grade_section(evaluated)]
         sections.append(worst_section(evaluated))
     if findings.physics is not None:
-        sections.append(physics_section(findings.physics, findings.instabilities()))
+        sections.append(physics_section(findings.physics, findings.stable_phases(), findings.instabilities()))
     sections.append(learning_section(findings.curves))
     if findings.diagnosis is not None:
         sections.append(doctor_section(findings.diagnosis))
@@ -118,10 +118,9 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         if value is not None:
             facts.append(Fact("energies within 2 σ", f"{100 * value.value:.0f} %", more=f"{what}; 95 % expected"))
             break
-    stable = findings.stable_phases()
-    if stable:
-        unstable = findings.instabilities()
-        text = f"{len(unstable)} signs against it" if unstable else "nothing against it"
+    stable, unstable = findings.stable_phases(), findings.instabilities()
+    if stable or unstable:
+        text = f"{len(unstable)} sign{'s' * (len(unstable) != 1)} against it" if unstable else "nothing against it"
         facts.append(Fact("stable crystals", text, "bad" if unstable else "good", more=shortened(stable)))
     if findings.diagnosis is not None:
         counts = findings.diagnosis.summary["findings"]

@@ -25,12 +25,15 @@ class Limit:
     high: float = math.inf
 
     def violations(self, values: Sequence[Value]) -> list[str]:
-        found = [value for value in values if fnmatch.fnmatchcase(value.full_name, self.pattern)]
+        found = [one for one in values if self._matches(one.full_name)]
         if not found:
             near = difflib.get_close_matches(self.pattern, [value.full_name for value in values], n=3)
             hint = f" (there is {', '.join(near)})" if near else ""
             return [f"{self.pattern}: the report has no value of this name{hint}"]
         return [text for value in found if (text := self._violation(value))]
+
+    def _matches(self, name: str) -> bool:
+        return name == self.pattern or fnmatch.fnmatchcase(name, self.pattern)  # a name may hold brackets
 
     def _violation(self, value: Value) -> str:
         shown = f"{value.full_name}: {number(value.value)} {value.unit}".rstrip()
@@ -84,13 +87,20 @@ def load_gate(path: str | os.PathLike[str]) -> Gate:
 def _limit(pattern: str, limit: Any, where: str) -> Limit:
     if not isinstance(limit, Mapping) or not limit or set(limit) - {"min", "max"}:
         raise InputError(f"{where}: expected min, max or both, as in {{max: 10}}, found {limit!r}"[:300])
-    for end, value in limit.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise InputError(f"{where}: {end}: expected a number, found {value!r}"[:300])
-    low, high = float(limit.get("min", -math.inf)), float(limit.get("max", math.inf))
+    ends = {end: _number(value, f"{where}: {end}") for end, value in limit.items()}
+    low, high = ends.get("min", -math.inf), ends.get("max", math.inf)
     if low > high:
         raise InputError(f"{where}: expected min <= max, found {low:g} and {high:g}")
     return Limit(pattern, low, high)
+
+
+def _number(value: object, where: str) -> float:
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise TypeError
+        return float(value)
+    except (TypeError, OverflowError):  # a whole number can have any number of digits
+        raise InputError(f"{where}: expected a number, found {value!r}"[:300]) from None
 
 
 def _kind(value: object) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from pyfit_gpu.errors import shortened
 from pyfit_gpu.physics.properties import Curve, Physics, Property
 from pyfit_gpu.report.contents import Cell, Plot, Section, Series, Table, Value, number
 from pyfit_gpu.report.looks import line_look
 
+_LONGEST_NAME = 60  # of a picture's file
 _MOST_NAMED = 8  # lines of a single curve that the legend names
 _POSITIVE = re.compile(r"C(\d)\1|bulk-modulus|lowest-elastic-eigenvalue")  # in a stable crystal
+_AT_REST = re.compile(rf"potential-energy|{_POSITIVE.pattern}")  # known of every crystal at rest
 _IMAGINARY = -0.1  # THz; sound at Γ has 0 but for rounding and finite displacements
 
 
@@ -26,13 +30,16 @@ def _spread(one: Property) -> float | None:
     return one.spread if math.isfinite(one.spread) else None
 
 
-def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
+def physics_section(physics: Physics, stable: Sequence[str] = (), unstable: Sequence[str] = ()) -> Section:
     """Make the section of physical properties: curves, and a table for each phase, from the lowest energy up.
 
     Args:
+        stable: phases that should be stable.
         unstable: lines of `instabilities`.
     """
-    text = [*unstable] or ["Phases that should be stable have no negative elastic constants and no imaginary phonons."]
+    text = [*unstable]
+    if stable and not unstable:
+        text.append(f"No negative elastic constant or imaginary phonon was found for {shortened(stable)}.")
     text.append(
         "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
         f"Computed in {number(sum(physics.seconds.values()), 3)} s."
@@ -41,7 +48,18 @@ def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
     named = dict.fromkeys(one.phase for one in physics.properties)
     phases = sorted(named, key=lambda phase: _last_if_unknown(energies.get(phase)))
     tables = tuple(_phase_table(phase, physics) for phase in phases)
-    return Section("Physics", tuple(text), tables, tuple(_curve_plot(curves) for curves in _together(physics.curves)))
+    plots = [_curve_plot(curves) for curves in _together(physics.curves)]
+    return Section("Physics", tuple(text), tables, tuple(_with_own_names(plots)))
+
+
+def _with_own_names(plots: Sequence[Plot]) -> list[Plot]:
+    """Number the names that several plots have: what phases are called may be the same but for odd characters."""
+    found: dict[str, Plot] = {}
+    for plot in plots:
+        names = (plot.name, *(f"{plot.name}_{k}" for k in range(2, len(plots) + 1)))
+        own = next(name for name in names if name not in found)
+        found[own] = replace(plot, name=own)
+    return list(found.values())
 
 
 def _last_if_unknown(energy: float | None) -> float:
@@ -87,7 +105,8 @@ def _curve_plot(curves: Sequence[Curve]) -> Plot:
             series.append(Series(label, curve.x, y, line=True, look=line_look(look)))
     title = first.name.replace("-", " ")
     title = title[:1].upper() + title[1:] + (f", {first.phase}" if alone and first.phase else "")
-    name = re.sub(r"\W+", "_", f"{first.name} {first.phase}" if alone else first.name, flags=re.ASCII).strip("_")
+    name = re.sub(r"\W+", "_", f"{first.name} {first.phase}" if alone else first.name, flags=re.ASCII)
+    name = name[:_LONGEST_NAME].strip("_")
     return Plot(f"physics_{name}", title, _raised(first.x_label), _raised(first.y_label), tuple(series),
                 ticks=_marks(first))  # fmt: skip
 
@@ -101,9 +120,26 @@ def _marks(curve: Curve) -> tuple[tuple[float, str], ...]:
     return tuple(labels.items())
 
 
-def instabilities(physics: Physics, phases: Sequence[str]) -> list[str]:
-    """Lines about negative elastic constants and imaginary phonon modes of some phases."""
-    found = [
+def instabilities(physics: Physics, phases: Sequence[str] | None = None) -> list[str]:
+    """Lines about phases that cannot be stable: negative elastic constants, imaginary modes, not even at rest.
+
+    Args:
+        phases: phases that should be stable; None: the ground states.
+    """
+    there = dict.fromkeys(one.phase for one in (*physics.properties, *physics.curves) if one.phase)
+    missing = f"the report has no phase of this name (there is {shortened(there) or 'none'})"
+    if phases is None:
+        phases, missing = physics.stable, "not at rest by all members"
+        if there and not phases:
+            return ["no crystal came to rest by all members"]
+    found = [f"{phase}: {missing}" for phase in phases if phase not in there]
+    unknown = {
+        one.phase: one.note
+        for one in reversed(physics.properties)
+        if one.phase in phases and math.isnan(one.value) and _AT_REST.fullmatch(one.name)
+    }
+    found += [f"{phase}: {note or 'not known to be stable'}" for phase, note in unknown.items()]
+    found += [
         f"{one.name} of {one.phase}: {number(one.value)} {one.unit}: a stable crystal has a positive one"
         for one in physics.properties
         if one.phase in phases and _POSITIVE.fullmatch(one.name) and one.value <= 0

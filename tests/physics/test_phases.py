@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from pyfit_gpu.physics.data_cells import Reference
+from pyfit_gpu.physics.equation_of_state import UNKNOWN
 from pyfit_gpu.physics.equilibrium import Solid
-from pyfit_gpu.physics.ground_states import ground_states, supercell
+from pyfit_gpu.physics.ground_states import expected_stable, ground_states, supercell
 from pyfit_gpu.physics.phases import reference_crystals
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -71,6 +74,16 @@ def test_ground_state_by_the_potential(solids: list[Solid]) -> None:
     known = [solid for solid in solids if solid.phase != "diamond"]
     assert [solid.phase for solid in ground_states(known)] == ["beta_tin_eos"]
     assert ground_states([]) == []
+
+
+def test_the_ground_state_of_the_data_should_be_stable_also_where_a_member_lacks_it(solids: list[Solid]) -> None:
+    """Not the next best one, which the defects are computed for."""
+    lost = [replace(one, states=(None,)) if one.phase == "diamond" else one for one in solids]
+    assert [solid.phase for solid in ground_states(lost)] == ["beta_tin_eos"]
+    assert [solid.phase for solid in expected_stable(lost)] == ["diamond"]
+    assert [solid.phase for solid in expected_stable(solids)] == ["diamond"]
+    unknown = [replace(one, reference=Reference(UNKNOWN)) for one in lost]  # without data: what the potential has
+    assert expected_stable(unknown) == ground_states(unknown)
 
 
 @pytest.mark.parametrize("length", [5.0, 9.5, 12.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -20,7 +21,8 @@ def energy(phase: str, value: float) -> Property:
 
 C11 = Property.of_members("C11", "diamond", "GPa", [100.0, 104.0], reference=110.0, grade=0.5)
 BRANCHES = ((-0.01, 2.0, 3.0), (0.0, 4.0, 5.0))
-BAND = Curve("phonons", "diamond", "q", "frequency (THz)", (0.0, 0.5, 1.0), BRANCHES, ((0.0, "Γ"), (1.0, "X")))
+BAND_AXES = ("q", "frequency (THz)", (0.0, 0.5, 1.0), BRANCHES, ((0.0, "Γ"), (1.0, "X")))
+BAND = Curve("phonons", "diamond", *BAND_AXES)
 
 
 def test_table_of_a_phase() -> None:
@@ -77,6 +79,42 @@ def test_negative_elastic_constants(name: str) -> None:
     assert instabilities(physics, []) == []
 
 
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        (("diamond",), ["diamond: it melts"]),
+        (("fcc",), []),
+        (("diamnd", "fcc"), ["diamnd: the report has no phase of this name (there is fcc, diamond)"]),
+        ((), []),
+        (None, ["no crystal came to rest by all members"]),
+    ],
+)
+def test_what_is_not_at_rest_or_not_there_is_not_stable(phases: tuple[str, ...] | None, expected: list[str]) -> None:
+    unknown = [
+        Property(name, "diamond", math.nan, "", note="it melts")
+        for name in ("potential-energy", "C11", "C11 from energy")
+    ]
+    assert instabilities(make_physics(energy("fcc", -5.0), *unknown), phases) == expected
+
+
+def test_a_ground_state_that_no_part_was_computed_for() -> None:
+    physics = Physics((Property("energy-drift", "fcc", 1.0, "meV"),), (), {}, stable=("diamond",))
+    assert instabilities(physics) == ["diamond: not at rest by all members"]
+
+
+def test_text_names_what_is_stable() -> None:
+    assert physics_section(make_physics(C11), ["diamond"]).text[0].endswith("was found for diamond.")
+    assert "stab" not in " ".join(physics_section(make_physics(C11)).text)
+
+
+def test_pictures_have_names_of_their_own_that_a_disk_takes() -> None:
+    phases = ("A-B", "A_B", "名字", "名前", "long" * 100, "long" * 101)
+    curves = [Curve("phonon-dispersion", one, *BAND_AXES) for one in phases]
+    names = [plot.name for plot in physics_section(make_physics(C11, curves=tuple(curves))).plots]
+    assert len(set(names)) == len(phases)
+    assert all(re.fullmatch(r"\w{,80}", name, re.ASCII) for name in names)
+
+
 def test_what_may_be_negative() -> None:
     others = [Property(name, "diamond", -1.0, "GPa") for name in ("C12", "C14", "surface-energy", "C11 from energy")]
     assert instabilities(make_physics(*others, C11, curves=(BAND,)), ["diamond"]) == []
@@ -86,5 +124,5 @@ def test_imaginary_modes() -> None:
     band = Curve("phonons", "diamond", "q", "frequency (THz)", (0.0, 1.0), ((0.0, -1.5), (0.0, 2.0)), ((0.0, "Γ"),))
     (line,) = instabilities(make_physics(curves=(band,)), ["diamond"])
     assert line == "phonons of diamond: imaginary modes, the lowest at −1.500 THz"
-    section = physics_section(make_physics(C11, curves=(band,)), [line])
+    section = physics_section(make_physics(C11, curves=(band,)), ["diamond"], [line])
     assert section.text[0] == line
