@@ -126,6 +126,10 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         counts = findings.diagnosis.summary["findings"]
         text = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count)
         facts.append(Fact("found in the data", text or "nothing", "bad" if counts["error"] else "plain"))
+    stopped = max((max(one.loss) for one in findings.curves if one.is_stopped and one.loss), default=0)
+    if stopped:
+        text = f"{stopped} step{'s' * (stopped != 1)}"
+        facts.append(Fact("training", text, more="stopped; more time may make it better"))
     outside = by_name.get("share-outside")
     if outside is not None:
         facts.append(Fact("outside of the training set", f"{100 * outside.value:.1f} %", more="of the structures"))

@@ -95,9 +95,10 @@ class _Fit:
     def run_all(self, record: Record) -> int:
         is_missing = False
         for stage in stages(self._request, self._layout, record.chosen, self._request.seconds):
-            is_missing = is_missing or stage.name not in record.done or not all(map(os.path.exists, stage.outputs))
-            if not is_missing:
+            is_done = stage.name in record.done and all(map(os.path.exists, stage.outputs))
+            if is_done and not is_missing:
                 continue
+            is_missing = is_missing or not stage.is_optional  # nothing rests on what is optional
             record, words = self._begin(stage, record)
             status = self._status(stage, words)
             if status and not stage.is_check:
@@ -130,7 +131,7 @@ class _Fit:
         except InputError as error:
             if not stage.is_optional:
                 raise
-            log.info("%s: left out: %s; then the same command does it", stage.name, in_options(error))
+            log.info("%s: left out: %s (the same command tries it again)", stage.name, in_options(error))
             return 0
         return 0 if stage.name == TRAINING and status == STATUS_UNFINISHED else status  # its time is up, as asked for
 

@@ -121,7 +121,7 @@ def test_a_finished_fit_has_nothing_to_do(finished: str) -> None:
     ("gone", "expected"),
     [
         ("fit.m001.uncertainty.txt", ["uncertainty", "evaluate", "report", "lammps"]),
-        ("errors.csv", ["evaluate", "report", "lammps"]),
+        ("errors.csv", ["evaluate", "lammps"]),
         ("set.h5", ["prepare", "train", "uncertainty", "evaluate", "report", "lammps"]),
     ],
 )
@@ -129,6 +129,15 @@ def test_it_goes_on_at_the_stage_that_is_missing(gone: str, expected: Sequence[s
     os.unlink(f"out/{gone}")
     assert verbs(fit()) == list(expected)
     assert (Path("out") / gone).exists()
+
+
+def test_without_structures_that_validate_there_is_a_report_all_the_same() -> None:
+    write_poscar("si.poscar.dat", poscar_blocks()[:1])
+    said = fit()
+    assert "errors: left out: out/set.h5: split 'fit': expected structures that do not train, found none" in said
+    assert "the fit is complete" in said
+    assert Path("out/report/report.html").exists()
+    assert verbs(fit()) == ["evaluate", "lammps"]
 
 
 class Killed(BaseException):
