@@ -68,11 +68,13 @@ def _last_if_unknown(energy: float | None) -> float:
 
 def _phase_table(phase: str, physics: Physics) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for one in physics.properties:
-        if one.phase == phase:
-            difference = None if one.reference is None else one.value - one.reference
-            rows.append((one.name, one.value, _raised(one.unit), _spread(one), one.reference, difference, one.grade,
-                         one.note or None))  # fmt: skip
+    own = [one for one in physics.properties if one.phase == phase]
+    if phase and all(math.isnan(one.value) for one in own):  # all for one reason: it is said once
+        own = [one for one in own if one.reference is not None] or own[:1]
+    for one in own:
+        difference = None if one.reference is None else one.value - one.reference
+        rows.append((one.name, one.value, _raised(one.unit), _spread(one), one.reference, difference, one.grade,
+                     one.note or None))  # fmt: skip
     columns = ("property", "value", "unit", "spread", "reference", "difference", "grade", "note")
     kept = [k for k in range(len(columns)) if k < 3 or any(row[k] is not None for row in rows)]
     cells = tuple(tuple(row[k] for k in kept) for row in rows)

@@ -35,6 +35,14 @@ def test_table_of_a_phase() -> None:
     assert second.rows[0][3] == "it melts"
 
 
+def test_a_phase_of_which_nothing_is_known_is_a_row() -> None:
+    unknown = [Property(name, "fcc", math.nan, "", note="it melts") for name in ("a", "b", "c")]
+    assert [row[0] for row in physics_section(make_physics(*unknown)).tables[0].rows] == ["a"]
+    known = Property("d", "fcc", math.nan, "", reference=1.0, note="it melts")
+    assert [row[0] for row in physics_section(make_physics(*unknown, known)).tables[0].rows] == ["d"]
+    assert len(physics_section(make_physics(*unknown, energy("fcc", 1.0))).tables[0].rows) == 4
+
+
 def test_phases_come_from_the_lowest_energy_up() -> None:
     physics = make_physics(
         C11, energy("fcc", -5.0), energy("diamond", -5.4), energy("sc", math.nan), energy("hcp", -5.1)
