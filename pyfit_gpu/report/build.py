@@ -58,7 +58,9 @@ class Findings:
 
     def instabilities(self) -> list[str]:
         """Lines about phases that should be stable and are not."""
-        return [] if self.physics is None else instabilities(self.physics, self.stable)
+        if self.physics is None:
+            return [f"{phase}: the report has no physical properties" for phase in self.stable or ()]
+        return instabilities(self.physics, self.stable)
 
 
 def build_report(findings: Findings, violations: Sequence[str] | None = None) -> Report:

@@ -79,7 +79,8 @@ def load_gate(path: str | os.PathLike[str]) -> Gate:
     if not isinstance(limits, Mapping):
         raise InputError(f"{name}: limits: expected an object with a limit by name, found {_kind(limits)}")
     if stable is not None and not (isinstance(stable, list) and all(isinstance(one, str) for one in stable)):
-        raise InputError(f"{name}: stable: expected a list of phases, found {_kind(stable)}")
+        found_kind = "a list of something else" if isinstance(stable, list) else _kind(stable)
+        raise InputError(f"{name}: stable: expected a list of phases, found {found_kind}")
     found = tuple(_limit(own, limit, f"{name}: limits: {own}") for own, limit in limits.items())
     return Gate(found, None if stable is None else tuple(stable))
 

@@ -161,6 +161,7 @@ class TestGate:
         assert lines[0].startswith("limit broken: C44 of fcc: −2.000 GPa")
         assert self.gate('{stable: ["sc"]}', "--parts", "physics")[1][0].startswith("limit broken: C44 of sc")
         assert self.gate("{stable: []}", "--parts", "physics")[0] == 0
+        assert self.gate('{stable: ["sc"]}') == (1, ["limit broken: sc: the report has no physical properties"])
         assert call("report", "--potential", "si.nn.dat", "--out", "new", "--parts", "physics").status == 0  # no gate
 
     def test_bad_file(self) -> None:
@@ -190,6 +191,7 @@ class TestBadInput:
 
     def test_a_folder_that_cannot_be_made(self) -> None:
         refused(*REPORT, "--out", "no/such/out", match="no/such/out: cannot write: the folder no/such does not exist")
+        refused(*REPORT, "--out", "l" * 300, match="cannot write: expected a name of at most")
         Path("file").write_text("")
         refused(*REPORT, "--out", "file", match="file: expected a folder for the report, found a file")
 

@@ -74,6 +74,7 @@ def test_phases_that_should_be_stable(tmp_path: Path) -> None:
         ("{limits: {C11: {max: NaN}}}", r"limits: C11: max: expected a number, found nan"),
         (f"{{limits: {{C11: {{max: {10**400}}}}}}}", r"limits: C11: max: expected a number, found 1000"),
         ("{limits: {C11: {min: 4, max: 3}}}", r"limits: C11: expected min <= max, found 4 and 3"),
+        ("{stable: ['fcc', 1]}", "stable: expected a list of phases, found a list of something else"),
         ("{stable: 'fcc'}", "stable: expected a list of phases, found text"),
     ],
 )
