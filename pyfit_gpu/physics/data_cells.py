@@ -65,7 +65,7 @@ def data_cells(structures: Structures | None, elements: Sequence[str], cutoff: f
         for row, size in enumerate(structures.sizes)
         if size <= _MOST_ATOMS and periodic[row] and not np.isnan(energies[row]) and forces[row] <= _AT_REST
     ]
-    rows = _with_neighbors(structures, rows, cutoff)
+    rows = with_neighbors(structures, rows, cutoff)
     found = []
     for row in rows:
         size = structures.sizes[row]
@@ -79,7 +79,7 @@ def data_cells(structures: Structures | None, elements: Sequence[str], cutoff: f
     ]
 
 
-def _with_neighbors(structures: Structures, rows: list[int], cutoff: float) -> list[int]:
+def with_neighbors(structures: Structures, rows: list[int], cutoff: float) -> list[int]:
     """Rows of the structures in which every atom has a neighbour."""
     if not rows:
         return []

@@ -11,7 +11,6 @@ it is known for; a search for the minimum would leave it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ from pyfit_gpu.structures.cells import FloatArray
 
 # Nearest neighbours in the scan, relative to the sum of covalent radii: first, last, and how many.
 _SCAN = (0.75, 1.6, 52)
-_MOST_NEIGHBORS = 500  # of an atom within the cutoff; no solid has so many, and every calculation would take long
+_LEAST_VOLUME = 3.0  # Å^3 per atom; diamond, the densest solid, has 5.7, and what is denser takes long to compute
 _STRAIN_STEP = 1e-3
 _DISPLACEMENT_STEP = 5e-3  # Å
 _MOST_STRAIN = 0.03  # of one step
@@ -105,8 +104,7 @@ def find_solids(members: Members, crystals: Sequence[Crystal], references: Seque
 
 def _scan(members: Members, jobs: Sequence[tuple[Crystal, int]]) -> list[Atoms | None]:
     """The cell at the lowest inner minimum of the energy against volume, for each crystal and member."""
-    least = 4 / 3 * math.pi * members.cutoff**3 / _MOST_NEIGHBORS
-    cells = {crystal.name: _scan_cells(crystal, least) for crystal, _ in jobs}
+    cells = {crystal.name: _scan_cells(crystal) for crystal, _ in jobs}
     groups = [(number, cells[crystal.name]) for crystal, number in jobs]
     found = members.evaluate(groups, derivatives=False, grades=False)
     starts: list[Atoms | None] = []
@@ -117,15 +115,15 @@ def _scan(members: Members, jobs: Sequence[tuple[Crystal, int]]) -> list[Atoms |
     return starts
 
 
-def _scan_cells(crystal: Crystal, least: float) -> list[Atoms]:
-    """Cells of rising volume, of at least so many Å^3 per atom."""
+def _scan_cells(crystal: Crystal) -> list[Atoms]:
+    """Cells of rising volume."""
     first, last, count = _SCAN
     bond = bond_length(crystal.atoms)
     lengths = np.geomspace(first * bond, last * bond, count)
     distances = crystal.atoms.repeat(3).get_all_distances(mic=True)
     nearest = distances[distances > 0].min()
     volumes = crystal.volume * (lengths / nearest) ** 3
-    return [scaled(crystal.atoms, volume) for volume in volumes[volumes > least]]
+    return [scaled(crystal.atoms, volume) for volume in volumes[volumes > _LEAST_VOLUME]]
 
 
 class _Newton:

@@ -44,13 +44,12 @@ def test_members_have_crystals_of_their_own(committee: Potential) -> None:
     assert alone.states[0].volume == pytest.approx(volumes[1], rel=1e-7)
 
 
-def test_cells_without_end_of_neighbours_are_not_computed(silicon: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydrogen's atoms lie close, within a long cutoff. Here diamond itself is too dense."""
+def test_what_is_denser_than_any_solid_is_not_computed(silicon: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydrogen's radius would let it be. Here diamond itself is taken for too dense."""
     crystals = [one for one in elementary_crystals("Si") if one.name == "diamond"]
     (found,) = find_solids(Members(silicon), crystals, [Reference(UNKNOWN)])
     assert found.is_complete
-    neighbors = 4 / 3 * np.pi * silicon.descriptor.cutoff**3 / found.known[0][1].volume
-    monkeypatch.setattr(equilibrium, "_MOST_NEIGHBORS", 0.9 * neighbors)
+    monkeypatch.setattr(equilibrium, "_LEAST_VOLUME", 1.05 * found.known[0][1].volume)
     (found,) = find_solids(Members(silicon), crystals, [Reference(UNKNOWN)])
     assert not found.is_complete
 

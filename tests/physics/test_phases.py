@@ -27,7 +27,7 @@ def structures_of(make_frame: MakeFrame, *cells: Atoms) -> Structures:
 
 
 def test_one_element() -> None:
-    names = [one.name for one in reference_crystals(None, ["Cu"])]
+    names = [one.name for one in reference_crystals(None, ["Cu"], 6.0)]
     assert names == ["fcc", "bcc", "hcp", "diamond", "sc"]
 
 
@@ -39,7 +39,7 @@ def test_compositions_of_the_data(make_frame: MakeFrame) -> None:
         bulk("SiC", "zincblende", a=4.4),
         Atoms("SiCGe", cell=3 * np.eye(3), positions=[[0, 0, 0], [1.5, 0, 0], [0, 1.5, 0]]),
     )
-    names = [one.name for one in reference_crystals(data, ["Si", "C", "Ge"])]
+    names = [one.name for one in reference_crystals(data, ["Si", "C", "Ge"], 6.0)]
     assert names == [
         "Si fcc",
         "Si bcc",
@@ -53,8 +53,16 @@ def test_compositions_of_the_data(make_frame: MakeFrame) -> None:
     ]
 
 
+def test_isolated_atoms_and_molecules_bring_no_crystals(make_frame: MakeFrame) -> None:
+    """The one in a large cell would be simple cubic."""
+    data = structures_of(make_frame, Atoms("C", cell=12 * np.eye(3)), bulk("Si"))
+    molecules = [make_frame([[0.0, 0, 0], [1.5, 0, 0]][:n], symbols=["Si", "C"][:n]) for n in (1, 2)]
+    assert {one.composition for one in reference_crystals(data, ["Si", "C"], 6.0)} == {"Si"}
+    assert reference_crystals(Structures.from_frames(molecules), ["Si", "C"], 6.0) == []
+
+
 def test_without_data_all_elements_and_pairs() -> None:
-    crystals = reference_crystals(None, ["Si", "C"])
+    crystals = reference_crystals(None, ["Si", "C"], 6.0)
     assert len(crystals) == 14
     assert {one.composition for one in crystals} == {"Si", "C", "CSi"}
 
