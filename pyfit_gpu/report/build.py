@@ -10,7 +10,7 @@ from pyfit_gpu.doctor.findings import Diagnosis
 from pyfit_gpu.errors import shortened
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.physics.properties import Physics
-from pyfit_gpu.report.contents import Fact, Report, Section, Table, Value, number
+from pyfit_gpu.report.contents import Fact, Report, Section, Table, Tone, Value, number
 from pyfit_gpu.report.doctor_sections import doctor_section
 from pyfit_gpu.report.error_sections import data_section, error_section, error_values, worst_section
 from pyfit_gpu.report.evaluated import Evaluated
@@ -128,10 +128,11 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         counts = findings.diagnosis.summary["findings"]
         text = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count)
         facts.append(Fact("found in the data", text or "nothing", "bad" if counts["error"] else "plain"))
-    stopped = max((max(one.loss) for one in findings.curves if one.is_stopped and one.loss), default=0)
+    stopped = [max(one.loss) for one in findings.curves if one.is_stopped and one.loss]
     if stopped:
-        text = f"{stopped} step{'s' * (stopped != 1)}"
-        facts.append(Fact("training", text, more="stopped; more time may make it better"))
+        text = f"{max(stopped)} step{'s' * (max(stopped) != 1)}"
+        tone: Tone = "plain" if max(stopped) else "bad"
+        facts.append(Fact("training", text, tone, more="stopped; more time may make it better"))
     outside = by_name.get("share-outside")
     if outside is not None:
         facts.append(Fact("outside of the training set", f"{100 * outside.value:.1f} %", more="of the structures"))

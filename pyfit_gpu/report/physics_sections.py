@@ -37,6 +37,8 @@ def physics_section(physics: Physics, stable: Sequence[str] = (), unstable: Sequ
         stable: phases that should be stable.
         unstable: lines of `instabilities`.
     """
+    if not any(one.phase for one in physics.properties):
+        return Section("Physics", ("The data have no crystal whose properties could be computed.",))
     text = [*unstable]
     if stable and not unstable:
         text.append(f"No negative elastic constant or imaginary phonon was found for {shortened(stable)}.")

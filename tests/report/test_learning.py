@@ -49,8 +49,12 @@ def test_a_training_that_was_stopped_says_so() -> None:
     ended = learning_section([Curves("member 0", {0: 1.0}, {}, "patience", 0)])
     assert ended is not None
     assert ended.text == ()
-    report = build_report(Findings(make_potential(), "fit.nn.dat", curves=[stopped]))
-    assert [(fact.label, fact.text) for fact in report.facts] == [("training", "4 steps")]
+    for curves, expected in (
+        (stopped, ("4 steps", "plain")),
+        (Curves("", {0: 1.0}, {}, "running"), ("0 steps", "bad")),
+    ):
+        (fact,) = build_report(Findings(make_potential(), "fit.nn.dat", curves=[curves])).facts
+        assert (fact.text, fact.tone) == expected
 
 
 def test_numbers_that_a_logarithmic_axis_cannot_show() -> None:

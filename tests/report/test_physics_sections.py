@@ -43,6 +43,12 @@ def test_a_phase_of_which_nothing_is_known_is_a_row() -> None:
     assert len(physics_section(make_physics(*unknown, energy("fcc", 1.0))).tables[0].rows) == 4
 
 
+def test_without_crystals() -> None:
+    section = physics_section(make_physics(Property("energy-drift", "", math.nan, "meV", note="no crystal at rest")))
+    assert section.tables == ()
+    assert section.text == ("The data have no crystal whose properties could be computed.",)
+
+
 def test_phases_come_from_the_lowest_energy_up() -> None:
     physics = make_physics(
         C11, energy("fcc", -5.0), energy("diamond", -5.4), energy("sc", math.nan), energy("hcp", -5.1)
