@@ -130,7 +130,8 @@ def instabilities(physics: Physics, phases: Sequence[str] | None = None) -> list
     Args:
         phases: phases that should be stable; None: the ground states.
     """
-    there = dict.fromkeys(one.phase for one in (*physics.properties, *physics.curves) if one.phase)
+    named = [one.phase for one in physics.properties] + [one.phase for one in physics.curves]
+    there = dict.fromkeys(filter(None, named))
     missing = f"the report has no phase of this name (there is {shortened(there) or 'none'})"
     if phases is None:
         phases, missing = physics.stable, "not at rest by all members"
