@@ -186,7 +186,7 @@ def _crystals(frames: Sequence[Frame]) -> list[Frame]:
 def _checked_folder(out: str, setup: Setup) -> Path:
     """Refuse a folder that could not be written, or that holds a report already, before any work is done."""
     folder = unique_path(out) if setup.unique else Path(out)
-    if not folder.exists():
+    if not os.path.exists(folder):  # which is false of a name that no disk takes, too
         check_output(folder, overwrite=False)
         return folder
     if not folder.is_dir():

@@ -10,7 +10,7 @@ from pyfit_gpu.doctor.findings import Diagnosis
 from pyfit_gpu.errors import how_many, shortened
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.physics.properties import Physics
-from pyfit_gpu.report.contents import Fact, Report, Section, Table, Value, number
+from pyfit_gpu.report.contents import Fact, Report, Section, Table, Tone, Value, number
 from pyfit_gpu.report.doctor_sections import doctor_section
 from pyfit_gpu.report.error_sections import OTHERS, data_section, error_section, error_values, worst_section
 from pyfit_gpu.report.evaluated import Evaluated
@@ -65,7 +65,7 @@ class Findings:
 
     def instabilities(self) -> list[str]:
         """Lines about phases that should be stable and are not."""
-        return [] if self.physics is None else instabilities(self.physics, self.stable_phases())
+        return [] if self.physics is None else instabilities(self.physics, self.stable)
 
     def unknown_stability(self) -> list[str]:
         """Lines about phases that should be stable, where that is not known."""
@@ -85,7 +85,8 @@ def build_report(findings: Findings, violations: Sequence[str] | None = None) ->
         sections += [error_section(evaluated), calibration_section(evaluated), grade_section(evaluated)]
         sections.append(worst_section(evaluated))
     if findings.physics is not None:
-        sections.append(physics_section(findings.physics, findings.stable_phases()))
+        doubts = [*findings.instabilities(), *findings.unknown_stability()]
+        sections.append(physics_section(findings.physics, findings.stable_phases(), doubts))
     sections.append(learning_section(findings.curves))
     if findings.diagnosis is not None:
         sections.append(doctor_section(findings.diagnosis))
@@ -135,6 +136,11 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         counts = findings.diagnosis.summary["findings"]
         text = ", ".join(how_many(count, severity) for severity, count in counts.items() if count)
         facts.append(Fact("found in the data", text or "nothing", "bad" if counts["error"] else "plain"))
+    stopped = [max(one.loss) for one in findings.curves if one.is_stopped and one.loss]
+    if stopped:
+        text = how_many(max(stopped), "step")
+        tone: Tone = "plain" if max(stopped) else "bad"
+        facts.append(Fact("training", text, tone, more="stopped; more time may make it better"))
     outside = by_name.get("share-outside")
     if outside is not None:
         facts.append(Fact("outside of the training set", f"{100 * outside.value:.1f} %", more="of the structures"))
@@ -143,7 +149,7 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
 
 def _stability_fact(findings: Findings) -> list[Fact]:
     stable, unstable = findings.stable_phases(), findings.instabilities()
-    if not stable:
+    if not stable and not unstable:
         return []
     more = shortened(stable)
     if unstable:

@@ -24,12 +24,15 @@ class Limit:
     high: float = math.inf
 
     def violations(self, values: Sequence[Value]) -> list[str]:
-        found = [value for value in values if fnmatch.fnmatchcase(value.full_name, self.pattern)]
+        found = [one for one in values if self._matches(one.full_name)]
         if not found:
             near = difflib.get_close_matches(self.pattern, [value.full_name for value in values], n=3)
             hint = f" (there is {', '.join(near)})" if near else ""
             return [f"{self.pattern}: the report has no value of this name{hint}"]
         return [text for value in found if (text := self._violation(value))]
+
+    def _matches(self, name: str) -> bool:
+        return name == self.pattern or fnmatch.fnmatchcase(name, self.pattern)  # a name may hold brackets
 
     def _violation(self, value: Value) -> str:
         shown = f"{value.full_name}: {number(value.value)} {value.unit}".rstrip()
@@ -66,7 +69,8 @@ def load_gate(path: str | os.PathLike[str]) -> Gate:
     if not isinstance(limits, Mapping):
         raise InputError(f"{name}: limits: expected an object with a limit by name, found {kind_of(limits)}")
     if stable is not None and not (isinstance(stable, list) and all(isinstance(one, str) for one in stable)):
-        raise InputError(f"{name}: stable: expected a list of phases, found {kind_of(stable)}")
+        found_kind = "a list of something else" if isinstance(stable, list) else kind_of(stable)
+        raise InputError(f"{name}: stable: expected a list of phases, found {found_kind}")
     found = tuple(_limit(own, limit, f"{name}: limits: {own}") for own, limit in limits.items())
     return Gate(found, None if stable is None else tuple(stable))
 

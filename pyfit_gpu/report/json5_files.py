@@ -37,9 +37,12 @@ def read_number(value: Any, where: str) -> float:
     Raises:
         InputError: something else; `where` names the place.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise InputError(f"{where}: expected a number, found {value!r}"[:300])
-    return float(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise TypeError
+        return float(value)
+    except (TypeError, OverflowError):  # a whole number can have any number of digits
+        raise InputError(f"{where}: expected a number, found {value!r}"[:300]) from None
 
 
 def kind_of(value: object) -> str:

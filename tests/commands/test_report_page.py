@@ -213,9 +213,12 @@ class TestGate:
         assert lines[0].startswith("limit broken: C44 of fcc: −2.000 GPa")
         assert self.gate('{stable: ["sc"]}', "--parts", "physics")[1][0].startswith("limit broken: C44 of sc")
         assert self.gate("{stable: []}", "--parts", "physics")[0] == 0
-        assert self.gate('{stable: ["diamnd"]}', "--parts", "physics")[1][0].startswith("limit broken: diamnd: neither")
+        assert self.gate('{stable: ["diamnd"]}', "--parts", "physics")[1][0].startswith(
+            "limit broken: diamnd: the report has no phase"
+        )
         assert self.gate('{stable: ["fcc"]}', "--parts", "errors")[0] == 1  # nothing was computed
         assert self.gate("{}", "--parts", "errors")[0] == 0
+        assert self.gate('{stable: ["sc"]}') == (1, ["limit broken: sc: the report has no physical properties"])
         assert call("report", "--potential", "si.nn.dat", "--out", "new", "--parts", "physics").status == 0  # no gate
 
     def test_bad_file(self) -> None:
@@ -245,6 +248,7 @@ class TestBadInput:
 
     def test_a_folder_that_cannot_be_made(self) -> None:
         refused(*REPORT, "--out", "no/such/out", match="no/such/out: cannot write: the folder no/such does not exist")
+        refused(*REPORT, "--out", "l" * 300, match="cannot write: expected a name of at most")
         Path("file").write_text("")
         refused(*REPORT, "--out", "file", match="file: expected a folder for the report, found a file")
 

@@ -95,9 +95,9 @@ class _Fit:
     def run_all(self, record: Record) -> int:
         is_missing = False
         for stage in stages(self._request, self._layout, record.chosen, self._request.seconds):
-            is_missing = is_missing or not self._is_done(stage, record)
-            if not is_missing:
+            if self._is_done(stage, record) and not is_missing:
                 continue
+            is_missing = is_missing or not stage.is_optional  # nothing rests on what is optional
             record, words = self._begin(stage, record)
             status = self._status(stage, words)
             if stage.name == TRAINING:
@@ -145,7 +145,7 @@ class _Fit:
         except InputError as error:
             if not stage.is_optional:
                 raise
-            log.info("%s: left out: %s; then the same command does it", stage.name, in_options(error))
+            log.info("%s: left out: %s (the same command tries it again)", stage.name, in_options(error))
             return 0
 
     def _save(self, record: Record) -> None:

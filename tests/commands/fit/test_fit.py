@@ -124,7 +124,7 @@ def test_a_finished_fit_has_nothing_to_do(finished: str) -> None:
     ("gone", "expected"),
     [
         ("fit.m001.uncertainty.txt", ["uncertainty", "evaluate", "report", "lammps"]),
-        ("errors.csv", ["evaluate", "report", "lammps"]),
+        ("errors.csv", ["evaluate", "lammps"]),
         ("fit.m001.nn.dat", ["train", "uncertainty", "evaluate", "report", "lammps"]),
         ("set.h5", ["prepare", "train", "uncertainty", "evaluate", "report", "lammps"]),
     ],
@@ -143,6 +143,15 @@ def test_without_its_run_file_training_begins_anew(finished: str) -> None:
     assert "resume: there is no run file yet" in said
     assert "--max-time 3600s" in said  # all of the time
     assert content(Path("out/fit.m001.nn.dat")) == before
+
+
+def test_without_structures_that_validate_there_is_a_report_all_the_same() -> None:
+    write_poscar("si.poscar.dat", poscar_blocks()[:1])
+    said = fit()
+    assert "errors: left out: out/set.h5: split 'fit': expected structures that do not train, found none" in said
+    assert "the fit is complete" in said
+    assert Path("out/report/report.html").exists()
+    assert verbs(fit()) == ["evaluate", "lammps"]
 
 
 class Killed(BaseException):
