@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pyfit_gpu.commands.fit.choices import (
@@ -12,6 +14,8 @@ from pyfit_gpu.commands.fit.choices import (
     second_order_pays,
     training_options,
 )
+from pyfit_gpu.commands.fit.request import _energy_spread
+from pyfit_gpu.structures.frames import Frame
 
 
 @pytest.mark.parametrize(
@@ -75,10 +79,7 @@ def test_rates() -> None:
 
 
 def test_spread_is_that_about_the_composition(make_frame: Callable[..., Frame]) -> None:
-    frames = [
-        make_frame(symbols=["Si", "Si"], energy=-10.0),
-        make_frame(symbols=["Si", "Si"], energy=-9.0),
-        make_frame(symbols=["C", "C"], energy=-18.0),
-        make_frame(symbols=["C", "C"], energy=-17.0),
-    ]
+    apart = [[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]]
+    energies = {"Si": (-10.0, -9.0), "C": (-18.0, -17.0)}
+    frames = [make_frame(apart, symbols=[symbol] * 2, energy=one) for symbol, own in energies.items() for one in own]
     assert _energy_spread(frames, ("Si", "C")) == pytest.approx(0.25)
