@@ -129,6 +129,15 @@ def ahead(task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
         pool.shutdown(cancel_futures=True)
 
 
+def pulled_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield items, the next one of which a thread asks for meanwhile."""
+    iterator, end = iter(items), object()
+    for item in ahead(lambda _: next(iterator, end), itertools.repeat(None)):
+        if item is end:
+            return
+        yield item  # type: ignore[misc]
+
+
 def _count(device: torch.device, n_threads: int | None) -> int:
     if device.type != "cpu":
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from pyfit_gpu.models import batch_stream, prediction
 from pyfit_gpu.models.batch_stream import Arriving, BatchStream
 from pyfit_gpu.models.batches import Batch, featurize
 from pyfit_gpu.models.prediction import predict, predict_batch
-from pyfit_gpu.parallel import ahead
+from pyfit_gpu.parallel import ahead, pulled_ahead
 from pyfit_gpu.structures.batch import Structures, size_batches
 from pyfit_gpu.structures.frames import Frame
 
@@ -159,6 +159,38 @@ class TestAhead:
 
     def test_nothing_to_do(self) -> None:
         assert list(ahead(lambda item: item, [])) == []
+
+
+class TestPulledAhead:
+    def test_items_in_order(self) -> None:
+        assert list(pulled_ahead(iter(range(5)))) == list(range(5))
+        assert list(pulled_ahead([])) == []
+
+    def test_the_next_is_asked_for_in_another_thread(self) -> None:
+        second = threading.Event()
+        threads = []
+
+        def items() -> Iterator[int]:
+            threads.append(threading.get_ident())
+            yield 0
+            second.set()
+            yield 1
+
+        results = pulled_ahead(items())
+        assert next(results) == 0
+        assert second.wait(20)
+        assert threads != [threading.get_ident()]
+        assert list(results) == [1]
+
+    def test_an_error_comes_out(self) -> None:
+        def items() -> Iterator[int]:
+            yield 0
+            raise ValueError("line 7")
+
+        results = pulled_ahead(items())
+        assert next(results) == 0
+        with pytest.raises(ValueError, match="line 7"):
+            next(results)
 
 
 def test_nothing_is_on_its_way_on_a_cpu() -> None:

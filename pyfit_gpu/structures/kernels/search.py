@@ -167,7 +167,8 @@ def _places(
             + y * tl.load(own + 10 + 3 * axis, mask=inside, other=0.0)
             + z * tl.load(own + 11 + 3 * axis, mask=inside, other=0.0)
         )
-        f = tl.where(tl.abs(f) < float("inf"), f, 0.0)  # an atom that is nowhere has no neighbours: its distances are no numbers
+        # An atom that is nowhere may be in any bin: its distances are no numbers, so it has no neighbours.
+        f = tl.where(tl.abs(f) < float("inf"), f, 0.0)
         turns = tl.where(tl.load(periodic + row * 3 + axis, mask=inside, other=0) != 0, tl.floor(f), 0.0)
         wx -= turns * tl.load(own + 3 * axis, mask=inside, other=0.0)
         wy -= turns * tl.load(own + 3 * axis + 1, mask=inside, other=0.0)
