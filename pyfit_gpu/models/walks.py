@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pyfit_gpu.fused import give_up, has_fused_kernels, is_fault_of_kernels
+from pyfit_gpu.fused import by_kernels, has_fused_kernels
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.chunk_walk import ChunkWalk
 from pyfit_gpu.models.energy import energy_model
@@ -45,25 +45,22 @@ def walk_over(
         rows: filled on the way.
         keep_inputs: whether the networks' inputs are wanted.
     """
-    device = potential.device
+    options = {"derivatives": derivatives, "rows": rows, "grade": grade, "keep_inputs": keep_inputs}
 
     def by_chunks() -> Walked:
-        walk = ChunkWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade, keep_inputs=keep_inputs)
+        walk = ChunkWalk(potential, batch, **options)  # type: ignore[arg-type]
+        return _finished(walk, walk.run())
+
+    def by_pieces() -> Walked:
+        from pyfit_gpu.models.fused_walk import FusedWalk  # imports Triton
+
+        walk = FusedWalk(potential, batch, **options)  # type: ignore[arg-type]
         return _finished(walk, walk.run())
 
     needs_chunks = energy_model(potential, "predict").uses_vectors or (rows is not None and rows.wants_derivatives)
-    if needs_chunks or not (has_fused_kernels(device) and potential.descriptor.suits_kernels):
+    if needs_chunks or not (has_fused_kernels(potential.device) and potential.descriptor.suits_kernels):
         return by_chunks()
-    from pyfit_gpu.models.fused_walk import FusedWalk  # imports Triton
-
-    try:
-        walk = FusedWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade, keep_inputs=keep_inputs)
-        return _finished(walk, walk.run())
-    except Exception as error:
-        if not is_fault_of_kernels(error):
-            raise
-        give_up(device, error)
-        return by_chunks()
+    return by_kernels(potential.device, by_pieces, by_chunks)
 
 
 def _finished(walk: ChunkWalk | FusedWalk, energies: Tensor) -> Walked:

@@ -64,6 +64,7 @@ def structures(random_frame: MakeFrame, make_frame: MakeFrame) -> Structures:
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that counts as a device with kernels, for predictions."""
     monkeypatch.setattr(walks, "has_fused_kernels", lambda device: True)
+    monkeypatch.setattr(fused, "has_fused_kernels", lambda device: True)
 
 
 def of_one_element(structures: Structures) -> Structures:
