@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pyfit_gpu import fused
 from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
+from pyfit_gpu.descriptors.kernels.pair_totals import FlatTotals
+from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.models import fused_walk, walks
 from pyfit_gpu.models.batches import Batch
@@ -128,7 +130,7 @@ def test_pieces_of_any_length_give_the_same(structures: Structures, monkeypatch:
     pieces = []
     evaluate = fused_walk.FusedWalk._evaluate
 
-    def noted(self: fused_walk.FusedWalk, piece: object, *rest: object) -> None:
+    def noted(self: fused_walk.FusedWalk, piece: FlatPairs, *rest: object) -> None:
         pieces.append(piece.atoms)
         evaluate(self, piece, *rest)
 
@@ -160,7 +162,7 @@ def test_the_host_waits_for_nothing(structures: Structures, monkeypatch: pytest.
     potential = make_potential(("Si",))
     batch = batch_of(potential, of_one_element(structures))
     monkeypatch.setattr(FusedExpansion, "_launch", lambda self, *arguments: None)
-    monkeypatch.setattr(fused_walk.FlatTotals, "add", lambda self, atoms, pairs, grad: None)
+    monkeypatch.setattr(FlatTotals, "add", lambda self, atoms, pairs, grad: None)
     with HostWaits() as noted:
         predict_batch(potential, batch)
     assert not noted.found
