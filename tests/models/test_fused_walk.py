@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import interpreted  # noqa: F401, first
 import pytest
 import torch
+from ase.build import bulk
+from held_memory import PeakMemory, held_bytes
 from host_waits import HostWaits
 from torch import Tensor
 
@@ -17,6 +20,7 @@ from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
 from pyfit_gpu.descriptors.kernels.pair_totals import FlatTotals
 from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.models import fused_walk, walks
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.networks import ElementNetworks
@@ -199,3 +203,23 @@ def test_other_errors_come_out(structures: Structures, monkeypatch: pytest.Monke
     monkeypatch.setattr(FusedExpansion, "sums", fail)
     with pytest.raises(torch.OutOfMemoryError):
         predict(make_potential(("Si", "C")), structures)
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_memory_of_an_atom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below 2 kB with 28 neighbours and 42 inputs, structures and neighbours included. Kernels do nothing here."""
+    potential = load_potential(Path(__file__).parents[1] / "data" / "si_small.nn.dat")
+    crystal = bulk("Si", cubic=True) * (8, 8, 8)
+    structures = Structures.from_frames([Frame.of_atoms(crystal, "made")])
+    batch = batch_of(potential, structures)
+    n_atoms = structures.n_atoms
+    assert len(batch.neighbors.index) == 28 * n_atoms
+    monkeypatch.setattr(FusedExpansion, "_launch", lambda self, *arguments: None)
+    monkeypatch.setattr(FlatTotals, "add", lambda self, atoms, pairs, grad: None)
+    monkeypatch.setattr(fused_walk, "_BYTES", 1)
+    predict_batch(potential, batch)  # the tables of a basis stay
+    batch = replace(batch, neighbors=replace(batch.neighbors, _known={}))
+    held = held_bytes(batch)
+    with PeakMemory() as memory:
+        predict_batch(potential, batch)
+    assert 1000 < (held + memory.peak) / n_atoms < 2000
