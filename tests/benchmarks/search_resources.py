@@ -2,7 +2,7 @@
 
     python tests/benchmarks/search_resources.py [--capability 90]
 
-prints a table for docs/kernels.md, as `kernel_resources.py` does for those of the features.
+prints a table for docs/performance.md; `kernel_resources.py` has the kernels of the features.
 """
 
 from __future__ import annotations
