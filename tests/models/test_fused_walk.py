@@ -23,7 +23,8 @@ from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.models import fused_walk, walks
 from pyfit_gpu.models.batches import Batch
-from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.network_passes import EveryElement
+from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, inputs_of_batch, predict, predict_batch, prediction_batches
 from pyfit_gpu.structures.batch import Structures
@@ -144,6 +145,22 @@ def test_pieces_of_any_length_give_the_same(structures: Structures, monkeypatch:
     assert_equal_predictions(cut, whole, 1e-14)
 
 
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_all_atoms_for_all_networks_as_sorted_ones(n_members: int) -> None:
+    """Networks of other elements may give anything, also no number."""
+    networks = make_potential(("Si", "C", "O"), n_members).networks
+    species = torch.tensor([2, 0, 0, 2, 0])
+    features = torch.rand(5, networks.layer_sizes[0], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    grad = torch.rand(n_members, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    networks.biases[-1][:, 1] = torch.nan  # of the element without atoms
+    found = []
+    for layout in (ElementLayout.of(species, 3), EveryElement(None, None, species, 3)):
+        own = layout.restored(networks.with_vjp(layout.arrange(features)))
+        found.append((own.outputs, own.hidden, own.vjp(grad), own.hidden_vjp(grad.expand(-1, -1, own.hidden.shape[2]))))
+    for sorted_, every in zip(*found, strict=True):
+        torch.testing.assert_close(every, sorted_, rtol=1e-13, atol=1e-14)
+
+
 @pytest.mark.usefixtures("with_kernels")
 def test_inputs_are_kept(structures: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
     potential = make_potential(("Si", "C"))
@@ -161,10 +178,13 @@ def test_no_pairs_at_all(make_frame: MakeFrame) -> None:
 
 
 @pytest.mark.usefixtures("with_kernels")
-def test_the_host_waits_for_nothing(structures: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one element and in one piece. Kernels do nothing here: the interpreter itself reads numbers."""
-    potential = make_potential(("Si",))
-    batch = batch_of(potential, of_one_element(structures))
+@pytest.mark.parametrize("elements", [("Si",), ("Si", "C"), ("C", "O", "Si")], ids=str)
+def test_the_host_waits_for_nothing(
+    structures: Structures, monkeypatch: pytest.MonkeyPatch, elements: tuple[str, ...]
+) -> None:
+    """In one piece. Kernels do nothing here: the interpreter itself reads numbers."""
+    potential = make_potential(elements)
+    batch = batch_of(potential, structures if len(elements) > 1 else of_one_element(structures))
     monkeypatch.setattr(FusedExpansion, "_launch", lambda self, *arguments: None)
     monkeypatch.setattr(FlatTotals, "add", lambda self, atoms, pairs, grad: None)
     with HostWaits() as noted:

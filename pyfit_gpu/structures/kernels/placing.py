@@ -14,7 +14,7 @@ from torch import Tensor
 from pyfit_gpu.structures.batch import Structures
 
 _SLACK = 1e-3  # in units of bins, as in bins.py
-_MOST_IMAGES = 1024.0  # bins to each side: an atom of a cell that is no cell must not search for ever
+_MOST_IMAGES = 1024.0  # bins to each side; what sees more, or is no number, is in no cell and has no neighbours
 # Columns of the table of structures: cell, inverse, then for each axis where bins begin, bins per unit, cutoff in bins.
 COLUMNS = 9 + 9 + 3 + 3 + 3
 ROUNDS = {"enable_fp_fusion": False}  # each operation by itself, as on a CPU
@@ -113,7 +113,7 @@ def _cells(
         tl.store(bins + row * 3 + axis, number)
         tl.store(out + 18 + axis, tl.where(px, 0.0, low))
         tl.store(out + 21 + axis, scale)
-        tl.store(out + 24 + axis, tl.where(span < MOST, span, MOST))
+        tl.store(out + 24 + axis, tl.where(span < MOST, span, -1.0))
     tl.store(out, ax)
     tl.store(out + 1, ay)
     tl.store(out + 2, az)

@@ -102,6 +102,17 @@ def test_an_atom_that_is_nowhere_has_no_neighbours_and_disturbs_no_other(random_
     assert torch.equal(found.vectors[-int(found.counts[5:].sum()) :], whole.vectors[-int(whole.counts[5:].sum()) :])
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the kernel is interpreted
+@pytest.mark.parametrize("wrong", [np.nan, 0.0])
+def test_a_cell_that_is_none_holds_up_nothing(random_frame: MakeFrame, wrong: float) -> None:
+    structures = Structures.from_frames([random_frame(1, 3), random_frame(2, 4)])
+    whole = search(structures, 3.5)
+    structures.cell[0, 1] = wrong
+    found = search(structures, 3.5)
+    assert found.counts[:3].tolist() == [0, 0, 0]
+    assert torch.equal(found.counts[3:], whole.counts[3:])
+
+
 def test_same_bits_from_run_to_run(random_frame: MakeFrame) -> None:
     structures = Structures.from_frames([random_frame(1, 12, length=8.0)])
     first, second = search(structures, 4.0), search(structures, 4.0)
