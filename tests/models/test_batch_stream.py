@@ -58,6 +58,11 @@ def test_what_did_not_fit_once_is_not_tried_again() -> None:
     assert noted == [[2, 7, 1, 4], [2, 7], [1, 4], [3], [0], [5], [6]]
 
 
+def test_parts_of_a_part_come_before_what_was_behind_it() -> None:
+    found = list(stream(5, []).results([([2, 7, 1, 3], None)]))
+    assert found == [[2, 7], [1], [3]]
+
+
 def test_a_single_structure_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError, match=r"2\.00 GiB"):
         list(stream(3, []).results([([2, 7, 1], None), ([0], None)]))

@@ -20,6 +20,7 @@ from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
 from pyfit_gpu.descriptors.kernels.pair_totals import FlatTotals
 from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.models import fused_walk, walks
 from pyfit_gpu.models.batches import Batch
@@ -36,9 +37,9 @@ MORE_TERMS = {"gi_mode": 6, "cross_terms": 1, "triples": ((1, 1, 2),)}
 
 
 def make_potential(elements: tuple[str, ...], n_members: int = 1, **more: object) -> Potential:
-    settings = {"gi_mode": 5, "legendre_orders": (0, 1, 2), "gaussian_centers": (1.6, 2.4, 3.1), **more}
+    settings = {"gi_mode": 5, "shift": 0.5, "legendre_orders": (0, 1, 2), "gaussian_centers": (1.6, 2.4, 3.1), **more}
     descriptor = LocalStructureParameters(
-        elements=elements, shift=0.5, cutoff=3.4, cutoff_width=1.0, gaussian_width=0.8, **settings
+        elements=elements, cutoff=3.4, cutoff_width=1.0, gaussian_width=0.8, **settings
     )
     sizes = (descriptor.n_features, 5, 4, 1)
     members = [
@@ -167,6 +168,16 @@ def test_inputs_are_kept(structures: Structures, monkeypatch: pytest.MonkeyPatch
     batch = batch_of(potential, structures)
     _, inputs = inputs_of_batch(potential, batch)
     torch.testing.assert_close(inputs, batch.features(potential.descriptor), rtol=0, atol=1e-13)
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_an_error_names_the_atom(make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_walk, "_BYTES", 1)
+    monkeypatch.setattr(fused_walk, "_BYTES_PER_ATOM", 1)
+    potential = make_potential(("Si",), gi_mode=1, shift=0.0)
+    structures = Structures.from_frames([make_frame([[0, 0, z] for z in own]) for own in ([0, 2], [0, 2, 20])])
+    with pytest.raises(InputError, match=r"second, atom 3: feature 1: the logarithm"):
+        predict(potential, replace(structures, sources=("first", "second")))
 
 
 @pytest.mark.usefixtures("with_kernels")
