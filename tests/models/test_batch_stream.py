@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -55,6 +56,11 @@ def test_what_did_not_fit_once_is_not_tried_again() -> None:
     list(stream(5, noted).results((rows, None) for rows in cut))
     # 8 atoms do not fit, 4 do; the second batch of 16 is cut before it is tried.
     assert noted == [[2, 7, 1, 4], [2, 7], [1, 4], [3], [0], [5], [6]]
+
+
+def test_parts_of_a_part_come_before_what_was_behind_it() -> None:
+    found = list(stream(5, []).results([([2, 7, 1, 3], None)]))
+    assert found == [[2, 7], [1], [3]]
 
 
 def test_a_single_structure_that_does_not_fit_is_an_error() -> None:
@@ -152,9 +158,9 @@ class TestAhead:
 
     def test_nothing_is_left_of_a_loop_that_ends_early(self) -> None:
         before = threading.active_count()
-        results = ahead(lambda item: item, range(100))
-        next(results)
-        results.close()
+        for _ in ahead(lambda item: item, range(100)):
+            break
+        gc.collect()
         assert threading.active_count() == before
 
     def test_nothing_to_do(self) -> None:

@@ -15,15 +15,17 @@ SIZES = [3, 1, 5, 2]
 
 
 def made_pairs(dtype: torch.dtype, most: int = 9, seed: int = 0) -> Neighbors:
-    """Pairs within structures, also of an atom with itself; atom 3 has none, atom 5 more than a program reads at once.
+    """Pairs within structures, also of an atom with itself; atom 3 has none.
 
-    They are not symmetric: at the cutoff a pair may be there one way only.
+    Atom 5 has more than a program reads at once, all of them with atom 6. They are not symmetric: at the cutoff a pair
+    may be there one way only.
     """
     rng = np.random.default_rng(seed)
     structure = np.repeat(np.arange(len(SIZES)), SIZES)
     counts = rng.integers(1, most, len(structure))
     counts[3], counts[5] = 0, 70
     index = [rng.choice(np.flatnonzero(structure == structure[i]), n) for i, n in enumerate(counts)]
+    index[5][:] = 6
     vectors = torch.from_numpy(rng.normal(size=(counts.sum(), 3))).to(dtype)
     return Neighbors(torch.from_numpy(counts), torch.from_numpy(np.concatenate(index)), vectors)
 
@@ -49,7 +51,10 @@ def summed(neighbors: Neighbors, grad: Tensor, cuts: list[int], *, virials: bool
     totals = FlatTotals(neighbors, sizes, grad.shape[1], largest=max(SIZES), virials=virials)
     for start, stop in zip([0, *cuts], [*cuts, sum(SIZES)], strict=True):
         pairs = range(first[start], first[stop])
-        totals.add(range(start, stop), pairs, grad[pairs.start : pairs.stop])
+        # Nothing is read beyond the piece: there is no number.
+        memory = torch.full((len(pairs) + 300, *grad.shape[1:]), torch.nan, dtype=grad.dtype)
+        memory[: len(pairs)] = grad[pairs.start : pairs.stop]
+        totals.add(range(start, stop), pairs, memory[: len(pairs)])
     return totals.finish()
 
 
