@@ -208,7 +208,7 @@ def kernels(b: Benchmark) -> None:
             by_pair = expansion.vjp(pairs, grad, sums)
             sizes = structures.sizes_on_device
 
-            def totals(typed=typed, by_pair=by_pair, sizes=sizes, pairs=pairs) -> object:  # noqa: ANN001
+            def totals(typed=typed, by_pair=by_pair, sizes=sizes, pairs=pairs) -> object:
                 whole = FlatTotals(typed, sizes, 1, largest=max(structures.sizes), virials=True)
                 whole.add(pairs.atoms, pairs.pairs, by_pair[:, None])
                 return whole.finish()
@@ -299,7 +299,7 @@ def dynamics(b: Benchmark) -> None:
         state = ts.io.atoms_to_state(atoms, b.device, dtype)
         integrator = ts.Integrator.nve if hasattr(ts, "Integrator") else ts.nve  # versions from 0.6, and before
 
-        def run_torch_sim(n: int, state=state, model=model, integrator=integrator) -> None:  # noqa: ANN001
+        def run_torch_sim(n: int, state=state, model=model, integrator=integrator) -> None:
             ts.integrate(state, model, integrator=integrator, n_steps=n, temperature=300.0, timestep=1e-3)
 
         run_torch_sim(20 if not b.small else 2)
@@ -321,9 +321,7 @@ def measure(
     b.table.add(name, structures.n_atoms * steps / seconds / 1e6, "M atom-steps/s", goal=goal, note=note)
 
 
-def own_dynamics(
-    b: Benchmark, structures: pf.Structures, dtype: torch.dtype, late: bool
-) -> Callable[[int], float]:
+def own_dynamics(b: Benchmark, structures: pf.Structures, dtype: torch.dtype, late: bool) -> Callable[[int], float]:
     """Velocity Verlet in float64, forces in a precision: a function of steps.
 
     It gives the greatest change of a system's energy, eV/atom.
@@ -378,8 +376,9 @@ def energies(b: Benchmark) -> None:
             best = closure_floor(roofline, training_set.n_atoms, n_members, dtype)
             task = partial(gradient, objective, b.like, points_of(b, n_members))
             known = before.get(n_members, "") if dtype == torch.float64 else ""
-            one_evaluation(b, f"loss and gradient, energies, K = {n_members}, {name_of(dtype)}", task, objective, b.like,
-                           n_members, before=known, note=f"roofline {best:.3f} ms")  # fmt: skip
+            name = f"loss and gradient, energies, K = {n_members}, {name_of(dtype)}"
+            note = f"roofline {best:.3f} ms"
+            one_evaluation(b, name, task, objective, b.like, n_members, before=known, note=note)
 
 
 def closure_floor(roofline: Roofline, n_atoms: int, n_members: int, dtype: torch.dtype) -> float:

@@ -278,8 +278,11 @@ class TestLostSystems:
         for name, value in model(state).items():
             torch.testing.assert_close(value, whole[name], **CLOSE)
 
-    def test_one_that_nobody_asks_for(self, silicon: Potential, frames: list[Frame]) -> None:
-        """Where the device is asked late, nothing looks for numbers that are not finite."""
+    def test_one_that_nobody_asks_for(self, silicon: Potential, frames: list[Frame], make_frame: MakeFrame) -> None:
+        """Where the device is asked late, nothing looks for numbers that are not finite, also not of atoms far away."""
+        frames[2] = make_frame(
+            [[0.0, 0.0, 0.0], [2.3, 0.0, 0.1], [15.0, 15.0, 15.0], [17.3, 15.0, 15.1]], np.eye(3) * 30
+        )
         model, state = PyfitModel(silicon, late=True), state_of(frames)
         whole = model(state)
         sick = state.system_idx == 2
