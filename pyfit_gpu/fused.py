@@ -14,7 +14,9 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -23,6 +25,8 @@ from pyfit_gpu.log import log
 _LEAST_CAPABILITY = (8, 0)  # of a card, for Triton
 _SWITCH = "PYFIT_FUSED"  # 0: torch's operations only
 _FIRST_WAY = "fused kernels: %s; torch's operations are used, which are slower"
+
+_Result = TypeVar("_Result")
 
 _known: dict[torch.device, bool] = {}
 
@@ -50,6 +54,19 @@ def is_fault_of_kernels(error: Exception) -> bool:
     """Whether an error comes from Triton or from the compiler that it calls, not from what was computed."""
     module = type(error).__module__
     return module.split(".")[0] in ("triton", "subprocess")
+
+
+def by_kernels(device: torch.device, fused: Callable[[], _Result], plain: Callable[[], _Result]) -> _Result:
+    """Compute by fused kernels, or by torch's operations where a kernel cannot be compiled or started."""
+    if not has_fused_kernels(device):
+        return plain()
+    try:
+        return fused()
+    except Exception as error:
+        if not is_fault_of_kernels(error):
+            raise
+        give_up(device, error)
+        return plain()
 
 
 def current(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -24,7 +24,7 @@ def run(device: torch.device) -> None:
     """
     numbers = torch.arange(3, dtype=torch.float64, device=device)
     with current(device):
-        _double[(1,)](numbers, 3, BLOCK=4)
+        _double[(1,)](numbers, 3, BLOCK=4, enable_fp_fusion=True)
     found = numbers.tolist()
     if found != [0.0, 2.0, 4.0]:
         raise RuntimeError(f"a kernel that doubles 0, 1, 2 gave {found}")

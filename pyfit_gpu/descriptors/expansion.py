@@ -17,7 +17,6 @@ the numbers of rows and columns are padded until the next one does as well (`pad
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,9 +29,6 @@ from pyfit_gpu.descriptors.pair_functions import PairFunctions
 from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
 
-if TYPE_CHECKING:
-    from pyfit_gpu.descriptors.kernels.chunk import FusedChunk
-
 
 class Chunk(PairFunctions):
     """Chunk of n atoms with K places for neighbours each. Everything computed from it is cached."""
@@ -44,12 +40,6 @@ class Chunk(PairFunctions):
     def part(self, rows: Tensor) -> Chunk:
         """A chunk of some of the atoms, `rows` (n',) int64, with nothing cached."""
         return Chunk(self.basis, self.atoms[rows], self.pairs[rows], self._all_vectors, self._all_kinds)
-
-    def fused(self) -> FusedChunk:
-        """The same chunk for fused kernels, where its device has them (`has_fused_kernels`)."""
-        from pyfit_gpu.descriptors.kernels.chunk import FusedChunk  # imports Triton
-
-        return FusedChunk.of(self.basis, self.pairs, self._all_vectors, self._all_kinds)
 
     @lazy
     def _radial_by_kind(self) -> list[Tensor]:

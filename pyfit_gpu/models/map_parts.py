@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,12 +10,8 @@ from torch import Tensor
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.descriptors.pair_sums import PairSums
-from pyfit_gpu.fused import has_fused_kernels
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.neighbors import Neighbors
-
-if TYPE_CHECKING:
-    from pyfit_gpu.descriptors.kernels.chunk import FusedChunk
 
 _BLOCK_BYTES = 2**29  # most bytes of one kept block: making it takes a few times as much temporarily
 
@@ -38,7 +33,6 @@ class MapBlock:
     chunk: Chunk
     slope: Tensor  # (n, n_features), derivatives of the networks' inputs with respect to G
     jacobian: Tensor | None  # (n, n_features, 3 K), and with respect to pair vectors; None: not kept
-    fused: bool  # whether those that are not kept are computed by fused kernels
 
     @classmethod
     def of(
@@ -54,8 +48,7 @@ class MapBlock:
         slope = descriptor.transform_slope(once.raw())
         if scale is not None:
             slope = slope / scale[species[chunk.atoms]]
-        fused = has_fused_kernels(slope.device)
-        return cls(chunk, slope, once.jacobian().flatten(2).mul_(slope[..., None]) if keep else None, fused)
+        return cls(chunk, slope, once.jacobian().flatten(2).mul_(slope[..., None]) if keep else None)
 
     def jacobian_of(self, rows: Tensor) -> Tensor:
         """Derivatives of the inputs of some atoms of the chunk, (n', n_features, 3, K), kept or computed anew.
@@ -65,17 +58,13 @@ class MapBlock:
         """
         if self.jacobian is not None:
             return self.jacobian.index_select(0, rows).unflatten(2, (3, -1))
-        return self._anew(self.chunk.part(rows)).jacobian().mul_(self.slope.index_select(0, rows)[..., None, None])
-
-    def _anew(self, chunk: Chunk) -> Chunk | FusedChunk:
-        """A chunk in the form that computes derivatives."""
-        return chunk.fused() if self.fused else chunk
+        return self.chunk.part(rows).jacobian().mul_(self.slope.index_select(0, rows)[..., None, None])
 
     def grad_vectors(self, grad_features: Tensor) -> Tensor:
         """Map dE/d(features) (n, M, n_features) to dE/d(pair vectors) (n, M, 3, K)."""
         if self.jacobian is not None:
             return torch.bmm(grad_features, self.jacobian).unflatten(-1, (3, -1))
-        chunk = self._anew(self.chunk.fresh())
+        chunk = self.chunk.fresh()
         members = (grad_features * self.slope[:, None]).unbind(1)
         return torch.stack([chunk.vjp(member) for member in members], dim=1)
 
@@ -83,7 +72,7 @@ class MapBlock:
         """Vector-Jacobian product of `grad_vectors`: (n, M, 3, K) to (n, M, n_features)."""
         if self.jacobian is not None:
             return torch.bmm(tangent.flatten(2), self.jacobian.transpose(1, 2))
-        chunk = self._anew(self.chunk.fresh())
+        chunk = self.chunk.fresh()
         return torch.stack([chunk.jvp(member) for member in tangent.unbind(1)], dim=1) * self.slope[:, None]
 
 

@@ -73,7 +73,7 @@ class StackedPass:
         """All atoms at once."""
         yield torch.arange(len(self._species), device=self._species.device)
 
-    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
-        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
+    def __call__(self, atoms: Tensor | slice, features: Tensor) -> NetworkPass:
+        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,), or of a slice."""
         layout = ElementLayout.of(self._species[atoms], self._networks.n_elements)
         return layout.restored(self._networks.with_vjp(layout.arrange(features)))

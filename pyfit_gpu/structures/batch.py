@@ -105,6 +105,10 @@ class Structures:
         skipped = np.repeat(np.arange(len(sizes)) * padded - (np.cumsum(sizes) - sizes), sizes)
         return sent(torch.from_numpy(skipped + np.arange(self.n_atoms)), self.positions.device)
 
+    def prepare(self) -> None:
+        """Make what is made when it is first asked for: on a GPU, beside what is computed there."""
+        _ = self.sizes_on_device, self.places
+
     @property
     def atom_mask(self) -> Tensor:
         """(B, A) bool, False where padded."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.fused import give_up, has_fused_kernels, is_fault_of_kernels
+from pyfit_gpu.fused import by_kernels, has_fused_kernels
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.bins import make_grid, make_lists
 from pyfit_gpu.structures.cell_list import Pairs, find_pairs
@@ -147,22 +147,20 @@ def choose_backend(backend: str, device: torch.device) -> str:
 
 def _fused_neighbors(structures: Structures, cutoff: float, *, refuses: bool) -> Neighbors:
     """Search by kernels; by torch's operations if they cannot be compiled."""
-    from pyfit_gpu.structures.kernels.search import search  # imports Triton
 
-    try:
+    def fused() -> Neighbors:
+        from pyfit_gpu.structures.kernels.search import search  # imports Triton
+
         found = search(structures, cutoff)
-    except Exception as error:
-        if not is_fault_of_kernels(error):
-            raise
-        give_up(structures.positions.device, error)
-        find = find_neighbors if refuses else find_any_neighbors
-        return find(structures, cutoff, backend="torch")
-    neighbors = Neighbors(found.counts, found.index, found.vectors)
-    if refuses and not found.all_finite:
-        check_positions(structures)
-    if refuses and found.nearest < MINIMUM_DISTANCE:
-        check_distances(structures, neighbors)
-    return neighbors
+        neighbors = Neighbors(found.counts, found.index, found.vectors)
+        if refuses and not found.all_finite:
+            check_positions(structures)
+        if refuses and found.nearest < MINIMUM_DISTANCE:
+            check_distances(structures, neighbors)
+        return neighbors
+
+    find = find_neighbors if refuses else find_any_neighbors
+    return by_kernels(structures.positions.device, fused, lambda: find(structures, cutoff, backend="torch"))
 
 
 def check_positions(structures: Structures) -> None:

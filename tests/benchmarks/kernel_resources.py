@@ -13,14 +13,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
@@ -44,7 +43,7 @@ class Resources:
 
     kernel: str
     registers: int  # of each thread
-    spilled: int  # bytes of each thread, stored and loaded
+    spilled: int  # bytes of each thread beyond its registers
     shared: int  # bytes of each program
     instructions: int
     doubles: int  # instructions in float64
@@ -66,25 +65,22 @@ class Recorder(FusedExpansion):
         self.found.setdefault(found.kernel, found)
 
 
-def resources(
-    source: str, arguments: Sequence[Any], shape: dict[str, int], n_warps: int, capability: int
-) -> Resources:
+def resources(source: str, arguments: Sequence[Any], shape: dict[str, int], n_warps: int, capability: int) -> Resources:
     function = compiled(source)
     names = function.arg_names
     signature = {name: type_of(value) for name, value in zip(names, arguments, strict=False)}
     signature |= dict.fromkeys(shape, "constexpr")
     aligned = {(n,): [["tt.divisibility", 16]] for n, value in enumerate(arguments) if isinstance(value, Tensor)}
     made = ASTSource(fn=function, signature=signature, constexprs=shape, attrs=aligned)
-    kernel = triton.compile(made, target=GPUTarget("cuda", capability, 32), options={"num_warps": n_warps, "enable_fp_fusion": True})
-    usage = assemble(kernel.asm["ptx"], capability)
-    registers = int(re.search(r"Used (\d+) registers", usage)[1])
-    stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", usage).groups()
-    code = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d\s+)?([A-Z0-9.]+)", kernel.asm["sass"], re.MULTILINE)
-    doubles = sum(word.startswith(("DFMA", "DADD", "DMUL", "DSETP")) for word in code)
-    name = source.split("(")[0].removeprefix("def ")
-    return Resources(
-        name, registers, int(stores) + int(loads), kernel.metadata.shared, len(code), doubles, n_warps
+    kernel = triton.compile(
+        made, target=GPUTarget("cuda", capability, 32), options={"num_warps": n_warps, "enable_fp_fusion": True}
     )
+    usage, code = disassembled(kernel.asm["cubin"])
+    name = source.split("(")[0].removeprefix("def ")
+    numbers = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "SHARED")}
+    words = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d\s+)?([A-Z][A-Z0-9_.]*)", code)
+    doubles = sum(word.startswith(("DFMA", "DADD", "DMUL", "DSETP")) for word in words)
+    return Resources(name, numbers["REG"], numbers["STACK"], kernel.metadata.shared, len(words), doubles, n_warps)
 
 
 def type_of(value: Any) -> str:
@@ -94,14 +90,17 @@ def type_of(value: Any) -> str:
     return f"*{names[value.dtype]}"
 
 
-def assemble(ptx: str, capability: int) -> str:
-    """What the assembler says about a kernel."""
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "kernel.ptx"
-        text.write_text(ptx, encoding="utf-8")
-        target = re.search(r"\.target (sm_\w+)", ptx)[1]
-        command = [get_ptxas(capability).path, "-v", f"-arch={target}", text, "-o", Path(folder) / "kernel.cubin"]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+def disassembled(program: bytes) -> tuple[str, str]:
+    """What a compiled kernel takes, and its instructions."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(program)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, file.name]
+        texts = [
+            subprocess.run([*command, option], check=True, capture_output=True, text=True).stdout
+            for option in ("--dump-resource-usage", "-sass")
+        ]
+    return texts[0], texts[1]
 
 
 def kernels(settings: LocalStructureParameters, dtype: torch.dtype, capability: int) -> Iterator[Resources]:
@@ -122,7 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--capability", type=int, default=90, help="compute capability times ten")
     capability = parser.parse_args().capability
-    print("| settings | elements | dtype | kernel | registers | spilled, bytes | shared, bytes | instructions | float64 |")
+    print(
+        "| settings | elements | dtype | kernel | registers | spilled, bytes | shared, bytes | instructions | float64 |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name, settings in SETTINGS.items():
         for count in (1, 2):

@@ -10,7 +10,9 @@ import pytest
 import torch
 from sample_sets import make_descriptor
 
-from pyfit_gpu.models import map_parts
+from pyfit_gpu import fused as fused_kernels
+from pyfit_gpu.descriptors import lsp
+from pyfit_gpu.descriptors.kernels.chunk import FusedChunk
 from pyfit_gpu.models.map_parts import MapPart
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -37,11 +39,13 @@ def test_derivatives_by_kernels(
     generator = torch.Generator().manual_seed(1)
     found: list[list[torch.Tensor]] = []
     for fused in (False, True):
-        monkeypatch.setattr(map_parts, "has_fused_kernels", lambda _, fused=fused: fused)
+        for module in (fused_kernels, lsp):
+            monkeypatch.setattr(module, "has_fused_kernels", lambda _, fused=fused: fused)
         part = MapPart.of(neighbors, species, sizes, descriptor)
         generator.manual_seed(1)
         own = []
         for block in part.blocks:
+            assert isinstance(block.chunk, FusedChunk) == fused
             n, width = block.chunk.pairs.shape
             grad = torch.randn(n, 2, descriptor.n_features, dtype=torch.float64, generator=generator)
             tangent = torch.randn(n, 2, 3, width, dtype=torch.float64, generator=generator)

@@ -1,54 +1,68 @@
-"""A chunk of atoms whose features' derivatives are computed by fused kernels."""
+"""A chunk of atoms whose features and derivatives come from fused kernels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
 from pyfit_gpu.descriptors.basis import Basis
-from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
+from pyfit_gpu.descriptors.expansion import Chunk
+from pyfit_gpu.descriptors.kernels.expansion import expansion_of
 from pyfit_gpu.descriptors.kernels.pairs import PaddedPairs
-from pyfit_gpu.fused import current
+from pyfit_gpu.fused import by_kernels
+from pyfit_gpu.parallel import lazy
 
 
-@dataclass(frozen=True, eq=False)
-class FusedChunk:
-    """Derivatives as those of `Chunk`, in the same layout. The sums over neighbours are kept, and nothing else."""
+class FusedChunk(Chunk):
+    """Chunk by kernels, which read the pairs' vectors and pad nothing but what they give. It has the shapes of `Chunk`.
 
-    expansion: FusedExpansion
-    pairs: PaddedPairs
+    A kernel that cannot be compiled leaves the work to torch's operations.
+    """
 
-    @classmethod
-    def of(cls, basis: Basis, pairs: Tensor, vectors: Tensor, kinds: Tensor | None) -> FusedChunk:
-        """Describe a chunk.
+    def __init__(
+        self,
+        basis: Basis,
+        atoms: Tensor,
+        pairs: Tensor,
+        vectors: Tensor,
+        kinds: Tensor | None,
+        places: PaddedPairs | None = None,
+    ) -> None:
+        """Describe it, as `Chunk`.
 
         Args:
-            pairs: (n, K) int64, numbers of each atom's pairs, which follow one another, then dummies len(vectors).
-            vectors: (all pairs, 3) Å.
-            kinds: (all pairs,) uint8, element of each neighbour; None: there is one element.
+            places: the pairs as kernels take them, where they are at hand.
         """
-        return cls(_expansion_of(basis), PaddedPairs.of(pairs, vectors, kinds))
+        super().__init__(basis, atoms, pairs, vectors, kinds)
+        self._places = places or PaddedPairs.of(pairs, vectors, kinds)
+        self._expansion = expansion_of(basis)
 
-    @cached_property
-    def _sums(self) -> Tensor:
-        return self.expansion.sums(self.pairs)
+    def fresh(self) -> FusedChunk:
+        return FusedChunk(self.basis, self.atoms, self.pairs, self._all_vectors, self._all_kinds, self._places)
+
+    def part(self, rows: Tensor) -> FusedChunk:
+        return FusedChunk(self.basis, self.atoms[rows], self.pairs[rows], self._all_vectors, self._all_kinds)
+
+    @lazy
+    def _fused_sums(self) -> Tensor:
+        return self._expansion.sums(self._places)
+
+    def raw(self) -> Tensor:
+        return self._either(lambda: self._expansion.raw(self._places, self._fused_sums), super().raw)
 
     def vjp(self, grad: Tensor) -> Tensor:
-        """(n, 3, K) eV/Å: dE/dv of every pair, for `grad` = dE/dG (n, n_features)."""
-        with current(grad.device):
-            return self.expansion.vjp(self.pairs, grad, self._sums)
+        fused = lambda: self._expansion.vjp(self._places, grad, self._fused_sums)  # noqa: E731
+        return self._either(fused, partial(super().vjp, grad))
 
     def jvp(self, tangent: Tensor) -> Tensor:
-        """(n, n_features): JVP of G along `tangent` (n, 3, K), a change of every pair's vector."""
-        with current(tangent.device):
-            return self.expansion.jvp(self.pairs, tangent, self._sums)
+        fused = lambda: self._expansion.jvp(self._places, tangent, self._fused_sums)  # noqa: E731
+        return self._either(fused, partial(super().jvp, tangent))
 
-    def jacobian(self) -> Tensor:
-        """(n, n_features, 3, K) 1/Å: dG/dv of every pair; zero for dummy pairs."""
-        with current(self.pairs.vectors.device):
-            return self.expansion.jacobian(self.pairs, self._sums)
+    def jacobian(self, *, pad: bool = False) -> Tensor:
+        fused = lambda: self._expansion.jacobian(self._places, self._fused_sums)  # noqa: E731
+        return self._either(fused, partial(super().jacobian, pad=pad))
 
-
-_expansion_of = lru_cache(maxsize=16)(FusedExpansion)  # its tables come from the host
+    def _either(self, fused: Callable[[], Tensor], plain: Callable[[], Tensor]) -> Tensor:
+        return by_kernels(self.pairs.device, fused, plain)

@@ -8,7 +8,7 @@ A few launches for any number of atoms, of which none waits for the host. Pairs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations_with_replacement, permutations
 from typing import Any
 
@@ -20,13 +20,20 @@ from pyfit_gpu.descriptors.couplings import triples_of_elements
 from pyfit_gpu.descriptors.kernels.cubic import Forms
 from pyfit_gpu.descriptors.kernels.invariants import features_source, slopes_source, sums_gradient_source
 from pyfit_gpu.descriptors.kernels.neighborhoods import elements_at_once, moved_sums_source, sums_source
-from pyfit_gpu.descriptors.kernels.pairs import Pairs
+from pyfit_gpu.descriptors.kernels.pairs import FlatPairs, Pairs
 from pyfit_gpu.descriptors.kernels.source import compiled
 from pyfit_gpu.descriptors.kernels.vectors import gradient_source, jacobian_source
+from pyfit_gpu.fused import current
+from pyfit_gpu.structures.neighbors import Neighbors
 
 _WARP = 32  # threads
 _GRADIENT_WARPS = 4  # of a program that has a thread for each pair
 _JACOBIAN_WARPS = 8  # most warps of one that has a thread for each pair and Gaussian
+_BYTES_OF_SUMS = 2**28  # of a piece of atoms, where nothing else decides (not measured)
+# Kernels have a line or two for each sum of an element, and for each coefficient of the four-body terms.
+_MOST_SUMS = 2048
+_MOST_CENTERS = 64
+_MOST_ENTRIES = 2048
 
 
 class FusedExpansion:
@@ -41,8 +48,14 @@ class FusedExpansion:
         self.width = 1 << (basis.n_centers - 1).bit_length()  # threads for the Gaussians of an atom, a power of two
         self.atoms = max(1, _WARP // self.width)  # of one program
 
+    @staticmethod
+    def suits(basis: Basis) -> bool:
+        """Whether the kernels are short enough to be compiled in a reasonable time."""
+        entries = sum(len(slope.entries) for slope in Forms.of(basis).slopes) if basis.n_sums <= _MOST_SUMS else 0
+        return basis.n_sums <= _MOST_SUMS and basis.n_centers <= _MOST_CENTERS and entries <= _MOST_ENTRIES
+
     def sums(self, pairs: Pairs) -> Tensor:
-        """(S, n_angular, n, n_r0): sums over the neighbours of each element, x of neighbourhoods.py."""
+        """(n, S, n_angular, n_r0): sums over the neighbours of each element, x of neighbourhoods.py."""
         out = self._empty_sums(pairs)
         self._over_neighbors(sums_source(self.basis), pairs, out)
         return out
@@ -55,7 +68,7 @@ class FusedExpansion:
         return out
 
     def vjp(self, pairs: Pairs, grad: Tensor, sums: Tensor | None = None) -> Tensor:
-        """dE/dv of the pairs in eV/Å, (n_pairs, 3) or (n, 3, K), for `grad` = dE/dG (n, n_features)."""
+        """(n_pairs, 3) or (n, 3, K) eV/Å: dE/dv of the pairs, for `grad` = dE/dG (n, n_features)."""
         sums = self.sums(pairs) if sums is None else sums
         by_sums = torch.empty_like(sums)
         arguments = (sums, grad.contiguous(), self._numbers, self._table, by_sums)
@@ -76,7 +89,7 @@ class FusedExpansion:
         return out
 
     def jacobian(self, pairs: Pairs, sums: Tensor | None = None) -> Tensor:
-        """dG/dv of the pairs in 1/Å, (n_features, 3, n_pairs) or (n, n_features, 3, K), there zero for dummies."""
+        """(n_features, 3, n_pairs) or (n, n_features, 3, K) 1/Å: dG/dv of the pairs, zero for dummies."""
         sums = self.sums(pairs) if sums is None else sums
         slopes = self._slopes(sums)
         shape = pairs.shape_of_jacobian(self.basis.n_features)
@@ -88,19 +101,19 @@ class FusedExpansion:
         return out
 
     def _slopes(self, sums: Tensor) -> Tensor:
-        """(S (S + 1) / 2, slopes, n, n_r0): derivatives of the four-body terms, for each pair of other elements."""
+        """(n, S (S + 1) / 2, slopes, n_r0): derivatives of the four-body terms, for each pair of other elements."""
         count = self.basis.n_elements
         n_others, forms = count * (count + 1) // 2, Forms.of(self.basis)
-        out = sums.new_empty(n_others, len(forms.slopes), *sums.shape[2:])
+        out = sums.new_empty(len(sums), n_others, len(forms.slopes), self.basis.n_centers)
         if forms.slopes:
             # Elements b and c, and 1/2 if they are the same: that is what the blocks of two elements have, too.
             others = self._numbers[count * n_others :]
-            self._over_atoms(slopes_source(self.basis), sums.shape[2], n_others, sums, others, self._blocks[1], out)
+            self._over_atoms(slopes_source(self.basis), len(sums), n_others, sums, others, self._blocks[1], out)
         return out
 
     def _empty_sums(self, pairs: Pairs) -> Tensor:
         basis = self.basis
-        return pairs.vectors.new_empty(basis.n_elements, basis.n_angular, len(pairs.starts), basis.n_centers)
+        return pairs.vectors.new_empty(len(pairs.starts), basis.n_elements, basis.n_angular, basis.n_centers)
 
     def _over_neighbors(self, source: str, pairs: Pairs, *arguments: Any) -> None:
         """Start a kernel whose threads go through the neighbours of an atom."""
@@ -117,7 +130,7 @@ class FusedExpansion:
         self, source: str, pairs: Pairs, arguments: Sequence[Any], tile: dict[str, int], n_warps: int
     ) -> None:
         """Start a kernel whose programs have a tile of pairs each."""
-        own = (pairs.vectors, pairs.kinds_or_any, *pairs.where, *arguments, pairs.n_places, len(pairs.starts))
+        own = (pairs.vectors, pairs.kinds_or_any, *pairs.where, *arguments, pairs.n_places)
         self._launch(source, (-(-pairs.n_places // tile["PLACES"]),), own, tile, n_warps)
 
     def _launch(
@@ -125,7 +138,25 @@ class FusedExpansion:
     ) -> None:
         # Multiplications and additions are fused: twice as many operations, and the last bits are no promise here.
         if grid[0]:
-            compiled(source)[grid](*arguments, **shape, num_warps=n_warps, enable_fp_fusion=True)
+            with current(self.basis.norm.device):
+                compiled(source)[grid](*arguments, **shape, num_warps=n_warps, enable_fp_fusion=True)
+
+    def raw_of_all(self, neighbors: Neighbors, species: Tensor) -> Tensor:
+        """(n, n_features): G of all atoms of a batch, in pieces that bound the memory. Nothing waits for a GPU.
+
+        Args:
+            species: (n_atoms,) int64, index of each atom's element.
+        """
+        basis, n = self.basis, len(neighbors.counts)
+        pairs = FlatPairs.of(neighbors, species, basis.n_elements)
+        length = max(1, _BYTES_OF_SUMS // (basis.n_elements * basis.n_sums * basis.norm.itemsize))
+        if n <= length:
+            return self.raw(pairs)
+        out = pairs.vectors.new_empty(n, basis.n_features)
+        for start in range(0, n, length):
+            piece = pairs.piece(range(start, min(start + length, n)), pairs.pairs)
+            out[start : piece.atoms.stop] = self.raw(piece)
+        return out
 
     @cached_property
     def _table(self) -> Tensor:
@@ -151,3 +182,9 @@ class FusedExpansion:
         numbers = [blocks[tuple(sorted((a, *own)))] for a in elements for own in others]  # type: ignore[index]
         both = [element for own in others for element in own]
         return torch.tensor(numbers + both, dtype=torch.int32, device=self.basis.norm.device)
+
+
+@lru_cache(maxsize=16)
+def expansion_of(basis: Basis) -> FusedExpansion:
+    """The expansion of a basis, cached: its tables come from the host, which a loop over batches would wait for."""
+    return FusedExpansion(basis)

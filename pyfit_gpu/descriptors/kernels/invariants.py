@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from pyfit_gpu.descriptors.basis import Basis
 from pyfit_gpu.descriptors.harmonics import rows_of_orders
@@ -23,8 +24,7 @@ _THREADS = """
 number = tl.program_id(0) * ATOMS + tl.arange(0, ATOMS)[:, None] + tl.zeros((ATOMS, WIDTH), tl.int64)
 n = tl.arange(0, WIDTH)[None, :] + tl.zeros((ATOMS, WIDTH), tl.int64)
 here = (number < n_atoms) & (n < $N)
-stride = tl.cast(n_atoms, tl.int64) * $N
-first = number * $N + n
+first = number * $SUMS + n
 """
 _FEATURES = """
 def $name($arguments, blocks, factors, out, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.constexpr):
@@ -50,11 +50,11 @@ def sums_gradient(sums, grad, numbers, table, out, n_atoms, ATOMS: tl.constexpr,
         low, high = tl.minimum(own, other), tl.maximum(own, other)
         block = low * $ELEMENTS - low * (low - 1) // 2 + high - low
         at = grad + number * $FEATURES + block * $PAIR_FEATURES + n
-        at_b = sums + other * $ROWS * stride + first
+        at_b = sums + other * $ROWS + first
         $pairs
     $triples
     scale = tl.load(table + $N + n, mask=n < $N, other=0.0)
-    to = out + own * $ROWS * stride + first
+    to = out + own * $ROWS + first
     $stores
 """
 # Pairs of elements b <= c, of which `numbers` has, after the blocks for each element, both and 1, or 1/2 if b = c.
@@ -69,11 +69,12 @@ def slopes(sums, others, factors, out, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.c
     block = tl.program_id(1)
     factor = tl.load(factors + block)
     $elements
-    to = out + block * $SLOPES * stride + first
+    to = out + (number * $OTHERS + block) * $SLOPES + n
     $lines
 """
 
 
+@lru_cache(maxsize=32)
 def features_source(basis: Basis, *, tangent: bool = False) -> str:
     """The kernel of the features, or of their changes along changes of the sums.
 
@@ -97,16 +98,16 @@ def features_source(basis: Basis, *, tangent: bool = False) -> str:
 
 
 def _threads(basis: Basis) -> list[str]:
-    return fill(_THREADS, N=basis.n_centers).splitlines()
+    return fill(_THREADS, N=basis.n_centers, SUMS=basis.n_elements * basis.n_sums).splitlines()
 
 
 def _elements(basis: Basis, at: str, names: str, tangent: bool = False) -> Iterator[str]:
     """Lines that find the elements of a block, and where their sums lie. With one element equal loads are joined."""
     for k, name in enumerate(names):
         yield f"{name} = tl.load({at} + {k}).to(tl.int64)" if basis.n_elements > 1 else f"{name} = 0"
-        yield f"at_{name} = sums + {name} * {basis.n_angular} * stride + first"
+        yield f"at_{name} = sums + {name} * {basis.n_sums} + first"
         if tangent:
-            yield f"moved_{name} = moved + {name} * {basis.n_angular} * stride + first"
+            yield f"moved_{name} = moved + {name} * {basis.n_sums} + first"
 
 
 def _load(name: str, at: str, basis: Basis, row: int, shift: int = 0) -> str:
@@ -114,7 +115,7 @@ def _load(name: str, at: str, basis: Basis, row: int, shift: int = 0) -> str:
     mask, last = "here", basis.n_centers - shift
     if shift:
         mask = f"here & (n < {last})" if shift > 0 else f"here & (n >= {-shift})"
-    return f"{name} = tl.load({at} + {row} * stride + {shift}, mask={mask}, other=0.0)"
+    return f"{name} = tl.load({at} + {row * basis.n_centers + shift}, mask={mask}, other=0.0)"
 
 
 def _pair_terms(basis: Basis, tangent: bool) -> Iterator[str]:
@@ -165,6 +166,7 @@ def _weighted(name: str, terms: Sequence[tuple[int, float]]) -> str:
     return " + ".join(f"{value!r} * {name}_{row}" for row, value in terms)
 
 
+@lru_cache(maxsize=32)
 def sums_gradient_source(basis: Basis) -> str:
     """The kernel of dE/dA, from dE/dG. Its grid: atoms, and elements."""
     n_orders, per_order = len(basis.legendre_orders), basis.radial_products[-1].stop
@@ -175,9 +177,12 @@ def sums_gradient_source(basis: Basis) -> str:
         zeros=[f"g_{row} = zero" for row in range(basis.n_angular)],
         pairs=list(_pair_gradients(basis)),
         triples=_triple_gradients(basis),
-        stores=[f"tl.store(to + {row} * stride, g_{row} * {root!r} * scale, mask=here)" for row, root in enumerate(roots)],
+        stores=[
+            f"tl.store(to + {row * basis.n_centers}, g_{row} * {root!r} * scale, mask=here)"
+            for row, root in enumerate(roots)
+        ],
         N=basis.n_centers,
-        ROWS=basis.n_angular,
+        ROWS=basis.n_sums,
         ELEMENTS=basis.n_elements,
         FEATURES=basis.n_features,
         PAIR_FEATURES=n_orders * per_order,
@@ -224,12 +229,20 @@ def _triple_gradients(basis: Basis) -> list[str]:
     return fill(_OTHERS, OTHERS=n_others, elements=elements, lines=lines).splitlines()
 
 
+@lru_cache(maxsize=32)
 def slopes_source(basis: Basis) -> str:
-    """The kernel of T for each pair of elements: derivatives of the four-body terms. Its grid: atoms, and these pairs."""
+    """The kernel of T, the derivatives of four-body terms, for pairs of elements. Its grid: atoms, and these pairs."""
     forms = Forms.of(basis)
     lines = [_load(f"{name}_{row}", f"at_{name}", basis, row) for row in forms.rows for name in "bc"]
     for number, slope in enumerate(forms.slopes):
         terms = " + ".join(f"{value!r} * (b_{i} * c_{j} + b_{j} * c_{i})" for i, j, value in slope.entries)
-        lines.append(f"tl.store(to + {number} * stride, factor * ({terms}), mask=here)")
+        lines.append(f"tl.store(to + {number * basis.n_centers}, factor * ({terms}), mask=here)")
     elements = list(_elements(basis, "others + 2 * block", "bc"))
-    return fill(_SLOPES, threads=_threads(basis), elements=elements, lines=lines, SLOPES=len(forms.slopes))
+    return fill(
+        _SLOPES,
+        threads=_threads(basis),
+        elements=elements,
+        lines=lines,
+        OTHERS=basis.n_elements * (basis.n_elements + 1) // 2,
+        SLOPES=len(forms.slopes) * basis.n_centers,
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 from pyfit_gpu.descriptors.basis import Basis
 from pyfit_gpu.descriptors.kernels.angular import add_moved_rows, add_rows
@@ -38,8 +39,7 @@ def $name($arguments, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.constexpr):
         $rows
     here = here & (n < $N)
     scale = tl.load(table + $N + n, mask=n < $N, other=0.0)
-    stride = tl.cast(n_atoms, tl.int64) * $N
-    place = out + tl.program_id(1) * $GROUP_ROWS * stride + number * $N + n
+    to = out + number * $SUMS + tl.program_id(1) * $GROUP + n
     $stores
 """
 _ARGUMENTS = "vectors, kinds, starts, ends, table"
@@ -51,6 +51,7 @@ def elements_at_once(basis: Basis) -> int:
     return max(1, min(basis.n_elements, _REGISTERS // (basis.n_angular * basis.norm.itemsize)))
 
 
+@lru_cache(maxsize=32)
 def sums_source(basis: Basis) -> str:
     """The kernel of the sums. Its grid: atoms, and groups of elements."""
     group = elements_at_once(basis)
@@ -64,6 +65,7 @@ def sums_source(basis: Basis) -> str:
     )
 
 
+@lru_cache(maxsize=32)
 def moved_sums_source(basis: Basis, *, padded: bool) -> str:
     """The kernel of the changes of the sums along changes of the pairs' vectors, flat or padded."""
     group = elements_at_once(basis)
@@ -106,7 +108,8 @@ def _filled(
         rows=list(rows),
         stores=list(_stores(basis, group)),
         N=basis.n_centers,
-        GROUP_ROWS=group * basis.n_angular,
+        SUMS=basis.n_elements * basis.n_sums,
+        GROUP=group * basis.n_sums,
     )
 
 
@@ -126,5 +129,6 @@ def _stores(basis: Basis, group: int) -> Iterator[str]:
         if basis.n_elements % group:
             yield f"if tl.program_id(1) * {group} + {e} < {basis.n_elements}:"
         for row, weight in enumerate(basis.row_weights):
-            line = f"tl.store(place + {e * basis.n_angular + row} * stride, a_{e}_{row} * {math.sqrt(weight)!r} * scale, mask=here)"
+            place, root = (e * basis.n_angular + row) * basis.n_centers, math.sqrt(weight)
+            line = f"tl.store(to + {place}, a_{e}_{row} * {root!r} * scale, mask=here)"
             yield f"    {line}" if basis.n_elements % group else line

@@ -132,7 +132,7 @@ class FlatTotals:
         """Take dE/dv (pairs, n_members, 3) eV/Å of a piece. Pieces come in their order."""
         grad, n_members, n_all = grad.contiguous(), grad.shape[1], len(self._forces)
         virials = self._forces if self._virials is None else self._virials
-        shape = {"ATOMS": _ATOMS, "PAIRS": _PAIRS}
+        shape = {"ATOMS": _ATOMS, "PAIRS": _PAIRS, "enable_fp_fusion": True}
 
         def grid(n_atoms: int) -> Sequence[int]:
             return (-(-n_atoms // _ATOMS), n_members)

@@ -14,9 +14,8 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-
-# Whole numbers that change from call to call: one compiled kernel serves all of them.
 _SCALARS = ("atom_0", "pair_0", "n_atoms", "n_places", "width")
+_TABLES = ("starts", "ends", "numbers", "others", "grad")
 
 
 def fill(template: str, **parts: Iterable[str] | str | float) -> str:
@@ -53,4 +52,6 @@ def compiled(source: str) -> Any:
     exec(compile(source, name, "exec"), names)  # our own text: numbers of the settings are all that enters it
     function = next(value for key, value in names.items() if getattr(value, "__code__", None) and key != "tl")
     arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
-    return triton.jit(function, do_not_specialize=[name for name in arguments if name in _SCALARS])
+    # One compiled kernel serves whole numbers of any value, and tables of atoms that begin anywhere in longer ones.
+    scalars, tables = ([name for name in arguments if name in group] for group in (_SCALARS, _TABLES))
+    return triton.jit(function, do_not_specialize=scalars, do_not_specialize_on_alignment=tables)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pyfit_gpu.descriptors.basis import Basis
 from pyfit_gpu.descriptors.harmonics import rows_of_orders
@@ -27,7 +28,7 @@ _KIND = ("kind = tl.load(kinds + pair, mask=there, other=0).to(tl.int64)",)
 _ONE_KIND = ("kind = 0",)
 
 _GRADIENT = """
-def gradient(vectors, kinds, $where, grad, out, n_places, n_atoms, PLACES: tl.constexpr):
+def gradient(vectors, kinds, $where, grad, out, n_places, PLACES: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
     inside = place < n_places
     $locate
@@ -36,8 +37,7 @@ def gradient(vectors, kinds, $where, grad, out, n_places, n_atoms, PLACES: tl.co
     y = tl.load(vectors + 3 * pair + 1, mask=there, other=0.0)
     z = tl.load(vectors + 3 * pair + 2, mask=there, other=0.0)
     $functions
-    stride = tl.cast(n_atoms, tl.int64) * $N
-    at = grad + kind * $ROWS * stride + center * $N
+    at = grad + center * $SUMS + kind * $ROWS
     zero = tl.zeros_like(x)
     gx, gy, gz, along = zero, zero, zero, zero
     $rows
@@ -46,6 +46,7 @@ def gradient(vectors, kinds, $where, grad, out, n_places, n_atoms, PLACES: tl.co
 """
 
 
+@lru_cache(maxsize=32)
 def gradient_source(basis: Basis, *, padded: bool) -> str:
     """The kernel of dE/dv, from dE/dA. Its grid: places of pairs."""
     functions = [*UNIT, *cutoff(basis), *cutoff_slope(basis)]
@@ -65,7 +66,8 @@ def gradient_source(basis: Basis, *, padded: bool) -> str:
         rows=list(_gradient_rows(basis)),
         stores=stores,
         N=basis.n_centers,
-        ROWS=basis.n_angular,
+        SUMS=basis.n_elements * basis.n_sums,
+        ROWS=basis.n_sums,
     )
 
 
@@ -78,7 +80,7 @@ def _gradient_rows(basis: Basis) -> Iterator[str]:
             for row in level.rows:
                 yield "w, d = zero, zero"
                 for n in range(basis.n_centers):
-                    yield f"h = tl.load(at + {row.number(part)} * stride + {n}, mask=there, other=0.0)"
+                    yield f"h = tl.load(at + {row.number(part) * basis.n_centers + n}, mask=there, other=0.0)"
                     yield f"w, d = w + f_{n} * h, d + d_{n} * h"
                 yield f"value_{part} += {product('w', row.polynomial)}"
                 yield f"radial_{part} += {product('d', row.polynomial)}"
@@ -90,7 +92,9 @@ def _gradient_rows(basis: Basis) -> Iterator[str]:
 
 # A program has the pairs of one warp for each Gaussian.
 _JACOBIAN = """
-def jacobian(vectors, kinds, $where, sums, slopes, table, numbers, out, n_places, n_atoms, PLACES: tl.constexpr, WIDTH: tl.constexpr):
+def jacobian(
+    vectors, kinds, $where, sums, slopes, table, numbers, out, n_places, PLACES: tl.constexpr, WIDTH: tl.constexpr
+):
     place = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)[None, :] + tl.zeros((WIDTH, PLACES), tl.int64)
     n = tl.arange(0, WIDTH)[:, None] + tl.zeros((WIDTH, PLACES), tl.int64)
     inside = place < n_places
@@ -101,24 +105,24 @@ def jacobian(vectors, kinds, $where, sums, slopes, table, numbers, out, n_places
     z = tl.load(vectors + 3 * pair + 2, mask=there, other=0.0)
     $functions
     zero = tl.zeros_like(x)
-    stride = tl.cast(n_atoms, tl.int64) * $N
-    first = center * $N + n
+    first = center * $SUMS + n
     $to
     for other in range($ELEMENTS):
         low, high = tl.minimum(kind, other), tl.maximum(kind, other)
         block = low * $ELEMENTS - low * (low - 1) // 2 + high - low
-        at = sums + other * $ROWS * stride + first
+        at = sums + first + other * $ROWS
         $pairs
     $triples
 """
 _TRIPLES = """
 for others in range($OTHERS):
     block = tl.load(numbers + kind * $OTHERS + others).to(tl.int64)
-    at = slopes + others * $SLOPES * stride + first
+    at = slopes + (center * $OTHERS + others) * $SLOPES + n
     $lines
 """
 
 
+@lru_cache(maxsize=32)
 def jacobian_source(basis: Basis, *, padded: bool) -> str:
     """The kernel of dG/dv. Its grid: places of pairs. Features of which no element is the neighbour's are left out."""
     functions = [*UNIT, *cutoff(basis), *cutoff_slope(basis)]
@@ -132,7 +136,9 @@ def jacobian_source(basis: Basis, *, padded: bool) -> str:
             f"d_{k} = tl.where(there, {gaussian_slope(basis)}, 0.0) * scale",
         ]
     forms, others = Forms.of(basis), basis.n_elements * (basis.n_elements + 1) // 2
-    triples = fill(_TRIPLES, OTHERS=others, SLOPES=len(forms.slopes), lines=list(_triple_rows(basis, forms)))
+    triples = fill(
+        _TRIPLES, OTHERS=others, SLOPES=len(forms.slopes) * basis.n_centers, lines=list(_triple_rows(basis, forms))
+    )
     to = ("width", "center * $F * 3 * width + place % width") if padded else ("n_places", "place")
     return fill(
         _JACOBIAN,
@@ -144,7 +150,8 @@ def jacobian_source(basis: Basis, *, padded: bool) -> str:
         pairs=list(_pair_rows(basis)),
         triples=triples.splitlines() if basis.triples else [],
         N=basis.n_centers,
-        ROWS=basis.n_angular,
+        SUMS=basis.n_elements * basis.n_sums,
+        ROWS=basis.n_sums,
         ELEMENTS=basis.n_elements,
     )
 
@@ -207,7 +214,7 @@ def _add_row(basis: Basis, level: Level, row: Row, target: Target, value: str, s
     name, mask = target.name, f"there & (n < {basis.n_centers - target.shift})"
     for part in "cs" if level.m else "c":
         number = row.number(part) + target.offset
-        yield f"h_{part} = tl.load(at + {number} * stride + {target.shift}, mask={mask}, other=0.0)"
+        yield f"h_{part} = tl.load(at + {number * basis.n_centers + target.shift}, mask={mask}, other=0.0)"
     yield "h = c * h_c + s * h_s" if level.m else "h = h_c"
     yield f"{name} += {value} * h"
     if row.above:

@@ -28,6 +28,7 @@ _MOST_IMAGES = 1024.0  # bins to each side: an atom of a cell that is no cell mu
 _COLUMNS = 9 + 9 + 3 + 3 + 3
 _POINTS = 32  # atoms that a program compares at a time, one for each thread of a warp
 _ATOMS = 128  # of a program that places atoms
+_ROUNDS = {"enable_fp_fusion": False}  # each operation by itself, as on a CPU
 
 
 @triton.jit
@@ -166,7 +167,8 @@ def _places(
             + y * tl.load(own + 10 + 3 * axis, mask=inside, other=0.0)
             + z * tl.load(own + 11 + 3 * axis, mask=inside, other=0.0)
         )
-        f = tl.where(tl.abs(f) < float("inf"), f, 0.0)  # an atom that is nowhere has no neighbours: its distances are no numbers
+        # An atom that is nowhere may be in any bin: its distances are no numbers, so it has no neighbours.
+        f = tl.where(tl.abs(f) < float("inf"), f, 0.0)
         turns = tl.where(tl.load(periodic + row * 3 + axis, mask=inside, other=0) != 0, tl.floor(f), 0.0)
         wx -= turns * tl.load(own + 3 * axis, mask=inside, other=0.0)
         wy -= turns * tl.load(own + 3 * axis + 1, mask=inside, other=0.0)
@@ -286,7 +288,7 @@ def search(structures: Structures, cutoff: float) -> Found:
         inputs = _sorted_into_bins(structures, positions, cutoff)
         counts = torch.empty(n_atoms, dtype=torch.int64, device=positions.device)
         nearest = positions.new_empty(n_atoms)
-        options = {"COLUMNS": _COLUMNS, "POINTS": _POINTS, "num_warps": 1}
+        options = {"COLUMNS": _COLUMNS, "POINTS": _POINTS, "num_warps": 1, **_ROUNDS}
         nothing = (counts, counts, nearest, counts, positions, n_atoms)
         _pairs[(n_atoms,)](*inputs, *nothing, WRITES=False, **options)
         ends = torch.cumsum(counts, 0)
@@ -314,13 +316,13 @@ def _sorted_into_bins(structures: Structures, positions: Tensor, cutoff: float) 
     cell = structures.cell.to(positions.dtype).contiguous()
     _cells[(len(sizes),)](
         cell, periodic, positions, sizes, reach, table, bins, n_padded,
-        SLACK=_SLACK, MOST=_MOST_IMAGES, COLUMNS=_COLUMNS, ATOMS=_ATOMS, num_warps=1,
+        SLACK=_SLACK, MOST=_MOST_IMAGES, COLUMNS=_COLUMNS, ATOMS=_ATOMS, num_warps=1, **_ROUNDS,
     )  # fmt: skip
     origin, place = positions.new_empty(3, n_atoms), positions.new_empty(3, n_atoms)
     number = torch.empty(n_atoms, dtype=torch.int32, device=device)
     _places[(-(-n_atoms // _ATOMS),)](
         positions, owner, first_atom, periodic, table, bins, origin, place, number, n_atoms, n_padded,
-        COLUMNS=_COLUMNS, ATOMS=_ATOMS,
+        COLUMNS=_COLUMNS, ATOMS=_ATOMS, **_ROUNDS,
     )  # fmt: skip
     number, order = torch.sort(number, stable=True)
     starts = torch.searchsorted(number, torch.arange(n_atoms + 1, dtype=torch.int32, device=device))

@@ -9,11 +9,17 @@ import interpreted  # noqa: F401, first
 import numpy as np
 import pytest
 import torch
+from host_waits import HostWaits
 
+from pyfit_gpu import fused
+from pyfit_gpu.errors import InputError
+from pyfit_gpu.structures import neighbors
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cell_list import find_pairs
 from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.structures.kernels import search as module
 from pyfit_gpu.structures.kernels.search import Found, search
+from pyfit_gpu.structures.neighbors import find_any_neighbors, find_neighbors
 
 MakeFrame = Callable[..., Frame]
 
@@ -100,3 +106,63 @@ def test_same_bits_from_run_to_run(random_frame: MakeFrame) -> None:
     first, second = search(structures, 4.0), search(structures, 4.0)
     assert torch.equal(first.index, second.index)
     assert torch.equal(first.vectors, second.vectors)
+
+
+class TestByName:
+    @pytest.fixture(autouse=True)
+    def kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A CPU that counts as a device with kernels."""
+        for module in (neighbors, fused):
+            monkeypatch.setattr(module, "has_fused_kernels", lambda device: True)
+
+    @pytest.mark.parametrize("backend", ["auto", "triton"])
+    def test_it_is_the_search(self, random_frame: MakeFrame, backend: str) -> None:
+        structures = Structures.from_frames([random_frame(1, 4)])
+        found, expected = find_neighbors(structures, 4.0, backend=backend), search(structures, 4.0)
+        assert torch.equal(found.vectors, expected.vectors)
+        assert torch.equal(find_any_neighbors(structures, 4.0, backend=backend).vectors, expected.vectors)
+
+    def test_faults_are_refused(self, make_frame: MakeFrame) -> None:
+        structures = Structures.from_frames([make_frame([[0, 0, 0], [0, 0, 1e-4], [2, 0, 0]])])
+        with pytest.raises(InputError, match=r"at one place.*found 0\.0001"):
+            find_neighbors(structures, 4.0)
+        assert find_any_neighbors(structures, 4.0).counts.tolist() == [2, 2, 2]
+        structures.positions[0, 1, 0] = np.nan
+        with pytest.raises(InputError, match="atom 2: positions: expected finite numbers"):
+            find_neighbors(structures, 4.0)
+
+    def test_the_other_way_where_a_kernel_cannot_be_compiled(
+        self, random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class CompilationError(Exception):
+            __module__ = "triton.compiler.errors"
+
+        def fail(*arguments: object) -> None:
+            raise CompilationError("no")
+
+        monkeypatch.setattr(fused, "_known", {})
+        monkeypatch.setattr(module, "_sorted_into_bins", fail)
+        structures = Structures.from_frames([random_frame(1, 4)])
+        found, expected = find_neighbors(structures, 4.0), find_pairs(structures, 4.0)
+        assert torch.equal(found.vectors, expected[2])
+
+
+def test_waits_and_operations(random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits once, and starts a tenth of the operations of the other search."""
+
+    class Nothing:
+        def __getitem__(self, grid: object) -> object:
+            return lambda *arguments, **keywords: None
+
+    for name in ("_cells", "_places", "_pairs"):
+        monkeypatch.setattr(module, name, Nothing())
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *sizes, **more: empty(*sizes, **more).zero_())
+    structures = Structures.from_frames([random_frame(1, 12, length=9.0), random_frame(2, 5)])
+    with HostWaits() as fused_way:
+        search(structures, 4.0)
+    monkeypatch.setattr(torch, "empty", empty)
+    with HostWaits() as other:
+        find_pairs(structures, 4.0)
+    assert fused_way.n_operations < other.n_operations / 8
+    assert sum(fused_way.found.values()) == 0  # one list of numbers, which no operation makes
