@@ -144,7 +144,7 @@ class MovingSystems:
         self._parts = self._arranged([row for row in range(len(self.sizes)) if row not in self.lost])
 
     def _failing(self, rows: Sequence[int], positions: Tensor) -> frozenset[int]:
-        """Those of some systems that cannot be computed, found by halves."""
+        """Find by halves which of some systems cannot be computed."""
         if not rows:
             return frozenset()
         try:

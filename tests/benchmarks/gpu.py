@@ -6,7 +6,8 @@
 Results are compared with the CPU's first, and with themselves from run to run. The set is the NIST silicon set of the
 optional reference data, header of the classic network 00, layers 40-16-16-1, random weights; without it, perturbed
 crystals of as many atoms. Dynamics and the large cell use the potential of the examples. A section that fails does not
-stop the others. What bounds a kernel, beyond its share of the roofline:
+stop the others. torch-sim may lie in a folder (pip install --target FOLDER torch-sim-atomistic) named by PYTHONPATH; without it
+the dynamics are those of a loop here. What bounds a kernel, beyond its share of the roofline:
 
     ncu --set full -k regex:.* -c 60 -o kernels python tests/benchmarks/gpu.py --only kernels --once
 """
@@ -416,6 +417,8 @@ def one_evaluation(
 ) -> None:
     """Rows of an evaluation as it is called, and as training records it: in parts where there are many members."""
     b.table.add(f"{name}, called", b.clock.milliseconds(task), "ms", note=note)
+    if waits := b.clock.waits(task):
+        b.table.failures.append(f"{name}: the host waits {waits} times for the GPU")
     most = objective.recordable_points
     if not most:
         return
