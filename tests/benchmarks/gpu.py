@@ -6,8 +6,8 @@
 Results are compared with the CPU's first, and with themselves from run to run. The set is the NIST silicon set of the
 optional reference data, header of the classic network 00, layers 40-16-16-1, random weights; without it, perturbed
 crystals of as many atoms. Dynamics and the large cell use the potential of the examples. A section that fails does not
-stop the others. torch-sim may lie in a folder (pip install --target FOLDER torch-sim-atomistic) named by PYTHONPATH; without it
-the dynamics are those of a loop here. What bounds a kernel, beyond its share of the roofline:
+stop the others. torch-sim may lie in a folder (pip install --target FOLDER torch-sim-atomistic) named by PYTHONPATH;
+without it the dynamics are those of a loop here. What bounds a kernel, beyond its share of the roofline:
 
     ncu --set full -k regex:.* -c 60 -o kernels python tests/benchmarks/gpu.py --only kernels --once
 """
@@ -39,7 +39,7 @@ from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.new_potential import new_potential
 from pyfit_gpu.optimizers.cuda_graphs import Recorded
 from pyfit_gpu.structures.frames import Frame
-from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
+from pyfit_gpu.structures.neighbors import find_neighbors
 from pyfit_gpu.training.closure import Closure
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.penalty import NormPenalty
@@ -163,23 +163,11 @@ def features(b: Benchmark) -> None:
     species = torch.zeros(n_atoms, dtype=torch.int64, device=b.device)
     for dtype, goal, before in ((torch.float64, "100", "14.9"), (torch.float32, "", "15.4")):
         typed = neighbors.to(dtype)
-        raw = raw_function(typed, species)
+        raw = partial(HEADER.raw, typed, species)
         b.rate(f"features, neighbours given, {name_of(dtype)}", raw, n_atoms, goal=goal, before=before)
     potential = b.potential.to(b.device)
     whole = partial(pf.featurize, structures, potential)
     b.rate("structures to features, whole, float64", whole, n_atoms, goal="8", before="2.3")
-
-
-def raw_function(neighbors: Neighbors, species: Tensor) -> Callable[[], object]:
-    """Features as `predict` computes them on this device."""
-    if not has_fused_kernels(neighbors.vectors.device):
-        return partial(HEADER.raw, neighbors, species)
-    from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
-    from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
-
-    expansion = FusedExpansion(basis_of(HEADER, neighbors.vectors.device, neighbors.vectors.dtype))
-    pairs = FlatPairs.of(neighbors, species, 1)
-    return lambda: expansion.raw(pairs)
 
 
 def kernels(b: Benchmark) -> None:
