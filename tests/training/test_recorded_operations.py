@@ -150,6 +150,7 @@ def test_recorded_on_a_gpu(make_closure: Callable[..., Closure], elements: Seque
 def test_a_recorded_objective_is_the_objective(make_closure: Callable[..., Closure], played: list[Graph]) -> None:
     """Each member with a penalty of its own, and results that a later call does not overwrite."""
     closure = make_closure(squared=True)
+    assert isinstance(closure.penalty, SquaredPenalty)
     closure.penalty.strengths[:] = torch.arange(4)[:, None]
     recorded = RecordedObjective(closure)
     rounds = [(points_of(closure, 2, seed), torch.tensor([seed % 2, 2 + seed % 2])) for seed in range(7)]
