@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,8 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A card that can do everything, on which the trial runs well."""
     monkeypatch.setattr(fused, "_known", {})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(fused.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("PYFIT_FUSED", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
@@ -28,7 +30,7 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def trial(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
-    monkeypatch.setattr(fused.importlib, "import_module", lambda name: type("Trial", (), {"run": staticmethod(run)}))
+    monkeypatch.setattr(importlib, "import_module", lambda name: type("Trial", (), {"run": staticmethod(run)}))
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -65,11 +67,11 @@ def test_obstacles(what: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog
     if what == "switch":
         monkeypatch.setenv("PYFIT_FUSED", "0")
     elif what == "triton":
-        monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     elif what == "card":
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     elif what == "compiler":
-        monkeypatch.setattr(fused.shutil, "which", lambda name: None)
+        monkeypatch.setattr(shutil, "which", lambda name: None)
     else:
         trial(monkeypatch, refuse)
     for _ in range(3):
@@ -82,7 +84,7 @@ def test_obstacles(what: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog
 
 @pytest.mark.usefixtures("card")
 def test_a_compiler_that_is_named_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setenv("CC", "icx")
     assert fused.has_fused_kernels(CARD)
 

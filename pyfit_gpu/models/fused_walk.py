@@ -25,8 +25,8 @@ from pyfit_gpu.models.potential import Potential
 
 # A piece may take as many bytes as this, or so many for each atom of the batch, whichever is more (not measured: below
 # some ten thousand atoms launches dominate a piece).
-_BYTES = 2**29
-_BYTES_PER_ATOM = 512
+_BYTES = 400_000_000
+_BYTES_PER_ATOM = 384
 
 
 class FusedWalk:

@@ -37,12 +37,11 @@ class Spread:
     stress: Tensor | None  # (B, 6) eV/Å^3; NaN for a structure without a full cell
 
     def to(self, device: torch.device | str, dtype: torch.dtype, *, non_blocking: bool = False) -> Spread:
-        found = (self.energy, self.forces, self.stress)
-        energy, forces, stress = (
-            None if one is None else one.to(device, dtype, non_blocking=non_blocking) for one in found
-        )
-        assert energy is not None
-        return Spread(energy, forces, stress)
+        def moved(one: Tensor) -> Tensor:
+            return one.to(device, dtype, non_blocking=non_blocking)
+
+        forces, stress = (None if one is None else moved(one) for one in (self.forces, self.stress))
+        return Spread(moved(self.energy), forces, stress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +76,17 @@ class Prediction:
 
     def to(self, device: torch.device | str, dtype: torch.dtype, *, non_blocking: bool = False) -> Prediction:
         """The same on another device. With `non_blocking` a copy to the host goes on behind the caller's back."""
-        found = (self.energy, self.atomic_energies, self.forces, self.stress)
-        energy, atomic_energies, forces, stress = (
-            None if one is None else one.to(device, dtype, non_blocking=non_blocking) for one in found
-        )
-        spread, uncertainty = (
-            None if one is None else one.to(device, dtype, non_blocking=non_blocking)
-            for one in (self.spread, self.uncertainty)
-        )
-        return Prediction(energy, atomic_energies, forces, stress, spread, uncertainty)
+
+        def moved(one: Tensor) -> Tensor:
+            return one.to(device, dtype, non_blocking=non_blocking)
+
+        forces, stress = (None if one is None else moved(one) for one in (self.forces, self.stress))
+        spread, uncertainty = self.spread, self.uncertainty
+        return Prediction(
+            moved(self.energy), moved(self.atomic_energies), forces, stress,
+            None if spread is None else spread.to(device, dtype, non_blocking=non_blocking),
+            None if uncertainty is None else uncertainty.to(device, dtype, non_blocking=non_blocking),
+        )  # fmt: skip
 
     def put(self, part: Prediction, rows: Tensor, atoms: Tensor) -> None:
         """Fill in the prediction for some structures and their atoms."""

@@ -96,9 +96,7 @@ class PredictedUncertainty:
     energy: Tensor | None  # (B,) eV; None: no error bars
     forces: Tensor | None  # (n_atoms, 3) eV/Å, of each component; None: not asked for
 
-    def to(
-        self, device: torch.device | str, dtype: torch.dtype, *, non_blocking: bool = False
-    ) -> PredictedUncertainty:
+    def to(self, device: torch.device | str, dtype: torch.dtype, *, non_blocking: bool = False) -> PredictedUncertainty:
         def moved(one: Tensor) -> Tensor:
             return one.to(device, dtype, non_blocking=non_blocking)
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/search_resources.py [--capability 90]
 
-prints a table for docs/kernels.md, as `kernel_resources.py` does for those of the features.
+prints a table for docs/performance.md; `kernel_resources.py` has the kernels of the features.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import re
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from pyfit_gpu import fused_trial
 from pyfit_gpu.descriptors.kernels import pair_totals
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
-from pyfit_gpu.structures.kernels import search
+from pyfit_gpu.structures.kernels import placing, search
 from pyfit_gpu.structures.neighbors import Neighbors
 
 TYPES = {
@@ -91,7 +91,10 @@ def table(capability: int) -> list[str]:
     rows: list[str] = []
     frame = Frame(np.ones((3, 3)), 5 * np.eye(3), np.ones(3, bool), np.full(3, 14), "made", "made")
     for dtype in (torch.float64, torch.float32):
-        with compiling(search, ("_cells", "_places", "_pairs"), capability, rows):
+        with (
+            compiling(placing, ("_cells", "_places"), capability, rows),
+            compiling(search, ("_pairs",), capability, rows),
+        ):
             search.search(Structures.from_frames([frame], dtype=dtype), 4.0)
         counts = torch.tensor([2, 2])
         neighbors = Neighbors(counts, torch.tensor([1, 1, 0, 0]), torch.ones(4, 3, dtype=dtype))
@@ -99,11 +102,8 @@ def table(capability: int) -> list[str]:
             for virials in (True, False):
                 totals = pair_totals.FlatTotals(neighbors, counts[:1], 1, largest=2, virials=virials)
                 totals.add(range(2), range(4), neighbors.vectors[:, None])
-    with compiling(fused_trial, ("_double",), capability, rows):
-        try:
-            fused_trial.run(torch.device("cpu"))
-        except RuntimeError:
-            pass  # nothing was doubled
+    with compiling(fused_trial, ("_double",), capability, rows), suppress(RuntimeError):  # nothing was doubled
+        fused_trial.run(torch.device("cpu"))
     return rows
 
 

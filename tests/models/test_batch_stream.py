@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -152,9 +153,9 @@ class TestAhead:
 
     def test_nothing_is_left_of_a_loop_that_ends_early(self) -> None:
         before = threading.active_count()
-        results = ahead(lambda item: item, range(100))
-        next(results)
-        results.close()
+        for _ in ahead(lambda item: item, range(100)):
+            break
+        gc.collect()
         assert threading.active_count() == before
 
     def test_nothing_to_do(self) -> None:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import interpreted  # noqa: F401, first
 import pytest
 import torch
+from ase.build import bulk
+from held_memory import PeakMemory, held_bytes
 from host_waits import HostWaits
 from torch import Tensor
 
 from pyfit_gpu import fused
 from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
+from pyfit_gpu.descriptors.kernels.pair_totals import FlatTotals
+from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
+from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.models import fused_walk, walks
 from pyfit_gpu.models.batches import Batch
-from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.network_passes import EveryElement
+from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, inputs_of_batch, predict, predict_batch, prediction_batches
 from pyfit_gpu.structures.batch import Structures
@@ -128,7 +135,7 @@ def test_pieces_of_any_length_give_the_same(structures: Structures, monkeypatch:
     pieces = []
     evaluate = fused_walk.FusedWalk._evaluate
 
-    def noted(self: fused_walk.FusedWalk, piece: object, *rest: object) -> None:
+    def noted(self: fused_walk.FusedWalk, piece: FlatPairs, *rest: object) -> None:
         pieces.append(piece.atoms)
         evaluate(self, piece, *rest)
 
@@ -136,6 +143,22 @@ def test_pieces_of_any_length_give_the_same(structures: Structures, monkeypatch:
     cut = predict_batch(potential, batch)
     assert pieces == [range(k, k + 1) for k in range(6)]
     assert_equal_predictions(cut, whole, 1e-14)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_all_atoms_for_all_networks_as_sorted_ones(n_members: int) -> None:
+    """Networks of other elements may give anything, also no number."""
+    networks = make_potential(("Si", "C", "O"), n_members).networks
+    species = torch.tensor([2, 0, 0, 2, 0])
+    features = torch.rand(5, networks.layer_sizes[0], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    grad = torch.rand(n_members, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    networks.biases[-1][:, 1] = torch.nan  # of the element without atoms
+    found = []
+    for layout in (ElementLayout.of(species, 3), EveryElement(None, None, species, 3)):
+        own = layout.restored(networks.with_vjp(layout.arrange(features)))
+        found.append((own.outputs, own.hidden, own.vjp(grad), own.hidden_vjp(grad.expand(-1, -1, own.hidden.shape[2]))))
+    for sorted_, every in zip(*found, strict=True):
+        torch.testing.assert_close(every, sorted_, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.usefixtures("with_kernels")
@@ -155,12 +178,15 @@ def test_no_pairs_at_all(make_frame: MakeFrame) -> None:
 
 
 @pytest.mark.usefixtures("with_kernels")
-def test_the_host_waits_for_nothing(structures: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one element and in one piece. Kernels do nothing here: the interpreter itself reads numbers."""
-    potential = make_potential(("Si",))
-    batch = batch_of(potential, of_one_element(structures))
+@pytest.mark.parametrize("elements", [("Si",), ("Si", "C"), ("C", "O", "Si")], ids=str)
+def test_the_host_waits_for_nothing(
+    structures: Structures, monkeypatch: pytest.MonkeyPatch, elements: tuple[str, ...]
+) -> None:
+    """In one piece. Kernels do nothing here: the interpreter itself reads numbers."""
+    potential = make_potential(elements)
+    batch = batch_of(potential, structures if len(elements) > 1 else of_one_element(structures))
     monkeypatch.setattr(FusedExpansion, "_launch", lambda self, *arguments: None)
-    monkeypatch.setattr(fused_walk.FlatTotals, "add", lambda self, atoms, pairs, grad: None)
+    monkeypatch.setattr(FlatTotals, "add", lambda self, atoms, pairs, grad: None)
     with HostWaits() as noted:
         predict_batch(potential, batch)
     assert not noted.found
@@ -197,3 +223,23 @@ def test_other_errors_come_out(structures: Structures, monkeypatch: pytest.Monke
     monkeypatch.setattr(FusedExpansion, "sums", fail)
     with pytest.raises(torch.OutOfMemoryError):
         predict(make_potential(("Si", "C")), structures)
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_memory_of_an_atom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below 2 kB with 28 neighbours and 42 inputs, structures and neighbours included. Kernels do nothing here."""
+    potential = load_potential(Path(__file__).parents[1] / "data" / "si_small.nn.dat")
+    crystal = bulk("Si", cubic=True) * (8, 8, 8)
+    structures = Structures.from_frames([Frame.of_atoms(crystal, "made")])
+    batch = batch_of(potential, structures)
+    n_atoms = structures.n_atoms
+    assert len(batch.neighbors.index) == 28 * n_atoms
+    monkeypatch.setattr(FusedExpansion, "_launch", lambda self, *arguments: None)
+    monkeypatch.setattr(FlatTotals, "add", lambda self, atoms, pairs, grad: None)
+    monkeypatch.setattr(fused_walk, "_BYTES", 1)
+    predict_batch(potential, batch)  # the tables of a basis stay
+    batch = replace(batch, neighbors=replace(batch.neighbors, _known={}))
+    held = held_bytes(batch)
+    with PeakMemory() as memory:
+        predict_batch(potential, batch)
+    assert 1000 < (held + memory.peak) / n_atoms < 2000

@@ -75,7 +75,7 @@ class FusedExpansion:
         self._over_atoms(sums_gradient_source(self.basis), len(grad), self.basis.n_elements, *arguments)
         out = sums.new_empty(pairs.shape)
         source, tile = gradient_source(self.basis, padded=pairs.padded), {"PLACES": _GRADIENT_WARPS * _WARP}
-        self._over_pairs(source, pairs, (by_sums, out), tile, _GRADIENT_WARPS)
+        self._over_pairs(source, pairs, (by_sums, self._table, out), tile, _GRADIENT_WARPS)
         return out
 
     def jvp(self, pairs: Pairs, tangent: Tensor, sums: Tensor | None = None) -> Tensor:
@@ -148,7 +148,7 @@ class FusedExpansion:
             species: (n_atoms,) int64, index of each atom's element.
         """
         basis, n = self.basis, len(neighbors.counts)
-        pairs = FlatPairs.of(neighbors, species, basis.n_elements)
+        pairs = FlatPairs.of(neighbors, species, basis.n_elements, derivatives=False)
         length = max(1, _BYTES_OF_SUMS // (basis.n_elements * basis.n_sums * basis.norm.itemsize))
         if n <= length:
             return self.raw(pairs)

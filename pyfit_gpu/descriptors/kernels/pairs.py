@@ -53,11 +53,12 @@ class FlatPairs:
         return self.pairs.start
 
     @classmethod
-    def of(cls, neighbors: Neighbors, species: Tensor, n_elements: int) -> FlatPairs:
+    def of(cls, neighbors: Neighbors, species: Tensor, n_elements: int, *, derivatives: bool = True) -> FlatPairs:
         """Describe all pairs of a batch; nothing waits for a GPU.
 
         Args:
             species: (n_atoms,) int64, index of each atom's element.
+            derivatives: whether they are wanted, or features alone, which need no central atoms of pairs.
         """
         counts, vectors = neighbors.counts, neighbors.vectors
         ends = torch.cumsum(counts, 0)
@@ -66,7 +67,7 @@ class FlatPairs:
             kinds=None if n_elements == 1 else species.to(torch.uint8)[neighbors.index],
             starts=ends - counts,
             ends=ends,
-            centers=torch.repeat_interleave(counts, output_size=len(vectors)),
+            centers=neighbors.centers if derivatives else counts[:0],
             atoms=range(len(counts)),
             pairs=range(len(vectors)),
         )

@@ -28,7 +28,7 @@ _KIND = ("kind = tl.load(kinds + pair, mask=there, other=0).to(tl.int64)",)
 _ONE_KIND = ("kind = 0",)
 
 _GRADIENT = """
-def gradient(vectors, kinds, $where, grad, out, n_places, PLACES: tl.constexpr):
+def gradient(vectors, kinds, $where, grad, table, out, n_places, PLACES: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
     inside = place < n_places
     $locate
@@ -39,7 +39,16 @@ def gradient(vectors, kinds, $where, grad, out, n_places, PLACES: tl.constexpr):
     $functions
     at = grad + center * $SUMS + kind * $ROWS
     zero = tl.zeros_like(x)
+    one = zero + 1.0
     gx, gy, gz, along = zero, zero, zero, zero
+    $zeros
+    $angular
+    for n in range($N):
+        center_n = tl.load(table + n)
+        $radial
+        total = zero
+        $sums
+        along += slope * total
     $rows
     outward = gx * x + gy * y + gz * z
     $stores
@@ -49,9 +58,6 @@ def gradient(vectors, kinds, $where, grad, out, n_places, PLACES: tl.constexpr):
 @lru_cache(maxsize=32)
 def gradient_source(basis: Basis, *, padded: bool) -> str:
     """The kernel of dE/dv, from dE/dA. Its grid: places of pairs."""
-    functions = [*UNIT, *cutoff(basis), *cutoff_slope(basis)]
-    for n, center in enumerate(basis.centers[:, 0].tolist()):
-        functions += [*gaussian(basis, repr(center)), f"f_{n} = gauss * fc", f"d_{n} = {gaussian_slope(basis)}"]
     to, stride = ("out + center * 3 * width + place % width", "width") if padded else ("out + 3 * place", "1")
     stores = [f"to = {to}"]
     for k, axis in enumerate("xyz"):
@@ -62,7 +68,11 @@ def gradient_source(basis: Basis, *, padded: bool) -> str:
         where=_ARGUMENTS[padded],
         locate=_PADDED if padded else _FLAT,
         kind=_KIND if basis.n_elements > 1 else _ONE_KIND,
-        functions=functions,
+        functions=[*UNIT, *cutoff(basis), *cutoff_slope(basis)],
+        zeros=[f"w_{row} = zero" for row in range(basis.n_angular)],
+        angular=list(_angular_rows(basis)),
+        radial=[*gaussian(basis, "center_n"), "f = gauss * fc", f"slope = {gaussian_slope(basis)}"],
+        sums=list(_sums_over_gaussians(basis)),
         rows=list(_gradient_rows(basis)),
         stores=stores,
         N=basis.n_centers,
@@ -71,22 +81,35 @@ def gradient_source(basis: Basis, *, padded: bool) -> str:
     )
 
 
+def _angular_rows(basis: Basis) -> Iterator[str]:
+    """Lines for y_row, the angular functions."""
+    for level in levels(basis.legendre_orders):
+        yield from level.lines
+        for row in level.rows:
+            for part in "cs" if level.m else "c":
+                factors = (part, row.polynomial) if level.m else ("one", row.polynomial)
+                yield f"y_{row.number(part)} = {product(*factors)}"
+
+
+def _sums_over_gaussians(basis: Basis) -> Iterator[str]:
+    """Lines that add one Gaussian's share to w_row, weights of the angular functions, and to the total of dE/dr."""
+    for row in range(basis.n_angular):
+        yield f"h = tl.load(at + {row * basis.n_centers} + n, mask=there, other=0.0)"
+        yield f"total += y_{row} * h"
+        yield f"w_{row} += f * h"
+
+
 def _gradient_rows(basis: Basis) -> Iterator[str]:
-    """Lines that add up dE/du and dE/dr: rows of one m at a time, with sums over the Gaussians for each row."""
+    """Lines that add up dE/du from the weights, rows of one m at a time."""
     for level in levels(basis.legendre_orders, derivatives=True):
         yield from level.lines
         for part in "cs" if level.m else "c":
-            yield f"value_{part}, slope_{part}, radial_{part} = zero, zero, zero"
+            yield f"value_{part}, slope_{part} = zero, zero"
             for row in level.rows:
-                yield "w, d = zero, zero"
-                for n in range(basis.n_centers):
-                    yield f"h = tl.load(at + {row.number(part) * basis.n_centers + n}, mask=there, other=0.0)"
-                    yield f"w, d = w + f_{n} * h, d + d_{n} * h"
-                yield f"value_{part} += {product('w', row.polynomial)}"
-                yield f"radial_{part} += {product('d', row.polynomial)}"
+                weight = f"w_{row.number(part)}"
+                yield f"value_{part} += {product(weight, row.polynomial)}"
                 if row.above is not None:
-                    yield f"slope_{part} += {product('w', repr(row.slope), row.above)}"
-        yield "along += c * radial_c + s * radial_s" if level.m else "along += radial_c"
+                    yield f"slope_{part} += {product(weight, repr(row.slope), row.above)}"
         yield from gradient_of_level(level)
 
 

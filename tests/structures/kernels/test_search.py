@@ -17,6 +17,7 @@ from pyfit_gpu.structures import neighbors
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cell_list import find_pairs
 from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.structures.kernels import placing
 from pyfit_gpu.structures.kernels import search as module
 from pyfit_gpu.structures.kernels.search import Found, search
 from pyfit_gpu.structures.neighbors import find_any_neighbors, find_neighbors
@@ -101,6 +102,17 @@ def test_an_atom_that_is_nowhere_has_no_neighbours_and_disturbs_no_other(random_
     assert torch.equal(found.vectors[-int(found.counts[5:].sum()) :], whole.vectors[-int(whole.counts[5:].sum()) :])
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the kernel is interpreted
+@pytest.mark.parametrize("wrong", [np.nan, 0.0])
+def test_a_cell_that_is_none_holds_up_nothing(random_frame: MakeFrame, wrong: float) -> None:
+    structures = Structures.from_frames([random_frame(1, 3), random_frame(2, 4)])
+    whole = search(structures, 3.5)
+    structures.cell[0, 1] = wrong
+    found = search(structures, 3.5)
+    assert found.counts[:3].tolist() == [0, 0, 0]
+    assert torch.equal(found.counts[3:], whole.counts[3:])
+
+
 def test_same_bits_from_run_to_run(random_frame: MakeFrame) -> None:
     structures = Structures.from_frames([random_frame(1, 12, length=8.0)])
     first, second = search(structures, 4.0), search(structures, 4.0)
@@ -112,8 +124,8 @@ class TestByName:
     @pytest.fixture(autouse=True)
     def kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A CPU that counts as a device with kernels."""
-        for module in (neighbors, fused):
-            monkeypatch.setattr(module, "has_fused_kernels", lambda device: True)
+        for asked in (neighbors, fused):
+            monkeypatch.setattr(asked, "has_fused_kernels", lambda device: True)
 
     @pytest.mark.parametrize("backend", ["auto", "triton"])
     def test_it_is_the_search(self, random_frame: MakeFrame, backend: str) -> None:
@@ -141,7 +153,7 @@ class TestByName:
             raise CompilationError("no")
 
         monkeypatch.setattr(fused, "_known", {})
-        monkeypatch.setattr(module, "_sorted_into_bins", fail)
+        monkeypatch.setattr(module, "sort_into_bins", fail)
         structures = Structures.from_frames([random_frame(1, 4)])
         found, expected = find_neighbors(structures, 4.0), find_pairs(structures, 4.0)
         assert torch.equal(found.vectors, expected[2])
@@ -154,8 +166,8 @@ def test_waits_and_operations(random_frame: MakeFrame, monkeypatch: pytest.Monke
         def __getitem__(self, grid: object) -> object:
             return lambda *arguments, **keywords: None
 
-    for name in ("_cells", "_places", "_pairs"):
-        monkeypatch.setattr(module, name, Nothing())
+    for where, name in [(placing, "_cells"), (placing, "_places"), (module, "_pairs")]:
+        monkeypatch.setattr(where, name, Nothing())
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *sizes, **more: empty(*sizes, **more).zero_())
     structures = Structures.from_frames([random_frame(1, 12, length=9.0), random_frame(2, 5)])
