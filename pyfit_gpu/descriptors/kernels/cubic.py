@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pyfit_gpu.descriptors.basis import Basis
 
@@ -25,6 +26,7 @@ class Forms:
     slopes: tuple[Slope, ...]  # ascending in triple and row
 
     @classmethod
+    @lru_cache(maxsize=32)  # asked for at every call
     def of(cls, basis: Basis) -> Forms:
         """Bring the coefficients, which are made for rows A / r0, to rows with the roots of their weights."""
         if not basis.triples:

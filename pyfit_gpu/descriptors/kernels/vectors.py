@@ -16,6 +16,7 @@ from pyfit_gpu.descriptors.kernels.cubic import Forms
 from pyfit_gpu.descriptors.kernels.radial import UNIT, cutoff, cutoff_slope, gaussian, gaussian_slope
 from pyfit_gpu.descriptors.kernels.source import fill
 
+# Where there is no pair, what is read of sums is 0, and so is every result.
 # Pairs lie one after the other, or in K = width places for each atom.
 _FLAT = ("pair = place + pair_0", "there = inside", "center = tl.load(centers + pair, mask=there, other=0) - atom_0")
 _PADDED = (
@@ -62,7 +63,7 @@ def gradient_source(basis: Basis, *, padded: bool) -> str:
     stores = [f"to = {to}"]
     for k, axis in enumerate("xyz"):
         value = f"(g{axis} - outward * {axis}) * inverse + along * {axis}"
-        stores.append(f"tl.store(to + {k} * {stride}, tl.where(there, {value}, 0.0), mask=inside)")
+        stores.append(f"tl.store(to + {k} * {stride}, {value}, mask=inside)")
     return fill(
         _GRADIENT,
         where=_ARGUMENTS[padded],
@@ -155,8 +156,8 @@ def jacobian_source(basis: Basis, *, padded: bool) -> str:
             f"center_k = tl.load(table + n + {k}, mask={inside}, other=1.0)",
             *gaussian(basis, "center_k"),
             f"scale = tl.load(table + {basis.n_centers} + n + {k}, mask={inside}, other=0.0)",
-            f"f_{k} = tl.where(there, gauss * fc, 0.0) * scale * inverse",
-            f"d_{k} = tl.where(there, {gaussian_slope(basis)}, 0.0) * scale",
+            f"f_{k} = gauss * fc * scale * inverse",
+            f"d_{k} = {gaussian_slope(basis)} * scale",
         ]
     forms, others = Forms.of(basis), basis.n_elements * (basis.n_elements + 1) // 2
     triples = fill(
