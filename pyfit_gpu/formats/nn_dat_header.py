@@ -14,11 +14,13 @@ from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.text_lines import NumberedLines, parse_number
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
-from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
+from pyfit_gpu.models.potential import Potential, n_bond_order_parameters
 
 N_HEADER_LINES = 8  # for one element; one more per further element
 
 _MAX_PARAMETERS = 10**12  # beyond any memory, and a typing error
+
+_N_PARAMETERS = n_bond_order_parameters(1)
 
 _UNTRAINED = "- untrained"  # comment of an element whose parameters are random
 
@@ -180,14 +182,14 @@ def _angular_terms(reader: HeaderLines, gi_mode: int) -> tuple[tuple[int, ...], 
 
 
 def _baseline(reader: HeaderLines) -> tuple[bool, tuple[float, ...]]:
-    expected = f"the baseline flag and {N_BOND_ORDER_PARAMETERS} bond-order parameters"
+    expected = f"the baseline flag and {_N_PARAMETERS} bond-order parameters"
     cells = reader.cells(expected)
     if len(cells) <= 2:  # a parameter of the network where this line should be
         raise reader.error(f"{expected} ({_OLDER_HEADER})")
     flag = reader.integer_at(cells, 0, expected)
     if flag not in (0, 1):
         raise reader.error(f"baseline flag 0 or 1 ({_OLDER_HEADER})")
-    return flag == 1, tuple(reader.number_at(cells, 1 + k, expected) for k in range(N_BOND_ORDER_PARAMETERS))
+    return flag == 1, tuple(reader.number_at(cells, 1 + k, expected) for k in range(_N_PARAMETERS))
 
 
 def _layer_sizes(reader: HeaderLines, descriptor: LocalStructureParameters) -> tuple[int, ...]:
@@ -203,8 +205,8 @@ def _layer_sizes(reader: HeaderLines, descriptor: LocalStructureParameters) -> t
             f"{len(descriptor.legendre_orders)} Legendre orders, {len(descriptor.gaussian_centers)} "
             f"Gaussian centres{more})"
         )
-    if sizes[-1] not in (1, N_BOND_ORDER_PARAMETERS):
-        raise reader.error(f"1 output (energy) or {N_BOND_ORDER_PARAMETERS} (bond-order parameters) as the last layer")
+    if sizes[-1] not in (1, _N_PARAMETERS):
+        raise reader.error(f"1 output (energy) or {_N_PARAMETERS} (bond-order parameters) as the last layer")
     return sizes
 
 

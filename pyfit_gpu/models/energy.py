@@ -85,8 +85,8 @@ def network_outputs(potential: Potential, features: Tensor, species: Tensor) -> 
 
 
 def local_parameters(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
-    """(K, n_atoms, 8): bond-order parameters of a physically informed network, baseline added where it has one."""
+    """(K, n_atoms, N): bond-order parameters of a physically informed network, baseline added where it has one."""
     outputs = network_outputs(potential, features, species)
     if potential.use_baseline:
-        outputs = outputs + outputs.new_tensor(potential.bond_order_parameters)
+        outputs = outputs + potential.baseline.to(outputs)[species]
     return outputs

@@ -16,7 +16,7 @@ from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
 from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
-from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
+from pyfit_gpu.models.potential import Potential, n_bond_order_parameters
 from pyfit_gpu.structures.shells import Shells
 
 _BEYOND_THIRD = 0.8  # cutoff widths, from the third shell to the cutoff
@@ -107,7 +107,7 @@ def new_potential(
         masses=tuple(float(ATOMIC_MASSES[ATOMIC_NUMBERS[symbol]]) for symbol in descriptor.elements),
         max_random=max_random,
         use_baseline=False,
-        bond_order_parameters=(0.0,) * N_BOND_ORDER_PARAMETERS,
+        bond_order_parameters=(0.0,) * n_bond_order_parameters(1),
         energy_shift=torch.full((descriptor.n_elements,), math.nan, dtype=torch.float64),
     )
 

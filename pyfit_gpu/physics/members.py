@@ -71,8 +71,8 @@ class Members:
 
     @property
     def cutoff(self) -> float:
-        """Å, of the features."""
-        return self.potentials[0].descriptor.neighbor_cutoff
+        """Å, within which energies depend on atoms."""
+        return self.potentials[0].neighbor_cutoff
 
     @property
     def has_grades(self) -> bool:

@@ -119,7 +119,7 @@ def _two_atoms(potential: Potential) -> Frame:
     elements = potential.descriptor.elements
     return Frame(
         positions=np.array([[0.0, 0.0, 0.0], [0.35, 0.2, 0.3]]) * potential.descriptor.cutoff,
-        cell=np.eye(3) * 3 * potential.descriptor.neighbor_cutoff,
+        cell=np.eye(3) * 3 * potential.neighbor_cutoff,
         pbc=np.ones(3, dtype=np.bool_),
         atomic_numbers=np.array([ATOMIC_NUMBERS[elements[0]], ATOMIC_NUMBERS[elements[-1]]]),
         group="",

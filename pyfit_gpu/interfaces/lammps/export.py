@@ -122,7 +122,7 @@ def _calmest(frames: Sequence[Frame], potential: Potential) -> Frame:
 def _start(frame: Frame, potential: Potential) -> tuple[Box, np.ndarray]:
     """Box of the data file, and its atoms' types."""
     box = Box.of(frame)
-    counts = copies_for(box, potential.descriptor.neighbor_cutoff)
+    counts = copies_for(box, potential.neighbor_cutoff)
     types = types_of(frame, potential.descriptor.elements)
     return box.repeated(counts), np.tile(types, int(np.prod(counts)))
 
