@@ -29,6 +29,7 @@ Layer = tuple[np.ndarray, np.ndarray]  # weight (n_out, n_in), bias (n_out,)
 MODES = {
     0: (1.0, lambda r0: 16.0, lambda g, shift: g + shift),
     1: (1.0, lambda r0: r0**2, lambda g, shift: np.log(g + shift)),
+    2: (1.5, lambda r0: r0**2, lambda g, shift: np.arcsinh(g + shift)),
     3: (1.5, lambda r0: r0**2, lambda g, shift: g + shift),
     4: (1.5, lambda r0: r0**2, lambda g, shift: np.log(g + shift)),
     5: (1.0, lambda r0: r0**2, lambda g, shift: np.arcsinh(g)),

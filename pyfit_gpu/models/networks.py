@@ -106,9 +106,8 @@ class ElementNetworks:
         activation: int,
     ) -> ElementNetworks:
         """One member, weights and biases uniform in +-max_random, the same on every machine for one seed."""
-        count = n_elements * count_parameters(layer_sizes)
-        values = np.random.default_rng(seed).uniform(-max_random, max_random, (1, count))
-        return cls.from_flat(torch.from_numpy(values), layer_sizes, n_elements=n_elements, activation=activation)
+        flat = draw_parameters(n_elements * count_parameters(layer_sizes), max_random, seed)
+        return cls.from_flat(flat, layer_sizes, n_elements=n_elements, activation=activation)
 
     @torch.no_grad()
     def copy_member(self, number: int, other: ElementNetworks, its_number: int) -> None:
@@ -260,6 +259,11 @@ def member_seed(seed: int | None, restart: int, member: int) -> Seed:
     if member:
         return (seed, restart, member)
     return (seed, restart) if restart else seed
+
+
+def draw_parameters(count: int, max_random: float, seed: Seed) -> Tensor:
+    """(1, count) float64 uniform in +-max_random, the same on every machine for one seed."""
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-max_random, max_random, (1, count)))
 
 
 def count_parameters(layer_sizes: Sequence[int]) -> int:
