@@ -20,10 +20,6 @@ from torch import Tensor
 from pyfit_gpu.models.surroundings import Surroundings
 from pyfit_gpu.sums import sum_first_axis
 
-_PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-_PLACES = ((0, 5, 4), (5, 1, 3), (4, 3, 2))  # of the elements of a symmetric matrix among _PAIRS
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
     """What the bonds to the neighbours of one element contribute to all bonds."""
@@ -79,7 +75,7 @@ class BondAngles:
             slope = h * part.total[:, None] - part.linear + part.weights * (1 - h)
             grad_preferred.append(self.around.to_elements(2 * own * slope))
             # The same sums from the side of k.
-            turned, along = _turned(_second_moments(unit, own), unit), (unit * (own * h)).sum(dim=-1)
+            turned, along = self.around.bonds.turned(own), (unit * (own * h)).sum(dim=-1)
             pulled = turned - along[..., None]
             total = (own * h.square()).sum(dim=-1)
             by_weight = sum_first_axis(unit * (pulled - along[..., None])) + total[:, None] - own * (1 - h).square()
@@ -91,7 +87,7 @@ class BondAngles:
 def _part(around: Surroundings, element: int, weights: Tensor, strength: Tensor, preferred: Tensor) -> _Part:
     unit = around.bonds.unit
     weights = _only(around, element, weights)
-    turned = _turned(_second_moments(unit, weights), unit)
+    turned = around.bonds.turned(weights)
     along, total = (unit * weights).sum(dim=-1), weights.sum(dim=-1)
     linear = sum_first_axis(unit * along[..., None])
     values = sum_first_axis(unit * turned) - 2 * preferred * linear + preferred.square() * total[:, None]
@@ -102,15 +98,3 @@ def _part(around: Surroundings, element: int, weights: Tensor, strength: Tensor,
 def _only(around: Surroundings, element: int, of_bonds: Tensor) -> Tensor:
     """The same values (n, B), zero for neighbours of other elements."""
     return of_bonds if around.bonds.kind is None else torch.where(around.bonds.kind == element, of_bonds, 0.0)
-
-
-def _second_moments(unit: Tensor, weights: Tensor) -> Tensor:
-    """(6, n): sums over bonds of weights times products of two components."""
-    weighted = unit * weights
-    return torch.stack([(weighted[a] * unit[b]).sum(dim=-1) for a, b in _PAIRS])
-
-
-def _turned(moments: Tensor, unit: Tensor) -> Tensor:
-    """(3, n, B): a symmetric matrix, (6, n), times the unit vectors."""
-    rows = [sum_first_axis(unit * torch.stack([moments[k] for k in row])[..., None]) for row in _PLACES]
-    return torch.stack(rows)

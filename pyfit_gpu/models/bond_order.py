@@ -26,7 +26,7 @@ from pyfit_gpu.sums import sum_first_axis
 
 _BONDS_STEP = 8  # places for bonds come in this multiple
 # Pairs of a bond and a neighbour that are looked at together: on a CPU they stay in the cache of a core.
-_PAIRS_CPU = 2**17
+_PAIRS_CPU = 2**18
 _SHARE_GPU = 1 / 8  # of the memory
 _NUMBERS_OF_PAIR = 8  # held at once for each of them
 

@@ -55,22 +55,15 @@ class Screening:
     def _grad_vectors(self, grad_detour: Tensor) -> Tensor:
         """(3, n, K), for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
         around, triples, bonds = self.around, self.around.triples, self.around.bonds
-        (n, n_bonds), n_places = bonds.distance.shape, around.distances.shape[1]
-        along = self._scattered(grad_detour).sum(dim=1)  # (n, K): dE/dr_ik
         outward = around.sum_to_bonds(grad_detour)
-        spring = self._scattered(grad_detour / triples.distance)
-        ends = around.vectors.new_ones(n, n_places, 4)
-        ends[..., :3] = around.vectors.movedim(0, -1)
-        starts = ends.gather(1, bonds.column[:, :, None].expand(-1, -1, 4))
-        pulled = torch.bmm(spring.transpose(1, 2), starts).movedim(-1, 0)
+        # On a CPU products with few rows are three times as fast as with few columns.
+        spring = around.scattered(grad_detour / triples.distance)
+        ends = around.vectors.new_ones(len(spring), 4, spring.shape[2])
+        ends[:, :3] = around.vectors.transpose(0, 1)
+        starts = ends.gather(2, bonds.column[:, None].expand(-1, 4, -1))
+        pulled = torch.bmm(starts, spring).transpose(0, 1)
+        held = torch.bmm(ends, spring.transpose(1, 2)).transpose(0, 1)
+        along = around.sum_to_neighbors(grad_detour)  # (n, K): dE/dr_ik
         whole = around.vectors * (pulled[3] + along / around.distances) - pulled[:3]
-        pulled = torch.bmm(spring, ends).movedim(-1, 0)
-        of_bonds = bonds.unit * (pulled[3] * bonds.distance - outward) - pulled[:3]
+        of_bonds = bonds.unit * (held[3] * bonds.distance - outward) - held[:3]
         return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), of_bonds)
-
-    def _scattered(self, of_triples: Tensor) -> Tensor:
-        """(T,) to (n, B, K), zero for neighbours that do not screen."""
-        shape = (*self.around.bonds.distance.shape, self.around.distances.shape[1])
-        whole = of_triples.new_zeros(shape)
-        whole.view(-1).index_copy_(0, self.around.triples.place, of_triples)
-        return whole
