@@ -25,6 +25,7 @@ from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.formats.run_file import load_run
 from pyfit_gpu.models.networks import ACTIVATIONS
+from pyfit_gpu.models.potential import Potential, n_bond_order_parameters
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.history import MemberHistory
 
@@ -83,15 +84,35 @@ def _potential(path: str) -> list[str]:
     shifts = potential.energy_shift.tolist()
     known = "unknown" if np.isnan(shifts).any() else " ".join(f"{shift:g}" for shift in shifts) + " eV/atom"
     randomize = "; random weights are drawn on loading" if asks_for_random_weights(path) else ""
-    layers = "-".join(map(str, networks.layer_sizes))
-    kind = "physically informed (8 bond-order parameters)" if potential.is_physically_informed else "straight"
     return [
-        f"network       {kind}, {layers}, {networks.n_parameters} parameters{randomize}",
+        f"network       {_network(potential)}, {networks.n_parameters} parameters{randomize}",
         f"activation    {networks.activation} ({ACTIVATIONS[networks.activation]})",
+        *_bond_order_lines(potential),
         f"e_shift       {known}",
         *([f"untrained     {' '.join(potential.untrained)}"] if potential.untrained else []),
         *_descriptor_lines(potential.descriptor),
     ]
+
+
+def _network(potential: Potential) -> str:
+    """Kind of a potential with its form, and its layers."""
+    n_parameters = n_bond_order_parameters(potential.descriptor.n_elements)
+    if potential.is_bare:
+        return f"none, bare bond-order potential ({potential.form} form, {n_parameters} bond-order parameters)"
+    kind = "straight"
+    if potential.is_physically_informed:
+        kind = f"physically informed ({potential.form} form, {n_parameters} bond-order parameters)"
+    return f"{kind}, {'-'.join(map(str, potential.networks.layer_sizes))}"
+
+
+def _bond_order_lines(potential: Potential) -> list[str]:
+    """The baseline of each element of the host atom."""
+    if not potential.is_physically_informed:
+        return []
+    if not potential.use_baseline:
+        return ["baseline      none"]
+    rows = zip(potential.descriptor.elements, potential.baseline.tolist(), strict=True)
+    return [f"baseline      {symbol}: {' '.join(f'{value:g}' for value in row)}" for symbol, row in rows]
 
 
 def _run(path: str) -> list[str]:
@@ -101,7 +122,7 @@ def _run(path: str) -> list[str]:
     lines = [
         f"state         {'done' if run.done else 'to be resumed'}, {len(histories)} members, "
         f"{brief(run.settings.get('steps', '?'))} steps asked for",
-        f"network       {'-'.join(map(str, networks.layer_sizes))}, {networks.n_parameters} parameters each",
+        f"network       {_network(run.potential)}, {networks.n_parameters} parameters each",
     ]
     for number, history in enumerate(histories, run.first_member):
         if not history.loss:
