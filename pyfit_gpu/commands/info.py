@@ -19,7 +19,7 @@ from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import shortened
 from pyfit_gpu.formats.json_text import brief
 from pyfit_gpu.formats.kinds import RUN, FileKind, StructuresKind, TrainingSetKind, identify
-from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
+from pyfit_gpu.formats.nn_dat import load_header, load_potential
 from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
@@ -83,9 +83,11 @@ def _potential(path: str) -> list[str]:
     networks = potential.networks
     shifts = potential.energy_shift.tolist()
     known = "unknown" if np.isnan(shifts).any() else " ".join(f"{shift:g}" for shift in shifts) + " eV/atom"
-    randomize = "; random weights are drawn on loading" if asks_for_random_weights(path) else ""
+    header = load_header(path)
+    randomize = "; random weights are drawn on loading" if header.randomize else ""
+    shared = "" if header.shared is None else f", of one network for all elements ({header.shared.name})"
     return [
-        f"network       {_network(potential)}, {networks.n_parameters} parameters{randomize}",
+        f"network       {_network(potential)}, {networks.n_parameters} parameters{shared}{randomize}",
         f"activation    {networks.activation} ({ACTIVATIONS[networks.activation]})",
         *_bond_order_lines(potential),
         f"e_shift       {known}",

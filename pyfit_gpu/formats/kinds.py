@@ -189,17 +189,8 @@ DFT_TEXT = StructuresKind(
 
 PROGRAM_KINDS = (VASP_XML, VASP_OUTCAR, ML_AB, OUTPUT, QBOX, DEEPMD, RUNNER, MTP, FITSNAP, PYMATGEN)
 KINDS: tuple[FileKind, ...] = (
-    RUN,
-    HDF5_SET,
-    *PROGRAM_KINDS,
-    EXTXYZ,
-    ASE,
-    MANIFEST,
-    TEXT_SET,
-    PINN,
-    POTENTIAL,
-    DFT_TEXT,
-)
+    RUN, HDF5_SET, *PROGRAM_KINDS, EXTXYZ, ASE, MANIFEST, TEXT_SET, PINN, POTENTIAL, DFT_TEXT,
+)  # fmt: skip
 
 Kind = TypeVar("Kind", bound=FileKind)
 

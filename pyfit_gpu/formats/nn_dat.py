@@ -78,10 +78,15 @@ def _begin_a_header(lines: Sequence[str]) -> bool:
     return len(lines) >= 3 and all(re.match(pattern, line) for pattern, line in zip(patterns, lines[:3], strict=True))
 
 
+def load_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of a potential's file."""
+    with _reading(path) as reader:
+        return read_header(reader)
+
+
 def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
     """Whether the header of a potential's file says that the parameters are to be drawn."""
-    with _reading(path) as reader:
-        return read_header(reader).randomize
+    return load_header(path).randomize
 
 
 @contextlib.contextmanager
@@ -191,7 +196,7 @@ def check_form(potential: Potential, path: str | os.PathLike[str], *, trained: b
             f"{name}: cannot hold {potential.kind}: files of this name have a and lambda in {other} form: expected a "
             f"name that ends in {ending_of(potential)}"
         )
-    if trained and name.endswith(PINN_ENDING) and potential.descriptor.n_elements > 1:
+    if trained and layers_first and potential.descriptor.n_elements > 1 and not potential.is_bare:
         raise InputError(f"{name}: cannot hold what a training makes of {potential.kind}: {_SEVERAL}")
 
 
