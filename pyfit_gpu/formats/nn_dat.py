@@ -27,8 +27,13 @@ from pyfit_gpu.log import log
 from pyfit_gpu.models.networks import ElementNetworks, Seed, count_parameters, draw_parameters
 from pyfit_gpu.models.potential import Potential
 
+NN_DAT_ENDING = ".nn.dat"
 PINN_ENDING = ".pinn"
 
+_SEVERAL = (
+    "such a file has one network for all elements, with the same hidden layers and a slice of the outputs for each "
+    "(.nn.dat files, in squared form, have a network per element)"
+)
 _OWN_COMMENT = "written by pyfit-gpu"
 _MAX_DRAWN = 10**7  # random parameters
 _DRAWN = f"layers with at most {_MAX_DRAWN} random weights and biases together"
@@ -73,10 +78,15 @@ def _begin_a_header(lines: Sequence[str]) -> bool:
     return len(lines) >= 3 and all(re.match(pattern, line) for pattern, line in zip(patterns, lines[:3], strict=True))
 
 
+def load_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of a potential's file."""
+    with _reading(path) as reader:
+        return read_header(reader)
+
+
 def asks_for_random_weights(path: str | os.PathLike[str]) -> bool:
     """Whether the header of a potential's file says that the parameters are to be drawn."""
-    with _reading(path) as reader:
-        return read_header(reader).randomize
+    return load_header(path).randomize
 
 
 @contextlib.contextmanager
@@ -166,11 +176,14 @@ def _check_draw(reader: _PotentialLines, count: int) -> None:
 
 def ending_of(potential: Potential) -> str:
     """The ending that the name of the potential's file must have, `.nn.dat` or `.pinn`."""
-    return PINN_ENDING if potential.is_physically_informed and potential.form == "plain" else ".nn.dat"
+    return PINN_ENDING if potential.is_physically_informed and potential.form == "plain" else NN_DAT_ENDING
 
 
-def check_form(potential: Potential, path: str | os.PathLike[str]) -> None:
+def check_form(potential: Potential, path: str | os.PathLike[str], *, trained: bool = False) -> None:
     """Refuse to write a potential to a file of the other form: readers would take its parameters for others.
+
+    Args:
+        trained: whether its parameters change before, each element's in a way of its own.
 
     Raises:
         InputError: with the name that is expected.
@@ -183,6 +196,8 @@ def check_form(potential: Potential, path: str | os.PathLike[str]) -> None:
             f"{name}: cannot hold {potential.kind}: files of this name have a and lambda in {other} form: expected a "
             f"name that ends in {ending_of(potential)}"
         )
+    if trained and layers_first and potential.descriptor.n_elements > 1 and not potential.is_bare:
+        raise InputError(f"{name}: cannot hold what a training makes of {potential.kind}: {_SEVERAL}")
 
 
 def save_potential(potential: Potential, path: str | os.PathLike[str], *, member: int = 0) -> None:
@@ -229,10 +244,7 @@ def _with_biases_in_baseline(potential: Potential, biases: Tensor) -> Potential:
 def _for_all_elements(potential: Potential, networks: ElementNetworks, name: str) -> tuple[Tensor, tuple[int, ...]]:
     found = joined(networks, input_of_nothing(potential.descriptor))
     if found is None:
-        raise InputError(
-            f"{name}: cannot hold {potential.kind} whose elements have networks of their own: expected one network for "
-            "all elements, with the same hidden layers and a slice of the outputs for each"
-        )
+        raise InputError(f"{name}: cannot hold {potential.kind} whose elements have networks of their own: {_SEVERAL}")
     return found[1], found[0].file_sizes
 
 

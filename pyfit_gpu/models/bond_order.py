@@ -19,14 +19,15 @@ from torch import Tensor
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.devices import rows_that_fit
 from pyfit_gpu.models.bond_angles import BondAngles
-from pyfit_gpu.models.potential import Form, Potential
+from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
 from pyfit_gpu.models.screening import Screening
 from pyfit_gpu.models.surroundings import Surroundings
 from pyfit_gpu.sums import sum_first_axis
 
 _BONDS_STEP = 8  # places for bonds come in this multiple
-# Pairs of a bond and a neighbour that are looked at together: on a CPU they stay in the cache of a core.
-_PAIRS_CPU = 2**18
+# Bytes of the pairs of a bond and a neighbour that are looked at together: on a CPU about the cache of a core, and
+# twice as long for each atom with a fourth of them, as operations then are short.
+_PAIRS_CPU = 2**21
 _SHARE_GPU = 1 / 8  # of the memory
 _NUMBERS_OF_PAIR = 8  # held at once for each of them
 
@@ -69,6 +70,11 @@ class BondOrder:
         self.baseline: Tensor | None = None  # (S, N)
         if potential.use_baseline:
             self.baseline = potential.baseline.to(potential.device, potential.dtype)
+
+    @staticmethod
+    def n_outputs(n_elements: int) -> int:
+        """N."""
+        return n_bond_order_parameters(n_elements)
 
     def parameters(self, outputs: Tensor, species: Tensor) -> Tensor:
         """(K, n, N): local parameters, of outputs (K, n, N) of atoms of some elements (n,)."""
@@ -126,10 +132,10 @@ class BondOrder:
                 yield rows, n_bonds
 
     def _atoms_at_once(self, n_pairs: int, chunk: Chunk) -> int:
-        device = chunk.pairs.device
+        device, n_bytes = chunk.pairs.device, n_pairs * chunk.distances.itemsize
         if device.type == "cpu":
-            return max(1, _PAIRS_CPU // n_pairs)
-        return rows_that_fit(n_pairs * _NUMBERS_OF_PAIR * chunk.distances.itemsize, device, share=_SHARE_GPU)
+            return max(1, _PAIRS_CPU // n_bytes)
+        return rows_that_fit(n_bytes * _NUMBERS_OF_PAIR, device, share=_SHARE_GPU)
 
 
 class BondEnergies:

@@ -70,51 +70,50 @@ class ChunkWalk:
         if self.totals is None and not (row_derivatives or self.model.uses_vectors):
             # Larger pieces than chunks cost less.
             features = self.batch.features(self.descriptor)
-
-            def evaluate_piece(atoms: Tensor) -> None:
-                found = self.networks(atoms, features[atoms])
-                energies.index_copy_(1, atoms, self.model.energies(found.outputs, species[atoms], None))
-                if self.rows is not None:
-                    self.rows.add(atoms, found)
-
-            workers.run(evaluate_piece, self.networks.pieces())
+            workers.run(lambda atoms: self._add_piece(atoms, features, energies), self.networks.pieces())
             self._find_grades(features)
             return energies
 
         # Grades cost less for many atoms than for those of a chunk, so the inputs are kept that long.
-        n_kept = len(self.batch.species) if self.keeps_inputs else 0
+        n_kept = len(species) if self.keeps_inputs else 0
         inputs = self.like.new_empty(n_kept, 0 if self.is_bare else self.descriptor.n_features)
-
-        def compute(chunk: Chunk) -> None:
-            raw, features = self._inputs(chunk)
-            found = self.networks(chunk.atoms, features)
-            own_species = species[chunk.atoms]
-            grad_vectors: Tensor | None = None
-            if self.totals is None:
-                own = self.model.energies(found.outputs, own_species, chunk)
-            else:
-                own, grad_outputs, grad_vectors = self.model.vjp(found.outputs, own_species, chunk)
-            if self.model.uses_vectors:
-                self._check(chunk, own, found.outputs)
-            energies.index_copy_(1, chunk.atoms, own)
-            if n_kept:
-                inputs.index_copy_(0, chunk.atoms, features)
-            if self.rows is not None:
-                self.rows.add(chunk.atoms, found)
-                if row_derivatives and raw is not None:
-                    self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
-            if self.totals is not None:
-                if raw is not None:
-                    grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
-                    through_features = self._grad_vectors(chunk, grad_features)
-                    grad_vectors = through_features if grad_vectors is None else through_features.add_(grad_vectors)
-                assert grad_vectors is not None
-                self.totals.add(chunk, grad_vectors)
-
         chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
-        workers.run(compute, chunks)
+        workers.run(lambda chunk: self._add_chunk(chunk, inputs, energies), chunks)
         self._find_grades(inputs)
         return energies
+
+    def _add_piece(self, atoms: Tensor, features: Tensor, energies: Tensor) -> None:
+        """Find the energies of some atoms from the features of all."""
+        found = self.networks(atoms, features[atoms])
+        energies.index_copy_(1, atoms, self.model.energies(found.outputs, self.batch.species[atoms], None))
+        if self.rows is not None:
+            self.rows.add(atoms, found)
+
+    def _add_chunk(self, chunk: Chunk, inputs: Tensor, energies: Tensor) -> None:
+        """Find energies and derivatives of a chunk of atoms, and keep their inputs where they are wanted."""
+        raw, features = self._inputs(chunk)
+        found = self.networks(chunk.atoms, features)
+        if len(inputs):
+            inputs.index_copy_(0, chunk.atoms, features)
+        if self.rows is not None:
+            self.rows.add(chunk.atoms, found)
+            if self.rows.wants_derivatives and raw is not None:
+                self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
+        species = self.batch.species[chunk.atoms]
+        if self.totals is None:
+            own = self.model.energies(found.outputs, species, chunk)
+        else:
+            own, grad_outputs, grad_vectors = self.model.vjp(found.outputs, species, chunk)
+        if self.model.uses_vectors:
+            self._check(chunk, own, found.outputs)
+        energies.index_copy_(1, chunk.atoms, own)
+        if self.totals is not None:
+            if raw is not None:
+                grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
+                through_features = self._grad_vectors(chunk, grad_features)
+                grad_vectors = through_features if grad_vectors is None else through_features + grad_vectors
+            assert grad_vectors is not None
+            self.totals.add(chunk, grad_vectors)
 
     def _inputs(self, chunk: Chunk) -> tuple[Tensor | None, Tensor]:
         """G, or None if the networks have no inputs, and the inputs (n, n_in)."""

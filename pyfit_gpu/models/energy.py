@@ -6,7 +6,6 @@ while distances and features are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -29,6 +28,13 @@ class EnergyModel(Protocol):
     name: str  # for messages: "straight"
     uses_vectors: bool  # whether energies depend on more than the outputs: else no chunk need be given for them
     forces_are_linear: bool  # whether forces are the networks' gradient times a matrix that training does not change
+
+    def __init__(self, potential: Potential) -> None:
+        """Keep what energies need of a potential beside its networks."""
+
+    @staticmethod
+    def n_outputs(n_elements: int) -> int:
+        """Outputs of the networks of a potential of so many elements."""
 
     def energies(self, outputs: Tensor, species: Tensor, chunk: Chunk | None) -> Tensor:
         """(K, n) eV: energies of the atoms of a chunk; not finite where the outputs make no sense.
@@ -60,6 +66,10 @@ class Straight:
     def __init__(self, potential: Potential) -> None:
         pass
 
+    @staticmethod
+    def n_outputs(n_elements: int) -> int:
+        return 1
+
     def energies(self, outputs: Tensor, species: Tensor, chunk: Chunk | None) -> Tensor:
         return outputs[..., 0]
 
@@ -70,11 +80,7 @@ class Straight:
         return f"energy {float(outputs[0]):g} eV"
 
 
-# How an energy model is made, and the number of outputs of the networks that it takes, by the number of elements.
-ENERGY_MODELS: list[tuple[Callable[[Potential], EnergyModel], Callable[[int], int]]] = [
-    (Straight, lambda n_elements: 1),
-    (BondOrder, n_bond_order_parameters),
-]
+ENERGY_MODELS: list[type[EnergyModel]] = [Straight, BondOrder]
 
 
 def energy_model(potential: Potential, purpose: str) -> EnergyModel:
@@ -87,9 +93,9 @@ def energy_model(potential: Potential, purpose: str) -> EnergyModel:
         InputError: its networks have a number of outputs that none takes.
     """
     n_outputs, n_elements = potential.networks.layer_sizes[-1], potential.descriptor.n_elements
-    for make, outputs_of in ENERGY_MODELS:
-        if outputs_of(n_elements) == n_outputs:
-            return make(potential)
+    for model in ENERGY_MODELS:
+        if model.n_outputs(n_elements) == n_outputs:
+            return model(potential)
     raise InputError(
         f"{purpose}: expected networks with 1 output (energy) or {n_bond_order_parameters(n_elements)} (bond-order "
         f"parameters), got {n_outputs} outputs"

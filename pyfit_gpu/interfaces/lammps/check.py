@@ -79,7 +79,7 @@ def check_lammps(lammps: Installation, *, potential: str = "", plugin: str | os.
             uncertainty = find_uncertainty(potential, model)
         else:
             model = _random_potential(folder)
-        files = save_members(model, folder, member_names(model.networks.n_members, "check"))
+        files = save_members(model, folder, member_names(model, "check"))
         pair = PairStyle.of(model, files, file, uncertainty_path(potential) if uncertainty else None)
         comparison = compare(lammps, pair, model, [_two_atoms(model)], uncertainty=uncertainty)
         loads_itself = _loads_itself(lammps, file, folder)

@@ -69,7 +69,7 @@ def export_potential(
     """
     require_straight(potential, "lammps export")
     folder = Path(out)
-    names = member_names(potential.networks.n_members, stem)
+    names = member_names(potential, stem)
     grades = None if uncertainty is None else uncertainty_path(folder / names[0])
     extra = [] if grades is None else [grades.name]
     _prepare(folder, [*names, *extra, SCRIPT, DATA, VERIFICATION], overwrite=overwrite)
