@@ -67,7 +67,8 @@ def atomic_energy(
         repulsion = math.exp(p["A"][of] - p["alpha"][of] * r[j])
         pairs += (repulsion - order * math.exp(p["B"][of] - p["beta"][of] * r[j])) * fc
         total += order * fc
-    return 0.5 * pairs - float(p["sigma"][0]) * math.sqrt(total)
+    promotion = float(p["sigma"][0])
+    return 0.5 * pairs - (promotion * math.sqrt(total) if promotion else 0.0)
 
 
 def atomic_energies(structure: Any, elements: list[str], numbers: np.ndarray, **settings: Any) -> np.ndarray:
