@@ -193,12 +193,12 @@ def three_j(*triple: int) -> np.ndarray:
 
 
 def network(inputs: np.ndarray, layers: Sequence[Layer], activation: int) -> np.ndarray:
-    """Outputs (n_out,) for the inputs (n_features,) of one atom; activation 0 or 1 after all layers but the last."""
+    """Outputs (n_out,) for the inputs (n_features,) of one atom; the activation after all layers but the last."""
     x = np.asarray(inputs, dtype=np.float64)
     for number, (weight, bias) in enumerate(layers, start=1):
         x = weight @ x + bias
         if number < len(layers):
-            x = 1.0 / (1.0 + np.exp(-x)) - {0: 0.0, 1: 0.5}[activation]
+            x = np.tanh(x) if activation == 2 else 1.0 / (1.0 + np.exp(-x)) - {0: 0.0, 1: 0.5}[activation]
     return x
 
 

@@ -24,7 +24,7 @@ from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.formats.run_file import load_run
-from pyfit_gpu.models.networks import ACTIVATIONS
+from pyfit_gpu.models.activations import ACTIVATIONS
 from pyfit_gpu.models.potential import Potential, n_bond_order_parameters
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.history import MemberHistory

@@ -47,7 +47,7 @@ def test_the_file_without_faults(load: Load) -> None:
         (1, "1 x 1", "shift.*found '1 x 1'"),
         (1, "1 nan 1", "shift.*found '1 nan 1'"),
         (1, "1 0.5", "activation.*found '1 0.5'"),
-        (1, "1 0.5 2", r"activation.*expected .*0: .*1: .*2"),
+        (1, "1 0.5 3", r"activation.*expected .*0: .*1: .*2: .*3"),
         (2, "0", "number of elements.*found '0'"),
         (2, "x", "number of elements.*found 'x'"),
         (3, "Xx 28.0855", "element symbol.*found 'Xx 28.0855'"),

@@ -179,6 +179,8 @@ def assert_derivatives(potential: Potential, frame: Frame) -> Prediction:
 MODES = [
     *[((mode, ("Si",), mode % 2)) for mode in (0, 1, 3, 4, 5, 6)],
     (5, ("Si",), 0),
+    (2, ("Si",), 2),
+    (2, SI_C, 2),
     (0, SI_C, 1),
     (3, SI_C, 0),
     (5, SI_C, 0),
