@@ -20,7 +20,10 @@ def usual(*lengths: float, coordination: float = 6.0) -> Bonds:
     return Bonds((own[:, None] + own) / 2, torch.full((len(lengths),), coordination, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(
+CRYSTALS = [("Al", 2.8638, 12), ("Si", 2.3513, 4), ("Na", 3.6633, 14)]
+
+
+@pytest.mark.parametrize(("name", "length", "coordination"), CRYSTALS)
     ("name", "length", "coordination"), [("Al", 2.8638, 12), ("Si", 2.3513, 4), ("Na", 3.6633, 14)]
 )
 def test_crystals(name: str, length: float, coordination: int) -> None:

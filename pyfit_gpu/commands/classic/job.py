@@ -35,7 +35,7 @@ from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.locks import hold
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.structures.frames import Frame
@@ -232,7 +232,7 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     potential = load_potential(config.neural_network_in, seed=weight_seed)
     if config.run_training:
         check_form(potential, config.neural_network_out, trained=True)
-        energy_model(potential, "train")
+        require_straight(potential, "train")
     if config.generate_training_set:
         frames = read_all_frames(Sources.of([config.dft_input_file]), training=True)
         if config.run_training:

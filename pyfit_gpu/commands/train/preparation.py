@@ -30,7 +30,7 @@ from pyfit_gpu.formats.nn_dat import asks_for_random_weights, check_form, load_p
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
@@ -99,7 +99,7 @@ class Job:
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
         check_form(potential, job.outputs.network, trained=True)
-        energy_model(potential, "train")
+        require_straight(potential, "train")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
         require_same_inputs(potential.descriptor, own.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(own))
