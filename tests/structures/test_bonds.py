@@ -24,8 +24,6 @@ CRYSTALS = [("Al", 2.8638, 12), ("Si", 2.3513, 4), ("Na", 3.6633, 14)]
 
 
 @pytest.mark.parametrize(("name", "length", "coordination"), CRYSTALS)
-    ("name", "length", "coordination"), [("Al", 2.8638, 12), ("Si", 2.3513, 4), ("Na", 3.6633, 14)]
-)
 def test_crystals(name: str, length: float, coordination: int) -> None:
     """Second neighbours of bcc are bonds as well: they are 1.155 times as far."""
     found = find_bonds([as_frame(bulk(name))], [name], usual(length * 1.1))
