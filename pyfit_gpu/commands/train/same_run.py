@@ -48,7 +48,7 @@ def describe_data(training_set: TrainingSet, potential: Potential, earlier: Run 
 
 
 def _bond_order(potential: Potential) -> dict[str, Any]:
-    """What the energies of a physically informed potential depend on beside its networks."""
+    """Facts on which the energies of a physically informed potential depend beside its networks."""
     if not potential.is_physically_informed:
         return {}
     return {"form": potential.form, "baseline": list(potential.bond_order_parameters) if potential.use_baseline else []}
