@@ -98,8 +98,8 @@ class Job:
         drawn = {"split seed": split.seed, "split rule": rule, "split of the set": describe_split(split)}
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
-        require_straight(potential, "train")
         check_form(potential, job.outputs.network, trained=True)
+        require_straight(potential, "train")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
         require_same_inputs(potential.descriptor, own.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(own))
