@@ -243,14 +243,13 @@ def test_evaluate_a_physically_informed_potential(ending: str) -> None:
     with np.load(OWN / "pinn_mode1.npz") as arrays:
         expected = arrays["energy_per_atom"]
     if ending == ".csv":
-        with open("out.csv", newline="") as file:
-            found = [float(row["energy_per_atom"]) for row in csv.DictReader(file)]
+        found = column("energy_per_atom")
     else:
         frames = ase.io.read("out.extxyz", ":")
-        found = [atoms.get_potential_energy() / len(atoms) for atoms in frames]
-        structures = load_structures("si.poscar.dat")
-        forces = predict(load_potential(OWN / "pinn_mode1.nn.dat"), structures).forces
-        np.testing.assert_allclose(np.concatenate([atoms.get_forces() for atoms in frames]), forces, atol=1e-12)
+        found = np.array([atoms.get_potential_energy() / len(atoms) for atoms in frames])
+        predicted = pf.predict(pf.load_potential(OWN / "pinn_mode1.nn.dat"), pf.load_structures("si.poscar.dat"))
+        forces = np.concatenate([atoms.get_forces() for atoms in frames])
+        np.testing.assert_allclose(forces, predicted.forces, atol=1e-12)
     np.testing.assert_allclose(found, expected, atol=1e-11)
 
 

@@ -99,7 +99,9 @@ def batch_of(frames: Sequence[Frame], potential: Potential) -> Batch:
 def make(settings: dict[str, Any], elements: Sequence[str], n_members: int, dtype: torch.dtype) -> Potential:
     if settings.get("informed"):
         one = make_bond_order(elements)
-        moved = [replace(one.networks, biases=tuple(b + 0.01 * k for b in one.networks.biases)) for k in range(n_members)]
+        moved = [
+            replace(one.networks, biases=tuple(b + 0.01 * k for b in one.networks.biases)) for k in range(n_members)
+        ]
         return join_members([replace(one, networks=networks) for networks in moved]).to("cpu", dtype)
     members = [make_potential(elements, seed=3 + k, **settings) for k in range(n_members)]
     return join_members(members).to("cpu", dtype)
