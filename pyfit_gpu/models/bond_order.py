@@ -21,7 +21,7 @@ from pyfit_gpu.devices import rows_that_fit
 from pyfit_gpu.models.bond_angles import BondAngles
 from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
 from pyfit_gpu.models.screening import Screening
-from pyfit_gpu.models.surroundings import Surroundings
+from pyfit_gpu.models.surroundings import Surroundings, on_cpu
 from pyfit_gpu.sums import sum_first_axis
 
 _BONDS_STEP = 8  # places for bonds come in this multiple
@@ -123,7 +123,7 @@ class BondOrder:
         n_places = chunk.pairs.shape[1]
         counts = (chunk.is_pair & (chunk.distances < self.cutoff)).sum(dim=1)
         places = ((counts + _BONDS_STEP - 1) // _BONDS_STEP * _BONDS_STEP).clamp(min=_BONDS_STEP)
-        if places.device.type != "cpu":
+        if not on_cpu(places):
             places = places.max().expand(len(places))
         order = torch.argsort(places, stable=True)
         numbers, runs = torch.unique_consecutive(places[order], return_counts=True)
@@ -133,7 +133,7 @@ class BondOrder:
 
     def _atoms_at_once(self, n_pairs: int, chunk: Chunk) -> int:
         device, n_bytes = chunk.pairs.device, n_pairs * chunk.distances.itemsize
-        if device.type == "cpu":
+        if on_cpu(chunk.pairs):
             return max(1, _PAIRS_CPU // n_bytes)
         return rows_that_fit(n_bytes * _NUMBERS_OF_PAIR, device, share=_SHARE_GPU)
 

@@ -17,16 +17,19 @@ from sample_sets import make_potential
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models import bond_order
-from pyfit_gpu.models.batches import batches
+from pyfit_gpu.models import bond_order, surroundings
+from pyfit_gpu.models.batches import batches, featurize
 from pyfit_gpu.models.bond_order import BondOrder
 from pyfit_gpu.models.chunk_walk import ChunkWalk
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Form, Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, evaluate, predict
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.training.clusters import build_extrapolation_grade
 
 MakeFrame = Callable[..., Frame]
 
@@ -390,6 +393,39 @@ def test_pieces_change_nothing(random_frame: MakeFrame, monkeypatch: pytest.Monk
     pieces = predicted(potential, frame)
     for name in ("atomic_energies", "forces", "stress"):
         assert torch.equal(getattr(pieces, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "network"])
+def test_grades(mixed_frames: Callable[..., list[Frame]], bare: bool) -> None:
+    """Grades are those of the inputs, also where no network takes these; the baseline is part of what they belong to."""
+    potential, frames = make_bond_order(("Si", "C"), bare=bare), mixed_frames(("Si", "C"))
+    structures = Structures.from_frames(frames)
+    grade = build_extrapolation_grade(build_training_set(structures, potential), potential)
+    uncertainty = Uncertainty.of(potential, grade)
+    expected = grade(featurize(structures, potential), potential.species_index(structures))
+    for derivatives in (True, False):
+        found = predict(potential, structures, derivatives=derivatives, uncertainty=uncertainty)
+        assert found.uncertainty is not None
+        assert_close(found.uncertainty.grade, expected)
+        assert torch.equal(found.energy, predict(potential, structures, derivatives=derivatives).energy)
+    numbers = potential.bond_order_parameters
+    other = replace(potential, bond_order_parameters=(numbers[0] + 1e-6, *numbers[1:]))
+    with pytest.raises(InputError, match="belongs to another potential"):
+        predict(other, structures, uncertainty=uncertainty)
+
+
+@pytest.mark.parametrize("elements", ELEMENTS[:2], ids="".join)
+def test_the_ways_of_a_gpu_give_the_same(
+    mixed_frames: Callable[..., list[Frame]], elements: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried on a CPU: other lists, sums without adding to one place twice, one block for all atoms."""
+    potential, frames = make_bond_order(elements, "plain"), mixed_frames(elements)
+    expected = predicted(potential, *frames)
+    for module in (bond_order, surroundings):
+        monkeypatch.setattr(module, "on_cpu", lambda values: False)
+    found = predicted(potential, *frames)
+    for name in ("atomic_energies", "forces"):
+        assert_close(getattr(found, name), getattr(expected, name))
 
 
 def test_far_atoms_screen(make_frame: MakeFrame) -> None:
