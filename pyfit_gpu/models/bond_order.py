@@ -51,9 +51,9 @@ class Parameters:
     def of(cls, outputs: Tensor, n_elements: int) -> Parameters:
         """Take them from outputs (n, N)."""
         s = n_elements
-        parts = outputs.split((s, s, s, s, s * s, 1, s * s, s * s), dim=1)
-        pairs = [part.unflatten(1, (s, s)) for part in (parts[4], *parts[6:])]
-        return cls(*parts[:4], pairs[0], parts[5], *pairs[1:])
+        a, alpha, b, beta, h, sigma, strength, screening = outputs.split((s, s, s, s, s * s, 1, s * s, s * s), dim=1)
+        h, strength, screening = (part.unflatten(1, (s, s)) for part in (h, strength, screening))
+        return cls(a, alpha, b, beta, h, sigma, strength, screening)
 
 
 class BondOrder:

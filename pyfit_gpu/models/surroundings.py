@@ -1,4 +1,4 @@
-"""What a bond-order potential sees of the neighbours of some atoms: bonds, and for each bond the atoms that screen it.
+"""The surroundings of atoms as a bond-order potential sees them: bonds, and for each bond the atoms that screen it.
 
 Nothing here depends on the parameters of the potential. Atom i has a bond with each neighbour j nearer than rc; of the
 neighbours k, those with x = r_ik + r_jk - r_ij < rc screen it, which are about a sixth of all pairs (j, k) in a metal.
