@@ -76,8 +76,8 @@ class PyfitCalculator(Calculator):
             max_grade: extrapolation grade above which a calculation fails; None: none.
 
         Raises:
-            InputError: a physically informed potential, a file that is not a potential, files that do not go together,
-                an unknown device, an invalid number, an uncertainty of another potential, `max_grade` without one.
+            InputError: a file that is not a potential, files that do not go together, an unknown device, an invalid
+                number, an uncertainty of another potential, `max_grade` without one.
         """
         if not isinstance(potential, Potential):
             paths, potential = potential, load_potentials(potential)

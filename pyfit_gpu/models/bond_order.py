@@ -167,7 +167,9 @@ class BondEnergies:
     def vjp(self) -> tuple[Tensor, Tensor]:
         """Derivatives of the energies' sum with respect to the parameters, (n, N), and the neighbours' vectors."""
         own, bonds = self.own, self.around.bonds
-        of_root = torch.where(self._root == 0, 0.0, -0.5 * own.promotion / torch.where(self._root == 0, 1.0, self._root))
+        of_root = torch.where(
+            self._root == 0, 0.0, -0.5 * own.promotion / torch.where(self._root == 0, 1.0, self._root)
+        )
         of_promoted = of_root - 0.5 * self._attraction
         of_angles = self._promoted * of_promoted * self._order.square() * -0.5
         of_weights, of_strength, of_cosine, of_unit = self._angles.vjp(of_angles)

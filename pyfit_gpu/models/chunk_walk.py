@@ -76,7 +76,7 @@ class ChunkWalk:
 
         # Grades cost less for many atoms than for those of a chunk, so the inputs are kept that long.
         n_kept = len(species) if self.keeps_inputs else 0
-        inputs = self.like.new_empty(n_kept, 0 if self.is_bare else self.descriptor.n_features)
+        inputs = self.like.new_empty(n_kept, self.descriptor.n_features)
         chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
         workers.run(lambda chunk: self._add_chunk(chunk, inputs, energies), chunks)
         self._find_grades(inputs)
@@ -92,7 +92,7 @@ class ChunkWalk:
     def _add_chunk(self, chunk: Chunk, inputs: Tensor, energies: Tensor) -> None:
         """Find energies and derivatives of a chunk of atoms, and keep their inputs where they are wanted."""
         raw, features = self._inputs(chunk)
-        found = self.networks(chunk.atoms, features)
+        found = self.networks(chunk.atoms, features[:, :0] if self.is_bare else features)
         if len(inputs):
             inputs.index_copy_(0, chunk.atoms, features)
         if self.rows is not None:
@@ -108,7 +108,7 @@ class ChunkWalk:
             self._check(chunk, own, found.outputs)
         energies.index_copy_(1, chunk.atoms, own)
         if self.totals is not None:
-            if raw is not None:
+            if raw is not None and not self.is_bare:
                 grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
                 through_features = self._grad_vectors(chunk, grad_features)
                 grad_vectors = through_features if grad_vectors is None else through_features + grad_vectors
@@ -116,8 +116,8 @@ class ChunkWalk:
             self.totals.add(chunk, grad_vectors)
 
     def _inputs(self, chunk: Chunk) -> tuple[Tensor | None, Tensor]:
-        """G, or None if the networks have no inputs, and the inputs (n, n_in)."""
-        if self.is_bare:
+        """G and the inputs (n, n_features); None and no columns where nothing wants them: neither networks nor grades."""
+        if self.is_bare and not self.keeps_inputs:
             return None, self.like.new_empty(len(chunk.atoms), 0)
         raw = chunk.raw()
         return raw, self.descriptor.transform(raw, self._where(chunk))

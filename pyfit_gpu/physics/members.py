@@ -45,7 +45,7 @@ class Members:
             uncertainty: of the potential or one of its members, for the grades.
 
         Raises:
-            InputError: a physically informed potential, an uncertainty of another potential.
+            InputError: an uncertainty of another potential.
         """
         energy_model(potential, "compute_physics")
         grade = None if uncertainty is None else uncertainty.of_potential(potential).grade

@@ -88,9 +88,7 @@ def assert_slopes(potential: Potential, frame: Frame, tolerance: float = 1e-8) -
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("elements", ELEMENTS, ids="".join)
 @pytest.mark.parametrize("bare", [True, False], ids=["bare", "network"])
-def test_energies_forces_and_stress(
-    random_frame: MakeFrame, elements: tuple[str, ...], form: Form, bare: bool
-) -> None:
+def test_energies_forces_and_stress(random_frame: MakeFrame, elements: tuple[str, ...], form: Form, bare: bool) -> None:
     """Images of atoms screen one another: the cell is smaller than the reach of the screening."""
     frame = random_frame(1, 3, length=4.2, elements=elements, scatter=1)
     assert_slopes(make_bond_order(elements, form, bare=bare), frame)
@@ -237,7 +235,9 @@ class TestForms:
         potential, frame = make_bond_order(form="plain", bare=True, scatter=0), random_frame(2, 5)
         *others, _, screening = potential.bond_order_parameters
         wrong = replace(potential, bond_order_parameters=(*others, -50.0, screening))
-        expected = r"made.dat, structure 1 .line 1., atom \d: expected outputs of the network that make sense, but there "
+        expected = (
+            r"made.dat, structure 1 .line 1., atom \d: expected outputs of the network that make sense, but there "
+        )
         expected += re.escape("is no energy with A 9.6, alpha 4.7, B 4.3, beta 1.45, h 0.12, sigma 0.8, a -50, lambda")
         for derivatives in (True, False):
             with pytest.raises(InputError, match=expected):

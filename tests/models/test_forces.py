@@ -533,8 +533,8 @@ def test_different_devices_are_refused(mixed: list[Frame]) -> None:
 
 
 @pytest.mark.parametrize("derivatives", [True, False])
-def test_physically_informed_potentials_are_refused(mixed: list[Frame], derivatives: bool) -> None:
-    with pytest.raises(InputError, match=r"predict: expected a straight network.*physically informed.*8 outputs"):
+def test_numbers_of_outputs_without_a_meaning_are_refused(mixed: list[Frame], derivatives: bool) -> None:
+    with pytest.raises(InputError, match=r"predict: expected networks with 1 output .* 21 .*, got 8 outputs"):
         predicted(make_potential(SI_C, n_outputs=8), *mixed, derivatives=derivatives)
 
 
