@@ -244,6 +244,14 @@ class TestSeveralElements:
         check_form(informed(), tmp_path / "x.pinn", trained=True)
         check_form(bare(2, "plain"), tmp_path / "x.pinn", trained=True)
 
+    def test_a_draft_is_one_network(self, tmp_path: Path) -> None:
+        for potential in (informed(2), make_potential(("Si", "C"), gi_mode=2)):
+            save_draft(potential, tmp_path / "x.pinn")
+            found = load_potential(tmp_path / "x.pinn", seed=1)
+            assert found.networks.layer_sizes == potential.networks.layer_sizes
+            assert torch.equal(found.networks.weights[0][0, 0], found.networks.weights[0][0, 1])
+            save_potential(found, tmp_path / "y.pinn")
+
     def test_a_hidden_bias_that_differs(self, load: Callable[..., Potential], tmp_path: Path) -> None:
         found = load(Shared(2, 2).text())
         found.networks.biases[1][0, 1, 0] += 1e-15

@@ -63,3 +63,11 @@ def test_elements_that_are_not_given() -> None:
         find_bonds([frame], ["Si"], usual(2.35))
     unnamed = replace(as_frame(bulk("Si")), atomic_numbers=np.zeros(2, dtype=np.int64))
     assert float(find_bonds([unnamed], ["Si"], usual(2.35)).coordination) == 4
+
+
+def test_structures_of_different_sizes() -> None:
+    """They are looked at in batches: silicon and diamond have no bonds with each other."""
+    frames = [as_frame(bulk("Si"))] * 40 + [as_frame(bulk("C", cubic=True) * (4, 4, 4))]
+    found = find_bonds(frames, ["Si", "C"], usual(2.5, 1.6))
+    np.testing.assert_allclose(found.lengths, [[2.3513, 2.05], [2.05, 1.5459]], atol=1e-3)
+    assert found.coordination.tolist() == [4, 4]
