@@ -397,7 +397,7 @@ def test_pieces_change_nothing(random_frame: MakeFrame, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("bare", [True, False], ids=["bare", "network"])
 def test_grades(mixed_frames: Callable[..., list[Frame]], bare: bool) -> None:
-    """Grades are those of the inputs, also where no network takes these; the baseline is part of what they belong to."""
+    """Grades are those of the inputs, also where no network takes these; they belong to a baseline, too."""
     potential, frames = make_bond_order(("Si", "C"), bare=bare), mixed_frames(("Si", "C"))
     structures = Structures.from_frames(frames)
     grade = build_extrapolation_grade(build_training_set(structures, potential), potential)
