@@ -40,7 +40,7 @@ class Screening:
         return cls(around, parameters, products.view(around.bonds.distance.shape), own, taken, factors)
 
     def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives with respect to the parameters, (n, S, S), and to the neighbours' vectors, (3, n, K).
+        """Derivatives with respect to the parameters, (n, S, S), and to the detours x of the triples, (T,) eV/Å.
 
         Args:
             grad: (n, B), dE/dS.
@@ -50,10 +50,10 @@ class Screening:
         weight = around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
         grad_parameters = around.to_pairs_of_elements(weight * triples.detour)
         grad_detour = weight.mul_(self._own - triples.steepness)
-        return grad_parameters, self._grad_vectors(grad_detour)
+        return grad_parameters, grad_detour
 
-    def _grad_vectors(self, grad_detour: Tensor) -> Tensor:
-        """(3, n, K), for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
+    def grad_vectors(self, grad_detour: Tensor) -> Tensor:
+        """(3, n, K) eV/Å, for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
         around, triples, bonds = self.around, self.around.triples, self.around.bonds
         outward = around.sum_to_bonds(grad_detour)
         # On a CPU products with few rows are three times as fast as with few columns.
