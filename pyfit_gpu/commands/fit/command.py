@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyfit_gpu.commands.fit.choices import hidden_layers, n_parameters, rate, second_order_pays
+from pyfit_gpu.commands.fit.choices import hidden_layers, n_parameters, rate, training_options
 from pyfit_gpu.commands.fit.layout import RECORD, Layout, remove
 from pyfit_gpu.commands.fit.record import Record
 from pyfit_gpu.commands.fit.request import Request, Survey, survey_data
@@ -79,8 +79,8 @@ def choose(request: Request, survey: Survey, setup: Setup) -> dict[str, Any]:
     hidden = hidden_layers(survey.n_features, survey.n_elements, survey.amount.n_labels)
     parameters = n_parameters(survey.n_features, survey.n_elements, hidden[0])
     workers = rate(setup.device.type, torch.get_num_threads())
-    second_order = second_order_pays(survey.amount, parameters, request.members, request.seconds, workers)
-    return {"hidden": list(hidden), "training": ["--optimizer", "auto", "--l2", "auto"] if second_order else []}
+    training = training_options(survey.amount, parameters, request.members, request.seconds, workers)
+    return {"hidden": list(hidden), "training": list(training)}
 
 
 class _Fit:
