@@ -40,7 +40,8 @@ def assemble(
         progress: called with the number of atoms done so far.
     """
     energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
-    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+    reach = potential.descriptor.neighbor_cutoff
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype, cutoff=reach)
 
     @torch.no_grad()
     def compute(rows: list[int]) -> _BatchRows:

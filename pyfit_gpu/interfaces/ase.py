@@ -76,8 +76,8 @@ class PyfitCalculator(Calculator):
             max_grade: extrapolation grade above which a calculation fails; None: none.
 
         Raises:
-            InputError: a physically informed potential, a file that is not a potential, files that do not go together,
-                an unknown device, an invalid number, an uncertainty of another potential, `max_grade` without one.
+            InputError: a file that is not a potential, files that do not go together, an unknown device, an invalid
+                number, an uncertainty of another potential, `max_grade` without one.
         """
         if not isinstance(potential, Potential):
             paths, potential = potential, load_potentials(potential)
@@ -90,7 +90,7 @@ class PyfitCalculator(Calculator):
         self.potential = copy.deepcopy(potential).to(device, dtype)
         shift = evaluation_shift(potential, e_shift)
         self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
-        self.neighbor_list = VerletList(potential.descriptor.neighbor_cutoff, skin)
+        self.neighbor_list = VerletList(potential.neighbor_cutoff, skin)
         self.uncertainty = _checked(uncertainty, potential, max_grade)
         if self.uncertainty is not None:
             self.uncertainty = self.uncertainty.to(device, dtype)

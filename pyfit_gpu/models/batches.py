@@ -47,6 +47,7 @@ def batches(
     backend: str = "auto",
     dtype: torch.dtype | None = None,
     max_atoms: int | None = None,
+    cutoff: float | None = None,
 ) -> Iterator[Batch]:
     """Many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
 
@@ -55,11 +56,12 @@ def batches(
         take: gives the structures of some rows, padded.
         dtype: of the neighbour vectors; None: that of the positions. Neighbours are found in the positions' precision.
         max_atoms: most atoms of a batch, padding included; None: as suits the potential's device and inputs.
+        cutoff: Å, of the neighbours; None: that within which the potential's energies depend on atoms.
 
     Raises:
         InputError: an element that the potential lacks, two atoms at one place.
     """
-    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype, cutoff=cutoff)
     for rows in size_batches(sizes, max_atoms or batch_atoms(potential.device, potential.descriptor.n_features)):
         yield make(rows)
 
@@ -77,17 +79,19 @@ def batch_maker(
     *,
     backend: str = "auto",
     dtype: torch.dtype | None = None,
+    cutoff: float | None = None,
 ) -> Callable[[list[int]], Batch]:
     """Function that makes a batch of some rows; arguments as those of `batches`."""
     counts = torch.tensor(sizes)
     first = torch.cumsum(counts, 0) - counts
+    reach = potential.neighbor_cutoff if cutoff is None else cutoff
 
     def make(rows: list[int]) -> Batch:
         structures = take(rows)
         device = structures.positions.device
         _, atoms = ragged_range(first[rows], counts[rows], structures.n_atoms)
         species = potential.species_index(structures)
-        neighbors = find_neighbors(structures, potential.descriptor.neighbor_cutoff, backend=backend)
+        neighbors = find_neighbors(structures, reach, backend=backend)
         if dtype is not None:
             neighbors = neighbors.to(dtype)
         return Batch(torch.tensor(rows, device=device), atoms.to(device), structures, species, neighbors)
@@ -106,6 +110,7 @@ def featurize(structures: Structures, potential: Potential, *, backend: str = "a
     positions = structures.positions
     potential.descriptor.require_memory(structures.n_atoms, positions.device, positions.itemsize)
     features = positions.new_empty(structures.n_atoms, potential.descriptor.n_features)
-    for batch in batches(structures.sizes, structures.select, potential, backend=backend):
+    reach = potential.descriptor.neighbor_cutoff
+    for batch in batches(structures.sizes, structures.select, potential, backend=backend, cutoff=reach):
         features[batch.atoms] = batch.features(potential.descriptor)
     return features
