@@ -80,9 +80,7 @@ class Surroundings:
     triples: Triples
 
     @classmethod
-    def of(
-        cls, chunk: Chunk, rows: Tensor, n_bonds: int, cutoff: float, width: float, n_elements: int
-    ) -> Surroundings:
+    def of(cls, chunk: Chunk, rows: Tensor, n_bonds: int, cutoff: float, width: float, n_elements: int) -> Surroundings:
         """Find bonds and screening atoms.
 
         Args:
