@@ -144,6 +144,16 @@ class TestValues:
         torch.testing.assert_close(found["energies"], expected.atomic_energies - shifts, **CLOSE)
         torch.testing.assert_close(found["energy"], found["energies"].view(2, 6).sum(dim=1), **CLOSE)
 
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_physically_informed_potential(self, own_data: Path, frames: list[Frame], late: bool) -> None:
+        """Its energies depend on atoms farther away than its features do."""
+        potential = load_potential(own_data / "pinn_mode1.nn.dat")
+        assert potential.neighbor_cutoff > potential.descriptor.neighbor_cutoff
+        model, state = PyfitModel(potential, e_shift=0.0, late=late), state_of(frames)
+        expected = predict(potential, Structures.from_frames(frames))
+        for _ in range(3):
+            assert_is(model(state), expected, [frame.n_atoms for frame in frames], 0.0)
+
     def test_precision_of_results_is_the_states(self, silicon: Potential, frames: list[Frame]) -> None:
         expected = PyfitModel(silicon)(state_of(frames))
         for dtype in (torch.float32, torch.float64):
@@ -363,10 +373,6 @@ class TestRefused:
         state = SimpleNamespace(positions=state_of(frames).positions.to("meta"))
         with pytest.raises(ValueError, match="the state is on meta, the potential on cpu"):
             PyfitModel(silicon)(state)
-
-    def test_a_physically_informed_potential(self) -> None:
-        with pytest.raises(InputError, match="PyfitModel: expected a straight network"):
-            PyfitModel(make_potential(n_outputs=8))
 
     def test_a_sentence_where_torch_sim_is_missing(self) -> None:
         hidden = "import sys; sys.modules['torch_sim'] = None\nimport pyfit_gpu.interfaces.torch_sim"
