@@ -29,7 +29,7 @@ from pyfit_gpu.models.force_rows import (
     slabs_of,
     structure_groups,
 )
-from pyfit_gpu.models.network_jacobian import NetworkJacobian
+from pyfit_gpu.models.network_jacobian import NetworkJacobian, atoms_by_element
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training.force_map import ForceMap, require_positions
@@ -45,6 +45,7 @@ from pyfit_gpu.training.loss import (
 )
 from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
+_EnergyRows = tuple[slice, slice, list[slice | Tensor], list[RowGroup]]
 _ROW_ATOMS = 4096  # most atoms for whose structures' energies rows of the Jacobian are made at once
 
 
@@ -141,7 +142,7 @@ class Block:
             memory = 0 if stream else memory
             self._make_labels = partial(_Labels, chosen, label_weights, terms, rows, memory=memory, scale=scale)
         self.labels: _Labels | None = None
-        self._found_groups: list[tuple[slice, slice, list[RowGroup]]] | None = None
+        self._found_groups: list[_EnergyRows] | None = None
         self.is_open = False
         if not stream:
             self._open()
@@ -196,14 +197,14 @@ class Block:
         with torch.no_grad():
             inputs, species = self._inputs_by_atom(), self.species
             scale = self._scaled(factor if factor is None else factor[0]).sqrt() * self.per_atom
-            for structures, atoms, groups in self._energy_rows(networks.n_elements):
-                jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms])
+            for structures, atoms, by_element, groups in self._energy_rows(networks.n_elements):
+                jacobian = NetworkJacobian(networks, inputs[atoms], by_element)
                 for group in groups:
                     yield jacobian.energy_rows(group.members) * scale[structures][group.rows][:, None]
             if self.labels is not None:
                 yield from self.labels.jacobian_rows(networks, inputs, species)
 
-    def _energy_rows(self, n_elements: int) -> list[tuple[slice, slice, list[RowGroup]]]:
+    def _energy_rows(self, n_elements: int) -> list[_EnergyRows]:
         """Rows of J of energies: the structures and atoms that a `NetworkJacobian` is made for, and their groups."""
         if self._found_groups is None:
             self._found_groups = []
@@ -211,8 +212,9 @@ class Block:
             start = 0
             for first, end in cut_blocks(sizes, _ROW_ATOMS):
                 structures, atoms = slice(first, end), slice(start, start + sum(sizes[first:end]))
-                groups = structure_groups(self.sizes[structures], self.species[atoms], n_elements)
-                self._found_groups.append((structures, atoms, groups))
+                own = self.species[atoms]
+                groups = structure_groups(self.sizes[structures], own, n_elements)
+                self._found_groups.append((structures, atoms, atoms_by_element(own, n_elements), groups))
                 start = atoms.stop
         return self._found_groups
 
@@ -325,7 +327,7 @@ class _Labels:
         inputs, species = inputs[self.map.atoms], species[self.map.atoms]
         scales = {one.term.prediction: one.weight**0.5 * comparison.scale for one, comparison in self.comparisons}
         for slab, structures, atoms in self._slabs(species, networks.n_elements):
-            jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms])
+            jacobian = NetworkJacobian(networks, inputs[atoms], slab.by_element)
             if "forces" in scales:
                 scale = scales["forces"][atoms]
                 for group, moves in slab.force_moves():
