@@ -29,6 +29,7 @@ Layer = tuple[np.ndarray, np.ndarray]  # weight (n_out, n_in), bias (n_out,)
 MODES = {
     0: (1.0, lambda r0: 16.0, lambda g, shift: g + shift),
     1: (1.0, lambda r0: r0**2, lambda g, shift: np.log(g + shift)),
+    2: (1.5, lambda r0: r0**2, lambda g, shift: np.arcsinh(g + shift)),
     3: (1.5, lambda r0: r0**2, lambda g, shift: g + shift),
     4: (1.5, lambda r0: r0**2, lambda g, shift: np.log(g + shift)),
     5: (1.0, lambda r0: r0**2, lambda g, shift: np.arcsinh(g)),
@@ -192,12 +193,12 @@ def three_j(*triple: int) -> np.ndarray:
 
 
 def network(inputs: np.ndarray, layers: Sequence[Layer], activation: int) -> np.ndarray:
-    """Outputs (n_out,) for the inputs (n_features,) of one atom; activation 0 or 1 after all layers but the last."""
+    """Outputs (n_out,) for the inputs (n_features,) of one atom; the activation after all layers but the last."""
     x = np.asarray(inputs, dtype=np.float64)
     for number, (weight, bias) in enumerate(layers, start=1):
         x = weight @ x + bias
         if number < len(layers):
-            x = 1.0 / (1.0 + np.exp(-x)) - {0: 0.0, 1: 0.5}[activation]
+            x = np.tanh(x) if activation == 2 else 1.0 / (1.0 + np.exp(-x)) - {0: 0.0, 1: 0.5}[activation]
     return x
 
 

@@ -15,7 +15,7 @@ from pyfit_gpu.formats.nn_dat_header import header_lines
 from pyfit_gpu.formats.training_set.shards import Shard, register_shard, shard_path
 from pyfit_gpu.formats.training_set.writer import writing_set
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.potential import Potential, n_bond_order_parameters
 from pyfit_gpu.training.settings import FitSettings
 
 NAN = float("nan")
@@ -58,13 +58,14 @@ def make_potential(
 ) -> Potential:
     descriptor = make_descriptor(elements, **settings)
     sizes = (descriptor.n_features, *hidden, n_outputs)
+    is_informed = n_outputs == n_bond_order_parameters(len(elements))
     return Potential(
         descriptor=descriptor,
         networks=ElementNetworks.random(sizes, max_random, seed, n_elements=len(elements), activation=activation),
         masses=(28.0855,) * len(elements),
         max_random=max_random,
         use_baseline=False,
-        bond_order_parameters=(0.0,) * 8,
+        bond_order_parameters=(0.0,) * (len(elements) * n_outputs if is_informed else 8),
         energy_shift=torch.full((len(elements),), NAN, dtype=torch.float64),
     )
 

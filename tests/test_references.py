@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
+import bond_order_sum
 import numpy as np
 import pair_sum
 import pytest
 import torch
+from ase.stress import voigt_6_to_full_3x3_stress
+from ase.units import GPa
 
 from pyfit_gpu.formats.dft_text import read_dft_text
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.energy import local_parameters
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.prediction import evaluate, predict
+from pyfit_gpu.models.prediction import Prediction, evaluate, predict
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 
@@ -121,6 +125,136 @@ def test_physically_informed_network(case: Callable[[str, str], Case], folder: s
     assert error(features, values["lsp"]) < TOLERANCE
     (parameters,) = local_parameters(potential, features, potential.species_index(structures))
     assert error(parameters, values["bond_order_parameters"]) < TOLERANCE
+    energies = energy_per_atom(potential, structures)
+    assert np.max(np.abs(energies.numpy() - values["energy_per_atom"])) < TOLERANCE
+
+
+@pytest.mark.parametrize(("folder", "name"), INFORMED)
+def test_forces_and_stress_of_physically_informed_networks(
+    case: Callable[[str, str], Case], folder: str, name: str
+) -> None:
+    """Against fourth-order differences of energies, along one random change of all positions and cells each."""
+    structures, potential, _ = case(folder, name)
+    rng = torch.Generator().manual_seed(0)
+    moves = torch.randn(structures.positions.shape, generator=rng, dtype=torch.float64)
+    moves = torch.where(structures.atom_mask[..., None], moves, 0.0)
+    strains = torch.randn(len(structures), 3, 3, generator=rng, dtype=torch.float64)
+    strains = (strains + strains.transpose(1, 2)) / 2
+
+    def moved(step: float) -> torch.Tensor:
+        return evaluate(potential, replace(structures, positions=structures.positions + step * moves))
+
+    def strained(step: float) -> torch.Tensor:
+        stretch = torch.eye(3, dtype=torch.float64) + step * strains
+        cells = {"positions": structures.positions @ stretch, "cell": structures.cell @ stretch}
+        return evaluate(potential, replace(structures, **cells))
+
+    found = predict(potential, structures)
+    assert found.forces is not None
+    assert found.stress is not None
+    sizes = torch.tensor(structures.sizes)
+    work = (found.forces * structures.flatten(moves)).sum(dim=1)
+    along = torch.segment_reduce(work, "sum", lengths=sizes)
+    # Energies add up differences of all atoms: what rounding leaves grows with their number.
+    assert float(((slope(moved) + along).abs() / sizes).max()) < 1e-8
+    stress = torch.from_numpy(voigt_6_to_full_3x3_stress(found.stress.numpy()))
+    virial = (stress * strains).sum(dim=(1, 2)) * structures.volume
+    assert float(((slope(strained) - virial).abs() / structures.volume).max()) < 1e-8
+
+
+def slope(energy: Callable[[float], torch.Tensor], step: float = 3e-4) -> torch.Tensor:
+    """Fourth-order central difference at 0."""
+    one, two = (energy(n * step) - energy(-n * step) for n in (1, 2))
+    return (8 * one - two) / (12 * step)
+
+
+class TestPublishedAluminium:
+    """The potential of Purja Pun, Yamakov, Hickman, Glaessgen, Mishin (2020), in plain form."""
+
+    # The reference numbers of these are of positions with more digits than the file has.
+    ROUNDED = ("rattled_0", "rattled_1", "rattled_2", "slab")
+
+    @pytest.fixture
+    def aluminium(self, reference_data: Path) -> Case:
+        folder = reference_data / "pinn_published"
+        with np.load(folder / "aluminium.npz") as arrays:
+            values = dict(arrays)
+        return read_extxyz(folder / "aluminium.extxyz"), load_potential(folder / "Al_2020.pinn"), values
+
+    def exact(self, structures: Structures) -> np.ndarray:
+        return np.array([group not in self.ROUNDED for group in structures.groups])
+
+    def test_inputs_parameters_and_energies(self, aluminium: Case) -> None:
+        structures, potential, values = aluminium
+        features = featurize(structures, potential)
+        (parameters,) = local_parameters(potential, features, potential.species_index(structures))
+        energies = energy_per_atom(potential, structures).numpy()
+        exact = self.exact(structures)
+        atoms = np.repeat(exact, structures.sizes)
+        assert exact.sum() == 14
+        assert error(features[torch.from_numpy(atoms)], values["lsp"][atoms]) < TOLERANCE
+        assert error(parameters[torch.from_numpy(atoms)], values["bond_order_parameters"][atoms]) < TOLERANCE
+        assert np.max(np.abs(energies - values["energy_per_atom"])[exact]) < 1e-10
+        assert np.max(np.abs(energies - values["energy_per_atom"])) < 5e-9
+
+    def test_forces(self, aluminium: Case) -> None:
+        structures, potential, values = aluminium
+        found = predict(potential, structures.select(values["force_structures"].tolist()))
+        assert found.forces is not None
+        assert np.max(np.abs(found.forces.numpy() - values["forces"])) < 1e-7
+
+    def test_by_plain_loops(self, aluminium: Case) -> None:
+        """Also where the numbers above are those of other digits."""
+        structures, potential, _ = aluminium
+        found = predict(potential, structures, derivatives=False).atomic_energies
+        first = np.cumsum((0, *structures.sizes))
+        for row in (0, 11, 14, 16):
+            size = structures.sizes[row]
+            one = structures.select([row])
+            frame = pair_sum.Structure(one.positions[0].numpy(), one.cell[0].numpy(), one.pbc[0].numpy(), ["Al"] * size)
+            inputs = featurize(one, potential)
+            (parameters,) = local_parameters(potential, inputs, potential.species_index(one))
+            d = potential.descriptor
+            expected = bond_order_sum.atomic_energies(
+                frame, ["Al"], parameters.numpy(), form="plain", rc=d.cutoff, d=d.cutoff_width
+            )
+            assert np.max(np.abs(found[first[row] : first[row] + size].numpy() - expected)) < 1e-12
+
+    def test_crystal(self, aluminium: Case) -> None:
+        """Lattice constant, energy and elastic constants to the digits that were published or computed elsewhere."""
+        _, potential, _ = aluminium
+        scales = torch.linspace(-2e-3, 2e-3, 5, dtype=torch.float64)
+        cells = torch.tensor([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], dtype=torch.float64)
+
+        def predicted(cells: torch.Tensor) -> Prediction:
+            frames = [
+                Frame(np.zeros((1, 3)), cell, np.ones(3, dtype=bool), np.array([13]), "", "made")
+                for cell in cells.numpy()
+            ]
+            return predict(potential, Structures.from_frames(frames))
+
+        found = predicted(4.04 * (1 + scales)[:, None, None] * cells)
+        assert found.stress is not None
+        pressure = np.polynomial.Polynomial.fit(4.04 * (1 + scales.numpy()), found.stress[:, :3].mean(dim=1).numpy(), 3)
+        (length,) = [root.real for root in pressure.roots() if abs(root - 4.04) < 0.01]
+        assert f"{length:.4f}" == "4.0400"
+        energy = float(predicted(length * cells[None]).energy)
+        assert f"{energy:.5f}" == "-3.36041"
+        constants = []
+        for a, b in ((0, 0), (1, 2)):
+            strain = torch.zeros(3, 3, dtype=torch.float64)
+            strain[a, b] += 0.5
+            strain[b, a] += 0.5
+            steps = torch.tensor([1.0, -1.0, 2.0, -2.0], dtype=torch.float64) * 1e-3
+            stress = predicted(
+                length * cells @ (torch.eye(3, dtype=torch.float64) + steps[:, None, None] * strain)
+            ).stress
+            assert stress is not None
+            slopes = (8 * (stress[0] - stress[1]) - (stress[2] - stress[3])) / 12e-3 / GPa
+            constants += slopes[:2].tolist() if a == b else [float(slopes[3])]
+        c11, c12, c44 = constants
+        assert [f"{value:.1f}" for value in (c11, c12, c44)] == ["112.6", "65.4", "28.2"]
+        assert f"{(c11 + 2 * c12) / 3:.1f}" == "81.1"
 
 
 def test_cases_with_and_without_baseline(own_data: Path) -> None:

@@ -18,7 +18,7 @@ from pyfit_gpu.doctor.records import Records
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
-from pyfit_gpu.formats.kinds import EXTXYZ, POTENTIAL, TrainingSetKind, identify, potential_kind
+from pyfit_gpu.formats.kinds import EXTXYZ, RUN, TrainingSetKind, identify, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights
 from pyfit_gpu.formats.opening import load_potentials, load_training_set, read_frames
 from pyfit_gpu.formats.read_options import ReadOptions
@@ -65,7 +65,7 @@ def doctor(
     if model is not None and model.networks.n_members > 1:
         warn_of_equal_members(model, members)
     records, training_set = _read(data, reading, model)
-    trained = not any(potential_kind(path) is POTENTIAL and asks_for_random_weights(path) for path in members)
+    trained = not any(potential_kind(path) is not RUN and asks_for_random_weights(path) for path in members)
     progress = Progress("doctor", len(PARTS), "parts", quiet=setup.quiet)
     found = examine(
         records,

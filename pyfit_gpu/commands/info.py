@@ -19,12 +19,13 @@ from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import shortened
 from pyfit_gpu.formats.json_text import brief
 from pyfit_gpu.formats.kinds import RUN, FileKind, StructuresKind, TrainingSetKind, identify
-from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
+from pyfit_gpu.formats.nn_dat import load_header, load_potential
 from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.formats.run_file import load_run
-from pyfit_gpu.models.networks import ACTIVATIONS
+from pyfit_gpu.models.activations import ACTIVATIONS
+from pyfit_gpu.models.potential import Potential, n_bond_order_parameters
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.history import MemberHistory
 
@@ -82,16 +83,38 @@ def _potential(path: str) -> list[str]:
     networks = potential.networks
     shifts = potential.energy_shift.tolist()
     known = "unknown" if np.isnan(shifts).any() else " ".join(f"{shift:g}" for shift in shifts) + " eV/atom"
-    randomize = "; random weights are drawn on loading" if asks_for_random_weights(path) else ""
-    layers = "-".join(map(str, networks.layer_sizes))
-    kind = "physically informed (8 bond-order parameters)" if potential.is_physically_informed else "straight"
+    header = load_header(path)
+    randomize = "; random weights are drawn on loading" if header.randomize else ""
+    shared = "" if header.shared is None else f", of one network for all elements ({header.shared.name})"
     return [
-        f"network       {kind}, {layers}, {networks.n_parameters} parameters{randomize}",
+        f"network       {_network(potential)}, {networks.n_parameters} parameters{shared}{randomize}",
         f"activation    {networks.activation} ({ACTIVATIONS[networks.activation]})",
+        *_bond_order_lines(potential),
         f"e_shift       {known}",
         *([f"untrained     {' '.join(potential.untrained)}"] if potential.untrained else []),
         *_descriptor_lines(potential.descriptor),
     ]
+
+
+def _network(potential: Potential) -> str:
+    """Kind of a potential with its form, and its layers."""
+    n_parameters = n_bond_order_parameters(potential.descriptor.n_elements)
+    if potential.is_bare:
+        return f"none, bare bond-order potential ({potential.form} form, {n_parameters} bond-order parameters)"
+    kind = "straight"
+    if potential.is_physically_informed:
+        kind = f"physically informed ({potential.form} form, {n_parameters} bond-order parameters)"
+    return f"{kind}, {'-'.join(map(str, potential.networks.layer_sizes))}"
+
+
+def _bond_order_lines(potential: Potential) -> list[str]:
+    """The baseline of each element of the host atom."""
+    if not potential.is_physically_informed:
+        return []
+    if not potential.use_baseline:
+        return ["baseline      none"]
+    rows = zip(potential.descriptor.elements, potential.baseline.tolist(), strict=True)
+    return [f"baseline      {symbol}: {' '.join(f'{value:g}' for value in row)}" for symbol, row in rows]
 
 
 def _run(path: str) -> list[str]:
@@ -101,7 +124,7 @@ def _run(path: str) -> list[str]:
     lines = [
         f"state         {'done' if run.done else 'to be resumed'}, {len(histories)} members, "
         f"{brief(run.settings.get('steps', '?'))} steps asked for",
-        f"network       {'-'.join(map(str, networks.layer_sizes))}, {networks.n_parameters} parameters each",
+        f"network       {_network(run.potential)}, {networks.n_parameters} parameters each",
     ]
     for number, history in enumerate(histories, run.first_member):
         if not history.loss:

@@ -12,8 +12,8 @@ import numpy as np
 from pyfit_gpu.commands.jobs import frames_of_set
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.kinds import POTENTIAL, TrainingSetKind, identify, potential_kind
-from pyfit_gpu.formats.nn_dat import asks_for_random_weights
+from pyfit_gpu.formats.kinds import RUN, TrainingSetKind, identify, potential_kind
+from pyfit_gpu.formats.nn_dat import NN_DAT_ENDING, PINN_ENDING, asks_for_random_weights
 from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, load_training_set, read_frames
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.interfaces.lammps.build import build_plugin
@@ -78,7 +78,7 @@ def export(
     The plugin is compiled, if the cache has none.
     """
     for path in potential:
-        if potential_kind(path) is POTENTIAL and asks_for_random_weights(path):
+        if potential_kind(path) is not RUN and asks_for_random_weights(path):
             raise InputError(f"{path}: expected a trained potential, found one that asks for random weights")
     model = load_potentials(potential)
     if model.untrained:
@@ -96,7 +96,7 @@ def export(
         stem=stem_of(potential[0]), frames=frames, uncertainty=uncertainty, overwrite=overwrite,
     )  # fmt: skip
     if not quiet:
-        names = [path.name for path in written.files if path.name.endswith(".nn.dat")]
+        names = [path.name for path in written.files if path.name.endswith((NN_DAT_ENDING, PINN_ENDING))]
         print(shown(describe(written.comparison, found, names)))
     log.info("wrote %s", ", ".join(map(str, written.files)))
 

@@ -27,7 +27,31 @@ def measure(
     grade: ExtrapolationGrade | None = None,
     quiet: bool = False,
 ) -> Uncertainty:
-    """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`."""
+    """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`.
+
+    A potential whose output is not the energy has no error bars yet, only the grade.
+    """
+    bars = None
+    if potential.is_physically_informed:
+        log.warning("error bars: %s has none yet, only the extrapolation grade", potential.kind)
+    else:
+        bars = _error_bars(potential, train, validation, weights, penalty, form, quiet=quiet)
+    if grade is None:
+        grade = build_extrapolation_grade(train, potential)
+        warn_of_coarse(grade, potential.descriptor.elements)
+    return Uncertainty.of(potential, grade, bars)
+
+
+def _error_bars(
+    potential: Potential,
+    train: TrainingSet,
+    validation: TrainingSet | None,
+    weights: Mapping[str, float],
+    penalty: float | None,
+    form: Form,
+    *,
+    quiet: bool,
+) -> ErrorBars:
     n_atoms = train.n_atoms + (0 if validation is None else validation.n_atoms)
     with closing(Progress("error bars", n_atoms, "atoms", quiet=quiet)) as progress:
         bars = build_error_bars(
@@ -38,10 +62,7 @@ def measure(
     for label, own in bars.calibrations.items():
         if not own.is_calibrated:
             log.warning("error bars of %s: not calibrated, nothing validates: scaled by the training residuals", label)
-    if grade is None:
-        grade = build_extrapolation_grade(train, potential)
-        warn_of_coarse(grade, potential.descriptor.elements)
-    return Uncertainty.of(potential, grade, bars)
+    return bars
 
 
 def warn_of_coarse(grade: ExtrapolationGrade, elements: Sequence[str]) -> None:

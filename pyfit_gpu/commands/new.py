@@ -10,14 +10,17 @@ from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from pyfit_gpu.commands.info import input_shares
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.nn_dat import save_draft
+from pyfit_gpu.formats.nn_dat import PINN_ENDING, check_form, save_draft
 from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.log import log
-from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
+from pyfit_gpu.models.bond_order_start import usual_bonds
+from pyfit_gpu.models.elemental_solids import elemental_solid
+from pyfit_gpu.models.new_defaults import default_mode, defaults_of
 from pyfit_gpu.models.new_potential import lengths_from, new_potential
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.structures.bonds import find_bonds
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.structures.shells import find_shells
 
@@ -29,28 +32,33 @@ def new(
     setup: Setup,
     structures: Sequence[str] = (),
     reading: ReadOptions | None = None,
+    pinn: bool = False,
     **settings: Any,
 ) -> None:
     """Write a new potential file whose header asks for random parameters.
 
     Args:
         elements: chemical symbols; None: those of the structures.
-        out: `.nn.dat` file to write.
+        out: `.nn.dat` or `.pinn` file to write.
         structures: files from whose structures follows what is not given: elements, cutoff, first Gaussian centre.
         reading: what these files leave open.
+        pinn: whether it is to be a physically informed network: in plain form in a `.pinn` file, else squared.
         settings: other arguments of `new_potential`.
     """
-    if not out.endswith(".dat"):
-        raise InputError(f"{out}: expected a potential's name to end in .nn.dat")
+    if not out.endswith((".dat", PINN_ENDING)):
+        raise InputError(f"{out}: expected a potential's name to end in .nn.dat or {PINN_ENDING}")
+    if pinn:
+        settings["form"] = "plain" if out.endswith(PINN_ENDING) else "squared"
     frames: list[Frame] = []
     if structures:
         report = ReadReport(reading)
         frames = list(read_reported(structures, report, reading))
         report.require_used()
     draft = draft_of(elements, frames, settings)
+    check_form(draft, out, trained=True)
     out = setup.output(out, list(structures))
     save_draft(draft, out)
-    sizes = "-".join(map(str, draft.networks.layer_sizes))
+    sizes = "none" if draft.is_bare else "-".join(map(str, draft.networks.layer_sizes))
     centers = " ".join(f"{center:g}" for center in draft.descriptor.gaussian_centers)
     log.info(
         "wrote %s: %s, network %s, %d inputs%s, cutoff %g Å, Gaussian centres %s Å, parameters are drawn on loading",
@@ -62,6 +70,24 @@ def new(
         draft.descriptor.cutoff,
         centers,
     )
+    if pinn:
+        _say_start(draft, frames)
+
+
+def _say_start(draft: Potential, frames: Sequence[Frame]) -> None:
+    """Show the baseline, and on what scale its energies are."""
+    for symbol, row in zip(draft.descriptor.elements, draft.baseline.tolist(), strict=True):
+        log.info("baseline of %s: %s", symbol, " ".join(f"{value:.4g}" for value in row))
+    found = "; isolated atoms have none, see prepare --e-shift"
+    energies = [frame.energy / frame.n_atoms for frame in frames if frame.energy is not None]
+    if energies and draft.descriptor.n_elements == 1:
+        (symbol,) = draft.descriptor.elements
+        energy = elemental_solid(symbol).cohesive_energy
+        found = (
+            f": with prepare --e-shift {-energy - min(energies):.3f} the lowest energy of these structures is minus "
+            f"the cohesive energy of {symbol}, {energy:g} eV/atom"
+        )
+    log.info("bond-order potentials are made for energies of atomisation%s", found)
 
 
 def draft_of(elements: Sequence[str] | None, frames: Sequence[Frame], settings: Mapping[str, Any]) -> Potential:
@@ -77,6 +103,8 @@ def draft_of(elements: Sequence[str] | None, frames: Sequence[Frame], settings: 
     if frames:
         elements = elements or elements_of(frames)
         settings = _with_lengths(frames, settings)
+        if settings.get("form") is not None:
+            settings["bonds"] = find_bonds(frames, elements, usual_bonds(elements))
     for name, value in (("elements", elements), ("cutoff", settings["cutoff"])):
         if value is None:
             raise InputError(f"{name}: expected, or structures from which to take it")
@@ -95,7 +123,9 @@ def elements_of(frames: Sequence[Frame]) -> list[str]:
 def _with_lengths(frames: Sequence[Frame], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the cutoff and the first Gaussian centre that suit the structures, where none are given."""
     width = settings.get("cutoff_width")
-    width = defaults_of(settings.get("gi_mode", GI_MODE)).cutoff_width if width is None else width
+    mode = settings.get("gi_mode")
+    mode = default_mode(settings.get("form")) if mode is None else mode
+    width = defaults_of(mode).cutoff_width if width is None else width
     cutoff, first_center = lengths_from(find_shells(frames), width)
     found = {"cutoff": cutoff} if settings["cutoff"] is None else {}
     if settings.get("gaussian_centers") is None and settings.get("first_center") is None:

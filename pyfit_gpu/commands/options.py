@@ -103,7 +103,7 @@ def build_parser(verb: str | None = None) -> tuple[Parser, dict[str, Parser]]:
 def _add_new(verb: Parser) -> None:
     from pyfit_gpu.commands.parsing import triples_as_text
     from pyfit_gpu.descriptors.modes import GI_MODES, describe_modes
-    from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
+    from pyfit_gpu.models.new_defaults import GI_MODE, INFORMED_GI_MODE, INFORMED_MAX_RANDOM, defaults_of
 
     def default(name: str, shown: Callable[[Any], object] = str) -> str:
         own, *others = dict.fromkeys(shown(getattr(defaults_of(mode), name)) for mode in (GI_MODE, *GI_MODES))
@@ -117,9 +117,12 @@ def _add_new(verb: Parser) -> None:
         help="whose structures give elements, cutoff (third shell of neighbours + 0.8 D) and first centre")  # fmt: skip
     add("--elements", nargs="+", metavar="SYMBOL", help="chemical symbols, in the potential's order")
     add("--cutoff", type=finite, metavar="R", help="rc, Å")
-    add("--out", required=True, metavar="NN", help="potential to write (.nn.dat)")
-    add("--gi-mode", type=whole, default=GI_MODE, metavar="M",
-        help=f"how features become inputs ({GI_MODE}); {describe_modes()}")  # fmt: skip
+    add("--out", required=True, metavar="NN", help="potential to write (.nn.dat or .pinn)")
+    add("--pinn", action="store_true",
+        help="a physically informed network: outputs are the parameters of a bond-order potential, around a baseline "
+        "from bond lengths and cohesive energies; in plain form in a .pinn file, else squared")  # fmt: skip
+    add("--gi-mode", type=whole, metavar="M",
+        help=f"how features become inputs ({GI_MODE}, with --pinn {INFORMED_GI_MODE}); {describe_modes()}")  # fmt: skip
     shifted = ", ".join(f"{number}: {mode.default_shift:g}" for number, mode in GI_MODES.items() if mode.uses_shift)
     add("--shift", type=finite, metavar="X", help=f"added to the features in some modes (mode {shifted})")
     add("--cutoff-width", type=finite, metavar="D", help=f"d, Å {default('cutoff_width')}")
@@ -135,9 +138,10 @@ def _add_new(verb: Parser) -> None:
     add("--first-center", type=finite, metavar="R0", help=f"the first of them, Å {default('first_center')}")
     add("--gaussian-centers", type=finite, nargs="+", metavar="R0", help="Gaussian centres, Å, each by hand")
     add("--hidden", type=whole, nargs="+", metavar="N",
-        help=f"neurons of the hidden layers {default('hidden', numbers)}")  # fmt: skip
-    add("--activation", type=whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2 (1)")
-    add("--max-random", type=finite, metavar="W", help=f"parameters are drawn from -W to W {default('max_random')}")
+        help=f"neurons of the hidden layers {default('hidden', numbers)}; 0 with --pinn: no network")  # fmt: skip
+    add("--activation", type=whole, default=1, metavar="A", help="0: logistic function; 1: less 1/2; 2: tanh (1)")
+    drawn = f"parameters are drawn from -W to W {default('max_random')}; with --pinn {INFORMED_MAX_RANDOM:g}"
+    add("--max-random", type=finite, metavar="W", help=drawn)
     add_reading(verb)
     _outputs(verb)
     verb.set_defaults(device="cpu", gpu_affinity=None, force_cpu=True, n_threads=0, dtype="float64")

@@ -13,7 +13,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.training.lanes import BLOCK_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
@@ -47,7 +47,7 @@ def plan(
         raise InputError(f"members: expected a whole number above 0, got {members}")
     limit = None if memory is None else parse_memory(memory)
     model = load_potential(potential, seed=1)
-    energy_model(model, "train")
+    require_straight(model, "train")
     whole = load_training_set(training_set, lazy=True)
     require_same_inputs(model.descriptor, whole.descriptor, f"{training_set} was not made for {potential}")
     settings = settings or FitSettings()

@@ -24,7 +24,7 @@ from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.files import atomic_text
 from pyfit_gpu.formats.dft_inputs import DftInputs
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
-from pyfit_gpu.formats.kinds import EXTXYZ, POTENTIAL, TrainingSetKind, identify, potential_kind
+from pyfit_gpu.formats.kinds import EXTXYZ, RUN, TrainingSetKind, identify, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights
 from pyfit_gpu.formats.opening import load_potentials, load_training_set, load_uncertainty_of
 from pyfit_gpu.formats.read_options import ReadOptions
@@ -124,7 +124,7 @@ def _score_function(
     if method not in UNCERTAINTIES:
         return None
     for member in members:
-        if potential_kind(member) is POTENTIAL and asks_for_random_weights(member):
+        if potential_kind(member) is not RUN and asks_for_random_weights(member):
             raise InputError(f"{member}: expected a trained potential, found one that asks for random weights")
     if method == "spread":
         if model.networks.n_members < 2:

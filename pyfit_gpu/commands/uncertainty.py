@@ -14,12 +14,13 @@ from pyfit_gpu.datasets.summary import describe_set
 from pyfit_gpu.datasets.training_set import require_same_inputs
 from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.kinds import POTENTIAL, potential_kind
+from pyfit_gpu.formats.kinds import RUN, potential_kind
 from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.uncertainty_error_bars import section_bytes
 from pyfit_gpu.formats.uncertainty_file import save_uncertainty, uncertainty_path
 from pyfit_gpu.log import log
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.error_bars import Form
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.laplace_all import require_posterior_memory
@@ -53,6 +54,8 @@ def build(
         raise InputError(f"{out}: expected one potential for one file, got {len(potential)}")
     models = [_load(path) for path in potential]
     if form == "all-parameters":
+        for model in models:
+            require_straight(model, "error bars of all parameters")
         _require_memory(models, potential, setup)
     inputs = [training_set, *potential]
     targets = [setup.output(out or str(uncertainty_path(path)), inputs) for path in potential]
@@ -85,8 +88,8 @@ def _require_memory(models: Sequence[Potential], paths: Sequence[str], setup: Se
 
 
 def _load(path: str) -> Potential:
-    if potential_kind(path) is not POTENTIAL:
-        raise InputError(f"{path}: expected a potential (.nn.dat), found a run file: its members have one each")
+    if potential_kind(path) is RUN:
+        raise InputError(f"{path}: expected a potential (.nn.dat, .pinn), found a run file: its members have one each")
     if asks_for_random_weights(path):
         raise InputError(f"{path}: expected a trained potential, found one that asks for random weights")
     return load_potential(path)

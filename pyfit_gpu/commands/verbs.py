@@ -82,6 +82,7 @@ def _new(options: argparse.Namespace) -> int:
         setup=_setup(options),
         structures=options.structures,
         reading=read_options(options),
+        pinn=options.pinn,
         **settings,
     )
     return 0

@@ -41,7 +41,8 @@ def assemble(
         progress: called with the number of atoms done so far.
     """
     energy_shift = None if e_shift is None else shift_of_elements(e_shift, potential.descriptor.elements)
-    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+    reach = potential.descriptor.neighbor_cutoff
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype, cutoff=reach)
 
     @torch.no_grad()
     def compute(rows: list[int]) -> _BatchRows:
@@ -67,8 +68,9 @@ def assemble(
         every = Workers(device).each(compute, cut)
     else:
         every = computed_batches(
-            sizes, take, potential, compute_on_gpu, device=device, from_host=True, backend=backend, dtype=dtype
-        )
+            sizes, take, potential, compute_on_gpu,
+            device=device, from_host=True, backend=backend, dtype=dtype, cutoff=reach,
+        )  # fmt: skip
     for part in every:
         _place(parts, part.atom_values, part.atoms, sum(sizes))
         _place(parts, part.structure_values, part.rows, len(sizes))

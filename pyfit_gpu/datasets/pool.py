@@ -21,6 +21,7 @@ from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.last_layer import energy_rows
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.copies import first_rows
 from pyfit_gpu.sums import sum_over_atoms, sum_runs
@@ -77,17 +78,31 @@ def energy_spread(potential: Potential, whole: TrainingSet) -> Tensor:
     """(B,) eV/atom: standard deviation over the members of a potential of each structure's energy per atom.
 
     Raises:
-        InputError: the potential has one member, or no energies.
+        InputError: the potential has one member; the set lacks the positions that energies depend on.
     """
     model = energy_model(potential, "select")
     if potential.networks.n_members < 2:
         raise InputError("spread: expected several potentials, got one")
+    if model.uses_vectors:
+        return _predicted_spread(potential, whole)
     host = potential.to("cpu", torch.float64)
     parts = []
     for features, species, sizes in _windows(whole):
-        energies = model.energies(network_outputs(host, features, species), None)
+        energies = model.energies(network_outputs(host, features, species), species, None)
         parts.append((sum_over_atoms(energies, sizes) / sizes).std(dim=0))
     return torch.cat(parts)
+
+
+def _predicted_spread(potential: Potential, whole: TrainingSet) -> Tensor:
+    """Do as `energy_spread` with the positions of a set."""
+    if bool(whole.positions.isnan().any()):
+        raise InputError(f"spread: expected structures with positions for {potential.kind}, got a set without")
+    # On the potential's device, where these energies take less time.
+    double = potential.to(potential.device, torch.float64)
+    structures = whole.structures().to(potential.device, torch.float64)
+    found = predict(double, structures, derivatives=False)
+    assert found.spread is not None
+    return found.spread.energy.cpu() / whole.sizes.cpu()
 
 
 def _windows(whole: TrainingSet) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

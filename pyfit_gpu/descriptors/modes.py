@@ -64,11 +64,20 @@ def _asinh_slope(raw: Tensor, shift: float) -> Tensor:
     return (raw.square() + 1).rsqrt_()
 
 
+def _asinh_shifted(raw: Tensor, shift: float) -> Tensor:
+    return (raw + shift).asinh_()
+
+
+def _asinh_shifted_slope(raw: Tensor, shift: float) -> Tensor:
+    return _asinh_slope(raw + shift, shift)
+
+
 _LOG = {"default_shift": 0.5, "needs_positive": True, "several_elements": False}
 
 GI_MODES: dict[int, GiMode] = {
     0: GiMode("G + shift, N = 16", _shifted, _one, _sixteen, divides_by_center=False),
     1: GiMode("ln(G + shift), N = r0^2", _log, _inverse, _square, **_LOG),  # type: ignore[arg-type]
+    2: GiMode("asinh(G + shift), N = r0^2, cutoff 1.5 rc", _asinh_shifted, _asinh_shifted_slope, _square, reach=1.5),
     3: GiMode("G + shift, N = r0^2, cutoff 1.5 rc", _shifted, _one, _square, reach=1.5),
     4: GiMode("ln(G + shift), N = r0^2, cutoff 1.5 rc", _log, _inverse, _square, reach=1.5, **_LOG),  # type: ignore[arg-type]
     5: GiMode("asinh(G), N = r0^2", _asinh, _asinh_slope, _square, uses_shift=False),

@@ -33,7 +33,27 @@ class PairFunctions:
     @property
     def vectors(self) -> Tensor:
         """(n, 3, K) Å; entries of dummy pairs are arbitrary."""
-        return self._components.view(3, *self.pairs.shape).transpose(0, 1)
+        return self.components.transpose(0, 1)
+
+    @property
+    def components(self) -> Tensor:
+        """(3, n, K) Å, the same, components first."""
+        return self._components.view(3, *self.pairs.shape)
+
+    @property
+    def distances(self) -> Tensor:
+        """(n, K) Å; dummy pairs stand at the cutoff."""
+        return self._distance.view(self.pairs.shape)
+
+    @property
+    def is_pair(self) -> Tensor:
+        """(n, K) bool, False for dummy pairs."""
+        return self.pairs < len(self._all_vectors)
+
+    @lazy
+    def kinds(self) -> Tensor | None:
+        """(n, K) whole numbers, elements of the neighbours; None: there is one element. Arbitrary for dummy pairs."""
+        return None if self._all_kinds is None else self._own(self._all_kinds).view(self.pairs.shape)
 
     def _own(self, values: Tensor) -> Tensor:
         """(.., n K) values of this chunk's pairs, from (.., n_pairs) of all. Entries of dummy pairs are arbitrary."""
@@ -128,10 +148,11 @@ class PairFunctions:
     @lazy
     def _masks(self) -> Tensor | None:
         """(S, n, K) bool, whether the neighbour is of each element; None: there is one element."""
-        if self._all_kinds is None:
+        kinds = self.kinds
+        if kinds is None:
             return None
-        elements = torch.arange(self.basis.n_elements, device=self.pairs.device, dtype=self._all_kinds.dtype)
-        return elements[:, None, None] == self._own(self._all_kinds).view(self.pairs.shape)
+        elements = torch.arange(self.basis.n_elements, device=self.pairs.device, dtype=kinds.dtype)
+        return elements[:, None, None] == kinds
 
     def _mask(self, kind: int) -> Tensor | None:
         """(n, K) bool, whether the neighbour is of one element; None: all are."""

@@ -23,7 +23,13 @@ from pyfit_gpu.formats.dft_text_writer import write_dft_text
 from pyfit_gpu.formats.extxyz.reader import looks_like_extxyz, read_extxyz
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
 from pyfit_gpu.formats.head import Head, read_head
-from pyfit_gpu.formats.nn_dat import load_potential, looks_like_potential, save_potential
+from pyfit_gpu.formats.nn_dat import (
+    PINN_ENDING,
+    load_potential,
+    looks_like_pinn,
+    looks_like_potential,
+    save_potential,
+)
 from pyfit_gpu.formats.programs.deepmd import looks_like_deepmd, read_deepmd
 from pyfit_gpu.formats.programs.fitsnap import looks_like_fitsnap, read_fitsnap
 from pyfit_gpu.formats.programs.mtp import looks_like_mtp, read_mtp
@@ -155,6 +161,14 @@ TEXT_SET = TrainingSetKind(
     endings=(".dat", ".txt", ""),
     holds_splits=False,
 )
+PINN = PotentialKind(
+    title="potential (.pinn)",
+    sniff=lambda head: head.is_text and not is_foreign(head),
+    confirm=looks_like_pinn,
+    read=load_potential,
+    write=save_potential,
+    endings=(PINN_ENDING,),
+)
 POTENTIAL = PotentialKind(
     title="potential (.nn.dat)",
     sniff=lambda head: head.is_text and not is_foreign(head),
@@ -174,7 +188,9 @@ DFT_TEXT = StructuresKind(
 )
 
 PROGRAM_KINDS = (VASP_XML, VASP_OUTCAR, ML_AB, OUTPUT, QBOX, DEEPMD, RUNNER, MTP, FITSNAP, PYMATGEN)
-KINDS: tuple[FileKind, ...] = (RUN, HDF5_SET, *PROGRAM_KINDS, EXTXYZ, ASE, MANIFEST, TEXT_SET, POTENTIAL, DFT_TEXT)
+KINDS: tuple[FileKind, ...] = (
+    RUN, HDF5_SET, *PROGRAM_KINDS, EXTXYZ, ASE, MANIFEST, TEXT_SET, PINN, POTENTIAL, DFT_TEXT,
+)  # fmt: skip
 
 Kind = TypeVar("Kind", bound=FileKind)
 
@@ -200,17 +216,21 @@ def longest_ending(path: str, kinds: Sequence[FileKind]) -> str:
     return max((ending for kind in kinds for ending in kind.endings if path.endswith(ending)), key=len)
 
 
-def check_ending(path: str, kind: FileKind) -> None:
+def check_ending(path: str, kind: FileKind, *more: FileKind) -> None:
     """Refuse to write a file under a name that ends like those of other kinds; unknown endings may be anything's.
+
+    Args:
+        more: kinds whose names it may have, too.
 
     Raises:
         InputError: with the endings that are expected.
     """
     longest = longest_ending(path, KINDS)
-    if longest not in (*kind.endings, "", ".txt"):
+    endings = [ending for one in (kind, *more) for ending in one.endings]
+    if longest not in (*endings, "", ".txt"):
         others = next(one for one in KINDS if longest in one.endings)
         raise InputError(
-            f"{path}: cannot hold {kind.described}: expected a name that ends in {' or '.join(kind.endings)}, "
+            f"{path}: cannot hold {kind.described}: expected a name that ends in {' or '.join(endings)}, "
             f"found the ending of {others.described}"
         )
 
@@ -239,7 +259,7 @@ def potential_kind(path: str | os.PathLike[str]) -> PotentialKind:
     Raises:
         InputError: unreadable, empty, or of another kind.
     """
-    return _one_of(PotentialKind, read_head(path), "a potential (.nn.dat) or a run file")
+    return _one_of(PotentialKind, read_head(path), "a potential (.nn.dat, .pinn) or a run file")
 
 
 def _one_of(wanted: type[Kind], head: Head, expected: str) -> Kind:

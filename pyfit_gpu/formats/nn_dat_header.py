@@ -1,9 +1,10 @@
-"""Header of classic potential files, `.nn.dat` (docs/formats/nn_dat.md): all of a potential but its parameters."""
+"""Header of potential files (docs/formats/nn_dat.md, pinn.md): all of a potential but its parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -12,9 +13,12 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.formats.text_lines import NumberedLines, parse_number
+from pyfit_gpu.formats.header_lines import HeaderLines, Line
+from pyfit_gpu.formats.network_lines import OLDER_HEADER, read_network_lines
+from pyfit_gpu.formats.shared_network import SharedNetwork
+from pyfit_gpu.formats.text_lines import parse_number
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
-from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
+from pyfit_gpu.models.potential import Potential
 
 N_HEADER_LINES = 8  # for one element; one more per further element
 
@@ -22,59 +26,37 @@ _MAX_PARAMETERS = 10**12  # beyond any memory, and a typing error
 
 _UNTRAINED = "- untrained"  # comment of an element whose parameters are random
 
-_OLDER_HEADER = (
-    "this looks like an older header without the lines of Legendre orders and bond-order parameters (orders fixed at "
-    "0 1 2 4 6, normalisation 16 in mode 1), which this program does not read: write those lines into it"
-)
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """Content of a header."""
+
+    draft: Potential  # without parameters
+    randomize: bool  # whether these are to be drawn
+    shared: SharedNetwork | None  # network for all elements that the values are of; None: one per element
+    comments: tuple[str, ...]  # lines before the first one
 
 
-def parse_header(numbered: Iterable[tuple[int, str]], name: str) -> Potential:
-    """Parse a header to a potential without parameters, from its lines with their numbers in a file called `name`."""
-    return read_header(HeaderLines(numbered, name))[0]
+def parse_header(numbered: Iterable[Line], name: str) -> Potential:
+    """Parse a header that `header_lines` made to a potential without parameters.
+
+    Args:
+        numbered: lines with their numbers, in a file called `name`.
+    """
+    return read_header(HeaderLines(numbered, name), embedded=True).draft
 
 
-class HeaderLines(NumberedLines):
-    """The lines of a potential's header; remembers which line gives which setting."""
+def read_header(reader: HeaderLines, *, embedded: bool = False) -> Header:
+    """Read a header.
 
-    def __init__(self, numbered: Iterable[tuple[int, str]], name: str) -> None:
-        super().__init__(numbered, name, "a potential (.nn.dat)")
-        self.line_of: dict[str, int] = {}  # settings by name
-
-    def cells(self, expected: str, *settings: str) -> list[str]:
-        """Cells of the next line, which gives these settings."""
-        cells = self.next(expected).split()
-        self.line_of |= dict.fromkeys(settings, self.number)
-        return cells
-
-    def number_at(self, cells: Sequence[str], place: int, expected: str) -> float:
-        value = parse_number(cells[place]) if place < len(cells) else None
-        if value is None:
-            raise self.error(expected)
-        return value
-
-    def integer_at(self, cells: Sequence[str], place: int, expected: str) -> int:
-        value = self.number_at(cells, place, expected)
-        if value != int(value):
-            raise self.error(expected)
-        return int(value)
-
-    def counted(self, expected: str, *settings: str) -> list[float]:
-        """Numbers of a line `n v_1 .. v_n`."""
-        cells = self.cells(expected, *settings)
-        count = self.integer_at(cells, 0, expected)
-        if count < 1:
-            raise self.error(expected)
-        return [self.number_at(cells, 1 + k, f"{expected}: {count} numbers after the first") for k in range(count)]
-
-
-def read_header(reader: HeaderLines) -> tuple[Potential, bool]:
-    """Read the header as a draft without parameters, and whether these are to be drawn.
+    Args:
+        embedded: whether it is part of another file, where every element has a network of its own.
 
     Raises:
         InputError: with file, line, what was expected and what was found.
     """
     try:
-        return _parse(reader)
+        return _parse(reader, embedded=embedded)
     except InputError as error:
         if error.where:
             raise
@@ -83,9 +65,13 @@ def read_header(reader: HeaderLines) -> tuple[Potential, bool]:
         raise error.at(reader.name if line is None else f"{reader.name}, line {line}") from error
 
 
-def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
+def _parse(reader: HeaderLines, *, embedded: bool) -> Header:
+    comments = []
     mode_line = "gi_mode, shift and activation"
     cells = reader.cells(mode_line, "gi_mode", "shift", "activation")
+    while cells[0].startswith("#"):
+        comments.append(reader.text.strip())
+        cells = reader.cells(mode_line, "gi_mode", "shift", "activation")
     gi_mode = reader.integer_at(cells, 0, mode_line)
     shift = reader.number_at(cells, 1, mode_line)
     activation = reader.integer_at(cells, 2, mode_line)
@@ -96,8 +82,8 @@ def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
 
     randomize, max_random, (cutoff, cutoff_width, gaussian_width) = _draw_and_lengths(reader)
     orders, cross_terms, triples = _angular_terms(reader, gi_mode)
-    centers = tuple(reader.counted("Gaussian centres r0: their number, then each", "gaussian_centers"))
-    use_baseline, baseline = _baseline(reader)
+    expected = "Gaussian centres r0: their number, then each"
+    centers = tuple(reader.counted(reader.cells(expected, "gaussian_centers"), expected))
     descriptor = LocalStructureParameters(
         elements=elements,
         gi_mode=gi_mode,
@@ -110,24 +96,29 @@ def _parse(reader: HeaderLines) -> tuple[Potential, bool]:
         cross_terms=cross_terms,
         triples=triples,
     )
-    layer_sizes = _layer_sizes(reader, descriptor)
-    count = n_elements * count_parameters(layer_sizes)
+    networks = read_network_lines(reader, descriptor, commented=bool(comments), embedded=embedded)
+    draft = Potential(
+        descriptor=descriptor,
+        networks=_shapes(reader, networks.sizes, n_elements, activation),
+        masses=masses,
+        max_random=max_random,
+        use_baseline=networks.use_baseline,
+        bond_order_parameters=networks.bond_order_parameters,
+        energy_shift=torch.tensor(shifts, dtype=torch.float64),
+        untrained=tuple(symbol for symbol, is_trained in zip(elements, trained, strict=True) if not is_trained),
+        form=networks.form,
+    )
+    return Header(draft, randomize, networks.shared, tuple(comments))
+
+
+def _shapes(reader: HeaderLines, sizes: Sequence[int], n_elements: int, activation: int) -> ElementNetworks:
+    """Networks without numbers: a tensor on the meta device takes no memory, whatever the header asks for."""
+    count = n_elements * count_parameters(sizes)
     if count > _MAX_PARAMETERS:
         fault = f"expected {count} weights and biases for such layers, found {sum(1 for _ in reader.left)}"
         raise InputError(f"{reader.name}: {fault}", where=reader.name)
-    # Only shapes so far: a tensor on the meta device takes no memory, whatever the header asks for.
     empty = torch.empty(1, count, dtype=torch.float64, device="meta")
-    draft = Potential(
-        descriptor=descriptor,
-        networks=ElementNetworks.from_flat(empty, layer_sizes, n_elements=n_elements, activation=activation),
-        masses=masses,
-        max_random=max_random,
-        use_baseline=use_baseline,
-        bond_order_parameters=baseline,
-        energy_shift=torch.tensor(shifts, dtype=torch.float64),
-        untrained=tuple(symbol for symbol, is_trained in zip(elements, trained, strict=True) if not is_trained),
-    )
-    return draft, randomize
+    return ElementNetworks.from_flat(empty, sizes, n_elements=n_elements, activation=activation)
 
 
 def _element(reader: HeaderLines) -> tuple[str, float, float, bool]:
@@ -161,14 +152,15 @@ def _angular_terms(reader: HeaderLines, gi_mode: int) -> tuple[tuple[int, ...], 
     """Legendre orders and, in a mode that has more terms, the number of cross terms and the triples of orders."""
     expected = "Legendre orders: their number, then each"
     has_more = gi_mode in GI_MODES and GI_MODES[gi_mode].more_terms
-    values = reader.counted(expected, "legendre_orders", "cross_terms", "triples")
+    cells = reader.cells(expected, "legendre_orders", "cross_terms", "triples")
+    values = reader.counted(cells, expected)
     if any(value != int(value) for value in values):
         # The older header has the Gaussian centres here, in Å.
-        raise reader.error("Legendre orders, whole numbers", f"{reader.text.strip()[:60]}'; {_OLDER_HEADER}; 'r0")
+        raise reader.error("Legendre orders, whole numbers", f"{reader.text.strip()[:60]}'; {OLDER_HEADER}; 'r0")
     orders = tuple(int(value) for value in values)
     if not has_more:
         return orders, 0, ()
-    cells, start = reader.text.split(), 1 + len(orders)
+    start = 1 + len(orders)
     cross_terms = reader.integer_at(cells, start, f"{expected}, then c, the greatest distance of two Gaussians")
     expected = "after c the number of triples, then three Legendre orders of each, whole numbers"
     count = reader.integer_at(cells, start + 1, expected)
@@ -179,65 +171,46 @@ def _angular_terms(reader: HeaderLines, gi_mode: int) -> tuple[tuple[int, ...], 
     return orders, cross_terms, tuple(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
 
 
-def _baseline(reader: HeaderLines) -> tuple[bool, tuple[float, ...]]:
-    expected = f"the baseline flag and {N_BOND_ORDER_PARAMETERS} bond-order parameters"
-    cells = reader.cells(expected)
-    if len(cells) <= 2:  # a parameter of the network where this line should be
-        raise reader.error(f"{expected} ({_OLDER_HEADER})")
-    flag = reader.integer_at(cells, 0, expected)
-    if flag not in (0, 1):
-        raise reader.error(f"baseline flag 0 or 1 ({_OLDER_HEADER})")
-    return flag == 1, tuple(reader.number_at(cells, 1 + k, expected) for k in range(N_BOND_ORDER_PARAMETERS))
-
-
-def _layer_sizes(reader: HeaderLines, descriptor: LocalStructureParameters) -> tuple[int, ...]:
-    expected = "layer sizes: their number, then each"
-    values = reader.counted(expected)
-    if len(values) < 2 or any(value != int(value) or value < 1 for value in values):
-        raise reader.error(f"{expected}, at least two whole numbers above 0")
-    sizes = tuple(int(value) for value in values)
-    if sizes[0] != descriptor.n_features:
-        more = f", c {descriptor.cross_terms}, {len(descriptor.triples)} triples" if descriptor.mode.more_terms else ""
-        raise reader.error(
-            f"{descriptor.n_features} inputs as the first layer ({descriptor.n_elements} element(s), "
-            f"{len(descriptor.legendre_orders)} Legendre orders, {len(descriptor.gaussian_centers)} "
-            f"Gaussian centres{more})"
-        )
-    if sizes[-1] not in (1, N_BOND_ORDER_PARAMETERS):
-        raise reader.error(f"1 output (energy) or {N_BOND_ORDER_PARAMETERS} (bond-order parameters) as the last layer")
-    return sizes
-
-
-def header_lines(potential: Potential, *, randomize: bool = False) -> list[str]:
+def header_lines(
+    potential: Potential,
+    *,
+    randomize: bool = False,
+    layers_first: bool | None = None,
+    layer_sizes: Sequence[int] | None = None,
+) -> list[str]:
     """Lines of the header. Comments are on the first four lines only, as the classic program requires.
 
     Args:
         randomize: whether the header asks for random parameters on loading.
+        layers_first: whether layer sizes come before the baseline, as in a `.pinn` file; None: in plain form.
+        layer_sizes: None: those of the potential.
     """
     descriptor = potential.descriptor
-
-    def number(value: float) -> str:
-        return repr(float(value))  # the shortest digits that come back bit for bit
-
     lines = [
-        f" {descriptor.gi_mode} {number(descriptor.shift)} {potential.networks.activation}"
+        f" {descriptor.gi_mode} {_number(descriptor.shift)} {potential.networks.activation}"
         " - Gi version, reference Gi and type of logistic function.",
         f" {descriptor.n_elements} - number of chemical species in the system.",
     ]
     shifts = potential.energy_shift.tolist()
     for symbol, mass, shift in zip(descriptor.elements, potential.masses, shifts, strict=True):
-        comment = "" if math.isnan(shift) else f" - e_shift {number(shift)}"
+        comment = "" if math.isnan(shift) else f" - e_shift {_number(shift)}"
         if symbol in potential.untrained:
             comment += f" {_UNTRAINED}"
-        lines.append(f" {symbol} {number(mass)}{comment}")
+        lines.append(f" {symbol} {_number(mass)}{comment}")
     lengths = (potential.max_random, descriptor.cutoff, descriptor.cutoff_width, descriptor.gaussian_width)
-    lines.append(f" {int(randomize)} " + " ".join(map(number, lengths)))
+    lines.append(f" {int(randomize)} " + " ".join(map(_number, lengths)))
     angular = [len(descriptor.legendre_orders), *descriptor.legendre_orders]
     if descriptor.mode.more_terms:
         angular += [descriptor.cross_terms, len(descriptor.triples), *chain.from_iterable(descriptor.triples)]
     lines.append(" ".join(map(str, ("", *angular))))
-    lines.append(f" {len(descriptor.gaussian_centers)} " + " ".join(map(number, descriptor.gaussian_centers)))
-    lines.append(f" {int(potential.use_baseline)} " + " ".join(map(number, potential.bond_order_parameters)))
-    sizes = potential.networks.layer_sizes
-    lines.append(" ".join(map(str, ("", len(sizes), *sizes))))
-    return lines
+    lines.append(f" {len(descriptor.gaussian_centers)} " + " ".join(map(_number, descriptor.gaussian_centers)))
+    baseline = f" {int(potential.use_baseline)} " + " ".join(map(_number, potential.bond_order_parameters))
+    sizes = potential.networks.layer_sizes if layer_sizes is None else layer_sizes
+    layers = " 0" if potential.is_bare else " ".join(map(str, ("", len(sizes), *sizes)))
+    if layers_first is None:
+        layers_first = potential.is_physically_informed and potential.form == "plain"
+    return [*lines, *((layers, baseline) if layers_first else (baseline, layers))]
+
+
+def _number(value: float) -> str:
+    return repr(float(value))  # the shortest digits that come back bit for bit

@@ -73,8 +73,8 @@ class PyfitCalculator(Calculator):
             max_grade: extrapolation grade above which a calculation fails; None: none.
 
         Raises:
-            InputError: a physically informed potential, a file that is not a potential, files that do not go together,
-                an unknown device, an invalid number, an uncertainty of another potential, `max_grade` without one.
+            InputError: a file that is not a potential, files that do not go together, an unknown device, an invalid
+                number, an uncertainty of another potential, `max_grade` without one.
         """
         _check_number(max_grade)
         # A copy: `fit` changes parameters in place, which ASE's cache of results would not notice.
@@ -83,7 +83,7 @@ class PyfitCalculator(Calculator):
         )
         self.potential = ready.potential
         self.energy_shift = ready.energy_shift  # (S,) eV per atom
-        self.neighbor_list = VerletList(self.potential.descriptor.neighbor_cutoff, skin)
+        self.neighbor_list = VerletList(self.potential.neighbor_cutoff, skin)
         self.uncertainty = ready.uncertainty
         if self.uncertainty is None and max_grade is not None:
             fault = "max_grade: expected an uncertainty, which gives the grades, got none"

@@ -185,7 +185,7 @@ class _Part:
         padded.view(-1)[self.place] = numbers[self.atoms]
         self.structures = _unlabelled(padded, sizes.tolist(), rows)
         self.species = systems.potential.species_index(self.structures)
-        cutoff = systems.potential.descriptor.neighbor_cutoff
+        cutoff = systems.potential.neighbor_cutoff
         self.neighbors = VerletList(cutoff, systems.skin, late=systems.late)
 
     def set_cells(self, cell: Tensor, pbc: Tensor) -> None:

@@ -57,6 +57,7 @@ def batches(
     backend: str = "auto",
     dtype: torch.dtype | None = None,
     max_atoms: int | None = None,
+    cutoff: float | None = None,
 ) -> Iterator[Batch]:
     """Many structures in batches of similar size, so that neither padding nor neighbours fill the memory.
 
@@ -65,11 +66,12 @@ def batches(
         take: gives the structures of some rows, padded.
         dtype: of the neighbour vectors; None: that of the positions. Neighbours are found in the positions' precision.
         max_atoms: most atoms of a batch, padding included; None: as suits the potential's device and inputs.
+        cutoff: Å, of the neighbours; None: that within which the potential's energies depend on atoms.
 
     Raises:
         InputError: an element that the potential lacks, two atoms at one place.
     """
-    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype, cutoff=cutoff)
     for rows in size_batches(sizes, max_atoms or batch_atoms(potential.device, potential.descriptor.n_features)):
         yield make(rows)
 
@@ -86,6 +88,7 @@ def computed_batches(
     max_atoms: int | None = None,
     backend: str = "auto",
     dtype: torch.dtype | None = None,
+    cutoff: float | None = None,
 ) -> Iterator[R]:
     """Yield what is computed for many structures, batch by batch as `batches` makes them.
 
@@ -99,7 +102,7 @@ def computed_batches(
         InputError: as `batches`.
         torch.OutOfMemoryError: a single structure takes more memory than a GPU has.
     """
-    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype)
+    make = batch_maker(sizes, take, potential, backend=backend, dtype=dtype, cutoff=cutoff)
     stream: BatchStream[Batch, R] = BatchStream(sizes, make, compute, device)
     rows = size_batches(sizes, max_atoms or batch_atoms(device, potential.descriptor.n_features))
     if from_host and device.type == "cuda":
@@ -121,6 +124,7 @@ def batch_maker(
     *,
     backend: str = "auto",
     dtype: torch.dtype | None = None,
+    cutoff: float | None = None,
 ) -> BatchMaker:
     """Function that makes a batch of some rows, of structures that it takes itself or that are there already.
 
@@ -128,13 +132,14 @@ def batch_maker(
     """
     counts = torch.tensor(sizes)
     first = torch.cumsum(counts, 0) - counts
+    reach = potential.neighbor_cutoff if cutoff is None else cutoff
 
     def make(rows: list[int], structures: Structures | None = None) -> Batch:
         structures = take(rows) if structures is None else structures
         device = structures.positions.device
         _, atoms = ragged_range(first[rows], counts[rows], structures.n_atoms)
         species = potential.species_index(structures)
-        neighbors = find_neighbors(structures, potential.descriptor.neighbor_cutoff, backend=backend)
+        neighbors = find_neighbors(structures, reach, backend=backend)
         if dtype is not None:
             neighbors = neighbors.to(dtype)
         return Batch(sent(torch.tensor(rows), device), sent(atoms, device), structures, species, neighbors)
@@ -159,8 +164,9 @@ def featurize(structures: Structures, potential: Potential, *, backend: str = "a
         return lambda: found
 
     every = computed_batches(
-        structures.sizes, structures.select, potential, compute, device=positions.device, backend=backend
-    )
+        structures.sizes, structures.select, potential, compute,
+        device=positions.device, backend=backend, cutoff=potential.descriptor.neighbor_cutoff,
+    )  # fmt: skip
     for atoms, found in every:
         features[atoms] = found
     return features

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import chunk_workers
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
+from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
@@ -46,6 +47,7 @@ class ChunkWalk:
         self.keeps_inputs = keep_inputs or grade is not None
         self.inputs: Tensor | None = None  # (n_atoms, n_features) of the networks, after `run` if they are kept
         self.descriptor = potential.descriptor
+        self.is_bare = potential.is_bare
         self.batch = batch
         self.networks: TiledPass | StackedPass
         if potential.device.type == "cpu":
@@ -62,48 +64,77 @@ class ChunkWalk:
     def run(self) -> Tensor:
         """(K, n_atoms) eV, atomic energies; `totals` and `grades` then have what was asked for of all chunks."""
         energies = self.like.new_empty(self.n_members, len(self.batch.species))
-        workers = chunk_workers(self.batch.neighbors)
+        neighbors, species = self.batch.neighbors, self.batch.species
+        workers = chunk_workers(neighbors)
         row_derivatives = self.rows is not None and self.rows.wants_derivatives
         if self.totals is None and not (row_derivatives or self.model.uses_vectors):
             # Larger pieces than chunks cost less.
             features = self.batch.features(self.descriptor)
-
-            def evaluate_piece(atoms: Tensor) -> None:
-                found = self.networks(atoms, features[atoms])
-                energies.index_copy_(1, atoms, self.model.energies(found.outputs, None))
-                if self.rows is not None:
-                    self.rows.add(atoms, found)
-
-            workers.run(evaluate_piece, self.networks.pieces())
+            workers.run(lambda atoms: self._add_piece(atoms, features, energies), self.networks.pieces())
             self._find_grades(features)
             return energies
 
         # Grades cost less for many atoms than for those of a chunk, so the inputs are kept that long.
-        n_kept = len(self.batch.species) if self.keeps_inputs else 0
+        n_kept = len(species) if self.keeps_inputs else 0
         inputs = self.like.new_empty(n_kept, self.descriptor.n_features)
-
-        def compute(chunk: Chunk) -> None:
-            raw = chunk.raw()
-            features = self.descriptor.transform(raw, self._where(chunk))
-            found = self.networks(chunk.atoms, features)
-            energies.index_copy_(1, chunk.atoms, self.model.energies(found.outputs, chunk))
-            if n_kept:
-                inputs.index_copy_(0, chunk.atoms, features)
-            if self.rows is not None:
-                self.rows.add(chunk.atoms, found)
-                if row_derivatives:
-                    self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
-            if self.totals is not None:
-                grad_outputs, grad_vectors = self.model.vjp(found.outputs, chunk)
-                grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
-                through_features = self._grad_vectors(chunk, grad_features)
-                self.totals.add(chunk, through_features if grad_vectors is None else through_features + grad_vectors)
-
-        neighbors, species = self.batch.neighbors, self.batch.species
         chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
-        workers.run(compute, chunks)
+        workers.run(lambda chunk: self._add_chunk(chunk, inputs, energies), chunks)
         self._find_grades(inputs)
         return energies
+
+    def _add_piece(self, atoms: Tensor, features: Tensor, energies: Tensor) -> None:
+        """Find the energies of some atoms from the features of all."""
+        found = self.networks(atoms, features[atoms])
+        energies.index_copy_(1, atoms, self.model.energies(found.outputs, self.batch.species[atoms], None))
+        if self.rows is not None:
+            self.rows.add(atoms, found)
+
+    def _add_chunk(self, chunk: Chunk, inputs: Tensor, energies: Tensor) -> None:
+        """Find energies and derivatives of a chunk of atoms, and keep their inputs where they are wanted."""
+        raw, features = self._inputs(chunk)
+        found = self.networks(chunk.atoms, features[:, :0] if self.is_bare else features)
+        if len(inputs):
+            inputs.index_copy_(0, chunk.atoms, features)
+        if self.rows is not None:
+            self.rows.add(chunk.atoms, found)
+            if self.rows.wants_derivatives and raw is not None:
+                self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
+        species = self.batch.species[chunk.atoms]
+        if self.totals is None:
+            own = self.model.energies(found.outputs, species, chunk)
+        else:
+            own, grad_outputs, grad_vectors = self.model.vjp(found.outputs, species, chunk)
+        if self.model.uses_vectors:
+            self._check(chunk, own, found.outputs)
+        energies.index_copy_(1, chunk.atoms, own)
+        if self.totals is not None:
+            if raw is not None and not self.is_bare:
+                grad_features = found.vjp(grad_outputs) * self.descriptor.transform_slope(raw)
+                through_features = self._grad_vectors(chunk, grad_features)
+                grad_vectors = through_features if grad_vectors is None else through_features + grad_vectors
+            assert grad_vectors is not None
+            self.totals.add(chunk, grad_vectors)
+
+    def _inputs(self, chunk: Chunk) -> tuple[Tensor | None, Tensor]:
+        """G and the inputs (n, n_features); None and no columns where neither networks nor grades want them."""
+        if self.is_bare and not self.keeps_inputs:
+            return None, self.like.new_empty(len(chunk.atoms), 0)
+        raw = chunk.raw()
+        return raw, self.descriptor.transform(raw, self._where(chunk))
+
+    def _check(self, chunk: Chunk, energies: Tensor, outputs: Tensor) -> None:
+        """Refuse energies (K, n) that are no numbers, with the outputs (K, n, n_out) they come from."""
+        wrong = ~energies.isfinite()
+        if bool(wrong.any()):
+            member, number = wrong.nonzero()[0].tolist()
+            atom = int(chunk.atoms[number])
+            species = int(self.batch.species[atom])
+            meaning = self.model.describe(outputs[member, number], species)
+            of_member = f"member {member + 1} has" if len(outputs) > 1 else "there is"
+            raise InputError(
+                f"{self.batch.structures.describe_atom(atom)}: expected outputs of the network that make sense, but "
+                f"{of_member} no energy with {meaning}"
+            )
 
     def _find_grades(self, inputs: Tensor) -> None:
         self.inputs = inputs if self.keeps_inputs else None

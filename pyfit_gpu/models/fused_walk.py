@@ -81,7 +81,7 @@ class FusedWalk:
         raw = self.expansion.raw(piece, sums)
         features = self.descriptor.transform(raw, self._where(piece.atoms.start))
         found = self.networks(own, features)
-        energies[:, own] = self.model.energies(found.outputs, None)
+        energies[:, own] = self.model.energies(found.outputs, self.batch.species[own], None)
         if inputs is not None:
             inputs[own] = features
         if self.rows is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.activations import ACTIVATIONS, SIGMOIDS, Sigmoid
 from pyfit_gpu.sums import ragged_range
 
 Seed = int | tuple[int, ...] | None  # None: a random seed
@@ -19,8 +20,6 @@ Seed = int | tuple[int, ...] | None  # None: a random seed
 _ALWAYS_ONE = 50.0  # sigmoid(50) = 1 / (1 + 2e-22)
 
 Vjp = Callable[[Tensor], Tensor]  # from derivatives with respect to outputs to those with respect to inputs
-
-ACTIVATIONS = {0: "1 / (1 + exp(-x))", 1: "1 / (1 + exp(-x)) - 1/2"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,11 @@ class ElementNetworks:
         if self.activation not in ACTIVATIONS:
             known = "; ".join(f"{number}: {formula}" for number, formula in ACTIVATIONS.items())
             raise InputError(f"activation: expected one of ({known}), got {self.activation}", setting="activation")
+
+    @property
+    def sigmoid(self) -> Sigmoid:
+        """The activation in terms of the logistic function."""
+        return SIGMOIDS[self.activation]
 
     @property
     def n_members(self) -> int:
@@ -106,9 +110,8 @@ class ElementNetworks:
         activation: int,
     ) -> ElementNetworks:
         """One member, weights and biases uniform in +-max_random, the same on every machine for one seed."""
-        count = n_elements * count_parameters(layer_sizes)
-        values = np.random.default_rng(seed).uniform(-max_random, max_random, (1, count))
-        return cls.from_flat(torch.from_numpy(values), layer_sizes, n_elements=n_elements, activation=activation)
+        flat = draw_parameters(n_elements * count_parameters(layer_sizes), max_random, seed)
+        return cls.from_flat(flat, layer_sizes, n_elements=n_elements, activation=activation)
 
     @torch.no_grad()
     def copy_member(self, number: int, other: ElementNetworks, its_number: int) -> None:
@@ -137,7 +140,7 @@ class ElementNetworks:
         for layer in range(last + 1):
             hidden = self._layer(layer, hidden)
             if layer < last:
-                hidden = self._activated(torch.sigmoid(hidden))
+                hidden = self.sigmoid.activated(self._logistic(hidden))
         return hidden.unflatten(0, (self.n_members, self.n_elements))
 
     def with_flat(self, flat: Tensor) -> ElementNetworks:
@@ -145,12 +148,27 @@ class ElementNetworks:
         return self.from_flat(flat, self.layer_sizes, n_elements=self.n_elements, activation=self.activation)
 
     def without_offset(self) -> ElementNetworks:
-        """Networks with activation 0 and the same outputs: the 1/2 that activation 1 takes off goes into the biases."""
-        biases = list(self.biases)
-        if self.activation == 1:
-            for layer in range(1, len(biases)):
-                biases[layer] = biases[layer] - 0.5 * self.weights[layer].sum(dim=2)
-        return replace(self, biases=tuple(biases), activation=0)
+        """Networks with activation 0 and the same outputs: what activation 1 takes off goes into the biases.
+
+        The factors of activation 2 go into weights and biases.
+        """
+        weights, biases = list(self.weights), list(self.biases)
+        for layer in range(1, len(biases)):
+            if self.sigmoid.offset:
+                biases[layer] = biases[layer] - self.sigmoid.offset * weights[layer].sum(dim=2)
+        for layer, (of_weights, of_biases) in enumerate(self._factors()):
+            if of_weights != 1:
+                weights[layer] = of_weights * weights[layer]
+            if of_biases != 1:
+                biases[layer] = of_biases * biases[layer]
+        return replace(self, weights=tuple(weights), biases=tuple(biases), activation=0)
+
+    def _factors(self) -> list[tuple[float, float]]:
+        """Factors of each layer's weights and biases that make an activation of height and steepness 1."""
+        last = len(self.weights) - 1
+        height, steepness = self.sigmoid.height, self.sigmoid.steepness
+        inner = [steepness if layer < last else 1.0 for layer in range(last + 1)]
+        return [(factor * (height if layer else 1.0), factor) for layer, factor in enumerate(inner)]
 
     def gradient_from_without_offset(self, grad: Tensor) -> Tensor:
         """Convert a gradient with respect to the parameters of `without_offset()` to one with respect to these.
@@ -162,8 +180,14 @@ class ElementNetworks:
             return grad
         flat = grad.clone()
         views = self.with_flat(flat)
-        for weight, bias in zip(views.weights[1:], views.biases[1:], strict=True):
-            weight.sub_(bias[:, :, None], alpha=0.5)
+        layers = zip(views.weights, views.biases, self._factors(), strict=True)
+        for layer, (weight, bias, (of_weights, of_biases)) in enumerate(layers):
+            if of_biases != 1:
+                bias.mul_(of_biases)
+            if of_weights != 1:
+                weight.mul_(of_weights)
+            if layer:
+                weight.sub_(bias[:, :, None], alpha=self.sigmoid.offset)
         return flat
 
     @cached_property
@@ -195,8 +219,8 @@ class ElementNetworks:
         last = len(self.weights) - 1
         sigmoids: list[Tensor] = []
         for layer in range(last):
-            sigmoids.append(torch.sigmoid(self._layer(layer, hidden)))
-            hidden = self._activated(sigmoids[layer])
+            sigmoids.append(self._logistic(self._layer(layer, hidden)))
+            hidden = self.sigmoid.activated(sigmoids[layer])
         outputs = self._layer(last, hidden)
         members = (self.n_members, self.n_elements)
 
@@ -205,6 +229,8 @@ class ElementNetworks:
         def from_hidden(grad: Tensor) -> Tensor:
             for layer in reversed(range(last)):
                 slope = sigmoids[layer] * (1 - sigmoids[layer])
+                if self.sigmoid.height != 1:
+                    slope = self.sigmoid.height * self.sigmoid.steepness * slope
                 grad = torch.bmm(grad * slope, transposed[layer])
             return grad.unflatten(0, members)
 
@@ -246,8 +272,9 @@ class ElementNetworks:
         bias = self.biases[layer].flatten(0, 1)[:, None]
         return torch.baddbmm(bias, hidden, self.weights[layer].flatten(0, 1))
 
-    def _activated(self, sigmoid: Tensor) -> Tensor:
-        return sigmoid - 0.5 if self.activation == 1 else sigmoid
+    def _logistic(self, hidden: Tensor) -> Tensor:
+        steepness = self.sigmoid.steepness
+        return torch.sigmoid(hidden if steepness == 1 else steepness * hidden)
 
 
 def member_seed(seed: int | None, restart: int, member: int) -> Seed:
@@ -260,6 +287,11 @@ def member_seed(seed: int | None, restart: int, member: int) -> Seed:
     if member:
         return (seed, restart, member)
     return (seed, restart) if restart else seed
+
+
+def draw_parameters(count: int, max_random: float, seed: Seed) -> Tensor:
+    """(1, count) float64 uniform in +-max_random, the same on every machine for one seed."""
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-max_random, max_random, (1, count)))
 
 
 def count_parameters(layer_sizes: Sequence[int]) -> int:

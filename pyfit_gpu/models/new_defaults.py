@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pyfit_gpu.descriptors.modes import GI_MODES
 
 GI_MODE = 6
+INFORMED_GI_MODE = 2  # of the published physically informed networks
+INFORMED_MAX_RANDOM = 0.1  # likewise
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ _MORE_TERMS = Defaults(
     max_random=0.1,
 )
 _PAIR_TERMS = Defaults(legendre_orders=(0, 1, 2, 4, 6), cross_terms=0, triples=())
+
+
+def default_mode(form: str | None) -> int:
+    """The mode of a straight network (None), or of a physically informed one."""
+    return GI_MODE if form is None else INFORMED_GI_MODE
 
 
 def defaults_of(gi_mode: int) -> Defaults:

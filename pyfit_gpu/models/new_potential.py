@@ -14,9 +14,11 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.bond_order_start import starting_baseline, usual_bonds
 from pyfit_gpu.models.networks import ElementNetworks, count_parameters
-from pyfit_gpu.models.new_defaults import GI_MODE, defaults_of
-from pyfit_gpu.models.potential import N_BOND_ORDER_PARAMETERS, Potential
+from pyfit_gpu.models.new_defaults import INFORMED_MAX_RANDOM, default_mode, defaults_of
+from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
+from pyfit_gpu.structures.bonds import Bonds
 from pyfit_gpu.structures.shells import Shells
 
 _BEYOND_THIRD = 0.8  # cutoff widths, from the third shell to the cutoff
@@ -29,7 +31,9 @@ def new_potential(
     elements: Sequence[str],
     cutoff: float,
     *,
-    gi_mode: int = GI_MODE,
+    form: Form | None = None,
+    bonds: Bonds | None = None,
+    gi_mode: int | None = None,
     shift: float | None = None,
     cutoff_width: float | None = None,
     gaussian_width: float | None = None,
@@ -43,13 +47,16 @@ def new_potential(
     activation: int = 1,
     max_random: float | None = None,
 ) -> Potential:
-    """Make a straight potential without parameters (on the meta device), for `save_draft`.
+    """Make a potential without parameters (on the meta device), for `save_draft`.
 
     Settings that are None are those of `defaults_of`, unless it says otherwise below.
 
     Args:
         elements: chemical symbols; their order numbers the species.
         cutoff: rc, Å.
+        form: of the bond-order parameters that a physically informed network gives; None: a straight network.
+        bonds: from which its baseline follows; None: those of the elements as solids.
+        gi_mode: None: 6, for a physically informed network 2.
         shift: None: the mode's own, 0.5 where it takes a logarithm, else 0.
         cutoff_width, gaussian_width: d and sigma, Å.
         cross_terms: c, greatest distance of two Gaussians of one feature; none fit a single centre.
@@ -58,8 +65,9 @@ def new_potential(
         n_centers: number of Gaussian centres, see `spread_centers`.
         gaussian_centers: Å, instead of n_centers and first_center.
         first_center: Å, of the Gaussian centres.
-        hidden: neurons of each hidden layer.
-        max_random: half-width of the interval that random parameters are drawn from.
+        hidden: neurons of each hidden layer; 0 alone: none, a bare bond-order potential.
+        max_random: half-width of the interval that random parameters are drawn from; None: for a physically informed
+            network 0.1, so that all atoms begin near the baseline.
 
     Raises:
         InputError: a setting that is no potential's; the message names it.
@@ -67,11 +75,14 @@ def new_potential(
     for name, value in (("n_centers", n_centers), ("first_center", first_center)):
         if value is not None and gaussian_centers is not None:
             raise InputError(f"{name}: expected without gaussian_centers, which says where they are")
+    gi_mode = default_mode(form) if gi_mode is None else gi_mode
     defaults = defaults_of(gi_mode)
-    max_random = defaults.max_random if max_random is None else max_random
+    if max_random is None:
+        max_random = defaults.max_random if form is None else INFORMED_MAX_RANDOM
     first_center = defaults.first_center if first_center is None else first_center
     hidden = defaults.hidden if hidden is None else hidden
-    if not hidden or any(size < 1 for size in hidden):
+    is_bare = form is not None and tuple(hidden) == (0,)
+    if not is_bare and (not hidden or any(size < 1 for size in hidden)):
         raise InputError(f"hidden: expected numbers of neurons above 0, got {list(hidden)}")
     if not 0 < max_random < math.inf:
         raise InputError(f"max_random: expected a number above 0 (equal neurons stay equal), got {max_random}")
@@ -98,7 +109,26 @@ def new_potential(
     if cross_terms is None:
         cross_terms = min(defaults.cross_terms, len(descriptor.gaussian_centers) - 1)
     descriptor = replace(descriptor, cross_terms=cross_terms)
-    layer_sizes = (descriptor.n_features, *hidden, 1)
+    return _without_parameters(descriptor, () if is_bare else hidden, activation, max_random, form, bonds)
+
+
+def _without_parameters(
+    descriptor: LocalStructureParameters,
+    hidden: Sequence[int],
+    activation: int,
+    max_random: float,
+    form: Form | None,
+    bonds: Bonds | None,
+) -> Potential:
+    """The potential of a descriptor; without hidden layers a bare bond-order potential."""
+    baseline = (0.0,) * n_bond_order_parameters(1)
+    n_outputs = 1
+    if form is not None:
+        n_outputs = n_bond_order_parameters(descriptor.n_elements)
+        bonds = usual_bonds(descriptor.elements) if bonds is None else bonds
+        lengths = {"cutoff": descriptor.cutoff, "cutoff_width": descriptor.cutoff_width}
+        baseline = starting_baseline(descriptor.elements, bonds, form, **lengths)
+    layer_sizes = (descriptor.n_features if hidden else 0, *hidden, n_outputs)
     n_parameters = descriptor.n_elements * count_parameters(layer_sizes)
     empty = torch.empty(1, n_parameters, dtype=torch.float64, device="meta")
     return Potential(
@@ -106,9 +136,10 @@ def new_potential(
         networks=ElementNetworks.from_flat(empty, layer_sizes, n_elements=descriptor.n_elements, activation=activation),
         masses=tuple(float(ATOMIC_MASSES[ATOMIC_NUMBERS[symbol]]) for symbol in descriptor.elements),
         max_random=max_random,
-        use_baseline=False,
-        bond_order_parameters=(0.0,) * N_BOND_ORDER_PARAMETERS,
+        use_baseline=form is not None,
+        bond_order_parameters=baseline,
         energy_shift=torch.full((descriptor.n_elements,), math.nan, dtype=torch.float64),
+        form=form or "squared",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,14 @@ from pyfit_gpu.models.networks import ElementNetworks, Seed, member_seed
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.elements import index_elements
 
-N_BOND_ORDER_PARAMETERS = 8
+Form = Literal["squared", "plain"]  # of a and lambda in the bond order and the screening
+
+_SCREENING_REACH = 1.5  # cutoff of the atoms that screen a bond, over rc
+
+
+def n_bond_order_parameters(n_elements: int) -> int:
+    """Bond-order parameters of an atom, N: A, alpha, B, beta, h, sigma, a and lambda with each kind of neighbour."""
+    return 4 * n_elements + 1 + 3 * n_elements**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +37,47 @@ class Potential:
     masses: tuple[float, ...]  # u, per element
     max_random: float  # half-width of the interval that random parameters are drawn from
     use_baseline: bool  # whether network outputs are added to the bond-order parameters
-    bond_order_parameters: tuple[float, ...]  # A, alpha, B, beta, h, sigma, a, lambda
+    # (S N) of each element in turn: A, alpha, B, beta (S each), h (S S), sigma, a, lambda (S S each); for straight
+    # networks without a meaning, and of any length
+    bond_order_parameters: tuple[float, ...]
     energy_shift: Tensor  # (S,) float64 on the CPU, eV per atom of each element; NaN: not known
     untrained: tuple[str, ...] = ()  # elements whose parameters are random still: nothing that trained had such atoms
+    form: Form = "squared"  # whether a bond order has a^2 and lambda^2, or a and lambda; not for straight networks
+
+    def __post_init__(self) -> None:
+        expected = self.descriptor.n_elements * n_bond_order_parameters(self.descriptor.n_elements)
+        found = len(self.bond_order_parameters)
+        if self.is_physically_informed and found != expected:
+            raise InputError(f"bond_order_parameters: expected {expected} numbers, got {found}")
 
     @property
     def is_physically_informed(self) -> bool:
-        return self.networks.layer_sizes[-1] == N_BOND_ORDER_PARAMETERS
+        """Whether the outputs are the parameters of a bond-order potential and not the energy."""
+        return self.networks.layer_sizes[-1] == n_bond_order_parameters(self.descriptor.n_elements)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is a bond-order potential without a network: the baseline and one layer of biases, no inputs."""
+        return self.networks.layer_sizes[0] == 0
+
+    @property
+    def baseline(self) -> Tensor:
+        """(S, N) float64 on the CPU, bond-order parameters of each element; not for straight networks."""
+        return torch.tensor(self.bond_order_parameters, dtype=torch.float64).view(self.descriptor.n_elements, -1)
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of potential, for messages."""
+        if not self.is_physically_informed:
+            return "a straight network"
+        name = "a bare bond-order potential" if self.is_bare else "a physically informed network"
+        return f"{name} ({self.form} form)"
+
+    @property
+    def neighbor_cutoff(self) -> float:
+        """Å, within which energies depend on atoms: farther than the features reach where bonds are screened."""
+        reach = self.descriptor.neighbor_cutoff
+        return max(reach, _SCREENING_REACH * self.descriptor.cutoff) if self.is_physically_informed else reach
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +178,9 @@ def equal_members(potential: Potential) -> list[list[int]]:
 
 def _difference(first: Potential, other: Potential) -> str:
     """Name the first setting in which two potentials differ, with both values; empty: they can be joined."""
+    kinds = [one.kind for one in (first, other)]
+    if kinds[0] != kinds[1]:
+        return f"expected {kinds[0]}, found {kinds[1]}"
     inputs = first.descriptor.difference(other.descriptor)
     if inputs:
         return inputs

@@ -124,8 +124,9 @@ def predict(
         force_errors: whether error bars of forces are wanted too, which take several times as long as the rest.
 
     Raises:
-        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero, a physically
-            informed potential, or an uncertainty of another potential or, for errors of forces, without error bars.
+        InputError: an element that the potential lacks, two atoms at one place, a logarithm of zero, bond-order
+            parameters that make no sense, or an uncertainty of another potential or, for errors of forces, without
+            error bars.
         ValueError: structures and potential on different devices.
     """
     energy_model(potential, "predict")

@@ -86,7 +86,7 @@ class TiledNetworks:
     """Networks of all members and elements, evaluated for tiles."""
 
     def __init__(self, networks: ElementNetworks) -> None:
-        self.activation = networks.activation
+        self.sigmoid = networks.sigmoid
         self.n_hidden, self.n_outputs = networks.layer_sizes[-2:]
         self._layers = [
             [_copied_layers(networks, member, element) for element in range(networks.n_elements)]
@@ -107,12 +107,14 @@ class TiledNetworks:
         for weight, bias in layers[:-1]:
             sigmoid = torch.bmm(hidden, weight.expand(len(inputs), -1, -1)).add_(bias).sigmoid_()
             sigmoids.append(sigmoid)
-            hidden = sigmoid - 0.5 if self.activation == 1 else sigmoid
+            hidden = self.sigmoid.activated(sigmoid)
         last, bias = layers[-1]
         outputs = torch.bmm(hidden, last.expand(len(inputs), -1, -1)).add_(bias)[..., : self.n_outputs]
 
         def from_hidden(grad: Tensor) -> Tensor:
             for (weight, _), sigmoid in zip(reversed(layers[:-1]), reversed(sigmoids), strict=True):
+                if self.sigmoid.height != 1:
+                    grad = self.sigmoid.height * grad
                 grad = torch.ops.aten.sigmoid_backward(grad, sigmoid)
                 grad = torch.bmm(grad, weight.T.expand(len(grad), -1, -1))
             return grad
@@ -128,11 +130,16 @@ class TiledNetworks:
 
 
 def _copied_layers(networks: ElementNetworks, member: int, element: int) -> list[tuple[Tensor, Tensor]]:
-    """Layers of one network, weights (n_in, n_out) and biases (n_out,), with zeros up to `_COLUMNS` neurons in each."""
+    """Layers of one network, weights (n_in, n_out) and biases (n_out,), with zeros up to `_COLUMNS` neurons in each.
+
+    Those of hidden layers are multiplied by the steepness of the activation.
+    """
     layers = []
-    n_in = networks.layer_sizes[0]
-    for weights, biases in zip(networks.weights, networks.biases, strict=True):
+    n_in, last = networks.layer_sizes[0], len(networks.weights) - 1
+    for layer, (weights, biases) in enumerate(zip(networks.weights, networks.biases, strict=True)):
         weight, bias = weights[member, element].detach(), biases[member, element].detach()
+        if layer < last and networks.sigmoid.steepness != 1:
+            weight, bias = networks.sigmoid.steepness * weight, networks.sigmoid.steepness * bias
         n_out = max(weight.shape[1], _COLUMNS)
         if (n_in, n_out) == tuple(weight.shape):  # copies: products can depend on where their factors begin
             layers.append((weight.clone(memory_format=torch.contiguous_format), bias.clone()))

@@ -53,7 +53,7 @@ def compute_physics(
         progress: called with the name of each part before it is computed.
 
     Raises:
-        InputError: an unknown part, a physically informed potential, an uncertainty of another potential.
+        InputError: an unknown part, an uncertainty of another potential.
     """
     parts = PARTS if parts is None else parts
     unknown = [part for part in parts if part not in PARTS]

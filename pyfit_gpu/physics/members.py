@@ -45,7 +45,7 @@ class Members:
             uncertainty: of the potential or one of its members, for the grades.
 
         Raises:
-            InputError: a physically informed potential, an uncertainty of another potential.
+            InputError: an uncertainty of another potential.
         """
         energy_model(potential, "compute_physics")
         grade = None if uncertainty is None else uncertainty.of_potential(potential).grade
@@ -71,8 +71,8 @@ class Members:
 
     @property
     def cutoff(self) -> float:
-        """Å, of the features."""
-        return self.potentials[0].descriptor.neighbor_cutoff
+        """Å, within which energies depend on atoms."""
+        return self.potentials[0].neighbor_cutoff
 
     @property
     def has_grades(self) -> bool:

@@ -26,14 +26,19 @@ class Shells:
     third: float  # Å, within which the median atom has three shells of neighbours; infinity: it has fewer
 
 
+def evenly_chosen(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The structures themselves, or where they have many atoms, a part of them, evenly over all."""
+    every = max(1, -(-sum(frame.n_atoms for frame in frames) // _MOST_ATOMS))
+    return frames[::every]
+
+
 def find_shells(frames: Sequence[Frame]) -> Shells:
     """Find the distances; where there are many atoms, in part of the structures, evenly over all.
 
     Raises:
         InputError: no structure, or one that is not as it should be.
     """
-    every = max(1, -(-sum(frame.n_atoms for frame in frames) // _MOST_ATOMS))
-    chosen = frames[::every]
+    chosen = evenly_chosen(frames)
     nearest, third = [], []
     for rows in size_batches([frame.n_atoms for frame in chosen]) if chosen else [[]]:
         structures = Structures.from_frames([chosen[row] for row in rows])

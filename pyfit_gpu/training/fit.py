@@ -11,7 +11,7 @@ import torch
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import FitState
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
@@ -77,7 +77,7 @@ def fit(
     settings = settings or FitSettings()
     if steps is not None:
         settings = replace(settings, steps=steps)
-    energy_model(potential, "train")
+    require_straight(potential, "train")
     sets = {"training": train, "validation": validation, "test": test}
     for name, part in sets.items():
         if part is not None and len(part):

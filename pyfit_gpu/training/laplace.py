@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.error_bars import FORMS, LABELS, Calibration, ErrorBars, Form
 from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
@@ -106,7 +106,7 @@ def _check(
     weights: LossWeights,
     penalty: float | None,
 ) -> None:
-    energy_model(potential, "error bars")
+    require_straight(potential, "error bars")
     check_weights(weights)
     if potential.networks.n_members != 1:
         raise InputError(f"error bars: expected a potential of one member, got {potential.networks.n_members} members")

@@ -69,8 +69,8 @@ def test_the_reference_knows_every_mode() -> None:
 
 
 def test_an_unknown_mode_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"gi_mode: expected one of \(0: G \+ shift, N = 16; 1: .*\), got 2"):
-        LocalStructureParameters(elements=("Si",), gi_mode=2, shift=0.5, **SETTINGS)
+    with pytest.raises(InputError, match=r"gi_mode: expected one of \(0: G \+ shift, N = 16; 1: .*\), got 7"):
+        LocalStructureParameters(elements=("Si",), gi_mode=7, shift=0.5, **SETTINGS)
     assert describe_modes().count(":") == len(GI_MODES)
 
 

@@ -59,6 +59,7 @@ from pyfit_gpu.formats.kinds import (
     ML_AB,
     MTP,
     OUTPUT,
+    PINN,
     POTENTIAL,
     PYMATGEN,
     QBOX,
@@ -140,6 +141,12 @@ def write_ase(path: Path, format: str) -> None:
     write(path, frames, format=format)
 
 
+def write_pinn(path: Path) -> None:
+    own = path.with_suffix(".pinn")
+    save_potential(replace(make_potential(n_outputs=8), form="plain", use_baseline=True), own)
+    own.rename(path)
+
+
 def write_table(path: Path) -> None:
     values = np.linspace(-1, 1, 4)
     save_csv(EnergyTable(("a",) * 4, np.arange(1, 5), values + 20, values, values), path)
@@ -158,6 +165,13 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
             r"cutoff +4\.3 Å, width 1\.1 Å",
             r"orders +0 2",
             r"Gaussians +centres 1\.7 2\.5 3\.3 Å, width 0\.8 Å",
+        ],
+    ),
+    PINN: (
+        write_pinn,
+        [
+            r"network +physically informed \(plain form, 8 bond-order parameters\), 6-5-4-8, 99 parameters",
+            r"baseline +Si: 0 0 0 0 0 0 0 0",
         ],
     ),
     HDF5_SET: (
@@ -343,6 +357,7 @@ def test_info(kind: FileKind, path: Path) -> None:
 
 
 DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
+    PINN: lambda raw: raw.rsplit(b"\n", 2)[0],
     POTENTIAL: lambda raw: raw.rsplit(b"\n", 2)[0],
     HDF5_SET: lambda raw: raw[:-50],
     MANIFEST: lambda raw: raw[:-5],

@@ -42,12 +42,12 @@ def test_the_file_without_faults(load: Load) -> None:
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [
-        (1, "2 0.5 1", "expected .*0: .*1: .*3: .*4: .*5: .*2"),  # a mode we do not have: the others are listed
+        (1, "7 0.5 1", "expected .*0: .*1: .*2: .*3: .*4: .*5: .*7"),  # a mode we do not have: the others are listed
         (1, "1.5 0.5 1", "gi_mode.*found '1.5 0.5 1'"),
         (1, "1 x 1", "shift.*found '1 x 1'"),
         (1, "1 nan 1", "shift.*found '1 nan 1'"),
         (1, "1 0.5", "activation.*found '1 0.5'"),
-        (1, "1 0.5 2", r"activation.*expected .*0: .*1: .*2"),
+        (1, "1 0.5 3", r"activation.*expected .*0: .*1: .*2: .*3"),
         (2, "0", "number of elements.*found '0'"),
         (2, "x", "number of elements.*found 'x'"),
         (3, "Xx 28.0855", "element symbol.*found 'Xx 28.0855'"),

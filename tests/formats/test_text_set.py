@@ -342,7 +342,7 @@ FAULTS: dict[str, tuple[str, str]] = {
     "no number of structures": (with_line(10, None), r"line 11: .*number of atoms"),
     "no number of atoms": (with_line(11, None), r"line 11: .*number of atoms"),
     "no names of the columns": (with_line(12, None), r"line 12: .*columns.*ATOM-0"),
-    "a wrong gi_mode": (with_line(1, " # 2 0.5 1"), r"line 1\b.*gi_mode"),
+    "a wrong gi_mode": (with_line(1, " # 7 0.5 1"), r"line 1\b.*gi_mode"),
     "a gi_mode that is no number": (with_line(1, " # one 0.5 1"), r"line 1\b"),
     "a header line without its mark": (with_line(5, " 2 0 3"), r"line 5: .*#"),
     "too few Legendre orders": (with_line(5, " # 2 0"), r"line 5\b.*Legendre"),

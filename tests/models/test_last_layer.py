@@ -90,7 +90,7 @@ def test_rows_are_the_derivatives(n_elements: int, hidden: tuple[int, ...]) -> N
         torch.testing.assert_close(virials[..., number], change, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("activation", [0, 1, 2])
 def test_energy_rows_by_autograd(activation: int) -> None:
     potential = make_potential(("Si", "C"), activation=activation)
     frames = make_frames(("Si", "C"))

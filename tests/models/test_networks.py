@@ -40,7 +40,7 @@ def layers_of(flat: np.ndarray, sizes: tuple[int, ...]) -> list[tuple[np.ndarray
     return layers
 
 
-@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("activation", [0, 1, 2])
 @pytest.mark.parametrize(("n_members", "n_elements"), [(1, 1), (3, 1), (1, 2), (2, 3)])
 @pytest.mark.parametrize("sizes", [SIZES, (5, 1)], ids=str)
 def test_against_one_atom_at_a_time(n_members: int, n_elements: int, activation: int, sizes: tuple[int, ...]) -> None:
@@ -56,7 +56,7 @@ def test_against_one_atom_at_a_time(n_members: int, n_elements: int, activation:
 
 def test_activation_functions() -> None:
     """One hidden neuron, weights 1 and biases 0: the output is the activation function. (1 is tanh(x / 2) / 2.)"""
-    for activation, function in ((0, lambda x: 1 / (1 + np.exp(-x))), (1, lambda x: np.tanh(x / 2) / 2)):
+    for activation, function in ((0, lambda x: 1 / (1 + np.exp(-x))), (1, lambda x: np.tanh(x / 2) / 2), (2, np.tanh)):
         flat = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)  # one input, one hidden, one output
         networks = ElementNetworks.from_flat(flat, (1, 1, 1), n_elements=1, activation=activation)
         x = np.linspace(-30, 30, 61)
@@ -115,7 +115,7 @@ def test_gradients_reach_the_flat_vector() -> None:
 ONE_OUTPUT = [(5, 4, 3, 1), (5, 6, 1), (5, 1)]
 
 
-@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("activation", [0, 1, 2])
 @pytest.mark.parametrize(("n_members", "n_elements"), [(1, 1), (3, 2)])
 @pytest.mark.parametrize("sizes", ONE_OUTPUT, ids=str)
 def test_gradient_by_the_inputs(n_members: int, n_elements: int, activation: int, sizes: tuple[int, ...]) -> None:
@@ -166,7 +166,7 @@ def test_random_weights() -> None:
     assert draw(1, 0.0).eq(0).all()
 
 
-@pytest.mark.parametrize("activation", [2, -1])
+@pytest.mark.parametrize("activation", [3, -1])
 def test_unknown_activation(activation: int) -> None:
     with pytest.raises(InputError, match=rf"activation: expected one of \(0: .*1: .*got {activation}"):
         random_networks(1, 1, activation)

@@ -16,7 +16,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.batches import batches, featurize
 from pyfit_gpu.models.energy import local_parameters, network_outputs
 from pyfit_gpu.models.networks import ElementNetworks
-from pyfit_gpu.models.potential import Potential, join_members
+from pyfit_gpu.models.potential import Potential, join_members, n_bond_order_parameters
 from pyfit_gpu.models.prediction import evaluate
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -48,13 +48,14 @@ def make_potential() -> MakePotential:
             }
         )
         sizes = (descriptor.n_features, 6, 4, n_outputs)
+        n_baseline = len(elements) * n_bond_order_parameters(len(elements))
         return Potential(
             descriptor=descriptor,
             networks=ElementNetworks.random(sizes, 1.0, 7, n_elements=len(elements), activation=1),
             masses=(28.0855,) * len(elements),
             max_random=0.5,
             use_baseline=use_baseline,
-            bond_order_parameters=BASELINE,
+            bond_order_parameters=tuple(np.resize(BASELINE, n_baseline).tolist()),
             energy_shift=torch.full((len(elements),), torch.nan, dtype=torch.float64),
         )
 
@@ -137,18 +138,13 @@ def test_energy_of_a_supercell(make_potential: MakePotential, random_frame: Make
 
 @pytest.mark.parametrize("use_baseline", [False, True])
 def test_local_parameters(make_potential: MakePotential, frames: list[Frame], use_baseline: bool) -> None:
-    potential = make_potential(("Si", "C"), n_outputs=8, use_baseline=use_baseline)
+    potential = make_potential(("Si", "C"), n_outputs=21, use_baseline=use_baseline)
     structures = Structures.from_frames(frames)
     found = local_parameters(potential, featurize(structures, potential), potential.species_index(structures))
     expected = np.concatenate([oracle(potential, frame)[1] for frame in frames])
-    assert close(found, (expected + np.array(BASELINE) * use_baseline)[None])
-
-
-def test_physically_informed_has_no_energies_yet(make_potential: MakePotential, frames: list[Frame]) -> None:
-    potential = make_potential(n_outputs=8)
-    assert potential.is_physically_informed
-    with pytest.raises(InputError, match=r"expected a straight network with 1 output, got .* 8 outputs"):
-        evaluate(potential, Structures.from_frames(as_silicon(frames)))
+    species = np.concatenate([(frame.atomic_numbers == 6).astype(int) for frame in frames])
+    baseline = np.resize(BASELINE, (2, 21))[species]
+    assert close(found, (expected + baseline * use_baseline)[None])
 
 
 def test_members_of_several_networks(make_potential: MakePotential, frames: list[Frame]) -> None:
@@ -344,8 +340,39 @@ def test_what_decides_nothing_may_differ(make_potential: MakePotential) -> None:
 
 
 def test_baseline_of_physically_informed_members(make_potential: MakePotential) -> None:
-    with_baseline, without = (members_of(make_potential, 1, n_outputs=8, use_baseline=use)[0] for use in (True, False))
+    with_baseline, without = (members_of(make_potential, 1, n_outputs=21, use_baseline=use)[0] for use in (True, False))
     assert join_members([with_baseline] * 2).networks.n_members == 2
-    assert join_members([without, replace(without, bond_order_parameters=(0.0,) * 8)]).networks.n_members == 2
+    assert join_members([without, replace(without, bond_order_parameters=(0.0,) * 42)]).networks.n_members == 2
     with pytest.raises(InputError, match=r"potential 2 .*: baseline: expected \(9.6.*\), found None"):
         join_members([with_baseline, without])
+
+
+def test_kinds_of_potentials(make_potential: MakePotential) -> None:
+    straight, informed = make_potential(), make_potential(n_outputs=8)
+    bare = replace(informed, networks=ElementNetworks.random((0, 8), 1.0, 1, n_elements=1, activation=0), form="plain")
+    assert [one.is_physically_informed for one in (straight, informed, bare)] == [False, True, True]
+    assert [one.is_bare for one in (straight, informed, bare)] == [False, False, True]
+    assert informed.kind == "a physically informed network (squared form)"
+    assert bare.kind == "a bare bond-order potential (plain form)"
+    # Eight outputs are not the 21 parameters of an atom among two elements.
+    assert not make_potential(("Si", "C"), n_outputs=8).is_physically_informed
+    assert make_potential(("Si", "C"), n_outputs=21).is_physically_informed
+
+
+def test_bonds_are_screened_by_atoms_beyond_the_cutoff(make_potential: MakePotential) -> None:
+    reach = {n: make_potential(n_outputs=n).neighbor_cutoff for n in (1, 8)}
+    assert reach == {1: 4.3, 8: 1.5 * 4.3}
+    assert make_potential(n_outputs=8, gi_mode=3).neighbor_cutoff == 1.5 * 4.3
+
+
+def test_straight_and_informed_members_do_not_mix(make_potential: MakePotential) -> None:
+    informed = make_potential(n_outputs=8)
+    with pytest.raises(InputError, match="expected a straight network, found a physically informed network"):
+        join_members([make_potential(), informed])
+    with pytest.raises(InputError, match=r"squared form\), found .* \(plain form"):
+        join_members([informed, replace(informed, form="plain")])
+
+
+def test_a_baseline_has_a_number_for_each_parameter(make_potential: MakePotential) -> None:
+    with pytest.raises(InputError, match="bond_order_parameters: expected 42 numbers, got 8"):
+        replace(make_potential(("Si", "C"), n_outputs=21), bond_order_parameters=BASELINE)

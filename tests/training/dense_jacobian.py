@@ -108,10 +108,11 @@ class DenseJacobian:
 
 def _energy(networks: ElementNetworks, inputs: Tensor, element: int) -> Tensor:
     """Energy of one atom."""
-    offset = 0.5 if networks.activation == 1 else 0.0
     last = len(networks.weights) - 1
     for layer, (weight, bias) in enumerate(zip(networks.weights, networks.biases, strict=True)):
         inputs = inputs @ weight[0, element] + bias[0, element]
         if layer < last:
-            inputs = 1 / (1 + torch.exp(-inputs)) - offset
+            inputs = {
+                0: lambda x: 1 / (1 + torch.exp(-x)), 1: lambda x: 1 / (1 + torch.exp(-x)) - 0.5, 2: torch.tanh
+            }[networks.activation](inputs)  # fmt: skip
     return inputs[0]

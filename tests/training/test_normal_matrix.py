@@ -124,7 +124,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> N
 
 
 @pytest.mark.parametrize("terms", [{}, MORE_TERMS], ids=["mode 5", "mode 6"])
-@pytest.mark.parametrize(("hidden", "activation"), [((4,), 0), ((4,), 1), ((4, 3, 3), 1)], ids=str)
+@pytest.mark.parametrize(("hidden", "activation"), [((4,), 0), ((4,), 1), ((4, 3, 3), 1), ((4, 3), 2)], ids=str)
 @pytest.mark.parametrize("elements", [("Si",), ("Si", "C"), ("Si", "C", "Ge")], ids="-".join)
 def test_matrix_is_that_of_all_rows(
     mixed_frames: MakeFrames,

@@ -89,7 +89,7 @@ def networks_of(flat: Tensor, template: ElementNetworks) -> ElementNetworks:
 
 class TestLoss:
     @pytest.mark.parametrize("elements", ELEMENTS, ids="-".join)
-    @pytest.mark.parametrize("activation", [0, 1])
+    @pytest.mark.parametrize("activation", [0, 1, 2])
     @pytest.mark.parametrize("weight", [None, (1.0, 0.0, 2.5, 0.3, 7.0, 1.0)], ids=["alike", "weighted"])
     def test_against_numpy(self, elements: tuple[str, ...], activation: int, weight: tuple[float, ...] | None) -> None:
         shift = (1.5, -0.5, 0.25)[: len(elements)]

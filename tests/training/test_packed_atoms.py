@@ -16,7 +16,7 @@ from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
 HIDDEN = [(), (4,), (5, 3), (4, 3, 5)]
 N_ATOMS = 53
-CASES = list(itertools.product(HIDDEN, [0, 1], [(1, 1), (3, 1), (1, 2), (3, 3)]))
+CASES = list(itertools.product(HIDDEN, [0, 1, 2], [(1, 1), (3, 1), (1, 2), (3, 3)]))
 
 
 @pytest.fixture(autouse=True)

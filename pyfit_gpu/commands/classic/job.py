@@ -29,13 +29,13 @@ from pyfit_gpu.devices import select_device
 from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import check_distinct, check_output, check_writable, create_anew, free_number, numbered_path
 from pyfit_gpu.formats.kinds import HDF5_SET
-from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.nn_dat import check_form, load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.locks import hold
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.structures.frames import Frame
@@ -231,7 +231,8 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     weight_seed = int(np.random.SeedSequence().generate_state(1)[0])
     potential = load_potential(config.neural_network_in, seed=weight_seed)
     if config.run_training:
-        energy_model(potential, "train")
+        check_form(potential, config.neural_network_out, trained=True)
+        require_straight(potential, "train")
     if config.generate_training_set:
         frames = read_all_frames(Sources.of([config.dft_input_file]), training=True)
         if config.run_training:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.commands.train.row_file import RowFile, read_number, read_table, read_text, table_row
 from pyfit_gpu.errors import InputError, shortened
-from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.formats.nn_dat import NN_DAT_ENDING, PINN_ENDING, ending_of, save_potential
 from pyfit_gpu.formats.text_lines import is_count
 from pyfit_gpu.training.history import LabelErrors, StepRecord
 from pyfit_gpu.training.loss import TERMS
@@ -135,7 +135,7 @@ def describe_energy_volume_log(path: Path) -> list[str]:
 
 
 class Backups:
-    """Writes the potential every `interval` rows, as `nn_bk_00025.nn.dat`."""
+    """Writes the potential every `interval` rows, as `nn_bk_00025.nn.dat` (or `.pinn`, where the form needs it)."""
 
     def __init__(self, folder: str | Path, interval: int) -> None:
         self.folder = Path(folder)
@@ -145,8 +145,9 @@ class Backups:
         """Make the folder, and remove backups of an earlier run or attempt, which would mix with the new ones."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for earlier in self.folder.glob("nn_bk_*.nn.dat"):
-                earlier.unlink()
+            for ending in (NN_DAT_ENDING, PINN_ENDING):
+                for earlier in self.folder.glob(f"nn_bk_*{ending}"):
+                    earlier.unlink()
         except OSError as error:
             raise self._error(error) from error
 
@@ -159,7 +160,8 @@ class Backups:
                 self.folder.mkdir(parents=True, exist_ok=True)  # it may be gone when a run is resumed
             except OSError as error:
                 raise self._error(error) from error
-            save_potential(row.potential, self.folder / f"nn_bk_{row.step:05d}.nn.dat", member=row.member)
+            name = f"nn_bk_{row.step:05d}{ending_of(row.potential)}"
+            save_potential(row.potential, self.folder / name, member=row.member)
 
 
 class GpuLog(RowFile):

@@ -25,12 +25,12 @@ from pyfit_gpu.datasets.weighting import group_targets, weight_groups, weight_wi
 from pyfit_gpu.devices import MEMORY_SHARE, format_bytes, total_memory, world_size
 from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import check_distinct, free_number
-from pyfit_gpu.formats.kinds import POTENTIAL, RUN, check_ending, potential_kind
-from pyfit_gpu.formats.nn_dat import asks_for_random_weights, load_potential
+from pyfit_gpu.formats.kinds import PINN, POTENTIAL, RUN, check_ending, potential_kind
+from pyfit_gpu.formats.nn_dat import asks_for_random_weights, check_form, load_potential
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
@@ -75,7 +75,7 @@ class Job:
         results = {what: path for what, path in outputs.files().items() if what.startswith("network")}
         faults += found_faults(
             partial(check_distinct, results, {"training set": self.training_set}),
-            partial(check_ending, outputs.network, POTENTIAL),
+            partial(check_ending, outputs.network, POTENTIAL, PINN),
             partial(check_distinct, {"stop file": self.how.stop_file}, {**outputs.files(), **inputs}),
         )
         if self.how.stop_file and os.path.exists(self.how.stop_file):
@@ -98,7 +98,8 @@ class Job:
         drawn = {"split seed": split.seed, "split rule": rule, "split of the set": describe_split(split)}
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
-        energy_model(potential, "train")
+        check_form(potential, job.outputs.network, trained=True)
+        require_straight(potential, "train")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
         require_same_inputs(potential.descriptor, own.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(own))
@@ -227,7 +228,7 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
     """
     runs = [path for path in start.potentials if potential_kind(path) is RUN and is_run_file(path)]
     if runs:
-        raise InputError(f"{runs[0]}: expected a potential (.nn.dat) to start from, found a run file")
+        raise InputError(f"{runs[0]}: expected a potential (.nn.dat, .pinn) to start from, found a run file")
     if len(start.potentials) > 1:
         if start.members not in (None, len(start.potentials)):
             raise InputError(f"members: expected {len(start.potentials)}, one of each potential, got {start.members}")

@@ -21,7 +21,7 @@ from pyfit_gpu.interfaces.lammps.comparison import Comparison, compare
 from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.interfaces.lammps.potential_files import member_names, save_members
 from pyfit_gpu.interfaces.lammps.running import PairStyle, describe_mpi
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.new_potential import new_potential
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame
@@ -75,11 +75,11 @@ def check_lammps(lammps: Installation, *, potential: str = "", plugin: str | os.
         uncertainty = None
         if potential:
             model = load_potentials(potential)
-            energy_model(model, "lammps check")
+            require_straight(model, "lammps check")
             uncertainty = find_uncertainty(potential, model)
         else:
             model = _random_potential(folder)
-        files = save_members(model, folder, member_names(model.networks.n_members, "check"))
+        files = save_members(model, folder, member_names(model, "check"))
         pair = PairStyle.of(model, files, file, uncertainty_path(potential) if uncertainty else None)
         comparison = compare(lammps, pair, model, [_two_atoms(model)], uncertainty=uncertainty)
         loads_itself = _loads_itself(lammps, file, folder)
@@ -119,7 +119,7 @@ def _two_atoms(potential: Potential) -> Frame:
     elements = potential.descriptor.elements
     return Frame(
         positions=np.array([[0.0, 0.0, 0.0], [0.35, 0.2, 0.3]]) * potential.descriptor.cutoff,
-        cell=np.eye(3) * 3 * potential.descriptor.neighbor_cutoff,
+        cell=np.eye(3) * 3 * potential.neighbor_cutoff,
         pbc=np.ones(3, dtype=np.bool_),
         atomic_numbers=np.array([ATOMIC_NUMBERS[elements[0]], ATOMIC_NUMBERS[elements[-1]]]),
         group="",

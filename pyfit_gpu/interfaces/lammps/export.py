@@ -23,7 +23,7 @@ from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.interfaces.lammps.potential_files import member_names, save_members
 from pyfit_gpu.interfaces.lammps.running import PairStyle, run_lammps, types_of
 from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crystal
-from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import evaluate
 from pyfit_gpu.models.uncertainty import Uncertainty
@@ -67,9 +67,9 @@ def export_potential(
         InputError: outputs that exist or cannot be written, an element that the potential lacks, no plugin.
         Failure: the results differ by more than rounding, which the file of differences says too; LAMMPS' errors.
     """
-    energy_model(potential, "lammps export")
+    require_straight(potential, "lammps export")
     folder = Path(out)
-    names = member_names(potential.networks.n_members, stem)
+    names = member_names(potential, stem)
     grades = None if uncertainty is None else uncertainty_path(folder / names[0])
     extra = [] if grades is None else [grades.name]
     _prepare(folder, [*names, *extra, SCRIPT, DATA, VERIFICATION], overwrite=overwrite)
@@ -122,7 +122,7 @@ def _calmest(frames: Sequence[Frame], potential: Potential) -> Frame:
 def _start(frame: Frame, potential: Potential) -> tuple[Box, np.ndarray]:
     """Box of the data file, and its atoms' types."""
     box = Box.of(frame)
-    counts = copies_for(box, potential.descriptor.neighbor_cutoff)
+    counts = copies_for(box, potential.neighbor_cutoff)
     types = types_of(frame, potential.descriptor.elements)
     return box.repeated(counts), np.tile(types, int(np.prod(counts)))
 

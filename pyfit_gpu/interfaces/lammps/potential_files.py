@@ -1,4 +1,4 @@
-"""Files of a potential's members, one .nn.dat file for each, as `pair_coeff` takes them."""
+"""Files of a potential's members, one for each, as `pair_coeff` takes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyfit_gpu.formats.nn_dat import save_potential
+from pyfit_gpu.formats.nn_dat import ending_of, save_potential
 from pyfit_gpu.models.potential import Potential
 
-_ENDINGS = (".nn.dat", ".run.h5", ".dat", ".h5")
+_ENDINGS = (".nn.dat", ".run.h5", ".pinn", ".dat", ".h5")
 
 
 def stem_of(path: str | os.PathLike[str]) -> str:
@@ -20,9 +20,10 @@ def stem_of(path: str | os.PathLike[str]) -> str:
     return re.sub(r"(?<=.)\.m\d+$", "", name.removesuffix(ending))
 
 
-def member_names(n_members: int, stem: str) -> list[str]:
+def member_names(potential: Potential, stem: str) -> list[str]:
     """Names of the files of a potential's members."""
-    return [f"{stem}.nn.dat"] if n_members == 1 else [f"{stem}.m{k:03d}.nn.dat" for k in range(n_members)]
+    n_members, ending = potential.networks.n_members, ending_of(potential)
+    return [f"{stem}{ending}"] if n_members == 1 else [f"{stem}.m{k:03d}{ending}" for k in range(n_members)]
 
 
 def save_members(potential: Potential, folder: Path, names: Sequence[str]) -> list[Path]:

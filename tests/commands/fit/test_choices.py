@@ -66,7 +66,8 @@ def test_second_order(amount: Amount, parameters: int, members: int, seconds: fl
         (999, 1.0, SECONDS / 2, ("--l2", "0.001")),  # too few for conditioned inputs
         (999, 0.3, SECONDS / 2, ("--l2", "0.0004")),
         (999, 0.03, SECONDS / 2, ("--l2", "0.0001")),  # never less than `train` takes
-        (999, 1.0, SECONDS * 2, ("--optimizer", "auto", "--l2", "auto")),
+        (999, 1.0, SECONDS * 2, ("--l2", "0.001")),  # whatever the time
+        (1000, 1.0, SECONDS * 2, ("--optimizer", "auto", "--l2", "auto")),
     ],
 )
 def test_options_of_train(n_atoms: int, spread: float, seconds: float, expected: tuple[str, ...]) -> None:

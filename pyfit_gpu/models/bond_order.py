@@ -1,0 +1,219 @@
+"""Bond-order potentials: energies of atoms from local parameters, and their derivatives.
+
+    w_ij = S_ij fc(r_ij)        b_ij = (1 + z_ij)^(-1/2)
+    E_i  = 1/2 sum_j [ exp(A - alpha r_ij) fc(r_ij) - w_ij b_ij exp(B - beta r_ij) ] - sigma (sum_j w_ij b_ij)^(1/2)
+
+over the bonds of atom i, with the screening S (screening.py) and the sum over angles z (bond_angles.py). Every
+parameter is that of atom i, with the element of j, in h, a and lambda also with that of k. In the squared form a and
+lambda enter as their squares. Source: Pun, Batra, Ramprasad, Mishin, Nat. Commun. 10, 2339 (2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.descriptors.expansion import Chunk
+from pyfit_gpu.devices import rows_that_fit
+from pyfit_gpu.models.bond_angles import BondAngles
+from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
+from pyfit_gpu.models.screening import Screening
+from pyfit_gpu.models.surroundings import Surroundings, on_cpu
+from pyfit_gpu.parallel import lazy
+from pyfit_gpu.sums import sum_first_axis
+
+_BONDS_STEP = 8  # places for bonds come in this multiple
+# Bytes of the pairs of a bond and a neighbour that are looked at together: on a CPU about the cache of a core, and
+# twice as long for each atom with a fourth of them, as operations then are short.
+_PAIRS_CPU = 2**21
+_SHARE_GPU = 1 / 8  # of the memory
+_NUMBERS_OF_PAIR = 8  # held at once for each of them
+
+_NAMES = ("A", "alpha", "B", "beta", "h", "sigma", "a", "lambda")
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Local parameters of n atoms, for one member."""
+
+    repulsion: Tensor  # (n, S), A
+    repulsion_decay: Tensor  # (n, S) 1/Å, alpha
+    attraction: Tensor  # (n, S), B
+    attraction_decay: Tensor  # (n, S) 1/Å, beta
+    preferred_cosine: Tensor  # (n, S, S), h
+    promotion: Tensor  # (n, 1) eV, sigma
+    angular_strength: Tensor  # (n, S, S), a
+    screening: Tensor  # (n, S, S), lambda: 1/Å, or in the squared form its root
+
+    @classmethod
+    def of(cls, outputs: Tensor, n_elements: int) -> Parameters:
+        """Take them from outputs (n, N)."""
+        s = n_elements
+        a, alpha, b, beta, h, sigma, strength, screening = outputs.split((s, s, s, s, s * s, 1, s * s, s * s), dim=1)
+        h, strength, screening = (part.unflatten(1, (s, s)) for part in (h, strength, screening))
+        return cls(a, alpha, b, beta, h, sigma, strength, screening)
+
+
+class BondOrder:
+    """Outputs and baseline are the local parameters of a bond-order potential."""
+
+    name = "bond-order"
+    uses_vectors = True
+    forces_are_linear = False
+
+    def __init__(self, potential: Potential) -> None:
+        self.n_elements = potential.descriptor.n_elements
+        self.cutoff, self.width = potential.descriptor.cutoff, potential.descriptor.cutoff_width
+        self.form: Form = potential.form
+        self.baseline: Tensor | None = None  # (S, N)
+        if potential.use_baseline:
+            self.baseline = potential.baseline.to(potential.device, potential.dtype)
+
+    @staticmethod
+    def n_outputs(n_elements: int) -> int:
+        """N."""
+        return n_bond_order_parameters(n_elements)
+
+    def parameters(self, outputs: Tensor, species: Tensor) -> Tensor:
+        """(K, n, N): local parameters, of outputs (K, n, N) of atoms of some elements (n,)."""
+        return outputs if self.baseline is None else outputs + self.baseline[species]
+
+    def energies(self, outputs: Tensor, species: Tensor, chunk: Chunk | None) -> Tensor:
+        """(K, n) eV, as `EnergyModel`."""
+        assert chunk is not None
+        return self._evaluate(outputs, species, chunk, derivatives=False)[0]
+
+    def vjp(self, outputs: Tensor, species: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Energies and derivatives, as `EnergyModel`."""
+        return self._evaluate(outputs, species, chunk, derivatives=True)
+
+    def describe(self, outputs: Tensor, species: int) -> str:
+        """Name the local parameters of an atom, for messages."""
+        element = torch.tensor([species], device=outputs.device)
+        parameters = Parameters.of(self.parameters(outputs[None, None], element)[0], self.n_elements)
+        named = zip(_NAMES, (getattr(parameters, one.name) for one in fields(parameters)), strict=True)
+        return ", ".join(f"{name} {' '.join(f'{x:.4g}' for x in part.flatten().tolist())}" for name, part in named)
+
+    def _evaluate(
+        self, outputs: Tensor, species: Tensor, chunk: Chunk, *, derivatives: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        parameters = self.parameters(outputs, species)
+        n_members, n, n_places = len(outputs), *chunk.pairs.shape
+        energies = outputs.new_empty(n_members, n)
+        grad_outputs = torch.empty_like(outputs) if derivatives else outputs.new_empty(0)
+        grad_vectors = outputs.new_empty(n_members, 3, n, n_places) if derivatives else outputs.new_empty(0)
+        for rows, n_bonds in self._blocks(chunk):
+            around = Surroundings.of(chunk, rows, n_bonds, self.cutoff, self.width, self.n_elements)
+            for member in range(n_members):
+                found = BondEnergies(around, parameters[member].index_select(0, rows), self.form)
+                energies[member].index_copy_(0, rows, found.energies)
+                if derivatives:
+                    grad_outputs[member].index_copy_(0, rows, found.grad_parameters())
+                    grad_vectors[member].index_copy_(1, rows, found.grad_vectors())
+        return energies, grad_outputs, grad_vectors.permute(2, 0, 1, 3) if derivatives else grad_vectors
+
+    def _blocks(self, chunk: Chunk) -> Iterator[tuple[Tensor, int]]:
+        """Yield atoms of a chunk that have equally many places for bonds, and that number.
+
+        On a CPU it follows from an atom's own bonds, so that its bits do not depend on other atoms.
+        """
+        n_places = chunk.pairs.shape[1]
+        counts = (chunk.is_pair & (chunk.distances < self.cutoff)).sum(dim=1)
+        places = ((counts + _BONDS_STEP - 1) // _BONDS_STEP * _BONDS_STEP).clamp(min=_BONDS_STEP)
+        if not on_cpu(places):
+            places = places.max().expand(len(places))
+        order = torch.argsort(places, stable=True)
+        numbers, runs = torch.unique_consecutive(places[order], return_counts=True)
+        for n_bonds, run in zip(numbers.tolist(), order.split(runs.tolist()), strict=True):
+            for rows in run.split(self._atoms_at_once(n_bonds * n_places, chunk)):
+                yield rows, n_bonds
+
+    def _atoms_at_once(self, n_pairs: int, chunk: Chunk) -> int:
+        device, n_bytes = chunk.pairs.device, n_pairs * chunk.distances.itemsize
+        if on_cpu(chunk.pairs):
+            return max(1, _PAIRS_CPU // n_bytes)
+        return rows_that_fit(n_bytes * _NUMBERS_OF_PAIR, device, share=_SHARE_GPU)
+
+
+@dataclass(frozen=True, eq=False)
+class _Grads:
+    """Derivatives of the energies of n atoms."""
+
+    cosine: Tensor  # (n, S, S), dE/dh
+    strength: Tensor  # (n, S, S), dE/da
+    screening: Tensor  # (n, S, S), dE/dlambda
+    weights: Tensor  # (n, B), dE/dw
+    unit: Tensor  # (3, n, B), dE/du, with any component along u
+    detour: Tensor  # (T,) eV/Å, dE/dx
+
+
+class BondEnergies:
+    """Energies of n atoms by one member's parameters, (n, N), and what their derivatives need."""
+
+    def __init__(self, around: Surroundings, parameters: Tensor, form: Form) -> None:
+        self.around, self.form = around, form
+        self.own = own = Parameters.of(parameters, around.n_elements)
+        bonds = around.bonds
+        squared = form == "squared"
+        self._screening = Screening.of(around, own.screening.square() if squared else own.screening)
+        self._weights = self._screening.bonds * bonds.smooth
+        strength = own.angular_strength.square() if squared else own.angular_strength
+        self._angles = BondAngles.of(around, self._weights, strength, own.preferred_cosine)
+        self._order = (1 + self._angles.bonds).rsqrt()
+        self._repulsion, self._attraction = (
+            (around.of_bonds(height) - around.of_bonds(decay) * bonds.distance).exp()
+            for height, decay in (
+                (own.repulsion, own.repulsion_decay), (own.attraction, own.attraction_decay)
+            )
+        )  # fmt: skip
+        self._promoted = self._weights * self._order
+        total = self._promoted.sum(dim=1, keepdim=True)
+        # No bonds: the root is 0, and so is its derivative.
+        self._root = torch.where(total == 0, 0.0, torch.where(total == 0, 1.0, total).sqrt())
+        pairs = self._repulsion * bonds.smooth - self._promoted * self._attraction
+        self.energies = (0.5 * pairs.sum(dim=1, keepdim=True) - own.promotion * self._root)[:, 0]  # (n,) eV
+
+    @lazy
+    def _grads(self) -> _Grads:
+        own = self.own
+        unbound = self._root == 0
+        of_root = torch.where(unbound, 0.0, -0.5 * own.promotion / torch.where(unbound, 1.0, self._root))
+        of_promoted = of_root - 0.5 * self._attraction
+        of_angles = self._promoted * of_promoted * self._order.square() * -0.5
+        of_weights, of_strength, of_cosine, of_unit = self._angles.vjp(of_angles)
+        of_weights = of_weights + self._order * of_promoted
+        of_screening, of_detour = self._screening.vjp(of_weights * self.around.bonds.smooth)
+        if self.form == "squared":
+            of_screening = 2 * own.screening * of_screening
+            of_strength = 2 * own.angular_strength * of_strength
+        return _Grads(of_cosine, of_strength, of_screening, of_weights, of_unit, of_detour)
+
+    @lazy
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Energies of repulsion and attraction of each bond, (n, B) eV."""
+        return 0.5 * self._repulsion * self.around.bonds.smooth, -0.5 * self._promoted * self._attraction
+
+    def grad_parameters(self) -> Tensor:
+        """(n, N): derivatives of the energies with respect to the parameters."""
+        distance, to_elements = self.around.bonds.distance, self.around.to_elements
+        grads, (repulsion, attraction) = self._grads, self._pairs
+        parts = (
+            to_elements(repulsion), -to_elements(repulsion * distance),
+            to_elements(attraction), -to_elements(attraction * distance),
+            grads.cosine.flatten(1), -self._root, grads.strength.flatten(1), grads.screening.flatten(1),
+        )  # fmt: skip
+        return torch.cat(parts, dim=1)
+
+    def grad_vectors(self) -> Tensor:
+        """(3, n, K) eV/Å: derivatives of the energies with respect to the neighbours' vectors, at fixed parameters."""
+        own, bonds, grads = self.own, self.around.bonds, self._grads
+        repulsion, attraction = self._pairs
+        moved = -(repulsion * self.around.of_bonds(own.repulsion_decay))
+        moved -= attraction * self.around.of_bonds(own.attraction_decay)
+        moved += (0.5 * self._repulsion + grads.weights * self._screening.bonds) * bonds.slope
+        across = (grads.unit - bonds.unit * sum_first_axis(grads.unit * bonds.unit)) / bonds.distance
+        whole = self._screening.grad_vectors(grads.detour)
+        return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * moved)

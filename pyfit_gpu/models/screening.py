@@ -1,0 +1,69 @@
+"""Screening of bonds by the atoms around them, and its derivatives.
+
+    S_ij = prod_k f_ijk,    f_ijk = 1 - fc(x) exp(-L x),    x = r_ik + r_jk - r_ij
+
+with L the screening parameter of the elements of j and k. A factor can be zero or negative only where L < 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyfit_gpu.models.surroundings import Surroundings
+
+
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """Screening of the bonds of some atoms by one member's parameters."""
+
+    around: Surroundings
+    parameters: Tensor  # (n, S, S) 1/Å, L for the elements of j and k
+    bonds: Tensor  # (n, B), S; 1 where nothing screens, also where there is no bond
+    _own: Tensor  # (T,), L of each triple
+    _taken: Tensor  # (T,), fc(x) exp(-L x)
+    _factors: Tensor  # (T,), f
+
+    @classmethod
+    def of(cls, around: Surroundings, parameters: Tensor) -> Screening:
+        """Screen the bonds."""
+        triples = around.triples
+        own = around.of_triples(parameters)
+        taken = (own * triples.detour).neg_().exp_().mul_(triples.smooth)
+        factors = 1 - taken
+        # A factor of exactly zero becomes a power of two so small that the product is zero beside any other number,
+        # but the product over this factor still is the product of all others, to the last bit.
+        factors.masked_fill_(factors == 0, 2.0 ** (-200 if factors.dtype == torch.float64 else -60))
+        products = torch.segment_reduce(factors, "prod", lengths=triples.counts, unsafe=True)
+        return cls(around, parameters, products.view(around.bonds.distance.shape), own, taken, factors)
+
+    def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives with respect to the parameters, (n, S, S), and to the detours x of the triples, (T,) eV/Å.
+
+        Args:
+            grad: (n, B), dE/dS.
+        """
+        around, triples = self.around, self.around.triples
+        # dE/dx = -dE/df d(fc exp(-L x))/dx, and dE/dL = dE/df x fc exp(-L x)
+        weight = around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
+        grad_parameters = around.to_pairs_of_elements(weight * triples.detour)
+        grad_detour = weight.mul_(self._own - triples.steepness)
+        return grad_parameters, grad_detour
+
+    def grad_vectors(self, grad_detour: Tensor) -> Tensor:
+        """(3, n, K) eV/Å, for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
+        around, triples, bonds = self.around, self.around.triples, self.around.bonds
+        outward = around.sum_to_bonds(grad_detour)
+        # On a CPU products with few rows are three times as fast as with few columns.
+        spring = around.scattered(grad_detour / triples.distance)
+        ends = around.vectors.new_ones(len(spring), 4, spring.shape[2])
+        ends[:, :3] = around.vectors.transpose(0, 1)
+        starts = ends.gather(2, bonds.column[:, None].expand(-1, 4, -1))
+        pulled = torch.bmm(starts, spring).transpose(0, 1)
+        held = torch.bmm(ends, spring.transpose(1, 2)).transpose(0, 1)
+        along = around.sum_to_neighbors(grad_detour)  # (n, K): dE/dr_ik
+        whole = around.vectors * (pulled[3] + along / around.distances) - pulled[:3]
+        of_bonds = bonds.unit * (held[3] * bonds.distance - outward) - held[:3]
+        return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), of_bonds)
