@@ -41,9 +41,9 @@ def refuse_waiting(name: str, arguments: tuple[Any, ...]) -> None:
         raise Waits("a tensor made of numbers of the host")
     if name == "repeat_interleave":
         raise Waits("repeat_interleave, whose result has no given size")
-    if name.startswith("index") and len(arguments) > 1 and isinstance(arguments[1], list | tuple):
-        if any(torch.is_tensor(one) and one.dtype == torch.bool for one in arguments[1]):
-            raise Waits(f"{name} with a mask")
+    chosen = arguments[1] if name.startswith("index") and len(arguments) > 1 else None
+    if isinstance(chosen, list | tuple) and any(torch.is_tensor(one) and one.dtype == torch.bool for one in chosen):
+        raise Waits(f"{name} with a mask")
 
 
 class Noting(TorchDispatchMode):

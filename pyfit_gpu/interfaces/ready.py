@@ -50,8 +50,8 @@ class Ready:
             uncertainty: of this potential, or its file; None: the file beside that of the potential, if there is one.
 
         Raises:
-            InputError: a physically informed potential, a file that is not a potential, files that do not go together,
-                an unknown device, an invalid number, an uncertainty of another potential.
+            InputError: a file that is not a potential, files that do not go together, an unknown device, an invalid
+                number, an uncertainty of another potential.
         """
         if not isinstance(potential, Potential):
             paths, potential = potential, load_potentials(potential)

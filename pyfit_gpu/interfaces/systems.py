@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -144,7 +144,7 @@ class MovingSystems:
         self._parts = self._arranged([row for row in range(len(self.sizes)) if row not in self.lost])
 
     def _failing(self, rows: Sequence[int], positions: Tensor) -> frozenset[int]:
-        """Those of some systems that cannot be computed, found by halves."""
+        """Find by halves which of some systems cannot be computed."""
         if not rows:
             return frozenset()
         try:
@@ -240,7 +240,7 @@ def _added(found: T, addend: Tensor, owners: Tensor) -> T:
         owners: (n_atoms,) int64, system of each atom.
     """
     by_atom = addend.index_select(0, owners)
-    changed: dict[str, object] = {}
+    changed: dict[str, Any] = {}
     for one in fields(found):
         value = getattr(found, one.name)
         if isinstance(value, Tensor):

@@ -48,9 +48,7 @@ def _energy_rows(
         own = sizes[structures]
         atoms = slice(first_atom, first_atom + int(own.sum()))
         first_atom = atoms.stop
-        jacobian = NetworkJacobian(
-            plain, inputs[atoms].double(), atoms_by_element(species[atoms], networks.n_elements)
-        )
+        jacobian = NetworkJacobian(plain, inputs[atoms].double(), atoms_by_element(species[atoms], networks.n_elements))
         for group in structure_groups(own, species[atoms], networks.n_elements):
             rows = networks.gradient_from_without_offset(jacobian.energy_rows(group.members))
             yield structures.start + group.rows, rows

@@ -97,6 +97,7 @@ def computed_batches(
     Args:
         compute: computes a batch, and gives a function that waits for the results: see `Arriving`.
         from_host: whether `take` reads from the host's memory, which then goes on beside the computation.
+        cutoff: as for `batches`.
 
     Raises:
         InputError: as `batches`.

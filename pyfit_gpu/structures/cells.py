@@ -56,7 +56,7 @@ def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
 
 
 def flat_cells(cell: FloatArray, pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(...) whether the periodic vectors of finite cells (..., 3, 3) span no volume, or for one or two no plane or line.
+    """(...) whether the periodic vectors of finite cells (..., 3, 3) are flat: in a plane, along a line, or zero.
 
     Nothing can be computed in such a cell.
     """

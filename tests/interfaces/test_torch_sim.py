@@ -23,7 +23,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.interfaces import systems as systems_module
 from pyfit_gpu.models.potential import Potential, join_members
-from pyfit_gpu.models.prediction import Prediction, predict
+from pyfit_gpu.models.prediction import Prediction, predict, predict_batch
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -143,6 +143,16 @@ class TestValues:
         shifts = torch.where(numbers == 6, -20.0, 1.5).double()
         torch.testing.assert_close(found["energies"], expected.atomic_energies - shifts, **CLOSE)
         torch.testing.assert_close(found["energy"], found["energies"].view(2, 6).sum(dim=1), **CLOSE)
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_physically_informed_potential(self, own_data: Path, frames: list[Frame], late: bool) -> None:
+        """Its energies depend on atoms farther away than its features do."""
+        potential = load_potential(own_data / "pinn_mode1.nn.dat")
+        assert potential.neighbor_cutoff > potential.descriptor.neighbor_cutoff
+        model, state = PyfitModel(potential, e_shift=0.0, late=late), state_of(frames)
+        expected = predict(potential, Structures.from_frames(frames))
+        for _ in range(3):
+            assert_is(model(state), expected, [frame.n_atoms for frame in frames], 0.0)
 
     def test_precision_of_results_is_the_states(self, silicon: Potential, frames: list[Frame]) -> None:
         expected = PyfitModel(silicon)(state_of(frames))
@@ -278,8 +288,11 @@ class TestLostSystems:
         for name, value in model(state).items():
             torch.testing.assert_close(value, whole[name], **CLOSE)
 
-    def test_one_that_nobody_asks_for(self, silicon: Potential, frames: list[Frame]) -> None:
-        """Where the device is asked late, nothing looks for numbers that are not finite."""
+    def test_one_that_nobody_asks_for(self, silicon: Potential, frames: list[Frame], make_frame: MakeFrame) -> None:
+        """Where the device is asked late, nothing looks for numbers that are not finite, also not of atoms far away."""
+        frames[2] = make_frame(
+            [[0.0, 0.0, 0.0], [2.3, 0.0, 0.1], [15.0, 15.0, 15.0], [17.3, 15.0, 15.1]], np.eye(3) * 30
+        )
         model, state = PyfitModel(silicon, late=True), state_of(frames)
         whole = model(state)
         sick = state.system_idx == 2
@@ -350,9 +363,8 @@ class TestRefused:
         def fail(potential: Potential, batch: Any, **given: object) -> Prediction:
             if len(batch.structures) > 2:
                 raise InputError("memory: expected at least 7 TiB")
-            return original(potential, batch, **given)
+            return predict_batch(potential, batch, **given)
 
-        original = systems_module.predict_batch
         monkeypatch.setattr(systems_module, "predict_batch", fail)
         with pytest.raises(InputError, match="7 TiB"):
             PyfitModel(silicon)(state_of(frames))
@@ -361,10 +373,6 @@ class TestRefused:
         state = SimpleNamespace(positions=state_of(frames).positions.to("meta"))
         with pytest.raises(ValueError, match="the state is on meta, the potential on cpu"):
             PyfitModel(silicon)(state)
-
-    def test_a_physically_informed_potential(self) -> None:
-        with pytest.raises(InputError, match="PyfitModel: expected a straight network"):
-            PyfitModel(make_potential(n_outputs=8))
 
     def test_a_sentence_where_torch_sim_is_missing(self) -> None:
         hidden = "import sys; sys.modules['torch_sim'] = None\nimport pyfit_gpu.interfaces.torch_sim"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import interpreted  # noqa: F401, first
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import interpreted  # noqa: F401, first
 import pytest
 import torch
 from sample_sets import make_descriptor

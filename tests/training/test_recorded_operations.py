@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from played_graphs import Graph, Noting, Waits, play_graphs, refuse_waiting
-from sample_sets import make_potential, make_settings, make_set
+from sample_sets import make_potential, make_set, make_settings
 from torch import Tensor
 
 import pyfit_gpu.optimizers.cuda_graphs as graphs
@@ -44,15 +44,17 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
 def make_closure(mixed_frames: Callable[..., list[Frame]]) -> Callable[..., Closure]:
     """A closure whose objective is cut, and computes its members, as on a GPU."""
 
-    def make(elements: Sequence[str] = ("Si",), *, squared: bool = False, more: str = "", **options: Any) -> Closure:
+    def make(
+        elements: Sequence[str] = ("Si",), *, squared: bool = False, more: str = "", device: str = "cpu", **options: Any
+    ) -> Closure:
         settings = {"gi_mode": 6, "cross_terms": 1, "triples": ((0, 2, 2),)} if more else {}
         potential = make_potential(elements, **settings)
         frames = [frame for seed in range(2) for frame in mixed_frames(elements, seed)]
         training_set = build_training_set(Structures.from_frames(frames), potential)
-        objective = Objective(training_set, n_lanes=1, block_atoms=10_000, **options)
+        objective = Objective(training_set.to(device, torch.float64), n_lanes=1, block_atoms=10_000, **options)
         objective.on_gpu = True
-        like = potential.networks
-        strengths = torch.full((4, like.n_parameters), 1e-3, dtype=torch.float64)
+        like = potential.networks.to(device)
+        strengths = torch.full((4, like.n_parameters), 1e-3, dtype=torch.float64, device=device)
         return Closure(objective, like, SquaredPenalty(strengths) if squared else NormPenalty(1e-3, like))
 
     return make
@@ -60,11 +62,12 @@ def make_closure(mixed_frames: Callable[..., list[Frame]]) -> Callable[..., Clos
 
 def points_of(closure: Closure, n_points: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n_points, closure.template.n_parameters, dtype=torch.float64, generator=generator) / 3
+    points = torch.randn(n_points, closure.template.n_parameters, dtype=torch.float64, generator=generator) / 3
+    return points.to(closure.objective.target.device)
 
 
 def packed(closure: Closure, points: Tensor) -> Tensor:
-    loss, gradient, numbers = closure(points, torch.arange(len(points)))
+    loss, gradient, numbers = closure(points, torch.arange(len(points), device=points.device))
     return torch.cat((loss[:, None], gradient, numbers), dim=1)
 
 
@@ -112,9 +115,7 @@ def test_a_playback_is_the_round(
     recorded = Recorded(partial(packed, closure))
     for seed in range(graphs._CALLS_BEFORE + 3):
         points = points_of(closure, 2, seed)
-        torch.testing.assert_close(
-            recorded(points), packed(closure, points), rtol=1e-12, atol=1e-14, equal_nan=True
-        )
+        torch.testing.assert_close(recorded(points), packed(closure, points), rtol=1e-12, atol=1e-14, equal_nan=True)
     assert [graph.n_replays for graph in played] == [3]
 
 
@@ -129,9 +130,27 @@ def test_a_playback_is_the_matrix(make_closure: Callable[..., Closure], played: 
     assert [graph.n_replays for graph in played] == [3]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("elements", [("Si",), ("Si", "C")], ids="-".join)
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_on_a_gpu(make_closure: Callable[..., Closure], elements: Sequence[str], name: str) -> None:
+    """A round and J^T J, as they are called and as they are recorded."""
+    closure = make_closure(elements, squared=True, device="cuda", **CASES[name])
+    recorded = Recorded(partial(packed, closure))
+    close = {"rtol": 1e-9, "atol": 1e-11, "equal_nan": True}
+    for seed in range(graphs._CALLS_BEFORE + 3):
+        points = points_of(closure, 2, seed)
+        torch.testing.assert_close(recorded(points), packed(closure, points), **close)
+        found = closure.matrix(0, points[0], keep=False)
+        torch.testing.assert_close(found, closure._with_penalty(0, matrix(closure, points[0])), **close)
+    assert recorded._recordings
+    assert closure._recorded_matrix._recordings
+
+
 def test_a_recorded_objective_is_the_objective(make_closure: Callable[..., Closure], played: list[Graph]) -> None:
     """Each member with a penalty of its own, and results that a later call does not overwrite."""
     closure = make_closure(squared=True)
+    assert isinstance(closure.penalty, SquaredPenalty)
     closure.penalty.strengths[:] = torch.arange(4)[:, None]
     recorded = RecordedObjective(closure)
     rounds = [(points_of(closure, 2, seed), torch.tensor([seed % 2, 2 + seed % 2])) for seed in range(7)]
@@ -175,9 +194,10 @@ def test_a_fit_in_recorded_parts_is_the_fit(
 )
 def test_what_waits_is_noticed(function: Callable[[Tensor], Tensor], played: list[Graph]) -> None:
     recorded = Recorded(function)
+    for _ in range(graphs._CALLS_BEFORE):
+        recorded(torch.ones(2))
     with pytest.raises(Waits):
-        for _ in range(graphs._CALLS_BEFORE + 1):
-            recorded(torch.ones(2))
+        recorded(torch.ones(2))
 
 
 def test_masks_are_refused() -> None:
@@ -211,5 +231,3 @@ class TestWhatIsRecorded:
         for k in range(10):
             assert float(recorded(torch.full((1,), float(k)))) == 2 * k
         assert [record.getMessage()[:30] for record in caplog.records] == ["too little memory on the GPU f"]
-
-

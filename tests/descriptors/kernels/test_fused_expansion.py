@@ -19,6 +19,7 @@ from pyfit_gpu.descriptors.kernels.chunk import FusedChunk
 from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
 from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, basis_of
+from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.structures.neighbors import Neighbors
 
 CPU = torch.device("cpu")
@@ -30,6 +31,7 @@ TRIPLES = ((0, 2, 2), (1, 1, 2), (2, 2, 2))
 MODES = {
     "mode 0": {"gi_mode": 0},
     "mode 1": {"gi_mode": 1},
+    "mode 2": {"gi_mode": 2, "legendre_orders": (5,)},
     "mode 3": {"gi_mode": 3},
     "mode 4": {"gi_mode": 4, "legendre_orders": (4,)},
     "mode 5": {"gi_mode": 5, "legendre_orders": (0, 3, 1)},
@@ -40,7 +42,7 @@ MODES = {
 CASES = [
     *((mode, 1) for mode in MODES),
     *((mode, 2) for mode in ("mode 0", "mode 3", "mode 5", "mode 6")),
-    *(pytest.param(mode, 3, marks=pytest.mark.slow) for mode in list(MODES)[4:]),
+    *(pytest.param(mode, 3, marks=pytest.mark.slow) for mode in list(MODES)[5:]),
 ]
 
 
@@ -136,6 +138,11 @@ def test_all_forms(mode: str, n_elements: int, dtype: torch.dtype, kernels: None
     expected = chunk.jacobian()
     assert_close(by_kernels.jacobian(flat, sums), case.flattened(expected.movedim(0, 2)))
     assert_close(case.padded.jacobian(), expected)
+
+
+def test_every_mode() -> None:
+    """A new one is tried, too."""
+    assert {settings["gi_mode"] for settings in MODES.values()} == set(GI_MODES)
 
 
 @pytest.mark.parametrize("n_elements", [1, 2])
