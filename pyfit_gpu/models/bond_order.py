@@ -104,8 +104,7 @@ class BondOrder:
         energies = outputs.new_empty(n_members, n)
         grad_outputs = torch.empty_like(outputs) if derivatives else outputs.new_empty(0)
         grad_vectors = outputs.new_empty(n_members, 3, n, n_places) if derivatives else outputs.new_empty(0)
-        for rows, n_bonds in self._blocks(chunk):
-            around = Surroundings.of(chunk, rows, n_bonds, self.cutoff, self.width, self.n_elements)
+        for rows, around in self.surroundings(chunk):
             for member in range(n_members):
                 found = BondEnergies(around, parameters[member].index_select(0, rows), self.form)
                 energies[member].index_copy_(0, rows, found.energies)
@@ -114,6 +113,11 @@ class BondOrder:
                     grad_outputs[member].index_copy_(0, rows, grad_parameters)
                     grad_vectors[member].index_copy_(1, rows, of_vectors)
         return energies, grad_outputs, grad_vectors.permute(2, 0, 1, 3) if derivatives else grad_vectors
+
+    def surroundings(self, chunk: Chunk) -> Iterator[tuple[Tensor, Surroundings]]:
+        """Yield the atoms of a chunk, some at once as rows (n,) int64, with what they see of their neighbours."""
+        for rows, n_bonds in self._blocks(chunk):
+            yield rows, Surroundings.of(chunk, rows, n_bonds, self.cutoff, self.width, self.n_elements)
 
     def _blocks(self, chunk: Chunk) -> Iterator[tuple[Tensor, int]]:
         """Yield atoms of a chunk that have equally many places for bonds, and that number.
@@ -167,27 +171,44 @@ class BondEnergies:
     def vjp(self) -> tuple[Tensor, Tensor]:
         """Derivatives of the energies' sum with respect to the parameters, (n, N), and the neighbours' vectors."""
         own, bonds = self.own, self.around.bonds
-        of_root = torch.where(self._root == 0, 0.0, -0.5 * own.promotion / torch.where(self._root == 0, 1.0, self._root))
-        of_promoted = of_root - 0.5 * self._attraction
-        of_angles = self._promoted * of_promoted * self._order.square() * -0.5
-        of_weights, of_strength, of_cosine, of_unit = self._angles.vjp(of_angles)
-        of_weights = of_weights + self._order * of_promoted
+        of_weights, of_strength, of_cosine, of_unit = self._backwards(vectors=True)
         of_screening, whole = self._screening.vjp(of_weights * bonds.smooth)
-        if self.form == "squared":
-            of_screening = 2 * own.screening * of_screening
-            of_strength = 2 * own.angular_strength * of_strength
-
         repulsion, attraction = 0.5 * self._repulsion * bonds.smooth, -0.5 * self._promoted * self._attraction
         moved = -(repulsion * self.around.of_bonds(own.repulsion_decay))
         moved -= attraction * self.around.of_bonds(own.attraction_decay)
         moved += (0.5 * self._repulsion + of_weights * self._screening.bonds) * bonds.slope
         across = (of_unit - bonds.unit * sum_first_axis(of_unit * bonds.unit)) / bonds.distance
         whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * moved)
+        return self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), whole
 
-        to_elements = self.around.to_elements
+    def grad_parameters(self) -> Tensor:
+        """Derivatives of the energies' sum with respect to the parameters alone, (n, N)."""
+        bonds = self.around.bonds
+        of_weights, of_strength, of_cosine, _ = self._backwards(vectors=False)
+        of_screening = self._screening.grad_parameters(of_weights * bonds.smooth)
+        repulsion, attraction = 0.5 * self._repulsion * bonds.smooth, -0.5 * self._promoted * self._attraction
+        return self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening)
+
+    def _backwards(self, *, vectors: bool) -> tuple[Tensor, ...]:
+        """Derivatives with respect to w, a, h and, if wanted, unit vectors."""
+        root = self._root
+        of_root = torch.where(root == 0, 0.0, -0.5 * self.own.promotion / torch.where(root == 0, 1.0, root))
+        of_promoted = of_root - 0.5 * self._attraction
+        of_angles = self._promoted * of_promoted * self._order.square() * -0.5
+        of_weights, of_strength, of_cosine, of_unit = self._angles.vjp(of_angles, vectors=vectors)
+        return of_weights + self._order * of_promoted, of_strength, of_cosine, of_unit
+
+    def _gathered(
+        self, repulsion: Tensor, attraction: Tensor, of_cosine: Tensor, of_strength: Tensor, of_screening: Tensor
+    ) -> Tensor:
+        """(n, N): derivatives in the order of the parameters, from the parts of the energies of bonds and others."""
+        if self.form == "squared":
+            of_screening = 2 * self.own.screening * of_screening
+            of_strength = 2 * self.own.angular_strength * of_strength
+        distance, to_elements = self.around.bonds.distance, self.around.to_elements
         grads = (
-            to_elements(repulsion), -to_elements(repulsion * bonds.distance),
-            to_elements(attraction), -to_elements(attraction * bonds.distance),
+            to_elements(repulsion), -to_elements(repulsion * distance),
+            to_elements(attraction), -to_elements(attraction * distance),
             of_cosine.flatten(1), -self._root, of_strength.flatten(1), of_screening.flatten(1),
         )  # fmt: skip
-        return torch.cat(grads, dim=1), whole
+        return torch.cat(grads, dim=1)

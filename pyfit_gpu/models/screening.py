@@ -8,6 +8,7 @@ with L the screening parameter of the elements of j and k. A factor can be zero 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +32,12 @@ class Screening:
         """Screen the bonds."""
         triples = around.triples
         own = around.of_triples(parameters)
-        taken = (own * triples.detour).neg_().exp_().mul_(triples.smooth)
+        taken = (own * triples.detour).neg_().exp_() * triples.smooth
         factors = 1 - taken
         # A factor of exactly zero becomes a power of two so small that the product is zero beside any other number,
         # but the product over this factor still is the product of all others, to the last bit.
         factors.masked_fill_(factors == 0, 2.0 ** (-200 if factors.dtype == torch.float64 else -60))
-        products = torch.segment_reduce(factors, "prod", lengths=triples.counts, unsafe=True)
+        products: Tensor = _Products.apply(factors, around)
         return cls(around, parameters, products.view(around.bonds.distance.shape), own, taken, factors)
 
     def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,12 +46,18 @@ class Screening:
         Args:
             grad: (n, B), dE/dS.
         """
-        around, triples = self.around, self.around.triples
-        # dE/dx = -dE/df d(fc exp(-L x))/dx, and dE/dL = dE/df x fc exp(-L x)
-        weight = around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
-        grad_parameters = around.to_pairs_of_elements(weight * triples.detour)
-        grad_detour = weight.mul_(self._own - triples.steepness)
+        weight = self._by_taken(grad)
+        grad_parameters = self.around.to_pairs_of_elements(weight * self.around.triples.detour)
+        grad_detour = weight.mul_(self._own - self.around.triples.steepness)
         return grad_parameters, self._grad_vectors(grad_detour)
+
+    def grad_parameters(self, grad: Tensor) -> Tensor:
+        """Derivatives with respect to the parameters alone, (n, S, S); the argument is that of `vjp`."""
+        return self.around.to_pairs_of_elements(self._by_taken(grad).mul_(self.around.triples.detour))
+
+    def _by_taken(self, grad: Tensor) -> Tensor:
+        """(T,): -dE/df fc exp(-L x), as dE/dx = -dE/df d(fc exp(-L x))/dx and dE/dL = dE/df x fc exp(-L x)."""
+        return self.around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
 
     def _grad_vectors(self, grad_detour: Tensor) -> Tensor:
         """(3, n, K), for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
@@ -67,3 +74,19 @@ class Screening:
         whole = around.vectors * (pulled[3] + along / around.distances) - pulled[:3]
         of_bonds = bonds.unit * (held[3] * bonds.distance - outward) - held[:3]
         return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), of_bonds)
+
+
+class _Products(torch.autograd.Function):
+    """Products of the factors of each bond, (T,) to (n B,); differentiable as often as wanted, as factors are not 0."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor, around: Surroundings) -> Tensor:
+        products = torch.segment_reduce(factors, "prod", lengths=around.triples.counts, unsafe=True)
+        ctx.save_for_backward(factors, products)
+        ctx.around = around
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        factors, products = ctx.saved_tensors
+        return ctx.around.from_bonds(grad * products) / factors, None
