@@ -23,7 +23,7 @@ class Screening:
     around: Surroundings
     parameters: Tensor  # (n, S, S) 1/Å, L for the elements of j and k
     bonds: Tensor  # (n, B), S; 1 where nothing screens, also where there is no bond
-    _own: Tensor  # (T,), L of each triple
+    _against: Tensor  # (T,) 1/Å, -L of each triple
     _taken: Tensor  # (T,), fc(x) exp(-L x)
     _factors: Tensor  # (T,), f
 
@@ -31,14 +31,17 @@ class Screening:
     def of(cls, around: Surroundings, parameters: Tensor) -> Screening:
         """Screen the bonds."""
         triples = around.triples
-        own = around.of_triples(parameters)
-        taken = (own * triples.detour).neg_().exp_() * triples.smooth
+        against = around.of_triples(-parameters)
+        taken = (against * triples.detour).exp_() * triples.smooth
         factors = 1 - taken
-        # A factor of exactly zero becomes a power of two so small that the product is zero beside any other number,
-        # but the product over this factor still is the product of all others, to the last bit.
-        factors.masked_fill_(factors == 0, 2.0 ** (-200 if factors.dtype == torch.float64 else -60))
         products: Tensor = _Products.apply(factors, around)
-        return cls(around, parameters, products.view(around.bonds.distance.shape), own, taken, factors)
+        # A factor of exactly zero becomes a power of two so small that the product is zero beside any other number,
+        # but the product over this factor still is the product of all others, to the last bit. There is one only where
+        # a product is zero; a GPU is not waited for to find out.
+        if factors.device.type != "cpu" or not bool(products.all()):
+            factors = factors.masked_fill(factors == 0, 2.0 ** (-200 if factors.dtype == torch.float64 else -60))
+            products = _Products.apply(factors, around)
+        return cls(around, parameters, products.view(around.bonds.distance.shape), against, taken, factors)
 
     def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives with respect to the parameters, (n, S, S), and to the neighbours' vectors, (3, n, K).
@@ -46,18 +49,15 @@ class Screening:
         Args:
             grad: (n, B), dE/dS.
         """
-        weight = self._by_taken(grad)
-        grad_parameters = self.around.to_pairs_of_elements(weight * self.around.triples.detour)
-        grad_detour = weight.mul_(self._own - self.around.triples.steepness)
-        return grad_parameters, self._grad_vectors(grad_detour)
+        # dE/dx = -dE/df d(fc exp(-L x))/dx
+        weight = self.around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
+        grad_detour = weight.mul_(self._against + self.around.triples.steepness).neg_()
+        return self.grad_parameters(grad), self._grad_vectors(grad_detour)
 
     def grad_parameters(self, grad: Tensor) -> Tensor:
-        """Derivatives with respect to the parameters alone, (n, S, S); the argument is that of `vjp`."""
-        return self.around.to_pairs_of_elements(self._by_taken(grad).mul_(self.around.triples.detour))
-
-    def _by_taken(self, grad: Tensor) -> Tensor:
-        """(T,): -dE/df fc exp(-L x), as dE/dx = -dE/df d(fc exp(-L x))/dx and dE/dL = dE/df x fc exp(-L x)."""
-        return self.around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
+        """Derivatives with respect to the parameters alone, (n, S, S), from dE/dS (n, B): dS/dL = S x (1 - f) / f."""
+        shares = (self._taken / self._factors).mul_(self.around.triples.detour)
+        return self.around.to_pairs_of_elements(shares, grad * self.bonds)
 
     def _grad_vectors(self, grad_detour: Tensor) -> Tensor:
         """(3, n, K), for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""

@@ -24,7 +24,7 @@ from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
 from pyfit_gpu.training.force_map import ForceMap, require_positions
 
-_PIECE_CPU = 2**15  # screened bonds of a piece: an array of them stays in cache
+_PIECE_CPU = 2**18  # screened bonds of a piece: an array of them stays in cache
 _PIECE_GPU = 2**24
 
 _Piece = tuple[Tensor, Surroundings]  # atoms (n,) int64, and what they see
@@ -67,20 +67,20 @@ class BondMap:
 
     def _pieces(self) -> Iterator[_Piece]:
         """Yield pieces of atoms with equally many places for bonds, all atoms once."""
+        waiting: dict[int, list[_Piece]] = {}  # by places for bonds
+        sizes: dict[int, int] = {}
         for atoms, species, neighbors in self._found:
             most = _PIECE_CPU if atoms.device.type == "cpu" else _PIECE_GPU
-            waiting: dict[int, list[_Piece]] = {}
-            counts: dict[int, int] = {}
             for chunk in self._descriptor.chunks(neighbors, species):
                 for rows, around in self._model.surroundings(chunk):
                     n_bonds = around.bonds.distance.shape[1]
                     waiting.setdefault(n_bonds, []).append((atoms[chunk.atoms[rows]], for_parameters([around])))
-                    counts[n_bonds] = counts.get(n_bonds, 0) + len(around.triples.bond) + around.bonds.smooth.numel()
-                    if counts[n_bonds] >= most:
+                    sizes[n_bonds] = sizes.get(n_bonds, 0) + len(around.triples.bond) + around.bonds.smooth.numel()
+                    if sizes[n_bonds] >= most:
                         yield _joined(waiting.pop(n_bonds))
-                        del counts[n_bonds]
-            for pieces in waiting.values():
-                yield _joined(pieces)
+                        del sizes[n_bonds]
+        for pieces in waiting.values():
+            yield _joined(pieces)
 
     def __call__(self, parameters: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor]:
         """Energies (K, n) eV and, if wanted, their derivatives (K, n, N).
