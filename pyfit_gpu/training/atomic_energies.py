@@ -30,8 +30,8 @@ class Informed:
         if potential is None or not potential.is_physically_informed:
             return None
         model = BondOrder(potential)
-        if model.baseline is not None:
-            model.baseline = model.baseline.to(like.device, like.dtype)
+        if potential.use_baseline:  # the potential itself may be of shapes only
+            model.baseline = potential.baseline.to(like.device, like.dtype)
         return cls(model, potential.neighbor_cutoff, potential.is_bare, penalty)
 
 

@@ -99,6 +99,22 @@ class BondMap:
         return energies, slopes
 
 
+def sample_bytes(chosen: TrainingSet, model: BondOrder, reach: float, *, with_vectors: bool) -> int:
+    """Count the bytes that keeping the bonds of some structures takes, without keeping them.
+
+    Args:
+        with_vectors: for forces and stress, too.
+    """
+    found = 0
+    for rows in size_batches(chosen.sizes.tolist()):
+        part = chosen.select(rows)
+        neighbors = find_neighbors(part.structures(), reach)
+        for chunk in part.descriptor.chunks(neighbors, part.species):
+            for _, around in model.surroundings(chunk):
+                found += kept_bytes(around if with_vectors else for_parameters([around]))
+    return found
+
+
 def _joined(pieces: list[_Piece]) -> _Piece:
     return torch.cat([atoms for atoms, _ in pieces]), for_parameters([around for _, around in pieces])
 

@@ -1,6 +1,6 @@
 """Training of a physically informed network beside a straight one of the same hidden layers, on the NIST silicon set.
 
-    python tests/benchmarks/informed_training.py [--steps 60] [--cutoff 4.5] [--seeds 1] [--baseline-steps 30] [--times]
+    python tests/benchmarks/informed_training.py [--steps 60] [--cutoff 4.5] [--seeds 1] [--times]
 
 Both have 40 inputs and hidden layers 16-16, energies train, and both start from random weights (per seed) with the same
 split. First prints the time of an evaluation of loss and gradient of both, taken in turn, and their ratio; then,
@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from closure import HEADER
@@ -23,6 +24,7 @@ from members import SHARED
 import pyfit_gpu as pf
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.new_potential import new_potential
+from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.objective import Objective
 
 HIDDEN = (16, 16)
@@ -62,6 +64,36 @@ def evaluation_times(potentials: dict[str, pf.Potential], sets: dict[str, pf.Tra
           f"{kept / 2**20:.0f} MiB of bonds kept")  # fmt: skip
 
 
+class Rows:
+    """Training loss and least validation loss so far after every step, eV/atom."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[float, float]] = []
+
+    def on_start(self) -> None:
+        self.rows.clear()
+
+    def on_step(self, row: Any) -> None:
+        least = min([row.validation, *(validation for _, validation in self.rows)])
+        self.rows.append((row.loss, least))
+
+
+def train(name: str, potential: pf.Potential, parts: tuple[pf.TrainingSet, pf.TrainingSet], steps: int, seed: int) -> None:
+    """Fit, and print the errors after each fifth of the steps."""
+    settings = pf.FitSettings(steps=steps, seed=seed, l2=1e-7, l2_form="squared")
+    started = time.perf_counter()
+    if potential.is_physically_informed:
+        potential = fit_baseline(potential, parts[0], settings)
+        print(f"baseline: {time.perf_counter() - started:.0f} s, {potential.bond_order_parameters}")
+    rows = Rows()
+    started = time.perf_counter()
+    pf.fit(potential, *parts, random_starts=True, settings=settings, observers=[rows])
+    seconds = time.perf_counter() - started
+    marks = [round(steps * fifth / 5) for fifth in range(6)]
+    shown = ", ".join(f"{mark}: {1e3 * rows.rows[mark][0]:.1f} / {1e3 * rows.rows[mark][1]:.1f}" for mark in marks)
+    print(f"{name}, seed {seed}, {seconds:.0f} s; training / least validation RMSE after steps {shown}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
@@ -75,6 +107,9 @@ def main() -> None:
     split = {name: own.select(own.has_energy.nonzero()[:, 0]).split(0.9, 2) for name, own in whole.items()}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     evaluation_times(kinds, {name: parts[0] for name, parts in split.items()})
+    for seed in () if options.times else options.seeds:
+        for name, potential in kinds.items():
+            train(name, with_weights(potential, seed), split[name], options.steps, seed)
 
 
 if __name__ == "__main__":
