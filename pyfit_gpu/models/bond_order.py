@@ -34,6 +34,14 @@ _NUMBERS_OF_PAIR = 8  # held at once for each of them
 _NAMES = ("A", "alpha", "B", "beta", "h", "sigma", "a", "lambda")
 
 
+def parameter_names(n_elements: int) -> list[str]:
+    """Names of the local parameters in their order, with the numbers of the neighbours' elements if there are several."""
+    ones = [f"{b}" for b in range(1, n_elements + 1)]
+    pairs = [f"{b}{c}" for b in ones for c in ones]
+    marks = (ones, ones, ones, ones, pairs, [""], pairs, pairs)
+    return [name + (mark if n_elements > 1 else "") for name, own in zip(_NAMES, marks, strict=True) for mark in own]
+
+
 @dataclass(frozen=True, eq=False)
 class Parameters:
     """Local parameters of n atoms, for one member."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,13 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.bond_order import BondOrder
+from pyfit_gpu.models.network_jacobian import Members, NetworkJacobian
+from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.bond_map import BondMap
 from pyfit_gpu.training.local_penalty import LocalPenalty
+
+_ROWS = 512  # of J at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class AtomicEnergies:
     pull: Callable[[Tensor], Tensor]  # from derivatives by the energies (K, n) to those by the outputs (K n_out, n)
     penalty: Tensor | None = None  # (K,), in the squared loss; its derivatives are in those of `pull`
     slopes: Tensor | None = None  # (K, n, n_out), derivatives of energies by outputs; None: they are the outputs
+    parameters: Tensor | None = None  # (K, n, N), local ones
     sums: Tensor | None = None  # (K, S, N) of the local parameters, where the penalty needs their means
 
 
@@ -65,14 +70,14 @@ def informed(
     parameters = how.model.parameters(by_member.contiguous(), species)
     energies, slopes = bonds(parameters, gradient=gradient)
     if how.penalty is None:
-        return AtomicEnergies(energies, lambda grad: _as_outputs(slopes * grad[..., None]), slopes=slopes)
+        return AtomicEnergies(energies, lambda grad: _as_outputs(slopes * grad[..., None]), slopes=slopes, parameters=parameters)
     penalty, of_penalty = how.penalty.added(parameters, species, means)
     sums = how.penalty.sums(parameters, species) if how.penalty.needs_means and means is None else None
 
     def pull(grad: Tensor) -> Tensor:
         return _as_outputs(slopes * grad[..., None] + of_penalty)
 
-    return AtomicEnergies(energies, pull, penalty, slopes, sums)
+    return AtomicEnergies(energies, pull, penalty, slopes, parameters, sums)
 
 
 def _as_outputs(by_atom: Tensor) -> Tensor:
@@ -83,3 +88,26 @@ def _as_outputs(by_atom: Tensor) -> Tensor:
 def map_of(how: Informed, chosen: TrainingSet, memory: float) -> BondMap:
     """Find the bonds of a block's structures, and keep as many as there is memory for."""
     return BondMap(chosen, how.model, how.reach, memory=memory)
+
+
+def penalty_rows(
+    penalty: LocalPenalty, networks: ElementNetworks, inputs: Tensor, species: Tensor, local: AtomicEnergies
+) -> Iterator[Tensor]:
+    """Yield rows (R, P) of J for the squares of negative local parameters, of one member; usually there are none.
+
+    Args:
+        inputs: (n, F) of all atoms, conditioned.
+        species: (n,) int64.
+        local: what the networks give.
+    """
+    assert local.parameters is not None
+    below = penalty.is_barred() & (local.parameters[0] < 0)
+    for number in below.any(dim=0).nonzero()[:, 0].tolist() if penalty.negative else ():
+        for atoms in below[:, number].nonzero()[:, 0].split(_ROWS):
+            slopes = inputs.new_zeros(len(atoms), below.shape[1])
+            slopes[:, number] = penalty.slope_of_residual
+            jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms], slopes)
+            for element in range(networks.n_elements):
+                own = (species[atoms] == element).nonzero()
+                if len(own):
+                    yield jacobian.energy_rows([Members(element, own)])

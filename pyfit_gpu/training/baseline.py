@@ -17,6 +17,7 @@ from torch import Tensor
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import Failure, InputError
 from pyfit_gpu.log import log
+from pyfit_gpu.models.bond_order import parameter_names
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
@@ -76,7 +77,7 @@ def fit_baseline(
         raise Failure(f"baseline: {error}") from error
     found = potential.baseline + best.networks.biases[0][0].double().cpu()
     log.info("baseline: loss %.4g meV/atom", 1e3 * history.loss[-1])
-    names = ("A", "alpha", "B", "beta", "h", "sigma", "a", "lambda")
+    names = parameter_names(potential.descriptor.n_elements)
     for symbol, row in zip(potential.descriptor.elements, found.tolist(), strict=True):
         shown = " ".join(f"{value:.4g}" for value in row)
         log.info("baseline of %s (%s): %s", symbol, " ".join(names), shown)

@@ -25,7 +25,7 @@ from pyfit_gpu.models.force_rows import RowGroup, structure_groups
 from pyfit_gpu.models.network_jacobian import NetworkJacobian
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
-from pyfit_gpu.training.atomic_energies import Informed, informed, map_of, straight
+from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed, informed, map_of, penalty_rows, straight
 from pyfit_gpu.training.bond_map import BondMap
 from pyfit_gpu.training.force_map import require_positions
 from pyfit_gpu.training.labels import Labels
@@ -208,7 +208,8 @@ class Block:
         with torch.no_grad():
             inputs, species = self._inputs_by_atom(), self.species
             scale = self._scaled(factor if factor is None else factor[0]).sqrt() * self.per_atom
-            slopes = self._slopes(networks)
+            local = None if self._informed is None else self.local(networks, gradient=True)
+            slopes = None if local is None or local.slopes is None else local.slopes[0]
             for structures, atoms, groups in self._energy_rows(networks.n_elements):
                 own = None if slopes is None else slopes[atoms]
                 jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms], own)
@@ -216,15 +217,19 @@ class Block:
                     yield jacobian.energy_rows(group.members) * scale[structures][group.rows][:, None]
             if self.labels is not None:
                 yield from self.labels.jacobian_rows(networks, inputs, species)
+            if local is not None and self._informed is not None and self._informed.penalty is not None:
+                yield from penalty_rows(self._informed.penalty, networks, inputs, species, local)
 
-    def _slopes(self, networks: ElementNetworks) -> Tensor | None:
-        """(n_atoms, n_out): derivatives of one member's atomic energies by the outputs; None: they are the outputs."""
-        if self._informed is None or self.bonds is None or not isinstance(self.layout, PackedAtoms):
-            return None
-        outputs, _ = forward(networks, self.layout, self.features)
-        outputs = self.layout.restore(outputs, len(self.structure))
-        found = informed(self._informed, self.bonds, outputs, self.species, None, gradient=True)
-        return None if found.slopes is None else found.slopes[0]
+    def local(self, networks: ElementNetworks, *, gradient: bool = False) -> AtomicEnergies:
+        """Energies of atoms and the local parameters that they follow from, of a physically informed network."""
+        with torch.no_grad():
+            if isinstance(self.layout, PackedAtoms):
+                outputs = self.layout.restore(forward(networks, self.layout, self.features)[0], len(self.structure))
+                assert self._informed is not None and self.bonds is not None
+                return informed(self._informed, self.bonds, outputs, self.species, None, gradient=gradient)
+            assert self.labels is not None
+            found = self.labels.predict(networks, self.layout, self.features, self.species, None)
+            return AtomicEnergies(found.energies, lambda grad: grad, parameters=found.parameters)
 
     def _energy_rows(self, n_elements: int) -> list[tuple[slice, slice, list[RowGroup]]]:
         """Rows of J of energies: the structures and atoms that a `NetworkJacobian` is made for, and their groups."""

@@ -16,6 +16,7 @@ from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
 from pyfit_gpu.training.input_statistics import condition
+from pyfit_gpu.training.local_parameters import require_sense
 from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
 from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.loss import require_labels, weighted_terms
@@ -107,9 +108,17 @@ def fit(
         run.restore(resume)
     if drawn:
         run.write_starts()
-    history = run.until_done(should_stop, checkpoint)
+    try:
+        history = run.until_done(should_stop, checkpoint)
+    except TrainingFailure:
+        never = not any(math.isfinite(loss) for member in run.histories for loss in member.loss)
+        if potential.is_physically_informed and never:
+            require_sense(run.closure.objective, run.template.flat(), run.template, train.groups)
+        raise
     if test is not None:
         run.score_test()
+    if potential.is_physically_informed and processes is None:
+        run.warn_of_negative(history.ranking[0])
     if trained is not potential:
         potential.networks.copy_member(0, trained.networks, history.ranking[0])
     return history

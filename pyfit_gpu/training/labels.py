@@ -25,6 +25,7 @@ class Predicted:
     energies: Tensor  # (A, n_atoms) eV, of all atoms of the block
     by_name: dict[str, Tensor]  # those of the map's structures and atoms, by `LossTerm.prediction`
     penalty: Tensor | None = None  # (A,) on local parameters, in the squared loss
+    parameters: Tensor | None = None  # (A, n_atoms, N), local ones
     sums: Tensor | None = None  # (A, S, N) of local parameters, where their means are wanted
 
 
@@ -118,7 +119,7 @@ class Labels:
             penalty = how.penalty.value(parameters, species, means)
             if how.penalty.needs_means and means is None:
                 sums = how.penalty.sums(parameters.detach(), species)
-        return Predicted(energies, _by_name(forces, virials), penalty, sums)
+        return Predicted(energies, _by_name(forces, virials), penalty, parameters.detach(), sums)
 
     def squares(self, predicted: Predicted) -> tuple[Tensor, dict[str, Tensor]]:
         """Part of the squared loss (A,) that these labels make, and the squares of `BlockValue`, detached."""

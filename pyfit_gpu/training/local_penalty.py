@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyfit_gpu.models.potential import Form
+from pyfit_gpu.models.potential import Form, n_bond_order_parameters
 
 PENALTY = "local parameters"  # name of its square in `BlockValue`
 
@@ -37,12 +37,14 @@ class LocalPenalty:
         """Whether the means of the parameters over all atoms must be known first."""
         return self.spread > 0
 
-    def is_barred(self, n_parameters: int) -> Tensor:
+    @property
+    def slope_of_residual(self) -> float:
+        """Derivative by a negative parameter of the residual whose square is its penalty."""
+        return float(2 * (self.negative / int(self.counts.sum())) ** 0.5)
+
+    def is_barred(self) -> Tensor:
         """(N,) bool: parameters that should not be negative."""
-        n = len(self.counts)
-        number = torch.arange(n_parameters, device=self.counts.device)
-        barred = number < 4 * n
-        return barred | (number >= n_parameters - 2 * n * n) if self.form == "plain" else barred
+        return is_barred(self.form, len(self.counts)).to(self.counts.device)
 
     def sums(self, parameters: Tensor, species: Tensor) -> Tensor:
         """(K, S, N): sums of the parameters (K, n, N) over the atoms of each element."""
@@ -55,7 +57,7 @@ class LocalPenalty:
 
     def value(self, parameters: Tensor, species: Tensor, means: Tensor | None) -> Tensor:
         """(K,): part of the atoms in the squared loss, differentiable; arguments as for `added`."""
-        below = torch.where(self.is_barred(parameters.shape[2]), parameters, 0.0).clamp(max=0.0)
+        below = torch.where(self.is_barred(), parameters, 0.0).clamp(max=0.0)
         square = 4 * self.negative * below.square()
         for factor, pull in self._pulls(parameters, species, means):
             square = square + factor * pull.square()
@@ -69,7 +71,7 @@ class LocalPenalty:
         Args:
             means: (K, S, N); None: without the spread.
         """
-        below = torch.where(self.is_barred(parameters.shape[2]), parameters, 0.0).clamp(max=0.0)
+        below = torch.where(self.is_barred(), parameters, 0.0).clamp(max=0.0)
         grad = 8 * self.negative * below
         for factor, pull in self._pulls(parameters, species, means):
             grad = grad + 2 * factor * pull
@@ -83,3 +85,13 @@ class LocalPenalty:
             yield self.size / parameters.shape[2], parameters
         if self.spread and means is not None:
             yield self.spread / parameters.shape[2], parameters - means.to(parameters.dtype).index_select(1, species)
+
+
+def is_barred(form: Form, n_elements: int) -> Tensor:
+    """(N,) bool: bond-order parameters that should not be negative: A, alpha, B, beta, in the plain form a, lambda."""
+    n_parameters = n_bond_order_parameters(n_elements)
+    barred = torch.zeros(n_parameters, dtype=torch.bool)
+    barred[: 4 * n_elements] = True
+    if form == "plain":
+        barred[-2 * n_elements**2 :] = True
+    return barred

@@ -17,7 +17,7 @@ from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.sums import ordered_sum
-from pyfit_gpu.training.atomic_energies import Informed
+from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed
 from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
@@ -255,6 +255,13 @@ class Objective:
             return total.lower
 
         return self._workers.each(work, self.lanes[lanes])
+
+    def local(self, points: Tensor, template: ElementNetworks) -> Iterator[tuple[slice, Block, AtomicEnergies]]:
+        """Yield the structures and local parameters of every block, of a physically informed network."""
+        networks = template.with_flat(points.detach().to(self.dtype).clone()).without_offset()
+        for lane in self.lanes:
+            for block, rows in lane:
+                yield rows, block, block.opened().local(networks)
 
     def _squared_errors(self, energies: Tensor) -> Tensor:
         """(A, B) of the energies (A, B), without weights."""
