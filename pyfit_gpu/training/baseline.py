@@ -2,7 +2,8 @@
 
 It is a bare bond-order potential: 4 S + 1 + 3 S^2 numbers for each element, whose energies, forces and stress are fitted
 from several starts. Each starts from the potential's own baseline, all but the first with every number changed at
-random. They compete on a sample of the structures; the best one goes on with all of them.
+random. They compete on a sample of the structures; the best one goes on with all of them. Gauss-Newton fits energies
+alone: some of the numbers compensate one another, along which LBFGS is slow.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pyfit_gpu.log import log
 from pyfit_gpu.models.bond_order import parameter_names
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.loop import TrainingFailure
@@ -58,8 +60,9 @@ def fit_baseline(
         raise InputError(f"baseline: expected a physically informed network, got {potential.kind}")
     if starts < 1:
         raise InputError(f"baseline_starts: expected a whole number above 0, got {starts}")
+    energies_alone = not any(settings.loss_weights.values()) and not settings.size_penalty
     kept = replace(
-        settings, steps=_STEPS, optimizer=LBFGSSettings(), l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
+        settings, steps=_STEPS, optimizer=GaussNewtonSettings() if energies_alone else LBFGSSettings(), l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
         patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
