@@ -20,6 +20,7 @@ from torch import Tensor
 from pyfit_gpu.models.surroundings import Surroundings
 from pyfit_gpu.sums import sum_first_axis
 
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """What the bonds to the neighbours of one element contribute to all bonds."""

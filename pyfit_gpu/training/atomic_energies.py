@@ -70,7 +70,9 @@ def informed(
     parameters = how.model.parameters(by_member.contiguous(), species)
     energies, slopes = bonds(parameters, gradient=gradient)
     if how.penalty is None:
-        return AtomicEnergies(energies, lambda grad: _as_outputs(slopes * grad[..., None]), slopes=slopes, parameters=parameters)
+        return AtomicEnergies(
+            energies, lambda grad: _as_outputs(slopes * grad[..., None]), slopes=slopes, parameters=parameters
+        )
     penalty, of_penalty = how.penalty.added(parameters, species, means)
     sums = how.penalty.sums(parameters, species) if how.penalty.needs_means and means is None else None
 

@@ -87,7 +87,9 @@ def fit_baseline(
     fitted = replace(potential, use_baseline=True, bond_order_parameters=tuple(found.flatten().tolist()))
     if not potential.is_bare:
         return fitted
-    return replace(fitted, networks=replace(potential.networks, biases=(torch.zeros_like(potential.networks.biases[0]),)))
+    return replace(
+        fitted, networks=replace(potential.networks, biases=(torch.zeros_like(potential.networks.biases[0]),))
+    )
 
 
 def _starts(potential: Potential, count: int, seed: int | None) -> Tensor:

@@ -140,9 +140,7 @@ class Block:
                 require_positions(chosen.select(rows))
             scale = None if self._conditioning is None else self._conditioning.scale
             memory = 0 if stream else memory
-            self._make_labels = partial(
-                Labels, chosen, label_weights, terms, rows, memory=memory, scale=scale, how=how
-            )
+            self._make_labels = partial(Labels, chosen, label_weights, terms, rows, memory=memory, scale=scale, how=how)
         self.labels: Labels | None = None
         self._make_bonds: Callable[[], BondMap] | None = None
         if how is not None and not len(rows):
@@ -255,7 +253,12 @@ class Block:
         return self.layout.restore(self.features[None])[0]
 
     def _energy_value(
-        self, packed: PackedAtoms, networks: ElementNetworks, factor: Tensor | None, means: Tensor | None, gradient: bool
+        self,
+        packed: PackedAtoms,
+        networks: ElementNetworks,
+        factor: Tensor | None,
+        means: Tensor | None,
+        gradient: bool,
     ) -> BlockValue:
         outputs, sigmoids = forward(networks, packed, self.features)
         outputs = packed.restore(outputs, len(self.structure))
@@ -274,7 +277,12 @@ class Block:
         return BlockValue(energies, squares, found_gradient, found.sums)
 
     def _full_value(
-        self, layout: ElementLayout, networks: ElementNetworks, factor: Tensor | None, means: Tensor | None, gradient: bool
+        self,
+        layout: ElementLayout,
+        networks: ElementNetworks,
+        factor: Tensor | None,
+        means: Tensor | None,
+        gradient: bool,
     ) -> BlockValue:
         assert self.labels is not None
         leaf = networks.flat().requires_grad_(gradient)

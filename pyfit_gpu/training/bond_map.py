@@ -193,13 +193,13 @@ class BondForces:
                 virials.append(own_virials)
         return energies, slopes, torch.cat(forces), torch.cat(virials) if self.map.virials else None
 
-    def vjp(
-        self, parameters: Tensor, direction: Tensor, grad_forces: Tensor, grad_virials: Tensor | None
-    ) -> Tensor:
+    def vjp(self, parameters: Tensor, direction: Tensor, grad_forces: Tensor, grad_virials: Tensor | None) -> Tensor:
         """(A, n, N): derivative by the parameters of a function with these derivatives by slopes, forces, virials."""
         result = torch.empty_like(parameters)
         starts = _starts([part.n_structures for part in self.map.parts])
-        parts = {id(part): (start, start + part.n_structures) for part, start in zip(self.map.parts, starts, strict=True)}
+        parts = {
+            id(part): (start, start + part.n_structures) for part, start in zip(self.map.parts, starts, strict=True)
+        }
         for number, (part, chunk, first) in enumerate(self._blocks()):
             own_forces = grad_forces[first : first + part.n_atoms]
             own_virials = None if grad_virials is None else grad_virials[slice(*parts[id(part)])]

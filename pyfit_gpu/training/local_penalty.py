@@ -77,9 +77,7 @@ class LocalPenalty:
             grad = grad + 2 * factor * pull
         return self.value(parameters, species, means), grad / int(self.counts.sum())
 
-    def _pulls(
-        self, parameters: Tensor, species: Tensor, means: Tensor | None
-    ) -> Iterator[tuple[float, Tensor]]:
+    def _pulls(self, parameters: Tensor, species: Tensor, means: Tensor | None) -> Iterator[tuple[float, Tensor]]:
         """Yield prefactors and what is squared, (K, n, N), of size and spread."""
         if self.size:
             yield self.size / parameters.shape[2], parameters

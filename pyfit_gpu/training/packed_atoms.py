@@ -154,7 +154,9 @@ def vjp(
     """
     n_packs, n_members = len(grad_outputs), networks.n_members
     layers = list(zip(networks.augmented, networks.layer_sizes[1:], strict=True))
-    grad = grad_outputs.reshape(n_packs * n_members, networks.layer_sizes[-1], -1)  # with respect to the outputs of a layer
+    grad = grad_outputs.reshape(
+        n_packs * n_members, networks.layer_sizes[-1], -1
+    )  # with respect to the outputs of a layer
     parts: list[Tensor] = []
     for (layer, n_out), sigmoid in zip(layers[:0:-1], reversed(sigmoids), strict=True):
         # Without the row of ones, which has no gradient: 16 rows take little more than half of the time of 17.

@@ -117,7 +117,9 @@ def _places_by_block(
     return found
 
 
-def _pairs(training_set: TrainingSet, rows: Tensor, label_atoms: int, reach: float, *, on_gpu: bool) -> tuple[int, int, int]:
+def _pairs(
+    training_set: TrainingSet, rows: Tensor, label_atoms: int, reach: float, *, on_gpu: bool
+) -> tuple[int, int, int]:
     """Count pairs, places for them and their central atoms, in all of these structures or an even sample."""
     step = max(1, label_atoms // SAMPLE_ATOMS)
     chosen = training_set.select(rows[::step])

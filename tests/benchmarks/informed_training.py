@@ -78,7 +78,9 @@ class Rows:
         self.rows.append((row.loss, least))
 
 
-def train(name: str, potential: pf.Potential, parts: tuple[pf.TrainingSet, pf.TrainingSet], steps: int, seed: int) -> None:
+def train(
+    name: str, potential: pf.Potential, parts: tuple[pf.TrainingSet, pf.TrainingSet], steps: int, seed: int
+) -> None:
     """Fit, and print the errors after each fifth of the steps."""
     settings = pf.FitSettings(steps=steps, seed=seed, l2=1e-7, l2_form="squared")
     started = time.perf_counter()

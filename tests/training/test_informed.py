@@ -41,7 +41,11 @@ def crystal(make_frame: MakeFrame, seed: int, elements: Sequence[str], n_atoms: 
     """Atoms scattered about the places of a small cell, in all three directions as far as screening reaches."""
     rng = np.random.default_rng(seed)
     places = size * np.array([[x, y, z] for x in range(2) for y in range(2) for z in range(2)])[:n_atoms]
-    labels = {"energy": -3.0 * n_atoms + rng.normal(), "forces": rng.normal(size=(n_atoms, 3)), "stress": rng.normal(size=6) / 100}
+    labels = {
+        "energy": -3.0 * n_atoms + rng.normal(),
+        "forces": rng.normal(size=(n_atoms, 3)),
+        "stress": rng.normal(size=6) / 100,
+    }
     symbols = [elements[k % len(elements)] for k in range(n_atoms)]
     positions = places + rng.uniform(-0.2, 0.2, places.shape) * size / 2.3
     return make_frame(positions, 2.1 * size * np.eye(3), symbols=symbols, **labels)
@@ -113,7 +117,13 @@ def test_gradient_is_that_of_differences(
     training_set = made(potential)
     conditioning = None if bare else condition(training_set, "half")
     objective = Objective(
-        training_set, weights, potential=potential, penalties=penalties, conditioning=conditioning, n_lanes=2, block_atoms=9
+        training_set,
+        weights,
+        potential=potential,
+        penalties=penalties,
+        conditioning=conditioning,
+        n_lanes=2,
+        block_atoms=9,
     )
     assert_gradient(objective, potential.networks if conditioning is None else conditioning.unfold(potential.networks))
 
@@ -203,7 +213,9 @@ def test_matrix_of_energies(made: Callable[..., TrainingSet], elements: tuple[st
     def residuals(point: Tensor) -> Tensor:
         parts = []
         for rows, block, local in objective.local(point, networks):
-            energies = torch.zeros(len(block.sizes), dtype=torch.float64).index_add(0, block.structure, local.energies[0])
+            energies = torch.zeros(len(block.sizes), dtype=torch.float64).index_add(
+                0, block.structure, local.energies[0]
+            )
             weight = objective.label_weights["energy"][rows].sqrt()
             parts.append(weight * (energies / block.sizes - objective.target[rows]))
             assert local.parameters is not None and objective.informed is not None
@@ -270,7 +282,9 @@ def test_the_baseline_of_two_elements_and_of_a_bare_potential(made: Callable[...
     assert loss(found) < 0.05 * loss(start)
 
 
-def test_perturbations_go_on_from_the_baseline(made: Callable[..., TrainingSet], caplog: pytest.LogCaptureFixture) -> None:
+def test_perturbations_go_on_from_the_baseline(
+    made: Callable[..., TrainingSet], caplog: pytest.LogCaptureFixture
+) -> None:
     """A network learns what a baseline cannot, with forces, and resumes bit for bit."""
     truth = make_bond_order(form="plain", max_random=0.4, seed=8)
     training_set = labelled_by(truth, made(truth, n=6))
@@ -321,7 +335,10 @@ def test_what_has_no_matrix_is_refused(made: Callable[..., TrainingSet], what: s
     chosen, message = {
         "forces": (replace(settings, force_weight=0.1), "force_weight: expected 0 with gauss-newton, got 0.1: .*LBFGS"),
         "size": (replace(settings, size_penalty=0.1), "size_penalty: expected 0 with gauss-newton, got 0.1"),
-        "auto": (FitSettings(l2="auto", l2_form="squared", stress_weight=1.0), "stress_weight: expected 0 with l2 auto"),
+        "auto": (
+            FitSettings(l2="auto", l2_form="squared", stress_weight=1.0),
+            "stress_weight: expected 0 with l2 auto",
+        ),
     }[what]
     with pytest.raises(InputError, match=message):
         fit(potential, made(potential), settings=chosen)
