@@ -41,6 +41,11 @@ def shortened(items: Iterable[object], *, most: int = 6, separator: str = ", ") 
     return separator.join(texts)
 
 
+def how_many(n: int, what: str = "structure") -> str:
+    """Count things in words: 1 structure, 2 structures."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def a_screenful(text: str) -> str:
     """Cut the middle out of a message that a word from a damaged file has made longer than a screen."""
     return text if len(text) <= _SCREEN else f"{text[: _SCREEN - 300]} ... {text[-200:]}"

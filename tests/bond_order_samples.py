@@ -95,6 +95,8 @@ def _parameters(potential: Potential, structure: pair_sum.Structure) -> np.ndarr
     nn |= {"sigma": d.gaussian_width, "legendre_orders": d.legendre_orders, "r0": d.gaussian_centers}
     outputs = []
     for inputs, kind in zip(pair_sum.features(structure, nn), kinds, strict=True):
-        layers = [(w[0, kind].numpy().T, b[0, kind].numpy()) for w, b in zip(networks.weights, networks.biases, strict=True)]
+        layers = [
+            (w[0, kind].numpy().T, b[0, kind].numpy()) for w, b in zip(networks.weights, networks.biases, strict=True)
+        ]
         outputs.append(pair_sum.network(inputs, layers, networks.activation))
     return whole + np.array(outputs)

@@ -211,9 +211,7 @@ class TestPublishedAluminium:
         for row in (0, 11, 14, 16):
             size = structures.sizes[row]
             one = structures.select([row])
-            frame = pair_sum.Structure(
-                one.positions[0].numpy(), one.cell[0].numpy(), one.pbc[0].numpy(), ["Al"] * size
-            )
+            frame = pair_sum.Structure(one.positions[0].numpy(), one.cell[0].numpy(), one.pbc[0].numpy(), ["Al"] * size)
             inputs = featurize(one, potential)
             (parameters,) = local_parameters(potential, inputs, potential.species_index(one))
             d = potential.descriptor
@@ -230,7 +228,8 @@ class TestPublishedAluminium:
 
         def predicted(cells: torch.Tensor) -> Prediction:
             frames = [
-                Frame(np.zeros((1, 3)), cell, np.ones(3, dtype=bool), np.array([13]), "", "made") for cell in cells.numpy()
+                Frame(np.zeros((1, 3)), cell, np.ones(3, dtype=bool), np.array([13]), "", "made")
+                for cell in cells.numpy()
             ]
             return predict(potential, Structures.from_frames(frames))
 
@@ -247,7 +246,9 @@ class TestPublishedAluminium:
             strain[a, b] += 0.5
             strain[b, a] += 0.5
             steps = torch.tensor([1.0, -1.0, 2.0, -2.0], dtype=torch.float64) * 1e-3
-            stress = predicted(length * cells @ (torch.eye(3, dtype=torch.float64) + steps[:, None, None] * strain)).stress
+            stress = predicted(
+                length * cells @ (torch.eye(3, dtype=torch.float64) + steps[:, None, None] * strain)
+            ).stress
             assert stress is not None
             slopes = (8 * (stress[0] - stress[1]) - (stress[2] - stress[3])) / 12e-3 / GPa
             constants += slopes[:2].tolist() if a == b else [float(slopes[3])]

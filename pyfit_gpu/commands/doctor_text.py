@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from pyfit_gpu.doctor.findings import Diagnosis, Finding, how_many
+from pyfit_gpu.doctor.findings import Diagnosis, Finding
+from pyfit_gpu.errors import how_many
 
 _WIDTH = 110
 _MOST = 5  # structures shown of a finding
@@ -28,7 +29,7 @@ def _summary(found: Diagnosis) -> Iterator[str]:
     for what, steps in about["steps"].items():
         yield (
             f"energies against {what}: {how_many(steps['all'], 'step')} between neighbours, {steps['tell_the_sign']} "
-            "of which would tell a wrong sign"
+            "of them large enough to show a wrong sign"
         )
     if about["inputs"] is None:
         yield "network inputs: not looked at (a potential or a training set gives them)"

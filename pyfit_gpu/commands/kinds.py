@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pyfit_gpu.commands.fit.record import FORMAT as FIT_FORMAT
+from pyfit_gpu.commands.fit.record import Record
 from pyfit_gpu.commands.report import COLUMNS
 from pyfit_gpu.commands.train.logs import (
     LossLog,
@@ -16,7 +19,8 @@ from pyfit_gpu.commands.train.logs import (
 )
 from pyfit_gpu.commands.train.row_file import read_table, read_text
 from pyfit_gpu.commands.train.summary import describe_ranking
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.doctor.findings import FORMAT as DIAGNOSIS_FORMAT
+from pyfit_gpu.errors import InputError, how_many
 from pyfit_gpu.formats.head import Head
 from pyfit_gpu.formats.kinds import FileKind
 from pyfit_gpu.formats.uncertainty_file import load_uncertainty, looks_like_uncertainty
@@ -60,10 +64,7 @@ def _uncertainty(path: Path) -> list[str]:
     rows = zip(found.elements, atoms, counts, strict=True)
     return [
         f"potential     checksum {found.checksum:08x}, {found.grade.n_inputs} inputs",
-        *(
-            f"grade         {symbol}: {n} training atoms in {count} cluster{'' if count == 1 else 's'}"
-            for symbol, n, count in rows
-        ),
+        *(f"grade         {symbol}: {n} training atoms in {how_many(count, 'cluster')}" for symbol, n, count in rows),
         *([] if found.error_bars is None else _error_bars(found.error_bars)),
     ]
 
@@ -76,29 +77,71 @@ def _error_bars(bars: ErrorBars) -> list[str]:
     ]
 
 
-_REPORT = '{"format": "pyfit-gpu report"'
+def _is_json(name: str) -> Callable[[Head], bool]:
+    """Make a function that recognises our own JSON of a format, in one line or in many."""
+    return lambda head: "".join(head.lines[:2]).startswith(f'{{"format": "{name}"')
 
 
-def _report(path: Path) -> list[str]:
+def _from_json(what: str, describe: Callable[[Any], list[str]]) -> Callable[[Path], list[str]]:
+    """Make a function that describes a file of JSON from its content."""
+
+    def read(path: Path) -> list[str]:
+        try:
+            return describe(json.loads(read_text(path)))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path}: expected the JSON of {what}, found something else: {error}") from error
+
+    return read
+
+
+def _report(content: Any) -> list[str]:
     """Lines about the numbers of a report."""
+    values = {f"{one['name']}{one['of'] and ' of '}{one['of']}": one for one in content["values"]}
+    sections = [section["title"] for section in content["sections"]]
+    lines = [f"about         {content['title']}, {content['subtitle']}", f"sections      {', '.join(sections)}"]
+    for name in ("energy-rmse", "forces-rmse", "stress-rmse", "energy-rmse of validation", "energy-rmse of test"):
+        if name in values and values[name]["value"] is not None:
+            lines.append(f"{name}  {values[name]['value']:.4g} {values[name]['unit']}")
+    limits = content["violations"]
+    return lines if limits is None else [*lines, f"limits        {len(limits)} broken"]
+
+
+def _diagnosis(content: Any) -> list[str]:
+    """Lines about what `doctor` found."""
+    about = content["summary"]
+    return [
+        f"data          {how_many(about['structures'])}, {how_many(about['atoms'], 'atom')} of "
+        f"{' '.join(about['elements'])}, {how_many(len(about['files']), 'file')}",
+        f"found         {', '.join(how_many(n, severity) for severity, n in about['findings'].items())}",
+        *(
+            f"{one['number']:<13d} {one['severity']}: {one['kind']}, {how_many(len(one['frames']))}"
+            for one in content["findings"]
+        ),
+    ]
+
+
+def _fit(path: Path) -> list[str]:
+    record = Record.load(str(path))
     try:
-        content = json.loads(read_text(path))
-        values = {f"{one['name']}{one['of'] and ' of '}{one['of']}": one for one in content["values"]}
-        sections = [section["title"] for section in content["sections"]]
-        lines = [f"about         {content['title']}, {content['subtitle']}", f"sections      {', '.join(sections)}"]
-        for name in ("energy-rmse", "forces-rmse", "stress-rmse", "energy-rmse of validation", "energy-rmse of test"):
-            if name in values:
-                lines.append(f"{name}  {values[name]['value']:.4g} {values[name]['unit']}")
-        limits = content["violations"]
-        return lines if limits is None else [*lines, f"limits        {len(limits)} broken"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path}: expected the JSON of a report, found something else: {error}") from error
+        return record.describe()
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: expected the record of a fit, found a damaged one: {error}") from error
 
 
 REPORT = CommandKind(
     title="numbers of a report",
-    sniff=lambda head: head.begins_with(_REPORT),
-    describe=_report,
+    sniff=_is_json("pyfit-gpu report"),
+    describe=_from_json("a report", _report),
+)
+DIAGNOSIS = CommandKind(
+    title="what doctor found",
+    sniff=_is_json(DIAGNOSIS_FORMAT),
+    describe=_from_json("doctor", _diagnosis),
+)
+FIT = CommandKind(
+    title="record of a fit",
+    sniff=_is_json(FIT_FORMAT),
+    describe=_fit,
 )
 CLASSIC_CONFIG = CommandKind(
     title="classic configuration",
@@ -135,4 +178,5 @@ UNCERTAINTY = CommandKind(
     endings=(".uncertainty.txt",),
 )
 
-COMMAND_KINDS = (UNCERTAINTY, REPORT, CLASSIC_CONFIG, ENERGY_VOLUME_LOG, ENERGY_TABLE, GROUP_LOG, RANKING, ERROR_LOG)
+COMMAND_KINDS = (UNCERTAINTY, REPORT, DIAGNOSIS, FIT, CLASSIC_CONFIG, ENERGY_VOLUME_LOG, ENERGY_TABLE, GROUP_LOG,
+                 RANKING, ERROR_LOG)  # fmt: skip

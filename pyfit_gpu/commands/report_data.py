@@ -15,10 +15,11 @@ from pyfit_gpu.commands.jobs import Setup, Sources, frames_of_set, read_all_fram
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.warnings import warn_of_untrained_predictions
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
+from pyfit_gpu.doctor.records import Records
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
+from pyfit_gpu.models.energy_shift import evaluation_shift, shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.report.evaluated import Evaluated, Label
@@ -34,6 +35,13 @@ class Source:
     frames: list[Frame]
     parts: list[str]  # what each did in the training; empty: not known
     shift: tuple[float, ...]  # eV per atom of each element, from the frames' energies to the networks' scale
+    training_set: TrainingSet | None = None  # that they were read from, if it was one
+    path: str = ""  # its file
+
+    def records(self) -> Records:
+        """The structures as they are examined, those of a set with labels that a frame would not have in part."""
+        own = self.training_set
+        return Records.of_frames(self.frames) if own is None else Records.of_set(own, self.path)
 
 
 def read_sources(
@@ -42,27 +50,27 @@ def read_sources(
     model: Potential,
     fit: FitBeside,
     *,
-    e_shift: EnergyShift | None = None,
     reading: ReadOptions | None = None,
 ) -> list[Source]:
-    """Read a training set and files of structures.
-
-    Args:
-        e_shift: of the files; None: the potential's own.
+    """Read a training set and files of structures, whose energy shift is the potential's.
 
     Raises:
         InputError: as the readers; a set of another descriptor or without positions.
     """
     found = []
+    known: dict[bytes, str] = {}  # what the structures of the set did, by the keys that copies share
     if training_set is not None:
         own = load_training_set(training_set, lazy=True)
         require_same_inputs(model.descriptor, own.descriptor, f"{training_set} was not made for this potential")
         shift = (0.0,) * own.descriptor.n_elements if own.energy_shift is None else own.energy_shift
         frames = frames_of_set(own, range(len(own)), training_set)
-        found.append(Source(frames, _parts_of(own, training_set, fit), shift))
+        found.append(Source(frames, _parts_of(own, training_set, fit), shift, own, training_set))
+        known = dict(zip(own.structure_keys().tolist(), found[0].parts, strict=True))
     if dft_files:
         frames = read_all_frames(Sources.of(dft_files, reading), training=False)
-        found.append(Source(frames, [""] * len(frames), evaluation_shift(model, e_shift)))
+        keys = Records.of_frames(frames).of_elements(model.descriptor.elements).keys.tolist()
+        parts = [known.get(key, "") for key in keys]
+        found.append(Source(frames, parts, evaluation_shift(model, None)))
     return found
 
 

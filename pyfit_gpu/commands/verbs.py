@@ -232,6 +232,7 @@ def _report(options: argparse.Namespace) -> int:
         training_set=options.training_set,
         out=options.out,
         gate=options.gate,
+        references=options.references,
         parts=parse_parts(options.parts),
         e_shift=_e_shift(options.e_shift),
         uncertainty=options.uncertainty,

@@ -148,10 +148,11 @@ class PairFunctions:
     @lazy
     def _masks(self) -> Tensor | None:
         """(S, n, K) bool, whether the neighbour is of each element; None: there is one element."""
-        if self._all_kinds is None:
+        kinds = self.kinds
+        if kinds is None:
             return None
-        elements = torch.arange(self.basis.n_elements, device=self.pairs.device, dtype=self._all_kinds.dtype)
-        return elements[:, None, None] == self.kinds
+        elements = torch.arange(self.basis.n_elements, device=self.pairs.device, dtype=kinds.dtype)
+        return elements[:, None, None] == kinds
 
     def _mask(self, kind: int) -> Tensor | None:
         """(n, K) bool, whether the neighbour is of one element; None: all are."""

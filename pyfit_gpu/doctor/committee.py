@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pyfit_gpu.doctor.findings import Finding, how_many
+from pyfit_gpu.doctor.findings import Finding
 from pyfit_gpu.doctor.records import Records
+from pyfit_gpu.errors import how_many
 from pyfit_gpu.models.energy_shift import shift_of_structures
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import predict
@@ -33,10 +34,11 @@ class Errors:
 
     @classmethod
     def of(cls, records: Records, potential: Potential) -> Errors:
-        """Predict all structures, on the potential's device."""
+        """Predict all structures that have positions, on the potential's device."""
         found = cls(*(np.full(len(records), np.nan) for _ in range(4)))
-        for rows in size_batches(records.sizes.tolist(), _BATCH_ATOMS):
-            found._predict(records, np.array(rows), potential)
+        rows = np.flatnonzero(records.has_positions)
+        for batch in size_batches(records.sizes[rows].tolist(), _BATCH_ATOMS):
+            found._predict(records, rows[batch], potential)
         return found
 
     def _predict(self, records: Records, rows: np.ndarray, potential: Potential) -> None:

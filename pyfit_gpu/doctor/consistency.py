@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pyfit_gpu.doctor.findings import Finding, how_many
+from pyfit_gpu.doctor.findings import Finding
 from pyfit_gpu.doctor.offsets import OFFSET
 from pyfit_gpu.doctor.records import Records
 from pyfit_gpu.doctor.work import Steps
+from pyfit_gpu.errors import how_many
 
 FORCES = "forces against energies"
 STRESS = "stress against energies"
@@ -21,7 +22,9 @@ _RATIOS = {
         -1.0: "the sign is turned: they are gradients",
         51.4221: "they are in hartree/bohr",
         25.7110: "they are in Ry/bohr",
-        1 / 27.2114: "energies are in hartree, or forces in eV/Å and energies not",
+        1 / 27.2114: "energies are in hartree, and forces are not",
+        1 / 13.6057: "energies are in Ry, and forces are not",
+        1.8897: "both are in atomic units, hartree and hartree/bohr or Ry and Ry/bohr",
     },
     STRESS: {
         -1.0: "the sign is turned: it is a pressure",
@@ -69,11 +72,12 @@ def _in_file(records: Records, steps: Steps, kind: str) -> Finding:
         rows = np.unique(np.concatenate((failing.first, failing.second)))
         text = (
             f"{records.files[rows[0]]}: energies and {what} do not belong together in {len(failing.first)} of "
-            f"{how_many(len(steps.first), 'step')} between neighbours: {example} (ratio of all {ratio:.4g}: {hint})"
+            f"{how_many(len(steps.first), 'step')} between neighbours: {example} (energy change / work is {ratio:.4g}: "
+            f"{hint})"
         )
         return Finding.of(records, kind, "error", text, rows, ratio, "")
     rows = np.array(_culprits(steps))
-    text = f"energy or {what} of {how_many(len(rows))} do not fit those of their neighbours: {example}"
+    text = f"energy or {what} out of line with that of the neighbours in {how_many(len(rows))}: {example}"
     return Finding.of(records, kind, "error", text, rows, float(off.max()), "eV")
 
 

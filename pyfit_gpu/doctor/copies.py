@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pyfit_gpu.doctor.findings import Finding, how_many
+from pyfit_gpu.datasets.duplicates import first_among
+from pyfit_gpu.doctor.findings import Finding
 from pyfit_gpu.doctor.records import Records, Rows
+from pyfit_gpu.errors import how_many
 from pyfit_gpu.structures.cells import FloatArray
 
 COPIES = "copies"
@@ -80,6 +82,9 @@ def equal_inputs(records: Records, first: Rows) -> Iterator[Finding]:
     """
     energy = records.energy_per_atom
     floor = noise_floor(energy, first)
+    known = np.flatnonzero(~np.isnan(energy))
+    first = first.copy()
+    first[known] = first_among(first, known)  # one without an energy could not be compared with
     is_later = (first != np.arange(len(records))) & (records.keys != records.keys[first])
     difference = np.abs(energy - energy[first])
     other = is_later & (difference > _SAME_ENERGY)

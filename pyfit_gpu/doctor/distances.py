@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols, covalent_radii
 
-from pyfit_gpu.doctor.findings import Finding, Severity, how_many
+from pyfit_gpu.doctor.findings import Finding, Severity
 from pyfit_gpu.doctor.records import Records, Rows
+from pyfit_gpu.errors import how_many
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.cell_list import find_pairs

@@ -99,11 +99,12 @@ def _checks(
     yield FORCES, lambda: _steps(records, FORCES, summary)
     yield STRESS, lambda: _steps(records, STRESS, summary)
     yield "distances", lambda: check_distances(records, Nearest.of(records, cutoff), cutoff)
-    if potential is not None or training_set is not None:
+    has_positions = records.has_positions  # classic text sets have none, and from these nothing is computed
+    if training_set is not None or (potential is not None and has_positions.all()):
         yield "network inputs", lambda: _check_inputs(records, potential, training_set, summary)
     else:
         summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, records.first_copy)
-    if potential is not None and trained and potential.networks.n_members > 1:
+    if potential is not None and trained and potential.networks.n_members > 1 and has_positions.any():
         energy_model(potential, "examine")
         summary["committee"] = potential.networks.n_members
         yield "outliers", lambda: check_outliers(records, Errors.of(records, potential))
@@ -122,13 +123,12 @@ def _steps(records: Records, kind: str, summary: dict[str, Any]) -> Iterator[Fin
 def _check_inputs(
     records: Records, potential: Potential | None, training_set: TrainingSet | None, summary: dict[str, Any]
 ) -> Iterator[Finding]:
-    if potential is not None:
+    if training_set is not None:
+        inputs, descriptor = Inputs.of(windows_of_set(training_set, records)), training_set.descriptor
+    else:
+        assert potential is not None
         inputs = Inputs.of(windows_of_records(records, potential, potential.device))
         descriptor = potential.descriptor
-    else:
-        assert training_set is not None
-        inputs = Inputs.of(windows_of_set(training_set, records))
-        descriptor = training_set.descriptor
     first = equal_rows(inputs.rows)
     summary["noise_floor"] = 1000 * noise_floor(records.energy_per_atom, first)
     summary["inputs"] = descriptor.n_features

@@ -86,8 +86,3 @@ class Diagnosis:
         """All of it in lists and dictionaries, for JSON."""
         numbered = [{"number": k, **asdict(finding)} for k, finding in enumerate(self.findings, start=1)]
         return {"format": FORMAT, "version": VERSION, "summary": self.summary, "findings": numbered}
-
-
-def how_many(n: int, what: str = "structure") -> str:
-    """Count things in words: 1 structure, 2 structures."""
-    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -13,7 +13,7 @@ from pyfit_gpu.datasets.feature_rows import read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.feature_names import feature_names
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
-from pyfit_gpu.doctor.findings import Finding, how_many
+from pyfit_gpu.doctor.findings import Finding
 from pyfit_gpu.doctor.records import Records
 from pyfit_gpu.errors import shortened
 from pyfit_gpu.models.potential import Potential
@@ -90,7 +90,7 @@ def check_spread(records: Records, inputs: Inputs, descriptor: LocalStructurePar
         if flat.any():
             which = shortened(names[k] for k in np.flatnonzero(flat))
             text = (
-                f"{how_many(int(flat.sum()), 'input')} of {len(flat)} the same for all {int(n)} atoms of {symbol}, "
-                f"which teach nothing: {which}"
+                f"inputs that are the same for all {int(n)} atoms of {symbol} and teach nothing, {int(flat.sum())} of "
+                f"{len(flat)}: {which}"
             )
             yield Finding.of(records, NO_SPREAD, "warning", text, (), float(flat.sum()), "inputs")

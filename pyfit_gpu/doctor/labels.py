@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pyfit_gpu.doctor.findings import Finding, Severity, how_many
+from pyfit_gpu.doctor.findings import Finding, Severity
 from pyfit_gpu.doctor.records import Records
-from pyfit_gpu.errors import shortened
+from pyfit_gpu.errors import how_many, shortened
 from pyfit_gpu.structures import doubts
 from pyfit_gpu.structures.frames import StructureSummary
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pyfit_gpu.doctor.findings import Finding, how_many
+from pyfit_gpu.doctor.findings import Finding
 from pyfit_gpu.doctor.records import Records
+from pyfit_gpu.errors import how_many
 from pyfit_gpu.structures.cells import FloatArray
 
 OFFSET = "energies off the shift"
@@ -34,6 +35,8 @@ def check_offsets(records: Records) -> Iterator[Finding]:
     """Yield files, and groups of the other files, whose energies stand apart from all others."""
     residual = energy_residuals(records)
     left = ~np.isnan(residual)
+    if not left.any() or np.ptp(residual[left]) <= _COHESION:  # nothing can be apart, however many groups there are
+        return
     for what, names in (("file", records.files), ("group", records.groups)):
         for name, rows, offset in list(_apart(residual, left, names)):
             text = (

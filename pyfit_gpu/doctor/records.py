@@ -128,7 +128,18 @@ class Records:
             InputError: an element that is not one of them.
         """
         species = index_elements(torch.from_numpy(self.atomic_numbers), elements, self.describe_atom).numpy()
-        return replace(self, atomic_numbers=np.array([ATOMIC_NUMBERS[symbol] for symbol in elements])[species])
+        named = replace(self, atomic_numbers=np.array([ATOMIC_NUMBERS[symbol] for symbol in elements])[species])
+        rows = np.unique(self.owner[self.atomic_numbers == 0])
+        keys = self.keys.copy()
+        keys[rows] = named._keys_of(rows)  # copies of structures whose file names elements are known as such
+        return replace(named, keys=keys)
+
+    def _keys_of(self, rows: Rows) -> NDArray[np.void]:
+        """Keys of some structures, whose positions are known."""
+        atoms = self.atoms_of_rows(rows)
+        parts = {"sizes": rows, "atomic_numbers": atoms, "positions": atoms, "cell": rows, "pbc": rows}
+        chosen = {name: torch.from_numpy(getattr(self, name)[places]) for name, places in parts.items()}
+        return structure_keys(**chosen, features=torch.zeros(0))
 
     def frame(self, row: int) -> Frame:
         """One structure by itself; labels that are not known in full are None."""
@@ -243,8 +254,8 @@ class Records:
 
     @classmethod
     def _with_keys(cls, **own: Any) -> Records:
-        tensors = {name: torch.from_numpy(own[name]) for name in ("atomic_numbers", "positions", "cell", "pbc")}
-        return cls(**own, keys=structure_keys(sizes=torch.from_numpy(own["sizes"]), **tensors, features=torch.zeros(0)))
+        found = cls(**own, keys=np.zeros(0, dtype=np.void))
+        return replace(found, keys=found._keys_of(np.arange(len(found))))
 
     @classmethod
     def joined(cls, parts: Sequence[Records]) -> Records:

@@ -29,7 +29,7 @@ _BARE = "0"  # layers line of a bond-order potential without a network
 
 @dataclass(frozen=True)
 class NetworkLines:
-    """What both lines say."""
+    """Content of both lines."""
 
     sizes: tuple[int, ...]  # layers of each element's own network; (0, N): there is none
     shared: SharedNetwork | None  # network for all elements that the file has instead

@@ -256,13 +256,12 @@ def save_draft(potential: Potential, path: str | os.PathLike[str]) -> None:
     """
     check_form(potential, path)
     networks, name = potential.networks, os.fspath(path)
+    comments, sizes = [], networks.layer_sizes
     if networks.n_parameters > _MAX_DRAWN:
-        sizes = "-".join(map(str, networks.layer_sizes))
         raise InputError(
-            f"{name}: expected {_DRAWN}, got {networks.n_parameters}: {sizes} for each of "
+            f"{name}: expected {_DRAWN}, got {networks.n_parameters}: {'-'.join(map(str, sizes))} for each of "
             f"{potential.descriptor.n_elements} element(s)"
         )
-    comments, sizes = [], networks.layer_sizes
     if name.endswith(PINN_ENDING):
         comments = _comments(potential)
         if networks.n_elements > 1:

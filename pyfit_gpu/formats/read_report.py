@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pyfit_gpu.datasets.summary import LabelCounts
-from pyfit_gpu.errors import InputError, Remedy, shortened
+from pyfit_gpu.errors import InputError, Remedy, how_many, shortened
 from pyfit_gpu.formats.read_options import LABEL_KEYS, LEFT_OPEN, ReadOptions
 from pyfit_gpu.formats.text_lines import is_unlabelled
 from pyfit_gpu.log import log
@@ -82,7 +82,7 @@ class ReadReport:
                 else:
                     log.log(logging.WARNING if lacking and training else logging.INFO, "%s: %s", path, text)
             if len(self._tallies) > 1:
-                log.info("%s: %s, %s", path, _structures(tally.n_structures), tally.labels)
+                log.info("%s: %s, %s", path, how_many(tally.n_structures), tally.labels)
 
     def log_doubts(self) -> None:
         """Log a warning for each file and kind of doubt, a few of each kind where there are many files."""
@@ -117,8 +117,4 @@ class ReadReport:
 
 def _how_many(n: int, of: int, label: str) -> str:
     have = "has" if n == 1 else "have"
-    return f"{n} of {_structures(of)} {have} no {label}"
-
-
-def _structures(n: int) -> str:
-    return f"{n} structure{'' if n == 1 else 's'}"
+    return f"{n} of {how_many(of)} {have} no {label}"

@@ -67,9 +67,16 @@ class SharedNetwork:
             weights[-1] = networks.weights[-1][0].transpose(0, 1).flatten(1)
             biases[-1] = networks.biases[-1][0].flatten()
         flat = torch.cat([part.flatten() for layer in zip(weights, biases, strict=True) for part in layer])[None]
-        # Moving the constant inputs into the biases and back rounds.
-        error = (self.split(flat) - networks.flat()).abs().max()
-        return flat if error <= (_ROUNDING if self.n_inputs > 1 and self.constant else 0.0) else None
+        return flat if self._does_the_same(networks.with_flat(self.split(flat)), networks) else None
+
+    def _does_the_same(self, found: ElementNetworks, expected: ElementNetworks) -> bool:
+        pairs = list(zip(found.weights + found.biases, expected.weights + expected.biases, strict=True))
+        if self.n_inputs > 1 and self.constant:
+            # Moving the constant inputs into the biases of the first layer and back rounds.
+            first = pairs.pop(len(found.weights))
+            if not torch.allclose(*first, rtol=_ROUNDING, atol=_ROUNDING):
+                return False
+        return all(torch.equal(*pair) for pair in pairs)
 
 
 def input_of_nothing(descriptor: LocalStructureParameters) -> float:

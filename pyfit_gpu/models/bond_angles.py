@@ -23,7 +23,7 @@ from pyfit_gpu.sums import sum_first_axis
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What the bonds to the neighbours of one element contribute to all bonds."""
+    """Contribution of the bonds to the neighbours of one element to all bonds."""
 
     strength: Tensor  # (n, B or 1), a
     preferred: Tensor  # (n, B or 1), h

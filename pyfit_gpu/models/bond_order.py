@@ -21,7 +21,7 @@ from pyfit_gpu.devices import rows_that_fit
 from pyfit_gpu.models.bond_angles import BondAngles
 from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
 from pyfit_gpu.models.screening import Screening
-from pyfit_gpu.models.surroundings import Surroundings
+from pyfit_gpu.models.surroundings import Surroundings, on_cpu
 from pyfit_gpu.sums import sum_first_axis
 
 _BONDS_STEP = 8  # places for bonds come in this multiple
@@ -59,9 +59,9 @@ class Parameters:
     def of(cls, outputs: Tensor, n_elements: int) -> Parameters:
         """Take them from outputs (n, N)."""
         s = n_elements
-        parts = outputs.split((s, s, s, s, s * s, 1, s * s, s * s), dim=1)
-        pairs = [part.unflatten(1, (s, s)) for part in (parts[4], *parts[6:])]
-        return cls(*parts[:4], pairs[0], parts[5], *pairs[1:])
+        a, alpha, b, beta, h, sigma, strength, screening = outputs.split((s, s, s, s, s * s, 1, s * s, s * s), dim=1)
+        h, strength, screening = (part.unflatten(1, (s, s)) for part in (h, strength, screening))
+        return cls(a, alpha, b, beta, h, sigma, strength, screening)
 
 
 class BondOrder:
@@ -117,8 +117,8 @@ class BondOrder:
                 found = BondEnergies(around, parameters[member].index_select(0, rows), self.form)
                 energies[member].index_copy_(0, rows, found.energies)
                 if derivatives:
-                    grad_parameters, of_vectors = found.vjp()
-                    grad_outputs[member].index_copy_(0, rows, grad_parameters)
+                    of_parameters, of_vectors = found.vjp()
+                    grad_outputs[member].index_copy_(0, rows, of_parameters)
                     grad_vectors[member].index_copy_(1, rows, of_vectors)
         return energies, grad_outputs, grad_vectors.permute(2, 0, 1, 3) if derivatives else grad_vectors
 
@@ -135,7 +135,7 @@ class BondOrder:
         n_places = chunk.pairs.shape[1]
         counts = (chunk.is_pair & (chunk.distances < self.cutoff)).sum(dim=1)
         places = ((counts + _BONDS_STEP - 1) // _BONDS_STEP * _BONDS_STEP).clamp(min=_BONDS_STEP)
-        if places.device.type != "cpu":
+        if not on_cpu(places):
             places = places.max().expand(len(places))
         order = torch.argsort(places, stable=True)
         numbers, runs = torch.unique_consecutive(places[order], return_counts=True)
@@ -145,13 +145,13 @@ class BondOrder:
 
     def _atoms_at_once(self, n_pairs: int, chunk: Chunk) -> int:
         device, n_bytes = chunk.pairs.device, n_pairs * chunk.distances.itemsize
-        if device.type == "cpu":
+        if on_cpu(chunk.pairs):
             return max(1, _PAIRS_CPU // n_bytes)
         return rows_that_fit(n_bytes * _NUMBERS_OF_PAIR, device, share=_SHARE_GPU)
 
 
 class BondEnergies:
-    """Energies of n atoms by one member's parameters, (n, N), kept for their derivatives."""
+    """Energies of n atoms by one member's parameters, (n, N), and what their derivatives need."""
 
     def __init__(self, around: Surroundings, parameters: Tensor, form: Form) -> None:
         self.around, self.form = around, form

@@ -116,7 +116,7 @@ class ChunkWalk:
             self.totals.add(chunk, grad_vectors)
 
     def _inputs(self, chunk: Chunk) -> tuple[Tensor | None, Tensor]:
-        """G and the inputs (n, n_features); None and no columns if the networks have none and nothing else wants them."""
+        """G and the inputs (n, n_features); None and no columns where neither networks nor grades want them."""
         if self.is_bare and not self.keeps_inputs:
             return None, self.like.new_empty(len(chunk.atoms), 0)
         raw = chunk.raw()

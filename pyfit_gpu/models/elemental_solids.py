@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import covalent_radii as COVALENT_RADII
@@ -48,7 +49,7 @@ class ElementalSolid:
 def elemental_solid(symbol: str) -> ElementalSolid:
     """The usual form of an element; where it is no simple crystal, estimates."""
     number = ATOMIC_NUMBERS[symbol]
-    state = REFERENCE_STATES[number] or {}
+    state: dict[str, Any] = REFERENCE_STATES[number] or {}  # type: ignore[assignment]
     energy = _COHESIVE_ENERGIES.get(symbol, _UNKNOWN_ENERGY)
     if state.get("symmetry") in _LATTICES:
         factor, coordination = _LATTICES[state["symmetry"]]

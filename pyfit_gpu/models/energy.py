@@ -53,7 +53,7 @@ class EnergyModel(Protocol):
         """
 
     def describe(self, outputs: Tensor, species: int) -> str:
-        """What the outputs (n_out,) of one atom of an element mean, for messages."""
+        """Say what the outputs (n_out,) of one atom of an element mean, for messages."""
 
 
 class Straight:

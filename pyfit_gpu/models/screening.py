@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyfit_gpu.models.surroundings import Surroundings
+from pyfit_gpu.models.surroundings import Surroundings, on_cpu
+from pyfit_gpu.parallel import lazy
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,29 +39,34 @@ class Screening:
         # A factor of exactly zero becomes a power of two so small that the product is zero beside any other number,
         # but the product over this factor still is the product of all others, to the last bit. There is one only where
         # a product is zero; a GPU is not waited for to find out.
-        if factors.device.type != "cpu" or not bool(products.all()):
+        if not on_cpu(factors) or not bool(products.all()):
             factors = factors.masked_fill(factors == 0, 2.0 ** (-200 if factors.dtype == torch.float64 else -60))
             products = _Products.apply(factors, around)
         return cls(around, parameters, products.view(around.bonds.distance.shape), against, taken, factors)
 
     def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives with respect to the parameters, (n, S, S), and to the neighbours' vectors, (3, n, K).
+        """Derivatives with respect to the parameters, (n, S, S), and to the neighbours' vectors, (3, n, K) eV/Å.
 
         Args:
             grad: (n, B), dE/dS.
         """
-        # dE/dx = -dE/df d(fc exp(-L x))/dx
-        weight = self.around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
-        grad_detour = weight.mul_(self._against + self.around.triples.steepness).neg_()
+        # dE/dx = -dE/df d(fc exp(-L x))/dx, fc' / fc being the steepness.
+        of_bonds = grad * self.bonds
+        grad_detour = self.around.from_bonds(of_bonds).mul_(self._shares)
+        grad_detour.mul_(self._against + self.around.triples.steepness).neg_()
         return self.grad_parameters(grad), self._grad_vectors(grad_detour)
 
     def grad_parameters(self, grad: Tensor) -> Tensor:
         """Derivatives with respect to the parameters alone, (n, S, S), from dE/dS (n, B): dS/dL = S x (1 - f) / f."""
-        shares = (self._taken / self._factors).mul_(self.around.triples.detour)
-        return self.around.to_pairs_of_elements(shares, grad * self.bonds)
+        return self.around.to_pairs_of_elements(self._shares * self.around.triples.detour, grad * self.bonds)
+
+    @lazy
+    def _shares(self) -> Tensor:
+        """(T,): (1 - f) / f."""
+        return self._taken / self._factors
 
     def _grad_vectors(self, grad_detour: Tensor) -> Tensor:
-        """(3, n, K), for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
+        """(3, n, K) eV/Å, for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
         around, triples, bonds = self.around, self.around.triples, self.around.bonds
         outward = around.sum_to_bonds(grad_detour)
         # On a CPU products with few rows are three times as fast as with few columns.

@@ -1,4 +1,4 @@
-"""What a bond-order potential sees of the neighbours of some atoms: bonds, and for each bond the atoms that screen it.
+"""The surroundings of atoms as a bond-order potential sees them: bonds, and for each bond the atoms that screen it.
 
 Nothing here depends on the parameters of the potential. Atom i has a bond with each neighbour j nearer than rc; of the
 neighbours k, those with x = r_ik + r_jk - r_ij < rc screen it, which are about a sixth of all pairs (j, k) in a metal.
@@ -24,6 +24,11 @@ from pyfit_gpu.parallel import lazy
 _INNER = 8
 # Least r_jk, Å, and least rc - x: what they are divided by. Atoms are never as near to each other.
 _LEAST = 1e-8
+
+
+def on_cpu(values: Tensor) -> bool:
+    """Whether the ways of a CPU are the quicker ones."""
+    return values.device.type == "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +83,21 @@ class Surroundings:
 
     @classmethod
     def of(
-        cls, chunk: Chunk, rows: Tensor | None, n_bonds: int, cutoff: float, width: float, n_elements: int
+        cls, chunk: Chunk, rows: Tensor, n_bonds: int, cutoff: float, width: float, n_elements: int
     ) -> Surroundings:
         """Find bonds and screening atoms.
 
         Args:
-            rows: (n,) int64, which atoms of the chunk; None: all.
+            rows: (n,) int64, which atoms of the chunk.
             n_bonds: B, places for bonds, a multiple of 8.
             cutoff: rc, Å.
             width: of the cutoff function, Å.
         """
-
-        def own(values: Tensor, dim: int) -> Tensor:
-            return values if rows is None else values.index_select(dim, rows)
-
-        vectors = own(chunk.components, 1)
-        distances, is_pair = own(chunk.distances, 0), own(chunk.is_pair, 0)
+        is_pair = chunk.is_pair.index_select(0, rows)
         # A place for padding never screens, wherever its vector points.
-        vectors = torch.where(is_pair, vectors, 0.0)
-        distances = torch.where(is_pair, distances, 2 * cutoff)
-        kinds = None if chunk.kinds is None else own(chunk.kinds, 0).long()
+        vectors = torch.where(is_pair, chunk.components.index_select(1, rows), 0.0)
+        distances = torch.where(is_pair, chunk.distances.index_select(0, rows), 2 * cutoff)
+        kinds = None if chunk.kinds is None else chunk.kinds.index_select(0, rows).long()
         bonds = _bonds(vectors, distances, kinds, n_bonds, cutoff, width)
         triples = _triples(vectors, distances, kinds, bonds, cutoff, width)
         return cls(n_elements, vectors, distances, bonds, triples)
@@ -140,7 +140,7 @@ class Surroundings:
 
     def sum_to_neighbors(self, of_triples: Tensor) -> Tensor:
         """(T,) to (n, K): sums over the bonds that each neighbour screens."""
-        if of_triples.device.type != "cpu":  # whose order of adding is not fixed
+        if not on_cpu(of_triples):  # a GPU adds in any order
             return self.scattered(of_triples).sum(dim=1)
         sums = of_triples.new_zeros(self.distances.shape)
         sums.view(-1).scatter_add_(0, self.triples.neighbor, of_triples)
@@ -216,7 +216,7 @@ def _triples(
 
 def _negative(values: Tensor) -> Tensor:
     """(T,) int64: places of the numbers below 0 in a flat array."""
-    if values.device.type == "cpu":  # NumPy takes a fourth of the time that torch takes
+    if on_cpu(values):  # NumPy takes a fourth of the time that torch takes
         return torch.from_numpy(np.flatnonzero(values.detach().numpy() < 0))
     return (values < 0).nonzero().squeeze(1)
 

@@ -13,7 +13,7 @@ from pyfit_gpu.physics.dynamics import dynamics
 from pyfit_gpu.physics.elastic import elastic_constants
 from pyfit_gpu.physics.energy_volume import energy_volume
 from pyfit_gpu.physics.equilibrium import Solid
-from pyfit_gpu.physics.ground_states import ground_states
+from pyfit_gpu.physics.ground_states import expected_stable
 from pyfit_gpu.physics.members import Members
 from pyfit_gpu.physics.phases import find_phases
 from pyfit_gpu.physics.phonons import phonons
@@ -72,5 +72,5 @@ def compute_physics(
         times.append(time.perf_counter())
     taken = (end - begin for begin, end in pairwise(times))
     seconds = dict(zip(("crystals", *chosen), taken, strict=True))
-    stable = tuple(solid.phase for solid in ground_states(solids))
+    stable = tuple(solid.phase for solid in expected_stable(solids))
     return Physics(found.properties, found.curves, seconds, stable)

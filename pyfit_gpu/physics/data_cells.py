@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
@@ -20,7 +21,7 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.neighbors import find_neighbors
 
-_MOST_ATOMS = 16  # of a cell that is looked at
+MOST_ATOMS = 16  # of a cell that is looked at
 _N_ALL, _N_LIKE = 26, 12  # neighbours that are compared; the first 18 are the same in fcc and hcp
 _RADIUS = 2.6  # in units of the cube root of the volume per atom: 73 neighbours on average
 _SAME = 0.015  # relative difference of distances
@@ -48,26 +49,43 @@ class DataCell:
         return composition_of(self.atoms)
 
 
-def data_cells(structures: Structures | None, elements: Sequence[str]) -> list[DataCell]:
-    """The small periodic cells of the data that have an energy, and no forces where forces are known."""
+def data_cells(structures: Structures | None, elements: Sequence[str], cutoff: float) -> list[DataCell]:
+    """The small periodic cells of the data that have an energy, and no forces where forces are known.
+
+    Args:
+        cutoff: Å, within which atoms of a crystal have neighbours: a single atom in a large cell is none.
+    """
     if structures is None:
         return []
     energies, cells = structures.energy.tolist(), structures.cell.double().cpu().numpy()
     periodic = (structures.pbc.all(dim=1) & (structures.volume > 0)).tolist()
     forces = structures.forces.nan_to_num(0.0).abs().flatten(1).amax(dim=1).tolist()
-    rows, found = [], []
-    for row, size in enumerate(structures.sizes):
-        if size > _MOST_ATOMS or not periodic[row] or np.isnan(energies[row]) or forces[row] > _AT_REST:
-            continue
+    rows = [
+        row
+        for row, size in enumerate(structures.sizes)
+        if size <= MOST_ATOMS and periodic[row] and not np.isnan(energies[row]) and forces[row] <= _AT_REST
+    ]
+    rows = with_neighbors(structures, rows, cutoff)
+    found = []
+    for row in rows:
+        size = structures.sizes[row]
         numbers = structures.atomic_numbers[row, :size].cpu().numpy()
         numbers = np.where(numbers == 0, atomic_numbers[elements[0]], numbers)  # no element named: the only one
         positions = structures.positions[row, :size].double().cpu().numpy()
-        rows.append(row)
         found.append(Atoms(numbers=numbers, positions=positions, cell=cells[row], pbc=True))
     return [
         DataCell(atoms, energies[row] / len(atoms), structures.groups[row], fingerprint)
         for row, atoms, fingerprint in zip(rows, found, fingerprints(found), strict=True)
     ]
+
+
+def with_neighbors(structures: Structures, rows: list[int], cutoff: float) -> list[int]:
+    """Rows of the structures in which every atom has a neighbour."""
+    if not rows:
+        return []
+    own = structures.select(rows)
+    counts = torch.split(find_neighbors(own, cutoff).counts, list(own.sizes))
+    return [row for row, count in zip(rows, counts, strict=True) if bool(count.all())]
 
 
 def energies_alone(structures: Structures | None, elements: Sequence[str], cutoff: float) -> dict[str, float]:

@@ -30,7 +30,8 @@ _STEP = 1.0  # fs, for the mass of carbon; it grows with the root of the lightes
 _LONGEST_STEP = 3.0  # fs
 _SAMPLED = 10  # every so many steps
 _TOO_HOT = 10.0  # times the temperature: the crystal explodes
-_RADIUS, _N_BINS = 8.0, 160  # Å, of the radial distribution
+_LEAST_ATOMS = 48  # in the cell
+_RADIUS, _N_BINS = 6.0, 120  # Å, of the radial distribution: shorter than any cell, in which atoms see their own images
 _DRIFT, _MEASURED = "energy-drift", "temperature"
 
 
@@ -52,7 +53,9 @@ def dynamics(members: Members, solids: Sequence[Solid]) -> Findings:
         return Findings.unknown(_DRIFT, "meV/atom/ps")
     found = Findings.empty()
     for solid in stable:
-        starts = [(number, supercell(solid, state.atoms)) for number, state in solid.known]
+        volume = np.mean([state.volume for _, state in solid.known])
+        length = float(np.cbrt(_LEAST_ATOMS * volume))
+        starts = [(number, supercell(solid, state.atoms, length)) for number, state in solid.known]
         runs = Workers.shared(members.device).map(lambda start: _run(members, *start), starts)
         samples = members.evaluate([(k, run.samples) for k, run in enumerate(runs)], derivatives=False)
         make = partial(Property.of_members, grade=highest_grade(samples), note=_note(runs))

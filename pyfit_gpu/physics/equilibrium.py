@@ -25,6 +25,7 @@ from pyfit_gpu.structures.cells import FloatArray
 
 # Nearest neighbours in the scan, relative to the sum of covalent radii: first, last, and how many.
 _SCAN = (0.75, 1.6, 52)
+_LEAST_VOLUME = 3.0  # Å^3 per atom; diamond, the densest solid, has 5.7, and what is denser takes long to compute
 _STRAIN_STEP = 1e-3
 _DISPLACEMENT_STEP = 5e-3  # Å
 _MOST_STRAIN = 0.03  # of one step
@@ -66,6 +67,10 @@ class Solid:
     @property
     def is_complete(self) -> bool:
         return None not in self.states
+
+    @property
+    def is_in_data(self) -> bool:
+        return not np.isnan(self.reference.equation.energy)
 
     @property
     def known(self) -> list[tuple[int, State]]:
@@ -111,12 +116,14 @@ def _scan(members: Members, jobs: Sequence[tuple[Crystal, int]]) -> list[Atoms |
 
 
 def _scan_cells(crystal: Crystal) -> list[Atoms]:
+    """Cells of rising volume."""
     first, last, count = _SCAN
     bond = bond_length(crystal.atoms)
     lengths = np.geomspace(first * bond, last * bond, count)
     distances = crystal.atoms.repeat(3).get_all_distances(mic=True)
     nearest = distances[distances > 0].min()
-    return [scaled(crystal.atoms, crystal.volume * (length / nearest) ** 3) for length in lengths]
+    volumes = crystal.volume * (lengths / nearest) ** 3
+    return [scaled(crystal.atoms, volume) for volume in volumes[volumes > _LEAST_VOLUME]]
 
 
 class _Newton:

@@ -18,19 +18,29 @@ _LEAST_LENGTH = 9.5  # Å, of a supercell
 
 def ground_states(solids: Sequence[Solid], most: int = _MOST) -> list[Solid]:
     """The most stable crystal of each composition that all members have: by the data, or else by the potential."""
+    return _most_stable([solid for solid in solids if solid.is_complete], most)
+
+
+def _most_stable(solids: Sequence[Solid], most: int) -> list[Solid]:
+    """The most stable crystal of each composition."""
     best: dict[str, Solid] = {}
     for solid in solids:
         composition = solid.crystal.composition
-        if solid.is_complete and (composition not in best or _rank(solid) < _rank(best[composition])):
+        if composition not in best or _rank(solid) < _rank(best[composition]):
             best[composition] = solid
     return sorted(best.values(), key=lambda solid: -len(set(solid.crystal.atoms.numbers.tolist())))[:most]
 
 
+def expected_stable(solids: Sequence[Solid], most: int = _MOST) -> list[Solid]:
+    """The ground states, and where a member lacks the one of the data, that one and not the next best."""
+    return _most_stable([solid for solid in solids if solid.is_complete or solid.is_in_data], most)
+
+
 def _rank(solid: Solid) -> tuple[bool, float]:
     """Sorts solids that the data have before others, then by energy."""
-    energy = solid.reference.equation.energy
-    unknown = bool(np.isnan(energy))
-    return unknown, solid.energy if unknown else energy
+    if solid.is_in_data:
+        return False, solid.reference.equation.energy
+    return True, solid.energy
 
 
 def supercell(solid: Solid, atoms: Atoms, least_length: float = _LEAST_LENGTH) -> Atoms:

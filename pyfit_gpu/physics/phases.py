@@ -10,7 +10,15 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from pyfit_gpu.physics.crystals import Crystal, binary_crystals, elementary_crystals
-from pyfit_gpu.physics.data_cells import DataCell, data_cells, energies_alone, find_reference, fingerprints, is_same
+from pyfit_gpu.physics.data_cells import (
+    DataCell,
+    data_cells,
+    energies_alone,
+    find_reference,
+    fingerprints,
+    is_same,
+    with_neighbors,
+)
 from pyfit_gpu.physics.equilibrium import Solid, find_solids
 from pyfit_gpu.physics.members import Members
 from pyfit_gpu.structures.batch import Structures
@@ -22,8 +30,8 @@ _SAME_VOLUME = 0.01  # relative difference
 
 def find_phases(members: Members, structures: Structures | None) -> list[Solid]:
     """Bring all crystals to rest: the common ones, and those of the data that are none of them."""
-    cells = data_cells(structures, members.elements)
-    crystals = reference_crystals(structures, members.elements)
+    cells = data_cells(structures, members.elements, members.cutoff)
+    crystals = reference_crystals(structures, members.elements, members.cutoff)
     n_common = len(crystals)
     alone = energies_alone(structures, members.elements, members.cutoff)
     crystals += own_crystals(cells, crystals)
@@ -53,13 +61,17 @@ def _came_to_the_same(first: Solid, second: Solid) -> bool:
     return abs(one.volume / other.volume - 1) < _SAME_VOLUME and is_same(*fingerprints([one.atoms, other.atoms]))
 
 
-def reference_crystals(structures: Structures | None, elements: Sequence[str]) -> list[Crystal]:
-    """Common crystals of each element, and of each pair, that the data have by themselves; without data, of all."""
+def reference_crystals(structures: Structures | None, elements: Sequence[str], cutoff: float) -> list[Crystal]:
+    """Common crystals of each element, and of each pair, that the data have by themselves; without data, of all.
+
+    Args:
+        cutoff: Å, within which the atoms of a crystal have neighbours.
+    """
     several = len(elements) > 1
     single: set[str] = set(elements)
     pairs: set[tuple[str, ...]] = set(combinations(sorted(elements), 2))
     if several and structures is not None:
-        single, pairs = _compositions(structures, elements)
+        single, pairs = _compositions(structures, elements, cutoff)
     crystals: list[Crystal] = []
     for symbol in elements:
         if symbol in single:
@@ -70,9 +82,17 @@ def reference_crystals(structures: Structures | None, elements: Sequence[str]) -
     return crystals
 
 
-def _compositions(structures: Structures, elements: Sequence[str]) -> tuple[set[str], set[tuple[str, ...]]]:
-    """Elements that are alone in a structure, and pairs of which a structure has as many of one as of the other."""
-    numbers = structures.atomic_numbers
+def _compositions(
+    structures: Structures, elements: Sequence[str], cutoff: float
+) -> tuple[set[str], set[tuple[str, ...]]]:
+    """Elements that are alone in a periodic structure, and pairs of which one has as many of one as of the other.
+
+    Isolated atoms, molecules and clusters bring no crystals: a potential of them knows none.
+    """
+    periodic = structures.pbc.all(dim=1).nonzero()[:, 0].tolist()
+    single_atoms = [row for row in periodic if structures.sizes[row] == 1]
+    alone = set(single_atoms) - set(with_neighbors(structures, single_atoms, cutoff))
+    numbers = structures.atomic_numbers[[row for row in periodic if row not in alone]]
     counts = np.stack([(numbers == atomic_numbers[symbol]).sum(dim=1).cpu().numpy() for symbol in elements], axis=1)
     single, pairs = set(), set()
     for row in np.unique(counts, axis=0):

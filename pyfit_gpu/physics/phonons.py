@@ -38,7 +38,7 @@ def phonons(members: Members, solids: Sequence[Solid]) -> Findings:
     if not stable:
         return Findings.unknown(_LOWEST, "THz")
     if importlib.util.find_spec("phonopy") is None:
-        return Findings.unknown(_LOWEST, "THz", stable[0].phase, _MISSING)
+        return sum((Findings.unknown(_LOWEST, "THz", one.phase, _MISSING) for one in stable), Findings.empty())
     calculations = [_calculation(solid, _LEAST_LENGTH * members.cutoff) for solid in stable]
     groups = [
         (number, _displaced(calculation, solid.known[0][1], state))

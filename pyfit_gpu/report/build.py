@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pyfit_gpu.doctor.findings import Diagnosis
-from pyfit_gpu.errors import shortened
+from pyfit_gpu.errors import how_many, shortened
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.physics.properties import Physics
-from pyfit_gpu.report.contents import Fact, Report, Section, Table, Value, number
+from pyfit_gpu.report.contents import Fact, Report, Section, Table, Tone, Value, number
 from pyfit_gpu.report.doctor_sections import doctor_section
-from pyfit_gpu.report.error_sections import data_section, error_section, error_values, worst_section
+from pyfit_gpu.report.error_sections import OTHERS, data_section, error_section, error_values, worst_section
 from pyfit_gpu.report.evaluated import Evaluated
 from pyfit_gpu.report.learning import Curves, learning_section
-from pyfit_gpu.report.physics_sections import instabilities, physics_section, physics_values
+from pyfit_gpu.report.physics_sections import (
+    has_signs,
+    instabilities,
+    physics_section,
+    physics_values,
+    unknown_stability,
+)
 from pyfit_gpu.report.spread_sections import (
     calibration_section,
     calibration_values,
@@ -51,14 +57,19 @@ class Findings:
         return found
 
     def stable_phases(self) -> tuple[str, ...]:
-        """Phases that should be stable; none without physical properties."""
-        if self.physics is None:
-            return ()
-        return self.physics.stable if self.stable is None else self.stable
+        """Phases that should be stable: those given, or the ground states as far as something was computed of that."""
+        if self.stable is not None:
+            return self.stable
+        physics = self.physics
+        return () if physics is None else tuple(phase for phase in physics.stable if has_signs(physics, phase))
 
     def instabilities(self) -> list[str]:
         """Lines about phases that should be stable and are not."""
-        return [] if self.physics is None else instabilities(self.physics, self.stable_phases())
+        return [] if self.physics is None else instabilities(self.physics, self.stable)
+
+    def unknown_stability(self) -> list[str]:
+        """Lines about phases that should be stable, where that is not known."""
+        return unknown_stability(self.physics, self.stable_phases())
 
 
 def build_report(findings: Findings, violations: Sequence[str] | None = None) -> Report:
@@ -74,7 +85,8 @@ def build_report(findings: Findings, violations: Sequence[str] | None = None) ->
         sections += [error_section(evaluated), calibration_section(evaluated), grade_section(evaluated)]
         sections.append(worst_section(evaluated))
     if findings.physics is not None:
-        sections.append(physics_section(findings.physics, findings.instabilities()))
+        doubts = [*findings.instabilities(), *findings.unknown_stability()]
+        sections.append(physics_section(findings.physics, findings.stable_phases(), doubts))
     sections.append(learning_section(findings.curves))
     if findings.diagnosis is not None:
         sections.append(doctor_section(findings.diagnosis))
@@ -108,29 +120,43 @@ def _facts(findings: Findings, values: Sequence[Value], violations: Sequence[str
         text = f"{len(violations)} broken" if violations else "kept"
         facts.append(Fact("limits", text, "bad" if violations else "good"))
     for label in ("energy", "forces", "stress"):
-        for of, more in ((" of test", "test"), (" of validation", "validation"), ("", "all structures")):
-            value = by_name.get(f"{label}-rmse{of}")
+        for part in ("test", "validation", OTHERS, ""):
+            value = by_name.get(f"{label}-rmse of {part}" if part else f"{label}-rmse")
             if value is not None:
-                facts.append(Fact(f"RMSE of {label}", f"{number(value.value, 3)} {value.unit}", more=more))
+                text = f"{number(value.value, 3)} {value.unit}"
+                facts.append(Fact(f"RMSE of {label}", text, more=part or "all structures"))
                 break
     for stem, what in (("energy-error-bar", "error bars"), ("energy-spread", "committee spread")):
         value = by_name.get(f"{stem}-within-2")
         if value is not None:
             facts.append(Fact("energies within 2 σ", f"{100 * value.value:.0f} %", more=f"{what}; 95 % expected"))
             break
-    stable = findings.stable_phases()
-    if stable:
-        unstable = findings.instabilities()
-        text = f"{len(unstable)} signs against it" if unstable else "nothing against it"
-        facts.append(Fact("stable crystals", text, "bad" if unstable else "good", more=shortened(stable)))
+    facts += _stability_fact(findings)
     if findings.diagnosis is not None:
         counts = findings.diagnosis.summary["findings"]
-        text = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count)
+        text = ", ".join(how_many(count, severity) for severity, count in counts.items() if count)
         facts.append(Fact("found in the data", text or "nothing", "bad" if counts["error"] else "plain"))
+    stopped = [max(one.loss) for one in findings.curves if one.is_stopped and one.loss]
+    if stopped:
+        text = how_many(max(stopped), "step")
+        tone: Tone = "plain" if max(stopped) else "bad"
+        facts.append(Fact("training", text, tone, more="stopped; more time may make it better"))
     outside = by_name.get("share-outside")
     if outside is not None:
         facts.append(Fact("outside of the training set", f"{100 * outside.value:.1f} %", more="of the structures"))
     return facts
+
+
+def _stability_fact(findings: Findings) -> list[Fact]:
+    stable, unstable = findings.stable_phases(), findings.instabilities()
+    if not stable and not unstable:
+        return []
+    more = shortened(stable)
+    if unstable:
+        return [Fact("stable crystals", f"{how_many(len(unstable), 'sign')} against it", "bad", more)]
+    if findings.unknown_stability():
+        return [Fact("stable crystals", "not known", "plain", more)]
+    return [Fact("stable crystals", "nothing against it", "good", more)]
 
 
 def _gate_section(violations: Sequence[str] | None) -> Section | None:

@@ -180,6 +180,9 @@ def plain(value: Any) -> Any:
     return value
 
 
+_ROUNDING = 1e-10  # in the units of a report: forces that symmetry makes zero have less
+
+
 def number(value: float, digits: int = 4) -> str:
     """Write a number for a reader: so many significant digits, and no exponent where it can be helped.
 
@@ -187,9 +190,9 @@ def number(value: float, digits: int = 4) -> str:
     """
     if not math.isfinite(value):
         return "–"
-    if value == 0:
-        return "0"
     size = abs(value)
+    if size < _ROUNDING:
+        return "0"
     if size < 1e-4 or size >= 1e7:
         return f"{value:.{digits - 1}e}".replace("-", "−")
     decimals = 3 if digits > 3 and 100 <= size < 1000 else max(0, digits - 1 - math.floor(math.log10(size)))

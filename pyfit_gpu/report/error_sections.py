@@ -11,6 +11,7 @@ from pyfit_gpu.report.evaluated import Errors, Evaluated, Label, errors_by
 from pyfit_gpu.structures.cells import FloatArray
 
 MOST_POINTS = 20_000  # of a plot, in the JSON
+OTHERS = "others"  # structures that are not known to have trained, validated or tested
 _N_WORST = 12  # structures that are listed, for each label
 _OUTLIER = 8.0  # times the median of |error| of its label; of a normal distribution 1 in 10^7 lies so far out
 
@@ -20,7 +21,8 @@ def error_values(found: Evaluated) -> list[Value]:
     values = []
     for label in found.known_labels:
         kinds: list[tuple[str, Errors]] = [("", Errors.of(label.errors))]
-        kinds += [(part, errors) for part, errors in errors_by(found.parts, label.errors).items() if part]
+        if any(found.parts):
+            kinds += [(part or OTHERS, own) for part, own in errors_by(found.parts, label.errors).items()]
         kinds += [(f"group {group}", errors) for group, errors in errors_by(found.groups, label.errors).items()]
         for of, errors in kinds:
             for name, value in (("rmse", errors.rmse), ("mae", errors.mae), ("largest", errors.largest)):
@@ -56,12 +58,13 @@ def _parts_table(found: Evaluated) -> Table:
         for label in found.known_labels:
             errors = errors_by(found.parts, label.errors).get(part)
             if errors is not None:
-                rows.append((part or "not in the set", label.name, *_cells(errors), label.error_unit))
+                rows.append((part or OTHERS, label.name, *_cells(errors), label.error_unit))
     return Table(
         "Structures that trained, and others",
         ("part", "label", "structures", "RMSE", "MAE", "largest", "unit"),
         tuple(rows),
-        note="How well a potential predicts what it has not seen shows in the errors of validation and test.",
+        note="How well a potential predicts what it has not seen shows in the errors of validation and test. "
+        "Others are structures of files beside the set, and those without an energy.",
     )
 
 

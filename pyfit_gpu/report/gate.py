@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import json5
-
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.report.contents import Value, number
+from pyfit_gpu.report.json5_files import kind_of, read_number, read_object
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,15 @@ class Limit:
     high: float = math.inf
 
     def violations(self, values: Sequence[Value]) -> list[str]:
-        found = [value for value in values if fnmatch.fnmatchcase(value.full_name, self.pattern)]
+        found = [one for one in values if self._matches(one.full_name)]
         if not found:
             near = difflib.get_close_matches(self.pattern, [value.full_name for value in values], n=3)
             hint = f" (there is {', '.join(near)})" if near else ""
             return [f"{self.pattern}: the report has no value of this name{hint}"]
         return [text for value in found if (text := self._violation(value))]
+
+    def _matches(self, name: str) -> bool:
+        return name == self.pattern or fnmatch.fnmatchcase(name, self.pattern)  # a name may hold brackets
 
     def _violation(self, value: Value) -> str:
         shown = f"{value.full_name}: {number(value.value)} {value.unit}".rstrip()
@@ -59,24 +61,16 @@ def load_gate(path: str | os.PathLike[str]) -> Gate:
     Raises:
         InputError: it cannot be read, or something in it is no limit; with its name.
     """
-    name = os.fspath(path)
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json5.load(file)
-    except OSError as error:
-        raise InputError(f"{name}: cannot read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: expected JSON5: {error}") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{name}: expected an object with limits, found {_kind(content)}")
+    name, content = os.fspath(path), read_object(path)
     unknown = sorted(set(content) - {"limits", "stable"})
     if unknown:
         raise InputError(f"{name}: {unknown[0]}: expected limits or stable")
     limits, stable = content.get("limits", {}), content.get("stable")
     if not isinstance(limits, Mapping):
-        raise InputError(f"{name}: limits: expected an object with a limit by name, found {_kind(limits)}")
+        raise InputError(f"{name}: limits: expected an object with a limit by name, found {kind_of(limits)}")
     if stable is not None and not (isinstance(stable, list) and all(isinstance(one, str) for one in stable)):
-        raise InputError(f"{name}: stable: expected a list of phases, found {_kind(stable)}")
+        found_kind = "a list of something else" if isinstance(stable, list) else kind_of(stable)
+        raise InputError(f"{name}: stable: expected a list of phases, found {found_kind}")
     found = tuple(_limit(own, limit, f"{name}: limits: {own}") for own, limit in limits.items())
     return Gate(found, None if stable is None else tuple(stable))
 
@@ -84,15 +78,8 @@ def load_gate(path: str | os.PathLike[str]) -> Gate:
 def _limit(pattern: str, limit: Any, where: str) -> Limit:
     if not isinstance(limit, Mapping) or not limit or set(limit) - {"min", "max"}:
         raise InputError(f"{where}: expected min, max or both, as in {{max: 10}}, found {limit!r}"[:300])
-    for end, value in limit.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise InputError(f"{where}: {end}: expected a number, found {value!r}"[:300])
-    low, high = float(limit.get("min", -math.inf)), float(limit.get("max", math.inf))
+    ends = {end: read_number(value, f"{where}: {end}") for end, value in limit.items()}
+    low, high = ends.get("min", -math.inf), ends.get("max", math.inf)
     if low > high:
         raise InputError(f"{where}: expected min <= max, found {low:g} and {high:g}")
     return Limit(pattern, low, high)
-
-
-def _kind(value: object) -> str:
-    known = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return known.get(type(value), "a number")

@@ -14,6 +14,9 @@ _MOST_POINTS = 40_000  # of all curves together
 _MOST_MEMBERS = 8  # that the legend names; more members share one look per part
 
 
+_STOPPED = "The training was stopped before it had ended: with more time the errors may become smaller."
+
+
 @dataclass(frozen=True)
 class Curves:
     """Learning curves of one member."""
@@ -23,6 +26,11 @@ class Curves:
     validation: Mapping[int, float]
     status: str = ""
     kept_step: int | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the training would have gone on."""
+        return self.status == "running"
 
     @classmethod
     def of_history(cls, name: str, history: Mapping[str, Any]) -> Curves:
@@ -60,9 +68,11 @@ def learning_section(members: Sequence[Curves]) -> Section | None:
     plot = Plot("learning", "Learning curves", "step", "loss (eV/atom)", tuple(one for one in series if one.x),
                 log_y=True)  # fmt: skip
     rows = tuple(_row(member) for member in members)
+    stopped = [member for member in members if member.is_stopped]
+    text = (_STOPPED,) if stopped else ()
     columns = ("member", "steps", "training loss (eV/atom)", "validation loss (eV/atom)", "least validation (eV/atom)",
                "at step", "kept step", "ended by")  # fmt: skip
-    return Section("Training", (), (Table("Members", columns, rows),), (plot,))
+    return Section("Training", text, (Table("Members", columns, rows),), (plot,))
 
 
 def _look(k: int, member: Curves, part: str, *, many: bool) -> tuple[str, int]:
@@ -92,5 +102,5 @@ def _row(member: Curves) -> tuple[str | float | int | None, ...]:
         None if least is None else finite[least],
         least,
         member.kept_step,
-        member.status or None,
+        "its time, or a stop" if member.is_stopped else member.status or None,
     )

@@ -19,7 +19,7 @@ MOST_POINTS = 1500  # of a plot on the page
 MOST_ROWS = 500  # of a table
 _SHORT = 26  # characters of a cell that stay on one line
 _FEWEST_POINTS = 50  # of a plot, however many plots there are
-_MOST_BYTES = 2_800_000  # of the plots' numbers and names together
+_MOST_BYTES = 2_100_000  # of the plots' numbers and names together; with a dozen full tables a page stays below 3 MB
 
 
 def write_page(report: Report, path: str | os.PathLike[str], *, reload_seconds: float | None = None) -> None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from pyfit_gpu.errors import shortened
 from pyfit_gpu.physics.properties import Curve, Physics, Property
 from pyfit_gpu.report.contents import Cell, Plot, Section, Series, Table, Value, number
 from pyfit_gpu.report.looks import line_look
 
+_LONGEST_NAME = 60  # of a picture's file
 _MOST_NAMED = 8  # lines of a single curve that the legend names
-_POSITIVE = re.compile(r"C(\d)\1|bulk-modulus|lowest-elastic-eigenvalue")  # in a stable crystal
+# Properties that a crystal which is not stable betrays itself by, and what they tell of.
+_SIGNS = (
+    (re.compile(r"C(\d)\1|lowest-elastic-eigenvalue"), "elastic constants"),
+    (re.compile("bulk-modulus"), "bulk modulus"),
+    (re.compile("phonon-frequency-minimum"), "phonons"),
+)
+_AT_REST = re.compile(rf"potential-energy|{_SIGNS[0][0].pattern}|bulk-modulus")  # known of every crystal at rest
 _IMAGINARY = -0.1  # THz; sound at Γ has 0 but for rounding and finite displacements
 
 
@@ -26,22 +35,41 @@ def _spread(one: Property) -> float | None:
     return one.spread if math.isfinite(one.spread) else None
 
 
-def physics_section(physics: Physics, unstable: Sequence[str] = ()) -> Section:
+def physics_section(physics: Physics, stable: Sequence[str] = (), doubts: Sequence[str] = ()) -> Section:
     """Make the section of physical properties: curves, and a table for each phase, from the lowest energy up.
 
     Args:
-        unstable: lines of `instabilities`.
+        stable: phases that should be stable.
+        doubts: lines of `instabilities` and `unknown_stability`.
     """
-    text = [*unstable] or ["Phases that should be stable have no negative elastic constants and no imaginary phonons."]
+    if not any(one.phase for one in physics.properties):
+        return Section("Physics", ("The data have no crystal whose properties could be computed.",))
+    text = [*doubts]
+    if stable and not doubts:
+        signs = dict.fromkeys(_sign(one) for one in physics.properties if one.phase in stable)
+        looked_at = ", ".join(sign for sign in signs if sign)
+        text.append(f"Nothing speaks against the stability of {shortened(stable)} (looked at: {looked_at}).")
     text.append(
-        "References are from the structures of the data. A grade above 1 says that a value is extrapolated. "
+        "References are from the structures of the data, or from a file. A grade above 1 says that a value is "
+        "extrapolated. "
         f"Computed in {number(sum(physics.seconds.values()), 3)} s."
     )
     energies = {one.phase: one.value for one in physics.properties if one.name == "potential-energy"}
     named = dict.fromkeys(one.phase for one in physics.properties)
     phases = sorted(named, key=lambda phase: _last_if_unknown(energies.get(phase)))
     tables = tuple(_phase_table(phase, physics) for phase in phases)
-    return Section("Physics", tuple(text), tables, tuple(_curve_plot(curves) for curves in _together(physics.curves)))
+    plots = [_curve_plot(curves) for curves in _together(physics.curves)]
+    return Section("Physics", tuple(text), tables, tuple(_with_own_names(plots)))
+
+
+def _with_own_names(plots: Sequence[Plot]) -> list[Plot]:
+    """Number the names that several plots have: what phases are called may be the same but for odd characters."""
+    found: dict[str, Plot] = {}
+    for plot in plots:
+        names = (plot.name, *(f"{plot.name}_{k}" for k in range(2, len(plots) + 1)))
+        own = next(name for name in names if name not in found)
+        found[own] = replace(plot, name=own)
+    return list(found.values())
 
 
 def _last_if_unknown(energy: float | None) -> float:
@@ -50,11 +78,13 @@ def _last_if_unknown(energy: float | None) -> float:
 
 def _phase_table(phase: str, physics: Physics) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for one in physics.properties:
-        if one.phase == phase:
-            difference = None if one.reference is None else one.value - one.reference
-            rows.append((one.name, one.value, _raised(one.unit), _spread(one), one.reference, difference, one.grade,
-                         one.note or None))  # fmt: skip
+    own = [one for one in physics.properties if one.phase == phase]
+    if phase and all(math.isnan(one.value) for one in own):  # all for one reason: it is said once
+        own = [one for one in own if one.reference is not None] or own[:1]
+    for one in own:
+        difference = None if one.reference is None else one.value - one.reference
+        rows.append((one.name, one.value, _raised(one.unit), _spread(one), one.reference, difference, one.grade,
+                     one.note or None))  # fmt: skip
     columns = ("property", "value", "unit", "spread", "reference", "difference", "grade", "note")
     kept = [k for k in range(len(columns)) if k < 3 or any(row[k] is not None for row in rows)]
     cells = tuple(tuple(row[k] for k in kept) for row in rows)
@@ -87,7 +117,8 @@ def _curve_plot(curves: Sequence[Curve]) -> Plot:
             series.append(Series(label, curve.x, y, line=True, look=line_look(look)))
     title = first.name.replace("-", " ")
     title = title[:1].upper() + title[1:] + (f", {first.phase}" if alone and first.phase else "")
-    name = re.sub(r"\W+", "_", f"{first.name} {first.phase}" if alone else first.name, flags=re.ASCII).strip("_")
+    name = re.sub(r"\W+", "_", f"{first.name} {first.phase}" if alone else first.name, flags=re.ASCII)
+    name = name[:_LONGEST_NAME].strip("_")
     return Plot(f"physics_{name}", title, _raised(first.x_label), _raised(first.y_label), tuple(series),
                 ticks=_marks(first))  # fmt: skip
 
@@ -101,16 +132,67 @@ def _marks(curve: Curve) -> tuple[tuple[float, str], ...]:
     return tuple(labels.items())
 
 
-def instabilities(physics: Physics, phases: Sequence[str]) -> list[str]:
-    """Lines about negative elastic constants and imaginary phonon modes of some phases."""
-    found = [
-        f"{one.name} of {one.phase}: {number(one.value)} {one.unit}: a stable crystal has a positive one"
-        for one in physics.properties
-        if one.phase in phases and _POSITIVE.fullmatch(one.name) and one.value <= 0
-    ]
-    for curve in physics.curves:
-        if curve.phase in phases and curve.name.startswith("phonon") and "THz" in curve.y_label:
-            lowest = min((value for branch in curve.y for value in branch if math.isfinite(value)), default=0.0)
-            if lowest < _IMAGINARY and "density" not in curve.name:
-                found.append(f"phonons of {curve.phase}: imaginary modes, the lowest at {number(lowest)} THz")
+def has_signs(physics: Physics, phase: str) -> bool:
+    """Whether something was computed that a crystal which is not stable would betray itself by."""
+    return any(one.phase == phase and _sign(one) for one in physics.properties)
+
+
+def _sign(one: Property) -> str:
+    """Name what a property tells of a crystal's stability; empty: nothing."""
+    return next((what for name, what in _SIGNS if name.fullmatch(one.name)), "")
+
+
+def _phases(physics: Physics) -> list[str]:
+    named = [one.phase for one in physics.properties] + [one.phase for one in physics.curves]
+    return list(dict.fromkeys(filter(None, named)))
+
+
+def _moving(physics: Physics, phases: Sequence[str]) -> dict[str, str]:
+    """Phases that are not at rest by all members, and the notes that say why."""
+    return {
+        one.phase: one.note
+        for one in reversed(physics.properties)
+        if one.phase in phases and math.isnan(one.value) and _AT_REST.fullmatch(one.name)
+    }
+
+
+def instabilities(physics: Physics, phases: Sequence[str] | None = None) -> list[str]:
+    """Lines about phases that cannot be stable: not even at rest, negative elastic constants, imaginary modes.
+
+    Args:
+        phases: phases that should be stable; None: the ground states.
+    """
+    found = []
+    if phases is None:
+        named, phases = _phases(physics), physics.stable
+        if named and not phases:
+            return ["no crystal came to rest by all members"]
+        found = [f"{phase}: not at rest by all members" for phase in phases if phase not in named]
+    found += [f"{phase}: {note or 'not at rest by all members'}" for phase, note in _moving(physics, phases).items()]
+    for one in physics.properties:
+        sign = _sign(one) if one.phase in phases else ""
+        if sign == "phonons" and one.value < _IMAGINARY:
+            found.append(f"phonons of {one.phase}: imaginary modes, the lowest at {number(one.value)} THz")
+        elif sign and sign != "phonons" and one.value <= 0:
+            found.append(
+                f"{one.name} of {one.phase}: {number(one.value)} {one.unit}: a stable crystal has a positive one"
+            )
+    return found
+
+
+def unknown_stability(physics: Physics | None, phases: Sequence[str]) -> list[str]:
+    """Lines about phases that should be stable, where that is not known."""
+    if physics is None:
+        return [f"{phase}: the report has no physical properties" for phase in phases]
+    named, moving = _phases(physics), _moving(physics, phases)
+    found = []
+    for phase in phases:
+        signs = [one for one in physics.properties if one.phase == phase and _sign(one)]
+        if phase not in named:
+            found.append(f"{phase}: the report has no phase of this name (there is {shortened(named) or 'none'})")
+        elif not signs:
+            found.append(f"{phase}: neither elastic constants nor phonons of it were computed")
+        for one in signs:
+            if math.isnan(one.value) and phase not in moving:
+                found.append(f"{one.name} of {phase}: not known{f' ({one.note})' if one.note else ''}")
     return found

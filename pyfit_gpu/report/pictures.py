@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # Of names in writing that matplotlib's font lacks; the page shows them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(Path(temporary), format="png", dpi=150)
 
 

@@ -13,6 +13,7 @@ from math import gcd, hypot, nan
 
 import numpy as np
 
+from pyfit_gpu.errors import how_many
 from pyfit_gpu.structures.copies import KEY_BYTES, as_keys, first_rows, label_numbers, labels_differ, structure_key
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 from pyfit_gpu.structures.per_atom import look_per_atom
@@ -123,8 +124,7 @@ class Doubts:
             kind,
             path,
             numbers,
-            f"{path}: {what} in {len(numbers)} of {n} structure{'s' if n > 1 else ''}, first structure {numbers[0]} "
-            f"({value}): {hint}",
+            f"{path}: {what} in {len(numbers)} of {how_many(n)}, first structure {numbers[0]} ({value}): {hint}",
         )
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.errors import InputError
+from pyfit_gpu.errors import InputError, how_many
 from pyfit_gpu.log import log
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.potential import Potential
@@ -75,7 +75,7 @@ def build_extrapolation_grade(training_set: TrainingSet, potential: Potential) -
         scales.append(spread.scale)
         if clusters is not None:
             found.append(clusters)
-        number = "1 cluster" if (count := _count(clusters)) == 1 else f"{count} clusters"
+        number = how_many(_count(clusters), "cluster")
         log.info("extrapolation grade: %s: %d training atoms, %s", symbol, len(own), number)
     return _joined(found, torch.stack(scales))
 

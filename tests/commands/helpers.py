@@ -154,6 +154,12 @@ def fresh_potential(target: str, layers: str = "3 40 5 1", **changes: str) -> st
     return target
 
 
+def prepare_set(target: str = "si.h5", potential: str = "start.nn.dat") -> None:
+    """A set of the structures of `set_up`, and the potential that it is made for, with random parameters."""
+    fresh_potential(potential)
+    done("prepare", "si.poscar.dat", "--potential", potential, "--out", target, "--e-shift", "fit", "--quiet")
+
+
 def log_rows(path: str) -> list[tuple[int, float]]:
     """Rows of a loss or validation log; every one must look as the format says."""
     text = Path(path).read_text()

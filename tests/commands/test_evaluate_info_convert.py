@@ -232,9 +232,25 @@ def test_two_evaluations_give_the_same_bytes() -> None:
 
 def test_evaluate_refuses_what_it_cannot_do() -> None:
     words = ("evaluate", "si.poscar.dat", "--out", "out.csv", "--potential")
-    refused(*words, OWN / "pinn_mode1.nn.dat", match="evaluate.*8 outputs.*not supported")
     refused(*words[:3], "out.txt", *words[4:], "si.nn.dat", match=r"out\.txt.*\.csv.*\.extxyz")
     refused(*words, "none.nn.dat", match=r"none\.nn\.dat")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".extxyz"])
+def test_evaluate_a_physically_informed_potential(ending: str) -> None:
+    """Energies of the C++ program, forces as predicted from Python."""
+    done("evaluate", "si.poscar.dat", "--out", f"out{ending}", "--forces", "--potential", OWN / "pinn_mode1.nn.dat")
+    with np.load(OWN / "pinn_mode1.npz") as arrays:
+        expected = arrays["energy_per_atom"]
+    if ending == ".csv":
+        found = column("energy_per_atom")
+    else:
+        frames = ase.io.read("out.extxyz", ":")
+        found = np.array([atoms.get_potential_energy() / len(atoms) for atoms in frames])
+        predicted = pf.predict(pf.load_potential(OWN / "pinn_mode1.nn.dat"), pf.load_structures("si.poscar.dat"))
+        forces = np.concatenate([atoms.get_forces() for atoms in frames])
+        np.testing.assert_allclose(forces, predicted.forces, atol=1e-12)
+    np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
 def test_evaluate_does_not_replace_what_is_there() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from commands.helpers import (
     fresh_potential,
     names,
     poscar_blocks,
+    prepare_set,
     refused,
     set_up,
     snapshot,
@@ -27,6 +29,7 @@ from commands.helpers import (
 
 import pyfit_gpu as pf
 from pyfit_gpu.commands import report_page
+from pyfit_gpu.structures.frames import Frame
 
 REPORT = ("report", "--potential", "si.nn.dat", "--parts", "errors,training,data")
 
@@ -39,8 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def trained() -> None:
     """A set, and a committee of two that was trained on it, with a run file."""
-    fresh_potential("start.nn.dat")
-    done("prepare", "si.poscar.dat", "--potential", "start.nn.dat", "--out", "si.h5", "--e-shift", "fit", "--quiet")
+    prepare_set()
     done("train", "si.h5", "--potential", "start.nn.dat", "--out", "fit.nn.dat", "--steps", 2, "--members", 2,
          "--uncertainty", "--test-groups", "odd", "--quiet")  # fmt: skip
 
@@ -53,6 +55,13 @@ def value(name: str, folder: str = "out") -> float:
     values = content(folder)["values"]
     (found,) = [one["value"] for one in values if f"{one['name']}{' of ' * bool(one['of'])}{one['of']}" == name]
     return found
+
+
+def parts(folder: str = "out") -> dict[str, int]:
+    """Numbers of structures with an energy that trained, validated, .."""
+    tables = content(folder)["sections"][0]["tables"]
+    rows = next(table for table in tables if table["title"].startswith("Structures that trained"))["rows"]
+    return {row[0]: row[2] for row in rows if row[1] == "energy"}
 
 
 def sections(folder: str = "out") -> list[str]:
@@ -96,12 +105,55 @@ def test_set_and_files_together(trained: None) -> None:
     done("report", "si.poscar.dat", "--potential", "fit.nn.dat", "--set", "si.h5", "--out", "out", "--parts", "errors")
     by_group = [value(f"energy-rmse of group {group}") for group in ("even", "odd")]  # as many of both
     assert value("energy-rmse") == pytest.approx(np.sqrt(np.mean(np.square(by_group))), rel=1e-9)
-    section = content()["sections"][0]
-    rows = next(table for table in section["tables"] if table["title"].startswith("Structures that trained"))["rows"]
-    counts = {(row[0], row[1]): row[2] for row in rows}
-    assert counts["test", "energy"] == 17
-    assert counts["not in the set", "energy"] == N_STRUCTURES
-    assert counts["training", "energy"] + counts["validation", "energy"] == 17
+    counts = parts()
+    assert counts["test"] == 2 * 17  # a copy did what the structure of the set did
+    assert counts["training"] + counts["validation"] == 2 * 17
+    assert "others" not in counts
+
+
+def test_structures_of_files_that_the_set_has_not_are_others(trained: None) -> None:
+    blocks = poscar_blocks()
+    moved = [[*block[:-2], re.sub(r"\S+", "0.01", block[-2], count=1), block[-1]] for block in blocks[:5]]
+    write_poscar("more.poscar.dat", [*moved, *blocks[5:8]], ["more"])
+    done("report", "more.poscar.dat", "--potential", "fit.nn.dat", "--set", "si.h5", "--out", "out",
+         "--parts", "errors")  # fmt: skip
+    assert parts()["others"] == 5
+    assert sum(parts().values()) == N_STRUCTURES + 8
+    assert value("energy-rmse of others") > 0
+
+
+def test_the_physics_sees_small_cells_and_one_of_each_composition(make_frame: Callable[..., Frame]) -> None:
+    def cell(symbols: list[str]) -> Frame:
+        return make_frame(np.arange(3.0 * len(symbols)).reshape(-1, 3), symbols=symbols)
+
+    small, larger, largest = cell(["Si"] * 2), cell(["Si", "C"] * 10), cell(["C", "Si"] * 12)
+    alike, other = cell(["Si"] * 20), cell(["C"] * 17)
+    frames = [largest, small, alike, larger, other]
+    assert report_page._crystals(frames) == [small, larger, other]
+
+
+def test_the_energy_shift_that_is_given_is_that_of_the_physics(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def compute(potential: pf.Potential, *_: object, **__: object) -> pf.Physics:
+        seen.append(potential.energy_shift.tolist())
+        return pf.Physics((), (), {})
+
+    monkeypatch.setattr(report_page, "compute_physics", compute)
+    done("report", "--potential", "si.nn.dat", "--out", "out", "--parts", "physics", "--e-shift", "0.5")
+    assert seen == [[0.5]]
+
+
+def test_references_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    physics = pf.Physics((pf.Property("C11", "diamond", 150.0, "GPa"),), (), {"crystals": 0.0}, stable=("diamond",))
+    monkeypatch.setattr(report_page, "compute_physics", lambda *_, **__: physics)
+    Path("known.json5").write_text('{"C11 of diamond": 160, "C12 of diamond": 64}')
+    words = ("--out", "out", "--parts", "physics", "--references", "known.json5")
+    found = call("report", "--potential", "si.nn.dat", *words)
+    assert found.status == 0
+    (value,) = (one for one in content()["values"] if one["name"] == "C11")
+    assert value["reference"] == 160
+    assert "C12 of diamond: no property has this name (there is C11 of diamond)" in found.err
 
 
 def test_logs_give_the_curves_where_there_is_no_run_file() -> None:
@@ -161,6 +213,12 @@ class TestGate:
         assert lines[0].startswith("limit broken: C44 of fcc: −2.000 GPa")
         assert self.gate('{stable: ["sc"]}', "--parts", "physics")[1][0].startswith("limit broken: C44 of sc")
         assert self.gate("{stable: []}", "--parts", "physics")[0] == 0
+        assert self.gate('{stable: ["diamnd"]}', "--parts", "physics")[1][0].startswith(
+            "limit broken: diamnd: the report has no phase"
+        )
+        assert self.gate('{stable: ["fcc"]}', "--parts", "errors")[0] == 1  # nothing was computed
+        assert self.gate("{}", "--parts", "errors")[0] == 0
+        assert self.gate('{stable: ["sc"]}') == (1, ["limit broken: sc: the report has no physical properties"])
         assert call("report", "--potential", "si.nn.dat", "--out", "new", "--parts", "physics").status == 0  # no gate
 
     def test_bad_file(self) -> None:
@@ -190,6 +248,7 @@ class TestBadInput:
 
     def test_a_folder_that_cannot_be_made(self) -> None:
         refused(*REPORT, "--out", "no/such/out", match="no/such/out: cannot write: the folder no/such does not exist")
+        refused(*REPORT, "--out", "l" * 300, match="cannot write: expected a name of at most")
         Path("file").write_text("")
         refused(*REPORT, "--out", "file", match="file: expected a folder for the report, found a file")
 

@@ -11,7 +11,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from commands.helpers import call, done, fresh_potential, names, new_names, refused, set_up, with_header
+from commands.helpers import OWN, call, done, fresh_potential, names, new_names, refused, set_up, with_header
 
 import pyfit_gpu as pf
 from pyfit_gpu.commands.fit_beside import FitBeside
@@ -70,6 +70,20 @@ class TestBuild:
         plan = whole.plan_split()
         expected = build_error_bars(potential, whole.select(plan.train), whole.select(plan.validation))
         assert_same(bars_of("si.uncertainty.txt"), expected)
+
+    def test_a_physically_informed_potential_has_grades_alone(self) -> None:
+        path = OWN / "pinn_mode1.nn.dat"
+        shutil.copy(path, "pinn.nn.dat")
+        done("prepare", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "pinn.h5", *SHIFT, "--quiet")
+        said = done("uncertainty", "build", "pinn.h5", "--potential", "pinn.nn.dat").said
+        assert "warning: error bars: a physically informed network (squared form) has none yet, only" in said
+        assert load_uncertainty("pinn.uncertainty.txt").error_bars is None
+        done("evaluate", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "out.csv")
+        with open("out.csv", newline="") as file:
+            grades = [float(row["highest_grade"]) for row in csv.DictReader(file)]
+        assert 0 < max(grades) < 100
+        words = ("uncertainty", "build", "pinn.h5", "--potential", "pinn.nn.dat", "--overwrite", "--error-bars")
+        refused(*words, "all-parameters", match="error bars of all parameters: expected a straight network .* not supp")
 
     def test_with_forces(self) -> None:
         make_labelled()

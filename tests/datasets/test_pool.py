@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from bond_order_samples import make_bond_order
 from sample_sets import make_potential, make_set, with_settings
 
 import pyfit_gpu as pf
@@ -16,6 +18,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.models.potential import join_members
 from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.clusters import build_extrapolation_grade
@@ -109,6 +112,22 @@ def test_scores_decide(structures):
     scores = torch.arange(len(structures)).double()
     found = select_structures(structures, make_potential(ELEMENTS), 2, method="uncertainty", scores=scores)
     assert found.rows == (len(structures) - 1, len(structures) - 2)
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "network"])
+def test_spread_of_bond_order_potentials(structures, bare):
+    """Their energies depend on more than the inputs: on the set's positions."""
+    first = make_bond_order(ELEMENTS, bare=bare)
+    moved = [tuple(bias + 0.01 * k for bias in first.networks.biases) for k in range(3)]
+    networks = [replace(first.networks, biases=biases) for biases in moved]
+    potential = join_members([replace(first, networks=own) for own in networks])
+    whole = pf.build_training_set(structures, potential)
+    expected = pf.predict(potential, structures).spread.energy / torch.tensor(structures.sizes)
+    assert torch.allclose(energy_spread(potential, whole), expected, rtol=0, atol=1e-12)
+    assert expected.max() > 1e-3
+    without = replace(whole, positions=torch.full_like(whole.positions, torch.nan))
+    with pytest.raises(InputError, match="spread: expected structures with positions for a"):
+        energy_spread(potential, without)
 
 
 def test_sets_of_other_settings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,13 @@ class TestEqualInputs:
         assert "cu.extxyz, structure 18 and cu.extxyz, structure 10" in found["noise floor"].text
         assert "noise floor" not in kinds(pf.examine(frames))  # without inputs nothing is known of it
 
+    def test_the_first_of_equal_ones_may_lack_its_energy(self) -> None:
+        frames = changed(good_frames(), 9, energy=None, forces=None, stress=None)
+        good = good_frames()[9]
+        shifted = replace(good, positions=good.positions + 0.7, energy=good.energy + 0.04)
+        found = kinds(pf.examine(numbered([*frames, self.turned(good), shifted]), copper()))
+        assert found["noise floor"].numbers == (18,)
+
     def test_with_equal_energies(self) -> None:
         frames = good_frames()
         found = kinds(pf.examine(numbered([*frames, self.turned(frames[9])]), copper()))
@@ -133,9 +141,19 @@ class TestForcesAgainstEnergies:
         assert "the sign is turned" in finding.text
         assert set(finding.numbers) <= set(range(7, 17))
 
-    def test_the_unit(self) -> None:
-        frames = [replace(frame, forces=frame.forces / 51.4221) for frame in good_frames()]
-        assert "hartree/bohr" in only(frames, "forces against energies").text
+    @pytest.mark.parametrize(
+        ("energy", "forces", "hint"),
+        [
+            (1.0, 1 / 51.4221, r"work is 5\d\.\d+: they are in hartree/bohr"),
+            (1 / 13.6057, 1.0, "energies are in Ry"),
+            (1 / 27.2114, 1 / 51.4221, "both are in atomic units"),
+        ],
+    )
+    def test_the_unit(self, energy: float, forces: float, hint: str) -> None:
+        # The dominant energy is made large, for else a thousandth of it would be below what calculations agree to.
+        frames = [replace(f, energy=30 * energy * f.energy, forces=30 * forces * f.forces, stress=None)
+                  for f in good_frames()]  # fmt: skip
+        assert re.search(hint, kinds(pf.examine(frames))["forces against energies"].text)
 
     def test_atoms_that_cross_the_boundary_are_no_long_steps(self) -> None:
         frames = good_frames()
@@ -371,6 +389,19 @@ class TestOutliers:
         assert found["outlier"].numbers == (11,)
         assert found["outlier"].unit == "eV/Å"
 
+    def test_without_positions_nothing_is_predicted(self) -> None:
+        batch = pf.Structures.from_frames(self.exact())
+        whole = pf.build_training_set(batch, copper())
+        unknown = torch.full_like(whole.positions, torch.nan)
+        found = pf.examine(replace(whole, positions=unknown, forces=unknown), self.committee())
+        assert found.summary["inputs"] == copper().descriptor.n_features  # the set has them
+        assert found.summary["committee"] is None
+        wrong = changed(self.exact(), 3, energy=self.exact()[3].energy + 1.0)
+        parts = [Records.of_frames(wrong), Records.of_set(replace(whole, positions=unknown))]
+        found = pf.examine(Records.joined(parts), self.committee())
+        assert found.summary["inputs"] is None
+        assert kinds(found)["outlier"].numbers == (3,)
+
     def test_a_single_member_tells_nothing(self) -> None:
         frames = self.exact()
         frames = changed(frames, 3, energy=frames[3].energy + 1.0)
@@ -402,6 +433,13 @@ def test_worst_first_and_rows_of_findings() -> None:
     assert found.rows_of([1, 2]) == {3, *found.findings[1].numbers}
     with pytest.raises(pf.InputError, match="expected the number of a finding, 1 to 3, got 4"):
         found.rows_of([4])
+
+
+def test_copies_are_known_where_one_file_names_no_elements() -> None:
+    frames = good_frames()
+    unnamed = replace(frames[2], atomic_numbers=np.zeros(4, dtype=np.int64), source="old.dat, structure 1")
+    assert "copies" not in kinds(pf.examine([*frames, unnamed]))
+    assert kinds(pf.examine([*frames, unnamed], copper()))["copies"].frames == ("old.dat, structure 1",)
 
 
 def test_records_give_back_their_frames() -> None:

@@ -23,14 +23,17 @@ from vasp_samples import Run as VaspRun
 from vasp_samples import ml_ab, outcar, vasprun
 
 from pyfit_gpu.commands.convert import convert
+from pyfit_gpu.commands.fit.record import Record
 from pyfit_gpu.commands.info import info
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.kinds import (
     CLASSIC_CONFIG,
     COMMAND_KINDS,
+    DIAGNOSIS,
     ENERGY_TABLE,
     ENERGY_VOLUME_LOG,
     ERROR_LOG,
+    FIT,
     GROUP_LOG,
     RANKING,
     REPORT,
@@ -40,6 +43,7 @@ from pyfit_gpu.commands.prepare import prepare
 from pyfit_gpu.commands.report import EnergyTable, save_csv
 from pyfit_gpu.commands.train.logs import EnergyVolumeLog, LossLog, ValidationLog
 from pyfit_gpu.datasets.training_set import TrainingSet
+from pyfit_gpu.doctor.findings import Diagnosis, Finding
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats import kinds
 from pyfit_gpu.formats.dft_inputs import survey
@@ -55,6 +59,7 @@ from pyfit_gpu.formats.kinds import (
     ML_AB,
     MTP,
     OUTPUT,
+    PINN,
     POTENTIAL,
     PYMATGEN,
     QBOX,
@@ -136,6 +141,12 @@ def write_ase(path: Path, format: str) -> None:
     write(path, frames, format=format)
 
 
+def write_pinn(path: Path) -> None:
+    own = path.with_suffix(".pinn")
+    save_potential(replace(make_potential(n_outputs=8), form="plain", use_baseline=True), own)
+    own.rename(path)
+
+
 def write_table(path: Path) -> None:
     values = np.linspace(-1, 1, 4)
     save_csv(EnergyTable(("a",) * 4, np.arange(1, 5), values + 20, values, values), path)
@@ -154,6 +165,13 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
             r"cutoff +4\.3 Å, width 1\.1 Å",
             r"orders +0 2",
             r"Gaussians +centres 1\.7 2\.5 3\.3 Å, width 0\.8 Å",
+        ],
+    ),
+    PINN: (
+        write_pinn,
+        [
+            r"network +physically informed \(plain form, 8 bond-order parameters\), 6-5-4-8, 99 parameters",
+            r"baseline +Si: 0 0 0 0 0 0 0 0",
         ],
     ),
     HDF5_SET: (
@@ -261,6 +279,31 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
         ),
         [r"about +A, Si", r"energy-rmse +1\.5 meV/atom", r"limits +1 broken"],
     ),
+    DIAGNOSIS: (
+        lambda path: path.write_text(
+            json.dumps(
+                Diagnosis.of(
+                    [Finding("net force", "error", "..", ("a", "b"))],
+                    {"structures": 3, "atoms": 1, "elements": ["Si", "C"], "files": {"a.xyz": 3}},
+                ).as_dict(),
+                indent=1,
+            )
+        ),
+        [
+            r"data +3 structures, 1 atom of Si C, 1 file",
+            r"found +1 error, 0 warnings, 0 notes",
+            r"1 +error: net force, 2 structures",
+        ],
+    ),
+    FIT: (
+        lambda path: Record(
+            {"members": 4, "cutoff": None},
+            {"a.xyz": "00"},
+            {"hidden": [16, 16], "training": []},
+            {"potential": ["new"]},
+        ).save(str(path)),
+        [r"data +a\.xyz", r"asked for +members 4", r"done +potential", r"not done +doctor, set, training, .*"],
+    ),
     RANKING: (
         lambda path: path.write_text("rank,member,score,network\n1,2,1.5e-02,x.m002.nn.dat\n2,0,inf,x.m000.nn.dat\n"),
         [
@@ -314,6 +357,7 @@ def test_info(kind: FileKind, path: Path) -> None:
 
 
 DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
+    PINN: lambda raw: raw.rsplit(b"\n", 2)[0],
     POTENTIAL: lambda raw: raw.rsplit(b"\n", 2)[0],
     HDF5_SET: lambda raw: raw[:-50],
     MANIFEST: lambda raw: raw[:-5],
@@ -335,6 +379,8 @@ DAMAGE: dict[FileKind, Callable[[bytes], bytes]] = {
     RUN: lambda raw: raw[:-50],
     GROUP_LOG: lambda raw: raw.rsplit(b",", 1)[0],
     REPORT: lambda raw: raw[:-5],
+    DIAGNOSIS: lambda raw: raw[:-5],
+    FIT: lambda raw: raw[:-5],
     RANKING: lambda raw: raw.rsplit(b",", 1)[0],
     UNCERTAINTY: lambda raw: raw.replace(b"9.5", b"9.6"),
 }
@@ -392,6 +438,19 @@ HOSTILE: dict[FileKind, list[bytes]] = {
         b'{"a": "\xff"}',
         b"{,}",
     ],
+    **{
+        kind: [
+            begin + b', "values": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+            begin + b', "version": 1, "arguments": [], "data": {}, "chosen": {}, "values": [], "summary": []}',
+            begin + b', "version": 1, "arguments": {}, "data": {}, "chosen": {}}',
+            begin + b', "a": "\xff"}',
+        ]
+        for kind, begin in (
+            (REPORT, b'{"format": "pyfit-gpu report"'),
+            (DIAGNOSIS, b'{"format": "pyfit-gpu diagnosis"'),
+            (FIT, b'{"format": "pyfit-gpu fit"'),
+        )
+    },
     MANIFEST: [b'{"format": "pyfit-gpu training set manifest", "version": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"],
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from ase.phonons import Phonons
+from bond_order_samples import make_bond_order
 
 import pyfit_gpu
 from pyfit_gpu.errors import InputError
@@ -500,10 +500,21 @@ def test_structures_that_cannot_be_computed(silicon: Potential) -> None:
         PyfitCalculator(silicon).get_potential_energy()
 
 
-def test_physically_informed_potentials_are_refused() -> None:
-    path = SILICON.parent / "own" / "pinn_mode1.nn.dat"
-    with pytest.raises(InputError, match=re.escape("PyfitCalculator: expected a straight network with 1 output")):
-        PyfitCalculator(path)
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "network"])
+def test_bond_order_potentials(random_frame: Callable[..., Frame], bare: bool) -> None:
+    """Bonds are screened by atoms beyond the cutoff of the features; the list with a skin finds them, too."""
+    potential = make_bond_order(("Si", "C"), "plain", bare=bare)
+    frame = random_frame(3, 8, elements=("Si", "C"))
+    atoms = Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=True)
+    atoms.calc = PyfitCalculator(potential, e_shift=0.0)
+    for _ in range(3):  # the third call takes up the list of the second
+        atoms.positions += 0.01
+        atoms.positions[0, 0] += 0.05
+        found = predict(potential, Structures.from_frames([replace(frame, positions=atoms.positions.copy())]))
+        np.testing.assert_allclose(atoms.get_potential_energies(), found.atomic_energies, atol=1e-11)
+        np.testing.assert_allclose(atoms.get_forces(), found.forces, atol=1e-10)
+        np.testing.assert_allclose(atoms.get_stress(), found.stress[0], atol=1e-11)
+    assert atoms.calc.neighbor_list.n_searches == 2
 
 
 def test_unknown_device_and_faulty_skin(silicon: Potential) -> None:

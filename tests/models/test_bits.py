@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from bond_order_samples import make_bond_order
 from sample_sets import make_potential
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -47,6 +49,7 @@ SETTINGS = [
         "triples": ((1, 1, 2), (1, 2, 3), (2, 2, 2)),
         "hidden": (16,),
     },
+    {"informed": True},
 ]
 
 
@@ -94,6 +97,12 @@ def batch_of(frames: Sequence[Frame], potential: Potential) -> Batch:
 
 
 def make(settings: dict[str, Any], elements: Sequence[str], n_members: int, dtype: torch.dtype) -> Potential:
+    if settings.get("informed"):
+        one = make_bond_order(elements)
+        moved = [
+            replace(one.networks, biases=tuple(b + 0.01 * k for b in one.networks.biases)) for k in range(n_members)
+        ]
+        return join_members([replace(one, networks=networks) for networks in moved]).to("cpu", dtype)
     members = [make_potential(elements, seed=3 + k, **settings) for k in range(n_members)]
     return join_members(members).to("cpu", dtype)
 
@@ -102,7 +111,7 @@ CASES = [
     pytest.param(settings, elements, n_members, dtype, id=f"{k}-{''.join(elements)}-{n_members}-{dtype}")
     for k, settings in enumerate(SETTINGS)
     for elements in ELEMENTS
-    for n_members in ((1, 9) if k < 2 else (1,))
+    for n_members in ((1, 9) if k < 2 else (1, 2) if "informed" in settings else (1,))
     for dtype in DTYPES
 ]
 

@@ -17,16 +17,19 @@ from sample_sets import make_potential
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models import bond_order
-from pyfit_gpu.models.batches import batches
+from pyfit_gpu.models import bond_order, surroundings
+from pyfit_gpu.models.batches import batches, featurize
 from pyfit_gpu.models.bond_order import BondOrder
 from pyfit_gpu.models.chunk_walk import ChunkWalk
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Form, Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, evaluate, predict
+from pyfit_gpu.models.uncertainty import Uncertainty
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.training.clusters import build_extrapolation_grade
 
 MakeFrame = Callable[..., Frame]
 
@@ -88,9 +91,7 @@ def assert_slopes(potential: Potential, frame: Frame, tolerance: float = 1e-8) -
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("elements", ELEMENTS, ids="".join)
 @pytest.mark.parametrize("bare", [True, False], ids=["bare", "network"])
-def test_energies_forces_and_stress(
-    random_frame: MakeFrame, elements: tuple[str, ...], form: Form, bare: bool
-) -> None:
+def test_energies_forces_and_stress(random_frame: MakeFrame, elements: tuple[str, ...], form: Form, bare: bool) -> None:
     """Images of atoms screen one another: the cell is smaller than the reach of the screening."""
     frame = random_frame(1, 3, length=4.2, elements=elements, scatter=1)
     assert_slopes(make_bond_order(elements, form, bare=bare), frame)
@@ -237,7 +238,9 @@ class TestForms:
         potential, frame = make_bond_order(form="plain", bare=True, scatter=0), random_frame(2, 5)
         *others, _, screening = potential.bond_order_parameters
         wrong = replace(potential, bond_order_parameters=(*others, -50.0, screening))
-        expected = r"made.dat, structure 1 .line 1., atom \d: expected outputs of the network that make sense, but there "
+        expected = (
+            r"made.dat, structure 1 .line 1., atom \d: expected outputs of the network that make sense, but there "
+        )
         expected += re.escape("is no energy with A 9.6, alpha 4.7, B 4.3, beta 1.45, h 0.12, sigma 0.8, a -50, lambda")
         for derivatives in (True, False):
             with pytest.raises(InputError, match=expected):
@@ -366,21 +369,19 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_does_not_grow_with_pairs_times_neighbors(
-    random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
+    make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arrays of pairs and neighbours are made for a few atoms at a time, whatever the number of atoms."""
-    monkeypatch.setattr(bond_order, "_PAIRS_CPU", 2**13)
-    potential, frame = make_bond_order(bare=True), random_frame(5, 6)
-    most = []
-    for copies in (4, 16):
-        structures = Structures.from_frames([frame] * copies)
-        (batch,) = batches(structures.sizes, structures.select, potential)
-        with Largest() as noted:
-            ChunkWalk(potential, batch, derivatives=True).run()
-        most.append(noted.most / len(batch.neighbors.index))
-    # Numbers for each pair; the bonds of an atom with its neighbours alone would be more.
-    assert most[1] <= most[0]
-    assert most[1] < 16
+    """Arrays of bonds and neighbours are made for a few atoms at a time, whatever the number of atoms."""
+    monkeypatch.setattr(bond_order, "_PAIRS_CPU", 2**17)
+    potential = make_bond_order(bare=True, cutoff=5.0)
+    crystal = make_frame([[0.1, 0.2, 0.3]], 2.0 * (1 - np.eye(3)))  # 42 bonds of 134 neighbours
+    structures = Structures.from_frames([crystal] * 40)
+    (batch,) = batches(structures.sizes, structures.select, potential)
+    n_pairs = len(batch.neighbors.index)
+    assert n_pairs > 4000
+    with Largest() as noted:
+        ChunkWalk(potential, batch, derivatives=True).run()
+    assert noted.most < 16 * n_pairs  # with the bonds of all atoms it would be 48 times
 
 
 def test_pieces_change_nothing(random_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,6 +391,39 @@ def test_pieces_change_nothing(random_frame: MakeFrame, monkeypatch: pytest.Monk
     pieces = predicted(potential, frame)
     for name in ("atomic_energies", "forces", "stress"):
         assert torch.equal(getattr(pieces, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "network"])
+def test_grades(mixed_frames: Callable[..., list[Frame]], bare: bool) -> None:
+    """Grades are those of the inputs, also where no network takes these; they belong to a baseline, too."""
+    potential, frames = make_bond_order(("Si", "C"), bare=bare), mixed_frames(("Si", "C"))
+    structures = Structures.from_frames(frames)
+    grade = build_extrapolation_grade(build_training_set(structures, potential), potential)
+    uncertainty = Uncertainty.of(potential, grade)
+    expected = grade(featurize(structures, potential), potential.species_index(structures))
+    for derivatives in (True, False):
+        found = predict(potential, structures, derivatives=derivatives, uncertainty=uncertainty)
+        assert found.uncertainty is not None
+        assert_close(found.uncertainty.grade, expected)
+        assert torch.equal(found.energy, predict(potential, structures, derivatives=derivatives).energy)
+    numbers = potential.bond_order_parameters
+    other = replace(potential, bond_order_parameters=(numbers[0] + 1e-6, *numbers[1:]))
+    with pytest.raises(InputError, match="belongs to another potential"):
+        predict(other, structures, uncertainty=uncertainty)
+
+
+@pytest.mark.parametrize("elements", ELEMENTS[:2], ids="".join)
+def test_the_ways_of_a_gpu_give_the_same(
+    mixed_frames: Callable[..., list[Frame]], elements: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried on a CPU: other lists, sums without adding to one place twice, one block for all atoms."""
+    potential, frames = make_bond_order(elements, "plain"), mixed_frames(elements)
+    expected = predicted(potential, *frames)
+    for module in (bond_order, surroundings):
+        monkeypatch.setattr(module, "on_cpu", lambda values: False)
+    found = predicted(potential, *frames)
+    for name in ("atomic_energies", "forces"):
+        assert_close(getattr(found, name), getattr(expected, name))
 
 
 def test_far_atoms_screen(make_frame: MakeFrame) -> None:

@@ -147,13 +147,6 @@ def test_local_parameters(make_potential: MakePotential, frames: list[Frame], us
     assert close(found, (expected + baseline * use_baseline)[None])
 
 
-def test_physically_informed_has_no_energies_yet(make_potential: MakePotential, frames: list[Frame]) -> None:
-    potential = make_potential(n_outputs=8)
-    assert potential.is_physically_informed
-    with pytest.raises(InputError, match=r"expected a straight network with 1 output, got .* 8 outputs"):
-        evaluate(potential, Structures.from_frames(as_silicon(frames)))
-
-
 def test_members_of_several_networks(make_potential: MakePotential, frames: list[Frame]) -> None:
     members = [make_potential(("Si", "C")).randomized(seed) for seed in range(3)]
     flat = torch.cat([member.networks.flat() for member in members])

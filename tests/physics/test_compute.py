@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bond_order_samples import make_bond_order
 from sample_sets import make_potential
 
 import pyfit_gpu as pf
@@ -64,9 +65,14 @@ def test_unknown_part(silicon: Potential) -> None:
         pf.compute_physics(silicon, parts=["magnetism"])
 
 
-def test_a_physically_informed_potential_is_refused() -> None:
-    with pytest.raises(InputError, match="compute_physics"):
-        pf.compute_physics(make_potential(n_outputs=8))
+def test_a_bond_order_potential() -> None:
+    """A crystal is bound and stable, and its elastic constants follow from energies as from stress."""
+    found = pf.compute_physics(make_bond_order(bare=True), parts=["energy-volume", "elastic-constants"])
+    values = {(one.phase, one.name): one.value for one in found.properties}
+    assert values["diamond", "cohesive-energy"] < -1
+    for name in ("C11", "C12", "C44"):
+        from_energy = values["diamond", f"{name} from energy"]
+        assert values["diamond", name] == pytest.approx(from_energy, rel=5e-3, abs=0.1)
 
 
 def test_uncertainty_of_another_potential(silicon: Potential, silicon_data: Structures) -> None:

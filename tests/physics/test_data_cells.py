@@ -52,7 +52,7 @@ def test_equation_of_the_data(make_frame: MakeFrame) -> None:
     frames.append(made(make_frame, scaled(ELEMENTARY["fcc"].atoms, 20.0), energy=-9.0))
     pushed = made(make_frame, scaled(ELEMENTARY["diamond"].atoms, 20.2), energy=-40.0, forces=np.ones((2, 3)))
     reference = find_reference(
-        ELEMENTARY["diamond"], data_cells(Structures.from_frames([*frames, pushed]), ["Si"]), {"Si": -1.0}
+        ELEMENTARY["diamond"], data_cells(Structures.from_frames([*frames, pushed]), ["Si"], 6.0), {"Si": -1.0}
     )
     assert reference.equation.volume == pytest.approx(20.0, abs=0.01)
     assert reference.equation.energy == pytest.approx(-5.0, abs=1e-4)
@@ -63,11 +63,18 @@ def test_equation_of_the_data(make_frame: MakeFrame) -> None:
 
 def test_few_cells_give_the_lowest(make_frame: MakeFrame) -> None:
     frames = [made(make_frame, scaled(ELEMENTARY["bcc"].atoms, v), energy=e) for v, e in ((15.0, -3.0), (16.0, -4.0))]
-    reference = find_reference(ELEMENTARY["bcc"], data_cells(Structures.from_frames(frames), ["Si"]), {})
+    reference = find_reference(ELEMENTARY["bcc"], data_cells(Structures.from_frames(frames), ["Si"], 6.0), {})
     assert (reference.equation.energy, reference.equation.volume) == (-4.0, pytest.approx(16.0))
     assert np.isnan(reference.equation.bulk_modulus)
     assert reference.lattice_constants(ELEMENTARY["bcc"])["a"] == pytest.approx(32 ** (1 / 3))
-    assert find_reference(ELEMENTARY["fcc"], data_cells(Structures.from_frames(frames), ["Si"]), {}).atoms is None
+    assert find_reference(ELEMENTARY["fcc"], data_cells(Structures.from_frames(frames), ["Si"], 6.0), {}).atoms is None
+
+
+def test_a_single_atom_in_a_large_cell_is_no_crystal(make_frame: MakeFrame) -> None:
+    """It would be a simple cubic one, of lower energy than none."""
+    data = Structures.from_frames([make_frame([[0.0, 0.0, 0.0]], 12 * np.eye(3), symbols=["Si"], energy=-0.9)])
+    assert data_cells(data, ["Si"], 6.0) == []
+    assert len(data_cells(data, ["Si"], 12.1)) == 1
 
 
 def test_hexagonal_lengths_only_from_a_cell_set_up_alike(make_frame: MakeFrame) -> None:
@@ -76,11 +83,11 @@ def test_hexagonal_lengths_only_from_a_cell_set_up_alike(make_frame: MakeFrame) 
     other = make_supercell(alike, [[1, 0, 0], [1, 1, 0], [0, 0, 1]])  # 60 degrees instead of 120
     for atoms, is_known in ((alike, True), (other, False)):
         data = Structures.from_frames([made(make_frame, atoms, energy=-8.0)])
-        found = find_reference(hcp, data_cells(data, ["Si"]), {}).lattice_constants(hcp)
+        found = find_reference(hcp, data_cells(data, ["Si"], 6.0), {}).lattice_constants(hcp)
         assert bool(found) == is_known
     assert hcp.lattice_constants(alike) == pytest.approx(
         find_reference(
-            hcp, data_cells(Structures.from_frames([made(make_frame, alike, energy=-8.0)]), ["Si"]), {}
+            hcp, data_cells(Structures.from_frames([made(make_frame, alike, energy=-8.0)]), ["Si"], 6.0), {}
         ).lattice_constants(hcp)
     )
 

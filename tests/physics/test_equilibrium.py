@@ -8,6 +8,7 @@ import torch
 
 from pyfit_gpu.interfaces.ase import PyfitCalculator
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.physics import equilibrium
 from pyfit_gpu.physics.crystals import elementary_crystals
 from pyfit_gpu.physics.data_cells import Reference
 from pyfit_gpu.physics.energy_volume import energy_volume
@@ -41,6 +42,16 @@ def test_members_have_crystals_of_their_own(committee: Potential) -> None:
     assert 1e-4 < abs(volumes[0] - volumes[1]) < 0.5
     (alone,) = find_solids(Members(committee.member(1)), crystals, [Reference(UNKNOWN)])
     assert alone.states[0].volume == pytest.approx(volumes[1], rel=1e-7)
+
+
+def test_what_is_denser_than_any_solid_is_not_computed(silicon: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydrogen's radius would let it be. Here diamond itself is taken for too dense."""
+    crystals = [one for one in elementary_crystals("Si") if one.name == "diamond"]
+    (found,) = find_solids(Members(silicon), crystals, [Reference(UNKNOWN)])
+    assert found.is_complete
+    monkeypatch.setattr(equilibrium, "_LEAST_VOLUME", 1.05 * found.known[0][1].volume)
+    (found,) = find_solids(Members(silicon), crystals, [Reference(UNKNOWN)])
+    assert not found.is_complete
 
 
 def test_a_potential_without_minimum(silicon: Potential) -> None:

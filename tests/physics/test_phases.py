@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from pyfit_gpu.physics.data_cells import Reference
+from pyfit_gpu.physics.equation_of_state import UNKNOWN
 from pyfit_gpu.physics.equilibrium import Solid
-from pyfit_gpu.physics.ground_states import ground_states, supercell
+from pyfit_gpu.physics.ground_states import expected_stable, ground_states, supercell
 from pyfit_gpu.physics.phases import reference_crystals
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -24,7 +27,7 @@ def structures_of(make_frame: MakeFrame, *cells: Atoms) -> Structures:
 
 
 def test_one_element() -> None:
-    names = [one.name for one in reference_crystals(None, ["Cu"])]
+    names = [one.name for one in reference_crystals(None, ["Cu"], 6.0)]
     assert names == ["fcc", "bcc", "hcp", "diamond", "sc"]
 
 
@@ -36,7 +39,7 @@ def test_compositions_of_the_data(make_frame: MakeFrame) -> None:
         bulk("SiC", "zincblende", a=4.4),
         Atoms("SiCGe", cell=3 * np.eye(3), positions=[[0, 0, 0], [1.5, 0, 0], [0, 1.5, 0]]),
     )
-    names = [one.name for one in reference_crystals(data, ["Si", "C", "Ge"])]
+    names = [one.name for one in reference_crystals(data, ["Si", "C", "Ge"], 6.0)]
     assert names == [
         "Si fcc",
         "Si bcc",
@@ -50,8 +53,16 @@ def test_compositions_of_the_data(make_frame: MakeFrame) -> None:
     ]
 
 
+def test_isolated_atoms_and_molecules_bring_no_crystals(make_frame: MakeFrame) -> None:
+    """The one in a large cell would be simple cubic."""
+    data = structures_of(make_frame, Atoms("C", cell=12 * np.eye(3)), bulk("Si"))
+    molecules = [make_frame([[0.0, 0, 0], [1.5, 0, 0]][:n], symbols=["Si", "C"][:n]) for n in (1, 2)]
+    assert {one.composition for one in reference_crystals(data, ["Si", "C"], 6.0)} == {"Si"}
+    assert reference_crystals(Structures.from_frames(molecules), ["Si", "C"], 6.0) == []
+
+
 def test_without_data_all_elements_and_pairs() -> None:
-    crystals = reference_crystals(None, ["Si", "C"])
+    crystals = reference_crystals(None, ["Si", "C"], 6.0)
     assert len(crystals) == 14
     assert {one.composition for one in crystals} == {"Si", "C", "CSi"}
 
@@ -71,6 +82,16 @@ def test_ground_state_by_the_potential(solids: list[Solid]) -> None:
     known = [solid for solid in solids if solid.phase != "diamond"]
     assert [solid.phase for solid in ground_states(known)] == ["beta_tin_eos"]
     assert ground_states([]) == []
+
+
+def test_the_ground_state_of_the_data_should_be_stable_also_where_a_member_lacks_it(solids: list[Solid]) -> None:
+    """Not the next best one, which the defects are computed for."""
+    lost = [replace(one, states=(None,)) if one.phase == "diamond" else one for one in solids]
+    assert [solid.phase for solid in ground_states(lost)] == ["beta_tin_eos"]
+    assert [solid.phase for solid in expected_stable(lost)] == ["diamond"]
+    assert [solid.phase for solid in expected_stable(solids)] == ["diamond"]
+    unknown = [replace(one, reference=Reference(UNKNOWN)) for one in lost]  # without data: what the potential has
+    assert expected_stable(unknown) == ground_states(unknown)
 
 
 @pytest.mark.parametrize("length", [5.0, 9.5, 12.0])

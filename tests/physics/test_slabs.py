@@ -10,9 +10,12 @@ from ase.optimize import BFGS
 from pyfit_gpu.interfaces.ase import PyfitCalculator
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.physics.crystals import binary_crystals, elementary_crystals, scaled
-from pyfit_gpu.physics.equilibrium import Solid
+from pyfit_gpu.physics.data_cells import Reference
+from pyfit_gpu.physics.equation_of_state import UNKNOWN
+from pyfit_gpu.physics.equilibrium import Solid, find_solids
 from pyfit_gpu.physics.ground_states import supercell
 from pyfit_gpu.physics.members import Members
+from pyfit_gpu.physics.properties import Property
 from pyfit_gpu.physics.slabs import cut_slab
 from pyfit_gpu.physics.stacking_faults import stacking_faults
 from pyfit_gpu.physics.surfaces import surfaces
@@ -102,6 +105,20 @@ def test_vacancy_of_silicon(members: Members, diamond: Solid) -> None:
     (found,) = vacancies(members, [diamond]).properties
     assert (found.name, found.phase, found.unit) == ("defect-formation-energy vacancy", "diamond", "eV")
     assert 1.5 < found.value < 4
+
+
+def test_each_member_has_surfaces_of_its_own(committee: Potential) -> None:
+    """With the energies and areas of its own crystal."""
+    both = [one.members for one in _surfaces(committee)]
+    for number in range(2):
+        alone = [one.value for one in _surfaces(committee.member(number))]
+        assert [values[number] for values in both] == pytest.approx(alone, abs=1e-9)
+    assert all(abs(first - second) > 1e-4 for first, second in both)
+
+
+def _surfaces(potential: Potential) -> tuple[Property, ...]:
+    members = Members(potential)
+    return surfaces(members, find_solids(members, [CRYSTALS["diamond"]], [Reference(UNKNOWN)])).properties
 
 
 def test_no_crystal_no_defects(members: Members) -> None:

@@ -52,7 +52,8 @@ def test_few_points_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (12.3456, "12.35"), (-0.012345, "−0.01235"), (123456.0, "123456"), (-106.527123, "−106.527"),
+    [(0.0, "0"), (-2.1e-16, "0"),
+     (12.3456, "12.35"), (-0.012345, "−0.01235"), (123456.0, "123456"), (-106.527123, "−106.527"),
      (1.5e-7, "1.500e−07"), (math.nan, "–"), (math.inf, "–")],
 )  # fmt: skip
 def test_numbers_for_readers(value: float, text: str) -> None:

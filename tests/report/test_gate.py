@@ -48,6 +48,12 @@ def test_broken_limits(limit: Limit, line: str) -> None:
     assert found.startswith(line)
 
 
+def test_a_name_with_brackets_matches_itself() -> None:
+    values = [Value("energy-rmse", 12.0, "meV/atom", "group a[1]")]
+    assert len(Gate((Limit("energy-rmse of group a[1]", high=1),)).violations(values)) == 1
+    assert Gate((Limit("energy-rmse of group a[1]", high=13),)).violations(values) == []
+
+
 def test_phases_that_should_be_stable(tmp_path: Path) -> None:
     assert gate(tmp_path, "{}").stable is None
     assert gate(tmp_path, '{stable: ["fcc"]}').stable == ("fcc",)
@@ -57,7 +63,7 @@ def test_phases_that_should_be_stable(tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("{limits: {", "gate.json5: expected JSON5"),
-        ("[1]", "expected an object with limits, found a list"),
+        ("[1]", "expected an object, found a list"),
         ("{limit: {}}", "limit: expected limits or stable"),
         ("{limits: [1]}", "limits: expected an object with a limit by name, found a list"),
         ("{limits: {C11: 3}}", r"limits: C11: expected min, max or both.*found 3"),
@@ -66,7 +72,9 @@ def test_phases_that_should_be_stable(tmp_path: Path) -> None:
         ("{limits: {C11: {max: '3'}}}", r"limits: C11: max: expected a number, found '3'"),
         ("{limits: {C11: {max: true}}}", r"limits: C11: max: expected a number, found True"),
         ("{limits: {C11: {max: NaN}}}", r"limits: C11: max: expected a number, found nan"),
+        (f"{{limits: {{C11: {{max: {10**400}}}}}}}", r"limits: C11: max: expected a number, found 1000"),
         ("{limits: {C11: {min: 4, max: 3}}}", r"limits: C11: expected min <= max, found 4 and 3"),
+        ("{stable: ['fcc', 1]}", "stable: expected a list of phases, found a list of something else"),
         ("{stable: 'fcc'}", "stable: expected a list of phases, found text"),
     ],
 )

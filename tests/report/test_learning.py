@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sample_sets import make_potential
+
+from pyfit_gpu.report.build import Findings, build_report
 from pyfit_gpu.report.learning import Curves, learning_section
 from pyfit_gpu.training.history import LabelErrors, MemberHistory
 
@@ -35,6 +38,23 @@ def test_section() -> None:
         ("member 4, validation", (0.0, 1.0, 2.0), (2.0, 0.75, 0.9)),
     ]
     assert section.tables[0].rows == (("member 4", 2, 0.25, 0.9, 0.75, 1, 1, "steps"),)
+
+
+def test_a_training_that_was_stopped_says_so() -> None:
+    stopped = Curves("member 0", {0: 1.0, 4: 0.5}, {}, "running", 4)
+    section = learning_section([stopped])
+    assert section is not None
+    assert "more time" in section.text[0]
+    assert section.tables[0].rows[0][-1] == "its time, or a stop"
+    ended = learning_section([Curves("member 0", {0: 1.0}, {}, "patience", 0)])
+    assert ended is not None
+    assert ended.text == ()
+    for curves, expected in (
+        (stopped, ("4 steps", "plain")),
+        (Curves("", {0: 1.0}, {}, "running"), ("0 steps", "bad")),
+    ):
+        (fact,) = build_report(Findings(make_potential(), "fit.nn.dat", curves=[curves])).facts
+        assert (fact.text, fact.tone) == expected
 
 
 def test_numbers_that_a_logarithmic_axis_cannot_show() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -99,7 +100,10 @@ def test_many_points_stay_small() -> None:
     names = tuple(f"a/rather/long/path/to/a/file.extxyz, structure {k}, atom 17, x" for k in range(count))
     values = tuple(k * 1.000123456789 for k in range(count))
     plots = [Plot(f"p{k}", "P", "x", "y", (Series("s", values, values, names),)) for k in range(40)]
-    text = page_text(make_report(*plots))
+    rows = tuple((f"a group with a name of thirty letters {k}", *(k + 0.123 for _ in range(6))) for k in range(600))
+    tables = tuple(Table(f"t{k}", ("group", *"abcdef"), rows) for k in range(4))
+    report = make_report(*plots)
+    text = page_text(replace(report, sections=(*report.sections, Section("Tables", tables=tables))))
     assert len(text.encode()) < 3_000_000
     found = plots_of(text)
     counts = {len(plot["series"][0]["x"]) for plot in found}

@@ -24,7 +24,7 @@ def test_settings(settings: dict[str, object], tmp_path: Path) -> None:
     assert drawn(make_plot(**settings), tmp_path / "plot.png") > 0.02
 
 
-@pytest.mark.parametrize("name", [r"$\foo$", "_hidden", "<b>", "a\nb"])
+@pytest.mark.parametrize("name", [r"$\foo$", "_hidden", "<b>", "a\nb", "名字"])
 def test_names(name: str, tmp_path: Path) -> None:
     plot = make_plot()
     series = tuple(replace(one, label=name) for one in plot.series)

@@ -52,11 +52,11 @@ def test_errors_of_the_parts() -> None:
     parts = ("training", "training", "validation", "test", "training", "")
     found = make_evaluated(parts=parts)
     values = error_values(found)
-    for part in ("training", "validation", "test"):
-        error = errors_of(found, "forces", [k for k in range(6) if parts[k] == part])
+    for part in ("training", "validation", "test", "others"):
+        error = errors_of(found, "forces", [k for k in range(6) if (parts[k] or "others") == part])
         assert value_of(values, f"forces-rmse of {part}").value == pytest.approx(np.sqrt(np.mean(error**2)))
     rows = table_of(error_section(found), "Structures that trained").rows
-    expected = [part for part in ("training", "validation", "test", "not in the set") for _ in LABELS]
+    expected = [part for part in ("training", "validation", "test", "others") for _ in LABELS]
     assert [row[0] for row in rows] == expected
     assert {row[2] for row in rows if row[0] == "training"} == {3}
 

@@ -231,8 +231,8 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     weight_seed = int(np.random.SeedSequence().generate_state(1)[0])
     potential = load_potential(config.neural_network_in, seed=weight_seed)
     if config.run_training:
-        require_straight(potential, "train")
         check_form(potential, config.neural_network_out, trained=True)
+        require_straight(potential, "train")
     if config.generate_training_set:
         frames = read_all_frames(Sources.of([config.dft_input_file]), training=True)
         if config.run_training:

@@ -15,6 +15,10 @@ _RATE_OF_GPU = 8e12
 _LEAST_PRODUCTS = 400  # of J^T J for all members, below which LBFGS gets farther
 _LEAST_STRUCTURES = 100  # for the penalty by the evidence
 _MOST_PARAMETERS = 6_000  # whose J^T J takes 0.3 GB, several of them
+# The penalty of few atoms, whose inputs `train` leaves as they are: as a share of the energies' spread, which is what
+# the loss begins with, and at least the 1e-4 eV/atom of `train`. Ten times as much keeps networks from learning at all.
+_PENALTY = 1.4e-3
+_LEAST_PENALTY = 1e-4  # eV/atom
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Amount:
 
     n_structures: int  # with an energy
     n_labels: int  # energies and components of forces
+    n_atoms: int  # of the structures with an energy
+    spread: float  # eV/atom, standard deviation of the energies about what the composition explains
 
 
 def hidden_layers(n_features: int, n_elements: int, n_labels: int) -> tuple[int, int]:
@@ -46,6 +52,15 @@ def second_order_pays(amount: Amount, parameters: int, members: int, seconds: fl
     product = members * amount.n_labels * float(parameters) ** 2 / workers  # s
     enough = amount.n_structures >= _LEAST_STRUCTURES and parameters <= _MOST_PARAMETERS
     return enough and product * _LEAST_PRODUCTS <= seconds
+
+
+def training_options(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> tuple[str, ...]:
+    """Options of `train` that amount of data and time suggest: a penalty for few atoms, else see `second_order_pays`."""
+    if amount.n_atoms < parameters:
+        return ("--l2", f"{max(_LEAST_PENALTY, _PENALTY * amount.spread):.1g}")
+    if second_order_pays(amount, parameters, members, seconds, workers):
+        return ("--optimizer", "auto", "--l2", "auto")
+    return ()
 
 
 def rate(device_type: str, threads: int) -> float:

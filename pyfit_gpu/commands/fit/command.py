@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyfit_gpu.commands.fit.choices import hidden_layers, n_parameters, rate, second_order_pays
+from pyfit_gpu.commands.fit.choices import hidden_layers, n_parameters, rate, training_options
 from pyfit_gpu.commands.fit.layout import RECORD, Layout, remove
 from pyfit_gpu.commands.fit.record import Record
 from pyfit_gpu.commands.fit.request import Request, Survey, survey_data
@@ -79,8 +79,8 @@ def choose(request: Request, survey: Survey, setup: Setup) -> dict[str, Any]:
     hidden = hidden_layers(survey.n_features, survey.n_elements, survey.amount.n_labels)
     parameters = n_parameters(survey.n_features, survey.n_elements, hidden[0])
     workers = rate(setup.device.type, torch.get_num_threads())
-    second_order = second_order_pays(survey.amount, parameters, request.members, request.seconds, workers)
-    return {"hidden": list(hidden), "training": ["--optimizer", "auto", "--l2", "auto"] if second_order else []}
+    training = training_options(survey.amount, parameters, request.members, request.seconds, workers)
+    return {"hidden": list(hidden), "training": list(training)}
 
 
 class _Fit:
@@ -95,11 +95,15 @@ class _Fit:
     def run_all(self, record: Record) -> int:
         is_missing = False
         for stage in stages(self._request, self._layout, record.chosen, self._request.seconds):
-            is_missing = is_missing or stage.name not in record.done or not all(map(os.path.exists, stage.outputs))
-            if not is_missing:
+            if self._is_done(stage, record) and not is_missing:
                 continue
+            is_missing = is_missing or not stage.is_optional  # nothing rests on what is optional
             record, words = self._begin(stage, record)
             status = self._status(stage, words)
+            if stage.name == TRAINING:
+                is_up = status == STATUS_UNFINISHED  # its time, as asked for
+                record = replace(record, time_was_up=self._request.seconds if is_up else 0.0)
+                status = 0 if is_up else status
             if status and not stage.is_check:
                 return status
             if all(map(os.path.exists, stage.outputs)):
@@ -108,16 +112,27 @@ class _Fit:
         log.info("%s: the fit is complete; its commands: %s", self._request.out, self._layout.path("commands.sh"))
         return 0
 
+    def _is_done(self, stage: Stage, record: Record) -> bool:
+        """Whether a stage has nothing to do; training that its time ended goes on when it is given more."""
+        if stage.name == TRAINING and 0 < record.time_was_up < self._request.seconds:
+            return False
+        return stage.name in record.done and all(map(os.path.exists, stage.outputs))
+
     def _begin(self, stage: Stage, record: Record) -> tuple[Record, Sequence[str]]:
         """Make way for a stage; words of its command, where the time that is left for training may be shorter."""
+        record = record.before(stage.name)  # what comes after it is to be done anew, even if this is killed
         if stage.name != TRAINING:
+            self._save(record)
             remove(stage.outputs)
             return record, stage.words
-        spent = record.training_spent
-        if os.path.exists(self._layout.run_file):
-            spent += max(0.0, os.stat(self._layout.run_file).st_mtime - record.training_began)
+        goes_on, spent = os.path.exists(self._layout.run_file), 0.0
+        if goes_on:
+            last = os.stat(self._layout.run_file).st_mtime
+            spent = record.training_spent + max(0.0, last - record.training_began)
         record = replace(record, training_began=time.time(), training_spent=spent)
         self._save(record)
+        if not goes_on:
+            self._layout.remove_training()
         left = stages(self._request, self._layout, record.chosen, self._request.seconds - spent)
         (now,) = (one for one in left if one.name == TRAINING)
         return record, now.words
@@ -126,13 +141,12 @@ class _Fit:
         command = as_typed(words)
         log.info("\n$ %s", command)
         try:
-            status = self._run(words)
+            return self._run(words)
         except InputError as error:
             if not stage.is_optional:
                 raise
-            log.info("%s: left out: %s; then the same command does it", stage.name, in_options(error))
+            log.info("%s: left out: %s (the same command tries it again)", stage.name, in_options(error))
             return 0
-        return 0 if stage.name == TRAINING and status == STATUS_UNFINISHED else status  # its time is up, as asked for
 
     def _save(self, record: Record) -> None:
         record.save(self._path)

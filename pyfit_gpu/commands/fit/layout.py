@@ -41,12 +41,16 @@ class Layout:
 
     def remove_all(self) -> None:
         """Remove what a fit writes, of however many members; other files in the folder stay."""
-        folder = Path(self.folder)
-        remove(map(str, [*folder.glob("fit.m[0-9]*.*"), *(folder / name for name in _OWN)]))
+        self.remove_training()
+        remove(self.path(name) for name in _OTHERS)
+
+    def remove_training(self) -> None:
+        """Remove what training writes, of however many members, and what belongs to it."""
+        remove([*map(str, Path(self.folder).glob("fit.m[0-9]*.*")), *(self.path(name) for name in _TRAINED)])
 
 
-_OWN = ("start.nn.dat", "doctor.json", "set.h5", "fit.nn.dat", "fit.run.h5", "fit.ranking.csv", "fit.uncertainty.txt",
-        "errors.csv", "report", "lammps", "commands.sh")  # fmt: skip
+_TRAINED = ("fit.nn.dat", "fit.run.h5", "fit.ranking.csv", "fit.uncertainty.txt")
+_OTHERS = ("start.nn.dat", "doctor.json", "set.h5", "errors.csv", "report", "lammps", "commands.sh")
 
 
 def remove(paths: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import atomic_text
 
 FORMAT, VERSION = "pyfit-gpu fit", 1
+STAGES = ("potential", "doctor", "set", "training", "uncertainty", "errors", "report", "lammps")  # in their order
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Record:
     done: dict[str, list[str]] = field(default_factory=dict)  # words of the commands that have ended, by stage
     training_began: float = 0.0  # s since the epoch, of the last time that training began
     training_spent: float = 0.0  # s of training before
+    time_was_up: float = 0.0  # s, the time asked for when it ended training; 0: it did not
     created_by: str = f"pyfit-gpu {__version__}"
 
     @classmethod
@@ -41,7 +43,7 @@ class Record:
             record = cls(**content)
         except OSError as error:
             raise InputError(f"{path}: cannot read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: expected the record of a fit, found another file or a damaged one") from error
         if found != (FORMAT, VERSION):
             raise InputError(f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}")
@@ -54,6 +56,25 @@ class Record:
 
     def with_done(self, stage: str, words: Sequence[str]) -> Record:
         return replace(self, done={**self.done, stage: list(words)})
+
+    def before(self, stage: str) -> Record:
+        """The same with only the stages before one done."""
+        earlier = STAGES[: STAGES.index(stage)]
+        return replace(self, done={name: words for name, words in self.done.items() if name in earlier})
+
+    def describe(self) -> list[str]:
+        """A few lines about the fit."""
+        given = {name: value for name, value in self.arguments.items() if value not in (None, [])}
+        ended = f"; ended by its time, {self.time_was_up:g} s" if self.time_was_up else ""
+        layers = "-".join(map(str, self.chosen["hidden"]))
+        left = [stage for stage in STAGES if stage not in self.done]
+        return [
+            f"data          {shortened(self.data)}",
+            f"asked for     {', '.join(f'{name} {_shown(value)}' for name, value in given.items())}",
+            f"chosen        hidden layers {layers}; {' '.join(self.chosen['training']) or 'options of train as usual'}",
+            f"done          {', '.join(stage for stage in STAGES if stage in self.done) or 'nothing'}{ended}",
+            *([f"not done      {', '.join(left)}"] if left else []),
+        ]
 
     def require_same(self, arguments: Mapping[str, Any], data: Mapping[str, str], path: str) -> None:
         """Refuse to go on with other arguments or other data.

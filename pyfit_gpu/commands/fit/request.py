@@ -19,6 +19,7 @@ from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import file_digest
 from pyfit_gpu.formats.head import files_of
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame
 
 
@@ -87,8 +88,19 @@ def survey_data(request: Request) -> Survey:
              request.test_groups)  # fmt: skip
     draft = draft_of(request.elements or None, frames, {"cutoff": request.cutoff})
     n_components = sum(3 * frame.n_atoms for frame in labelled if frame.forces is not None)
-    amount = Amount(len(labelled), len(labelled) + n_components)
+    n_atoms = sum(frame.n_atoms for frame in labelled)
+    spread = _energy_spread(labelled, draft.descriptor.elements)
+    amount = Amount(len(labelled), len(labelled) + n_components, n_atoms, spread)
     return Survey(amount, draft.descriptor.n_elements, draft.descriptor.n_features)
+
+
+def _energy_spread(labelled: Sequence[Frame], elements: Sequence[str]) -> float:
+    """Standard deviation of the energies per atom about their least squares by composition, eV."""
+    counts = count_elements(labelled, elements)
+    sizes = counts.sum(axis=1)
+    composition = counts / sizes[:, None]
+    per_atom = np.array([frame.energy for frame in labelled], dtype=float) / sizes
+    return float(np.std(per_atom - composition @ np.linalg.lstsq(composition, per_atom)[0]))
 
 
 def _check_elements(frames: Sequence[Frame], elements: Sequence[str]) -> None:

@@ -20,9 +20,9 @@ class Stage:
 
     name: str
     words: tuple[str, ...]
-    outputs: tuple[str, ...] = ()  # files and folders; what an earlier, killed one left of them is removed
+    outputs: tuple[str, ...] = ()  # files and folders; what an earlier one left of them is removed, but by training
     is_check: bool = False  # its exit status says something of the data, not whether it has worked
-    is_optional: bool = False  # it needs programs that need not be there
+    is_optional: bool = False  # what it needs may be missing: other programs, structures that do not train
 
 
 def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds: float) -> list[Stage]:
@@ -56,9 +56,9 @@ def stages(request: Request, layout: Layout, chosen: Mapping[str, Any], seconds:
         Stage("potential", (*new, *quiet), (start,)),
         Stage("doctor", (*doctor, *everywhere), (diagnosis,), is_check=True),
         Stage("set", (*prepare, *everywhere), (own_set,)),
-        Stage(TRAINING, (*train, *everywhere)),
+        Stage(TRAINING, (*train, *everywhere), (layout.best, *layout.members)),
         Stage("uncertainty", (*build, *everywhere), tuple(layout.uncertainties)),
-        Stage("errors", (*evaluate, *everywhere), (errors,)),
+        Stage("errors", (*evaluate, *everywhere), (errors,), is_optional=True),
         Stage("report", (*page, *everywhere), (report,)),
         Stage("lammps", (*export, *quiet), (lammps,), is_optional=True),
     ]

@@ -33,9 +33,16 @@ class _Member:
     validated: StepRecord | None = None  # the last row that validates
 
     @property
+    def least_validation(self) -> float | None:
+        """The least validation loss that is a number; None: there is none."""
+        return min(filter(math.isfinite, self.validation.values()), default=None)
+
+    @property
     def score(self) -> float:
         """Least validation loss, or else the last loss; infinity where that is no number."""
-        found = min(self.validation.values(), default=list(self.loss.values())[-1] if self.loss else math.inf)
+        found = self.least_validation
+        if found is None:
+            found = list(self.loss.values())[-1] if self.loss else math.inf
         return found if math.isfinite(found) else math.inf
 
 
@@ -120,8 +127,8 @@ class LivePage:
             Fact("time", f"{(self._clock() - self._started) / 60:.1f} min"),
             Fact("loss", f"{number(best.loss[max(best.loss)])} eV/atom", more=best.name),
         ]
-        if best.validation:
-            facts.append(Fact("least validation", f"{number(min(best.validation.values()))} eV/atom", more=best.name))
+        if best.least_validation is not None:
+            facts.append(Fact("least validation", f"{number(best.least_validation)} eV/atom", more=best.name))
         curves = [Curves(one.name, one.loss, one.validation) for one in known]
         sections = [learning_section(curves), _error_section(known), _group_section(best)]
         return Report(

@@ -99,9 +99,9 @@ class Job:
         drawn = {"split seed": split.seed, "split rule": rule, "split of the set": describe_split(split)}
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
+        check_form(potential, job.outputs.network, trained=True)
         if self.start.baseline == "fit" and not potential.is_physically_informed:
             raise InputError(f"--baseline fit: expected a physically informed network, got {potential.kind}")
-        check_form(potential, job.outputs.network, trained=True)
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
         require_same_inputs(potential.descriptor, own.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(own))

@@ -51,9 +51,17 @@ def describe_data(training_set: TrainingSet, potential: Potential, earlier: Run 
         "descriptor": {name: _plain(value) for name, value in potential.descriptor.identity().items()},
         "layers": list(potential.networks.layer_sizes),
         "activation": potential.networks.activation,
+        **_bond_order(potential),
         "members": potential.networks.n_members,
         **({"form": potential.form} if potential.is_physically_informed else {}),
     }
+
+
+def _bond_order(potential: Potential) -> dict[str, Any]:
+    """Facts on which the energies of a physically informed potential depend beside its networks."""
+    if not potential.is_physically_informed:
+        return {}
+    return {"form": potential.form, "baseline": list(potential.bond_order_parameters) if potential.use_baseline else []}
 
 
 def _plain(value: Any) -> Any:

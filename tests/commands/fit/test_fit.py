@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from commands.helpers import Launcher, call, done, launching, poscar_blocks, refused, set_up, snapshot, write_poscar
 
-from pyfit_gpu.commands.fit import command
+from pyfit_gpu.commands.fit import command, stages
+from pyfit_gpu.commands.fit.layout import Layout
+from pyfit_gpu.commands.fit.record import STAGES, Record
+from pyfit_gpu.commands.fit.request import Request
 from pyfit_gpu.commands.fit.stages import TRAINING
 from pyfit_gpu.physics.properties import Physics
 
@@ -121,7 +124,8 @@ def test_a_finished_fit_has_nothing_to_do(finished: str) -> None:
     ("gone", "expected"),
     [
         ("fit.m001.uncertainty.txt", ["uncertainty", "evaluate", "report", "lammps"]),
-        ("errors.csv", ["evaluate", "report", "lammps"]),
+        ("errors.csv", ["evaluate", "lammps"]),
+        ("fit.m001.nn.dat", ["train", "uncertainty", "evaluate", "report", "lammps"]),
         ("set.h5", ["prepare", "train", "uncertainty", "evaluate", "report", "lammps"]),
     ],
 )
@@ -131,8 +135,46 @@ def test_it_goes_on_at_the_stage_that_is_missing(gone: str, expected: Sequence[s
     assert (Path("out") / gone).exists()
 
 
+def test_without_its_run_file_training_begins_anew(finished: str) -> None:
+    before = content(Path("out/fit.m001.nn.dat"))
+    for name in ("fit.run.h5", "fit.m001.nn.dat"):
+        os.unlink(f"out/{name}")
+    said = fit()
+    assert "resume: there is no run file yet" in said
+    assert "--max-time 3600s" in said  # all of the time
+    assert content(Path("out/fit.m001.nn.dat")) == before
+
+
+def test_without_structures_that_validate_there_is_a_report_all_the_same() -> None:
+    write_poscar("si.poscar.dat", poscar_blocks()[:1])
+    said = fit()
+    assert "errors: left out: out/set.h5: split 'fit': expected structures that do not train, found none" in said
+    assert "the fit is complete" in said
+    assert Path("out/report/report.html").exists()
+    assert verbs(fit()) == ["evaluate", "lammps"]
+
+
 class Killed(BaseException):
     pass
+
+
+def test_what_comes_after_a_stage_that_is_done_anew_is_done_anew_too(
+    finished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the job is killed between the two."""
+    os.unlink("out/set.h5")
+    original = command._Fit._begin
+
+    def killed(self: command._Fit, stage: stages.Stage, record: Record) -> object:
+        if stage.name == "uncertainty":
+            raise Killed
+        return original(self, stage, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command._Fit, "_begin", killed)
+        with pytest.raises(Killed):
+            call("fit", "si.poscar.dat", "--out", "out", *QUICK)
+    assert verbs(fit()) == ["uncertainty", "evaluate", "report", "lammps"]
 
 
 @pytest.mark.parametrize("number", range(7))
@@ -190,6 +232,36 @@ def test_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--max-time 1s" in Path("out/commands.sh").read_text()
     assert "out of time" in said
     assert "the fit is complete" in said
+
+
+def test_more_time_goes_on_where_training_had_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyfit_gpu.commands.fit.stages.STEPS", 100_000)
+    fit("--time", "0.01s")
+    assert verbs(fit("--time", "0.01s")) == ["lammps"]
+    monkeypatch.setattr("pyfit_gpu.commands.fit.stages.STEPS", 2)
+    said = fit("--time", "1h")
+    assert verbs(said) == ["train", "uncertainty", "evaluate", "report", "lammps"]
+    assert "resume: out/fit.run.h5, after" in said
+    assert verbs(fit("--time", "2h")) == ["lammps"]  # now the steps have ended it
+
+
+def test_info_knows_the_record(finished: str) -> None:
+    said = done("info", "out/fit.json").out
+    assert "record of a fit" in said
+    assert "data          si.poscar.dat" in said
+    assert "members 2, elements Si, seed 2" in said
+    assert "hidden layers 16-16" in said
+    assert "done          potential, doctor, set, training, uncertainty, errors, report\n" in said
+    assert "not done      lammps" in said
+    assert "found         0 errors" in done("info", "out/doctor.json").out
+    Path("cut.json").write_text(Path("out/fit.json").read_text()[:300])
+    refused("info", "cut.json", match="cut.json: expected the record of a fit")
+
+
+def test_the_record_knows_all_stages() -> None:
+    request = Request(("a.xyz",), "out")
+    found = stages.stages(request, Layout("out", 4), {"hidden": [16, 16], "training": []}, 60.0)
+    assert tuple(stage.name for stage in found) == STAGES
 
 
 def test_arguments_reach_the_commands() -> None:
@@ -296,8 +368,6 @@ def test_a_folder_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_signal_stops_it_between_steps_and_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyfit_gpu.commands.fit import stages
-
     monkeypatch.setattr(stages, "STEPS", 100_000)
     original = command._Fit._begin
 

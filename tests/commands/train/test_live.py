@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands.helpers import call, done, fresh_potential, names, refused, set_up
+from commands.helpers import call, done, names, prepare_set, refused, set_up
 from sample_sets import make_potential
 
 from pyfit_gpu.commands.train import live
@@ -27,8 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def prepared() -> None:
-    fresh_potential("start.nn.dat")
-    done("prepare", "si.poscar.dat", "--potential", "start.nn.dat", "--out", "si.h5", "--e-shift", "fit", "--quiet")
+    prepare_set()
 
 
 class Clock:
@@ -101,6 +100,15 @@ def test_losses_that_are_no_numbers() -> None:
         one.observers(member)[0].on_step(row(0, loss))
     one.close()
     assert curves() == {"member 1, training": ([0], [0.5])}
+    assert ">0.5000 eV/atom<small>member 1<" in Path("live.html").read_text()
+
+
+def test_a_validation_that_is_no_number_is_not_the_least() -> None:
+    one = page(Clock(), (0, 1))
+    for member, least in ((0, 0.6), (1, 0.5)):
+        for step, validation in enumerate((math.nan, least)):
+            one.observers(member)[0].on_step(row(step, 1.0, validation))
+    one.close()
     assert ">0.5000 eV/atom<small>member 1<" in Path("live.html").read_text()
 
 

@@ -31,6 +31,7 @@ from pyfit_gpu.commands.train.logs import (
 )
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.fit import fit
@@ -330,6 +331,18 @@ class TestAsTheRunGoes:
 
 
 class TestBackups:
+    def test_plain_form(self, tmp_path: Path) -> None:
+        """Names are those of its files, and what an earlier run left is removed whatever its form."""
+        for name in ("nn_bk_00007.nn.dat", "nn_bk_00008.pinn"):
+            (tmp_path / name).write_text("of an earlier run")
+        backups = Backups(tmp_path, 2)
+        backups.on_start()
+        potential = replace(make_potential(n_outputs=8), form="plain")
+        for step in range(3):
+            backups.on_step(replace(row(step), potential=potential))
+        assert sorted(os.listdir(tmp_path)) == ["nn_bk_00000.pinn", "nn_bk_00002.pinn"]
+        assert load_potential(tmp_path / "nn_bk_00002.pinn").form == "plain"
+
     def test_names_and_weights(self, tmp_path: Path) -> None:
         """A complete potential each, of that step; the folder and its parents are made."""
         weights = []

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 from lammps_samples import crystal, sample_uncertainty
+from sample_sets import make_potential
 
 from pyfit_gpu.errors import Failure, InputError
 from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, read_frames
 from pyfit_gpu.interfaces.lammps import export as export_module
 from pyfit_gpu.interfaces.lammps.cells import Box
 from pyfit_gpu.interfaces.lammps.export import export_potential
-from pyfit_gpu.interfaces.lammps.potential_files import save_members, stem_of
+from pyfit_gpu.interfaces.lammps.potential_files import member_names, save_members, stem_of
 from pyfit_gpu.interfaces.lammps.running import run_lammps
 from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crystal
+from pyfit_gpu.models.potential import join_members
 from pyfit_gpu.models.prediction import evaluate
 from pyfit_gpu.structures.batch import Structures
 
@@ -182,7 +184,15 @@ def test_simple_crystals(elements):
         ("fit.run.h5", "fit"),
         ("fit.m003.nn.dat", "fit"),
         ("old.dat", "old"),
+        ("al.m001.pinn", "al"),
     ],
 )
 def test_stems(name, stem):
     assert stem_of(name) == stem
+
+
+def test_names_follow_the_form():
+    potential = replace(make_potential(n_outputs=8), form="plain")
+    assert member_names(potential, "al") == ["al.pinn"]
+    assert member_names(join_members([potential, potential]), "al") == ["al.m000.pinn", "al.m001.pinn"]
+    assert member_names(make_potential(), "si") == ["si.nn.dat"]
