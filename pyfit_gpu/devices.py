@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 
@@ -66,6 +67,13 @@ def select_dtype(name: str) -> torch.dtype:
     if name not in dtypes:
         raise InputError(f"dtype: expected one of {', '.join(dtypes)}, got {name!r}")
     return dtypes[name]
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device. To a GPU it is copied beside what runs there, and nobody waits."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def set_threads(count: int) -> None:

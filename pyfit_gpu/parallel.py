@@ -109,6 +109,35 @@ class Workers:
             pass
 
 
+def ahead(task: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
+    """Yield results in the order of the items, the next one of which a thread computes meanwhile.
+
+    Items are asked for in the calling thread. Tasks see its gradient and inference modes.
+    """
+    pool = ThreadPoolExecutor(1, "pyfit-ahead")
+    task = _in_this_mode(task)
+    before: Future[T] | None = None
+    try:
+        for item in items:
+            following = _submit(pool, task, item)
+            if before is not None:
+                yield before.result()
+            before = following
+        if before is not None:
+            yield before.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def pulled_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield items, the next one of which a thread asks for meanwhile."""
+    iterator, end = iter(items), object()
+    for item in ahead(lambda _: next(iterator, end), itertools.repeat(None)):
+        if item is end:
+            return
+        yield item  # type: ignore[misc]
+
+
 def _count(device: torch.device, n_threads: int | None) -> int:
     if device.type != "cpu":
         return 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _PART = 1024  # numbers added up at a time
+_RUN = 64  # rows that one thread of a GPU adds up
 
 
 def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
@@ -20,8 +21,35 @@ def ragged_range(first: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Ten
     return owners, torch.arange(total, device=counts.device) + offset.index_select(0, owners)
 
 
-def sum_runs(values: Tensor, lengths: Tensor) -> Tensor:
-    """(n, ..) to (B, ..): sums of runs of `lengths` (B,) rows each, always in the same order."""
+def sum_runs(values: Tensor, lengths: Tensor, *, longest: int = 0) -> Tensor:
+    """(n, ..) to (B, ..): sums of runs of `lengths` (B,) rows each, always in the same order.
+
+    Args:
+        longest: of the runs, where long ones are possible. On a GPU a thread adds up a run: these are cut into parts.
+    """
+    if values.device.type == "cpu" or longest <= _RUN:
+        return _sum_each(values, lengths)
+    return sum_in_parts(values, lengths, longest)
+
+
+def sum_in_parts(values: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    """Sums as those of `sum_runs`, but runs are cut into parts of a fixed length, their sums again, until few are left.
+
+    How many parts there are only the device knows. As many as there can be are made, the last ones empty, so that
+    nothing waits for it.
+    """
+    while longest > _RUN:
+        parts = (lengths + (_RUN - 1)) // _RUN
+        ends = torch.cumsum(parts, 0)
+        number = torch.arange(len(values) // _RUN + len(lengths), device=values.device)
+        run = torch.searchsorted(ends, number, right=True).clamp_(max=len(lengths) - 1)
+        begin = (number - (ends - parts).index_select(0, run)) * _RUN
+        values = _sum_each(values, (lengths.index_select(0, run) - begin).clamp_(0, _RUN))
+        lengths, longest = parts, -(-longest // _RUN)
+    return _sum_each(values, lengths)
+
+
+def _sum_each(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
 
 
@@ -59,14 +87,15 @@ class RepeatedPlaces:
         table.index_add_(0, self.places, rows, alpha=sign)
 
 
-def sum_over_atoms(atomic: Tensor, sizes: Tensor) -> Tensor:
+def sum_over_atoms(atomic: Tensor, sizes: Tensor, *, largest: int = 0) -> Tensor:
     """(K, n_atoms) to (K, B): the sum of each structure's atoms, always in the same order.
 
     Args:
         atomic: values per atom, one structure after the other.
         sizes: (B,) int64, atoms of each structure.
+        largest: of the sizes; see `sum_runs`.
     """
-    return sum_runs(atomic.T.contiguous(), sizes).T
+    return sum_runs(atomic.T.contiguous(), sizes, longest=largest).T
 
 
 def ordered_sum(values: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ import pytest
 import pyfit_gpu
 
 PACKAGE = Path(pyfit_gpu.__file__).parent
-GROUND = {"_version", "devices", "errors", "files", "locks", "log", "parallel", "signals", "sums"}
+GROUND = {
+    "_version", "devices", "errors", "files", "fused", "fused_trial", "locks", "log", "parallel", "signals", "sums",
+}  # fmt: skip
 FOLDERS = ["structures", "descriptors", "models", "datasets", "formats", "training", "commands"]
 ALLOWED = {name: {*GROUND, *FOLDERS[:k]} for k, name in enumerate(FOLDERS)}
 ALLOWED["optimizers"] = GROUND
@@ -26,6 +28,8 @@ ALLOWED["commands"] |= {"optimizers", "interfaces", "doctor", "physics", "report
 ALLOWED |= {name: {"errors", "_version"} for name in GROUND}
 ALLOWED["locks"] |= {"log", "signals"}
 ALLOWED["files"] |= {"locks"}
+ALLOWED["fused"] |= {"log"}
+ALLOWED["fused_trial"] |= {"fused"}
 ALLOWED["__init__"] = {*GROUND, *FOLDERS, "optimizers", "interfaces", "doctor", "physics"} - {"commands"}
 ALLOWED["__main__"] = {"commands"}
 

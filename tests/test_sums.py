@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyfit_gpu.sums import RepeatedPlaces, ragged_range
+from pyfit_gpu import sums
+from pyfit_gpu.sums import RepeatedPlaces, ragged_range, sum_in_parts
 
 
 @pytest.mark.parametrize("counts", [[2, 3], [0, 4, 0, 1], [0, 0], [], [5]], ids=str)
@@ -50,3 +51,27 @@ def test_repeated_places_on_a_gpu() -> None:
         found.append(table.cpu()[:49])
     torch.testing.assert_close(found[0], expected[:49])
     assert all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("lengths", [[5000], [1, 4097, 0, 64, 65, 300], [0, 0, 70], [3, 2]], ids=str)
+def test_long_runs_in_parts(lengths: list[int]) -> None:
+    """Whole numbers, whose sums are exact in any order."""
+    values = torch.from_numpy(np.random.default_rng(5).integers(-50, 50, (sum(lengths), 2, 3)).astype(np.float64))
+    counts = torch.tensor(lengths)
+    found = sum_in_parts(values, counts, max(lengths))
+    assert torch.equal(found, torch.stack([own.sum(dim=0) for own in values.split(lengths)]))
+
+
+def test_parts_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread adds up more than a part, whatever the runs are."""
+    longest = []
+    each = sums._sum_each
+
+    def noted(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        longest.append(int(lengths.max()))
+        return each(values, lengths)
+
+    monkeypatch.setattr(sums, "_sum_each", noted)
+    sum_in_parts(torch.ones(300_005, 1), torch.tensor([5, 300_000]), 300_000)
+    assert len(longest) == 4
+    assert max(longest) <= 64

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase.units import GPa
+from torch import Tensor
 
 from pyfit_gpu.commands.grades import chosen_uncertainty, describe_grades, own_file
 from pyfit_gpu.commands.held_out import held_out_frames
@@ -32,10 +33,12 @@ from pyfit_gpu.formats.extxyz.writer import LabelSpread, write_extxyz
 from pyfit_gpu.formats.opening import load_potentials
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.log import log
+from pyfit_gpu.models.batch_stream import Arriving
+from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift, shift_of_structures
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, prediction_batches, rows_of_pairs
+from pyfit_gpu.models.prediction import Prediction, Spread, predict_batch, predicted_batches, rows_of_pairs
 from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.elements import count_elements
@@ -216,11 +219,24 @@ def predict_frames(
     known = None if uncertainty is None else uncertainty.empty(len(frames), sum(sizes), like, forces=forces_uncertainty)
     whole = Prediction.empty(len(frames), sum(sizes), like, derivatives=derivatives, spread=spread, uncertainty=known)
     n_rows = rows_of_pairs(model, uncertainty) if forces_uncertainty else 0
-    for batch in prediction_batches(sizes, frame_batches(frames, setup), model, n_rows=n_rows):
+
+    def compute(batch: Batch) -> Callable[[], tuple[Prediction, Tensor, Tensor]]:
         part = predict_batch(
             model, batch, derivatives=derivatives, uncertainty=uncertainty, force_errors=forces_uncertainty
         )
-        whole.put(part.to("cpu", torch.float64), batch.rows.cpu(), batch.atoms.cpu())
+        found = part.to("cpu", torch.float64, non_blocking=True)
+        rows, atoms = (own.to("cpu", non_blocking=True) for own in (batch.rows, batch.atoms))
+        arriving = Arriving(setup.device)
+
+        def arrived() -> tuple[Prediction, Tensor, Tensor]:
+            arriving.wait()
+            return found, rows, atoms
+
+        return arrived
+
+    take = frame_batches(frames, setup)
+    for arrived in predicted_batches(sizes, take, model, compute, n_rows=n_rows, from_host=True):
+        whole.put(*arrived)
     member_spread = None if whole.spread is None else FramePrediction(*_on_host(whole.spread, sizes))
     grades = None if known is None else [part.numpy() for part in known.grade.split(sizes)]
     return FramePrediction(*_on_host(whole, sizes), member_spread, grades, _error_bars(known, sizes))

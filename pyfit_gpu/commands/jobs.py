@@ -24,6 +24,7 @@ from pyfit_gpu.locks import hold
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.parallel import pulled_ahead
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
 from pyfit_gpu.structures.frames import Frame, StructureSummary
@@ -162,7 +163,9 @@ def featurize_windows(
     """Build training sets as `featurize_frames` does from the structures that are taken, window by window."""
     with _Featurizer(inputs.n_atoms, potential, setup, e_shift) as featurizer:
         n_bytes = 8 * potential.descriptor.n_features
-        for frames in inputs.windows(rows_that_fit(n_bytes, torch.device("cpu"), share=_WINDOW_SHARE)):
+        windows = inputs.windows(rows_that_fit(n_bytes, torch.device("cpu"), share=_WINDOW_SHARE))
+        # While a GPU computes, the next window is read.
+        for frames in windows if setup.device.type == "cpu" else pulled_ahead(windows):
             yield featurizer(frames)
     inputs.report.log_doubts()
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import STRUCTURE_FIELDS, TrainingSet
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
-from pyfit_gpu.models.batches import Batch, batch_atoms, batch_maker
+from pyfit_gpu.models.batch_stream import Arriving
+from pyfit_gpu.models.batches import Batch, batch_atoms, batch_maker, computed_batches
 from pyfit_gpu.models.energy_shift import EnergyShift, shift_of_elements
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.parallel import Workers
@@ -47,15 +48,40 @@ def assemble(
     def compute(rows: list[int]) -> _BatchRows:
         return _BatchRows.of(make(rows), potential.descriptor)
 
+    def compute_on_gpu(batch: Batch) -> Callable[[], _BatchRows]:
+        found = _BatchRows.of(batch, potential.descriptor)
+        arriving = Arriving(device)
+
+        def arrived() -> _BatchRows:
+            arriving.wait()
+            return found
+
+        return arrived
+
     parts: dict[str, Tensor] = {}
     groups = [""] * len(sizes)
     done = 0
     n_features = potential.descriptor.n_features
     potential.descriptor.require_memory(sum(sizes), device, (dtype or torch.float32).itemsize)
-    for part in Workers(device).each(compute, size_batches(sizes, _batch_atoms(sum(sizes), device, n_features))):
+    if device.type == "cpu":
+        cut = size_batches(sizes, _batch_atoms(sum(sizes), n_features))
+        every = Workers(device).each(compute, cut)
+    else:
+        every = computed_batches(
+            sizes,
+            take,
+            potential,
+            compute_on_gpu,
+            device=device,
+            from_host=True,
+            backend=backend,
+            dtype=dtype,
+            cutoff=reach,
+        )
+    for part in every:
         _place(parts, part.atom_values, part.atoms, sum(sizes))
         _place(parts, part.structure_values, part.rows, len(sizes))
-        for row, group in zip(part.rows.tolist(), part.groups, strict=True):
+        for row, group in zip(part.rows_on_host.tolist(), part.groups, strict=True):
             groups[row] = group
         done += len(part.atoms)
         if progress:
@@ -69,10 +95,9 @@ def assemble(
     )
 
 
-def _batch_atoms(n_atoms: int, device: torch.device, n_features: int) -> int:
-    most = batch_atoms(device, n_features)
-    if device.type != "cpu":
-        return most
+def _batch_atoms(n_atoms: int, n_features: int) -> int:
+    """Atoms of a batch on a CPU, whose threads have some each."""
+    most = batch_atoms(torch.device("cpu"), n_features)
     low, high = _BATCH_ATOMS_CPU
     return min(most, high, max(low, n_atoms // (_BATCHES_PER_THREAD * torch.get_num_threads())))
 
@@ -82,6 +107,7 @@ class _BatchRows:
     """Rows of a training set that one batch fills."""
 
     rows: Tensor  # (B,) int64, places of its structures in the whole
+    rows_on_host: Tensor  # the same, from a GPU perhaps still on their way
     atoms: Tensor  # (n,) int64
     groups: tuple[str, ...]
     atom_values: dict[str, Tensor]  # by field
@@ -92,6 +118,7 @@ class _BatchRows:
         structures = batch.structures
         return cls(
             rows=batch.rows,
+            rows_on_host=batch.rows.to("cpu", non_blocking=True),
             atoms=batch.atoms,
             groups=structures.groups,
             atom_values={

@@ -74,6 +74,11 @@ class Basis:
     def n_angular(self) -> int:
         return n_rows(self.legendre_orders)
 
+    @property
+    def n_sums(self) -> int:
+        """Sums over the neighbours of one element."""
+        return self.n_angular * self.n_centers
+
     @lazy
     def padded_norm(self) -> Tensor:
         """(padded n_r0,), 1 beyond the Gaussian centres."""
@@ -92,6 +97,12 @@ class Basis:
         rows = padded(max(n_orders, 2), self.norm, len(self.padded_norm))
         padding = (0, self.padded_angular - self.n_angular, 0, rows - n_orders)
         return torch.nn.functional.pad(self.coefficients, padding)
+
+    @lazy
+    def row_weights(self) -> list[float]:
+        """Weights w_lm of the angular functions."""
+        coefficients = addition_coefficients(self.legendre_orders, device=torch.device("cpu"), dtype=torch.float64)
+        return [float(weight) for weight in coefficients.sum(dim=0).tolist()]
 
     @lazy
     def blocks(self) -> list[tuple[int, int]]:

@@ -87,7 +87,7 @@ def angular_jvp(unit: Tensor, orders: Sequence[int], tangent: Tensor, out: Tenso
             else:
                 _set_product(parts[m], moved, polynomials[order - m])
             if order > m:
-                _add_product(parts[m], rise, above[order - m - 1], _slope(order, m))
+                _add_product(parts[m], rise, above[order - m - 1], polynomial_slope(order, m))
         polynomials = above
     return out
 
@@ -112,12 +112,12 @@ def angular_vjp(unit: Tensor, orders: Sequence[int], grad: Tensor) -> Tensor:
             if order >= m:
                 _add_product(value_sums, parts[m], polynomials[order - m], m)
             if order > m:
-                _add_product(slope_sums, parts[m], above[order - m - 1], _slope(order, m))
+                _add_product(slope_sums, parts[m], above[order - m - 1], polynomial_slope(order, m))
         above = polynomials
     grad_z = (x * sums.real[1]).addcmul_(y, sums.imaginary[1])
     for order, parts in by_order:
         if order:
-            _add_product(grad_z, parts[0][0], above[order - 1], _slope(order, 0))
+            _add_product(grad_z, parts[0][0], above[order - 1], polynomial_slope(order, 0))
     return torch.cat((sums.both[0], grad_z[None]))
 
 
@@ -178,7 +178,7 @@ def _polynomials(z: Tensor, m: int, highest: int, one: Tensor) -> list[Tensor | 
     for k in range(2, highest - m + 1):
         before, last = polynomials[k - 2], polynomials[k - 1]
         assert last is not None
-        polynomials.append(torch.addcmul(one if before is None else before, z, last, value=_ratio(k, m)))
+        polynomials.append(torch.addcmul(one if before is None else before, z, last, value=recurrence_ratio(k, m)))
     return polynomials
 
 
@@ -192,12 +192,12 @@ def _scale(k: int, m: int) -> float:
 
 
 @cache
-def _ratio(k: int, m: int) -> float:
+def recurrence_ratio(k: int, m: int) -> float:
     return _scale(k - 1, m) / _scale(k, m)
 
 
 @cache
-def _slope(order: int, m: int) -> float:
+def polynomial_slope(order: int, m: int) -> float:
     """Factor f of dp_lm / dz = f p_l,m+1."""
     k = order - m
     return k * _scale(k - 1, m + 1) / _scale(k, m)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from torch import Tensor
 from pyfit_gpu.descriptors.basis import WIDTH_STEP, Basis
 from pyfit_gpu.descriptors.chunk_memory import atoms_that_fit, chunk_numbers
 from pyfit_gpu.descriptors.expansion import Chunk
+from pyfit_gpu.descriptors.kernels.chunk import FusedChunk
+from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion, expansion_of
 from pyfit_gpu.descriptors.modes import GI_MODES, GiMode
 from pyfit_gpu.descriptors.settings_checks import (
     check_lengths,
@@ -32,6 +34,7 @@ from pyfit_gpu.descriptors.settings_checks import (
 )
 from pyfit_gpu.devices import require_memory
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.fused import by_kernels, has_fused_kernels
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.neighbors import Neighbors
 
@@ -152,7 +155,19 @@ class LocalStructureParameters:
         """(n_atoms, n_features): G itself, before shift, logarithm or asinh."""
         vectors, n_atoms = neighbors.vectors, len(neighbors.counts)
         self.require_memory(n_atoms, vectors.device, 2 * vectors.itemsize)  # and what is made of them
-        raw = vectors.new_empty(n_atoms, self.n_features)
+        plain = partial(self._raw_of_chunks, neighbors, species)
+        if not (has_fused_kernels(vectors.device) and self.suits_kernels):
+            return plain()
+        expansion = expansion_of(basis_of(self, vectors.device, vectors.dtype))
+        return by_kernels(vectors.device, partial(expansion.raw_of_all, neighbors, species), plain)
+
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether fused kernels can be made for these settings, where a device has any."""
+        return FusedExpansion.suits(basis_of(self, torch.device("cpu"), torch.float64))
+
+    def _raw_of_chunks(self, neighbors: Neighbors, species: Tensor) -> Tensor:
+        raw = neighbors.vectors.new_empty(len(neighbors.counts), self.n_features)
 
         def fill(chunk: Chunk) -> None:
             raw.index_copy_(0, chunk.atoms, chunk.raw())
@@ -175,7 +190,8 @@ class LocalStructureParameters:
         order, sizes = _chunks(self, counts, species, max_pairs, vectors.itemsize, n_threads)
         # One byte per pair: arrays over all pairs are large beside a chunk.
         kinds = None if self.n_elements == 1 else species.to(torch.uint8)[neighbors.index]
-        basis = _basis(self, vectors.device, vectors.dtype)
+        basis = basis_of(self, vectors.device, vectors.dtype)
+        make = FusedChunk if has_fused_kernels(vectors.device) and self.suits_kernels else Chunk
         counts = counts[order, None]
         first = (torch.cumsum(neighbors.counts, 0) - neighbors.counts)[order, None]
         start = 0
@@ -183,7 +199,7 @@ class LocalStructureParameters:
             own, start = slice(start, start + n), start + n
             rank = torch.arange(width, device=vectors.device)
             pairs = torch.where(rank < counts[own], first[own] + rank, n_pairs)
-            yield Chunk(basis, order[own], pairs, vectors, kinds)
+            yield make(basis, order[own], pairs, vectors, kinds)
 
     def require_memory(self, n_atoms: int, device: torch.device, itemsize: int) -> None:
         """Refuse to hold the features of so many atoms where they cannot fit.
@@ -211,7 +227,7 @@ class LocalStructureParameters:
 
 
 @lru_cache(maxsize=16)
-def _basis(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
+def basis_of(settings: LocalStructureParameters, device: torch.device, dtype: torch.dtype) -> Basis:
     """The basis of some settings, cached: its tensors come from the host, which a loop over batches would wait for."""
     return Basis.of(
         cutoff=settings.neighbor_cutoff,

@@ -25,18 +25,20 @@ _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 class PairSums:
     """Sums over the pairs of a batch of structures. Values may have any axes after the first."""
 
-    def __init__(self, neighbors: Neighbors, sizes: Tensor) -> None:
+    def __init__(self, neighbors: Neighbors, sizes: Tensor, *, largest: int = 0) -> None:
         """Sort the pairs by their neighbours.
 
         Args:
             sizes: (B,) int64, atoms of each structure.
+            largest: of the sizes; see `sum_runs`.
         """
         n_atoms = len(neighbors.counts)
         self.sizes = sizes
+        self.largest = largest
         self.structure = torch.repeat_interleave(sizes, output_size=n_atoms)  # (n_atoms,)
         self.index = torch.cat((neighbors.index, neighbors.index.new_zeros(1)))  # the dummy pair may be any atom's
-        self._by_neighbor = torch.argsort(neighbors.index, stable=True)
-        self._n_reactions = torch.bincount(neighbors.index, minlength=n_atoms)
+        reactions = neighbors.reactions
+        self._by_neighbor, self._n_reactions = reactions.order, reactions.counts
 
     def __call__(self, pairs: Iterable[tuple[Chunk, Tensor]], *, virials: bool = True) -> tuple[Tensor, Tensor | None]:
         """Forces (n_atoms, .., 3) and virials (B, .., 6).
@@ -99,7 +101,9 @@ class PairTotals:
     def finish(self) -> tuple[Tensor, Tensor | None]:
         """Forces (n_atoms, .., 3) and virials (B, .., 6), once all chunks are there."""
         forces = self._actions - self._sums.to_neighbors(self._reactions)
-        return forces, None if self._virials is None else sum_runs(self._virials, self._sums.sizes)
+        if self._virials is None:
+            return forces, None
+        return forces, sum_runs(self._virials, self._sums.sizes, longest=self._sums.largest)
 
 
 def _outer(grad_vectors: Tensor, vectors: Tensor) -> Tensor:

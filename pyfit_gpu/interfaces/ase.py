@@ -5,7 +5,6 @@ Energies are on the scale of the DFT data: E = E_nn - sum over atoms of their el
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Sequence
@@ -18,12 +17,10 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.outputs import Properties
 from torch import Tensor
 
-from pyfit_gpu.devices import select_device, select_dtype
 from pyfit_gpu.errors import InputError, Remedy
-from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, load_uncertainty_of
+from pyfit_gpu.interfaces.ready import Ready
 from pyfit_gpu.models.batches import Batch
-from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.energy_shift import EnergyShift, evaluation_shift
+from pyfit_gpu.models.energy_shift import EnergyShift
 from pyfit_gpu.models.extrapolation import ExtrapolationError
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.prediction import Spread, predict_batch
@@ -79,24 +76,21 @@ class PyfitCalculator(Calculator):
             InputError: a file that is not a potential, files that do not go together, an unknown device, an invalid
                 number, an uncertainty of another potential, `max_grade` without one.
         """
-        if not isinstance(potential, Potential):
-            paths, potential = potential, load_potentials(potential)
-            device = "auto" if device is None else device
-            uncertainty = find_uncertainty(paths, potential) if uncertainty is None else uncertainty
-        energy_model(potential, "PyfitCalculator")
-        device = potential.device if device is None else select_device(str(device))
-        dtype = select_dtype(str(dtype).removeprefix("torch."))
+        _check_number(max_grade)
         # A copy: `fit` changes parameters in place, which ASE's cache of results would not notice.
-        self.potential = copy.deepcopy(potential).to(device, dtype)
-        shift = evaluation_shift(potential, e_shift)
-        self.energy_shift = torch.tensor(shift, dtype=torch.float64, device=device)  # (S,) eV per atom
-        self.neighbor_list = VerletList(potential.neighbor_cutoff, skin)
-        self.uncertainty = _checked(uncertainty, potential, max_grade)
-        if self.uncertainty is not None:
-            self.uncertainty = self.uncertainty.to(device, dtype)
+        ready = Ready.of(
+            potential, "PyfitCalculator", device=device, dtype=dtype, e_shift=e_shift, uncertainty=uncertainty
+        )
+        self.potential = ready.potential
+        self.energy_shift = ready.energy_shift  # (S,) eV per atom
+        self.neighbor_list = VerletList(self.potential.neighbor_cutoff, skin)
+        self.uncertainty = ready.uncertainty
+        if self.uncertainty is None and max_grade is not None:
+            fault = "max_grade: expected an uncertainty, which gives the grades, got none"
+            raise InputError(fault, remedy=Remedy.UNCERTAINTY)
         self.max_grade = max_grade
         super().__init__()
-        if potential.networks.n_members > 1:
+        if self.potential.networks.n_members > 1:
             self.implemented_properties = [*self.implemented_properties, *_SPREADS]
         if self.uncertainty is not None:
             self.implemented_properties = [*self.implemented_properties, *_UNCERTAINTIES]
@@ -188,20 +182,9 @@ class PyfitCalculator(Calculator):
         return "pyfit"
 
 
-def _checked(
-    uncertainty: Uncertainty | str | os.PathLike[str] | None, potential: Potential, max_grade: float | None
-) -> Uncertainty | None:
-    """The uncertainty of a potential, from its file if necessary."""
+def _check_number(max_grade: float | None) -> None:
     if max_grade is not None and not (max_grade > 0 and math.isfinite(max_grade)):
         raise InputError(f"max_grade: expected a number above 0, got {max_grade}")
-    if uncertainty is None:
-        if max_grade is not None:
-            fault = "max_grade: expected an uncertainty, which gives the grades, got none"
-            raise InputError(fault, remedy=Remedy.UNCERTAINTY)
-        return None
-    if isinstance(uncertainty, Uncertainty):
-        return uncertainty.of_potential(potential)
-    return load_uncertainty_of(uncertainty, potential)
 
 
 def _spread_results(spread: Spread, has_volume: bool) -> dict[str, Any]:

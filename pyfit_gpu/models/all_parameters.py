@@ -16,7 +16,7 @@ from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.error_bars import ErrorBars
 from pyfit_gpu.models.force_rows import Slab, runs_of_structures, slabs_of, structure_groups
 from pyfit_gpu.models.map_parts import MapPart
-from pyfit_gpu.models.network_jacobian import NetworkJacobian
+from pyfit_gpu.models.network_jacobian import NetworkJacobian, atoms_by_element
 from pyfit_gpu.models.potential import Potential
 
 _ROW_ATOMS = 4096  # most atoms whose activations are held at once, unless a single structure has more
@@ -48,7 +48,7 @@ def _energy_rows(
         own = sizes[structures]
         atoms = slice(first_atom, first_atom + int(own.sum()))
         first_atom = atoms.stop
-        jacobian = NetworkJacobian(plain, inputs[atoms].double(), species[atoms])
+        jacobian = NetworkJacobian(plain, inputs[atoms].double(), atoms_by_element(species[atoms], networks.n_elements))
         for group in structure_groups(own, species[atoms], networks.n_elements):
             rows = networks.gradient_from_without_offset(jacobian.energy_rows(group.members))
             yield structures.start + group.rows, rows
@@ -71,7 +71,7 @@ def force_variances(bars: ErrorBars, potential: Potential, batch: Batch, inputs:
     found = torch.empty(len(inputs), 3, dtype=torch.float64, device=inputs.device)
     for slab, _, atoms in slabs_of([part], batch.species, networks.n_elements):
         _require_slab_memory(slab, inputs, networks.n_parameters)
-        jacobian = NetworkJacobian(plain, inputs[atoms].double(), batch.species[atoms])
+        jacobian = NetworkJacobian(plain, inputs[atoms].double(), slab.by_element)
         for group, moves in slab.force_moves():
             rows = jacobian.moved_rows(group.members, moves).flatten(0, 1)
             variances = bars.relative_variances(networks.gradient_from_without_offset(rows)[:, None])

@@ -58,7 +58,7 @@ class ChunkWalk:
         self.like = potential.networks.weights[0]
         self.totals: PairTotals | None = None
         if derivatives:
-            sums = PairSums(batch.neighbors, batch.sizes)
+            sums = PairSums(batch.neighbors, batch.sizes, largest=max(batch.structures.sizes))
             self.totals = PairTotals(sums, (self.n_members,), self.like, virials=True)
 
     def run(self) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyfit_gpu.descriptors.pair_sums import symmetric_six
 from pyfit_gpu.models.map_parts import MapBlock, MapPart
-from pyfit_gpu.models.network_jacobian import Members
+from pyfit_gpu.models.network_jacobian import Members, atoms_by_element
 from pyfit_gpu.sums import RepeatedPlaces, ragged_range
 
 SLAB_ATOMS = 512  # most atoms of a slab, unless a single structure has more
@@ -98,6 +98,7 @@ class Slab:
         self.structures = structures
         self.species = species[self.atoms]
         self.n_elements = n_elements
+        self.by_element = atoms_by_element(self.species, n_elements)
         centres, neighbors = self._pairs(part)
         n = len(self.species)
         every = torch.arange(n, device=species.device)
@@ -105,6 +106,7 @@ class Slab:
         keys = torch.unique(torch.cat([neighbors * n + centres, every * n + every]))
         moved, summed = keys // n, keys % n
         self.groups: list[RowGroup] = []
+        self._by_structure: list[RowGroup] | None = None  # groups for virials, once they are asked for
         self._offsets: list[list[int]] = []  # first place of each group's table, by element
         place = torch.empty_like(keys)
         self.n_places = [0] * n_elements
@@ -200,7 +202,9 @@ class Slab:
                 moves = six.new_zeros(len(self.species) + 1, *six.shape[1:])  # the last for padding
             moves[source.atoms] = six
         assert moves is not None
-        for group in structure_groups(self.sizes, self.species, self.n_elements):
+        if self._by_structure is None:
+            self._by_structure = structure_groups(self.sizes, self.species, self.n_elements)
+        for group in self._by_structure:
             yield group, [moves[own.atoms] for own in group.members]
 
 

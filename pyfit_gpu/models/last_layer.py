@@ -56,7 +56,7 @@ class LastLayerRows:
         self._hidden = like.new_empty(len(batch.species), self._n_hidden)
         self._totals: PairTotals | None = None
         if derivatives:
-            sums = PairSums(batch.neighbors, batch.sizes)
+            sums = PairSums(batch.neighbors, batch.sizes, largest=max(batch.structures.sizes))
             self._totals = PairTotals(sums, (self._n_elements * self._n_hidden,), like, virials=True)
 
     @property

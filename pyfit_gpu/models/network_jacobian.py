@@ -37,18 +37,29 @@ class Members:
     atoms: Tensor  # (R, M) int64, atoms; `n_atoms`, one past the last, where padded
 
 
+def atoms_by_element(species: Tensor, n_elements: int) -> list[slice | Tensor]:
+    """Atoms of each element among those of `species` (n,) int64. Waits for a GPU where there are several."""
+    if n_elements == 1:
+        return [slice(0, len(species))]
+    return [(species == element).nonzero()[:, 0] for element in range(n_elements)]
+
+
 class NetworkJacobian:
     """Rows of J of one member, for some atoms whose activations are computed once."""
 
     def __init__(
-        self, networks: ElementNetworks, inputs: Tensor, species: Tensor, slopes: Tensor | None = None
+        self,
+        networks: ElementNetworks,
+        inputs: Tensor,
+        by_element: Sequence[slice | Tensor],
+        slopes: Tensor | None = None,
     ) -> None:
         """Evaluate the networks.
 
         Args:
             networks: one member, with activation 0.
             inputs: (n, F), network inputs of the atoms.
-            species: (n,) int64.
+            by_element: atoms of each element, see `atoms_by_element`.
             slopes: (n, n_out), derivatives of the atoms' energies by the outputs; None: the single output is the
                 energy. `moved_rows` are right only then.
         """
@@ -61,8 +72,7 @@ class NetworkJacobian:
         self._grad = [inputs.new_zeros(*shape, n) for n in self.sizes[1:]]  # q_1 .. q_L
         self._slope = [inputs.new_zeros(*shape, n) for n in self.sizes[1:-1]]  # sigmoid'
         self._bend = [inputs.new_zeros(*shape, n) for n in self.sizes[1:-1]]  # sigmoid'' (W q)
-        for element in range(networks.n_elements):
-            own = slice(0, len(inputs)) if networks.n_elements == 1 else (species == element).nonzero()[:, 0]
+        for element, own in enumerate(by_element):
             self._evaluate(inputs[own], own, element, [bias[0, element] for bias in networks.biases])
 
     def _evaluate(self, hidden: Tensor, own: slice | Tensor, element: int, biases: Sequence[Tensor]) -> None:

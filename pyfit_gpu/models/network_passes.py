@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,6 +15,8 @@ from pyfit_gpu.models.networks import ElementLayout, NetworkPass
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.tiles import AtomTiles, TiledNetworks
 
+# Up to so many elements a GPU gives all atoms to all networks, which are small beside the features (not measured).
+_FEW_ELEMENTS = 4
 _NETWORK_ATOMS = 4096  # of a piece that goes through the networks without a chunk, on a CPU
 
 
@@ -62,6 +65,31 @@ class TiledPass:
         return whole.index_copy_(0, place, values).view(n_tiles, self._tiles.rows, -1)
 
 
+@dataclass(frozen=True, eq=False)
+class EveryElement(ElementLayout):
+    """All atoms for the networks of every element, of which each atom keeps what its own says.
+
+    To sort atoms by element the host must know how many there are of each, and would wait for the device.
+    """
+
+    species: Tensor  # (n,) int64
+    n_elements: int
+
+    def arrange(self, per_atom: Tensor) -> Tensor:
+        """(n, F) to (S, n, F)."""
+        return per_atom.expand(self.n_elements, *per_atom.shape)
+
+    def arrange_members(self, per_atom: Tensor) -> Tensor:
+        """(K, n, F) to (K, S, n, F), zero for the networks of other elements."""
+        elements = torch.arange(self.n_elements, device=self.species.device)
+        return per_atom[:, None] * (elements[:, None] == self.species)[:, :, None]
+
+    def restore(self, arranged: Tensor) -> Tensor:
+        """(K, S, n, n_out) to (K, n, n_out)."""
+        own = self.species[:, None].expand(arranged.shape[0], 1, -1, arranged.shape[3])
+        return arranged.gather(1, own)[:, 0]
+
+
 class StackedPass:
     """Networks for a GPU: all members and elements in one batched product."""
 
@@ -73,7 +101,11 @@ class StackedPass:
         """All atoms at once."""
         yield torch.arange(len(self._species), device=self._species.device)
 
-    def __call__(self, atoms: Tensor, features: Tensor) -> NetworkPass:
-        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,)."""
-        layout = ElementLayout.of(self._species[atoms], self._networks.n_elements)
+    def __call__(self, atoms: Tensor | slice, features: Tensor) -> NetworkPass:
+        """Outputs (K, n, n_out) and the rest likewise, for features (n, n_features) of atoms (n,), or of a slice."""
+        species, n_elements = self._species[atoms], self._networks.n_elements
+        if 1 < n_elements <= _FEW_ELEMENTS:
+            layout: ElementLayout = EveryElement(None, None, species, n_elements)
+        else:
+            layout = ElementLayout.of(species, n_elements)
         return layout.restored(self._networks.with_vjp(layout.arrange(features)))

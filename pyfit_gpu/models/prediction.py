@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pyfit_gpu.models.all_parameters import energy_variances, force_variances
-from pyfit_gpu.models.batches import Batch, batch_atoms, batches
-from pyfit_gpu.models.chunk_walk import ChunkWalk
+from pyfit_gpu.models.batch_stream import Take
+from pyfit_gpu.models.batches import Batch, batch_atoms, batches, computed_batches
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.last_layer import LastLayerRows, n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
+from pyfit_gpu.models.walks import Walked, walk_over
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +36,12 @@ class Spread:
     forces: Tensor | None  # (n_atoms, 3) eV/Å, of each component; None: not asked for
     stress: Tensor | None  # (B, 6) eV/Å^3; NaN for a structure without a full cell
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Spread:
-        forces = None if self.forces is None else self.forces.to(device, dtype)
-        stress = None if self.stress is None else self.stress.to(device, dtype)
-        return Spread(self.energy.to(device, dtype), forces, stress)
+    def to(self, device: torch.device | str, dtype: torch.dtype, *, non_blocking: bool = False) -> Spread:
+        def moved(one: Tensor) -> Tensor:
+            return one.to(device, dtype, non_blocking=non_blocking)
+
+        forces, stress = (None if one is None else moved(one) for one in (self.forces, self.stress))
+        return Spread(moved(self.energy), forces, stress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +74,19 @@ class Prediction:
         member_spread = Spread(like.new_empty(n_structures), *derived()) if spread else None
         return cls(like.new_empty(n_structures), like.new_empty(n_atoms), *derived(), member_spread, uncertainty)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Prediction:
-        forces = None if self.forces is None else self.forces.to(device, dtype)
-        stress = None if self.stress is None else self.stress.to(device, dtype)
-        spread = None if self.spread is None else self.spread.to(device, dtype)
-        uncertainty = None if self.uncertainty is None else self.uncertainty.to(device, dtype)
-        energy, atomic_energies = self.energy.to(device, dtype), self.atomic_energies.to(device, dtype)
-        return Prediction(energy, atomic_energies, forces, stress, spread, uncertainty)
+    def to(self, device: torch.device | str, dtype: torch.dtype, *, non_blocking: bool = False) -> Prediction:
+        """The same on another device. With `non_blocking` a copy to the host goes on behind the caller's back."""
+
+        def moved(one: Tensor) -> Tensor:
+            return one.to(device, dtype, non_blocking=non_blocking)
+
+        forces, stress = (None if one is None else moved(one) for one in (self.forces, self.stress))
+        spread, uncertainty = self.spread, self.uncertainty
+        return Prediction(
+            moved(self.energy), moved(self.atomic_energies), forces, stress,
+            None if spread is None else spread.to(device, dtype, non_blocking=non_blocking),
+            None if uncertainty is None else uncertainty.to(device, dtype, non_blocking=non_blocking),
+        )  # fmt: skip
 
     def put(self, part: Prediction, rows: Tensor, atoms: Tensor) -> None:
         """Fill in the prediction for some structures and their atoms."""
@@ -132,17 +144,23 @@ def predict(
         len(structures), structures.n_atoms, like, derivatives=derivatives, spread=spread, uncertainty=found
     )
     n_rows = rows_of_pairs(potential, uncertainty) if force_errors else 0
-    for batch in prediction_batches(structures.sizes, structures.select, potential, backend=backend, n_rows=n_rows):
+
+    def compute(batch: Batch) -> Callable[[], tuple[Prediction, Tensor, Tensor]]:
         part = predict_batch(
             potential, batch, derivatives=derivatives, uncertainty=uncertainty, force_errors=force_errors
         )
-        whole.put(part, batch.rows, batch.atoms)
+        return lambda: (part, batch.rows, batch.atoms)
+
+    for part, rows, atoms in predicted_batches(
+        structures.sizes, structures.select, potential, compute, backend=backend, n_rows=n_rows
+    ):
+        whole.put(part, rows, atoms)
     return whole
 
 
 def prediction_batches(
     sizes: Sequence[int],
-    take: Callable[[list[int]], Structures],
+    take: Take,
     potential: Potential,
     *,
     backend: str = "auto",
@@ -153,9 +171,31 @@ def prediction_batches(
     Args:
         n_rows: further rows that pairs have.
     """
-    most = batch_atoms(potential.device, potential.descriptor.n_features)
-    max_atoms = max(1, most // (potential.networks.n_members + n_rows))
+    max_atoms = _batch_atoms(potential, n_rows)
     return batches(sizes, take, potential, backend=backend, dtype=potential.dtype, max_atoms=max_atoms)
+
+
+def predicted_batches(
+    sizes: Sequence[int],
+    take: Take,
+    potential: Potential,
+    compute: Callable[[Batch], Callable[[], R]],
+    *,
+    backend: str = "auto",
+    n_rows: int = 0,
+    from_host: bool = False,
+) -> Iterator[R]:
+    """Yield what is computed of `prediction_batches`; see `computed_batches`."""
+    return computed_batches(
+        sizes, take, potential, compute,
+        device=potential.device, from_host=from_host, max_atoms=_batch_atoms(potential, n_rows), backend=backend,
+        dtype=potential.dtype,
+    )  # fmt: skip
+
+
+def _batch_atoms(potential: Potential, n_rows: int) -> int:
+    most = batch_atoms(potential.device, potential.descriptor.n_features)
+    return max(1, most // (potential.networks.n_members + n_rows))
 
 
 def rows_of_pairs(potential: Potential, uncertainty: Uncertainty | None) -> int:
@@ -186,8 +226,8 @@ def predict_batch(
     bars = None if uncertainty is None else uncertainty.error_bars
     rows = None if bars is None or bars.of_all else LastLayerRows(potential, batch, derivatives=force_errors)
     grade = None if uncertainty is None else uncertainty.grade
-    walk = ChunkWalk(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
-    found = _predict_walk(walk)
+    walk = walk_over(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
+    found = _summed(batch, walk)
     if walk.grades is None:
         return found
     energy, forces = None, None
@@ -211,28 +251,24 @@ def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> t
         derivatives: whether forces and stress are wanted, and their rows.
     """
     rows = LastLayerRows(potential, batch, derivatives=derivatives)
-    return _predict_walk(ChunkWalk(potential, batch, derivatives=derivatives, rows=rows)), rows
+    return _summed(batch, walk_over(potential, batch, derivatives=derivatives, rows=rows)), rows
 
 
 @torch.no_grad()
 def inputs_of_batch(potential: Potential, batch: Batch) -> tuple[Prediction, Tensor]:
     """Predict with forces and stress, and give the networks' inputs (n, F), too."""
-    walk = ChunkWalk(potential, batch, derivatives=True, keep_inputs=True)
-    found = _predict_walk(walk)
+    walk = walk_over(potential, batch, derivatives=True, keep_inputs=True)
     assert walk.inputs is not None
-    return found, walk.inputs
+    return _summed(batch, walk), walk.inputs
 
 
-def _predict_walk(walk: ChunkWalk) -> Prediction:
-    batch, energies = walk.batch, walk.run()
-    sums = sum_over_atoms(energies, batch.sizes)
-    if walk.totals is None:
-        return _summarize_members(sums, energies, None, None)
-    forces, virials = walk.totals.finish()
-    assert virials is not None
-    volume = batch.structures.volume.to(virials.dtype)[:, None, None]
-    stress = torch.where(volume > 0, virials / volume.where(volume > 0, 1.0), torch.nan)
-    return _summarize_members(sums, energies, forces, stress)
+def _summed(batch: Batch, walk: Walked) -> Prediction:
+    sums = sum_over_atoms(walk.energies, batch.sizes, largest=max(batch.structures.sizes))
+    if walk.virials is None:
+        return _summarize_members(sums, walk.energies, None, None)
+    volume = batch.structures.volume.to(walk.virials.dtype)[:, None, None]
+    stress = torch.where(volume > 0, walk.virials / volume.where(volume > 0, 1.0), torch.nan)
+    return _summarize_members(sums, walk.energies, walk.forces, stress)
 
 
 def _summarize_members(

@@ -82,9 +82,7 @@ class Surroundings:
     triples: Triples
 
     @classmethod
-    def of(
-        cls, chunk: Chunk, rows: Tensor, n_bonds: int, cutoff: float, width: float, n_elements: int
-    ) -> Surroundings:
+    def of(cls, chunk: Chunk, rows: Tensor, n_bonds: int, cutoff: float, width: float, n_elements: int) -> Surroundings:
         """Find bonds and screening atoms.
 
         Args:

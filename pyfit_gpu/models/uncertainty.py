@@ -96,9 +96,12 @@ class PredictedUncertainty:
     energy: Tensor | None  # (B,) eV; None: no error bars
     forces: Tensor | None  # (n_atoms, 3) eV/Å, of each component; None: not asked for
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> PredictedUncertainty:
-        energy, forces = (None if one is None else one.to(device, dtype) for one in (self.energy, self.forces))
-        return PredictedUncertainty(self.grade.to(device, dtype), energy, forces)
+    def to(self, device: torch.device | str, dtype: torch.dtype, *, non_blocking: bool = False) -> PredictedUncertainty:
+        def moved(one: Tensor) -> Tensor:
+            return one.to(device, dtype, non_blocking=non_blocking)
+
+        energy, forces = (None if one is None else moved(one) for one in (self.energy, self.forces))
+        return PredictedUncertainty(moved(self.grade), energy, forces)
 
     def put(self, part: PredictedUncertainty, rows: Tensor, atoms: Tensor) -> None:
         """Fill in what was found for some structures and their atoms."""

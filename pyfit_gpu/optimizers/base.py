@@ -33,10 +33,12 @@ class MemberObjective(Protocol):
     def gives(self) -> frozenset[Gives]:
         """Everything that this objective can give."""
 
-    def is_recordable(self, n_points: int) -> bool:
-        """Whether a call with `n_points` points on a GPU can be recorded (`cuda_graphs`) and is worth it.
+    @property
+    def recordable_points(self) -> int:
+        """Most points of a call on a GPU that can be recorded (`cuda_graphs`) and is worth it; 0: none is.
 
-        It can be where each call is the same operations at the same addresses, without waiting for the GPU.
+        It can be where each call is the same operations at the same addresses, without waiting for the GPU. What is
+        asked for more points is asked in parts.
         """
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyfit_gpu.log import log
+from pyfit_gpu.optimizers.base import MemberObjective
+
 _Key = tuple[torch.Size, torch.dtype]
 _CALLS_BEFORE = 3  # a recording takes as long as ten calls: shapes that are rare are not worth one
 
@@ -34,15 +37,21 @@ class Recorded:
         self._calls: dict[_Key, int] = {}
         self._recordings: dict[_Key, _Recording] = {}
         self._pool: Any = None
+        self._has_memory = True
 
     def __call__(self, argument: Tensor) -> Tensor:
         """Compute the function; the next call overwrites the result."""
         key = (argument.shape, argument.dtype)
         self._calls[key] = self._calls.get(key, 0) + 1
-        if self._calls[key] <= _CALLS_BEFORE:
-            return self.function(argument)
         if key not in self._recordings:
-            self._recordings[key] = self._record(argument)
+            if self._calls[key] <= _CALLS_BEFORE or not self._has_memory:
+                return self.function(argument)
+            try:
+                self._recordings[key] = self._record(argument)
+            except torch.OutOfMemoryError:
+                log.warning("too little memory on the GPU for recorded operations: they are started one by one")
+                self._has_memory = False
+                return self.function(argument)
         recording = self._recordings[key]
         recording.argument.copy_(argument)
         recording.graph.replay()
@@ -61,3 +70,24 @@ class Recorded:
             result = self.function(argument)
         self._pool = graph.pool()
         return _Recording(graph, argument, result)
+
+
+class RecordedObjective:
+    """An objective whose calls are recorded where that is worth it."""
+
+    def __init__(self, objective: MemberObjective) -> None:
+        self.objective = objective
+        self._recorded = Recorded(self._packed)
+
+    def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate members as the objective does; the results are the caller's own."""
+        if len(points) > self.objective.recordable_points:
+            return self.objective(points, members)
+        found = self._recorded(torch.cat((points, members[:, None].to(points.dtype)), dim=1)).clone()
+        n_parameters = points.shape[1]
+        return found[:, 0], found[:, 1 : n_parameters + 1], found[:, n_parameters + 1 :]
+
+    def _packed(self, argument: Tensor) -> Tensor:
+        """Loss, gradient and extras side by side, of points beside the numbers of their members."""
+        loss, gradient, extras = self.objective(argument[:, :-1], argument[:, -1].long())
+        return torch.cat((loss[:, None], gradient, extras), dim=1)

@@ -17,7 +17,7 @@ a gain lambda max(1/5, 1 - (2 rho - 1)^3), else lambda nu with nu = 2, 4, 8, .. 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.optimizers.base import MemberObjective
+from pyfit_gpu.optimizers.cuda_graphs import RecordedObjective
 from pyfit_gpu.optimizers.gauss_newton_options import GaussNewtonOptions
 from pyfit_gpu.parallel import one_thread
 
@@ -73,6 +74,7 @@ class GaussNewton:
         self._parameters = parameters.detach().clone()
         self._gradient = torch.zeros_like(self._parameters)
         self._extras: Tensor | None = None
+        self._calls: RecordedObjective | None = None
         self._members = [_Member() for _ in range(len(parameters))]
 
     @property
@@ -114,10 +116,14 @@ class GaussNewton:
             running = [k for k in sorted(set(members)) if self._may_move(k)]
             index = torch.tensor(running, device=self._parameters.device)
             matrices = iter(objective.normal_matrices(self._parameters[index], index) if running else ())
-            at_once = CPU_MEMBERS if index.device.type == "cpu" else GPU_MEMBERS
+            at_once = GPU_MEMBERS if self._is_on_gpu else CPU_MEMBERS
             for first in range(0, len(running), at_once):
                 group = running[first : first + at_once]
                 self._step(objective, dict(zip(group, matrices, strict=False)))
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self._parameters.device.type != "cpu"
 
     def _may_move(self, k: int) -> bool:
         member = self._members[k]
@@ -177,8 +183,13 @@ class GaussNewton:
     def _evaluate(self, objective: MemberObjective, members: Sequence[int], points: Tensor) -> tuple[Tensor, ...]:
         for k in members:
             self._members[k].n_evaluations += 1
+        evaluate: Callable[..., tuple[Tensor, ...]] = objective
+        if self._is_on_gpu:
+            if self._calls is None or self._calls.objective is not objective:
+                self._calls = RecordedObjective(objective)
+            evaluate = self._calls
         with torch.enable_grad():
-            return objective(points, torch.tensor(list(members), device=points.device))
+            return evaluate(points, torch.tensor(list(members), device=points.device))
 
     def _keep(self, k: int, row: int, loss: Tensor, gradient: Tensor, extras: Tensor) -> None:
         """Take row `row` of an evaluation for what belongs to the parameters of member k."""

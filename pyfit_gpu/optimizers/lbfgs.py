@@ -225,12 +225,17 @@ class LBFGS:
     ) -> list[list[float]]:
         """Evaluate trials, with `propose_next` after each; returns loss and `MemberVectors.measure`."""
         trial: Callable[[Tensor], Tensor] = partial(vectors.trial, objective)
-        if vectors.extras is not None and objective.is_recordable(len(members)):
+        most = objective.recordable_points
+        if vectors.extras is not None and most:
             if self._recorded is None or self._recorded[0] is not objective:
                 self._recorded = (objective, Recorded(trial))
             trial = self._recorded[1]
         befores = [self._members[k].slot for k in members]
-        found = _transfer(trial(vectors.table(members, lengths, befores, slots)))
+        table = vectors.table(members, lengths, befores, slots)
+        if most and len(members) > most:  # parts of one shape are one recording, whose result each of them overwrites
+            found = _transfer(torch.cat([trial(part).clone() for part in table.split(most, dim=1)]))
+        else:
+            found = _transfer(trial(table))
         for k, length, slot, row in zip(members, lengths, slots, found, strict=True):
             self._members[k].n_evaluations += 1
             if self._members[k].goes_on:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyfit_gpu.devices import sent
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.cells import cell_volumes
 from pyfit_gpu.structures.frames import Frame, check_frames
@@ -64,14 +66,16 @@ class Structures:
             if frame.stress is not None:
                 stress[row] = frame.stress
 
+        device = torch.device(device)
+
         def tensor(array: np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.from_numpy(array).to(device=device, dtype=dtype)
+            return sent(torch.from_numpy(array).to(dtype), device)
 
         return cls(
             positions=tensor(positions, dtype),
             cell=tensor(np.stack([frame.cell for frame in frames]), dtype),
-            pbc=torch.from_numpy(np.stack([frame.pbc for frame in frames])).to(device),
-            atomic_numbers=torch.from_numpy(atomic_numbers).to(device),
+            pbc=sent(torch.from_numpy(np.stack([frame.pbc for frame in frames])), device),
+            atomic_numbers=sent(torch.from_numpy(atomic_numbers), device),
             sizes=tuple(sizes.tolist()),
             groups=tuple(frame.group for frame in frames),
             sources=tuple(frame.source for frame in frames),
@@ -88,6 +92,22 @@ class Structures:
     def n_atoms(self) -> int:
         """Atoms of all structures, padding not counted."""
         return sum(self.sizes)
+
+    @cached_property
+    def sizes_on_device(self) -> Tensor:
+        """(B,) int64, `sizes` beside the positions."""
+        return sent(torch.tensor(self.sizes), self.positions.device)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(n_atoms,) int64, flat places of the atoms among B x A, which padding fills; known without asking a GPU."""
+        sizes, padded = np.array(self.sizes), self.atomic_numbers.shape[1]
+        skipped = np.repeat(np.arange(len(sizes)) * padded - (np.cumsum(sizes) - sizes), sizes)
+        return sent(torch.from_numpy(skipped + np.arange(self.n_atoms)), self.positions.device)
+
+    def prepare(self) -> None:
+        """Make what is made when it is first asked for: on a GPU, beside what is computed there."""
+        _ = self.sizes_on_device, self.places
 
     @property
     def atom_mask(self) -> Tensor:
@@ -106,7 +126,7 @@ class Structures:
 
     def flatten(self, per_atom: Tensor) -> Tensor:
         """(B, A, ...) to (n_atoms, ...): the atoms one structure after the other, without padding."""
-        return per_atom[self.atom_mask]
+        return per_atom.flatten(0, 1).index_select(0, self.places)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Structures:
         dtype = dtype or self.positions.dtype
@@ -128,7 +148,7 @@ class Structures:
         if isinstance(rows, range) and rows.step == 1 and rows.start >= 0:  # a slice from -2 to 0 is empty
             index = slice(rows.start, rows.stop)
         else:
-            index = torch.tensor(list(rows), device=self.positions.device)
+            index = sent(torch.tensor(list(rows)), self.positions.device)
         n_padded = max(self.sizes[row] for row in rows)
         return Structures(
             positions=self.positions[index, :n_padded],

@@ -53,3 +53,14 @@ def complete_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
             # The last right singular vector is orthogonal to every row: the rank is below 3 while a row is zero.
             completed[is_open, axis] = np.linalg.svd(completed[is_open])[2][..., -1, :]
     return completed
+
+
+def flat_cells(cell: FloatArray, pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(...) whether the periodic vectors of finite cells (..., 3, 3) are flat: in a plane, along a line, or zero.
+
+    Nothing can be computed in such a cell.
+    """
+    completed = complete_cell(cell, pbc)
+    lengths = np.linalg.norm(completed, axis=-1, keepdims=True)
+    spans = np.abs(np.linalg.det(completed / np.where(lengths > 0, lengths, 1.0)))
+    return np.asarray((lengths == 0).any(axis=(-1, -2)) | (spans < FLAT))

@@ -12,6 +12,7 @@ from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyfit_gpu.devices import sent
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.frames import Frame, StructureSummary
 
@@ -30,7 +31,7 @@ def index_elements(numbers: Tensor, elements: Sequence[str], where: Callable[[in
         table[0] = 0  # a file without symbols means the potential's only element
     for species, symbol in enumerate(elements):
         table[ATOMIC_NUMBERS[symbol]] = species
-    index = table.to(numbers.device)[numbers]
+    index = sent(table, numbers.device)[numbers]
     if bool((index < 0).any()):
         atom = int((index < 0).nonzero()[0])
         raise unknown_element(int(numbers[atom]), elements, where(atom))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.structures.cells import FLAT, FloatArray, cell_volumes, complete_cell
+from pyfit_gpu.structures.cells import FLAT, FloatArray, cell_volumes, flat_cells
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -118,9 +118,7 @@ def check_frame(frame: Frame) -> None:
             raise InputError(f"{frame.source}: {name}: expected finite numbers, found NaN or infinity")
     if frame.weight < 0:
         raise InputError(f"{frame.source}: weight: expected a number >= 0, found {frame.weight}")
-    completed = complete_cell(frame.cell, frame.pbc)
-    lengths = np.linalg.norm(completed, axis=1)
-    if np.any(lengths == 0) or abs(np.linalg.det(completed / lengths[:, None])) < FLAT:
+    if flat_cells(frame.cell, frame.pbc):
         raise InputError(
             f"{frame.source}: the cell is singular: the periodic vectors of {frame.cell.tolist()} are flat"
         )

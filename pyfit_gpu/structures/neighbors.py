@@ -1,7 +1,8 @@
 """The radius graph of a batch of structures, with periodic images.
 
-Three backends give the same pairs: `torch` (everywhere, and the quickest: `cell_list.py`), `vesin` (on the host, one
-library call per structure) and `torch-cluster` (where it is installed). The number of periodic images follows from
+The backends give the same pairs: `torch` (everywhere, and the quickest on a CPU: `cell_list.py`), `triton` (kernels for
+a GPU: `kernels/search.py`), `vesin` (on the host, one library call per structure) and `torch-cluster` (where it is
+installed). The number of periodic images follows from
 the spacing of the lattice planes (docs/theory.md, "Neighbours"), so skewed and tiny cells are right.
 """
 
@@ -9,22 +10,46 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.fused import by_kernels, has_fused_kernels
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.bins import make_grid, make_lists
 from pyfit_gpu.structures.cell_list import Pairs, find_pairs
 from pyfit_gpu.structures.cells import complete_cell
 
-BACKENDS = ("auto", "vesin", "torch-cluster", "torch")
+BACKENDS = ("auto", "vesin", "torch-cluster", "torch", "triton")
 
 # Two atoms closer than this are at one place: no electronic structure calculation gives such a structure.
 MINIMUM_DISTANCE = 1e-3  # Å
+
+
+@dataclass(frozen=True, eq=False)
+class Reactions:
+    """For each atom the pairs of which it is the neighbour: where their forces act back."""
+
+    order: Tensor  # (n_pairs,) whole numbers of pairs, those of one neighbour after the other, ascending for each
+    first: Tensor  # (n_atoms + 1,) int64, where each atom's begin
+
+    @classmethod
+    def of(cls, index: Tensor, n_atoms: int) -> Reactions:
+        """Sort pairs by their neighbours, `index` (n_pairs,), without a wait for the device."""
+        keys = index
+        if index.device.type != "cpu":  # half as many digits to sort by
+            keys = index.to(torch.int32)
+        ordered, order = torch.sort(keys, stable=True)
+        atoms = torch.arange(n_atoms + 1, dtype=keys.dtype, device=index.device)
+        return cls(order.to(keys.dtype), torch.searchsorted(ordered, atoms))
+
+    @property
+    def counts(self) -> Tensor:
+        """(n_atoms,) int64, pairs of each atom."""
+        return torch.diff(self.first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +63,33 @@ class Neighbors:
     counts: Tensor  # (n_atoms,) int64, neighbours of each atom
     index: Tensor  # (n_pairs,) int64, the neighbour's number in the batch
     vectors: Tensor  # (n_pairs, 3) Å, from the central atom to the neighbour's image
+    # What was found once for these pairs, whatever their vectors are: shared with `moved` ones.
+    _known: dict[str, Reactions] = field(default_factory=dict, repr=False)
+
+    @property
+    def reactions(self) -> Reactions:
+        """Pairs by their neighbours, sorted when they are first asked for."""
+        if "reactions" not in self._known:
+            self._known["reactions"] = Reactions.of(self.index, len(self.counts))
+        return self._known["reactions"]
+
+    @property
+    def first(self) -> Tensor:
+        """(n_atoms + 1,) int64, where each atom's pairs begin."""
+        return torch.nn.functional.pad(torch.cumsum(self.counts, 0), (1, 0))
 
     @property
     def centers(self) -> Tensor:
         """(n_pairs,) int64, the central atom of each pair."""
-        return torch.repeat_interleave(self.counts)
+        return torch.repeat_interleave(self.counts, output_size=len(self.index))
 
     def to(self, dtype: torch.dtype) -> Neighbors:
         """The same pairs with vectors in another precision, which lose fewer digits than positions would."""
-        return replace(self, vectors=self.vectors.to(dtype))
+        return self.moved(self.vectors.to(dtype))
+
+    def moved(self, vectors: Tensor) -> Neighbors:
+        """The same pairs with other vectors."""
+        return replace(self, vectors=vectors)
 
     @property
     def distances(self) -> Tensor:
@@ -60,29 +103,67 @@ def find_neighbors(structures: Structures, cutoff: float, *, backend: str = "aut
     Args:
         structures: a batch on any device; the result is on the same device.
         cutoff: Å.
-        backend: one of `BACKENDS`; "auto" is "torch".
+        backend: one of `BACKENDS`; "auto" is "triton" where there are fused kernels, and else "torch".
 
     Raises:
         InputError: a position that is not finite, two atoms at one place.
         ValueError: an unknown backend, or one that is not installed.
     """
-    finders = {"torch": find_pairs, "vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs}
-    find = finders[_choose_backend(backend)]
-    _check_positions(structures)
-    neighbors = Neighbors(*find(structures, cutoff))
+    chosen = choose_backend(backend, structures.positions.device)
+    if chosen == "triton":
+        return _fused_neighbors(structures, cutoff, refuses=True)
+    check_positions(structures)
+    neighbors = Neighbors(*_FINDERS[chosen](structures, cutoff))
     check_distances(structures, neighbors)
     return neighbors
 
 
-def _choose_backend(backend: str) -> str:
+def find_any_neighbors(structures: Structures, cutoff: float, *, backend: str = "auto") -> Neighbors:
+    """Find neighbours as `find_neighbors` does, without a look at distances. All positions must be finite."""
+    chosen = choose_backend(backend, structures.positions.device)
+    if chosen == "triton":
+        return _fused_neighbors(structures, cutoff, refuses=False)
+    return Neighbors(*_FINDERS[chosen](structures, cutoff))
+
+
+def choose_backend(backend: str, device: torch.device) -> str:
+    """The backend that "auto" stands for on a device, or the one named.
+
+    Raises:
+        ValueError: an unknown backend, or one that is not there.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "torch-cluster" and importlib.util.find_spec("torch_cluster") is None:
         raise ValueError("backend: torch-cluster is not installed (see docs/install.md)")
-    return "torch" if backend == "auto" else backend
+    if backend in ("auto", "triton"):
+        if has_fused_kernels(device):
+            return "triton"
+        if backend == "triton":
+            raise ValueError(f"backend: triton has no kernels on {device} (see docs/install.md)")
+        return "torch"
+    return backend
 
 
-def _check_positions(structures: Structures) -> None:
+def _fused_neighbors(structures: Structures, cutoff: float, *, refuses: bool) -> Neighbors:
+    """Search by kernels; by torch's operations if they cannot be compiled."""
+
+    def fused() -> Neighbors:
+        from pyfit_gpu.structures.kernels.search import search  # imports Triton
+
+        found = search(structures, cutoff)
+        neighbors = Neighbors(found.counts, found.index, found.vectors)
+        if refuses and not found.all_finite:
+            check_positions(structures)
+        if refuses and found.nearest < MINIMUM_DISTANCE:
+            check_distances(structures, neighbors)
+        return neighbors
+
+    find = find_neighbors if refuses else find_any_neighbors
+    return by_kernels(structures.positions.device, fused, lambda: find(structures, cutoff, backend="torch"))
+
+
+def check_positions(structures: Structures) -> None:
     """Refuse positions that are not finite. Files cannot give them, but structures can be changed."""
     wrong = ~structures.positions.isfinite().all(dim=2) & structures.atom_mask
     if bool(wrong.any()):
@@ -152,6 +233,9 @@ def _torch_cluster_pairs(structures: Structures, cutoff: float) -> Pairs:
     order = torch.argsort(centers, stable=True)
     counts = torch.bincount(centers, minlength=structures.n_atoms)
     return counts, lists.atom.index_select(0, place[order]), vectors[order]
+
+
+_FINDERS = {"torch": find_pairs, "vesin": _vesin_pairs, "torch-cluster": _torch_cluster_pairs}
 
 
 def _most_neighbors(structures: Structures, cutoff: float) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures.batch import Structures
+from pyfit_gpu.structures.moving import MovingLists
 from pyfit_gpu.structures.neighbors import Neighbors, check_distances, find_neighbors
 
 # Up to this size one call of vesin is quicker than some hundred torch operations (0.3 ms against 1.9 ms for 64 atoms).
@@ -32,14 +33,19 @@ class VerletList:
 
     A cell that the call before did not have is searched without the skin: single structures, and runs in which the
     cell changes at every step, then do not pay for pairs that are never used again.
+
+    On a GPU, and wherever the device is asked late, each structure of a batch has a list of its own, which changes of
+    the cell do not end, and pairs beyond the cutoff stay in the result: see `moving.py`.
     """
 
-    def __init__(self, cutoff: float, skin: float, *, backend: str = "auto") -> None:
+    def __init__(self, cutoff: float, skin: float, *, backend: str = "auto", late: bool = False) -> None:
         """
         Args:
             cutoff: Å.
             skin: Å; 0: search at every call.
             backend: see `find_neighbors`; "auto" is vesin for a small system on a CPU.
+            late: whether what the device finds out about its lists is read one call later, so that no call waits for
+                it: for dynamics. `moving.py` says what that takes.
 
         Raises:
             InputError: a skin that is negative or not finite.
@@ -49,7 +55,9 @@ class VerletList:
         self.cutoff = cutoff
         self.skin = skin
         self.backend = backend
-        self.n_searches = 0
+        self.n_searches = 0  # on a GPU, or asked late, of single structures
+        self._late = late
+        self._moving = MovingLists(cutoff, skin, backend=backend, late=late)
         self._last: Structures | None = None
         self._found: _Found | None = None
 
@@ -59,6 +67,10 @@ class VerletList:
         Raises:
             InputError: two atoms at one place.
         """
+        if self.skin > 0 and (self._late or structures.positions.device.type != "cpu"):
+            neighbors = self._moving(structures)
+            self.n_searches = self._moving.n_searches
+            return neighbors
         if self._found is not None and self._found.holds(structures, self.skin / 2):
             return self._found.update(structures, self.cutoff)
         wide = self.skin > 0 and self._last is not None and _same_frame(self._last, structures)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.bond_order import BondOrder
-from pyfit_gpu.models.network_jacobian import Members, NetworkJacobian
+from pyfit_gpu.models.network_jacobian import Members, NetworkJacobian, atoms_by_element
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.bond_map import BondMap
@@ -108,7 +107,8 @@ def penalty_rows(
         for atoms in below[:, number].nonzero()[:, 0].split(_ROWS):
             slopes = inputs.new_zeros(len(atoms), below.shape[1])
             slopes[:, number] = penalty.slope_of_residual
-            jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms], slopes)
+            by_element = atoms_by_element(species[atoms], networks.n_elements)
+            jacobian = NetworkJacobian(networks, inputs[atoms], by_element, slopes)
             for element in range(networks.n_elements):
                 own = (species[atoms] == element).nonzero()
                 if len(own):

@@ -22,7 +22,7 @@ from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.force_rows import RowGroup, structure_groups
-from pyfit_gpu.models.network_jacobian import NetworkJacobian
+from pyfit_gpu.models.network_jacobian import NetworkJacobian, atoms_by_element
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
 from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed, informed, map_of, penalty_rows, straight
@@ -34,6 +34,7 @@ from pyfit_gpu.training.local_penalty import PENALTY
 from pyfit_gpu.training.loss import LabelWeights, WeightedTerm, counted_errors, huber_squares, squares_of
 from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
+_EnergyRows = tuple[slice, slice, list[slice | Tensor], list[RowGroup]]
 _ROW_ATOMS = 4096  # most atoms for whose structures' energies rows of the Jacobian are made at once
 
 
@@ -147,7 +148,7 @@ class Block:
             require_positions(chosen)
             self._make_bonds = partial(map_of, how, chosen, 0 if stream else memory)
         self.bonds: BondMap | None = None
-        self._found_groups: list[tuple[slice, slice, list[RowGroup]]] | None = None
+        self._found_groups: list[_EnergyRows] | None = None
         self.is_open = False
         if not stream:
             self._open()
@@ -208,9 +209,9 @@ class Block:
             scale = self._scaled(factor if factor is None else factor[0]).sqrt() * self.per_atom
             local = None if self._informed is None else self.local(networks, gradient=True)
             slopes = None if local is None or local.slopes is None else local.slopes[0]
-            for structures, atoms, groups in self._energy_rows(networks.n_elements):
+            for structures, atoms, by_element, groups in self._energy_rows(networks.n_elements):
                 own = None if slopes is None else slopes[atoms]
-                jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms], own)
+                jacobian = NetworkJacobian(networks, inputs[atoms], by_element, own)
                 for group in groups:
                     yield jacobian.energy_rows(group.members) * scale[structures][group.rows][:, None]
             if self.labels is not None:
@@ -229,7 +230,7 @@ class Block:
             found = self.labels.predict(networks, self.layout, self.features, self.species, None)
             return AtomicEnergies(found.energies, lambda grad: grad, parameters=found.parameters)
 
-    def _energy_rows(self, n_elements: int) -> list[tuple[slice, slice, list[RowGroup]]]:
+    def _energy_rows(self, n_elements: int) -> list[_EnergyRows]:
         """Rows of J of energies: the structures and atoms that a `NetworkJacobian` is made for, and their groups."""
         if self._found_groups is None:
             self._found_groups = []
@@ -237,8 +238,9 @@ class Block:
             start = 0
             for first, end in cut_blocks(sizes, _ROW_ATOMS):
                 structures, atoms = slice(first, end), slice(start, start + sum(sizes[first:end]))
-                groups = structure_groups(self.sizes[structures], self.species[atoms], n_elements)
-                self._found_groups.append((structures, atoms, groups))
+                own = self.species[atoms]
+                groups = structure_groups(self.sizes[structures], own, n_elements)
+                self._found_groups.append((structures, atoms, atoms_by_element(own, n_elements), groups))
                 start = atoms.stop
         return self._found_groups
 

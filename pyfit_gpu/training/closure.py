@@ -11,6 +11,7 @@ from torch import Tensor
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.optimizers.base import Gives
+from pyfit_gpu.optimizers.cuda_graphs import Recorded
 from pyfit_gpu.training.columns import Columns
 from pyfit_gpu.training.history import LabelErrors, Scores
 from pyfit_gpu.training.loss import TERMS
@@ -25,6 +26,7 @@ class Closure:
         self.objective = objective
         self.template = template
         self.penalty = penalty
+        self._recorded_matrix = Recorded(self._find_matrix)
         self._matrices: dict[int, tuple[Tensor, Tensor]] = {}  # by member: parameters and J^T J there, kept once
         # Columns for all terms, whether they take part or not: run files hold them.
         terms = dict.fromkeys(term.name for term in TERMS)
@@ -36,9 +38,10 @@ class Closure:
         is_norm = isinstance(self.penalty, NormPenalty) and self.penalty.l2 > 0
         return frozenset({Gives.GRADIENT}) if is_norm else frozenset(Gives)
 
-    def is_recordable(self, n_points: int) -> bool:
-        """Whether a call with `n_points` points is the same operations each time, and worth recording."""
-        return self.objective.is_recordable(n_points)
+    @property
+    def recordable_points(self) -> int:
+        """Most points of a call that is the same operations each time, and worth recording; 0: none is."""
+        return self.objective.recordable_points
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate loss (A,), gradient (A, n_parameters) and numbers for `scores` at the parameters `points`."""
@@ -52,7 +55,7 @@ class Closure:
         for k, point in zip(members.tolist(), points, strict=True):
             where, matrix = self._matrices.pop(k, (None, None))
             if where is None or matrix is None or not torch.equal(where, point):
-                (matrix,) = self.objective.normal_matrices(point[None], self.template)
+                matrix = self._matrix(point)
             yield self._with_penalty(k, matrix)
 
     def matrix(self, k: int, point: Tensor, *, keep: bool) -> Tensor:
@@ -61,10 +64,20 @@ class Closure:
         Args:
             keep: whether `normal_matrices` will be asked for it next.
         """
-        (matrix,) = self.objective.normal_matrices(point[None], self.template)
+        matrix = self._matrix(point)
         if keep:
             self._matrices[k] = (point.clone(), matrix)
         return self._with_penalty(k, matrix.clone() if keep else matrix)
+
+    def _matrix(self, point: Tensor) -> Tensor:
+        """J^T J (P, P) at a point (P,), without the penalty."""
+        if self.objective.recordable_points:
+            return self._recorded_matrix(point).clone()
+        return self._find_matrix(point)
+
+    def _find_matrix(self, point: Tensor) -> Tensor:
+        (matrix,) = self.objective.normal_matrices(point[None], self.template)
+        return matrix
 
     def _with_penalty(self, k: int, matrix: Tensor) -> Tensor:
         if isinstance(self.penalty, SquaredPenalty):

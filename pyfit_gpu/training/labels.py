@@ -141,7 +141,7 @@ class Labels:
         inputs, species = inputs[self.map.atoms], species[self.map.atoms]
         scales = {one.term.prediction: one.weight**0.5 * comparison.scale for one, comparison in self.comparisons}
         for slab, structures, atoms in self._slabs(species, networks.n_elements):
-            jacobian = NetworkJacobian(networks, inputs[atoms], species[atoms])
+            jacobian = NetworkJacobian(networks, inputs[atoms], slab.by_element)
             if "forces" in scales:
                 scale = scales["forces"][atoms]
                 for group, moves in slab.force_moves():

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 N_LANES = 24  # most lanes, for any number of threads or processes
 # Least atoms of a lane, for energies only and with forces: threads, which share the interpreter, need long operations.
 LANE_ATOMS = (16_384, 2_048)
-# Most atoms times points to record on a GPU: up to about here launches take as long as operations (H100, 40-16-16-1).
-RECORDED_ATOMS = 3_000_000
+# Most atoms times points of one recording on a GPU, for energies only and with forces; more points are computed in
+# parts. Up to about here launches take as long as operations (energies, H100, 40-16-16-1; estimated for forces).
+RECORDED_ATOMS = (3_000_000, 1_000_000)
 BLOCK_ATOMS = 24_576  # most atoms of a block on a CPU
 
 

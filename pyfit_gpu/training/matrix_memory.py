@@ -8,6 +8,7 @@ from pyfit_gpu.models.force_rows import ENERGY_ROWS, GPU_SLAB_ATOMS, SLAB_ATOMS
 from pyfit_gpu.training.set_sizes import SetSizes
 
 _SOLVING = 4  # matrices when one is solved: itself, what it is made of, a factor, an inverse
+_SUMMING = 3  # matrices when one is summed and made symmetric: itself, what it was, its copy with other axes
 _TABLE_PADDING = 1.3  # places of the tables of a slab for one pair of atoms
 
 
@@ -51,9 +52,17 @@ class MatrixMemory:
         in_double = 8 * rows if self.itemsize < 8 else 0
         return int(self.itemsize * numbers + (2 * self.itemsize * rows + in_double) * self.n_parameters)
 
+    def recorded(self, atoms: int) -> int:
+        """Bytes of a recording of J^T J (`cuda_graphs`): memory of its own for its rows, and matrices of the sum.
+
+        Args:
+            atoms: of a block.
+        """
+        return self.rows(atoms) + 8 * self.n_parameters**2 * _SUMMING
+
     @property
     def places(self) -> int:
         """Bytes of the indices by which slabs gather derivatives (force_rows.py), which stay once they are found."""
         sizes = self.sizes
-        by_atom = 8 * (_TABLE_PADDING + 5)  # entry of its own in a table and its place, numbers in chunk, slab, group
+        by_atom = 8 * (_TABLE_PADDING + 6)  # entry of its own in a table and its place, numbers in chunk, slab, groups
         return int(8 * (1 + _TABLE_PADDING) * sizes.places_for_pairs + by_atom * sizes.label_atoms)

@@ -206,7 +206,8 @@ class _Need:
         # The C library may hold on to up to twice the memory that was freed last (seen in some processes, not in all).
         held_blocks = open_blocks + 2 * stream
         in_block = self._block(block_atoms)
-        activations = self._activations(in_block, computes_anew=kept < self._jacobians())
+        computes_anew = kept < self._jacobians()
+        activations = self._activations(in_block, computes_anew=computes_anew)
         making = self._making_jacobians() if kept else 0
         features = (self.sizes.places * self.descriptor.n_features + self.sizes.ones) * self.itemsize
         matrix = self._matrix_memory
@@ -221,7 +222,7 @@ class _Need:
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
             self._item(self._kept_name, kept + making),
             self._item("values and derivatives of blocks", self._workers * activations),
-            self._item("recorded operations", self._recorded(in_block, stream)),
+            self._item("recorded operations", self._recorded(in_block, stream, computes_anew=computes_anew)),
             self._item("sums", self._sums()),
             self._item("history and vectors of the optimiser", self.optimizer_bytes),
             self._item(_MATRICES, matrix.matrices if matrix else 0),
@@ -342,12 +343,17 @@ class _Need:
             numbers += per_atom * min(self._share(atoms) * self.sizes.label_atoms, self._chunk_limits[0])
         return int(self.itemsize * numbers)
 
-    def _recorded(self, atoms: int, stream: bool) -> int:
+    def _recorded(self, atoms: int, stream: bool, *, computes_anew: bool) -> int:
         """Bytes of the recordings (`cuda_graphs`), for as many members as are recorded."""
-        n_points = min(self.members, RECORDED_ATOMS // max(1, self.sizes.n_atoms))
-        if not self.on_gpu or stream or self.sizes.label_atoms or not n_points:
+        n_points = min(self.members, RECORDED_ATOMS[self.sizes.label_atoms > 0] // max(1, self.sizes.n_atoms))
+        if not self.on_gpu or stream or not n_points:
             return 0
-        return self._activations(atoms, computes_anew=False) * n_points // self.members
+        matrix = self._matrix_memory
+        of_matrix = 0
+        if matrix is not None:  # whose optimiser records trials of its own
+            of_matrix = matrix.recorded(atoms)
+            n_points += min(n_points, GPU_MEMBERS)
+        return of_matrix + self._activations(atoms, computes_anew=computes_anew) * n_points // self.members
 
     @property
     def _matrix_memory(self) -> MatrixMemory | None:

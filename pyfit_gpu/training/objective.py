@@ -172,10 +172,12 @@ class Objective:
         self.kept_bytes += block.kept_bytes
         return block
 
-    def is_recordable(self, n_points: int) -> bool:
-        """Whether evaluating `n_points` points is the same operations on a GPU each time, and worth recording."""
-        small = n_points * self.n_atoms <= RECORDED_ATOMS
-        return self.on_gpu and small and not (self.terms or self.stream or self.processes or self.informed)
+    @property
+    def recordable_points(self) -> int:
+        """Most points whose evaluation is the same operations on a GPU each time, and worth recording; 0: none."""
+        if not self.on_gpu or self.stream or self.processes or self.informed:
+            return 0
+        return RECORDED_ATOMS[bool(self.terms)] // self.n_atoms
 
     def evaluate(self, points: Tensor, template: ElementNetworks, *, gradient: bool = True) -> Evaluation:
         """Evaluate the loss of networks with the layers of `template` at parameters `points` (A, n_parameters)."""

@@ -27,6 +27,7 @@ import pyfit_gpu
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential, save_potential
 from pyfit_gpu.interfaces import ase as module
+from pyfit_gpu.interfaces import ready
 from pyfit_gpu.interfaces.ase import PyfitCalculator
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, predict, predict_batch
@@ -142,7 +143,7 @@ def test_device(
 ) -> None:
     """None is the device of a potential that has one, and the best there is for a file."""
     requests = []
-    monkeypatch.setattr(module, "select_device", lambda request: requests.append(request) or torch.device("cpu"))
+    monkeypatch.setattr(ready, "select_device", lambda request: requests.append(request) or torch.device("cpu"))
     calculator = PyfitCalculator(str(SILICON) if source == "path" else silicon, device=device)
     assert requests == asked
     assert calculator.potential.device == torch.device("cpu")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import pytest
 import torch
+from played_graphs import Graph, play_graphs
 from sample_sets import make_potential, make_set
 from torch import Tensor
 
@@ -16,45 +14,9 @@ from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.settings import FitSettings
 
 
-class Graph:
-    """Counts how often it is played."""
-
-    def __init__(self) -> None:
-        self.n_replays = 0
-
-    def pool(self) -> str:
-        return "pool"
-
-    def replay(self) -> None:
-        self.n_replays += 1
-
-
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
-    made: list[Graph] = []
-
-    def make() -> Graph:
-        made.append(Graph())
-        return made[-1]
-
-    @contextlib.contextmanager
-    def record(graph: Graph, pool: object) -> Iterator[None]:
-        assert pool == (None if len(made) == 1 else "pool")
-        yield
-
-    class Stream:
-        def __init__(self, device: object = None) -> None:
-            pass
-
-        def wait_stream(self, other: object) -> None:
-            pass
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
-    monkeypatch.setattr(torch.cuda, "graph", record)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    return made
+    return play_graphs(monkeypatch)
 
 
 def test_a_shape_is_recorded_when_it_comes_back_often(stand_in: list[Graph]) -> None:
@@ -97,7 +59,7 @@ def test_a_recorded_fit_is_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = FitSettings(steps=4, seed=1)
     training_set = make_set([7, 3, 12, 5] * 20).to("cuda", torch.float64)
     losses = []
-    for limit in (0, 3_000_000):
+    for limit in ((0, 0), (3_000_000, 1_000_000)):
         monkeypatch.setattr("pyfit_gpu.training.objective.RECORDED_ATOMS", limit)
         potential = make_potential().to("cuda", torch.float64)
         losses.append(torch.tensor(fit(potential, training_set, settings=settings, members=2).best.loss))

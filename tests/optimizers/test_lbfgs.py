@@ -63,14 +63,12 @@ class Evaluator:
     """Row by row, each in memory of its own: the same bits for a member whoever else is evaluated."""
 
     gives = frozenset({Gives.GRADIENT})
+    recordable_points = 0
 
     def __init__(self, *functions: Function) -> None:
         """One of each member, or one for all."""
         self.functions = functions
         self.calls: list[list[int]] = []  # members
-
-    def is_recordable(self, n_points: int) -> bool:
-        return False
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.calls.append(members.tolist())
@@ -534,12 +532,9 @@ class Stiff:
 
     gives = frozenset({Gives.GRADIENT})
 
-    def __init__(self, device: str, *, recordable: bool = False) -> None:
+    def __init__(self, device: str, *, recordable_points: int = 0) -> None:
         self.matrix = torch.diag(torch.logspace(0, 2, 30, dtype=torch.float64)).to(device)
-        self.recordable, self.n_calls = recordable, 0
-
-    def is_recordable(self, n_points: int) -> bool:
-        return self.recordable
+        self.recordable_points, self.n_calls = recordable_points, 0
 
     def __call__(self, points: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.n_calls += 1
@@ -577,8 +572,8 @@ def test_on_a_gpu_only_the_transfers_wait(settings: LBFGSSettings, monkeypatch: 
 def test_recorded_trials_are_the_same_and_hardly_called(settings: LBFGSSettings) -> None:
     """Also after a restart and new states, which change tensors under the recordings."""
     found = []
-    for recordable in (False, True):
-        evaluate = Stiff("cuda", recordable=recordable)
+    for recordable_points in (0, 4):
+        evaluate = Stiff("cuda", recordable_points=recordable_points)
         optimizer = LBFGS(draw(4, 30).cuda(), settings)
         for members in ([0, 1, 2, 3], [0, 2, 3], [0, 1, 2, 3]):
             optimizer.step(evaluate, members)
@@ -590,7 +585,7 @@ def test_recorded_trials_are_the_same_and_hardly_called(settings: LBFGSSettings)
         other.step(evaluate, [1, 2])
         found.append((optimizer.parameters, other.parameters, other.loss, other.extras))
         n_evaluations = sum(optimizer.n_evaluations)
-        assert evaluate.n_calls > n_evaluations / 4 if not recordable else evaluate.n_calls < n_evaluations / 4
+        assert evaluate.n_calls > n_evaluations / 4 if not recordable_points else evaluate.n_calls < n_evaluations / 4
     for plain, recorded in zip(*found, strict=True):
         torch.testing.assert_close(recorded, plain, rtol=1e-10, atol=1e-13, equal_nan=True)
 

@@ -364,6 +364,22 @@ class TestDecisions:
         plan = plans[-1]
         assert objective_options(plan) == {"stream": True, "block_atoms": plan.block_atoms, "memory": 0}
 
+    def test_recordings_on_a_gpu(self, crystal: tuple[TrainingSet, Potential], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of energies, of forces, and of J^T J, for as many members as one recording has."""
+
+        def recorded(settings: FitSettings, members: int) -> int:
+            plan = plan_memory(*crystal, settings, members=members, device="cuda", memory=2**40)
+            return next((item.device for item in plan.items if item.name == "recorded operations"), 0)
+
+        forces = FitSettings(force_weight=0.1)
+        gauss_newton = FitSettings(force_weight=0.1, optimizer=GaussNewtonSettings(), l2_form="squared")
+        assert 0 < recorded(FitSettings(), 4) < recorded(forces, 4) < recorded(gauss_newton, 4)
+        n_atoms = crystal[0].n_atoms
+        monkeypatch.setattr("pyfit_gpu.training.memory_plan.RECORDED_ATOMS", (9 * n_atoms, 4 * n_atoms))
+        assert recorded(forces, 2) < recorded(forces, 4) == recorded(forces, 32)
+        monkeypatch.setattr("pyfit_gpu.training.memory_plan.RECORDED_ATOMS", (n_atoms - 1, n_atoms - 1))
+        assert recorded(FitSettings(), 4) == recorded(forces, 4) == 0
+
     def test_options_are_those_of_an_objective(self, larger: tuple[TrainingSet, Potential], tmp_path: Path) -> None:
         training_set = self.stored(larger[0], tmp_path / "set.h5")
         plan = roomy(training_set, larger[1], LABELS)

@@ -55,7 +55,7 @@ def second_order_pays(amount: Amount, parameters: int, members: int, seconds: fl
 
 
 def training_options(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> tuple[str, ...]:
-    """Options of `train` that amount of data and time suggest: a penalty for few atoms, else see `second_order_pays`."""
+    """Options of `train` by amount of data and time: a penalty for few atoms, else as `second_order_pays` says."""
     if amount.n_atoms < parameters:
         return ("--l2", f"{max(_LEAST_PENALTY, _PENALTY * amount.spread):.1g}")
     if second_order_pays(amount, parameters, members, seconds, workers):
