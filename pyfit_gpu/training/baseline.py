@@ -1,7 +1,7 @@
 """The global baseline of physically informed networks, fitted alone before the networks' perturbations of it.
 
-It is a bare bond-order potential: 4 S + 1 + 3 S^2 numbers for each element, whose energies, forces and stress are fitted
-from several starts. Each starts from the potential's own baseline, all but the first with every number changed at
+It is a bare bond-order potential, 4 S + 1 + 3 S^2 numbers for each element. Energies, forces and stress are fitted from
+several starts. Each starts from the potential's own baseline, all but the first with every number changed at
 random. They compete on a sample of the structures; the best one goes on with all of them. Gauss-Newton fits energies
 alone: some of the numbers compensate one another, along which LBFGS is slow.
 """
@@ -61,9 +61,10 @@ def fit_baseline(
     if starts < 1:
         raise InputError(f"baseline_starts: expected a whole number above 0, got {starts}")
     energies_alone = not any(settings.loss_weights.values()) and not settings.size_penalty
+    optimizer = GaussNewtonSettings() if energies_alone else LBFGSSettings()
     kept = replace(
-        settings, steps=_STEPS, optimizer=GaussNewtonSettings() if energies_alone else LBFGSSettings(), l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
-        patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
+        settings, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none", max_time=0.0, patience=0,
+         target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
     sample = _sample(train)

@@ -224,7 +224,8 @@ class Block:
         with torch.no_grad():
             if isinstance(self.layout, PackedAtoms):
                 outputs = self.layout.restore(forward(networks, self.layout, self.features)[0], len(self.structure))
-                assert self._informed is not None and self.bonds is not None
+                assert self._informed is not None
+                assert self.bonds is not None
                 return informed(self._informed, self.bonds, outputs, self.species, None, gradient=gradient)
             assert self.labels is not None
             found = self.labels.predict(networks, self.layout, self.features, self.species, None)

@@ -13,12 +13,12 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import FitState
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
 from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.local_parameters import require_sense
 from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
-from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.loss import require_labels, weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder

@@ -67,7 +67,8 @@ def made(make_frame: MakeFrame) -> Callable[..., TrainingSet]:
 def labelled_by(potential: Potential, training_set: TrainingSet) -> TrainingSet:
     """The set with the energies, forces and stress that a potential predicts."""
     found = predict(potential, training_set.structures())
-    assert found.forces is not None and found.stress is not None
+    assert found.forces is not None
+    assert found.stress is not None
     return replace(training_set, energy=found.energy, forces=found.forces, stress=found.stress.nan_to_num())
 
 
@@ -137,7 +138,8 @@ def test_errors_are_those_of_predictions(
     training_set = made(potential)
     found = Objective(training_set, ALL, potential=potential).evaluate(potential.networks.flat(), potential.networks)
     predicted = predict(potential, training_set.structures())
-    assert predicted.forces is not None and predicted.stress is not None
+    assert predicted.forces is not None
+    assert predicted.stress is not None
     torch.testing.assert_close(found.energies[0], predicted.energy / training_set.sizes, rtol=0, atol=1e-13)
     expected = (predicted.forces - training_set.forces).square().mean().sqrt()
     torch.testing.assert_close(found.errors["forces"][0], expected, rtol=1e-12, atol=0)
@@ -208,7 +210,9 @@ def test_matrix_of_energies(made: Callable[..., TrainingSet], elements: tuple[st
         training_set, potential=potential, penalties={"negative": 0.5, "size": 0, "spread": 0}, n_lanes=2, block_atoms=9
     )
     flat, networks = potential.networks.flat(), potential.networks
-    assert objective.informed is not None and objective.informed.penalty is not None
+    assert objective.informed is not None
+    penalty = objective.informed.penalty
+    assert penalty is not None
 
     def residuals(point: Tensor) -> Tensor:
         parts = []
@@ -218,8 +222,8 @@ def test_matrix_of_energies(made: Callable[..., TrainingSet], elements: tuple[st
             )
             weight = objective.label_weights["energy"][rows].sqrt()
             parts.append(weight * (energies / block.sizes - objective.target[rows]))
-            assert local.parameters is not None and objective.informed is not None
-            below = local.parameters[0].clamp(max=0) * objective.informed.penalty.is_barred()  # type: ignore[union-attr]
+            assert local.parameters is not None
+            below = local.parameters[0].clamp(max=0) * penalty.is_barred()
             parts.append(below.flatten() * 2 * (0.5 / training_set.n_atoms) ** 0.5)
         return torch.cat(parts)
 
@@ -346,7 +350,7 @@ def test_what_has_no_matrix_is_refused(made: Callable[..., TrainingSet], what: s
 
 def test_straight_networks_have_no_local_parameters(made: Callable[..., TrainingSet]) -> None:
     straight = make_potential()
-    with pytest.raises(InputError, match="size_penalty: expected 0 for a straight network, got 0.1"):
+    with pytest.raises(InputError, match=r"size_penalty: expected 0 for a straight network, got 0\.1"):
         fit(straight, made(straight), settings=FitSettings(size_penalty=0.1))
     with pytest.raises(InputError, match="baseline: expected a physically informed network, got a straight network"):
         fit_baseline(straight, made(straight), FitSettings())
