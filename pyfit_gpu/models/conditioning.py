@@ -51,6 +51,8 @@ class Conditioning:
 
     def _shift(self, first: Tensor) -> Tensor:
         """Sum of mean times first layer (K, S, n_in, n_out) over the inputs, in their order: (K, S, n_out)."""
+        if not first.shape[2]:  # a bare potential
+            return first.sum(dim=2)
         return sum_first_axis((self.mean[:, :, None] * first).movedim(2, 0))
 
 
