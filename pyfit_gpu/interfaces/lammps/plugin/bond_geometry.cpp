@@ -142,6 +142,23 @@ void BondGeometry::measure_triples() {
   }
 }
 
+void BondGeometry::spread(const double *of_kinds, int stride, std::vector<Lanes> &of_bonds) const {
+  for (int b = 0; b < n_bond_blocks(); b++) {
+    of_bonds[b] = all(of_kinds[0]);
+    for (int element = 1; element < n_elements_; element++) {
+      of_bonds[b] = choose(kind[b] == element, all(of_kinds[element * stride]), of_bonds[b]);
+    }
+  }
+}
+
+void BondGeometry::collect(const std::vector<Lanes> &of_bonds, double *of_kinds, int stride) const {
+  for (int element = 0; element < n_elements_; element++) {
+    Lanes total{};
+    for (int b = 0; b < n_bond_blocks(); b++) total += only(of_bonds[b], b, element);
+    of_kinds[element * stride] = sum(total);
+  }
+}
+
 double BondGeometry::memory_usage() const {
   std::size_t count = 0;
   for (const auto *values : {&kind, &distance, &length, &inverse, &x, &y, &z, &smooth, &slope, &screener_kind, &detour,

@@ -25,6 +25,15 @@ class BondGeometry {
   int n_bonds() const { return n_bonds_; }
   int n_neighbors() const { return n_; }
   int n_bond_blocks() const { return (n_bonds_ + n_lanes - 1) / n_lanes; }
+
+  // Numbers for the elements of the neighbours, at of_kinds[element * stride], to bonds.
+  void spread(const double *of_kinds, int stride, std::vector<Lanes> &of_bonds) const;
+  // Some values of a block of bonds, and zero for those to neighbours of other elements.
+  Lanes only(Lanes of_bonds, int block, int element) const {
+    return n_elements_ == 1 ? of_bonds : choose(kind[block] == element, of_bonds, all(0.0));
+  }
+  // Sums over the bonds to neighbours of each element, to of_kinds[element * stride].
+  void collect(const std::vector<Lanes> &of_bonds, double *of_kinds, int stride) const;
   double memory_usage() const;  // bytes
 
   // By places of neighbours, those with bonds first:

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bond_angles.h"
 #include "bond_geometry.h"
 #include "evaluator.h"
 #include "lanes.h"
@@ -19,6 +20,8 @@ namespace pyfit {
 class BondOrder {
  public:
   explicit BondOrder(const Potential &potential);
+  BondOrder(const BondOrder &) = delete;
+  BondOrder &operator=(const BondOrder &) = delete;
 
   // Take over the neighbours of an atom.
   void place(const Surroundings &atom);
@@ -33,39 +36,13 @@ class BondOrder {
   double memory_usage() const;  // bytes
 
  private:
-  // Sums over bonds.
-  struct Moments {
-    double total;                   // of weights
-    double x, y, z;                 // times u
-    double xx, yy, zz, xy, xz, yz;  // times products of two components of u
-  };
-  struct Vector {
-    Lanes x, y, z;
-  };
-  // What the bonds to the neighbours k of one element make of z of all bonds j.
-  struct Part {
-    std::vector<Lanes> strength, preferred;  // a and h, by j
-    std::vector<Lanes> weights;              // w by k; zero for neighbours of other elements
-    std::vector<Lanes> linear, values;       // q . u_j, and what is added to z over a
-    Moments moments;                         // of w: W, q, Q
-  };
   struct Places {  // of the parameters, in their order
     explicit Places(int n_elements);
     int repulsion, repulsion_decay, attraction, attraction_decay, preferred, promotion, strength, screening, end;
   };
 
-  // Numbers for the elements of the neighbours, at of_kinds[element * stride], to bonds.
-  void spread(const double *of_kinds, int stride, std::vector<Lanes> &of_bonds) const;
-  // Sums of bonds to neighbours of one element.
-  double collect(const std::vector<Lanes> &of_bonds, int element) const;
-  Lanes only(Lanes of_bonds, int block, int element) const;
-  Moments moments_of(const std::vector<Lanes> &weights) const;
-  Vector turned(const Moments &moments, int block) const;
-
   void screen_bonds();
   Lanes screening_of(int element, int block) const;
-  void sum_angles();
-  void angle_gradient(double *grad);
   void bond_gradient(double *grad);
   void screening_gradient(double *grad);
   void screening_gradient(int bond, double of_factors);
@@ -76,12 +53,12 @@ class BondOrder {
   bool is_plain_;
   BondGeometry around_;
   std::vector<double> own_, strength_, screening_;  // the parameters, a and lambda, or their squares
-  std::vector<Part> parts_;
+  BondAngles angles_;
   double root_ = 0.0;
   // By bonds:
-  std::vector<Lanes> screened_, weights_, angles_, order_, promoted_;        // S, w, z, b, w b
-  std::vector<Lanes> repulsion_, attraction_;                                // the exponentials
-  std::vector<Lanes> grad_weights_, grad_angles_, grad_x_, grad_y_, grad_z_;  // by w, z, u
+  std::vector<Lanes> screened_, weights_, order_, promoted_;  // S, w, b, w b
+  std::vector<Lanes> repulsion_, attraction_;                 // the exponentials
+  std::vector<Lanes> grad_weights_, grad_angles_;             // by w, z
   std::vector<Lanes> of_bonds_, more_of_bonds_;
   // By triples:
   std::vector<Lanes> taken_;       // exp(-lambda x)
