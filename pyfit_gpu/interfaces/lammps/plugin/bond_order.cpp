@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 #include "descriptor.h"
 
@@ -16,7 +18,14 @@ namespace {
 // one of them it still is the product of the others.
 constexpr double least_factor = 0x1p-200;
 
-Lanes bounded_exponential(Lanes x) { return exponential(choose(x > 700.0, all(700.0), x)); }
+constexpr double most = 700.0;  // exponent
+
+Lanes bounded_exponential(Lanes x) { return exponential(choose(x > most, all(most), x)); }
+
+// The same, but infinite beyond all sense.
+Lanes height(Lanes x) {
+  return choose(x > most, all(std::numeric_limits<double>::infinity()), bounded_exponential(x));
+}
 
 }  // namespace
 
@@ -66,11 +75,11 @@ double BondOrder::energy(const double *parameters) {
   }
   screen_bonds();
   const std::vector<Lanes> &z = angles_.sums(weights_, strength_.data(), &own_[at_.preferred]);
-  const auto exponentials = [&](int height, int decay, std::vector<Lanes> &out) {
-    around_.spread(&own_[height], 1, of_bonds_);
+  const auto exponentials = [&](int at, int decay, std::vector<Lanes> &out) {
+    around_.spread(&own_[at], 1, of_bonds_);
     around_.spread(&own_[decay], 1, more_of_bonds_);
     for (int b = 0; b < around_.n_bond_blocks(); b++) {
-      out[b] = bounded_exponential(of_bonds_[b] - more_of_bonds_[b] * around_.length[b]);
+      out[b] = height(of_bonds_[b] - more_of_bonds_[b] * around_.length[b]);
     }
   };
   exponentials(at_.repulsion, at_.repulsion_decay, repulsion_);

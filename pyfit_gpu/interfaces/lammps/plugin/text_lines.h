@@ -60,7 +60,7 @@ class TextLines {
 
   std::string content_, name_;
   std::size_t place_ = 0;  // in the content, of the line after the present one
-  int number_ = 0;
+  int n_read_ = 0, number_ = 0;  // lines so far; of the present one
   bool open_end_ = false;
   std::string text_;
 };
