@@ -85,7 +85,8 @@ def with_line(line: int, text: str, whole: str = HEADER + VALUES) -> str:
 
 def as_found(potential: Potential) -> Found:
     """A potential as the program prints it."""
-    d = potential.descriptor
+    d, numbers = potential.descriptor, potential.bond_order_parameters
+    has_baseline = potential.use_baseline and potential.is_physically_informed
     return {
         "elements": list(d.elements),
         "untrained": list(potential.untrained),
@@ -97,11 +98,9 @@ def as_found(potential: Potential) -> Found:
         "layer_sizes": list(potential.networks.layer_sizes),
         "energy_shift": [None if math.isnan(shift) else shift for shift in potential.energy_shift.tolist()],
         "masses": list(potential.masses),
-        "parameters": potential.networks.flat()[0].tolist(),
+        "parameters": (list(numbers) if potential.is_bare else potential.networks.flat()[0].tolist()),
         "kind": potential.kind,
-        "baseline": list(potential.bond_order_parameters)
-        if potential.use_baseline and potential.is_physically_informed
-        else [],
+        "baseline": list(numbers) if has_baseline and not potential.is_bare else [],
         "neighbor_cutoff": [potential.neighbor_cutoff],
     }
 

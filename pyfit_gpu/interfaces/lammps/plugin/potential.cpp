@@ -204,8 +204,11 @@ Potential parse_potential(const std::string &text, const std::string &name) {
     potential.networks = found.shared->split(take_layers(found.file_sizes, next));
   } else if (found.file_sizes.empty()) {
     if (reader.lines.at_open_end()) throw reader.lines.error(no_line_end);
+    // The members of a committee may differ in biases, not in baselines.
     const int n_out = potential.layer_sizes.back();
-    potential.networks.assign(n_elements, {Layer{0, n_out, {}, std::vector<double>(n_out)}});
+    for (auto first = potential.baseline.begin(); first != potential.baseline.end(); first += n_out)
+      potential.networks.push_back({Layer{0, n_out, {}, std::vector<double>(first, first + n_out)}});
+    potential.baseline.clear();
   } else {
     for (int k = 0; k < n_elements; ++k) potential.networks.push_back(take_layers(found.file_sizes, next));
   }

@@ -52,7 +52,8 @@ struct Potential {
   std::vector<std::string> untrained;        // elements whose parameters are random still
   // Of physically informed networks, whose outputs are bond-order parameters:
   bool is_plain = false;         // whether a and lambda are meant as they stand, and not squared
-  std::vector<double> baseline;  // (S N), added to the outputs; empty: nothing is
+  // (S N), added to the outputs; empty: nothing is. What a file without a network has instead are the biases here.
+  std::vector<double> baseline;
 
   bool is_informed() const { return layer_sizes.back() == n_bond_order_parameters(descriptor.n_elements()); }
   std::string kind() const;        // for messages
