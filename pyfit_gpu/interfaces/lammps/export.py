@@ -167,7 +167,7 @@ def _script(potential: Potential, names: Sequence[str], box: Box, grades: Sequen
 
 
 def _reread(potential: Potential, files: Sequence[Path]) -> Potential:
-    """Read the files that were written, which must hold the same numbers: to the bit, but for a network of all elements."""
+    """Read the files that were written, which must hold the same numbers (but for rounding in a network for all)."""
     found = load_potentials(files)
     rounding = _ROUNDING if potential.form == "plain" and potential.descriptor.n_elements > 1 else 0.0
     if not torch.allclose(_numbers(found), _numbers(potential), rtol=rounding, atol=rounding):
