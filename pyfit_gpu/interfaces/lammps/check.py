@@ -61,7 +61,7 @@ def check_lammps(lammps: Installation, *, potential: str = "", plugin: str | os.
     """Run two atoms through the plugin and through `predict`.
 
     Args:
-        potential: .nn.dat file, with an uncertainty file beside it or without; empty: random numbers.
+        potential: .nn.dat or .pinn file, with an uncertainty file beside it or without; empty: random numbers.
         plugin: file; empty: that in the cache.
 
     Raises:
