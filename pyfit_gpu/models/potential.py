@@ -66,6 +66,12 @@ class Potential:
         return torch.tensor(self.bond_order_parameters, dtype=torch.float64).view(self.descriptor.n_elements, -1)
 
     @property
+    def parameters(self) -> Tensor:
+        """(K, P) float64 on the CPU, as in files: those of a bare potential with what stands in its baseline."""
+        flat = self.networks.flat().detach().to("cpu", torch.float64)
+        return flat + self.baseline.flatten() if self.is_bare and self.use_baseline else flat
+
+    @property
     def kind(self) -> str:
         """Name of the kind of potential, for messages."""
         if not self.is_physically_informed:

@@ -176,12 +176,12 @@ def _reread(potential: Potential, files: Sequence[Path]) -> Potential:
 
 
 def _numbers(potential: Potential) -> Tensor:
-    """(K, P), parameters of the members and what is added to them."""
-    flat = potential.networks.flat().detach().to("cpu", torch.float64)
-    if not (potential.is_physically_informed and potential.use_baseline):
-        return flat
-    baseline = potential.baseline.flatten().expand(len(flat), -1)
-    return flat + baseline if potential.is_bare else torch.cat([flat, baseline], dim=1)
+    """(K, P), parameters of the members and what is added to the networks' outputs."""
+    if potential.is_bare or not (potential.is_physically_informed and potential.use_baseline):
+        return potential.parameters
+    return torch.cat(
+        [potential.parameters, potential.baseline.flatten().expand(potential.networks.n_members, -1)], dim=1
+    )
 
 
 def _try_script(lammps: Installation, plugin: Path, folder: Path) -> None:

@@ -20,12 +20,24 @@ from pyfit_gpu.formats.uncertainty_file import save_uncertainty
 from pyfit_gpu.interfaces.lammps.comparison import compare
 from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.interfaces.lammps.running import PairStyle, evaluate_frames
-from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.potential import Form, Potential
 from pyfit_gpu.structures.frames import Frame
 
 MakeFrame = Callable[..., Frame]
 ONE, TWO, THREE = ("Si",), ("C", "Si"), ("Si", "C", "Ge")
 BAR = 1.6021765e6  # in one eV/Å^3, LAMMPS' own number
+
+
+def make(
+    elements: Sequence[str], form: Form, *, activation: int = 1, use_baseline: bool = True, **settings: object
+) -> Potential:
+    """A potential of made-up numbers; without a baseline the last layer's biases have them."""
+    potential = make_bond_order(elements, form, **settings)
+    networks = replace(potential.networks, activation=activation)
+    if not use_baseline:
+        *others, last = networks.biases
+        networks = replace(networks, biases=(*others, last + potential.baseline))
+    return replace(potential, networks=networks, use_baseline=use_baseline)
 
 
 def save(potential: Potential, folder: Path, name: str = "potential") -> Path:
@@ -36,10 +48,10 @@ def save(potential: Potential, folder: Path, name: str = "potential") -> Path:
 
 
 def save_members(folder: Path, n_members: int, elements: Sequence[str], **settings: object) -> list[Path]:
-    """Files of potentials that differ in their networks alone."""
-    first = make_bond_order(elements, **settings)
-    networks = [make_bond_order(elements, seed=seed, **settings).networks for seed in range(n_members)]
-    return [save(replace(first, networks=own), folder, f"{number}") for number, own in enumerate(networks)]
+    """Files of potentials that differ in their networks alone, or in the baseline where there are none."""
+    drawn = [make_bond_order(elements, seed=seed, **settings) for seed in range(n_members)]
+    members = drawn if drawn[0].is_bare else [replace(drawn[0], networks=one.networks) for one in drawn]
+    return [save(one, folder, f"{number}") for number, one in enumerate(members)]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +82,8 @@ def frames_of(random_frame: MakeFrame, make_frame: MakeFrame) -> Callable[[Seque
 INFORMED = [
     (ONE, "squared", {"gi_mode": 0}),
     (ONE, "plain", {"gi_mode": 1}),
-    (ONE, "plain", {"gi_mode": 2}),
-    (ONE, "squared", {"gi_mode": 4}),
+    (ONE, "plain", {"gi_mode": 2, "activation": 2}),
+    (ONE, "squared", {"gi_mode": 4, "use_baseline": False}),
     (ONE, "squared", {"bare": True}),
     (TWO, "squared", {"gi_mode": 3}),
     (TWO, "plain", {"bare": True}),
@@ -90,13 +102,13 @@ def test_same_as_the_package(
     lammps: Installation,
     plugin: Path,
     elements: tuple[str, ...],
-    form: str,
+    form: Form,
     settings: dict[str, object],
     ranks: int,
     tmp_path: Path,
 ) -> None:
     """Energies of atoms, forces and stress; most structures have fewer atoms than ranks, or leave ranks without any."""
-    file = save(make_bond_order(elements, form, **settings), tmp_path / "potentials")
+    file = save(make(elements, form, **settings), tmp_path / "potentials")
     pair = PairStyle.of(load_potentials(file), [file], plugin)
     frames = frames_of(elements)
     (tmp_path / "run").mkdir()
@@ -112,7 +124,7 @@ def test_same_as_the_package(
 @pytest.mark.parametrize("form", ["squared", "plain"])
 @pytest.mark.parametrize("elements", [ONE, TWO])
 def test_same_as_plain_loops(
-    random_frame: MakeFrame, lammps: Installation, plugin: Path, elements: tuple[str, ...], form: str, tmp_path: Path
+    random_frame: MakeFrame, lammps: Installation, plugin: Path, elements: tuple[str, ...], form: Form, tmp_path: Path
 ) -> None:
     """Nothing of the package's energies is used: loops over bonds, neighbours and pairs of them."""
     potential = make_bond_order(elements, form, bare=form == "plain")
@@ -137,7 +149,7 @@ def test_forces_are_differences_of_energies(
     tmp_path: Path,
 ) -> None:
     """Of LAMMPS' own energies, of fourth order, for an atom moved in a crystal out of order."""
-    file = save(make_bond_order(elements, form, **settings), tmp_path)
+    file = save(make(elements, form, **settings), tmp_path)
     atoms = crystal((1, 1, 1))
     atoms.set_chemical_symbols([elements[k % len(elements)] for k in range(len(atoms))])
     step, moved = 1e-3, []
@@ -224,25 +236,29 @@ def test_energy_is_kept(run: Runner, tmp_path: Path) -> None:
     assert np.ptp(rows[:, 2]) < 1e-3 * rows[:, 3].mean()
 
 
-def test_grades(lammps: Installation, plugin: Path, tmp_path: Path) -> None:
-    """Grades are of the networks' inputs, whatever the outputs are."""
-    file = save(make_bond_order(TWO), tmp_path)
-    potential = load_potentials(file)
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_grades(lammps: Installation, plugin: Path, bare: bool, n_members: int, tmp_path: Path) -> None:
+    """Grades are of the features, whatever the outputs are, and whether there is a network at all."""
+    files = save_members(tmp_path, n_members, TWO, bare=bare)
+    potential = load_potentials(files)
     atoms = crystal((2, 2, 2), second="C")
     uncertainty = sample_uncertainty(atoms, potential, n_clusters=[3, 4])
     save_uncertainty(uncertainty, tmp_path / "u.txt")
-    pair = PairStyle.of(potential, [file], plugin, tmp_path / "u.txt")
+    pair = PairStyle.of(potential, files, plugin, tmp_path / "u.txt")
     found = compare(lammps, pair, potential, [as_frame(atoms)], uncertainty=uncertainty)
     assert found.differences[-1].name == "grade"
     assert found.differences[-1].magnitude > 0.1
     assert found.is_small
 
 
-def test_a_bare_potential_has_no_grades(run: Runner, tmp_path: Path) -> None:
-    informed, bare = save(make_bond_order(), tmp_path, "informed"), save(make_bond_order(bare=True), tmp_path, "bare")
-    save_uncertainty(sample_uncertainty(crystal(), load_potentials(informed), n_clusters=[4]), tmp_path / "u.txt")
-    with pytest.raises(Failure, match=r"u\.txt: expected 0 inputs as the potential has, found 9"):
-        run(*run.setup(crystal(), f"* * {bare} Si uncertainty u.txt"))
+def test_grades_of_another_baseline(run: Runner, tmp_path: Path) -> None:
+    """Networks that are equal beside a baseline that is not are another potential."""
+    (file,) = save_members(tmp_path, 1, ONE)
+    other = replace(load_potentials(file), bond_order_parameters=(9.0, 4.7, 4.3, 1.45, 0.12, 0.8, 0.9, 0.85))
+    save_uncertainty(sample_uncertainty(crystal(), other, n_clusters=[4]), tmp_path / "u.txt")
+    with pytest.raises(Failure, match=r"u\.txt: belongs to another potential: expected the checksum"):
+        run(*run.setup(crystal(), f"* * {file} Si uncertainty u.txt"))
 
 
 def test_ghosts_as_far_as_bonds_are_screened(run: Runner, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ struct Evaluator::Implementation {
   void gradient(Networks &own, int first, int last);
 
   int n_members, n_outputs;
-  bool has_inputs;
+  bool has_inputs;  // whether the networks have any
   Basis basis;
   Transform transform;
   double shift;  // added to G
@@ -221,6 +221,8 @@ bool Evaluator::has_grades() const { return implementation_->grades.has_value();
 void Evaluator::start_grades(double *grades) { implementation_->grades->start(grades); }
 
 void Evaluator::add_grades(int species, const int *numbers, int n_atoms) {
+  // Without networks inputs are made for grades alone, where these are asked for.
+  if (!implementation_->has_inputs) implementation_->make_inputs(n_atoms);
   implementation_->grades->add(species, implementation_->inputs.data(), numbers, n_atoms);
 }
 

@@ -187,6 +187,7 @@ std::uint32_t checksum(const std::vector<Potential> &members) {
       for (int byte = 0; byte < 8; ++byte, bits >>= 8) sum.add(bits & 0xff);
     }
   };
+  add(members[0].baseline);
   for (const auto &member : members)
     for (const auto &network : member.networks)
       for (const auto &layer : network) {
@@ -200,9 +201,8 @@ std::string Uncertainty::difference(const std::vector<Potential> &members) const
   const Descriptor &descriptor = members[0].descriptor;
   if (elements != descriptor.elements)
     return "expected the elements " + listed(descriptor.elements) + " of the potential, found " + listed(elements);
-  const int expected_inputs = members[0].layer_sizes[0];
-  if (n_inputs != expected_inputs)
-    return "expected " + std::to_string(expected_inputs) + " inputs as the potential has, found " +
+  if (n_inputs != descriptor.n_features())
+    return "expected " + std::to_string(descriptor.n_features()) + " inputs as the potential has, found " +
            std::to_string(n_inputs);
   if (checksum == pyfit::checksum(members)) return "";
   for (const auto &member : members)
