@@ -157,8 +157,8 @@ class TestForcesAgainstEnergies:
         assert re.search(hint, kinds(pf.examine(frames))["forces against energies"].text)
 
     def test_a_bond_that_breaks_on_the_way_is_no_fault(self, make_frame: Callable[..., Frame]) -> None:
-        decay, frames = 1.6, []
-        for length in (2.2, 2.35, 3.3, 3.8):
+        decay, frames = 2.2, []
+        for length in (2.1, 2.2, 3.15, 3.8):
             stretched = np.exp(-decay * (length - 2.2))  # Morse's potential
             pull = 4.0 * decay * (stretched - stretched**2)
             frames.append(
