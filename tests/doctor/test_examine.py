@@ -163,7 +163,7 @@ class TestForcesAgainstEnergies:
             pull = 4.0 * decay * (stretched - stretched**2)
             frames.append(
                 make_frame(
-                    [[0, 0, 0], [0, 0, length]],
+                    [[0, 0, -length / 2], [0, 0, length / 2]],
                     energy=2.0 * (1 - stretched) ** 2,
                     forces=np.array([[0, 0, pull], [0, 0, -pull]]),
                 )
