@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyfit_gpu.datasets.feature_rows import FeatureRows
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.bond_order import BondOrder
 from pyfit_gpu.models.conditioning import Conditioning
@@ -33,7 +34,7 @@ class Informed:
     def of(
         cls,
         potential: Potential | None,
-        like: Tensor,
+        like: Tensor | FeatureRows,
         penalty: LocalPenalty | None = None,
         conditioning: Conditioning | None = None,
     ) -> Informed | None:

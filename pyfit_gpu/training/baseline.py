@@ -63,8 +63,8 @@ def fit_baseline(
     energies_alone = not any(settings.loss_weights.values()) and not settings.size_penalty
     optimizer = GaussNewtonSettings() if energies_alone else LBFGSSettings()
     kept = replace(
-        settings, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none", max_time=0.0, patience=0,
-         target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
+        settings, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
+        patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
     sample = sample_of(train)
