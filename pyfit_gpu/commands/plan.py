@@ -13,7 +13,7 @@ from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.nn_dat import load_potential
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import require_straight
+from pyfit_gpu.training.fit import require_trainable
 from pyfit_gpu.training.lanes import BLOCK_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
@@ -47,12 +47,12 @@ def plan(
         raise InputError(f"members: expected a whole number above 0, got {members}")
     limit = None if memory is None else parse_memory(memory)
     model = load_potential(potential, seed=1)
-    require_straight(model, "train")
     whole = load_training_set(training_set, lazy=True)
     require_same_inputs(model.descriptor, whole.descriptor, f"{training_set} was not made for {potential}")
     settings = settings or FitSettings()
     if left_open:
         settings = settled(settings, left_open, whole, model, None)
+    require_trainable(model, settings)
     for term in weighted_terms():
         weight = settings.loss_weights[term.name]
         if weight and not bool((term.known(whole) & whole.has_energy).any()):
@@ -94,15 +94,16 @@ def decisions(found: MemoryPlan) -> list[str]:
     else:
         lines = [f"features stay in memory{blocks}"]
     if found.jacobian_bytes:
+        what = found.kept_name.replace(" kept", "")
         whole = format_bytes(found.jacobian_bytes)
         if found.kept_bytes == found.jacobian_bytes:
-            lines.append(f"derivatives for forces are kept, {whole}")
+            lines.append(f"{what} are kept, {whole}")
         elif found.kept_bytes:
             share = found.kept_bytes / found.jacobian_bytes
-            lines.append(f"derivatives for forces: {share:.0%} of {whole} are kept, the others computed anew each time")
+            lines.append(f"{what}: {share:.0%} of {whole} are kept, the others computed anew each time")
         else:
             text = ", and so are neighbours" if found.stream else ""
-            lines.append(f"derivatives for forces are computed anew at every evaluation{text} (kept: {whole})")
+            lines.append(f"{what} are computed anew at every evaluation{text} (kept: {whole})")
         if not found.exact_pairs:
             lines.append("neighbours were counted in a sample of the structures")
     return lines

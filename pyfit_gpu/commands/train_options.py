@@ -22,7 +22,7 @@ def add_train(verb: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NN",
-        help="potential to start from (.nn.dat); several: members",
+        help="potential to start from (.nn.dat, .pinn); several: members",
     )
     add("--out", required=True, metavar="NN_OUT", help="potential to write; of several members the best")
     add("--steps", type=whole, default=120, help="optimiser steps (120); 0: evaluate and write the logs only")
@@ -30,6 +30,9 @@ def add_train(verb: argparse.ArgumentParser) -> None:
     add("--first-member", type=whole, default=0, metavar="J", help="number of the first member (0)")
     add("--weight-seed", type=whole, help="of random weights (the split's seed)")
     add("--randomize", action="store_true", help="start from random weights")
+    add("--baseline", default="keep", choices=("keep", "fit"),
+        help="fit: first fit the baseline of a physically informed network alone (keep)")  # fmt: skip
+    add("--baseline-starts", type=whole, default=5, metavar="N", help="starts that compete for it (5)")
     add_split(verb.add_argument_group("which structures train").add_argument)
     _add_loss(verb.add_argument_group("what is minimised").add_argument)
     _add_optimizer(verb.add_argument_group("how").add_argument)
@@ -60,6 +63,13 @@ def _add_loss(add: Callable[..., Any]) -> None:
     add("--l2", type=finite_or_auto, metavar="C",
         help="prefactor of the penalty on the parameters, or auto: by the evidence (with --resume the run's, or else "
         "1e-4 with lbfgs, auto with the other optimisers)")  # fmt: skip
+    for name, what, prefactor in (
+        ("negative", "negative A, alpha, B and beta, in plain form also a and lambda", 1),
+        ("size", "the squares of the parameters", 0),
+        ("spread", "their variance over the atoms", 0),
+    ):
+        add(f"--{name}-penalty", type=finite, metavar="C",
+            help=f"prefactor of that on {what}, of a physically informed network ({prefactor})")  # fmt: skip
     add("--l2-form", choices=("norm", "squared"),
         help="whether --l2 is that of the parameters' norms or squares (with --resume the run's, or else norm with a "
         "number, squared with auto)")  # fmt: skip

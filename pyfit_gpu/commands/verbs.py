@@ -155,7 +155,13 @@ def _train(options: argparse.Namespace) -> int:
     return train(
         options.training_set,
         start=fit_options.StartOptions(
-            tuple(options.potential), options.members, options.first_member, options.weight_seed, options.randomize
+            tuple(options.potential),
+            options.members,
+            options.first_member,
+            options.weight_seed,
+            options.randomize,
+            options.baseline,
+            options.baseline_starts,
         ),
         outputs=outputs_of(options),
         settings=FitSettings(optimizer=optimizer_of(options, options.optimizer), **given),

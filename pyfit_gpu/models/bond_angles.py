@@ -59,13 +59,14 @@ class BondAngles:
         whole = sum_first_axis(torch.stack([part.strength * part.values for part in parts]))
         return cls(around, whole, tuple(parts))
 
-    def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def vjp(self, grad: Tensor, *, vectors: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Derivatives with respect to weights (n, B), a and h (n, S, S), and the bonds' unit vectors (3, n, B).
 
         The component of the last along the unit vectors means nothing.
 
         Args:
             grad: (n, B), dE/dz.
+            vectors: whether the last is wanted; else it is zero.
         """
         unit = self.around.bonds.unit
         grad_weights, grad_unit = torch.zeros_like(grad), torch.zeros_like(unit)
@@ -81,7 +82,8 @@ class BondAngles:
             total = (own * h.square()).sum(dim=-1)
             by_weight = sum_first_axis(unit * (pulled - along[..., None])) + total[:, None] - own * (1 - h).square()
             grad_weights += _only(self.around, element, by_weight)
-            grad_unit += 2 * (part.weights * pulled + own * (part.turned - h * part.along[..., None]))
+            if vectors:
+                grad_unit += 2 * (part.weights * pulled + own * (part.turned - h * part.along[..., None]))
         return grad_weights, torch.stack(grad_strength, dim=2), torch.stack(grad_preferred, dim=2), grad_unit
 
 

@@ -22,7 +22,6 @@ from pyfit_gpu.models.bond_angles import BondAngles
 from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
 from pyfit_gpu.models.screening import Screening
 from pyfit_gpu.models.surroundings import Surroundings, on_cpu
-from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
 
 _BONDS_STEP = 8  # places for bonds come in this multiple
@@ -33,6 +32,14 @@ _SHARE_GPU = 1 / 8  # of the memory
 _NUMBERS_OF_PAIR = 8  # held at once for each of them
 
 _NAMES = ("A", "alpha", "B", "beta", "h", "sigma", "a", "lambda")
+
+
+def parameter_names(n_elements: int) -> list[str]:
+    """Names of the local parameters in their order, with numbers of the neighbours' elements if there are several."""
+    ones = [f"{b}" for b in range(1, n_elements + 1)]
+    pairs = [f"{b}{c}" for b in ones for c in ones]
+    marks = (ones, ones, ones, ones, pairs, [""], pairs, pairs)
+    return [name + (mark if n_elements > 1 else "") for name, own in zip(_NAMES, marks, strict=True) for mark in own]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,15 +112,20 @@ class BondOrder:
         energies = outputs.new_empty(n_members, n)
         grad_outputs = torch.empty_like(outputs) if derivatives else outputs.new_empty(0)
         grad_vectors = outputs.new_empty(n_members, 3, n, n_places) if derivatives else outputs.new_empty(0)
-        for rows, n_bonds in self._blocks(chunk):
-            around = Surroundings.of(chunk, rows, n_bonds, self.cutoff, self.width, self.n_elements)
+        for rows, around in self.surroundings(chunk):
             for member in range(n_members):
                 found = BondEnergies(around, parameters[member].index_select(0, rows), self.form)
                 energies[member].index_copy_(0, rows, found.energies)
                 if derivatives:
-                    grad_outputs[member].index_copy_(0, rows, found.grad_parameters())
-                    grad_vectors[member].index_copy_(1, rows, found.grad_vectors())
+                    of_parameters, of_vectors = found.vjp()
+                    grad_outputs[member].index_copy_(0, rows, of_parameters)
+                    grad_vectors[member].index_copy_(1, rows, of_vectors)
         return energies, grad_outputs, grad_vectors.permute(2, 0, 1, 3) if derivatives else grad_vectors
+
+    def surroundings(self, chunk: Chunk) -> Iterator[tuple[Tensor, Surroundings]]:
+        """Yield the atoms of a chunk, some at once as rows (n,) int64, with what they see of their neighbours."""
+        for rows, n_bonds in self._blocks(chunk):
+            yield rows, Surroundings.of(chunk, rows, n_bonds, self.cutoff, self.width, self.n_elements)
 
     def _blocks(self, chunk: Chunk) -> Iterator[tuple[Tensor, int]]:
         """Yield atoms of a chunk that have equally many places for bonds, and that number.
@@ -136,18 +148,6 @@ class BondOrder:
         if on_cpu(chunk.pairs):
             return max(1, _PAIRS_CPU // n_bytes)
         return rows_that_fit(n_bytes * _NUMBERS_OF_PAIR, device, share=_SHARE_GPU)
-
-
-@dataclass(frozen=True, eq=False)
-class _Grads:
-    """Derivatives of the energies of n atoms."""
-
-    cosine: Tensor  # (n, S, S), dE/dh
-    strength: Tensor  # (n, S, S), dE/da
-    screening: Tensor  # (n, S, S), dE/dlambda
-    weights: Tensor  # (n, B), dE/dw
-    unit: Tensor  # (3, n, B), dE/du, with any component along u
-    detour: Tensor  # (T,) eV/Å, dE/dx
 
 
 class BondEnergies:
@@ -176,44 +176,47 @@ class BondEnergies:
         pairs = self._repulsion * bonds.smooth - self._promoted * self._attraction
         self.energies = (0.5 * pairs.sum(dim=1, keepdim=True) - own.promotion * self._root)[:, 0]  # (n,) eV
 
-    @lazy
-    def _grads(self) -> _Grads:
-        own = self.own
-        unbound = self._root == 0
-        of_root = torch.where(unbound, 0.0, -0.5 * own.promotion / torch.where(unbound, 1.0, self._root))
-        of_promoted = of_root - 0.5 * self._attraction
-        of_angles = self._promoted * of_promoted * self._order.square() * -0.5
-        of_weights, of_strength, of_cosine, of_unit = self._angles.vjp(of_angles)
-        of_weights = of_weights + self._order * of_promoted
-        of_screening, of_detour = self._screening.vjp(of_weights * self.around.bonds.smooth)
-        if self.form == "squared":
-            of_screening = 2 * own.screening * of_screening
-            of_strength = 2 * own.angular_strength * of_strength
-        return _Grads(of_cosine, of_strength, of_screening, of_weights, of_unit, of_detour)
-
-    @lazy
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Energies of repulsion and attraction of each bond, (n, B) eV."""
-        return 0.5 * self._repulsion * self.around.bonds.smooth, -0.5 * self._promoted * self._attraction
-
-    def grad_parameters(self) -> Tensor:
-        """(n, N): derivatives of the energies with respect to the parameters."""
-        distance, to_elements = self.around.bonds.distance, self.around.to_elements
-        grads, (repulsion, attraction) = self._grads, self._pairs
-        parts = (
-            to_elements(repulsion), -to_elements(repulsion * distance),
-            to_elements(attraction), -to_elements(attraction * distance),
-            grads.cosine.flatten(1), -self._root, grads.strength.flatten(1), grads.screening.flatten(1),
-        )  # fmt: skip
-        return torch.cat(parts, dim=1)
-
-    def grad_vectors(self) -> Tensor:
-        """(3, n, K) eV/Å: derivatives of the energies with respect to the neighbours' vectors, at fixed parameters."""
-        own, bonds, grads = self.own, self.around.bonds, self._grads
-        repulsion, attraction = self._pairs
+    def vjp(self) -> tuple[Tensor, Tensor]:
+        """Derivatives of the energies' sum with respect to the parameters, (n, N), and the neighbours' vectors."""
+        own, bonds = self.own, self.around.bonds
+        of_weights, of_strength, of_cosine, of_unit = self._backwards(vectors=True)
+        of_screening, whole = self._screening.vjp(of_weights * bonds.smooth)
+        repulsion, attraction = 0.5 * self._repulsion * bonds.smooth, -0.5 * self._promoted * self._attraction
         moved = -(repulsion * self.around.of_bonds(own.repulsion_decay))
         moved -= attraction * self.around.of_bonds(own.attraction_decay)
-        moved += (0.5 * self._repulsion + grads.weights * self._screening.bonds) * bonds.slope
-        across = (grads.unit - bonds.unit * sum_first_axis(grads.unit * bonds.unit)) / bonds.distance
-        whole = self._screening.grad_vectors(grads.detour)
-        return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * moved)
+        moved += (0.5 * self._repulsion + of_weights * self._screening.bonds) * bonds.slope
+        across = (of_unit - bonds.unit * sum_first_axis(of_unit * bonds.unit)) / bonds.distance
+        whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * moved)
+        return self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), whole
+
+    def grad_parameters(self) -> Tensor:
+        """Derivatives of the energies' sum with respect to the parameters alone, (n, N)."""
+        bonds = self.around.bonds
+        of_weights, of_strength, of_cosine, _ = self._backwards(vectors=False)
+        of_screening = self._screening.grad_parameters(of_weights * bonds.smooth)
+        repulsion, attraction = 0.5 * self._repulsion * bonds.smooth, -0.5 * self._promoted * self._attraction
+        return self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening)
+
+    def _backwards(self, *, vectors: bool) -> tuple[Tensor, ...]:
+        """Derivatives with respect to w, a, h and, if wanted, unit vectors."""
+        root = self._root
+        of_root = torch.where(root == 0, 0.0, -0.5 * self.own.promotion / torch.where(root == 0, 1.0, root))
+        of_promoted = of_root - 0.5 * self._attraction
+        of_angles = self._promoted * of_promoted * self._order.square() * -0.5
+        of_weights, of_strength, of_cosine, of_unit = self._angles.vjp(of_angles, vectors=vectors)
+        return of_weights + self._order * of_promoted, of_strength, of_cosine, of_unit
+
+    def _gathered(
+        self, repulsion: Tensor, attraction: Tensor, of_cosine: Tensor, of_strength: Tensor, of_screening: Tensor
+    ) -> Tensor:
+        """(n, N): derivatives in the order of the parameters, from the parts of the energies of bonds and others."""
+        if self.form == "squared":
+            of_screening = 2 * self.own.screening * of_screening
+            of_strength = 2 * self.own.angular_strength * of_strength
+        distance, to_elements = self.around.bonds.distance, self.around.to_elements
+        grads = (
+            to_elements(repulsion), -to_elements(repulsion * distance),
+            to_elements(attraction), -to_elements(attraction * distance),
+            of_cosine.flatten(1), -self._root, of_strength.flatten(1), of_screening.flatten(1),
+        )  # fmt: skip
+        return torch.cat(grads, dim=1)

@@ -47,14 +47,23 @@ def atoms_by_element(species: Tensor, n_elements: int) -> list[slice | Tensor]:
 class NetworkJacobian:
     """Rows of J of one member, for some atoms whose activations are computed once."""
 
-    def __init__(self, networks: ElementNetworks, inputs: Tensor, by_element: Sequence[slice | Tensor]) -> None:
+    def __init__(
+        self,
+        networks: ElementNetworks,
+        inputs: Tensor,
+        by_element: Sequence[slice | Tensor],
+        slopes: Tensor | None = None,
+    ) -> None:
         """Evaluate the networks.
 
         Args:
             networks: one member, with activation 0.
             inputs: (n, F), network inputs of the atoms.
             by_element: atoms of each element, see `atoms_by_element`.
+            slopes: (n, n_out), derivatives of the atoms' energies by the outputs; None: the single output is the
+                energy. `moved_rows` are right only then.
         """
+        self._slopes = slopes
         self.sizes = networks.layer_sizes
         self.n_parameters = networks.n_parameters
         self._weights = [weight[0] for weight in networks.weights]  # (S, n_in, n_out) each
@@ -74,7 +83,7 @@ class NetworkJacobian:
             hidden = torch.sigmoid(torch.addmm(biases[layer], hidden, weights[layer]))
             self._hidden[layer + 1][own] = hidden
             slope[own] = hidden * (1 - hidden)
-        grad = hidden.new_ones(len(hidden), self.sizes[-1])
+        grad = hidden.new_ones(len(hidden), self.sizes[-1]) if self._slopes is None else self._slopes[own]
         self._grad[-1][own] = grad
         for layer in reversed(range(len(self._slope))):
             behind = grad @ weights[layer + 1].T

@@ -8,11 +8,13 @@ with L the screening parameter of the elements of j and k. A factor can be zero 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyfit_gpu.models.surroundings import Surroundings
+from pyfit_gpu.models.surroundings import Surroundings, on_cpu
+from pyfit_gpu.parallel import lazy
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,7 @@ class Screening:
     around: Surroundings
     parameters: Tensor  # (n, S, S) 1/Å, L for the elements of j and k
     bonds: Tensor  # (n, B), S; 1 where nothing screens, also where there is no bond
-    _own: Tensor  # (T,), L of each triple
+    _against: Tensor  # (T,) 1/Å, -L of each triple
     _taken: Tensor  # (T,), fc(x) exp(-L x)
     _factors: Tensor  # (T,), f
 
@@ -30,29 +32,40 @@ class Screening:
     def of(cls, around: Surroundings, parameters: Tensor) -> Screening:
         """Screen the bonds."""
         triples = around.triples
-        own = around.of_triples(parameters)
-        taken = (own * triples.detour).neg_().exp_().mul_(triples.smooth)
+        against = around.of_triples(-parameters)
+        taken = (against * triples.detour).exp_() * triples.smooth
         factors = 1 - taken
+        products: Tensor = _Products.apply(factors, around)
         # A factor of exactly zero becomes a power of two so small that the product is zero beside any other number,
-        # but the product over this factor still is the product of all others, to the last bit.
-        factors.masked_fill_(factors == 0, 2.0 ** (-200 if factors.dtype == torch.float64 else -60))
-        products = torch.segment_reduce(factors, "prod", lengths=triples.counts, unsafe=True)
-        return cls(around, parameters, products.view(around.bonds.distance.shape), own, taken, factors)
+        # but the product over this factor still is the product of all others, to the last bit. There is one only where
+        # a product is zero; a GPU is not waited for to find out.
+        if not on_cpu(factors) or not bool(products.all()):
+            factors = factors.masked_fill(factors == 0, 2.0 ** (-200 if factors.dtype == torch.float64 else -60))
+            products = _Products.apply(factors, around)
+        return cls(around, parameters, products.view(around.bonds.distance.shape), against, taken, factors)
 
     def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives with respect to the parameters, (n, S, S), and to the detours x of the triples, (T,) eV/Å.
+        """Derivatives with respect to the parameters, (n, S, S), and to the neighbours' vectors, (3, n, K) eV/Å.
 
         Args:
             grad: (n, B), dE/dS.
         """
-        around, triples = self.around, self.around.triples
-        # dE/dx = -dE/df d(fc exp(-L x))/dx, and dE/dL = dE/df x fc exp(-L x)
-        weight = around.from_bonds(grad * self.bonds).div_(self._factors).mul_(self._taken)
-        grad_parameters = around.to_pairs_of_elements(weight * triples.detour)
-        grad_detour = weight.mul_(self._own - triples.steepness)
-        return grad_parameters, grad_detour
+        # dE/dx = -dE/df d(fc exp(-L x))/dx, fc' / fc being the steepness.
+        of_bonds = grad * self.bonds
+        grad_detour = self.around.from_bonds(of_bonds).mul_(self._shares)
+        grad_detour.mul_(self._against + self.around.triples.steepness).neg_()
+        return self.grad_parameters(grad), self._grad_vectors(grad_detour)
 
-    def grad_vectors(self, grad_detour: Tensor) -> Tensor:
+    def grad_parameters(self, grad: Tensor) -> Tensor:
+        """Derivatives with respect to the parameters alone, (n, S, S), from dE/dS (n, B): dS/dL = S x (1 - f) / f."""
+        return self.around.to_pairs_of_elements(self._shares * self.around.triples.detour, grad * self.bonds)
+
+    @lazy
+    def _shares(self) -> Tensor:
+        """(T,): (1 - f) / f."""
+        return self._taken / self._factors
+
+    def _grad_vectors(self, grad_detour: Tensor) -> Tensor:
         """(3, n, K) eV/Å, for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
         around, triples, bonds = self.around, self.around.triples, self.around.bonds
         outward = around.sum_to_bonds(grad_detour)
@@ -67,3 +80,19 @@ class Screening:
         whole = around.vectors * (pulled[3] + along / around.distances) - pulled[:3]
         of_bonds = bonds.unit * (held[3] * bonds.distance - outward) - held[:3]
         return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), of_bonds)
+
+
+class _Products(torch.autograd.Function):
+    """Products of the factors of each bond, (T,) to (n B,); differentiable as often as wanted, as factors are not 0."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor, around: Surroundings) -> Tensor:
+        products = torch.segment_reduce(factors, "prod", lengths=around.triples.counts, unsafe=True)
+        ctx.save_for_backward(factors, products)
+        ctx.around = around
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        factors, products = ctx.saved_tensors
+        return ctx.around.from_bonds(grad * products) / factors, None

@@ -44,14 +44,16 @@ class Bonds:
 
     @lazy
     def _outer(self) -> Tensor:
-        """(3, 3, n, B): products of two components of the unit vectors."""
-        return self.unit[:, None] * self.unit
+        """(6, n, B): products of two components of the unit vectors, xx yy zz yz xz xy."""
+        x, y, z = self.unit
+        return torch.stack((x * x, y * y, z * z, y * z, x * z, x * y))
 
     def turned(self, weights: Tensor) -> Tensor:
         """(3, n, B): the unit vectors times the sum over all bonds of weights (n, B) and u (x) u."""
-        moments = (self._outer * weights).sum(dim=-1)
-        x, y, z = (moments[..., None] * self.unit).unbind(1)
-        return (x + y).add_(z)
+        xx, yy, zz, yz, xz, xy = (self._outer * weights).sum(dim=-1, keepdim=True)
+        x, y, z = self.unit
+        rows = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
+        return torch.stack([(a * x).addcmul(b, y).addcmul(c, z) for a, b, c in rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +119,16 @@ class Surroundings:
         by_bond = values.gather(1, self.bonds.kind[:, :, None].expand(-1, -1, self.n_elements))
         return by_bond.view(-1).index_select(0, self.triples.bond * self.n_elements + self.triples.kind)
 
-    def to_pairs_of_elements(self, of_triples: Tensor) -> Tensor:
-        """Sum values of triples, (T,), over those of each pair of elements of j and k: (n, S, S)."""
+    def to_pairs_of_elements(self, of_triples: Tensor, of_bonds: Tensor) -> Tensor:
+        """Sum products of values of triples, (T,), and of their bonds, (n, B), for each pair of elements of j and k.
+
+        Returns:
+            (n, S, S).
+        """
         sums = []
         for b in range(self.n_elements):
             own = of_triples if self.triples.kind is None else torch.where(self.triples.kind == b, of_triples, 0.0)
-            sums.append(self.to_elements(self.sum_to_bonds(own)))
+            sums.append(self.to_elements(self.sum_to_bonds(own) * of_bonds))
         return torch.stack(sums, dim=2)
 
     def sum_to_bonds(self, of_triples: Tensor) -> Tensor:

@@ -21,28 +21,17 @@ from torch import Tensor
 from pyfit_gpu.datasets.feature_rows import FeatureRows, read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.conditioning import Conditioning
-from pyfit_gpu.models.force_rows import (
-    GPU_SLAB_ATOMS,
-    SLAB_ATOMS,
-    RowGroup,
-    Slab,
-    slabs_of,
-    structure_groups,
-)
+from pyfit_gpu.models.force_rows import RowGroup, structure_groups
 from pyfit_gpu.models.network_jacobian import NetworkJacobian, atoms_by_element
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
-from pyfit_gpu.training.force_map import ForceMap, require_positions
+from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed, informed, map_of, penalty_rows, straight
+from pyfit_gpu.training.bond_map import BondMap
+from pyfit_gpu.training.force_map import require_positions
+from pyfit_gpu.training.labels import Labels
 from pyfit_gpu.training.lanes import cut_blocks
-from pyfit_gpu.training.loss import (
-    Comparison,
-    Labelled,
-    LabelWeights,
-    WeightedTerm,
-    counted_errors,
-    huber_squares,
-    squares_of,
-)
+from pyfit_gpu.training.local_penalty import PENALTY
+from pyfit_gpu.training.loss import LabelWeights, WeightedTerm, counted_errors, huber_squares, squares_of
 from pyfit_gpu.training.packed_atoms import PackedAtoms, forward, vjp
 
 _EnergyRows = tuple[slice, slice, list[slice | Tensor], list[RowGroup]]
@@ -54,17 +43,20 @@ class BlockValue:
     """The parts of the squared loss of A members on some structures, and its gradient."""
 
     energies: Tensor  # (A, B) eV/atom
-    squares: Mapping[str, Tensor]  # (A,) each, sums of label weight times squared error, see `LossTerm`
+    # (A,) each, sums of label weight times squared error, see `LossTerm`, and the penalty on local parameters
+    squares: Mapping[str, Tensor]
     gradient: Tensor | None  # (A, n_parameters), gradient of e^2 + force_weight f^2 + ..
+    sums: Tensor | None = None  # (A, S, N) of local parameters, where their means are wanted
 
     @classmethod
     def sum(cls, values: Sequence[BlockValue]) -> BlockValue:
         """Add up blocks of the same members, in the given order."""
-        squares, gradient = dict(values[0].squares), values[0].gradient
+        squares, gradient, sums = dict(values[0].squares), values[0].gradient, values[0].sums
         for value in values[1:]:
             squares = {name: square + value.squares[name] for name, square in squares.items()}
             gradient = None if gradient is None or value.gradient is None else gradient + value.gradient
-        return cls(torch.cat([value.energies for value in values], dim=1), squares, gradient)
+            sums = None if sums is None or value.sums is None else sums + value.sums
+        return cls(torch.cat([value.energies for value in values], dim=1), squares, gradient, sums)
 
     @classmethod
     def join(cls, values: Sequence[BlockValue]) -> BlockValue:
@@ -72,10 +64,12 @@ class BlockValue:
         if len(values) == 1:
             return values[0]
         gradients = [value.gradient for value in values if value.gradient is not None]
+        sums = [value.sums for value in values if value.sums is not None]
         return cls(
             torch.cat([value.energies for value in values]),
             {name: torch.cat([value.squares[name] for value in values]) for name in values[0].squares},
             torch.cat(gradients) if gradients else None,
+            torch.cat(sums) if sums else None,
         )
 
     def named(self) -> dict[str, Tensor]:
@@ -106,6 +100,7 @@ class Block:
         stream: bool = False,
         conditioning: Conditioning | None = None,
         huber: float = 0.0,
+        how: Informed | None = None,
     ) -> None:
         """Arrange the structures, unless the block is streamed.
 
@@ -117,11 +112,15 @@ class Block:
             stream: whether to read the features, and compute derivatives, each time the block is opened.
             conditioning: of the networks' inputs; None: they are the features.
             huber: eV/atom, see `huber_squares`.
+            how: what energies follow from beside the features; None: a straight network's output is the energy.
         """
         self._huber = huber
-        self._source = chosen.features
-        dtype = chosen.features.dtype
-        self._conditioning = None if conditioning is None else conditioning.to(chosen.features.device, dtype)
+        self._informed = how
+        device, dtype = chosen.features.device, chosen.features.dtype
+        self._source: Tensor | FeatureRows = chosen.features
+        if how is not None and how.is_bare:
+            self._source, conditioning = torch.empty(chosen.n_atoms, 0, dtype=dtype, device=device), None
+        self._conditioning = None if conditioning is None else conditioning.to(device, dtype)
         self.sizes = chosen.sizes
         self.species = chosen.species
         self.structure = torch.repeat_interleave(chosen.sizes)
@@ -132,16 +131,23 @@ class Block:
         self.slope = 2 * self.weight * self.per_atom
         self.squares = squares_of(terms)
         rows = _with_labels(label_weights, terms)
+        if how is not None and len(rows):  # bonds are those of the map, which then has all structures
+            rows = torch.arange(len(chosen), device=device)
         arrange = ElementLayout.of if len(rows) else PackedAtoms.of
         self.layout = arrange(chosen.species, chosen.descriptor.n_elements)
-        self._make_labels: Callable[[], _Labels] | None = None
+        self._make_labels: Callable[[], Labels] | None = None
         if len(rows):
             if stream:  # faults show before the first evaluation
                 require_positions(chosen.select(rows))
             scale = None if self._conditioning is None else self._conditioning.scale
             memory = 0 if stream else memory
-            self._make_labels = partial(_Labels, chosen, label_weights, terms, rows, memory=memory, scale=scale)
-        self.labels: _Labels | None = None
+            self._make_labels = partial(Labels, chosen, label_weights, terms, rows, memory=memory, scale=scale, how=how)
+        self.labels: Labels | None = None
+        self._make_bonds: Callable[[], BondMap] | None = None
+        if how is not None and not len(rows):
+            require_positions(chosen)
+            self._make_bonds = partial(map_of, how, chosen, 0 if stream else memory)
+        self.bonds: BondMap | None = None
         self._found_groups: list[_EnergyRows] | None = None
         self.is_open = False
         if not stream:
@@ -167,25 +173,29 @@ class Block:
                 mean, scale = self._conditioning
                 self.features.sub_(mean[:, None]).div_(scale[:, None])
         self.labels = self._make_labels() if self._make_labels else None
+        self.bonds = self._make_bonds() if self._make_bonds else None
         self.is_open = True
-        del self._source, self._make_labels  # and with them the set's own tensors
+        del self._source, self._make_labels, self._make_bonds  # and with them the set's own tensors
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of the derivatives that are kept."""
-        return 0 if self.labels is None else self.labels.map.kept_bytes
+        return sum(kept.kept_bytes for kept in (self.labels, self.bonds) if kept is not None)
 
-    def value(self, networks: ElementNetworks, factor: Tensor | None, *, gradient: bool) -> BlockValue:
+    def value(
+        self, networks: ElementNetworks, factor: Tensor | None, means: Tensor | None = None, *, gradient: bool
+    ) -> BlockValue:
         """Evaluate all members of the networks.
 
         Args:
             networks: with activation 0, in the dtype and on the device of the features.
             factor: (A, B), scales the gradient of each structure's squared energy error; None: 1.
+            means: (A, S, N) of local parameters, see `LocalPenalty`; None: not known or not needed.
         """
         with torch.no_grad():
             if isinstance(self.layout, PackedAtoms):
-                return self._energy_value(self.layout, networks, factor, gradient)
-            return self._full_value(self.layout, networks, factor, gradient)
+                return self._energy_value(self.layout, networks, factor, means, gradient)
+            return self._full_value(self.layout, networks, factor, means, gradient)
 
     def jacobian_rows(self, networks: ElementNetworks, factor: Tensor | None) -> Iterator[Tensor]:
         """Yield rows (n, P) of the Jacobian of the residuals, whose squares add up to the squared loss, of one member.
@@ -197,12 +207,29 @@ class Block:
         with torch.no_grad():
             inputs, species = self._inputs_by_atom(), self.species
             scale = self._scaled(factor if factor is None else factor[0]).sqrt() * self.per_atom
+            local = None if self._informed is None else self.local(networks, gradient=True)
+            slopes = None if local is None or local.slopes is None else local.slopes[0]
             for structures, atoms, by_element, groups in self._energy_rows(networks.n_elements):
-                jacobian = NetworkJacobian(networks, inputs[atoms], by_element)
+                own = None if slopes is None else slopes[atoms]
+                jacobian = NetworkJacobian(networks, inputs[atoms], by_element, own)
                 for group in groups:
                     yield jacobian.energy_rows(group.members) * scale[structures][group.rows][:, None]
             if self.labels is not None:
                 yield from self.labels.jacobian_rows(networks, inputs, species)
+            if local is not None and self._informed is not None and self._informed.penalty is not None:
+                yield from penalty_rows(self._informed, networks, inputs, species, local)
+
+    def local(self, networks: ElementNetworks, *, gradient: bool = False) -> AtomicEnergies:
+        """Energies of atoms and the local parameters that they follow from, of a physically informed network."""
+        with torch.no_grad():
+            if isinstance(self.layout, PackedAtoms):
+                outputs = self.layout.restore(forward(networks, self.layout, self.features)[0], len(self.structure))
+                assert self._informed is not None
+                assert self.bonds is not None
+                return informed(self._informed, self.bonds, outputs, self.species, None, gradient=gradient)
+            assert self.labels is not None
+            found = self.labels.predict(networks, self.layout, self.features, self.species, None)
+            return AtomicEnergies(found.energies, lambda grad: grad, parameters=found.parameters)
 
     def _energy_rows(self, n_elements: int) -> list[_EnergyRows]:
         """Rows of J of energies: the structures and atoms that a `NetworkJacobian` is made for, and their groups."""
@@ -229,30 +256,50 @@ class Block:
         return self.layout.restore(self.features[None])[0]
 
     def _energy_value(
-        self, packed: PackedAtoms, networks: ElementNetworks, factor: Tensor | None, gradient: bool
+        self,
+        packed: PackedAtoms,
+        networks: ElementNetworks,
+        factor: Tensor | None,
+        means: Tensor | None,
+        gradient: bool,
     ) -> BlockValue:
         outputs, sigmoids = forward(networks, packed, self.features)
-        energies = self._per_atom(packed.restore(outputs, len(self.structure)))
-        squares = self._no_squares(energies)
+        outputs = packed.restore(outputs, len(self.structure))
+        if self._informed is None or self.bonds is None:
+            found = straight(outputs)
+        else:
+            found = informed(self._informed, self.bonds, outputs, self.species, means, gradient=gradient)
+        energies = self._per_atom(found.energies)
+        squares = self._no_squares(energies) | ({} if found.penalty is None else {PENALTY: found.penalty})
         if not gradient:
-            return BlockValue(energies, squares, None)
+            return BlockValue(energies, squares, None, found.sums)
         # The same for all atoms of a structure.
         grad_atomic = counted_errors(energies - self.target, self._huber) * self._slope(factor)
-        grad_outputs = packed.arrange_values(grad_atomic.index_select(1, self.structure))
-        return BlockValue(energies, squares, vjp(networks, packed, self.features, sigmoids, grad_outputs))
+        grad_outputs = packed.arrange_values(found.pull(grad_atomic.index_select(1, self.structure)))
+        found_gradient = vjp(networks, packed, self.features, sigmoids, grad_outputs)
+        return BlockValue(energies, squares, found_gradient, found.sums)
 
     def _full_value(
-        self, layout: ElementLayout, networks: ElementNetworks, factor: Tensor | None, gradient: bool
+        self,
+        layout: ElementLayout,
+        networks: ElementNetworks,
+        factor: Tensor | None,
+        means: Tensor | None,
+        gradient: bool,
     ) -> BlockValue:
         assert self.labels is not None
         leaf = networks.flat().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
-            outputs, grad_features = networks.with_flat(leaf).with_gradient(self.features)
-            energies = self._per_atom(layout.restore(outputs[..., None])[..., 0])
+            found = self.labels.predict(networks.with_flat(leaf), layout, self.features, self.species, means)
+            energies = self._per_atom(found.energies)
             square = (huber_squares(energies - self.target, self._huber) * self._scaled(factor)).sum(dim=1)
-            other, squares = self.labels.squares(layout.restore(grad_features))
-            found = torch.autograd.grad((square + other).sum(), leaf)[0] if gradient else None
-        return BlockValue(energies.detach(), {**self._no_squares(energies), **squares}, found)
+            other, squares = self.labels.squares(found)
+            total = (square + other).sum()
+            if found.penalty is not None:
+                total = total + found.penalty.sum()
+                squares[PENALTY] = found.penalty.detach()
+            grad = torch.autograd.grad(total, leaf)[0] if gradient else None
+        return BlockValue(energies.detach(), {**self._no_squares(energies), **squares}, grad, found.sums)
 
     def _no_squares(self, energies: Tensor) -> dict[str, Tensor]:
         """Zeros (A,): blocks of one set have the same squares, whichever labels their own structures have."""
@@ -276,76 +323,3 @@ def _with_labels(label_weights: LabelWeights, terms: Sequence[WeightedTerm]) -> 
     for one in terms:
         wanted |= label_weights[one.term.name] > 0
     return wanted.nonzero()[:, 0]
-
-
-class _Labels:
-    """Labels beside the energy, for the structures that have any, and the map from networks to predictions of them."""
-
-    def __init__(
-        self,
-        chosen: TrainingSet,
-        label_weights: LabelWeights,
-        terms: Sequence[WeightedTerm],
-        rows: Tensor,
-        *,
-        memory: float,
-        scale: Tensor | None,
-    ) -> None:
-        terms = [one for one in terms if bool((label_weights[one.term.name][rows] > 0).any())]
-        virials = any(one.term.prediction == "virials" for one in terms)
-        self.map = ForceMap(chosen, rows.tolist(), virials=virials, memory=memory, scale=scale)
-        self._found_slabs: list[tuple[Slab, slice, slice]] | None = None
-        self.comparisons: list[tuple[WeightedTerm, Comparison]] = []
-        for one in terms:
-            assert one.term.compare is not None
-            label_weight = label_weights[one.term.name][self.map.rows]
-            labelled = Labelled(chosen, self.map.rows, self.map.atoms, label_weight)
-            self.comparisons.append((one, one.term.compare(labelled)))
-
-    def squares(self, grad_features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Part of the squared loss (A,) that these labels make, and the squares of `BlockValue`, detached.
-
-        Args:
-            grad_features: (A, n_atoms, n_features), dE/d(features) for all atoms of the block.
-        """
-        predictions = self._predictions(grad_features)
-        total = grad_features.new_zeros(grad_features.shape[0])
-        squares: dict[str, Tensor] = {}
-        for one, comparison in self.comparisons:
-            found = comparison.squares(predictions[one.term.prediction])
-            total = total + one.weight * found[one.term.counted]
-            squares |= {name: square.detach() for name, square in found.items()}
-        return total, squares
-
-    def jacobian_rows(self, networks: ElementNetworks, inputs: Tensor, species: Tensor) -> Iterator[Tensor]:
-        """Yield rows (n, P) of the Jacobian of the residuals of these labels, for one member.
-
-        Args:
-            inputs: (n_atoms, F) of all atoms of the block, conditioned.
-            species: (n_atoms,) int64.
-        """
-        inputs, species = inputs[self.map.atoms], species[self.map.atoms]
-        scales = {one.term.prediction: one.weight**0.5 * comparison.scale for one, comparison in self.comparisons}
-        for slab, structures, atoms in self._slabs(species, networks.n_elements):
-            jacobian = NetworkJacobian(networks, inputs[atoms], slab.by_element)
-            if "forces" in scales:
-                scale = scales["forces"][atoms]
-                for group, moves in slab.force_moves():
-                    rows = jacobian.moved_rows(group.members, moves)
-                    yield rows.mul_(scale[group.rows][:, None, None]).flatten(0, 1)
-            if "virials" in scales:
-                scale = scales["virials"][structures]
-                for group, moves in slab.virial_moves():
-                    rows = jacobian.moved_rows(group.members, moves)
-                    yield rows.mul_(scale[group.rows][:, None, None]).flatten(0, 1)
-
-    def _slabs(self, species: Tensor, n_elements: int) -> list[tuple[Slab, slice, slice]]:
-        if self._found_slabs is None:
-            most = SLAB_ATOMS if species.device.type == "cpu" else GPU_SLAB_ATOMS
-            self._found_slabs = slabs_of(self.map.parts, species, n_elements, most)
-        return self._found_slabs
-
-    def _predictions(self, grad_features: Tensor) -> dict[str, Tensor]:
-        """Predictions for the map's structures and atoms, by `LossTerm.prediction`. New kinds are added here."""
-        forces, virials = self.map(grad_features.index_select(1, self.map.atoms).transpose(0, 1))
-        return {"forces": forces} if virials is None else {"forces": forces, "virials": virials}

@@ -47,7 +47,7 @@ class Closure:
         """Evaluate loss (A,), gradient (A, n_parameters) and numbers for `scores` at the parameters `points`."""
         found = self.objective.evaluate(points, self.template)
         assert found.gradient is not None
-        loss, gradient = self.penalty.added(found.errors.loss, found.gradient, points, members)
+        loss, gradient = self.penalty.added(found.minimised, found.gradient, points, members)
         return loss, gradient, self.numbers(found)
 
     def normal_matrices(self, points: Tensor, members: Tensor) -> Iterator[Tensor]:

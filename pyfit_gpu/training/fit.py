@@ -11,13 +11,16 @@ import torch
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import FitState
-from pyfit_gpu.models.energy import require_straight
+from pyfit_gpu.models.conditioning import Conditioning
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
-from pyfit_gpu.training.input_statistics import condition
+from pyfit_gpu.training.input_statistics import ConditioningKind, condition
+from pyfit_gpu.training.local_parameters import output_scales, require_sense
 from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
-from pyfit_gpu.training.loss import require_labels
+from pyfit_gpu.training.loss import require_labels, weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
@@ -70,14 +73,15 @@ def fit(
         processes: the processes that share the work, of which this one is the first.
 
     Raises:
-        InputError: a set made with other descriptor settings (named), a physically informed potential, or a weight
-            for a label that no structure has; nothing has been changed then.
+        InputError: a set made with other descriptor settings (named), an optimiser that cannot train this kind of
+            potential, a weight for a label that no structure has, or local parameters of the start that make no sense;
+            nothing has been changed then.
         TrainingFailure: the loss of every member is no longer a number.
     """
     settings = settings or FitSettings()
     if steps is not None:
         settings = replace(settings, steps=steps)
-    require_straight(potential, "train")
+    require_trainable(potential, settings)
     sets = {"training": train, "validation": validation, "test": test}
     for name, part in sets.items():
         if part is not None and len(part):
@@ -93,8 +97,9 @@ def fit(
             raise InputError(f"members: expected a whole number above 0, got {members}")
         trained = potential.random_members(range(first_member, first_member + members), settings.seed)
     drawn = random_starts or members is not None
-    conditioning = condition(train, settings.conditioning) if resume is None else resume.conditioning
-    objectives = ObjectiveBuilder(sets, settings, plan, processes, conditioning)
+    kind: ConditioningKind = "none" if potential.is_bare else settings.conditioning
+    conditioning = _condition(potential, train, kind) if resume is None else resume.conditioning
+    objectives = ObjectiveBuilder(sets, settings, plan, processes, conditioning, potential)
     starts = Starts(first_member, drawn or trained.networks.n_members > 1, conditioned=drawn)
     run = FitRun(trained, objectives, settings, starts, observers)
     shift = torch.tensor(train.energy_shift or (math.nan,) * potential.descriptor.n_elements, dtype=torch.float64)
@@ -104,9 +109,50 @@ def fit(
         run.restore(resume)
     if drawn:
         run.write_starts()
-    history = run.until_done(should_stop, checkpoint)
+    try:
+        history = run.until_done(should_stop, checkpoint)
+    except TrainingFailure:
+        never = not any(math.isfinite(loss) for member in run.histories for loss in member.loss)
+        if potential.is_physically_informed and never:
+            require_sense(run.closure.objective, run.template.flat(), run.template, train.groups)
+        raise
     if test is not None:
         run.score_test()
+    if potential.is_physically_informed and processes is None:
+        run.warn_of_negative(history.ranking[0])
     if trained is not potential:
         potential.networks.copy_member(0, trained.networks, history.ranking[0])
     return history
+
+
+def _condition(potential: Potential, train: TrainingSet, kind: ConditioningKind) -> Conditioning | None:
+    """Condition the inputs, and where they are and local parameters are outputs, these too."""
+    found = condition(train, kind)
+    if found is None or not potential.is_physically_informed or not potential.use_baseline:
+        return found
+    return replace(found, outputs=output_scales(potential, train))
+
+
+def require_trainable(potential: Potential, settings: FitSettings) -> None:
+    """Refuse settings that do not go with the kind of potential.
+
+    Raises:
+        InputError: networks of an unknown number of outputs, penalties on local parameters where there are none, or
+            J^T J of what is no sum of squares of few residuals.
+    """
+    energy_model(potential, "train")
+    penalties = {f"{name}_penalty": settings.local_penalties[name] for name in ("size", "spread")}
+    if not potential.is_physically_informed:
+        for name, value in penalties.items():
+            if value:
+                raise InputError(f"{name}: expected 0 for {potential.kind}, got {value:g}: it has no local parameters")
+        return
+    wanting = [settings.optimizer.name] if settings.optimizer.needs is Gives.RESIDUALS else []
+    wanting += ["l2 auto"] if settings.l2 == "auto" else []
+    weights = {term.weight_name: settings.loss_weights[term.name] for term in weighted_terms()}
+    for name, value in {**weights, **penalties}.items():
+        if value and wanting:
+            raise InputError(
+                f"{name}: expected 0 with {wanting[0]}, got {value:g}: for {potential.kind} J^T J is known of energies "
+                "alone, LBFGS with a given penalty takes everything"
+            )

@@ -45,6 +45,7 @@ class ForceMap:
         virials: bool,
         memory: float,
         scale: Tensor | None = None,
+        reach: float | None = None,
     ) -> None:
         """Find neighbours, and compute the derivatives that there is memory for.
 
@@ -54,6 +55,7 @@ class ForceMap:
             memory: most bytes of derivatives to keep.
             scale: (S, n_features), by which the networks' inputs are smaller than the features, on the set's device and
                 in its dtype; None: 1.
+            reach: Å, within which neighbours are found; None: as far as the features reach.
 
         Raises:
             InputError: a structure whose positions the set does not hold.
@@ -62,6 +64,7 @@ class ForceMap:
         self.kept_bytes = 0
         self._memory = memory
         self._scale = scale
+        self._reach = training_set.descriptor.neighbor_cutoff if reach is None else reach
         first = (torch.cumsum(training_set.sizes, 0) - training_set.sizes).tolist()
         sizes = training_set.sizes.tolist()
         order: list[int] = []
@@ -79,7 +82,7 @@ class ForceMap:
     def _part(self, chosen: TrainingSet) -> MapPart:
         require_positions(chosen)
         descriptor, dtype = chosen.descriptor, chosen.features.dtype
-        neighbors = find_neighbors(chosen.structures(), descriptor.neighbor_cutoff).to(dtype)
+        neighbors = find_neighbors(chosen.structures(), self._reach).to(dtype)
         left = self._memory - self.kept_bytes
         part = MapPart.of(neighbors, chosen.species, chosen.sizes, descriptor, memory=left, scale=self._scale)
         self.kept_bytes += part.kept_bytes

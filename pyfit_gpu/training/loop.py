@@ -21,6 +21,7 @@ from pyfit_gpu.optimizers.base import Gives, Optimizer, require_given
 from pyfit_gpu.training.closure import Closure, scores_of
 from pyfit_gpu.training.history import History, MemberHistory, Observers, Scores
 from pyfit_gpu.training.kept_parameters import KeptParameters
+from pyfit_gpu.training.local_parameters import warn_of_negative
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.recording import Recorder, Validation
@@ -311,6 +312,12 @@ class FitRun:
             if history.kept_step in history.validation:
                 history.kept_validation = history.validation[history.kept_step]
                 history.kept_validation_errors = history.validation_errors[history.kept_step]
+
+    def warn_of_negative(self, k: int) -> None:
+        """Log which local parameters of member k are negative that should not be, at the parameters that are kept."""
+        written = self.potential.networks.to(self.template.weights[0].device, torch.float64)
+        point = self.conditioning.unfold(written).flat()[k : k + 1]
+        warn_of_negative(self.closure.objective, point, self.template)
 
     def score_test(self) -> None:
         """Score the kept parameters on structures that took no part."""

@@ -55,8 +55,9 @@ class MemoryPlan:
     on_gpu: bool
     stream: bool  # whether features are read from the file at every evaluation
     block_atoms: int | None  # None: the default
-    jacobian_bytes: int  # all derivatives for forces and stress, if they were kept
+    jacobian_bytes: int  # all derivatives for forces and stress, and bonds, if they were kept
     kept_bytes: int  # most bytes of them that are kept; the others are computed at every evaluation
+    kept_name: str  # what they are
     exact_pairs: bool  # whether neighbours were counted in the whole set, not in a sample
 
     @property
@@ -108,7 +109,7 @@ def plan_memory(
     sizes, on_gpu = training_set, device.type == "cuda"
     if isinstance(sizes, TrainingSet):
         terms = [term for term in weighted_terms() if settings.loss_weights[term.name] > 0]
-        sizes = SetSizes.of(sizes, terms, on_gpu=on_gpu)
+        sizes = SetSizes.of(sizes, terms, on_gpu=on_gpu, potential=potential)
     limit = int(MEMORY_SHARE * total_memory(device)) if memory is None else memory
     need = _Need(
         sizes,
@@ -195,6 +196,7 @@ class _Need:
             block_atoms=block_atoms,
             jacobian_bytes=all_of_them,
             kept_bytes=kept,
+            kept_name=self._kept_name,
             exact_pairs=self.sizes.exact_pairs,
         )
 
@@ -218,7 +220,7 @@ class _Need:
             self._item("neighbours", 0 if stream else self._pairs(1.0)),
             self._item("blocks that are read from the file", held_blocks * self._open_block(in_block)),
             MemoryItem("reading", max(1, open_blocks) * self._reading(in_block)),
-            self._item("derivatives kept for forces", kept + making),
+            self._item(self._kept_name, kept + making),
             self._item("values and derivatives of blocks", self._workers * activations),
             self._item("recorded operations", self._recorded(in_block, stream, computes_anew=computes_anew)),
             self._item("sums", self._sums()),
@@ -285,12 +287,24 @@ class _Need:
         return int(share * (by_pair + by_atom * sizes.label_atoms + places))
 
     def _jacobians(self) -> int:
-        return jacobian_bytes(self.sizes.places_for_pairs, self.descriptor.n_features, self.itemsize)
+        """Bytes of derivatives and bonds, if all were kept."""
+        return self._derivatives + self.sizes.bonds
+
+    @property
+    def _derivatives(self) -> int:
+        n_features = self.descriptor.n_features if self.layers[0] else 0  # a bare potential has none
+        return jacobian_bytes(self.sizes.places_for_pairs, n_features, self.itemsize)
+
+    @property
+    def _kept_name(self) -> str:
+        if not self.sizes.bonds:
+            return "derivatives kept for forces"
+        return "derivatives and bonds kept" if self._derivatives else "bonds kept"
 
     def _making_jacobians(self) -> int:
         """Temporary bytes of one chunk's derivatives, beside those that are kept."""
         chunk = jacobian_bytes(self._chunk_pairs(), self.descriptor.n_features, self.itemsize)
-        return making_bytes(min(chunk, self._jacobians()))
+        return making_bytes(min(chunk, self._derivatives))
 
     def _block(self, block_atoms: int | None) -> int:
         """Most atoms of one block."""

@@ -14,11 +14,14 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.sums import ordered_sum
+from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed
 from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
+from pyfit_gpu.training.local_penalty import PENALTY, LocalPenalty
 from pyfit_gpu.training.loss import (
     TERMS,
     Errors,
@@ -62,7 +65,8 @@ class Evaluation:
 
     errors: Errors
     energies: Tensor  # (A, B) eV/atom, float64
-    gradient: Tensor | None  # (A, n_parameters) float64, of the loss; zero where the fit is exact
+    minimised: Tensor  # (A,) eV/atom, float64: the loss, with the penalty on local parameters if there is one
+    gradient: Tensor | None  # (A, n_parameters) float64, of what is minimised; zero where that is 0
 
 
 def objective_bytes(n_atoms: int, n_structures: int, itemsize: int) -> int:
@@ -92,6 +96,8 @@ class Objective:
         stream: bool = False,
         conditioning: Conditioning | None = None,
         processes: Processes | None = None,
+        potential: Potential | None = None,
+        penalties: Mapping[str, float] | None = None,
         n_lanes: int | None = None,
         block_atoms: int | None = None,
     ) -> None:
@@ -107,11 +113,13 @@ class Objective:
             conditioning: of the networks' inputs: parameters are then those of conditioned ones; None: the inputs are
                 the features.
             processes: the processes that share the lanes; None: this one computes them all.
+            potential: which trains; its networks' parameters do not matter. None: a straight network.
+            penalties: prefactors of those on local parameters, by name, see `LocalPenalty`; None: all are 0.
             n_lanes, block_atoms: None: chosen for the device.
 
         Raises:
             InputError: a structure without an energy, no structure, all weights zero, a weight that is negative or not
-                finite, or one for forces or stress of a set without positions.
+                finite, or one for forces or stress, or a physically informed network, of a set without positions.
         """
         if len(training_set) == 0 or not bool(training_set.has_energy.all()):
             raise InputError("training needs structures that all have an energy (split() leaves out those without)")
@@ -136,6 +144,12 @@ class Objective:
         block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
         self.conditioning = conditioning
+        self._penalty = _penalty_of(potential, training_set, penalties or {})
+        self.informed = Informed.of(potential, training_set.features, self._penalty, conditioning)
+        if self._penalty is not None:
+            self.squares = [*self.squares, PENALTY]
+            if processes is not None and self._penalty.needs_means:
+                raise InputError("spread_penalty: expected 0 where several processes share the work")
         self.kept_bytes = 0  # bytes of derivatives that are kept
         self.lanes: list[_Lane] = []
         for first, end in self.bounds if processes is None else processes.share_of(self.bounds):
@@ -153,6 +167,7 @@ class Objective:
             stream=self.stream,
             conditioning=self.conditioning,
             huber=self.huber,
+            how=self.informed,
         )
         self.kept_bytes += block.kept_bytes
         return block
@@ -160,18 +175,20 @@ class Objective:
     @property
     def recordable_points(self) -> int:
         """Most points whose evaluation is the same operations on a GPU each time, and worth recording; 0: none."""
-        if not self.on_gpu or self.stream or self.processes:
+        if not self.on_gpu or self.stream or self.processes or self.informed:
             return 0
         return RECORDED_ATOMS[bool(self.terms)] // self.n_atoms
 
     def evaluate(self, points: Tensor, template: ElementNetworks, *, gradient: bool = True) -> Evaluation:
         """Evaluate the loss of networks with the layers of `template` at parameters `points` (A, n_parameters)."""
-        factor = None
-        if self.groups.has_targets and gradient:
-            factor = self.groups.factor(
-                self._counted_squares(self._values(points, template, None, gradient=False).energies)
-            )
-        value = self._values(points, template, factor, gradient=gradient)
+        factor = means = None
+        if (self.groups.has_targets and gradient) or (self._penalty is not None and self._penalty.needs_means):
+            before = self._values(points, template, None, gradient=False)
+            if self.groups.has_targets and gradient:
+                factor = self.groups.factor(self._counted_squares(before.energies))
+            if self._penalty is not None and before.sums is not None:
+                means = self._penalty.means(before.sums)
+        value = self._values(points, template, factor, means, gradient=gradient)
         energies = value.energies.double()
         square = energy_square = ordered_sum(self._squared_errors(energies) * self.label_weights["energy"])
         if self.groups.has_targets:
@@ -182,14 +199,17 @@ class Objective:
         for one in self.terms:
             square = square + one.weight * value.squares[one.term.counted].double()
             errors[one.term.name] = value.squares[one.term.reported].double().sqrt()
-        loss = square.sqrt()
-        grad_loss = None
+        loss = minimised = square.sqrt()
+        if self._penalty is not None:
+            square = square + value.squares[PENALTY].double()
+            minimised = square.sqrt()
+        grad = None
         if value.gradient is not None:
             exact = square == 0
             grad_square = template.gradient_from_without_offset(value.gradient).double()
-            grad_loss = grad_square / torch.where(exact, 1.0, 2 * loss)[:, None]
-            grad_loss = torch.where(exact[:, None], 0.0, grad_loss)
-        return Evaluation(Errors(loss, errors), energies, grad_loss)
+            grad = grad_square / torch.where(exact, 1.0, 2 * minimised)[:, None]
+            grad = torch.where(exact[:, None], 0.0, grad)
+        return Evaluation(Errors(loss, errors), energies, minimised, grad)
 
     def normal_matrices(self, points: Tensor, template: ElementNetworks) -> Iterator[Tensor]:
         """Yield J^T J (P, P) float64 of each member, J = dr/d(parameters), where r^T r is the squared loss.
@@ -238,6 +258,13 @@ class Objective:
 
         return self._workers.each(work, self.lanes[lanes])
 
+    def local(self, points: Tensor, template: ElementNetworks) -> Iterator[tuple[slice, Block, AtomicEnergies]]:
+        """Yield the structures and local parameters of every block, of a physically informed network."""
+        networks = template.with_flat(points.detach().to(self.dtype).clone()).without_offset()
+        for lane in self.lanes:
+            for block, rows in lane:
+                yield rows, block, block.opened().local(networks)
+
     def _squared_errors(self, energies: Tensor) -> Tensor:
         """(A, B) of the energies (A, B), without weights."""
         return (energies.double() - self.target).square()
@@ -253,14 +280,26 @@ class Objective:
         return factor * self.groups.factor(self._counted_squares(energies)) if self.groups.has_targets else factor
 
     def _values(
-        self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
+        self,
+        points: Tensor,
+        template: ElementNetworks,
+        factor: Tensor | None,
+        means: Tensor | None = None,
+        *,
+        gradient: bool,
     ) -> BlockValue:
         if self.processes is None:
-            return BlockValue.sum(self.lane_values(points, template, factor, gradient=gradient))
+            return BlockValue.sum(self.lane_values(points, template, factor, means, gradient=gradient))
         return self.processes.values(self, points, template, factor, gradient=gradient)
 
     def lane_values(
-        self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
+        self,
+        points: Tensor,
+        template: ElementNetworks,
+        factor: Tensor | None,
+        means: Tensor | None = None,
+        *,
+        gradient: bool,
     ) -> list[BlockValue]:
         """Evaluate all members, lane by lane, on the lanes that this process owns.
 
@@ -268,6 +307,7 @@ class Objective:
 
         Args:
             factor: (A, B) for the whole set, see `Block.value`.
+            means: (A, S, N), likewise.
         """
         points = points.detach().to(self.dtype)
         n_members = len(points)
@@ -285,7 +325,8 @@ class Objective:
                 ready = block.opened()
                 for k, number in enumerate(chosen):
                     part = None if factor is None else factor[at_once[number], rows]
-                    value = ready.value(networks[number], part, gradient=gradient)
+                    own = None if means is None else means[at_once[number]]
+                    value = ready.value(networks[number], part, own, gradient=gradient)
                     totals[k : k + 1] = [BlockValue.sum([*totals[k : k + 1], value])]
                 del ready  # before the next is opened
             return BlockValue.join(totals)
@@ -306,3 +347,13 @@ def _count_residuals(training_set: TrainingSet, terms: Sequence[WeightedTerm], w
         places = training_set.sizes if one.term.per_atom else torch.ones_like(training_set.sizes)
         counted += int(places[weights[one.term.name] > 0].sum()) * one.term.components
     return counted
+
+
+def _penalty_of(
+    potential: Potential | None, training_set: TrainingSet, penalties: Mapping[str, float]
+) -> LocalPenalty | None:
+    """The penalty on local parameters; None: there is none."""
+    if potential is None or not potential.is_physically_informed or not any(penalties.values()):
+        return None
+    counts = torch.bincount(training_set.species, minlength=potential.descriptor.n_elements)
+    return LocalPenalty(**penalties, form=potential.form, counts=counts)

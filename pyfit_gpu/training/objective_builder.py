@@ -9,6 +9,7 @@ import torch
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import total_memory
 from pyfit_gpu.models.conditioning import Conditioning
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.memory_plan import MemoryPlan, objective_options
 from pyfit_gpu.training.objective import Objective
@@ -31,6 +32,7 @@ class ObjectiveBuilder:
         plan: MemoryPlan | None = None,
         processes: ProcessGroup | None = None,
         conditioning: Conditioning | None = None,
+        potential: Potential | None = None,
     ) -> None:
         """Start with all of the memory for derivatives.
 
@@ -39,6 +41,7 @@ class ObjectiveBuilder:
             plan: what is kept in memory; None: everything, but derivatives of features up to half of the memory.
             processes: the processes that share the work; None: there is only this one.
             conditioning: of the networks' inputs; None: they stay as they are. Only the first process need know it.
+            potential: which trains; None: a straight network.
         """
         train = parts["training"]
         assert train is not None
@@ -47,6 +50,7 @@ class ObjectiveBuilder:
         self.plan = plan
         self.processes = processes
         self.conditioning = conditioning
+        self.potential = potential
         self._memory = self._kept_memory(train.features.device)  # bytes of derivatives that may still be kept
 
     def _kept_memory(self, device: torch.device) -> float:
@@ -78,6 +82,8 @@ class ObjectiveBuilder:
             huber=self.settings.huber,
             conditioning=self.conditioning,
             processes=self.processes,
+            potential=self.potential,
+            penalties=self.settings.local_penalties if name == "training" else None,
             **options,
         )
         self._memory -= objective.kept_bytes

@@ -125,7 +125,7 @@ def forward(networks: ElementNetworks, packed: PackedAtoms, inputs: Tensor) -> t
         inputs: (R, n_in + 1, L), from `PackedAtoms.arrange`.
 
     Returns:
-        outputs (R, K, L), and the sigmoids of each hidden layer, (R K, n + 1, L).
+        outputs (R, K n_out, L), and the sigmoids of each hidden layer, (R K, n + 1, L).
 
     Raises:
         ValueError: networks with another activation.
@@ -150,11 +150,13 @@ def vjp(
 
     Args:
         networks, inputs: as for `forward`, which gave the sigmoids.
-        grad_outputs: (R, K, L), derivatives of a function with respect to the outputs, zero where padded.
+        grad_outputs: (R, K n_out, L), derivatives of a function with respect to the outputs, zero where padded.
     """
-    n_packs, n_members = grad_outputs.shape[:2]
+    n_packs, n_members = len(grad_outputs), networks.n_members
     layers = list(zip(networks.augmented, networks.layer_sizes[1:], strict=True))
-    grad = grad_outputs.reshape(n_packs * n_members, 1, -1)  # with respect to the outputs of a layer
+    grad = grad_outputs.reshape(
+        n_packs * n_members, networks.layer_sizes[-1], -1
+    )  # with respect to the outputs of a layer
     parts: list[Tensor] = []
     for (layer, n_out), sigmoid in zip(layers[:0:-1], reversed(sigmoids), strict=True):
         # Without the row of ones, which has no gradient: 16 rows take little more than half of the time of 17.

@@ -11,12 +11,16 @@ from torch import Tensor
 from pyfit_gpu.datasets.feature_rows import FeatureRows
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.descriptors.lsp import padded_widths
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.neighbors import find_neighbors
+from pyfit_gpu.training.atomic_energies import Informed
+from pyfit_gpu.training.bond_map import sample_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, cut_blocks, lane_bounds
 from pyfit_gpu.training.loss import LossTerm
 from pyfit_gpu.training.packed_atoms import PackedAtoms
 
+_BOND_ATOMS = 4_000  # likewise for bonds, which take longer
 SAMPLE_ATOMS = 20_000  # least number of atoms whose neighbours are counted in a larger set
 
 
@@ -37,15 +41,24 @@ class SetSizes:
     pairs: int = 0  # neighbours of these atoms
     places_for_pairs: int = 0  # the same with padding, as in the descriptor
     exact_pairs: bool = True  # whether all neighbours were counted, not those of a sample
+    bonds: int = 0  # bytes of what a bond-order potential sees of the neighbours of all atoms
 
     @classmethod
-    def of(cls, training_set: TrainingSet, terms: Sequence[LossTerm] = (), *, on_gpu: bool = False) -> SetSizes:
+    def of(
+        cls,
+        training_set: TrainingSet,
+        terms: Sequence[LossTerm] = (),
+        *,
+        on_gpu: bool = False,
+        potential: Potential | None = None,
+    ) -> SetSizes:
         """Count the sizes of a set.
 
         Args:
             training_set: on the host.
             terms: the terms beside the energy that count.
             on_gpu: whether a GPU will train.
+            potential: which trains, if its kind matters; None: a straight network.
         """
         sizes = training_set.sizes.tolist()
         lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[bool(terms)])
@@ -53,10 +66,14 @@ class SetSizes:
         for term in terms:
             wanted |= term.known(training_set)
         wanted &= training_set.has_energy & (training_set.weight > 0)
+        reach = training_set.descriptor.neighbor_cutoff
+        if potential is not None and potential.is_physically_informed:
+            reach = potential.neighbor_cutoff
+            wanted |= wanted.any()  # nearly every block has such structures, and then all of its own are mapped
         padded = _places_by_block(training_set, lanes, training_set.n_atoms if on_gpu else BLOCK_ATOMS, wanted)
         rows = wanted.nonzero()[:, 0]
         label_atoms = int(training_set.sizes[rows].sum())
-        pairs, places_for_pairs, counted = _pairs(training_set, rows, label_atoms, on_gpu=on_gpu)
+        pairs, places_for_pairs, counted = _pairs(training_set, rows, label_atoms, reach, on_gpu=on_gpu)
         factor = label_atoms / counted if counted else 0.0
         return cls(
             n_atoms=training_set.n_atoms,
@@ -72,6 +89,7 @@ class SetSizes:
             pairs=round(factor * pairs),
             places_for_pairs=round(factor * places_for_pairs),
             exact_pairs=counted == label_atoms,
+            bonds=_bond_bytes(training_set, potential, with_vectors=label_atoms > 0),
         )
 
 
@@ -99,7 +117,9 @@ def _places_by_block(
     return found
 
 
-def _pairs(training_set: TrainingSet, rows: Tensor, label_atoms: int, *, on_gpu: bool) -> tuple[int, int, int]:
+def _pairs(
+    training_set: TrainingSet, rows: Tensor, label_atoms: int, reach: float, *, on_gpu: bool
+) -> tuple[int, int, int]:
     """Count pairs, places for them and their central atoms, in all of these structures or an even sample."""
     step = max(1, label_atoms // SAMPLE_ATOMS)
     chosen = training_set.select(rows[::step])
@@ -108,7 +128,18 @@ def _pairs(training_set: TrainingSet, rows: Tensor, label_atoms: int, *, on_gpu:
         part = chosen.select(batch)
         if bool(torch.isnan(part.positions).any()):
             continue  # which training will refuse
-        counts = find_neighbors(part.structures(), part.descriptor.neighbor_cutoff).counts
+        counts = find_neighbors(part.structures(), reach).counts
         pairs += int(counts.sum())
         places += int(padded_widths(counts, on_gpu=on_gpu).sum())
     return pairs, places, chosen.n_atoms
+
+
+def _bond_bytes(training_set: TrainingSet, potential: Potential | None, *, with_vectors: bool) -> int:
+    """Estimate the bytes of bonds and what screens them from an even sample of the structures."""
+    how = Informed.of(potential, torch.empty(0, dtype=torch.float64))
+    if how is None or bool(torch.isnan(training_set.positions).any()):
+        return 0
+    step = max(1, training_set.n_atoms // _BOND_ATOMS)
+    sample = training_set.select(torch.arange(0, len(training_set), step))
+    n_bytes = sample_bytes(sample, how.model, how.reach, with_vectors=with_vectors)
+    return round(n_bytes / sample.n_atoms * training_set.n_atoms)

@@ -31,6 +31,10 @@ class FitSettings:
     force_weight: float = 0.0  # Å^2, weight of the squared error of the forces, beside 1 for energies per atom
     stress_weight: float = 0.0  # weight of the squared error of the virials per atom
     huber: float = 0.0  # eV/atom; errors of energies beyond it count linearly; 0: none do
+    # Prefactors of penalties on the local parameters of physically informed networks (local_penalty.py), eV^2/atom^2.
+    negative_penalty: float = 1.0
+    size_penalty: float = 0.0
+    spread_penalty: float = 0.0
     group_targets: Mapping[str, float] = field(default_factory=dict)  # eV/atom, RMSE of a group that is good enough
     error_restart_level: float = 0.0  # eV/atom; a loss above it draws new parameters; 0: never
     validation_interval: int = 1  # steps; 0: never
@@ -46,7 +50,8 @@ class FitSettings:
         for name in whole:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number >= 0, got {getattr(self, name)}")
-        for name in ("huber", "error_restart_level", "min_improvement", "target_rmse", "max_time"):
+        penalties = [f"{name}_penalty" for name in self.local_penalties]
+        for name in ("huber", *penalties, "error_restart_level", "min_improvement", "target_rmse", "max_time"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
         self._check_penalty()
@@ -88,6 +93,11 @@ class FitSettings:
     def loss_weights(self) -> dict[str, float]:
         """Prefactors of the terms beside the energy, by term."""
         return {term.name: getattr(self, term.weight_name) for term in weighted_terms()}
+
+    @property
+    def local_penalties(self) -> dict[str, float]:
+        """Prefactors of the penalties on local parameters, by name in `LocalPenalty`."""
+        return {"negative": self.negative_penalty, "size": self.size_penalty, "spread": self.spread_penalty}
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor of the learning rate in step 0, 1, ..: the ramp, then 1."""

@@ -55,7 +55,7 @@ def _lead(job: Job, processes: ProcessGroup) -> int:
     except BaseException:
         processes.hand_out(None)
         raise
-    processes.hand_out((ready.split, ready.settings, ready.plan))
+    processes.hand_out((ready.split, ready.settings, ready.plan, ready.potential.without_parameters()))
     for rank, fault in enumerate(processes.faults()):
         if fault:
             raise InputError(f"process {rank}: {fault}")
@@ -80,7 +80,7 @@ def _work(job: Job, processes: ProcessGroup) -> int:
     message = processes.hand_out(None)
     if message is None:
         return _REFUSED
-    split, settings, plan = message
+    split, settings, plan, potential = message
     fault = ""
     try:
         own = load_training_set(job.training_set, lazy=True)
@@ -91,5 +91,5 @@ def _work(job: Job, processes: ProcessGroup) -> int:
     if any(processes.faults(fault)):
         return _REFUSED
     parts = dict(zip(("training", "validation", "test"), parts_of(whole, split, job.setup), strict=True))
-    processes.work(template, ObjectiveBuilder(parts, settings, plan, processes).make)
+    processes.work(template, ObjectiveBuilder(parts, settings, plan, processes, potential=potential).make)
     return 0

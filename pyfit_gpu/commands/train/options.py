@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pyfit_gpu.commands.parsing import (
     GroupRule,
@@ -78,6 +79,8 @@ class StartOptions:
     first_member: int = 0  # number of the first member
     weight_seed: int | None = None  # seed of random parameters; None: the split's
     randomize: bool = False  # draw parameters even if the file holds some
+    baseline: Literal["keep", "fit"] = "keep"  # whether the baseline of a physically informed network is fitted first
+    baseline_starts: int = 5  # starts that compete for it
 
     def __post_init__(self) -> None:
         if self.members is not None and not 1 <= self.members <= MOST_MEMBERS:

@@ -30,10 +30,11 @@ from pyfit_gpu.formats.nn_dat import asks_for_random_weights, check_form, load_p
 from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.distributed import ProcessGroup
+from pyfit_gpu.training.fit import require_trainable
 from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.settings import FitSettings
 
@@ -99,7 +100,8 @@ class Job:
         weight_seed = split.seed if self.start.weight_seed is None else self.start.weight_seed
         potential = starting_potential(self.start, weight_seed)
         check_form(potential, job.outputs.network, trained=True)
-        require_straight(potential, "train")
+        if self.start.baseline == "fit" and not potential.is_physically_informed:
+            raise InputError(f"--baseline fit: expected a physically informed network, got {potential.kind}")
         where = f"{self.training_set} was not made for {self.start.potentials[0]}"
         require_same_inputs(potential.descriptor, own.descriptor, where)
         log.info("%s: %s", self.training_set, describe_set(own))
@@ -120,11 +122,15 @@ class Job:
             # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
+        require_trainable(potential, settings)
         if earlier is not None:
             together.require_same(earlier.data)
         resumption = self._resumption(settings, data, {**drawn, **together.digests()}, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
+        elif self.start.baseline == "fit":
+            train = weighted.select(split.train).to(self.setup.device, self.setup.dtype)
+            potential = fit_baseline(potential, train, settings, starts=self.start.baseline_starts)
         potential = replace(potential, untrained=untrained)
         plan = self._plan_memory(potential, whole, settings)
         return Ready(job, potential, weighted, split, settings, resumption, plan, random_starts=all(at_random))
@@ -169,6 +175,7 @@ class Job:
         options = {
             "dtype": str(self.setup.dtype).removeprefix("torch."),
             "first_member": self.start.first_member,
+            "baseline": self.start.baseline,
             **self.weights.as_settings(),
         }
         changed = False

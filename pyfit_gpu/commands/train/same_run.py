@@ -23,7 +23,16 @@ FREE_SETTINGS = ("steps", "max_time", "patience", "min_improvement", "target_rms
 FIXED_SETTINGS = ("optimizer", "first_member", "conditioning")
 
 # Settings that run files of earlier versions do not name.
-IMPLIED_SETTINGS = {"optimizer": "lbfgs", "conditioning": "none", "l2_form": "norm", "huber": 0.0}
+IMPLIED_SETTINGS = {
+    "optimizer": "lbfgs",
+    "conditioning": "none",
+    "l2_form": "norm",
+    "huber": 0.0,
+    "negative_penalty": 1.0,
+    "size_penalty": 0.0,
+    "spread_penalty": 0.0,
+    "baseline": "keep",
+}
 
 _SET = "training set"
 _LABELS = "training set (hash of its labels)"  # all that run files of version 0.1.0 know of it
@@ -44,6 +53,7 @@ def describe_data(training_set: TrainingSet, potential: Potential, earlier: Run 
         "activation": potential.networks.activation,
         **_bond_order(potential),
         "members": potential.networks.n_members,
+        **({"form": potential.form} if potential.is_physically_informed else {}),
     }
 
 

@@ -1,0 +1,129 @@
+"""`train` with physically informed networks: files of both forms, the baseline first, resuming, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands.helpers import done, log_rows, poscar_blocks, refused, weights, write_poscar
+
+import pyfit_gpu as pf
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten small structures in two groups, drafts of an informed network in both forms and of a straight one."""
+    monkeypatch.chdir(tmp_path)
+    small = [block for block in poscar_blocks() if int(block[5]) <= 6]
+    write_poscar("si.poscar.dat", small[:10], ["one", "two"])
+    more = ("--elements", "Si", "--cutoff", "3.6", "--hidden", "4", "--n-centers", "4", "--quiet")
+    for name in ("start.pinn", "start.nn.dat"):
+        done("new", *more, "--pinn", "--out", name)
+    done("new", *more, "--gi-mode", "2", "--out", "straight.nn.dat")
+    done("prepare", "si.poscar.dat", "--potential", "start.pinn", "--out", "si.h5", "--e-shift", "102", "--quiet")
+
+
+def train(*words: object, out: str = "out.pinn", start: str = "start.pinn") -> str:
+    return done("train", "si.h5", "--potential", start, "--out", out, "--backup-dir", "", *words).said
+
+
+def test_both_forms_are_trained_and_evaluated() -> None:
+    for ending in ("pinn", "nn.dat"):
+        out = f"out.{ending}"
+        said = train("--steps", 2, "--seed", 3, "--overwrite", out=out, start=f"start.{ending}")
+        assert "-4-8 (" in said
+        rows = log_rows("out.loss.txt")
+        assert rows[-1][1] < rows[0][1]
+        potential = pf.load_potential(out)
+        assert potential.form == ("plain" if ending == "pinn" else "squared")
+        assert potential.use_baseline
+        done("evaluate", "si.poscar.dat", "--potential", out, "--out", f"{ending}.csv")
+
+
+@pytest.mark.parametrize("members", [(), ("--members", 2)], ids=["one", "members"])
+def test_baseline_first_and_resumed_bit_for_bit(members: tuple[object, ...]) -> None:
+    """The run file has the fitted baseline: it is not fitted again."""
+    common = ("--baseline", "fit", "--baseline-starts", 2, "--force-weight", 0, "--stress-weight", 0, *members)
+    said = train("--steps", 4, *common, out="whole.pinn")
+    assert "baseline: losses of 2 starts" in said
+    assert "baseline of Si (A alpha B beta h sigma a lambda): " in said
+    train("--steps", 2, *common)
+    again = train("--steps", 4, "--resume", *common)
+    assert "baseline: losses" not in again
+    assert weights("out.pinn") == weights("whole.pinn")
+    logs = {path.name: path.read_text() for path in Path().glob("whole*loss*.txt")}
+    assert len(logs) == max(1, len(members))
+    assert logs == {path.name.replace("out", "whole"): path.read_text() for path in Path().glob("out*loss*.txt")}
+    found = pf.load_potential("out.pinn").bond_order_parameters
+    assert found == pf.load_potential("whole.pinn").bond_order_parameters
+    assert found != pf.load_potential("start.pinn", seed=1).bond_order_parameters
+    refused("train", "si.h5", "--potential", "start.pinn", "--out", "out.pinn", "--resume", "--steps", 5, *members,
+            "--force-weight", 0, "--stress-weight", 0, match="resume: baseline: expected fit")  # fmt: skip
+
+
+def test_a_bare_potential_is_trained() -> None:
+    done(
+        "new",
+        "--elements",
+        "Si",
+        "--cutoff",
+        "3.6",
+        "--n-centers",
+        "4",
+        "--hidden",
+        "0",
+        "--pinn",
+        "--out",
+        "bare.pinn",
+        "--quiet",
+    )
+    train("--steps", 3, "--optimizer", "gauss-newton", "--l2", "1e-9", "--l2-form", "squared", start="bare.pinn")
+    found = pf.load_potential("out.pinn")
+    assert found.is_bare
+    assert found.bond_order_parameters != pf.load_potential("bare.pinn").bond_order_parameters
+    rows = log_rows("out.loss.txt")
+    assert rows[-1][1] < 0.9 * rows[0][1]
+
+
+def test_uncertainty_is_the_grade_alone() -> None:
+    said = train("--steps", 1, "--uncertainty")
+    assert "error bars: a physically informed network (plain form) has none yet, only the extrapolation grade" in said
+    assert Path("out.uncertainty.txt").exists()
+
+
+def test_plan_counts_bonds() -> None:
+    said = done("plan", "si.h5", "--potential", "start.pinn").said
+    assert "bonds kept" in said
+    assert "bonds are kept, " in said
+    assert "derivatives and bonds" not in said
+
+
+def test_what_is_refused() -> None:
+    start = ("train", "si.h5", "--potential", "start.pinn")
+    refused(
+        *start, "--out", "out.nn.dat", match=r"out.nn.dat: cannot hold .*plain form.*expected a name that ends in .pinn"
+    )
+    refused(
+        *start,
+        "straight.nn.dat",
+        "--out",
+        "out.pinn",
+        match="expected a physically informed network .* found a straight",
+    )
+    refused(
+        *start,
+        "start.nn.dat",
+        "--out",
+        "out.pinn",
+        match="expected a physically informed network .plain form.*found .*squared",
+    )
+    refused(*start, "--out", "out.pinn", "--optimizer", "gauss-newton", "--force-weight", 0.1,
+            match="force_weight: expected 0 with gauss-newton, got 0.1")  # fmt: skip
+    straight = ("train", "si.h5", "--potential", "straight.nn.dat", "--out", "out.nn.dat")
+    refused(
+        *straight, "--baseline", "fit", match="--baseline fit: expected a physically informed network, got a straight"
+    )
+    refused(*straight, "--spread-penalty", 0.1, match="spread_penalty: expected 0 for a straight network")
+    refused(
+        *start, "--out", "out.pinn", "--negative-penalty", -1, match="negative_penalty: expected a number >= 0, got -1"
+    )
