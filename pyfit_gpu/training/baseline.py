@@ -24,10 +24,10 @@ from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.fit import fit
+from pyfit_gpu.training.local_parameters import sample_of
 from pyfit_gpu.training.loop import TrainingFailure
 from pyfit_gpu.training.settings import FitSettings
 
-SAMPLE_ATOMS = 4_000  # of the structures on which starts compete
 _STEPS = 30
 _LAST_STEPS = 15
 _CHANGE = 0.1  # of a number, largest share at a start
@@ -63,11 +63,11 @@ def fit_baseline(
     energies_alone = not any(settings.loss_weights.values()) and not settings.size_penalty
     optimizer = GaussNewtonSettings() if energies_alone else LBFGSSettings()
     kept = replace(
-        settings, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none", max_time=0.0, patience=0,
-         target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
+        settings, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
+        patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
-    sample = _sample(train)
+    sample = sample_of(train)
     try:
         history = fit(bare, sample, settings=kept, should_stop=should_stop)
         losses = [1e3 * member.score for member in history.members]
@@ -110,10 +110,3 @@ def _bare(potential: Potential, train: TrainingSet, changes: Tensor) -> Potentia
     return replace(
         potential, networks=networks, use_baseline=True, energy_shift=potential.energy_shift.clone(), untrained=()
     )
-
-
-def _sample(train: TrainingSet) -> TrainingSet:
-    """Every so many-th structure with a weight; all of them in a small set."""
-    rows = (train.weight > 0).nonzero()[:, 0]
-    step = max(1, int(train.sizes[rows].sum()) // SAMPLE_ATOMS)
-    return train.select(rows[::step])

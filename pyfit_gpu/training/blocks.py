@@ -217,7 +217,7 @@ class Block:
             if self.labels is not None:
                 yield from self.labels.jacobian_rows(networks, inputs, species)
             if local is not None and self._informed is not None and self._informed.penalty is not None:
-                yield from penalty_rows(self._informed.penalty, networks, inputs, species, local)
+                yield from penalty_rows(self._informed, networks, inputs, species, local)
 
     def local(self, networks: ElementNetworks, *, gradient: bool = False) -> AtomicEnergies:
         """Energies of atoms and the local parameters that they follow from, of a physically informed network."""

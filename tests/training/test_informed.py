@@ -25,6 +25,7 @@ from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.input_statistics import condition
+from pyfit_gpu.training.local_parameters import output_scales
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.settings import FitSettings
 
@@ -366,3 +367,36 @@ def test_positions_are_needed(made: Callable[..., TrainingSet]) -> None:
     without = replace(training_set, positions=torch.full_like(training_set.positions, math.nan))
     with pytest.raises(InputError, match="positions, which this training set does not hold"):
         fit(potential, without, steps=0)
+
+
+@pytest.mark.parametrize("elements", ELEMENTS, ids="-".join)
+def test_outputs_are_scaled_while_they_train(made: Callable[..., TrainingSet], elements: tuple[str, ...]) -> None:
+    """So that a unit of each output changes energies alike; the potential that is written knows nothing of it."""
+    potential = make_bond_order(elements, "plain", max_random=0.1)
+    training_set = made(potential)
+    scales = output_scales(potential, training_set)
+    at_baseline = ElementNetworks(
+        tuple(torch.zeros_like(weight) for weight in potential.networks.weights),
+        tuple(torch.zeros_like(bias) for bias in potential.networks.biases),
+        potential.networks.activation,
+    )
+    for element in range(len(elements)):
+        squares = [
+            local.slopes[0][block.species == element].square()
+            for _, block, _ in Objective(training_set, potential=potential).local(at_baseline.flat(), at_baseline)
+            if (local := block.local(at_baseline.without_offset(), gradient=True)).slopes is not None
+        ]
+        rms = torch.cat(squares).mean(dim=0).sqrt()
+        torch.testing.assert_close(scales[element][rms > 0], 1 / rms[rms > 0], rtol=1e-12, atol=0)
+    conditioning = condition(training_set, "half")
+    assert conditioning is not None
+    conditioning = replace(conditioning, outputs=scales)
+    own = conditioning.unfold(potential.networks)
+    torch.testing.assert_close(conditioning.fold(own).flat(), potential.networks.flat(), rtol=1e-12, atol=1e-13)
+    for weights in ({}, ALL):
+        how = {"potential": potential, "penalties": PENALTIES}
+        expected = Objective(training_set, weights, **how).evaluate(potential.networks.flat(), potential.networks)
+        objective = Objective(training_set, weights, conditioning=conditioning, **how)
+        found = objective.evaluate(own.flat(), own)
+        torch.testing.assert_close(found.minimised, expected.minimised, rtol=1e-12, atol=0)
+        assert_gradient(objective, own, 8)
