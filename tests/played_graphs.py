@@ -93,7 +93,7 @@ def _same_memory(first: Tensor, second: Tensor) -> bool:
 
 class _Stream:
     def __init__(self, device: object = None) -> None:
-        pass
+        self.device = device
 
     def wait_stream(self, other: object) -> None:
         pass
@@ -108,8 +108,9 @@ def play_graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
         return made[-1]
 
     @contextlib.contextmanager
-    def record(graph: Graph, pool: object) -> Iterator[None]:
+    def record(graph: Graph, pool: object, stream: _Stream) -> Iterator[None]:
         assert pool in (None, "pool")
+        assert stream.device == torch.device("cpu")  # that of the argument, whichever is the current one
         with graph.noted:
             yield
         graph.replay()  # on a GPU nothing is computed while it is recorded
