@@ -51,7 +51,7 @@ def give_up(device: torch.device, error: Exception) -> None:
 
 
 def is_fault_of_kernels(error: Exception) -> bool:
-    """Whether an error comes from Triton, the compiler that it calls or a disk that is full, not from the computation."""
+    """Whether an error comes from Triton, the compiler that it calls or a full disk, not from what was computed."""
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("triton", "subprocess")
 
 
