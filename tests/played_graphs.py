@@ -12,22 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from host_waits import WAITS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-# Operations whose result, or its shape, must be known on the host.
-WAITING = {
-    "_local_scalar_dense",
-    "bincount",
-    "equal",
-    "is_nonzero",
-    "masked_select",
-    "nonzero",
-    "unique_consecutive",
-    "unique_dim",
-    "_unique2",
-}
 
 
 class Waits(AssertionError):
@@ -35,7 +23,7 @@ class Waits(AssertionError):
 
 
 def refuse_waiting(name: str, arguments: tuple[Any, ...]) -> None:
-    if name in WAITING:
+    if name in WAITS:
         raise Waits(name)
     if name == "lift_fresh" and arguments[0].dim():  # single numbers, which indexing makes, go with an operation
         raise Waits("a tensor made of numbers of the host")

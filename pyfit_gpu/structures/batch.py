@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ class Structures:
         """Make what is made when it is first asked for: on a GPU, beside what is computed there."""
         _ = self.sizes_on_device, self.places
 
-    def changed(self, **values: Tensor) -> Structures:
+    def changed(self, **values: Any) -> Structures:
         """The same atoms with other positions, cells or periodicity on the same device."""
         found = replace(self, **values)
         self.prepare()
