@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class Recorded:
 
     def _record(self, argument: Tensor) -> _Recording:
         argument = argument.detach().clone(memory_format=torch.contiguous_format)
-        here, aside = torch.cuda.current_stream(argument.device), torch.cuda.Stream(argument.device)
+        here, aside = torch.cuda.current_stream(argument.device), _stream_aside(argument.device)
         aside.wait_stream(here)
         try:
             with torch.cuda.stream(aside):
@@ -74,6 +75,12 @@ class Recorded:
             result = self.function(argument)
         self._pool = graph.pool()
         return _Recording(graph, argument, result)
+
+
+@cache
+def _stream_aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream that is recorded: one for all recordings, as libraries have a workspace, some 30 MB, for each."""
+    return torch.cuda.Stream(device)
 
 
 class RecordedObjective:
