@@ -68,16 +68,9 @@ def assemble(
         every = Workers(device).each(compute, cut)
     else:
         every = computed_batches(
-            sizes,
-            take,
-            potential,
-            compute_on_gpu,
-            device=device,
-            from_host=True,
-            backend=backend,
-            dtype=dtype,
-            cutoff=reach,
-        )
+            sizes, take, potential, compute_on_gpu,
+            device=device, from_host=True, backend=backend, dtype=dtype, cutoff=reach,
+        )  # fmt: skip
     for part in every:
         _place(parts, part.atom_values, part.atoms, sum(sizes))
         _place(parts, part.structure_values, part.rows, len(sizes))

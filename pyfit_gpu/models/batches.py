@@ -165,14 +165,9 @@ def featurize(structures: Structures, potential: Potential, *, backend: str = "a
         return lambda: found
 
     every = computed_batches(
-        structures.sizes,
-        structures.select,
-        potential,
-        compute,
-        device=positions.device,
-        backend=backend,
-        cutoff=potential.descriptor.neighbor_cutoff,
-    )
+        structures.sizes, structures.select, potential, compute,
+        device=positions.device, backend=backend, cutoff=potential.descriptor.neighbor_cutoff,
+    )  # fmt: skip
     for atoms, found in every:
         features[atoms] = found
     return features

@@ -30,6 +30,7 @@ from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, inputs_of_batch, predict, predict_batch, prediction_batches
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
+from pyfit_gpu.structures.neighbors import find_neighbors
 
 MakeFrame = Callable[..., Frame]
 
@@ -106,6 +107,20 @@ def test_against_chunks(structures: Structures, name: str, monkeypatch: pytest.M
     monkeypatch.setattr(walks, "has_fused_kernels", lambda device: False)
     assert_equal_predictions(found, predict(potential, structures), 1e-13)
     assert (found.spread is None) == (potential.networks.n_members == 1)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_pairs_beyond_the_cutoff_change_nothing(
+    structures: Structures, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists with a skin keep them."""
+    for module in (walks, fused):
+        monkeypatch.setattr(module, "has_fused_kernels", lambda device: kernels)
+    potential = make_potential(("Si", "C"), **MORE_TERMS)
+    batch = batch_of(potential, structures)
+    wide = replace(batch, neighbors=find_neighbors(batch.structures, potential.neighbor_cutoff + 0.8))
+    assert len(wide.neighbors.index) > 1.2 * len(batch.neighbors.index)
+    assert_equal_predictions(predict_batch(potential, wide), predict_batch(potential, batch), 1e-13)
 
 
 @pytest.mark.usefixtures("with_kernels")
