@@ -9,7 +9,8 @@ from typing import Any
 from pyfit_gpu.commands.reading import read_options
 
 FIT = ("steps", "learning_rate_ramp", "l2", "l2_form", "conditioning", "force_weight", "stress_weight",
-       "huber", "negative_penalty", "size_penalty", "spread_penalty", "error_restart_level", "validation_interval", "patience", "min_improvement", "target_rmse", "max_time",
+       "huber", "negative_penalty", "size_penalty", "spread_penalty", "error_restart_level",
+       "validation_interval", "patience", "min_improvement", "target_rmse", "max_time",
        "keep")  # fmt: skip
 
 

@@ -28,8 +28,9 @@ from pyfit_gpu.models.networks import count_parameters
 from pyfit_gpu.models.potential import Potential, join_members
 
 RUN_FORMAT = "pyfit-gpu run"
-RUN_VERSION = 2  # 1: the inputs are not conditioned
+RUN_VERSION = 3  # 1: the inputs are not conditioned; 2: they are, outputs are not scaled
 _CONDITIONING = ("inputs/mean", "inputs/scale")
+_OUTPUTS = "outputs/scale"
 _CREATED_BY = f"pyfit-gpu {__version__}"
 
 
@@ -70,7 +71,9 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
     arrays["weights/potential"] = run.potential.networks.to("cpu", torch.float64).flat()
     conditioning = run.state.conditioning
     if conditioning is not None:
-        arrays |= dict(zip(_CONDITIONING, conditioning.to("cpu", torch.float64), strict=True))
+        own = conditioning.to("cpu", torch.float64)
+        arrays |= dict(zip(_CONDITIONING, own, strict=True))
+        arrays |= {} if own.outputs is None else {_OUTPUTS: own.outputs}
     tensors = {name: np.ascontiguousarray(value.numpy()) for name, value in arrays.items()}
     attributes = {
         "format": RUN_FORMAT,
@@ -86,7 +89,7 @@ def save_run(run: Run, path: str | os.PathLike[str]) -> None:
     attributes["content_hash"] = _hash(attributes, tensors)
     image = io.BytesIO()  # HDF5 does not survive a disk that fills up while it writes
     with h5py.File(image, "w", libver=LIBVER) as file:
-        file.attrs["version"] = 1 if conditioning is None else RUN_VERSION
+        file.attrs["version"] = 1 if conditioning is None else 2 if conditioning.outputs is None else RUN_VERSION
         for name, array in sorted(tensors.items()):  # so that the same run gives the same bytes
             file.create_dataset(name, data=array, track_times=False)
         texts = file.create_group("text")
@@ -124,7 +127,10 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             raise InputError(f"expected run file version {RUN_VERSION} or earlier, found {version}")
         texts = {key: _text(source, f"text/{key}") for key in source.names("text")}
         names = [f"{group}/{key}" for group in ("optimizer", "weights") for key in source.names(group)]
-        arrays = {key: source.read(key) for key in (*names, *(_CONDITIONING if version > 1 else ()))}
+        arrays = {
+            key: source.read(key)
+            for key in (*names, *(_CONDITIONING if version > 1 else ()), *([_OUTPUTS] if version > 2 else []))
+        }
     if texts.get("content_hash") != _hash(texts, arrays):
         raise InputError(f"{name}: damaged: its content does not have the hash that was written with it")
     try:
@@ -156,7 +162,7 @@ def _run(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Run:
         if found is None or found.dtype != torch.float64 or found.ndim != 2 or len(found) != len(members):
             raise InputError(f"{key}: expected the parameters of {len(members)} members, float64")
     for key, value in tensors.items():
-        if key in _CONDITIONING:
+        if key in (*_CONDITIONING, _OUTPUTS):
             continue
         if value.ndim == 0 or len(value) != len(members):
             raise InputError(f"{key}: expected numbers of {len(members)} members, found {tuple(value.shape)}")
@@ -191,7 +197,13 @@ def _conditioning(tensors: Mapping[str, Tensor], potential: Potential) -> Condit
         right = value.dtype == torch.float64 and value.shape == size and bool(value.isfinite().all())
         if not right or (key == _CONDITIONING[1] and not bool((value > 0).all())):
             raise InputError(f"{key}: expected finite numbers {size}, float64, scales above 0")
-    return Conditioning(*found)
+    outputs = tensors.get(_OUTPUTS)
+    size = (potential.networks.n_elements, potential.networks.layer_sizes[-1])
+    if outputs is not None:
+        right = outputs.dtype == torch.float64 and outputs.shape == size and bool(outputs.isfinite().all())
+        if not (right and bool((outputs > 0).all())):
+            raise InputError(f"{_OUTPUTS}: expected finite numbers {size}, float64, above 0")
+    return Conditioning(*found, outputs)
 
 
 def _potential(header: str, parameters: Tensor) -> Potential:

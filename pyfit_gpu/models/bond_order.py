@@ -35,7 +35,7 @@ _NAMES = ("A", "alpha", "B", "beta", "h", "sigma", "a", "lambda")
 
 
 def parameter_names(n_elements: int) -> list[str]:
-    """Names of the local parameters in their order, with the numbers of the neighbours' elements if there are several."""
+    """Names of the local parameters in their order, with numbers of the neighbours' elements if there are several."""
     ones = [f"{b}" for b in range(1, n_elements + 1)]
     pairs = [f"{b}{c}" for b in ones for c in ones]
     marks = (ones, ones, ones, ones, pairs, [""], pairs, pairs)

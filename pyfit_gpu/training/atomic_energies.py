@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyfit_gpu.datasets.feature_rows import FeatureRows
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.bond_order import BondOrder
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.network_jacobian import Members, NetworkJacobian, atoms_by_element
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
@@ -26,16 +28,29 @@ class Informed:
     reach: float  # Å, within which neighbours matter
     is_bare: bool  # whether there are no features
     penalty: LocalPenalty | None = None
+    scale: Tensor | None = None  # (S, N), of the outputs, see `Conditioning`
 
     @classmethod
-    def of(cls, potential: Potential | None, like: Tensor, penalty: LocalPenalty | None = None) -> Informed | None:
+    def of(
+        cls,
+        potential: Potential | None,
+        like: Tensor | FeatureRows,
+        penalty: LocalPenalty | None = None,
+        conditioning: Conditioning | None = None,
+    ) -> Informed | None:
         """Take it from a potential, for a set's features' device and precision; None: a straight network trains."""
         if potential is None or not potential.is_physically_informed:
             return None
         model = BondOrder(potential)
         if potential.use_baseline:  # the potential itself may be of shapes only
             model.baseline = potential.baseline.to(like.device, like.dtype)
-        return cls(model, potential.neighbor_cutoff, potential.is_bare, penalty)
+        scale = None if conditioning is None or conditioning.outputs is None else conditioning.outputs
+        scale = None if scale is None else scale.to(like.device, like.dtype)
+        return cls(model, potential.neighbor_cutoff, potential.is_bare, penalty, scale)
+
+    def scaled(self, by_atom: Tensor, species: Tensor) -> Tensor:
+        """Multiply outputs, or derivatives by local parameters, (.., n, N) by the scale of the outputs."""
+        return by_atom if self.scale is None else by_atom * self.scale[species]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +81,16 @@ def informed(
     """
     n_outputs = how.model.n_outputs(how.model.n_elements)
     by_member = outputs.unflatten(0, (-1, n_outputs)).transpose(1, 2)
-    parameters = how.model.parameters(by_member.contiguous(), species)
+    parameters = how.model.parameters(how.scaled(by_member, species).contiguous(), species)
     energies, slopes = bonds(parameters, gradient=gradient)
+    if gradient:
+        slopes = how.scaled(slopes, species)
     if how.penalty is None:
         return AtomicEnergies(
             energies, lambda grad: _as_outputs(slopes * grad[..., None]), slopes=slopes, parameters=parameters
         )
     penalty, of_penalty = how.penalty.added(parameters, species, means)
+    of_penalty = how.scaled(of_penalty, species)
     sums = how.penalty.sums(parameters, species) if how.penalty.needs_means and means is None else None
 
     def pull(grad: Tensor) -> Tensor:
@@ -92,7 +110,7 @@ def map_of(how: Informed, chosen: TrainingSet, memory: float) -> BondMap:
 
 
 def penalty_rows(
-    penalty: LocalPenalty, networks: ElementNetworks, inputs: Tensor, species: Tensor, local: AtomicEnergies
+    how: Informed, networks: ElementNetworks, inputs: Tensor, species: Tensor, local: AtomicEnergies
 ) -> Iterator[Tensor]:
     """Yield rows (R, P) of J for the squares of negative local parameters, of one member; usually there are none.
 
@@ -101,12 +119,15 @@ def penalty_rows(
         species: (n,) int64.
         local: what the networks give.
     """
+    penalty = how.penalty
+    assert penalty is not None
     assert local.parameters is not None
     below = penalty.is_barred() & (local.parameters[0] < 0)
     for number in below.any(dim=0).nonzero()[:, 0].tolist() if penalty.negative else ():
         for atoms in below[:, number].nonzero()[:, 0].split(_ROWS):
             slopes = inputs.new_zeros(len(atoms), below.shape[1])
             slopes[:, number] = penalty.slope_of_residual
+            slopes = how.scaled(slopes, species[atoms])
             by_element = atoms_by_element(species[atoms], networks.n_elements)
             jacobian = NetworkJacobian(networks, inputs[atoms], by_element, slopes)
             for element in range(networks.n_elements):

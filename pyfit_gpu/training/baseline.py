@@ -1,7 +1,7 @@
 """The global baseline of physically informed networks, fitted alone before the networks' perturbations of it.
 
-It is a bare bond-order potential: 4 S + 1 + 3 S^2 numbers for each element, whose energies, forces and stress are fitted
-from several starts. Each starts from the potential's own baseline, all but the first with every number changed at
+It is a bare bond-order potential, 4 S + 1 + 3 S^2 numbers for each element. Energies, forces and stress are fitted from
+several starts. Each starts from the potential's own baseline, all but the first with every number changed at
 random. They compete on a sample of the structures; the best one goes on with all of them. Gauss-Newton fits energies
 alone: some of the numbers compensate one another, along which LBFGS is slow.
 """
@@ -24,10 +24,10 @@ from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.fit import fit
+from pyfit_gpu.training.local_parameters import sample_of
 from pyfit_gpu.training.loop import TrainingFailure
 from pyfit_gpu.training.settings import FitSettings
 
-SAMPLE_ATOMS = 4_000  # of the structures on which starts compete
 _STEPS = 30
 _LAST_STEPS = 15
 _CHANGE = 0.1  # of a number, largest share at a start
@@ -61,12 +61,13 @@ def fit_baseline(
     if starts < 1:
         raise InputError(f"baseline_starts: expected a whole number above 0, got {starts}")
     energies_alone = not any(settings.loss_weights.values()) and not settings.size_penalty
+    optimizer = GaussNewtonSettings() if energies_alone else LBFGSSettings()
     kept = replace(
-        settings, steps=_STEPS, optimizer=GaussNewtonSettings() if energies_alone else LBFGSSettings(), l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
+        settings, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
         patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
-    sample = _sample(train)
+    sample = sample_of(train)
     try:
         history = fit(bare, sample, settings=kept, should_stop=should_stop)
         losses = [1e3 * member.score for member in history.members]
@@ -109,10 +110,3 @@ def _bare(potential: Potential, train: TrainingSet, changes: Tensor) -> Potentia
     return replace(
         potential, networks=networks, use_baseline=True, energy_shift=potential.energy_shift.clone(), untrained=()
     )
-
-
-def _sample(train: TrainingSet) -> TrainingSet:
-    """Every so many-th structure with a weight; all of them in a small set."""
-    rows = (train.weight > 0).nonzero()[:, 0]
-    step = max(1, int(train.sizes[rows].sum()) // SAMPLE_ATOMS)
-    return train.select(rows[::step])

@@ -217,14 +217,15 @@ class Block:
             if self.labels is not None:
                 yield from self.labels.jacobian_rows(networks, inputs, species)
             if local is not None and self._informed is not None and self._informed.penalty is not None:
-                yield from penalty_rows(self._informed.penalty, networks, inputs, species, local)
+                yield from penalty_rows(self._informed, networks, inputs, species, local)
 
     def local(self, networks: ElementNetworks, *, gradient: bool = False) -> AtomicEnergies:
         """Energies of atoms and the local parameters that they follow from, of a physically informed network."""
         with torch.no_grad():
             if isinstance(self.layout, PackedAtoms):
                 outputs = self.layout.restore(forward(networks, self.layout, self.features)[0], len(self.structure))
-                assert self._informed is not None and self.bonds is not None
+                assert self._informed is not None
+                assert self.bonds is not None
                 return informed(self._informed, self.bonds, outputs, self.species, None, gradient=gradient)
             assert self.labels is not None
             found = self.labels.predict(networks, self.layout, self.features, self.species, None)

@@ -104,11 +104,11 @@ class Labels:
     ) -> Predicted:
         assert self.bonds is not None
         found = networks.with_vjp(inputs)
-        parameters = how.model.parameters(layout.restore(found.outputs), species)
+        parameters = how.model.parameters(how.scaled(layout.restore(found.outputs), species), species)
         own = self.bonds(parameters.index_select(1, self.map.atoms))
         forces, virials = own.forces, own.virials
         if not how.is_bare:
-            slopes = own.slopes.index_select(1, self._places)
+            slopes = how.scaled(own.slopes.index_select(1, self._places), species)
             of_features = layout.restore(found.vjp(layout.arrange_members(slopes)))
             more_forces, more_virials = self._mapped(of_features)
             forces = forces + more_forces

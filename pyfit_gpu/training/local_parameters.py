@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.log import log
 from pyfit_gpu.models.bond_order import parameter_names
 from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.parallel import one_thread
+from pyfit_gpu.sums import ordered_sum
+from pyfit_gpu.training.atomic_energies import Informed
+from pyfit_gpu.training.bond_map import BondMap
 from pyfit_gpu.training.local_penalty import is_barred
 from pyfit_gpu.training.objective import Objective
+
+SAMPLE_ATOMS = 4_000
 
 
 def require_sense(objective: Objective, points: Tensor, template: ElementNetworks, groups: tuple[str, ...]) -> None:
@@ -74,3 +82,32 @@ def warn_of_negative(objective: Objective, point: Tensor, template: ElementNetwo
             "local parameter %s is negative for %d of %d atoms that train, %.3g at least",
             names[number], int(count[number]), n_atoms, float(least[number]),
         )  # fmt: skip
+
+
+def output_scales(potential: Potential, train: TrainingSet) -> Tensor:
+    """(S, N) float64 on the host: scales of outputs, by which a unit of each changes energies of atoms alike.
+
+    They are 1 over the root mean squares of dE/dp over the atoms of each element in a sample, at the baseline; 1 where
+    that is 0 or not a number.
+    """
+    how = Informed.of(potential, torch.empty(0, dtype=torch.float64))
+    assert how is not None
+    assert how.model.baseline is not None
+    sample = sample_of(train).to("cpu", torch.float64)
+    with one_thread(), torch.no_grad():
+        bonds = BondMap(sample, how.model, how.reach, memory=0)
+        _, slopes = bonds(how.model.baseline[sample.species][None], gradient=True)
+        squares = torch.stack([
+            ordered_sum(torch.where((sample.species == element)[:, None], slopes[0].square(), 0.0).T.contiguous())
+            for element in range(potential.descriptor.n_elements)
+        ])  # fmt: skip
+    counts = torch.bincount(sample.species, minlength=len(squares)).clamp(min=1)
+    found = (squares / counts[:, None]).rsqrt()
+    return torch.where(found.isfinite(), found, 1.0)
+
+
+def sample_of(train: TrainingSet) -> TrainingSet:
+    """Every so many-th structure with a weight; all of them in a small set."""
+    rows = (train.weight > 0).nonzero()[:, 0]
+    step = max(1, int(train.sizes[rows].sum()) // SAMPLE_ATOMS)
+    return train.select(rows[::step])

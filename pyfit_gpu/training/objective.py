@@ -145,7 +145,7 @@ class Objective:
         self.stream = stream
         self.conditioning = conditioning
         self._penalty = _penalty_of(potential, training_set, penalties or {})
-        self.informed = Informed.of(potential, training_set.features, self._penalty)
+        self.informed = Informed.of(potential, training_set.features, self._penalty, conditioning)
         if self._penalty is not None:
             self.squares = [*self.squares, PENALTY]
             if processes is not None and self._penalty.needs_means:

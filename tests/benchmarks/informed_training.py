@@ -59,7 +59,8 @@ def evaluation_times(potentials: dict[str, pf.Potential], sets: dict[str, pf.Tra
                 seconds[name].append(time.perf_counter() - started)
     medians = {name: 1e3 * statistics.median(own) for name, own in seconds.items()}
     kept = objectives["informed"].kept_bytes
-    print(f"loss and gradient of {objectives['straight'].n_atoms} atoms: straight {medians['straight']:.1f} ms, informed "
+    n_atoms = objectives["straight"].n_atoms
+    print(f"loss and gradient of {n_atoms} atoms: straight {medians['straight']:.1f} ms, informed "
           f"{medians['informed']:.1f} ms, {medians['informed'] / medians['straight']:.1f} times; "
           f"{kept / 2**20:.0f} MiB of bonds kept")  # fmt: skip
 

@@ -389,7 +389,7 @@ class TestDamage:
                 del file.attrs["version"]
             else:
                 file.attrs["version"] = value
-        refuse(saved, "expected run file version 2 or earlier, found")
+        refuse(saved, "expected run file version 3 or earlier, found")
 
     @pytest.mark.parametrize("name", INPUTS)
     @pytest.mark.parametrize("value", [np.ones((2, 3)), np.ones(4), math.nan, math.inf, None])

@@ -25,6 +25,7 @@ from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.input_statistics import condition
+from pyfit_gpu.training.local_parameters import output_scales
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.settings import FitSettings
 
@@ -67,7 +68,8 @@ def made(make_frame: MakeFrame) -> Callable[..., TrainingSet]:
 def labelled_by(potential: Potential, training_set: TrainingSet) -> TrainingSet:
     """The set with the energies, forces and stress that a potential predicts."""
     found = predict(potential, training_set.structures())
-    assert found.forces is not None and found.stress is not None
+    assert found.forces is not None
+    assert found.stress is not None
     return replace(training_set, energy=found.energy, forces=found.forces, stress=found.stress.nan_to_num())
 
 
@@ -137,7 +139,8 @@ def test_errors_are_those_of_predictions(
     training_set = made(potential)
     found = Objective(training_set, ALL, potential=potential).evaluate(potential.networks.flat(), potential.networks)
     predicted = predict(potential, training_set.structures())
-    assert predicted.forces is not None and predicted.stress is not None
+    assert predicted.forces is not None
+    assert predicted.stress is not None
     torch.testing.assert_close(found.energies[0], predicted.energy / training_set.sizes, rtol=0, atol=1e-13)
     expected = (predicted.forces - training_set.forces).square().mean().sqrt()
     torch.testing.assert_close(found.errors["forces"][0], expected, rtol=1e-12, atol=0)
@@ -208,7 +211,9 @@ def test_matrix_of_energies(made: Callable[..., TrainingSet], elements: tuple[st
         training_set, potential=potential, penalties={"negative": 0.5, "size": 0, "spread": 0}, n_lanes=2, block_atoms=9
     )
     flat, networks = potential.networks.flat(), potential.networks
-    assert objective.informed is not None and objective.informed.penalty is not None
+    assert objective.informed is not None
+    penalty = objective.informed.penalty
+    assert penalty is not None
 
     def residuals(point: Tensor) -> Tensor:
         parts = []
@@ -218,8 +223,8 @@ def test_matrix_of_energies(made: Callable[..., TrainingSet], elements: tuple[st
             )
             weight = objective.label_weights["energy"][rows].sqrt()
             parts.append(weight * (energies / block.sizes - objective.target[rows]))
-            assert local.parameters is not None and objective.informed is not None
-            below = local.parameters[0].clamp(max=0) * objective.informed.penalty.is_barred()  # type: ignore[union-attr]
+            assert local.parameters is not None
+            below = local.parameters[0].clamp(max=0) * penalty.is_barred()
             parts.append(below.flatten() * 2 * (0.5 / training_set.n_atoms) ** 0.5)
         return torch.cat(parts)
 
@@ -346,7 +351,7 @@ def test_what_has_no_matrix_is_refused(made: Callable[..., TrainingSet], what: s
 
 def test_straight_networks_have_no_local_parameters(made: Callable[..., TrainingSet]) -> None:
     straight = make_potential()
-    with pytest.raises(InputError, match="size_penalty: expected 0 for a straight network, got 0.1"):
+    with pytest.raises(InputError, match=r"size_penalty: expected 0 for a straight network, got 0\.1"):
         fit(straight, made(straight), settings=FitSettings(size_penalty=0.1))
     with pytest.raises(InputError, match="baseline: expected a physically informed network, got a straight network"):
         fit_baseline(straight, made(straight), FitSettings())
@@ -362,3 +367,36 @@ def test_positions_are_needed(made: Callable[..., TrainingSet]) -> None:
     without = replace(training_set, positions=torch.full_like(training_set.positions, math.nan))
     with pytest.raises(InputError, match="positions, which this training set does not hold"):
         fit(potential, without, steps=0)
+
+
+@pytest.mark.parametrize("elements", ELEMENTS, ids="-".join)
+def test_outputs_are_scaled_while_they_train(made: Callable[..., TrainingSet], elements: tuple[str, ...]) -> None:
+    """So that a unit of each output changes energies alike; the potential that is written knows nothing of it."""
+    potential = make_bond_order(elements, "plain", max_random=0.1)
+    training_set = made(potential)
+    scales = output_scales(potential, training_set)
+    at_baseline = ElementNetworks(
+        tuple(torch.zeros_like(weight) for weight in potential.networks.weights),
+        tuple(torch.zeros_like(bias) for bias in potential.networks.biases),
+        potential.networks.activation,
+    )
+    for element in range(len(elements)):
+        squares = [
+            local.slopes[0][block.species == element].square()
+            for _, block, _ in Objective(training_set, potential=potential).local(at_baseline.flat(), at_baseline)
+            if (local := block.local(at_baseline.without_offset(), gradient=True)).slopes is not None
+        ]
+        rms = torch.cat(squares).mean(dim=0).sqrt()
+        torch.testing.assert_close(scales[element][rms > 0], 1 / rms[rms > 0], rtol=1e-12, atol=0)
+    conditioning = condition(training_set, "half")
+    assert conditioning is not None
+    conditioning = replace(conditioning, outputs=scales)
+    own = conditioning.unfold(potential.networks)
+    torch.testing.assert_close(conditioning.fold(own).flat(), potential.networks.flat(), rtol=1e-12, atol=1e-13)
+    for weights in ({}, ALL):
+        how = {"potential": potential, "penalties": PENALTIES}
+        expected = Objective(training_set, weights, **how).evaluate(potential.networks.flat(), potential.networks)
+        objective = Objective(training_set, weights, conditioning=conditioning, **how)
+        found = objective.evaluate(own.flat(), own)
+        torch.testing.assert_close(found.minimised, expected.minimised, rtol=1e-12, atol=0)
+        assert_gradient(objective, own, 8)

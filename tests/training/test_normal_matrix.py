@@ -176,7 +176,7 @@ def test_cuts_do_not_matter(
     several: tuple[Potential, TrainingSet, DenseJacobian], most: int, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slabs smaller than a structure, of some structures, of all; lanes, blocks; derivatives that are not kept."""
-    monkeypatch.setattr("pyfit_gpu.training.blocks.SLAB_ATOMS", most)
+    monkeypatch.setattr("pyfit_gpu.training.labels.SLAB_ATOMS", most)
     monkeypatch.setattr("pyfit_gpu.training.blocks.structure_groups", partial(structure_groups, most=most))
     monkeypatch.setattr("pyfit_gpu.training.blocks._ROW_ATOMS", 2 * most)
     monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))

@@ -516,6 +516,9 @@ CHANGED: dict[str, Any] = {
     "l2": 0.1,
     "l2_form": "squared",
     "huber": 0.05,
+    "negative_penalty": 0.5,
+    "size_penalty": 0.01,
+    "spread_penalty": 0.02,
     "force_weight": 0.2,
     "stress_weight": 0.3,
     "group_targets": {"a": 0.1},
@@ -621,7 +624,8 @@ class TestChangedSettings:
         assert require_same_run(earlier, asked(**{name: FREE[name]}), data, (), FIXED) is False
 
     def test_all_of_them_at_once(self, earlier: Run, data: dict[str, Any]) -> None:
-        allowed = ("l2", "l2_form", "huber", "learning_rate", "seed")
+        penalties = ("negative_penalty", "size_penalty", "spread_penalty")
+        allowed = ("l2", "l2_form", "huber", "learning_rate", "seed", *penalties)
         with pytest.raises(InputError) as raised:
             require_same_run(earlier, asked(**CHANGED, **FREE), data, allowed, FIXED)
         lines = str(raised.value).splitlines()  # a screenful at most, of which one more would be too much

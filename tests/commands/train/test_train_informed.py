@@ -12,7 +12,7 @@ import pyfit_gpu as pf
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten small structures in two groups, drafts of an informed network in both forms, and one of a straight network."""
+    """Ten small structures in two groups, drafts of an informed network in both forms and of a straight one."""
     monkeypatch.chdir(tmp_path)
     small = [block for block in poscar_blocks() if int(block[5]) <= 6]
     write_poscar("si.poscar.dat", small[:10], ["one", "two"])
