@@ -114,7 +114,7 @@ def train(
     parts: tuple[pf.TrainingSet, pf.TrainingSet],
     seed: int,
 ) -> None:
-    settings = pf.FitSettings(steps=options.steps, seed=seed, l2=1e-7, l2_form="squared")
+    settings = pf.FitSettings(steps=options.steps, seed=seed, l2=options.l2, l2_form="squared")
     started = time.perf_counter()
     if potential.is_physically_informed:
         potential = fit_baseline(potential, parts[0], settings, starts=3)
@@ -159,7 +159,7 @@ class Found:
         }
 
     def print_errors(self) -> None:
-        """RMSE and MAE by kind of structure: means over the seeds, and the range of the RMSE."""
+        """RMSE and MAE by kind of structure, meV/atom: means over the seeds, and the range of the RMSE."""
         print(f"\n| {self.name} | n | {' | '.join(WAYS)} |\n|---|---|{'---|' * len(WAYS)}")
         for kind in KINDS:
             rows = rows_of(self.structures.groups, [kind])
@@ -265,6 +265,7 @@ def main() -> None:
     training.add_argument("--sets", nargs="+", choices=tuple(TRAINED), default=list(TRAINED))
     training.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     training.add_argument("--steps", type=int, default=40)
+    training.add_argument("--l2", type=float, default=1e-7, help="prefactor of the squares of the parameters")
     training.set_defaults(work=train_all)
     reporting = tasks.add_parser("report")
     reporting.add_argument("--image", default="informed_physics.png")
