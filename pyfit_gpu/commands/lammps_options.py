@@ -22,7 +22,9 @@ def _add_build(task: argparse.ArgumentParser) -> None:
 
 def _add_check(task: argparse.ArgumentParser) -> None:
     task.description = "Compute two atoms with LAMMPS and with this package, and say what was found or is missing."
-    task.add_argument("potential", metavar="NN", nargs="?", help="potential (.nn.dat) or run file (a random potential)")
+    task.add_argument(
+        "potential", metavar="NN", nargs="?", help="potential (.nn.dat, .pinn) or run file (a random potential)"
+    )
     _add_lammps(task)
     _add_plugin(task)
 
@@ -34,7 +36,7 @@ def _add_export(task: argparse.ArgumentParser) -> None:
         "exit status 1."
     )
     add = task.add_argument
-    add("potential", metavar="NN", nargs="+", help="potential (.nn.dat) or run file; several: one committee")
+    add("potential", metavar="NN", nargs="+", help="potential (.nn.dat, .pinn) or run file; several: one committee")
     add("--out", required=True, metavar="DIR", help="folder to write")
     add("--structures", nargs="+", default=(), metavar="FILE",
         help="training set or DFT files: 100 of them, evenly spread, are compared, that of the lowest energy per "

@@ -18,7 +18,7 @@ from pyfit_gpu.doctor.records import Records, Rows
 from pyfit_gpu.structures.cells import FloatArray, complete_cell
 from pyfit_gpu.structures.copies import hash_parts, rounded
 
-_LONGEST = 0.5  # Å that an atom may move in a step
+_LONGEST = 0.3  # Å that an atom may move in a step; along longer ones forces may rise and fall, as when a bond breaks
 _LARGEST_STRAIN = 0.1
 _LEAST = 1e-6  # Å, or strain: shorter steps are rounding
 _SCALED_DECIMALS = 4

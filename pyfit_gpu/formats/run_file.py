@@ -203,7 +203,7 @@ def _conditioning(tensors: Mapping[str, Tensor], potential: Potential) -> Condit
         right = outputs.dtype == torch.float64 and outputs.shape == size and bool(outputs.isfinite().all())
         if not (right and bool((outputs > 0).all())):
             raise InputError(f"{_OUTPUTS}: expected finite numbers {size}, float64, above 0")
-    return Conditioning(*found, outputs)
+    return Conditioning(found[0], found[1], outputs)
 
 
 def _potential(header: str, parameters: Tensor) -> Potential:

@@ -66,6 +66,12 @@ class Potential:
         return torch.tensor(self.bond_order_parameters, dtype=torch.float64).view(self.descriptor.n_elements, -1)
 
     @property
+    def parameters(self) -> Tensor:
+        """(K, P) float64 on the CPU, as in files: those of a bare potential with what stands in its baseline."""
+        flat = self.networks.flat().detach().to("cpu", torch.float64)
+        return flat + self.baseline.flatten() if self.is_bare and self.use_baseline else flat
+
+    @property
     def kind(self) -> str:
         """Name of the kind of potential, for messages."""
         if not self.is_physically_informed:
@@ -150,6 +156,8 @@ def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = 
     if not potentials:
         raise InputError("members: expected at least one potential, got none")
     names = [f"potential {number}" for number in range(1, len(potentials) + 1)] if names is None else names
+    if len({_baseline(potential) for potential in potentials}) > 1:
+        potentials = [_with_all_in_biases(potential) for potential in potentials]
     first = potentials[0]
     for name, other in zip(names[1:], potentials[1:], strict=True):
         difference = _difference(first, other)
@@ -199,6 +207,18 @@ def _difference(first: Potential, other: Potential) -> str:
     if not torch.allclose(first.energy_shift, other.energy_shift, rtol=0.0, atol=0.0, equal_nan=True):
         return f"e_shift: expected {first.energy_shift.tolist()}, found {other.energy_shift.tolist()}"
     return ""
+
+
+def _with_all_in_biases(potential: Potential) -> Potential:
+    """Move a bare potential's baseline into its biases, in which members may differ; others stay as they are."""
+    if not potential.is_bare:
+        return potential
+    flat = potential.networks.flat()
+    if potential.use_baseline:
+        flat = flat + potential.baseline.flatten().to(flat)
+    zeros = (0.0,) * len(potential.bond_order_parameters)
+    networks = potential.networks.with_flat(flat)
+    return replace(potential, networks=networks, use_baseline=True, bond_order_parameters=zeros)
 
 
 def _baseline(potential: Potential) -> tuple[float, ...] | None:

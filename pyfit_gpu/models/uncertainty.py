@@ -115,10 +115,9 @@ class PredictedUncertainty:
 def parameter_checksum(potential: Potential) -> int:
     """CRC-32 of all members' parameters as float64, little endian, in the order of their files.
 
-    Those of a bond-order potential begin with the baseline, if it has one.
+    Those of a physically informed network begin with the baseline, if it has one; those of a bare potential have it.
     """
     baseline = b""
-    if potential.is_physically_informed and potential.use_baseline:
+    if potential.is_physically_informed and potential.use_baseline and not potential.is_bare:
         baseline = potential.baseline.numpy().astype("<f8").tobytes()
-    flat = potential.networks.flat().detach().to("cpu", torch.float64).numpy()
-    return zlib.crc32(flat.astype("<f8").tobytes(), zlib.crc32(baseline))
+    return zlib.crc32(potential.parameters.numpy().astype("<f8").tobytes(), zlib.crc32(baseline))

@@ -22,7 +22,7 @@ _ROWS = 512  # of J at once
 
 @dataclass(frozen=True, eq=False)
 class Informed:
-    """What makes training that of a physically informed network or a bare bond-order potential."""
+    """The difference that a physically informed network or a bare bond-order potential makes to a training."""
 
     model: BondOrder
     reach: float  # Å, within which neighbours matter

@@ -13,7 +13,7 @@ cell with much vacuum does not vanish. Without forces and stress, and with every
 classic program (docs/theory.md). For e^2 with targets of groups see group_errors.py.
 
 `TERMS` is the one table of the labels: objective, rows, logs, run files and reports go through it. A further label is a
-`LossTerm` here, its weight in `FitSettings`, the option for that, and the prediction that blocks.py compares it with
+`LossTerm` here, its weight in `FitSettings`, the option for that, and the prediction that labels.py compares it with
 (docs/contributing.md, "A loss term").
 """
 
@@ -114,7 +114,7 @@ class LossTerm:
     weight_unit: str = ""
     label: str = ""  # what structures must have for this term
     ranked: bool = True  # whether the ranking of members has a column for it
-    prediction: str = ""  # name of the prediction (blocks.py) that the label is compared with
+    prediction: str = ""  # name of the prediction (labels.py) that the label is compared with
     compare: Callable[[Labelled], Comparison] | None = None  # None: energies, which `Objective` compares itself
     counted: str = ""  # name of the square that is part of the loss
     reported: str = ""  # name of the square whose root is the error

@@ -292,7 +292,7 @@ HEADER_FAULTS = {
     "fewer sizes than their number": {8: " 5 40 16 16 1"},
     "layer of zero": {8: " 4 40 0 16 1"},
     "layer not a number": {8: " 4 40 a 16 1"},
-    "mode": {1: " 2 0.5 1"},
+    "mode": {1: " 7 0.5 1"},
     "activation": {1: " 1 0.5 7"},
     "shift": {1: " 1 nan 1"},
     "cutoff": {4: " 0 1.0 -4.5 1.0 1.0"},

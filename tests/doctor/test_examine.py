@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,22 @@ class TestForcesAgainstEnergies:
         frames = [replace(f, energy=30 * energy * f.energy, forces=30 * forces * f.forces, stress=None)
                   for f in good_frames()]  # fmt: skip
         assert re.search(hint, kinds(pf.examine(frames))["forces against energies"].text)
+
+    def test_a_bond_that_breaks_on_the_way_is_no_fault(self, make_frame: Callable[..., Frame]) -> None:
+        decay, frames = 2.2, []
+        for length in (2.1, 2.2, 3.15, 3.8):
+            stretched = np.exp(-decay * (length - 2.2))  # Morse's potential
+            pull = 4.0 * decay * (stretched - stretched**2)
+            frames.append(
+                make_frame(
+                    [[0, 0, -length / 2], [0, 0, length / 2]],
+                    energy=2.0 * (1 - stretched) ** 2,
+                    forces=np.array([[0, 0, pull], [0, 0, -pull]]),
+                )
+            )
+        found = pf.examine(numbered(frames))
+        assert "forces against energies" not in kinds(found)
+        assert found.summary["steps"]["forces"]["all"] > 0
 
     def test_atoms_that_cross_the_boundary_are_no_long_steps(self) -> None:
         frames = good_frames()

@@ -6,11 +6,13 @@ import logging
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bond_order_samples import make_bond_order
 from sample_sets import make_potential
 
 from pyfit_gpu.errors import InputError
@@ -208,6 +210,18 @@ def test_checksum_is_that_of_the_numbers_in_the_files(tmp_path: Path) -> None:
         save_potential(member, path)
         numbers += [float(line.split()[0]) for line in path.read_text().splitlines()[8:]]
     assert parameter_checksum(join_members(members)) == zlib.crc32(np.array(numbers, dtype="<f8").tobytes())
+
+
+def test_checksum_of_bond_order_parameters() -> None:
+    """A baseline counts; of a bare potential it does not matter what stands in it and what in the biases."""
+    informed, bare = make_bond_order(), make_bond_order(bare=True)
+    numbers = bare.bond_order_parameters
+    other = replace(informed, bond_order_parameters=(9.0, *numbers[1:]))
+    assert parameter_checksum(informed) != parameter_checksum(other)
+    biases = replace(bare.networks, biases=(torch.tensor(numbers, dtype=torch.float64).view(1, 1, -1),))
+    moved = replace(bare, networks=biases, bond_order_parameters=(0.0,) * len(numbers))
+    assert parameter_checksum(bare) == parameter_checksum(moved)
+    assert parameter_checksum(bare) == zlib.crc32(np.array(numbers, dtype="<f8").tobytes())
 
 
 @pytest.mark.parametrize(

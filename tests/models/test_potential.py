@@ -10,6 +10,7 @@ import pair_sum
 import pytest
 import torch
 from ase.data import chemical_symbols
+from bond_order_samples import make_bond_order
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError
@@ -345,6 +346,18 @@ def test_baseline_of_physically_informed_members(make_potential: MakePotential) 
     assert join_members([without, replace(without, bond_order_parameters=(0.0,) * 42)]).networks.n_members == 2
     with pytest.raises(InputError, match=r"potential 2 .*: baseline: expected \(9.6.*\), found None"):
         join_members([with_baseline, without])
+
+
+def test_members_without_networks_may_differ_in_baselines() -> None:
+    """Each of their files has all parameters in the baseline; together they have them in the biases."""
+    apart = [make_bond_order(("Si", "C"), bare=True, seed=seed) for seed in (1, 2)]
+    together = join_members(apart)
+    for number, one in enumerate(apart):
+        member = together.member(number)
+        found = member.baseline + member.networks.biases[0][0]
+        assert torch.equal(found, one.baseline)
+    same = join_members([apart[0], apart[0]])
+    assert same.bond_order_parameters == apart[0].bond_order_parameters
 
 
 def test_kinds_of_potentials(make_potential: MakePotential) -> None:

@@ -120,7 +120,8 @@ class _Fit:
 
     def _begin(self, stage: Stage, record: Record) -> tuple[Record, Sequence[str]]:
         """Make way for a stage; words of its command, where the time that is left for training may be shorter."""
-        record = record.before(stage.name)  # what comes after it is to be done anew, even if this is killed
+        if not stage.is_optional:
+            record = record.before(stage.name)  # what comes after it is to be done anew, even if this is killed
         if stage.name != TRAINING:
             self._save(record)
             remove(stage.outputs)

@@ -21,7 +21,7 @@ from pyfit_gpu.interfaces.lammps.comparison import Comparison, compare
 from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.interfaces.lammps.potential_files import member_names, save_members
 from pyfit_gpu.interfaces.lammps.running import PairStyle, describe_mpi
-from pyfit_gpu.models.energy import require_straight
+from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.new_potential import new_potential
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.frames import Frame
@@ -61,7 +61,7 @@ def check_lammps(lammps: Installation, *, potential: str = "", plugin: str | os.
     """Run two atoms through the plugin and through `predict`.
 
     Args:
-        potential: .nn.dat file, with an uncertainty file beside it or without; empty: random numbers.
+        potential: .nn.dat or .pinn file, with an uncertainty file beside it or without; empty: random numbers.
         plugin: file; empty: that in the cache.
 
     Raises:
@@ -75,7 +75,7 @@ def check_lammps(lammps: Installation, *, potential: str = "", plugin: str | os.
         uncertainty = None
         if potential:
             model = load_potentials(potential)
-            require_straight(model, "lammps check")
+            energy_model(model, "lammps check")
             uncertainty = find_uncertainty(potential, model)
         else:
             model = _random_potential(folder)

@@ -46,7 +46,7 @@ class PairStyle:
         plugin: Path | None,
         uncertainty: str | os.PathLike[str] | None = None,
     ) -> PairStyle:
-        """Choose a potential whose members are in these .nn.dat files; its elements are the types.
+        """Choose a potential whose members are in these files; its elements are the types.
 
         Args:
             uncertainty: its file; None: there are no extrapolation grades.

@@ -29,7 +29,8 @@ std::string described(const pyfit::Potential &potential) {
          ",\"legendre_orders\":" + numbers(d.legendre_orders) + ",\"gaussian_centers\":" +
          numbers(d.gaussian_centers) + ",\"layer_sizes\":" + numbers(potential.layer_sizes) + ",\"energy_shift\":" +
          numbers(potential.energy_shift) + ",\"masses\":" + numbers(potential.masses) + ",\"parameters\":" +
-         numbers(parameters) + "}";
+         numbers(parameters) + ",\"kind\":" + quoted(potential.kind()) + ",\"baseline\":" + numbers(potential.baseline) +
+         ",\"neighbor_cutoff\":" + numbers(std::vector<double>{potential.neighbor_cutoff()}) + "}";
 }
 
 }  // namespace

@@ -80,6 +80,7 @@ def frames_of(
         (ONE, {"gi_mode": 4, "hidden": (3,), "cutoff": 3.3}),
         (ONE, {"gi_mode": 5, "hidden": (9, 7, 5, 3), "legendre_orders": (0, 1, 2, 3, 4, 6)}),
         (ONE, MANY_TERMS),
+        (TWO, {"gi_mode": 2, "activation": 2, "cutoff": 3.3}),
         (TWO, {"gi_mode": 3, "activation": 0, "cutoff": 3.3}),
         (TWO, {"gi_mode": 5, "legendre_orders": (5, 0, 3)}),
         (THREE, {"gi_mode": 5, "hidden": (1,)}),

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bond_order_samples import make_bond_order
 from lammps_samples import crystal, sample_uncertainty, save_committee
 
 from pyfit_gpu.errors import Failure, InputError
-from pyfit_gpu.formats.nn_dat import load_potential
+from pyfit_gpu.formats.nn_dat import ending_of, load_potential, save_potential
 from pyfit_gpu.formats.uncertainty_file import save_uncertainty, uncertainty_path
 from pyfit_gpu.interfaces.lammps.check import check_lammps, find_plugin
 from pyfit_gpu.interfaces.lammps.comparison import Comparison, Difference, grade_difference
@@ -64,9 +65,14 @@ def test_a_grade_that_differs(make_frame, lammps_has, package_has):
     assert grade_difference([frame], [found], [alike]).is_small
 
 
-def test_physically_informed_potential_is_refused(lammps, plugin_in_cache, own_data):
-    with pytest.raises(InputError, match="lammps check"):
-        check_lammps(lammps, potential=str(own_data / "pinn_mode1.nn.dat"))
+@pytest.mark.parametrize("form", ["squared", "plain"])
+def test_physically_informed_potentials(lammps, plugin_in_cache, form, tmp_path):
+    potential = make_bond_order(form=form, gi_mode=2)
+    file = tmp_path / f"x{ending_of(potential)}"
+    save_potential(potential, file)
+    found = check_lammps(lammps, potential=str(file))
+    assert found.comparison.is_small
+    assert abs(found.comparison.energies[0]) > 1e-3
 
 
 def test_no_plugin(lammps, own_cache, tmp_path):

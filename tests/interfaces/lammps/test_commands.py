@@ -200,7 +200,7 @@ def test_keywords_refused(run: Runner, file: Path, style: str, message: str) -> 
         ("* * . Si C", "pyfit: .: cannot read: expected a file, found something else"),
         ("* * cut.nn.dat Si C", "cut.nn.dat: expected 248 weights and biases .* found 100"),
         ("* * random.nn.dat Si C", "random.nn.dat, line 5: expected randomize 0"),
-        ("* * informed.nn.dat Si C", "informed.nn.dat, line 9: .*physically informed .* not evaluate yet"),
+        ("* * outputs.nn.dat Si C", "outputs.nn.dat, line 9: expected 1 output .* or 21 .*of an atom among 2 elements"),
         ("* * nan.nn.dat Si C", "nan.nn.dat, line 20: expected a weight or bias, one number, found 'nan'"),
         ("* * {file} mode.nn.dat Si C", "mode.nn.dat cannot be a member beside .*nn.dat: gi_mode: expected 5, found 3"),
         ("* * {file} width.nn.dat Si C", "width.nn.dat cannot be .*: gaussian_width: expected 0.8, found 0.7 "),
@@ -225,7 +225,7 @@ def write_faulty(folder: Path, whole: str) -> None:
     (folder / "cut.nn.dat").write_text("".join(lines[: 9 + 100]))
     (folder / "nan.nn.dat").write_text("".join([*lines[:19], "nan\n", *lines[20:]]))
     save_draft(sample_potential(("Si", "C")), folder / "random.nn.dat")
-    save_potential(sample_potential(("Si", "C"), n_outputs=8), folder / "informed.nn.dat")
+    save_potential(sample_potential(("Si", "C"), n_outputs=8), folder / "outputs.nn.dat")
     variant("mode", gi_mode=3)
     variant("width", gaussian_width=0.7)
     variant("order", ("C", "Si"))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bond_order_samples import make_bond_order
 from lammps_samples import crystal, sample_uncertainty
 from sample_sets import make_potential
 
@@ -99,6 +100,37 @@ def test_a_wrong_grade_is_noticed(lammps, plugin, potential, frames, tmp_path, m
     monkeypatch.setattr(export_module, "load_uncertainty", lambda path: uncertainty)
     with pytest.raises(Failure, match=r"differ by more than rounding: grade by"):
         export_potential(potential, tmp_path / "out", lammps, plugin, frames=frames[:4], uncertainty=moved)
+
+
+@pytest.mark.parametrize("form", ["squared", "plain"])
+@pytest.mark.parametrize("n_members", [1, 2])
+@pytest.mark.parametrize("bare", [False, True])
+def test_informed_potentials(form, n_members, bare, lammps, plugin, frames, tmp_path):
+    """In files of their form; members without networks differ in their baselines."""
+    elements = ("Si", "C") if form == "squared" or bare else ("Si",)
+    potential = make_bond_order(elements, form, bare=bare)
+    if n_members > 1:
+        potential = potential.random_members(range(n_members), seed=1)
+    few = [frame for frame in frames if len(elements) > 1 or (frame.atomic_numbers == 14).all()][:3]
+    found = export_potential(potential, tmp_path / "out", lammps, plugin, frames=few)
+    ending = ".pinn" if form == "plain" else ".nn.dat"
+    assert [path.name.endswith(ending) for path in found.files[:n_members]] == [True] * n_members
+    assert found.comparison.is_small
+
+
+def test_a_network_for_all_elements(lammps, plugin, frames, tmp_path):
+    """Kind I, whose constant inputs are moved into biases and back."""
+    shared = make_bond_order(("Si", "C"), "plain", gi_mode=2)
+    networks = shared.networks
+    weights = [networks.weights[0], networks.weights[1]]
+    biases = [networks.biases[0][:, :1].expand(-1, 2, -1).clone(), networks.biases[1]]
+    constant = float(np.arcsinh(shared.descriptor.shift))
+    own = weights[0].sum(dim=2)
+    biases[0] += constant * (own.sum(dim=1, keepdim=True) - own)
+    shared = replace(shared, networks=replace(networks, weights=tuple(weights), biases=tuple(biases)))
+    found = export_potential(shared, tmp_path / "out", lammps, plugin, frames=frames[:3])
+    assert found.files[0].name == "potential.pinn"
+    assert found.comparison.is_small
 
 
 def test_without_structures(lammps, plugin, potential, tmp_path):

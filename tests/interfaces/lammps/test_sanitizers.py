@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from ase import Atoms
+from bond_order_samples import make_bond_order
 from lammps_samples import Runner, coefficients, crystal, sample_uncertainty, save_committee
 
 from pyfit_gpu.errors import Failure
+from pyfit_gpu.formats.nn_dat import ending_of, save_potential
 from pyfit_gpu.formats.opening import load_potentials
 from pyfit_gpu.formats.uncertainty_file import save_uncertainty
 from pyfit_gpu.interfaces.lammps.build import build_plugin
@@ -90,6 +92,24 @@ def test_dynamics(run_sanitized: Runner, settings: dict[str, object], ranks: int
     words = f"{coefficients(files)} uncertainty fit.uncertainty.txt"
     start = run_sanitized.setup(atoms, words, style="pyfit forces_std yes")
     assert "Total wall time" in run_sanitized(*start, *EVERYTHING, ranks=ranks)
+
+
+@pytest.mark.parametrize("form", ["squared", "plain"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_informed_potentials(run_sanitized: Runner, form: str, bare: bool, tmp_path: Path) -> None:
+    """Files of both forms, with one atom, and with a crystal and more atoms of another element than of one."""
+    elements = ("Si",) if form == "plain" else ("Si", "C")
+    potential = make_bond_order(elements, form, bare=bare)
+    files = [tmp_path / f"{k}{ending_of(potential)}" for k in range(3)]
+    for file in files:
+        save_potential(potential, file)
+    words = coefficients(files, " ".join(elements))
+    lone = run_sanitized.setup(Atoms("Si", [[1, 1, 1]], cell=[12] * 3, pbc=True), words, elements=elements)
+    run_sanitized(*lone, "run 0")
+    start = run_sanitized.setup(crystal((2, 2, 2), second=elements[-1] if len(elements) > 1 else None), words)
+    start = [line.replace("pair_style pyfit", "pair_style pyfit forces_std yes") for line in start]
+    everything = [line.replace(" grade 1", "") for line in EVERYTHING]
+    assert "Total wall time" in run_sanitized(*start, *everything, ranks=2)
 
 
 def test_few_atoms_and_another_potential(run_sanitized: Runner, tmp_path: Path) -> None:

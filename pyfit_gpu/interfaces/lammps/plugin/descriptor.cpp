@@ -182,7 +182,7 @@ std::string Descriptor::difference(const Descriptor &other) const {
     return std::vector<std::pair<std::string, std::string>>{
         {"elements", symbols},
         {"gi_mode", std::to_string(d.gi_mode)},
-        {"shift", mode && mode->uses_shift() ? text_of(d.shift) : "none"},
+        {"shift", mode && mode->uses_shift ? text_of(d.shift) : "none"},
         {"cutoff", text_of(d.cutoff)},
         {"cutoff_width", text_of(d.cutoff_width)},
         {"gaussian_width", text_of(d.gaussian_width)},

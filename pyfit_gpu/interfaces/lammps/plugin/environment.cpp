@@ -41,11 +41,16 @@ Basis::Basis(const Descriptor &descriptor)
 
 void Environment::place(const Surroundings *atoms) {
   const int n_species = basis_.n_elements;
+  const double cutoff_squared = basis_.cutoff * basis_.cutoff;
+  const auto is_near = [&](const Surroundings &atom, int k) {
+    return atom.x[k] * atom.x[k] + atom.y[k] * atom.y[k] + atom.z[k] * atom.z[k] < cutoff_squared;
+  };
   std::vector<int> counts(n_lanes * n_species, 0);
   for (int lane = 0; lane < n_lanes; lane++) {
-    if (n_species == 1) counts[lane] = atoms[lane].n;
-    else
-      for (int k = 0; k < atoms[lane].n; k++) counts[lane * n_species + atoms[lane].species[k]]++;
+    const Surroundings &atom = atoms[lane];
+    for (int k = 0; k < atom.n; k++) {
+      counts[lane * n_species + (n_species == 1 ? 0 : atom.species[k])] += is_near(atom, k);
+    }
   }
   starts_.assign(n_species + 1, 0);
   for (int a = 0; a < n_species; a++) {
@@ -73,6 +78,8 @@ void Environment::place(const Surroundings *atoms) {
     slots.resize(atom.n);
     std::copy(starts_.begin(), starts_.end() - 1, next.begin());
     for (int k = 0; k < atom.n; k++) {
+      slots[k] = -1;
+      if (!is_near(atom, k)) continue;
       const int slot = slots[k] = next[n_species == 1 ? 0 : atom.species[k]]++;
       x_[slot][lane] = atom.x[k];
       y_[slot][lane] = atom.y[k];
@@ -208,9 +215,9 @@ void Environment::gradient(const Lanes *grad, int stride) {
   }
 }
 
-void Environment::write_gradient(int lane, int component, double *out) const {
+void Environment::add_gradient(int lane, int component, double *out) const {
   const auto &from = component == 0 ? grad_x_ : component == 1 ? grad_y_ : grad_z_;
-  for (int slot : slot_of_[lane]) *out++ = from[slot][lane];
+  for (int slot : slot_of_[lane]) *out++ += slot < 0 ? 0.0 : from[slot][lane];
 }
 
 double Environment::memory_usage() const {

@@ -34,17 +34,17 @@ struct Basis {
 };
 
 // The lanes of one vector. Neighbours have slots, sorted by species; where an atom has fewer than others beside it, a
-// slot holds a neighbour at the cutoff, which does nothing.
+// slot holds a neighbour at the cutoff, which does nothing. Neighbours beyond the cutoff have none.
 class Environment {
  public:
   explicit Environment(const Basis &basis) : basis_(basis) {}
 
-  // Take over neighbours of `n_lanes` atoms, and make G at features[number * stride].
+  // Take over neighbours of `n_lanes` atoms, those within the features' cutoff, and make G at features[number * stride].
   void evaluate(const Surroundings *atoms, Lanes *features, int stride);
   // Derivatives of a function of G by the vectors to the neighbours, for its derivatives by G at grad[number * stride].
   void gradient(const Lanes *grad, int stride);
-  // Component 0 to 2 of such a derivative for one atom, to one after the other of its n neighbours.
-  void write_gradient(int lane, int component, double *out) const;
+  // Add component 0 to 2 of such a derivative for one atom, for one after the other of its n neighbours.
+  void add_gradient(int lane, int component, double *out) const;
 
   double memory_usage() const;  // bytes
 
@@ -57,7 +57,7 @@ class Environment {
   const Basis &basis_;
   int n_slots_ = 0;
   std::vector<int> starts_;                // first slot of each species, and the end
-  std::vector<std::vector<int>> slot_of_;  // by lane and neighbour
+  std::vector<std::vector<int>> slot_of_;  // by lane and neighbour; -1: it is beyond the cutoff
   std::vector<Lanes> x_, y_, z_;           // (n_slots) vectors, then unit vectors
   std::vector<Lanes> inverse_;             // (n_slots) 1 / r
   std::vector<Lanes> distance_, slope_;    // (n_slots) r, and fc' / fc

@@ -13,7 +13,7 @@
 
 namespace pyfit {
 
-// The neighbours of one atom within the cutoff, filled by the caller in any order, and what came of them.
+// The neighbours of one atom within the potential's cutoff, filled by the caller in any order, and what came of them.
 struct Surroundings {
   int n = 0;                     // neighbours; the arrays may be longer
   std::vector<double> x, y, z;   // vectors to the neighbours, Å
@@ -49,7 +49,8 @@ class Evaluator {
   Surroundings &place(int number);  // 0 .. width - 1
 
   // Evaluate the atoms in the first places, all of one species.
-  // Throws std::domain_error for a logarithm of a number that is not positive (modes 1 and 4), with feature and value.
+  // Throws std::domain_error for a logarithm of a number that is not positive (modes 1 and 4), with feature and value,
+  // and for bond-order parameters that make no energy.
   void evaluate(int species, int n_atoms, Derivatives derivatives);
 
   int n_members() const;

@@ -44,6 +44,32 @@ inline Lanes square_root(Lanes x) {
 #endif
 }
 
+inline double sum(Lanes x) {
+  double total = 0.0;
+  for (int k = 0; k < n_lanes; k++) total += x[k];
+  return total;
+}
+
+// The numbers of vectors that stand together, which both GCC and Clang allow to be reached so.
+inline double *numbers(Lanes *x) { return reinterpret_cast<double *>(x); }
+inline const double *numbers(const Lanes *x) { return reinterpret_cast<const double *>(x); }
+
+// Append those lanes of several vectors where `mask` is true, each to an array of its own that has `count` numbers and
+// room for a whole vector more. Returns the new count.
+template <int n> inline int append(Bits mask, const Lanes (&from)[n], double *const (&to)[n], int count) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  const __mmask8 kept = _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
+  for (int k = 0; k < n; k++) _mm512_storeu_pd(to[k] + count, _mm512_maskz_compress_pd(kept, from[k]));
+  return count + __builtin_popcount(kept);
+#else
+  for (int lane = 0; lane < n_lanes; lane++) {
+    for (int k = 0; k < n; k++) to[k][count] = from[k][lane];
+    count -= static_cast<int>(mask[lane]);  // true is -1
+  }
+  return count;
+#endif
+}
+
 inline Lanes magnitude(Lanes x) { return reinterpret_cast<Lanes>(reinterpret_cast<Bits>(x) & 0x7fffffffffffffffLL); }
 
 // 1.5 * 2^52: a number to which it was added has its nearest whole number in the lowest bits.

@@ -14,16 +14,20 @@ struct Mode {
   double reach;         // cutoff of the neighbours over rc
   bool center_is_norm;  // whether N_n is r0_n^2, else 16
   bool more_terms;      // whether there may be cross terms and four-body terms
+  bool uses_shift;      // whether the shift is added to G
 
-  bool uses_shift() const { return transform != Transform::inverse_sinh; }
   // Blocks of two elements can be negative.
   bool several_elements() const { return transform != Transform::logarithm; }
 };
 
 constexpr Mode modes[] = {
-    {0, Transform::shift, 1.0, false, false},       {1, Transform::logarithm, 1.0, true, false},
-    {3, Transform::shift, 1.5, true, false},        {4, Transform::logarithm, 1.5, true, false},
-    {5, Transform::inverse_sinh, 1.0, true, false}, {6, Transform::inverse_sinh, 1.0, true, true},
+    {0, Transform::shift, 1.0, false, false, true},
+    {1, Transform::logarithm, 1.0, true, false, true},
+    {2, Transform::inverse_sinh, 1.5, true, false, true},
+    {3, Transform::shift, 1.5, true, false, true},
+    {4, Transform::logarithm, 1.5, true, false, true},
+    {5, Transform::inverse_sinh, 1.0, true, false, false},
+    {6, Transform::inverse_sinh, 1.0, true, true, false},
 };
 
 // nullptr: there is no such mode.

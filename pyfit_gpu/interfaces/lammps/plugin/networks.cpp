@@ -54,7 +54,10 @@ void Weights::multiply(const Lanes *x, int first, int last, const double *start,
 }
 
 Networks::Networks(const std::vector<Potential> &members, int element)
-    : n_members_(static_cast<int>(members.size())), offset_(members[0].activation == 1 ? 0.5 : 0.0) {
+    : n_members_(static_cast<int>(members.size())) {
+  const bool is_tanh = members[0].activation == 2;
+  steepness_ = height_ = is_tanh ? 2.0 : 1.0;
+  offset_ = is_tanh ? 1.0 : members[0].activation == 1 ? 0.5 : 0.0;
   for (std::size_t number = 0; number < members[0].networks[element].size(); number++) {
     Stack stack;
     stack.n_in = members[0].networks[element][number].n_in;
@@ -84,14 +87,17 @@ Networks::Networks(const std::vector<Potential> &members, int element)
 }
 
 void Networks::activate(Stack &layer) const {
-  for (Lanes &x : layer.outputs) x = 1.0 / (1.0 + exponential(choose(x < -700.0, all(700.0), -x))) - offset_;
+  for (Lanes &x : layer.outputs) {
+    const Lanes falling = -steepness_ * x;
+    x = height_ / (1.0 + exponential(choose(falling > 700.0, all(700.0), falling))) - offset_;
+  }
 }
 
-void Networks::evaluate(const Lanes *inputs, Lanes *energies) {
+void Networks::evaluate(const Lanes *inputs, Lanes *outputs) {
   const std::size_t last = layers_.size() - 1;
   for (std::size_t number = 0; number <= last; number++) {
     Stack &layer = layers_[number];
-    Lanes *out = number == last ? energies : layer.outputs.data();
+    Lanes *out = number == last ? outputs : layer.outputs.data();
     if (number == 0) {
       layer.forth[0].multiply(inputs, 0, layer.n_in, layer.biases.data(), out);
     } else {
@@ -105,10 +111,11 @@ void Networks::evaluate(const Lanes *inputs, Lanes *energies) {
   }
 }
 
-void Networks::gradient(int first, int last, Lanes *grad_inputs) {
-  const double share = 1.0 / (last - first);
+void Networks::gradient(int first, int last, const Lanes *grad_outputs, Lanes *grad_inputs) {
   Stack &top = layers_.back();
-  for (int k = first * n_vectors; k < last * n_vectors; k++) top.grad[k] = all(share);
+  const int block = top.n_out * n_vectors;
+  std::copy(grad_outputs + first * block, grad_outputs + last * block, top.grad.begin() + first * block);
+  const double slope = height_ * steepness_, inverse_height = 1.0 / height_;
   for (std::size_t number = layers_.size() - 1; number > 0; number--) {
     Stack &layer = layers_[number], &before = layers_[number - 1];
     const int size = layer.n_in * n_vectors;
@@ -117,8 +124,8 @@ void Networks::gradient(int first, int last, Lanes *grad_inputs) {
       layer.back[member].multiply(&layer.grad[member * layer.n_out * n_vectors], 0, layer.n_out, nullptr, grad);
       const Lanes *outputs = &before.outputs[member * size];
       for (int k = 0; k < size; k++) {
-        const Lanes logistic = outputs[k] + offset_;
-        grad[k] *= logistic * (1.0 - logistic);
+        const Lanes logistic = (outputs[k] + offset_) * inverse_height;
+        grad[k] *= slope * logistic * (1.0 - logistic);
       }
     }
   }

@@ -33,10 +33,11 @@ class Networks {
  public:
   Networks(const std::vector<Potential> &members, int element);
 
-  // energies: (n_members, n_vectors), of inputs (n_in, n_vectors).
-  void evaluate(const Lanes *inputs, Lanes *energies);
-  // Derivative of the mean energy of the members from `first` to before `last`, by the inputs of the last `evaluate`.
-  void gradient(int first, int last, Lanes *grad_inputs);
+  // outputs: (n_members, n_out, n_vectors), of inputs (n_in, n_vectors).
+  void evaluate(const Lanes *inputs, Lanes *outputs);
+  // Derivative of a function of the outputs of the members from `first` to before `last`, by the inputs of the last
+  // `evaluate`. grad_outputs: its derivative by the outputs of all members.
+  void gradient(int first, int last, const Lanes *grad_outputs, Lanes *grad_inputs);
 
  private:
   // A layer of all members. Those of the first layer stand side by side, as columns of one matrix; later layers have a
@@ -53,7 +54,7 @@ class Networks {
   void activate(Stack &layer) const;
 
   int n_members_;
-  double offset_;  // taken off the logistic function
+  double steepness_, height_, offset_;  // an activation is height / (1 + exp(-steepness x)) - offset
   std::vector<Stack> layers_;
 };
 

@@ -128,7 +128,7 @@ void PairPyfit::coeff(int narg, char **arg) {
   map_types(n_types, arg + narg - n_types, members[0]);
   set_energy_scale(members);
   descriptor_ = members[0].descriptor;
-  cutoff_ = descriptor_.neighbor_cutoff();
+  cutoff_ = members[0].neighbor_cutoff();
   evaluator_ = std::make_unique<pyfit::Evaluator>(members, uncertainty);
   ordered_at_ = -1;
 

@@ -27,6 +27,7 @@ bool is_other_than_file(const std::string &name) {
 // What of two potentials makes them no members of one committee, with both values; empty: nothing.
 // dft_scale: whether their energy shifts matter.
 std::string difference(const pyfit::Potential &first, const pyfit::Potential &other, bool dft_scale) {
+  if (first.kind() != other.kind()) return fmt::format("expected {}, found {}", first.kind(), other.kind());
   const std::string found = first.descriptor.difference(other.descriptor);
   if (!found.empty()) return found;
   if (first.activation != other.activation)
@@ -34,6 +35,12 @@ std::string difference(const pyfit::Potential &first, const pyfit::Potential &ot
   if (first.layer_sizes != other.layer_sizes)
     return fmt::format("layer sizes: expected {}, found {}", pyfit::join(first.layer_sizes),
                        pyfit::join(other.layer_sizes));
+  if (first.baseline != other.baseline) {
+    const auto text = [](const pyfit::Potential &one) {
+      return one.baseline.empty() ? std::string("none") : pyfit::join(one.baseline);
+    };
+    return fmt::format("baseline: expected {}, found {}", text(first), text(other));
+  }
   for (std::size_t k = 0; dft_scale && k < first.energy_shift.size(); ++k) {
     const double one = first.energy_shift[k], two = other.energy_shift[k];
     if (one != two && !(std::isnan(one) && std::isnan(two)))

@@ -114,7 +114,7 @@ bool TextLines::find_line(std::string &line) {
   line = content_.substr(place_, open_end_ ? std::string::npos : end - place_);
   place_ = open_end_ ? content_.size() : end + 1;
   if (!open_end_ && content_[end] == '\r' && place_ < content_.size() && content_[place_] == '\n') ++place_;
-  ++number_;
+  number_ = ++n_read_;
   return true;
 }
 

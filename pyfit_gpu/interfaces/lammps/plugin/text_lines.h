@@ -21,6 +21,11 @@ std::optional<double> parse_number(const std::string &cell);
 // others: cells that are written like it.
 bool may_be_cut(const std::string &last, const Cells &others);
 
+struct Line {
+  int number;
+  std::string text;
+};
+
 // Lines that are not blank, one after the other.
 class TextLines {
  public:
@@ -35,6 +40,12 @@ class TextLines {
   int lines_left() const;                        // that are not blank
   bool at_open_end() const { return open_end_; }  // whether this is the last line and lacks its end
   Cells cells() const;
+  Line present() const { return {number_, text_}; }
+  // Make an earlier line the present one again; the next one stays that after the last that was read.
+  void back_to(const Line &line) {
+    number_ = line.number;
+    text_ = line.text;
+  }
 
   double number_at(const Cells &cells, std::size_t place, const std::string &expected) const;
   long long integer_at(const Cells &cells, std::size_t place, const std::string &expected) const;
@@ -49,7 +60,7 @@ class TextLines {
 
   std::string content_, name_;
   std::size_t place_ = 0;  // in the content, of the line after the present one
-  int number_ = 0;
+  int n_read_ = 0, number_ = 0;  // lines so far; of the present one
   bool open_end_ = false;
   std::string text_;
 };

@@ -187,6 +187,7 @@ std::uint32_t checksum(const std::vector<Potential> &members) {
       for (int byte = 0; byte < 8; ++byte, bits >>= 8) sum.add(bits & 0xff);
     }
   };
+  add(members[0].baseline);
   for (const auto &member : members)
     for (const auto &network : member.networks)
       for (const auto &layer : network) {

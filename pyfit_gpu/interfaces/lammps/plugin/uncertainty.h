@@ -33,7 +33,7 @@ struct Uncertainty {
   std::string difference(const std::vector<Potential> &members) const;
 };
 
-// CRC-32 (zlib's) of the parameters of one potential after the other, in the order of their files.
+// CRC-32 (zlib's) of the baseline and the parameters of one potential after the other, in the order of their files.
 std::uint32_t checksum(const std::vector<Potential> &members);
 
 // Parse the text of an uncertainty file.
