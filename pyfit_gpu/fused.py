@@ -51,9 +51,14 @@ def give_up(device: torch.device, error: Exception) -> None:
 
 
 def is_fault_of_kernels(error: Exception) -> bool:
-    """Whether an error comes from Triton or from the compiler that it calls, not from what was computed."""
-    module = type(error).__module__
-    return module.split(".")[0] in ("triton", "subprocess")
+    """Whether an error comes from Triton, the compiler that it calls or a full disk, not from what was computed."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("triton", "subprocess")
+
+
+def refuse_memory(error: Exception) -> None:
+    """Raise torch's error where Triton says that a GPU's memory has ended, which it does in words only."""
+    if str(error).startswith("Triton Error") and "out of memory" in str(error):
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 def by_kernels(device: torch.device, fused: Callable[[], _Result], plain: Callable[[], _Result]) -> _Result:
@@ -63,6 +68,7 @@ def by_kernels(device: torch.device, fused: Callable[[], _Result], plain: Callab
     try:
         return fused()
     except Exception as error:
+        refuse_memory(error)
         if not is_fault_of_kernels(error):
             raise
         give_up(device, error)
@@ -92,6 +98,7 @@ def _obstacle(device: torch.device) -> str:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever is wrong with an installation, there is the other way
+        refuse_memory(error)
         return _first_line(error)
     return ""
 

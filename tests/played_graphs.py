@@ -12,22 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from host_waits import WAITS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-# Operations whose result, or its shape, must be known on the host.
-WAITING = {
-    "_local_scalar_dense",
-    "bincount",
-    "equal",
-    "is_nonzero",
-    "masked_select",
-    "nonzero",
-    "unique_consecutive",
-    "unique_dim",
-    "_unique2",
-}
 
 
 class Waits(AssertionError):
@@ -35,7 +23,7 @@ class Waits(AssertionError):
 
 
 def refuse_waiting(name: str, arguments: tuple[Any, ...]) -> None:
-    if name in WAITING:
+    if name in WAITS:
         raise Waits(name)
     if name == "lift_fresh" and arguments[0].dim():  # single numbers, which indexing makes, go with an operation
         raise Waits("a tensor made of numbers of the host")
@@ -93,7 +81,7 @@ def _same_memory(first: Tensor, second: Tensor) -> bool:
 
 class _Stream:
     def __init__(self, device: object = None) -> None:
-        pass
+        self.device = device
 
     def wait_stream(self, other: object) -> None:
         pass
@@ -108,8 +96,9 @@ def play_graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
         return made[-1]
 
     @contextlib.contextmanager
-    def record(graph: Graph, pool: object) -> Iterator[None]:
+    def record(graph: Graph, pool: object, stream: _Stream) -> Iterator[None]:
         assert pool in (None, "pool")
+        assert stream.device == torch.device("cpu")  # that of the argument, whichever is the current one
         with graph.noted:
             yield
         graph.replay()  # on a GPU nothing is computed while it is recorded

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SHORT_FORM = {
+    "informed_physics.py": ["--steps", "3"],
     "molecular_dynamics.py": ["--steps", "20", "--device", "cpu"],
     "elastic_constants.py": ["--device", "cpu"],
     "torch_sim_nve.py": ["--crystals", "3", "--cells", "1", "--steps", "20", "--device", "cpu"],

@@ -126,5 +126,23 @@ def test_faults_of_kernels_are_known_by_where_they_come_from() -> None:
     from subprocess import CalledProcessError
 
     assert fused.is_fault_of_kernels(CalledProcessError(1, ["gcc"]))
+    assert fused.is_fault_of_kernels(OSError(28, "No space left on device"))
     assert not fused.is_fault_of_kernels(torch.OutOfMemoryError("CUDA out of memory"))
     assert not fused.is_fault_of_kernels(ValueError("positions"))
+
+
+@pytest.mark.usefixtures("card")
+def test_memory_that_ends_where_triton_notices_it_is_torchs_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever halves batches waits for that one; the kernels stay."""
+
+    def full(*nothing: object) -> None:
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    assert fused.has_fused_kernels(CARD)
+    with pytest.raises(torch.OutOfMemoryError):
+        fused.by_kernels(CARD, full, lambda: None)
+    assert fused.has_fused_kernels(CARD)
+    fused._known.clear()
+    trial(monkeypatch, full)
+    with pytest.raises(torch.OutOfMemoryError):
+        fused.has_fused_kernels(CARD)

@@ -16,7 +16,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import describe_device, rows_that_fit
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import check_distinct, check_output, unique_path
-from pyfit_gpu.formats.dft_inputs import DftInputs, survey
+from pyfit_gpu.formats.dft_inputs import DftInputs, in_windows, survey
 from pyfit_gpu.formats.opening import read_reported
 from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
@@ -86,13 +86,25 @@ def survey_files(
 
 def read_all_frames(sources: Sources, *, training: bool) -> list[Frame]:
     """Read all structures, and log what was read; those for training should have energies."""
+    return list(_read_frames(sources, training=training))
+
+
+def read_windows(sources: Sources, device: torch.device) -> Iterator[list[Frame]]:
+    """Read all structures as `read_all_frames`: for a GPU in parts, the next of which is read while it computes one."""
+    frames = _read_frames(sources, training=False)
+    return iter([list(frames)]) if device.type == "cpu" else pulled_ahead(in_windows(frames))
+
+
+def _read_frames(sources: Sources, *, training: bool) -> Iterator[Frame]:
     started = time.monotonic()
     report = ReadReport(sources.options)
-    frames = list(read_reported(sources.paths, report, sources.options))
-    _say_what_was_read(frames, started)
+    every = []
+    for frame in read_reported(sources.paths, report, sources.options):
+        every.append(frame)
+        yield frame
+    _say_what_was_read(every, started)
     report.log_labels(training=training)
     report.log_doubts()
-    return frames
 
 
 def _say_what_was_read(structures: Sequence[Frame | StructureSummary], started: float) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from ase.units import GPa
 
-from pyfit_gpu.commands.evaluate import FramePrediction, predict_frames
 from pyfit_gpu.commands.fit_beside import FitBeside
+from pyfit_gpu.commands.frame_prediction import FramePrediction, predict_frames
 from pyfit_gpu.commands.jobs import Setup, Sources, frames_of_set, read_all_frames
 from pyfit_gpu.commands.messages import shown
 from pyfit_gpu.commands.warnings import warn_of_untrained_predictions

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pyfit_gpu.errors import InputError
@@ -79,17 +79,8 @@ class DftInputs:
         Raises:
             InputError: as `read_frames`, or a file that has changed since it was read first.
         """
-        window: list[Frame] = []
-        held = 0
         most = WINDOW_ATOMS if most is None else min(most, WINDOW_ATOMS)
-        for _, frame in self._frames(self._is_taken):
-            window.append(frame)
-            held += frame.n_atoms
-            if held >= most:
-                yield window
-                window, held = [], 0
-        if window:
-            yield window
+        return in_windows((frame for _, frame in self._frames(self._is_taken)), most)
 
     def frames(self, numbers: Collection[int]) -> Iterator[tuple[Frame, str, int]]:
         """Yield the structures with these numbers in the set of all, in order, with file and place in it, from 0.
@@ -119,6 +110,20 @@ class DftInputs:
     def _is_taken(self, place: int) -> bool:
         number = self.numbers[place]
         return number >= 0 and number % self.count == self.index
+
+
+def in_windows(frames: Iterable[Frame], most: int = WINDOW_ATOMS) -> Iterator[list[Frame]]:
+    """Yield structures in lists of `most` atoms or a little more."""
+    window: list[Frame] = []
+    held = 0
+    for frame in frames:
+        window.append(frame)
+        held += frame.n_atoms
+        if held >= most:
+            yield window
+            window, held = [], 0
+    if window:
+        yield window
 
 
 def survey(

@@ -189,13 +189,13 @@ class _Part:
         self.neighbors = VerletList(cutoff, systems.skin, late=systems.late)
 
     def set_cells(self, cell: Tensor, pbc: Tensor) -> None:
-        self.structures = replace(self.structures, cell=cell[self.rows], pbc=pbc[self.rows])
+        self.structures = self.structures.changed(cell=cell[self.rows], pbc=pbc[self.rows])
 
     def predict(self, positions: Tensor, *, derivatives: bool) -> Prediction:
         shape = (*self.structures.atomic_numbers.shape, 3)
         padded = positions.new_zeros(shape[0] * shape[1], 3)
         padded.index_copy_(0, self.place, positions.index_select(0, self.atoms))
-        structures = replace(self.structures, positions=padded.view(shape))
+        structures = self.structures.changed(positions=padded.view(shape))
         potential, uncertainty = self.systems.potential, self.systems.uncertainty
         batch = Batch(
             rows=self.rows,

@@ -7,6 +7,7 @@ done after the other.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -107,8 +108,8 @@ class Arriving:
 
 def read_ahead(
     take: Take, batches: Iterable[list[int]], device: torch.device
-) -> Iterator[tuple[list[int], Structures]]:
-    """Read structures and copy them to a GPU in a thread, beside what the GPU computes.
+) -> Iterator[tuple[list[int], Structures | None]]:
+    """Read structures and copy them to a GPU in a thread, beside what the GPU computes; None: they find no place there.
 
     Args:
         take: gives the structures of some rows, padded, on the device.
@@ -117,17 +118,21 @@ def read_ahead(
     beside = torch.cuda.Stream(device)
     beside.wait_stream(torch.cuda.current_stream(device))
 
-    def read(rows: list[int]) -> tuple[list[int], Structures, torch.cuda.Event]:
-        with torch.cuda.stream(beside):
-            structures = take(rows)
-            structures.prepare()
-            there = torch.cuda.Event()
-            there.record(beside)
+    def read(rows: list[int]) -> tuple[list[int], Structures | None, torch.cuda.Event]:
+        structures, there = None, torch.cuda.Event()
+        with torch.cuda.stream(beside), contextlib.suppress(torch.OutOfMemoryError):
+            taken = take(rows)
+            taken.prepare()
+            structures = taken
+        there.record(beside)
         return rows, structures, there
 
     for rows, structures, there in ahead(read, batches):
         here = torch.cuda.current_stream(device)
         here.wait_event(there)
+        if structures is None:  # the memory is another batch's: they are taken once more when that one is done
+            yield rows, None
+            continue
         for tensor in _tensors(structures):
             tensor.record_stream(here)  # its memory is not given to the next copy while this stream still reads it
         yield rows, structures

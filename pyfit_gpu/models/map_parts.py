@@ -119,4 +119,5 @@ class MapPart:
         blocks = Workers.shared(neighbors.vectors.device).map(
             lambda item: MapBlock.of(descriptor, scale, species, *item), planned
         )
-        return cls(PairSums(neighbors, sizes), tuple(blocks), len(sizes), len(species), kept_bytes)
+        sums = PairSums(neighbors, sizes, largest=int(sizes.max()))
+        return cls(sums, tuple(blocks), len(sizes), len(species), kept_bytes)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyfit_gpu.fused import current
 from pyfit_gpu.log import log
 from pyfit_gpu.optimizers.base import MemberObjective
 
@@ -59,17 +61,26 @@ class Recorded:
 
     def _record(self, argument: Tensor) -> _Recording:
         argument = argument.detach().clone(memory_format=torch.contiguous_format)
-        aside = torch.cuda.Stream(argument.device)
-        aside.wait_stream(torch.cuda.current_stream(argument.device))
-        with torch.cuda.stream(aside):
-            self.function(argument)  # libraries make their workspaces before anything is recorded
-        torch.cuda.current_stream(argument.device).wait_stream(aside)
+        here, aside = torch.cuda.current_stream(argument.device), _stream_aside(argument.device)
+        aside.wait_stream(here)
+        try:
+            with torch.cuda.stream(aside):
+                self.function(argument)  # libraries make their workspaces before anything is recorded
+        finally:
+            here.wait_stream(aside)  # also after an error: what was started still reads the argument
         graph = torch.cuda.CUDAGraph()
-        # One pool for all: they never run side by side.
-        with torch.cuda.graph(graph, pool=self._pool):
+        # One pool for all: they never run side by side. The stream that torch takes for itself, once for all devices,
+        # is on the device that was the current one then.
+        with current(argument.device), torch.cuda.graph(graph, pool=self._pool, stream=aside):
             result = self.function(argument)
         self._pool = graph.pool()
         return _Recording(graph, argument, result)
+
+
+@cache
+def _stream_aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream that is recorded: one for all recordings, as libraries have a workspace, some 30 MB, for each."""
+    return torch.cuda.Stream(device)
 
 
 class RecordedObjective:

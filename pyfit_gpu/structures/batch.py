@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyfit_gpu.devices import sent
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.parallel import lazy
 from pyfit_gpu.structures.cells import cell_volumes
 from pyfit_gpu.structures.frames import Frame, check_frames
 
@@ -93,12 +94,12 @@ class Structures:
         """Atoms of all structures, padding not counted."""
         return sum(self.sizes)
 
-    @cached_property
+    @lazy
     def sizes_on_device(self) -> Tensor:
         """(B,) int64, `sizes` beside the positions."""
         return sent(torch.tensor(self.sizes), self.positions.device)
 
-    @cached_property
+    @lazy
     def places(self) -> Tensor:
         """(n_atoms,) int64, flat places of the atoms among B x A, which padding fills; known without asking a GPU."""
         sizes, padded = np.array(self.sizes), self.atomic_numbers.shape[1]
@@ -108,6 +109,13 @@ class Structures:
     def prepare(self) -> None:
         """Make what is made when it is first asked for: on a GPU, beside what is computed there."""
         _ = self.sizes_on_device, self.places
+
+    def changed(self, **values: Any) -> Structures:
+        """The same atoms with other positions, cells or periodicity on the same device."""
+        found = replace(self, **values)
+        self.prepare()
+        vars(found).update(sizes_on_device=self.sizes_on_device, places=self.places)
+        return found
 
     @property
     def atom_mask(self) -> Tensor:

@@ -23,7 +23,7 @@ list and disturb no other structure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -264,7 +264,7 @@ def _finite(structures: Structures, lists: _Lists | None, rows: Sequence[int]) -
     else:
         before = lists.positions[sent(torch.tensor(list(rows)), positions.device), :padded]
     whole = positions.isfinite().all(dim=2).all(dim=1)[:, None, None]
-    return replace(structures, positions=torch.where(whole, positions, before))
+    return structures.changed(positions=torch.where(whole, positions, before))
 
 
 def _farthest(structures: Structures, moved: Tensor) -> Tensor:

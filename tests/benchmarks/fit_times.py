@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from pyfit_gpu.commands.cli import main
-from pyfit_gpu.commands.evaluate import predict_frames
 from pyfit_gpu.commands.fit import command, stages
+from pyfit_gpu.commands.frame_prediction import predict_frames
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.datasets.splits import classic_split
 from pyfit_gpu.files import atomic_text

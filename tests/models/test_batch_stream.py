@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import threading
@@ -203,6 +204,26 @@ def test_nothing_is_on_its_way_on_a_cpu() -> None:
     Arriving(CPU).wait()
 
 
+class Stream:
+    """The stand-in of CUDA's streams and events."""
+
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    wait_stream = wait_event = record = lambda self, other: None
+
+
+def test_what_finds_no_place_when_it_is_read_is_left_to_whoever_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Stream", "Event", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def take(rows: list[int]) -> Structures:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert list(batch_stream.read_ahead(take, [[0, 1], [2]], CPU)) == [([0, 1], None), ([2], None)]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_reading_ahead_on_a_gpu(mixed_frames: Callable[..., list[Frame]]) -> None:
     device = torch.device("cuda", 0)
@@ -214,5 +235,6 @@ def test_reading_ahead_on_a_gpu(mixed_frames: Callable[..., list[Frame]]) -> Non
 
     for rows, found in batch_stream.read_ahead(take, cut, device):
         expected = Structures.from_frames([frames[row] for row in rows])
+        assert found is not None
         assert torch.equal(found.positions.cpu(), expected.positions)
         assert torch.equal(found.places.cpu(), expected.places)

@@ -62,6 +62,17 @@ def test_flatten_puts_the_atoms_one_after_the_other(frames: list[Frame]) -> None
     np.testing.assert_array_equal(batch.flatten(batch.positions), expected)
 
 
+def test_other_positions_of_the_same_atoms(frames: list[Frame], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a dynamics makes no table of places anew."""
+    structures = Structures.from_frames(frames)
+    structures.prepare()
+    monkeypatch.setattr(np, "repeat", None)
+    moved = structures.changed(positions=structures.positions + 1, cell=2 * structures.cell)
+    assert torch.equal(moved.flatten(moved.positions), structures.flatten(structures.positions) + 1)
+    assert torch.equal(moved.cell, 2 * structures.cell)
+    assert moved.sizes_on_device is structures.sizes_on_device
+
+
 def test_volume(make_frame: MakeFrame) -> None:
     left_handed = [[0, 0, 3], [0, 2, 0], [5, 1, 1]]  # determinant -30
     batch = Structures.from_frames([make_frame([[0, 0, 0]], left_handed), make_frame([[0, 0, 0]])])

@@ -170,7 +170,10 @@ def jacobian_source(basis: Basis, *, padded: bool) -> str:
         locate=_PADDED if padded else _FLAT,
         kind=_KIND if basis.n_elements > 1 else _ONE_KIND,
         functions=functions,
-        to=[f"apart = {to[0]}", f"to = out + {to[1].replace('$F', str(basis.n_features))} + 3 * n * apart"],
+        to=[
+            f"apart = {to[0]}.to(tl.int64)",  # times the features, it is soon beyond 32 bits
+            f"to = out + {to[1].replace('$F', str(basis.n_features))} + 3 * n * apart",
+        ],
         pairs=list(_pair_rows(basis)),
         triples=triples.splitlines() if basis.triples else [],
         N=basis.n_centers,

@@ -18,6 +18,7 @@ from pyfit_gpu.descriptors.kernels import expansion, neighborhoods
 from pyfit_gpu.descriptors.kernels.chunk import FusedChunk
 from pyfit_gpu.descriptors.kernels.expansion import FusedExpansion
 from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
+from pyfit_gpu.descriptors.kernels.vectors import jacobian_source
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters, basis_of
 from pyfit_gpu.descriptors.modes import GI_MODES
 from pyfit_gpu.structures.neighbors import Neighbors
@@ -200,6 +201,13 @@ def test_pieces_in_the_other_forms() -> None:
     piece = case.flat.piece(range(2, 4), range(4, 13))
     assert torch.equal(case.fused.jvp(piece, tangent[4:13]), case.fused.jvp(case.flat, tangent)[2:4])
     assert torch.equal(case.fused.jacobian(piece), case.fused.jacobian(case.flat)[..., 4:13])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_offsets_of_features_have_64_bits(padded: bool) -> None:
+    """Ten million pairs times a hundred features times three are too many for 32, and too large for a test."""
+    source = jacobian_source(basis_of(settings_of("mode 6", 2), CPU, torch.float64), padded=padded)
+    assert f"apart = {'width' if padded else 'n_places'}.to(tl.int64)\n" in source
 
 
 @pytest.mark.parametrize("counts", [(0,), (0, 0, 0), ()], ids=str)
