@@ -149,7 +149,9 @@ def _add_new(verb: Parser) -> None:
 
 def _add_prepare(verb: Parser) -> None:
     verb.add_argument("dft_files", metavar="DFT_FILE", nargs="+", help="structures of any format in docs/formats")
-    verb.add_argument("--potential", required=True, metavar="NN", help="potential (.nn.dat): its header's descriptor")
+    verb.add_argument(
+        "--potential", required=True, metavar="NN", help="potential (.nn.dat, .pinn): its header's descriptor"
+    )
     verb.add_argument("--out", required=True, metavar="SET.h5", help="training set to write")
     verb.add_argument(
         "--e-shift",
@@ -189,7 +191,7 @@ def _add_evaluate(verb: Parser) -> None:
         required=True,
         nargs="+",
         metavar="NN",
-        help="potential (.nn.dat) or run file; several: mean and spread",
+        help="potential (.nn.dat, .pinn) or run file; several: mean and spread",
     )
     verb.add_argument("--out", required=True, metavar="FILE", help=".csv: a row per structure; .extxyz: structures")
     verb.add_argument("--e-shift", metavar="X", help="eV per atom, one number or Si=X,C=Y (the potential's own)")

@@ -13,7 +13,7 @@ def add_report(verb: argparse.ArgumentParser) -> None:
     add = verb.add_argument
     add("dft_files", metavar="DATA", nargs="*", help="structures with labels, of any format in docs/formats")
     add("--potential", required=True, nargs="+", metavar="NN",
-        help="potential (.nn.dat) or run file; several: mean and spread")  # fmt: skip
+        help="potential (.nn.dat, .pinn) or run file; several: mean and spread")  # fmt: skip
     add("--set", dest="training_set", metavar="SET", help="training set, whose structures are evaluated too")
     add("--out", required=True, metavar="DIR", help="folder for report.html, report.json and the plots as PNG")
     add("--gate", metavar="FILE", help="limits (JSON5); exit status 1 if one is broken")

@@ -150,7 +150,7 @@ def _add_logs(add: Callable[..., Any]) -> None:
 def add_plan(verb: argparse.ArgumentParser) -> None:
     add = verb.add_argument
     add("training_set", metavar="SET", help="HDF5, manifest of shards (.json) or classic text")
-    add("--potential", required=True, metavar="NN", help="potential (.nn.dat) to train")
+    add("--potential", required=True, metavar="NN", help="potential (.nn.dat, .pinn) to train")
     add("--members", type=whole, default=1, metavar="K", help="networks trained at once (1)")
     add("--memory", metavar="SIZE", help="limit, such as 4G or 512M, of the GPU or else the process (0.8 of all)")
     _add_optimizer_name(add)

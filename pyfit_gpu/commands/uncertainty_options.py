@@ -30,7 +30,10 @@ def add_uncertainty(verb: argparse.ArgumentParser, *, split: Adder, weights: Add
     )
     add = task.add_argument
     add("training_set", metavar="SET", help="that trained it: HDF5, manifest of shards (.json) or classic text")
-    add("--potential", required=True, nargs="+", metavar="NN", help="potential (.nn.dat); several: a file for each")
+    add(
+        "--potential", required=True, nargs="+", metavar="NN",
+        help="potential (.nn.dat, .pinn); several: a file for each",
+    )  # fmt: skip
     add("--out", metavar="FILE", help="uncertainty file to write (NN's stem + .uncertainty.txt)")
     split(task.add_argument_group("which structures train, and which calibrate").add_argument)
     own = task.add_argument_group("error bars").add_argument

@@ -153,7 +153,8 @@ def _baseline(
             raise reader.error(expected)
         numbers += [0.0] * (N_CLASSIC - len(numbers))
     elif len(numbers) != n_elements * n_bond_order_parameters(n_elements):
-        raise reader.error(f"{expected}, not {len(numbers)} of them")
+        next_cell = "".join(f" before '{cell}'" for cell in cells[1 + len(numbers) :][:1])  # a comment, nan, 1.0D+00
+        raise reader.error(f"{expected}, not {len(numbers)} of them{next_cell}")
     return flag == 1, tuple(numbers)
 
 

@@ -103,7 +103,7 @@ class _PotentialLines(HeaderLines):
         self.lines = lines
 
     def values(self, count: int, layer_sizes: Sequence[int]) -> np.ndarray:
-        sizes = " ".join(str(size) for size in layer_sizes)
+        sizes = " ".join(str(size) for size in layer_sizes) or "0 (no network)"
         expected = f"{count} weights and biases for the layers {sizes}"
         values = []
         before: deque[list[str]] = deque(maxlen=WITNESSES)  # cells of the lines before

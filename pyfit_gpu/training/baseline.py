@@ -68,6 +68,7 @@ def fit_baseline(
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
     sample = sample_of(train)
+    log.info("baseline: %d starts compete, up to %d steps on %d structures", starts, _STEPS, len(sample))
     try:
         history = fit(bare, sample, settings=kept, should_stop=should_stop)
         losses = [1e3 * member.score for member in history.members]

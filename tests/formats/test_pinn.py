@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -357,6 +358,15 @@ class TestFaults:
         with pytest.raises(InputError, match=message):
             load("\n".join(lines) + "\n", "y.nn.dat")
 
+    @pytest.mark.parametrize("cell", ["nan", "inf", "0.5D+00"])
+    def test_baseline_number_that_is_none(self, load: Callable[..., Potential], tmp_path: Path, cell: str) -> None:
+        lines = lines_of(informed(1, form="squared"), tmp_path / "x.nn.dat")
+        lines[6] = f" 1 0.5 0.5 {cell}" + " 0.5" * 5
+        with pytest.raises(
+            InputError, match=rf"line 7: .*8 bond-order parameters, not 2 of them before '{re.escape(cell)}'"
+        ):
+            load("\n".join(lines) + "\n", "y.nn.dat")
+
     def test_outputs_that_do_not_fit_the_elements(self, load: Callable[..., Potential], tmp_path: Path) -> None:
         lines = lines_of(informed(2, form="squared"), tmp_path / "x.nn.dat")
         lines[8] = lines[8].replace(" 21", " 8")
@@ -378,7 +388,7 @@ class TestFaults:
 
     def test_bare_with_values(self, load: Callable[..., Potential], tmp_path: Path) -> None:
         lines = lines_of(bare(), tmp_path / "x.nn.dat")
-        with pytest.raises(InputError, match=r"line 9: expected 0 weights.*no more"):
+        with pytest.raises(InputError, match=r"line 9: expected 0 weights.* 0 \(no network\) and no more"):
             load("\n".join([*lines, "0.5"]) + "\n", "y.nn.dat")
 
     def test_bare_that_may_be_cut(self, load: Callable[..., Potential], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands.helpers import done, log_rows, poscar_blocks, refused, weights, write_poscar
+from commands.helpers import call, done, log_rows, poscar_blocks, refused, weights, write_poscar
 
 import pyfit_gpu as pf
 
@@ -38,6 +38,20 @@ def test_both_forms_are_trained_and_evaluated() -> None:
         assert potential.form == ("plain" if ending == "pinn" else "squared")
         assert potential.use_baseline
         done("evaluate", "si.poscar.dat", "--potential", out, "--out", f"{ending}.csv")
+
+
+def test_the_time_limit_holds_for_the_baseline_too() -> None:
+    """A limit that has passed ends both its stages after a step; the network is trained for none."""
+    common = ("--baseline", "fit", "--baseline-starts", 2, "--force-weight", 0, "--stress-weight", 0, "--steps", 1)
+
+    def loss(*more: object) -> float:
+        result = call("train", "si.h5", "--potential", "start.pinn", "--out", "out.pinn", "--overwrite", *common, *more)
+        assert result.status == (75 if more else 0)
+        said = result.said
+        assert "baseline: 2 starts compete, up to 30 steps on " in said
+        return float(said.split("baseline: loss ")[1].split()[0])
+
+    assert loss("--max-time", "0.01s") > 1.05 * loss()
 
 
 @pytest.mark.parametrize("members", [(), ("--members", 2)], ids=["one", "members"])
