@@ -1,9 +1,9 @@
 """The global baseline of physically informed networks, fitted alone before the networks' perturbations of it.
 
-It is a bare bond-order potential, 4 S + 1 + 3 S^2 numbers for each element. Energies, forces and stress are fitted from
-several starts. Each starts from the potential's own baseline, all but the first with every number changed at
-random. They compete on a sample of the structures; the best one goes on with all of them. Gauss-Newton fits energies
-alone: some of the numbers compensate one another, along which LBFGS is slow.
+It is a bare bond-order potential, 4 S + 1 + 3 S^2 numbers for each element. Energies are fitted from several starts:
+the potential's own baseline, and others with every number changed at random. They compete on a sample of the
+structures; the best one goes on with all of them. Forces and stress, which cost far more, are left to the networks.
+Gauss-Newton fits: some of the numbers compensate one another, along which LBFGS is slow.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def fit_baseline(
     Args:
         potential: physically informed or bare; of a bare one the biases are zero afterwards.
         train: structures that all have an energy.
-        settings: of which the weights of forces and stress, `huber`, targets, penalties on local parameters and the
-            seed count.
+        settings: of which `huber`, targets, penalties on local parameters and the seed count.
         starts: how many.
         should_stop: asked after every step.
 
@@ -60,11 +59,11 @@ def fit_baseline(
         raise InputError(f"baseline: expected a physically informed network, got {potential.kind}")
     if starts < 1:
         raise InputError(f"baseline_starts: expected a whole number above 0, got {starts}")
-    energies_alone = not any(settings.loss_weights.values()) and not settings.size_penalty
-    optimizer = GaussNewtonSettings() if energies_alone else LBFGSSettings()
+    optimizer = LBFGSSettings() if settings.size_penalty else GaussNewtonSettings()
     kept = replace(
-        settings, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none", max_time=0.0,
-        patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0, learning_rate_ramp=0,
+        settings, force_weight=0.0, stress_weight=0.0, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm",
+        conditioning="none", max_time=0.0, patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last",
+        error_restart_level=0.0, learning_rate_ramp=0,
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
     sample = sample_of(train)

@@ -252,14 +252,12 @@ def test_gauss_newton_trains_on_energies(made: Callable[..., TrainingSet]) -> No
 # fits
 
 
-@pytest.mark.parametrize(("weight", "tolerance"), [(0.0, 1e-3), (0.1, 0.05)], ids=["energies", "forces"])
+@pytest.mark.parametrize("weight", [0.0, 0.1], ids=["energies", "forces, which the baseline leaves to networks"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_known_bare_potential_is_recovered(
-    made: Callable[..., TrainingSet], form: Form, weight: float, tolerance: float
-) -> None:
+def test_a_known_bare_potential_is_recovered(made: Callable[..., TrainingSet], form: Form, weight: float) -> None:
     """By `fit_baseline`, up to the signs that the squared form leaves open; A, alpha and beta compensate each other."""
     truth = replace(make_bond_order(form=form, bare=True), bond_order_parameters=SILICON)
-    training_set = labelled_by(truth, made(truth, n=4 if weight else 12))
+    training_set = labelled_by(truth, made(truth, n=12))
     start = make_bond_order(form=form, max_random=0.1)
     changed = tuple(1.03 * number for number in SILICON)
     start = replace(start, bond_order_parameters=changed)
@@ -268,7 +266,7 @@ def test_a_known_bare_potential_is_recovered(
     found = fit_baseline(start, training_set, settings, starts=1)
     assert torch.equal(found.networks.flat(), before)
     assert found.use_baseline
-    assert np.abs(found.bond_order_parameters) == pytest.approx(SILICON, rel=tolerance)
+    assert np.abs(found.bond_order_parameters) == pytest.approx(SILICON, rel=1e-3)
     assert start.bond_order_parameters == changed
 
 

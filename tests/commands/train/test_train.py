@@ -432,13 +432,6 @@ def test_shift_means_nothing_in_mode_5() -> None:
     done("train", "five.h5", "--potential", "other.nn.dat", "--out", "out.nn.dat", "--steps", "0")
 
 
-def test_a_physically_informed_potential() -> None:
-    shutil.copy(OWN / "pinn_mode1.nn.dat", "pinn.nn.dat")
-    done("prepare", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "pinn.h5")
-    words = ("train", "pinn.h5", "--potential", "pinn.nn.dat", "--out", "out.nn.dat")
-    refused(*words, match="train.*8 outputs.*not supported")
-
-
 def test_an_existing_network_is_not_replaced() -> None:
     Path("out.nn.dat").write_text("something precious")
     refused(*TRAIN, match=r"out\.nn\.dat.*exists.*--overwrite")
