@@ -382,7 +382,7 @@ class TestDamage:
                 file["weights/good"] = change(values)
             refuse(saved, "damaged")
 
-    @pytest.mark.parametrize("value", [0, 3, "1", np.array([1.0, 2.0]), h5py.Empty("f8"), None])
+    @pytest.mark.parametrize("value", [0, 4, "1", np.array([1.0, 2.0]), h5py.Empty("f8"), None])
     def test_other_version(self, saved: Path, value: object) -> None:
         with h5py.File(saved, "r+") as file:
             if value is None:
