@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.local_parameters import sample_of
 from pyfit_gpu.training.loop import TrainingFailure
+from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.settings import FitSettings
 
 _STEPS = 30
@@ -60,10 +62,11 @@ def fit_baseline(
     if starts < 1:
         raise InputError(f"baseline_starts: expected a whole number above 0, got {starts}")
     optimizer = LBFGSSettings() if settings.size_penalty else GaussNewtonSettings()
+    energies_alone: dict[str, Any] = {term.weight_name: 0.0 for term in weighted_terms()}
     kept = replace(
-        settings, force_weight=0.0, stress_weight=0.0, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm",
-        conditioning="none", max_time=0.0, patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last",
-        error_restart_level=0.0, learning_rate_ramp=0,
+        settings, **energies_alone, steps=_STEPS, optimizer=optimizer, l2=0.0, l2_form="norm", conditioning="none",
+        max_time=0.0, patience=0, target_rmse=0.0, spread_penalty=0.0, keep="last", error_restart_level=0.0,
+        learning_rate_ramp=0,
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
     sample = sample_of(train)

@@ -75,7 +75,7 @@ class PressureSettings(FitSettings):
 def use(terms: tuple[LossTerm, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this the table of all modules that have imported it."""
     now = loss.TERMS
-    for module in [module for module in sys.modules.values() if getattr(module, "TERMS", None) is now]:
+    for module in [module for module in sys.modules.values() if vars(module).get("TERMS") is now]:
         monkeypatch.setattr(module, "TERMS", terms)
 
 
