@@ -12,11 +12,9 @@ from pyfit_gpu.descriptors.lsp import chunk_workers
 from pyfit_gpu.descriptors.pair_sums import PairSums, PairTotals
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.batches import Batch
-from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.extrapolation import ExtrapolationGrade
-from pyfit_gpu.models.last_layer import LastLayerRows
 from pyfit_gpu.models.network_passes import StackedPass, TiledPass
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.walk_base import Walk, Wanted
 
 # With this many members or more, computing the Jacobian dG/dv costs less than a VJP for each (measured with 42 and 48
 # features).
@@ -27,37 +25,19 @@ _JACOBIAN_BYTES_CPU = 2**22
 _JACOBIAN_BYTES_GPU = 2**29
 
 
-class ChunkWalk:
+class ChunkWalk(Walk):
     """Energies and derivatives chunk by chunk, several at once on a CPU, while a chunk's results are still cached."""
 
-    def __init__(
-        self,
-        potential: Potential,
-        batch: Batch,
-        *,
-        derivatives: bool,
-        rows: LastLayerRows | None = None,
-        grade: ExtrapolationGrade | None = None,
-        keep_inputs: bool = False,
-    ) -> None:
-        self.model = energy_model(potential, "predict")
-        self.rows = rows
-        self.grade = grade
-        self.grades: Tensor | None = None  # (n_atoms,), after `run` if there is a grade
-        self.keeps_inputs = keep_inputs or grade is not None
-        self.inputs: Tensor | None = None  # (n_atoms, n_features) of the networks, after `run` if they are kept
-        self.descriptor = potential.descriptor
+    def __init__(self, potential: Potential, batch: Batch, wanted: Wanted) -> None:
+        super().__init__(potential, batch, wanted)
         self.is_bare = potential.is_bare
-        self.batch = batch
         self.networks: TiledPass | StackedPass
         if potential.device.type == "cpu":
             self.networks = TiledPass(potential, batch)
         else:
             self.networks = StackedPass(potential, batch)
-        self.n_members = potential.networks.n_members
-        self.like = potential.networks.weights[0]
         self.totals: PairTotals | None = None
-        if derivatives:
+        if wanted.derivatives:
             sums = PairSums(batch.neighbors, batch.sizes, largest=max(batch.structures.sizes))
             self.totals = PairTotals(sums, (self.n_members,), self.like, virials=True)
 
@@ -71,7 +51,7 @@ class ChunkWalk:
             # Larger pieces than chunks cost less.
             features = self.batch.features(self.descriptor)
             workers.run(lambda atoms: self._add_piece(atoms, features, energies), self.networks.pieces())
-            self._find_grades(features)
+            self._keep(features)
             return energies
 
         # Grades cost less for many atoms than for those of a chunk, so the inputs are kept that long.
@@ -79,7 +59,7 @@ class ChunkWalk:
         inputs = self.like.new_empty(n_kept, self.descriptor.n_features)
         chunks = self.descriptor.chunks(neighbors, species, max_pairs=self._max_pairs(), n_threads=workers.count)
         workers.run(lambda chunk: self._add_chunk(chunk, inputs, energies), chunks)
-        self._find_grades(inputs)
+        self._keep(inputs)
         return energies
 
     def _add_piece(self, atoms: Tensor, features: Tensor, energies: Tensor) -> None:
@@ -135,11 +115,6 @@ class ChunkWalk:
                 f"{self.batch.structures.describe_atom(atom)}: expected outputs of the network that make sense, but "
                 f"{of_member} no energy with {meaning}"
             )
-
-    def _find_grades(self, inputs: Tensor) -> None:
-        self.inputs = inputs if self.keeps_inputs else None
-        if self.grade is not None:
-            self.grades = self.grade(inputs, self.batch.species)
 
     def _by_jacobian(self) -> bool:
         return self.totals is not None and self.n_members >= _JACOBIAN_MEMBERS

@@ -17,11 +17,9 @@ from pyfit_gpu.descriptors.kernels.pairs import FlatPairs
 from pyfit_gpu.descriptors.lsp import basis_of
 from pyfit_gpu.fused import current
 from pyfit_gpu.models.batches import Batch
-from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.extrapolation import ExtrapolationGrade
-from pyfit_gpu.models.last_layer import LastLayerRows
 from pyfit_gpu.models.network_passes import StackedPass
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.walk_base import Walk, Wanted
 
 # A piece may take as many bytes as this, or so many for each atom of the batch, whichever is more (not measured: below
 # some ten thousand atoms launches dominate a piece).
@@ -29,36 +27,18 @@ _BYTES = 400_000_000
 _BYTES_PER_ATOM = 384
 
 
-class FusedWalk:
+class FusedWalk(Walk):
     """Energies and derivatives piece by piece. For energies that depend on nothing but the networks' outputs."""
 
-    def __init__(
-        self,
-        potential: Potential,
-        batch: Batch,
-        *,
-        derivatives: bool,
-        rows: LastLayerRows | None = None,
-        grade: ExtrapolationGrade | None = None,
-        keep_inputs: bool = False,
-    ) -> None:
-        self.model = energy_model(potential, "predict")
-        self.descriptor = potential.descriptor
-        self.batch = batch
-        self.rows = rows
-        self.grade = grade
-        self.grades: Tensor | None = None  # (n_atoms,), after `run` if there is a grade
-        self.keeps_inputs = keep_inputs or grade is not None
-        self.inputs: Tensor | None = None  # (n_atoms, n_features) of the networks, after `run` if they are kept
+    def __init__(self, potential: Potential, batch: Batch, wanted: Wanted) -> None:
+        super().__init__(potential, batch, wanted)
         self.networks = StackedPass(potential, batch)
-        self.n_members = potential.networks.n_members
-        self.like = potential.networks.weights[0]
         self.layer_sizes = potential.networks.layer_sizes
         basis = basis_of(self.descriptor, self.like.device, self.like.dtype)
         self.expansion = expansion_of(basis)
         self.pairs = FlatPairs.of(batch.neighbors, batch.species, self.descriptor.n_elements)
         self.totals: FlatTotals | None = None
-        if derivatives:
+        if wanted.derivatives:
             largest = max(batch.structures.sizes)
             self.totals = FlatTotals(batch.neighbors, batch.sizes, self.n_members, largest=largest, virials=True)
 
@@ -70,9 +50,8 @@ class FusedWalk:
         with current(self.like.device):
             for piece in self._pieces():
                 self._evaluate(piece, energies, inputs)
-        self.inputs = inputs
-        if self.grade is not None and inputs is not None:
-            self.grades = self.grade(inputs, self.batch.species)
+        if inputs is not None:
+            self._keep(inputs)
         return energies
 
     def _evaluate(self, piece: FlatPairs, energies: Tensor, inputs: Tensor | None) -> None:

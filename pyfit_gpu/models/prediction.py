@@ -21,6 +21,7 @@ from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.last_layer import LastLayerRows, n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
+from pyfit_gpu.models.walk_base import Wanted
 from pyfit_gpu.models.walks import Walked, walk_over
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.sums import sum_first_axis, sum_over_atoms
@@ -226,7 +227,7 @@ def predict_batch(
     bars = None if uncertainty is None else uncertainty.error_bars
     rows = None if bars is None or bars.of_all else LastLayerRows(potential, batch, derivatives=force_errors)
     grade = None if uncertainty is None else uncertainty.grade
-    walk = walk_over(potential, batch, derivatives=derivatives, rows=rows, grade=grade)
+    walk = walk_over(potential, batch, Wanted(derivatives, rows, grade))
     found = _summed(batch, walk)
     if walk.grades is None:
         return found
@@ -251,13 +252,13 @@ def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> t
         derivatives: whether forces and stress are wanted, and their rows.
     """
     rows = LastLayerRows(potential, batch, derivatives=derivatives)
-    return _summed(batch, walk_over(potential, batch, derivatives=derivatives, rows=rows)), rows
+    return _summed(batch, walk_over(potential, batch, Wanted(derivatives, rows))), rows
 
 
 @torch.no_grad()
 def inputs_of_batch(potential: Potential, batch: Batch) -> tuple[Prediction, Tensor]:
     """Predict with forces and stress, and give the networks' inputs (n, F), too."""
-    walk = walk_over(potential, batch, derivatives=True, keep_inputs=True)
+    walk = walk_over(potential, batch, Wanted(derivatives=True, keep_inputs=True))
     assert walk.inputs is not None
     return _summed(batch, walk), walk.inputs
 

@@ -11,9 +11,8 @@ from pyfit_gpu.fused import by_kernels, has_fused_kernels
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.chunk_walk import ChunkWalk
 from pyfit_gpu.models.energy import energy_model
-from pyfit_gpu.models.extrapolation import ExtrapolationGrade
-from pyfit_gpu.models.last_layer import LastLayerRows
 from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.walk_base import Wanted
 
 if TYPE_CHECKING:
     from pyfit_gpu.models.fused_walk import FusedWalk
@@ -30,33 +29,20 @@ class Walked:
     grades: Tensor | None  # (n_atoms,); None: there is no grade
 
 
-def walk_over(
-    potential: Potential,
-    batch: Batch,
-    *,
-    derivatives: bool,
-    rows: LastLayerRows | None = None,
-    grade: ExtrapolationGrade | None = None,
-    keep_inputs: bool = False,
-) -> Walked:
-    """Compute what is asked for of all atoms.
-
-    Args:
-        rows: filled on the way.
-        keep_inputs: whether the networks' inputs are wanted.
-    """
-    options = {"derivatives": derivatives, "rows": rows, "grade": grade, "keep_inputs": keep_inputs}
+def walk_over(potential: Potential, batch: Batch, wanted: Wanted) -> Walked:
+    """Compute what is wanted of all atoms."""
 
     def by_chunks() -> Walked:
-        walk = ChunkWalk(potential, batch, **options)  # type: ignore[arg-type]
+        walk = ChunkWalk(potential, batch, wanted)
         return _finished(walk, walk.run())
 
     def by_pieces() -> Walked:
         from pyfit_gpu.models.fused_walk import FusedWalk  # imports Triton
 
-        walk = FusedWalk(potential, batch, **options)  # type: ignore[arg-type]
+        walk = FusedWalk(potential, batch, wanted)
         return _finished(walk, walk.run())
 
+    rows = wanted.rows
     needs_chunks = energy_model(potential, "predict").uses_vectors or (rows is not None and rows.wants_derivatives)
     if needs_chunks or not (has_fused_kernels(potential.device) and potential.descriptor.suits_kernels):
         return by_chunks()

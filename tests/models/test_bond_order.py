@@ -27,6 +27,7 @@ from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Form, Potential, join_members
 from pyfit_gpu.models.prediction import Prediction, evaluate, predict
 from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.models.walk_base import Wanted
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.clusters import build_extrapolation_grade
@@ -184,7 +185,7 @@ def gradients(potential: Potential, frame: Frame) -> Tensor:
     structures = Structures.from_frames([frame])
     (batch,) = batches(structures.sizes, structures.select, potential)
     kept: dict[int, Tensor] = {}
-    walk = ChunkWalk(potential, batch, derivatives=True)
+    walk = ChunkWalk(potential, batch, Wanted(derivatives=True))
     inner = walk.model.vjp
 
     def noting(outputs: Tensor, species: Tensor, chunk: Any) -> Any:
@@ -380,7 +381,7 @@ def test_memory_does_not_grow_with_pairs_times_neighbors(
     n_pairs = len(batch.neighbors.index)
     assert n_pairs > 4000
     with Largest() as noted:
-        ChunkWalk(potential, batch, derivatives=True).run()
+        ChunkWalk(potential, batch, Wanted(derivatives=True)).run()
     assert noted.most < 16 * n_pairs  # with the bonds of all atoms it would be 48 times
 
 
