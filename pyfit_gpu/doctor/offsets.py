@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pyfit_gpu.doctor.findings import Finding
 from pyfit_gpu.doctor.records import Records
 from pyfit_gpu.errors import how_many
+from pyfit_gpu.models.energy_shift import composition_residuals
 from pyfit_gpu.structures.cells import FloatArray
 
 OFFSET = "energies off the shift"
@@ -22,12 +23,9 @@ _SPREADS = 6.0  # .. and so many times the spread of the others
 def energy_residuals(records: Records) -> FloatArray:
     """(B,) eV/atom less its least squares by composition; NaN without an energy."""
     known = ~np.isnan(records.energy)
-    composition = records.counts / records.sizes[:, None]
     residual = np.full(len(records), np.nan)
     if known.any():
-        per_atom = records.energy_per_atom[known]
-        found = np.linalg.lstsq(composition[known], per_atom, rcond=1e-8)[0]
-        residual[known] = per_atom - composition[known] @ found
+        residual[known] = composition_residuals(records.counts[known], records.energy_per_atom[known])
     return residual
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
@@ -128,6 +129,17 @@ def fit_shift(structures: Sequence[Frame | StructureSummary], elements: Sequence
         _named(elements, (f"{0.0 - shift:.6f} eV" for shift in shifts)), rmse,
     )  # fmt: skip
     return shifts
+
+
+def composition_residuals(counts: NDArray[np.int64], per_atom: FloatArray) -> FloatArray:
+    """(B,) eV/atom: energies per atom less their least squares by composition.
+
+    Args:
+        counts: (B, S) atoms of each element.
+        per_atom: (B,) eV/atom.
+    """
+    composition = counts / counts.sum(axis=1, keepdims=True)
+    return np.asarray(per_atom - composition @ np.linalg.lstsq(composition, per_atom, rcond=1e-8)[0])
 
 
 def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import file_digest
 from pyfit_gpu.formats.head import files_of
 from pyfit_gpu.formats.read_options import ReadOptions
+from pyfit_gpu.models.energy_shift import composition_residuals
 from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame
 
@@ -96,11 +97,8 @@ def survey_data(request: Request) -> Survey:
 
 def _energy_spread(labelled: Sequence[Frame], elements: Sequence[str]) -> float:
     """Standard deviation of the energies per atom about their least squares by composition, eV."""
-    counts = count_elements(labelled, elements)
-    sizes = counts.sum(axis=1)
-    composition = counts / sizes[:, None]
-    per_atom = np.array([frame.energy for frame in labelled], dtype=float) / sizes
-    return float(np.std(per_atom - composition @ np.linalg.lstsq(composition, per_atom)[0]))
+    per_atom = np.array([frame.energy for frame in labelled], dtype=float) / [frame.n_atoms for frame in labelled]
+    return float(np.std(composition_residuals(count_elements(labelled, elements), per_atom)))
 
 
 def _check_elements(frames: Sequence[Frame], elements: Sequence[str]) -> None:
