@@ -31,9 +31,6 @@ def $name($arguments, n_atoms, ATOMS: tl.constexpr, WIDTH: tl.constexpr):
     for step in range(tl.max(tl.max(end - start, axis=1), axis=0)):
         pair = start + step
         there = pair < end
-        x = tl.load(vectors + 3 * pair, mask=there, other=1.0)
-        y = tl.load(vectors + 3 * pair + 1, mask=there, other=0.0)
-        z = tl.load(vectors + 3 * pair + 2, mask=there, other=0.0)
         $functions
         $masks
         $rows

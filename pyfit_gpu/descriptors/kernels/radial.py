@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pyfit_gpu.descriptors.basis import Basis
 
-# From a vector x y z to the unit vector, the distance r and its inverse.
+# The vector of a pair as a unit vector x y z, the distance r and its inverse.
 UNIT = (
+    "x = tl.load(vectors + 3 * pair, mask=there, other=1.0)",
+    "y = tl.load(vectors + 3 * pair + 1, mask=there, other=0.0)",
+    "z = tl.load(vectors + 3 * pair + 2, mask=there, other=0.0)",
     "inverse = tl.rsqrt(x * x + y * y + z * z)",
     "r = (x * x + y * y + z * z) * inverse",
     "x, y, z = x * inverse, y * inverse, z * inverse",

@@ -34,9 +34,6 @@ def gradient(vectors, kinds, $where, grad, table, out, n_places, PLACES: tl.cons
     inside = place < n_places
     $locate
     $kind
-    x = tl.load(vectors + 3 * pair, mask=there, other=1.0)
-    y = tl.load(vectors + 3 * pair + 1, mask=there, other=0.0)
-    z = tl.load(vectors + 3 * pair + 2, mask=there, other=0.0)
     $functions
     at = grad + center * $SUMS + kind * $ROWS
     zero = tl.zeros_like(x)
@@ -124,9 +121,6 @@ def jacobian(
     inside = place < n_places
     $locate
     $kind
-    x = tl.load(vectors + 3 * pair, mask=there, other=1.0)
-    y = tl.load(vectors + 3 * pair + 1, mask=there, other=0.0)
-    z = tl.load(vectors + 3 * pair + 2, mask=there, other=0.0)
     $functions
     zero = tl.zeros_like(x)
     first = center * $SUMS + n
