@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from host_waits import HostWaits
+from same_pairs import assert_equal_up_to_order
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures import moving
@@ -39,7 +40,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 @pytest.fixture
 def frames(random_frame: MakeFrame) -> list[Frame]:
-    """Of different sizes, one with open axes; atoms outside of the cell, too."""
+    """Structures of different sizes, one with open axes; atoms outside of the cell, too."""
     return [
         random_frame(1, 4, skew=0.3),
         random_frame(2, 9, length=7.0, scatter=1),
@@ -63,14 +64,7 @@ def within(neighbors: Neighbors, cutoff: float) -> Neighbors:
 
 
 def assert_same_pairs(found: Neighbors, structures: Structures, tolerance: float = 1e-12) -> None:
-    found, expected = within(found, CUTOFF), find_neighbors(structures, CUTOFF)
-    assert torch.equal(found.counts, expected.counts)
-    ends = np.cumsum(found.counts.numpy())
-    for first, last in zip(ends - found.counts.numpy(), ends, strict=True):
-        deviation = (found.vectors[first:last, None] - expected.vectors[None, first:last]).abs().amax(dim=2)
-        same = (deviation < tolerance) & (found.index[first:last, None] == expected.index[None, first:last])
-        assert (same.sum(dim=0) == 1).all()
-        assert (same.sum(dim=1) == 1).all()
+    assert_equal_up_to_order(within(found, CUTOFF), find_neighbors(structures, CUTOFF), tolerance)
 
 
 @pytest.mark.parametrize("late", [False, True])

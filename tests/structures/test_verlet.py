@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from same_pairs import assert_equal_up_to_order
 
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.structures import verlet
@@ -40,16 +41,6 @@ def batch_of(*frames: Frame) -> Structures:
 
 def moved(frame: Frame, displacement: object) -> Frame:
     return replace(frame, positions=frame.positions + np.asarray(displacement, dtype=np.float64))
-
-
-def assert_equal_up_to_order(found: Neighbors, expected: Neighbors, tolerance: float = 1e-12) -> None:
-    assert torch.equal(found.counts, expected.counts)
-    ends = np.cumsum(found.counts.numpy())
-    for first, last in zip(ends - found.counts.numpy(), ends, strict=True):
-        deviation = (found.vectors[first:last, None] - expected.vectors[None, first:last]).abs().amax(dim=2)
-        same = (deviation < tolerance) & (found.index[first:last, None] == expected.index[None, first:last])
-        assert (same.sum(dim=0) == 1).all()
-        assert (same.sum(dim=1) == 1).all()
 
 
 def walk(list_: VerletList, frames: list[Frame], steps: int, seed: int = 0, length: float = 0.03) -> None:
