@@ -1,4 +1,4 @@
-"""What networks make of structures unlike those they trained on: straight and physically informed ones side by side.
+"""Networks on structures unlike those they trained on: straight and physically informed ones side by side.
 
     python tests/benchmarks/informed_physics.py train FOLDER [--sets near bulk] [--seeds 1 2] [--steps 40]
     python tests/benchmarks/informed_physics.py report FOLDER [--image FILE.png]
@@ -65,7 +65,7 @@ def rows_of(groups: Sequence[str], kinds: Sequence[str]) -> list[int]:
 
 
 def thinned(structures: pf.Structures, rows: Sequence[int]) -> list[int]:
-    """Of each group so many structures that they have at most `MOST_ATOMS` atoms, at even distances."""
+    """Take so many structures of each group, at even distances, that they have at most `MOST_ATOMS` atoms."""
     kept = []
     for group in dict.fromkeys(structures.groups[row] for row in rows):
         own = [row for row in rows if structures.groups[row] == group]

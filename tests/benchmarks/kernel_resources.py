@@ -49,7 +49,7 @@ DOUBLES = 1.44e13
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one kernel takes."""
+    """Resources that one kernel takes."""
 
     kernel: str
     registers: int  # of each thread
@@ -100,7 +100,7 @@ def type_of(value: Any) -> str:
 
 
 def disassembled(program: bytes) -> tuple[str, str]:
-    """What the assembler says about a compiled kernel, and its instructions."""
+    """The assembler's remarks about a compiled kernel, and its instructions."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(program)
         file.flush()

@@ -137,7 +137,7 @@ class TestForms:
         assert plain.descriptor == squared.descriptor
 
     def test_without_comments(self, load: Callable[..., Potential], tmp_path: Path) -> None:
-        """As aladynpi has its PINN.dat; text after the numbers is a comment."""
+        """Aladynpi has its PINN.dat like this; text after the numbers is a comment."""
         found = load(HEADER.replace(" 3 2 2 8", " 3 2 2 8 - layers") + VALUES, "PINN.dat")
         assert found.form == "plain"
         assert_same(found, load(COMMENTS + HEADER + VALUES))

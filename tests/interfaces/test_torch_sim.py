@@ -96,7 +96,7 @@ class TestValues:
             assert_is(model(state), expected, [frame.n_atoms for frame in frames], SHIFT)
 
     def test_cells_that_change_in_place(self, silicon: Potential, frames: list[Frame]) -> None:
-        """As barostats change them; the state's cells are columns, in memory perhaps the very rows that we need."""
+        """Barostats change them so; the state's cells are columns, in memory perhaps the very rows that we need."""
         model, state = PyfitModel(silicon), state_of(frames)
         model(state)
         model(state)
@@ -221,7 +221,7 @@ class TestOutputs:
 
 class TestChangingSystems:
     def test_other_systems(self, silicon: Potential, frames: list[Frame]) -> None:
-        """As batches of torch-sim change, with one model."""
+        """Batches of torch-sim change so, with one model."""
         model = PyfitModel(silicon)
         for chosen in ([0, 1], [1, 0], [3], [0, 1], [2, 3, 4], [0, 3], [3, 0]):
             own = [frames[k] for k in chosen]
@@ -229,7 +229,7 @@ class TestChangingSystems:
             assert_is(model(state_of(own)), expected, [frame.n_atoms for frame in own], SHIFT)
 
     def test_elements_that_change_in_place(self, random_frame: MakeFrame) -> None:
-        """As swaps of a Monte Carlo do."""
+        """Swaps of a Monte Carlo change them so."""
         potential = make_potential(("C", "Si"))
         frame = random_frame(1, 6, elements=("Si", "C", "C"), length=6.5)
         model, state = PyfitModel(potential, e_shift=0.0), state_of([frame])

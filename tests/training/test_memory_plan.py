@@ -365,7 +365,7 @@ class TestDecisions:
         assert objective_options(plan) == {"stream": True, "block_atoms": plan.block_atoms, "memory": 0}
 
     def test_recordings_on_a_gpu(self, crystal: tuple[TrainingSet, Potential], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of energies, of forces, and of J^T J, for as many members as one recording has."""
+        """Energies, forces and J^T J are recorded for as many members as one recording has."""
 
         def recorded(settings: FitSettings, members: int) -> int:
             plan = plan_memory(*crystal, settings, members=members, device="cuda", memory=2**40)

@@ -1,4 +1,4 @@
-"""What a training records as CUDA graphs: the same operations each time, and the same numbers when they are played."""
+"""Operations that a training records as CUDA graphs: the same each time, with the same numbers when they are played."""
 
 from __future__ import annotations
 

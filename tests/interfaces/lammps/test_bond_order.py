@@ -148,7 +148,7 @@ def test_forces_are_differences_of_energies(
     settings: dict[str, object],
     tmp_path: Path,
 ) -> None:
-    """Of LAMMPS' own energies, of fourth order, for an atom moved in a crystal out of order."""
+    """Differences of LAMMPS' own energies, of fourth order, for an atom moved in a crystal out of order."""
     file = save(make(elements, form, **settings), tmp_path)
     atoms = crystal((1, 1, 1))
     atoms.set_chemical_symbols([elements[k % len(elements)] for k in range(len(atoms))])
