@@ -62,7 +62,7 @@ class AtomicEnergies:
     penalty: Tensor | None = None  # (K,), in the squared loss; its derivatives are in those of `pull`
     slopes: Tensor | None = None  # (K, n, n_out), derivatives of energies by outputs; None: they are the outputs
     parameters: Tensor | None = None  # (K, n, N), local ones
-    sums: Tensor | None = None  # (K, S, N) of the local parameters, where the penalty needs their means
+    sums: Tensor | None = None  # (K, S N) of the local parameters, where the penalty needs their means
 
 
 def straight(outputs: Tensor) -> AtomicEnergies:

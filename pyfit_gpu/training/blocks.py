@@ -46,7 +46,7 @@ class BlockValue:
     # (A,) each, sums of label weight times squared error, see `LossTerm`, and the penalty on local parameters
     squares: Mapping[str, Tensor]
     gradient: Tensor | None  # (A, n_parameters), gradient of e^2 + force_weight f^2 + ..
-    sums: Tensor | None = None  # (A, S, N) of local parameters, where their means are wanted
+    sums: Tensor | None = None  # (A, S N) of local parameters, where their means are wanted
 
     @classmethod
     def sum(cls, values: Sequence[BlockValue]) -> BlockValue:
@@ -74,14 +74,15 @@ class BlockValue:
 
     def named(self) -> dict[str, Tensor]:
         """Everything by name, for `Columns`."""
-        gradient = {} if self.gradient is None else {"gradient": self.gradient}
-        return {"energies": self.energies, **self.squares, **gradient}
+        others = {"gradient": self.gradient, "sums": self.sums}
+        known = {name: value for name, value in others.items() if value is not None}
+        return {"energies": self.energies, **self.squares, **known}
 
     @classmethod
     def from_named(cls, values: Mapping[str, Tensor]) -> BlockValue:
         """Build a value from the result of `named`."""
-        squares = {name: value for name, value in values.items() if name not in ("energies", "gradient")}
-        return cls(values["energies"], squares, values.get("gradient"))
+        squares = {name: value for name, value in values.items() if name not in ("energies", "gradient", "sums")}
+        return cls(values["energies"], squares, values.get("gradient"), values.get("sums"))
 
 
 class Block:

@@ -24,7 +24,8 @@ from pyfit_gpu.training.columns import Columns
 
 Distribute = Literal["data", "members"]
 _STOP, _BUILD, _VALUES, _MATRIX = range(4)
-_HEADER = 6  # whole numbers
+_Widths = dict[str, int | None]  # see `Columns`
+_HEADER = 7  # whole numbers
 _PATIENCE = datetime.timedelta(days=30)  # the first process may write files, or wait for a disk, as long as it likes
 
 
@@ -64,11 +65,18 @@ class SharedObjective(Protocol):
 
     bounds: list[tuple[int, int]]  # first and one past the last structure of each lane
     squares: list[str]  # names of `BlockValue.squares`
+    n_sums: int  # of local parameters of each member that an evaluation needs first; 0: none
     target: Tensor  # (B,), on the device of the set
     dtype: torch.dtype  # dtype in which lanes are computed
 
     def lane_values(
-        self, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
+        self,
+        points: Tensor,
+        template: ElementNetworks,
+        factor: Tensor | None,
+        sums: Tensor | None,
+        *,
+        gradient: bool,
     ) -> list[BlockValue]:
         """Evaluate all members, lane by lane, on the lanes that this process owns."""
 
@@ -147,19 +155,22 @@ class ProcessGroup:
         points: Tensor,
         template: ElementNetworks,
         factor: Tensor | None,
+        sums: Tensor | None,
         *,
         gradient: bool,
     ) -> BlockValue:
         """Sum of the `lane_values` of all processes."""
         number = self.objectives.index(objective)
         self._busy = True
-        self._announce(_VALUES, number, len(points), points.shape[1], int(factor is not None), int(gradient))
-        points = points.detach().double().to(self.device).contiguous()
-        _broadcast(points)
-        if factor is not None:
-            _broadcast(factor.double().to(self.device).contiguous())
-        own = self._own_values(objective, points, template, factor, gradient=gradient)
-        found = [own, *(self._receive(objective, rank, points, gradient=gradient) for rank in range(1, self.size))]
+        known = [int(value is not None) for value in (factor, sums)]
+        self._announce(_VALUES, number, *points.shape, *known, int(gradient))
+        points = self._cast(points)
+        for values in (factor, sums):
+            if values is not None:
+                self._cast(values)
+        own = self._own_values(objective, points, template, factor, sums, gradient=gradient)
+        widths = _widths(objective, points.shape[1] if gradient else 0, has_sums=sums is not None)
+        found = [own, *(self._receive(objective, rank, len(points), widths) for rank in range(1, self.size))]
         self._busy = False
         if self.distribute == "data":
             return BlockValue.sum([lane for lanes in found for lane in lanes])
@@ -171,10 +182,9 @@ class ProcessGroup:
         """Yield the `lane_matrices` of all lanes in order, each process having computed some."""
         self._busy = True
         self._announce(_MATRIX, self.objectives.index(objective), point.shape[1], int(factor is not None))
-        point = point.detach().double().to(self.device).contiguous()
-        _broadcast(point)
+        point = self._cast(point)
         if factor is not None:
-            _broadcast(factor.double().to(self.device).contiguous())
+            self._cast(factor)
         device, n_lanes = objective.target.device, len(objective.bounds)
         yield from objective.lane_matrices(point.to(device), template, factor, self._own_lanes(n_lanes))
         for rank in range(1, self.size):
@@ -194,18 +204,22 @@ class ProcessGroup:
         header[: len(numbers)] = torch.tensor(numbers)
         _broadcast(header)
 
-    def _receive(self, objective: SharedObjective, rank: int, points: Tensor, *, gradient: bool) -> list[BlockValue]:
-        n_parameters = points.shape[1] if gradient else 0
+    def _cast(self, values: Tensor) -> Tensor:
+        """Send numbers to all others; returns them as they are sent."""
+        sent = values.detach().double().to(self.device).contiguous()
+        _broadcast(sent)
+        return sent
+
+    def _receive(self, objective: SharedObjective, rank: int, members: int, widths: _Widths) -> list[BlockValue]:
         if self.distribute == "data":
-            members = len(points)
             counts = [end - first for first, end in objective.bounds[self._own(len(objective.bounds), rank)]]
         else:
-            own = self._own(len(points), rank)
+            own = self._own(members, rank)
             members = own.stop - own.start
             counts = [len(objective.target)] if members else []
         found = []
         for n_structures in counts:
-            columns = _columns(objective, n_structures, n_parameters)
+            columns = Columns({"energies": n_structures, **widths})
             packed = torch.empty(members, columns.width, dtype=objective.dtype, device=self.device)
             _receive_from(packed, rank)
             found.append(BlockValue.from_named(columns.unpack(packed.to(objective.target.device))))
@@ -219,18 +233,19 @@ class ProcessGroup:
         points: Tensor,
         template: ElementNetworks,
         factor: Tensor | None,
+        sums: Tensor | None,
         *,
         gradient: bool,
     ) -> list[BlockValue]:
         """Values of this process: of its own lanes, one by one, or of all lanes together for its own members."""
         points = points.to(objective.target.device)
         if self.distribute == "data":
-            return objective.lane_values(points, template, factor, gradient=gradient)
+            return objective.lane_values(points, template, factor, sums, gradient=gradient)
         own = self._own(len(points), self.rank)
         if own.start == own.stop:
             return []
-        part = None if factor is None else factor[own]
-        return [BlockValue.sum(objective.lane_values(points[own], template, part, gradient=gradient))]
+        parts = [None if values is None else values[own] for values in (factor, sums)]
+        return [BlockValue.sum(objective.lane_values(points[own], template, *parts, gradient=gradient))]
 
     # In the other processes
 
@@ -264,38 +279,46 @@ class ProcessGroup:
         members: int,
         n_parameters: int,
         scaled: int,
+        summed: int,
         gradient: int,
     ) -> None:
-        points, factor = self._receive_points(objective, members, n_parameters, scaled)
-        for value in self._own_values(objective, points, template, factor, gradient=bool(gradient)):
-            columns = _columns(objective, value.energies.shape[1], n_parameters if gradient else 0)
+        points = self._receive_cast(members, n_parameters)
+        factor = self._receive_cast(members, len(objective.target)).to(objective.target) if scaled else None
+        sums = self._receive_cast(members, objective.n_sums).to(objective.target) if summed else None
+        widths = _widths(objective, n_parameters if gradient else 0, has_sums=bool(summed))
+        for value in self._own_values(objective, points, template, factor, sums, gradient=bool(gradient)):
+            columns = Columns({"energies": value.energies.shape[1], **widths})
             _send(columns.pack(value.named()).to(self.device).contiguous())
 
-    def _receive_points(
-        self, objective: SharedObjective, members: int, n_parameters: int, scaled: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Receive parameters (members, P), and the factor (members, B) of the whole set if there is one."""
-        points = torch.empty(members, n_parameters, dtype=torch.float64, device=self.device)
-        _broadcast(points)
-        if not scaled:
-            return points, None
-        factor = torch.empty(members, len(objective.target), dtype=torch.float64, device=self.device)
-        _broadcast(factor)
-        return points, factor.to(objective.target.device)
+    def _receive_cast(self, members: int, count: int) -> Tensor:
+        """Receive numbers (members, count) of the whole set that the first process sends to all others."""
+        values = torch.empty(members, count, dtype=torch.float64, device=self.device)
+        _broadcast(values)
+        return values
 
     def _answer_matrices(
         self, objective: SharedObjective, template: ElementNetworks, n_parameters: int, scaled: int
     ) -> None:
-        point, factor = self._receive_points(objective, 1, n_parameters, scaled)
+        point = self._receive_cast(1, n_parameters)
+        factor = self._receive_cast(1, len(objective.target)).to(objective.target) if scaled else None
         own = self._own_lanes(len(objective.bounds))
         for matrix in objective.lane_matrices(point.to(objective.target.device), template, factor, own):
             _send(matrix.to(self.device))
 
 
-def _columns(objective: SharedObjective, n_structures: int, n_parameters: int) -> Columns:
-    """Columns in which a `BlockValue` is sent; with 0 parameters those of one without a gradient."""
-    widths: dict[str, int | None] = {"energies": n_structures, **dict.fromkeys(objective.squares)}
-    return Columns({**widths, "gradient": n_parameters} if n_parameters else widths)
+def _widths(objective: SharedObjective, n_parameters: int, *, has_sums: bool) -> _Widths:
+    """Columns in which a `BlockValue` is sent, beside those of its energies.
+
+    Args:
+        n_parameters: 0: it has no gradient.
+        has_sums: whether the sums of the local parameters are known, so that they are not sent.
+    """
+    widths: _Widths = dict.fromkeys(objective.squares)
+    if n_parameters:
+        widths["gradient"] = n_parameters
+    if objective.n_sums and not has_sums:
+        widths["sums"] = objective.n_sums
+    return widths
 
 
 _PARTS = ("training", "validation", "test")

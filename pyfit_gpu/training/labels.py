@@ -26,7 +26,7 @@ class Predicted:
     by_name: dict[str, Tensor]  # those of the map's structures and atoms, by `LossTerm.prediction`
     penalty: Tensor | None = None  # (A,) on local parameters, in the squared loss
     parameters: Tensor | None = None  # (A, n_atoms, N), local ones
-    sums: Tensor | None = None  # (A, S, N) of local parameters, where their means are wanted
+    sums: Tensor | None = None  # (A, S N) of local parameters, where their means are wanted
 
 
 class Labels:

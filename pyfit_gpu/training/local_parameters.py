@@ -19,6 +19,7 @@ from pyfit_gpu.training.local_penalty import is_barred
 from pyfit_gpu.training.objective import Objective
 
 SAMPLE_ATOMS = 4_000
+_LARGEST_SCALE = 10.0  # of an output, beside its number in the baseline
 
 
 def require_sense(objective: Objective, points: Tensor, template: ElementNetworks, groups: tuple[str, ...]) -> None:
@@ -88,7 +89,8 @@ def output_scales(potential: Potential, train: TrainingSet) -> Tensor:
     """(S, N) float64 on the host: scales of outputs, by which a unit of each changes energies of atoms alike.
 
     They are 1 over the root mean squares of dE/dp over the atoms of each element in a sample, at the baseline; 1 where
-    that is 0 or not a number.
+    that is 0 or not a number. None is more than ten times the number of the baseline, or ten: with a number on which
+    hardly any energy depends, random outputs would otherwise make no sense.
     """
     how = Informed.of(potential, torch.empty(0, dtype=torch.float64))
     assert how is not None
@@ -103,7 +105,8 @@ def output_scales(potential: Potential, train: TrainingSet) -> Tensor:
         ])  # fmt: skip
     counts = torch.bincount(sample.species, minlength=len(squares)).clamp(min=1)
     found = (squares / counts[:, None]).rsqrt()
-    return torch.where(found.isfinite(), found, 1.0)
+    most = _LARGEST_SCALE * how.model.baseline.abs().clamp(min=1.0)
+    return torch.where(found.isfinite(), found.minimum(most), 1.0)
 
 
 def sample_of(train: TrainingSet) -> TrainingSet:

@@ -38,6 +38,12 @@ class LocalPenalty:
         return self.spread > 0
 
     @property
+    def n_sums(self) -> int:
+        """How many numbers `sums` gives for each member."""
+        n_elements = len(self.counts)
+        return n_elements * n_bond_order_parameters(n_elements)
+
+    @property
     def slope_of_residual(self) -> float:
         """Derivative by a negative parameter of the residual whose square is its penalty."""
         return float(2 * (self.negative / int(self.counts.sum())) ** 0.5)
@@ -47,13 +53,13 @@ class LocalPenalty:
         return is_barred(self.form, len(self.counts)).to(self.counts.device)
 
     def sums(self, parameters: Tensor, species: Tensor) -> Tensor:
-        """(K, S, N): sums of the parameters (K, n, N) over the atoms of each element."""
+        """(K, S N): sums of the parameters (K, n, N) over the atoms of each element."""
         own = [torch.where((species == element)[:, None], parameters, 0.0) for element in range(len(self.counts))]
-        return torch.stack([part.sum(dim=1) for part in own], dim=1)
+        return torch.cat([part.sum(dim=1) for part in own], dim=1)
 
     def means(self, sums: Tensor) -> Tensor:
         """(K, S, N) from the sums over all atoms."""
-        return sums / self.counts.clamp(min=1)[:, None]
+        return sums.unflatten(1, (len(self.counts), -1)) / self.counts.clamp(min=1)[:, None]
 
     def value(self, parameters: Tensor, species: Tensor, means: Tensor | None) -> Tensor:
         """(K,): part of the atoms in the squared loss, differentiable; arguments as for `added`."""

@@ -49,7 +49,14 @@ class Processes(Protocol):
         """Lanes that this process computes, in order."""
 
     def values(
-        self, objective: Objective, points: Tensor, template: ElementNetworks, factor: Tensor | None, *, gradient: bool
+        self,
+        objective: Objective,
+        points: Tensor,
+        template: ElementNetworks,
+        factor: Tensor | None,
+        sums: Tensor | None,
+        *,
+        gradient: bool,
     ) -> BlockValue:
         """Sum of the `Objective.lane_values` of all processes."""
 
@@ -148,8 +155,7 @@ class Objective:
         self.informed = Informed.of(potential, training_set.features, self._penalty, conditioning)
         if self._penalty is not None:
             self.squares = [*self.squares, PENALTY]
-            if processes is not None and self._penalty.needs_means:
-                raise InputError("spread_penalty: expected 0 where several processes share the work")
+        self.n_sums = self._penalty.n_sums if self._penalty is not None and self._penalty.needs_means else 0
         self.kept_bytes = 0  # bytes of derivatives that are kept
         self.lanes: list[_Lane] = []
         for first, end in self.bounds if processes is None else processes.share_of(self.bounds):
@@ -181,14 +187,13 @@ class Objective:
 
     def evaluate(self, points: Tensor, template: ElementNetworks, *, gradient: bool = True) -> Evaluation:
         """Evaluate the loss of networks with the layers of `template` at parameters `points` (A, n_parameters)."""
-        factor = means = None
-        if (self.groups.has_targets and gradient) or (self._penalty is not None and self._penalty.needs_means):
+        factor = sums = None
+        if (self.groups.has_targets and gradient) or self.n_sums:
             before = self._values(points, template, None, gradient=False)
             if self.groups.has_targets and gradient:
                 factor = self.groups.factor(self._counted_squares(before.energies))
-            if self._penalty is not None and before.sums is not None:
-                means = self._penalty.means(before.sums)
-        value = self._values(points, template, factor, means, gradient=gradient)
+            sums = before.sums
+        value = self._values(points, template, factor, sums, gradient=gradient)
         energies = value.energies.double()
         square = energy_square = ordered_sum(self._squared_errors(energies) * self.label_weights["energy"])
         if self.groups.has_targets:
@@ -284,20 +289,20 @@ class Objective:
         points: Tensor,
         template: ElementNetworks,
         factor: Tensor | None,
-        means: Tensor | None = None,
+        sums: Tensor | None = None,
         *,
         gradient: bool,
     ) -> BlockValue:
         if self.processes is None:
-            return BlockValue.sum(self.lane_values(points, template, factor, means, gradient=gradient))
-        return self.processes.values(self, points, template, factor, gradient=gradient)
+            return BlockValue.sum(self.lane_values(points, template, factor, sums, gradient=gradient))
+        return self.processes.values(self, points, template, factor, sums, gradient=gradient)
 
     def lane_values(
         self,
         points: Tensor,
         template: ElementNetworks,
         factor: Tensor | None,
-        means: Tensor | None = None,
+        sums: Tensor | None = None,
         *,
         gradient: bool,
     ) -> list[BlockValue]:
@@ -307,9 +312,10 @@ class Objective:
 
         Args:
             factor: (A, B) for the whole set, see `Block.value`.
-            means: (A, S, N), likewise.
+            sums: (A, n_sums) of the local parameters over the whole set; None: not known or not needed.
         """
         points = points.detach().to(self.dtype)
+        means = None if sums is None or self._penalty is None else self._penalty.means(sums.double())
         n_members = len(points)
         at_once = [slice(0, n_members)] if self.on_gpu else [slice(k, k + 1) for k in range(n_members)]
         # A block that is streamed is opened for all members; otherwise each has a task of its own.

@@ -13,12 +13,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from sample_sets import make_potential
+from bond_order_samples import make_bond_order
+from sample_sets import make_potential, make_settings
 from torch import Tensor
 
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -27,7 +29,6 @@ from pyfit_gpu.training.distributed import Distribute, ProcessGroup, require_eno
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
-from pyfit_gpu.training.settings import FitSettings
 
 MakeFrames = Callable[..., list[Frame]]
 CPU = torch.device("cpu")
@@ -76,9 +77,13 @@ class Wire:
 
 @pytest.fixture
 def training_set(mixed_frames: MakeFrames) -> TrainingSet:
-    """Several lanes; structures with and without forces and stress."""
-    frames = [frame for seed in range(3) for frame in mixed_frames(("Si", "C"), seed)]
-    return build_training_set(Structures.from_frames(frames), make_potential(("Si", "C")))
+    return several_lanes(mixed_frames, make_potential(("Si", "C")))
+
+
+def several_lanes(mixed_frames: MakeFrames, potential: Potential, n: int = 3) -> TrainingSet:
+    """Structures with and without forces and stress, enough for several lanes."""
+    frames = [frame for seed in range(n) for frame in mixed_frames(("Si", "C"), seed)]
+    return build_training_set(Structures.from_frames(frames), potential)
 
 
 def shared(
@@ -146,21 +151,43 @@ def test_the_same_bits_as_alone(
 GAUSS_NEWTON: dict[str, Any] = {"optimizer": GaussNewtonSettings(), "l2_form": "squared", "l2": "auto", "steps": 6}
 
 
-@pytest.mark.parametrize("own", [{}, GAUSS_NEWTON], ids=["lbfgs", "gauss-newton"])
+def straight() -> Potential:
+    return make_potential(("Si", "C"))
+
+
+def informed() -> Potential:
+    return make_bond_order(("Si", "C"), "plain", max_random=0.1)
+
+
+def bare() -> Potential:
+    return make_bond_order(("Si", "C"), bare=True)
+
+
+SHORT = {"steps": 1, "max_iterations": 2}
+ENERGIES_BY_GAUSS_NEWTON = {**GAUSS_NEWTON, "force_weight": 0.0, "steps": 2, "l2": 1e-8}
+KINDS: dict[str, tuple[Callable[[], Potential], dict[str, Any]]] = {
+    "lbfgs": (straight, {}),
+    "gauss-newton": (straight, GAUSS_NEWTON),
+    "informed, forces": (informed, {**SHORT, "spread_penalty": 0.02, "size_penalty": 0.01}),
+    "informed, energies": (informed, {**SHORT, "force_weight": 0.0, "spread_penalty": 0.02}),
+    "informed, gauss-newton": (informed, ENERGIES_BY_GAUSS_NEWTON),
+    "bare": (bare, {**SHORT, "force_weight": 0.0, "spread_penalty": 0.02}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("distribute", get_args(Distribute))
 @pytest.mark.parametrize("size", [2, 3])
 def test_conditioned_inputs(
-    size: int,
-    distribute: Distribute,
-    own: dict[str, Any],
-    training_set: TrainingSet,
-    monkeypatch: pytest.MonkeyPatch,
+    size: int, distribute: Distribute, kind: str, mixed_frames: MakeFrames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Statistics come from the first process: the others know neither the setting nor the state that goes on."""
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
+    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (6, 6))
+    make_start, own = KINDS[kind]
+    start = make_start()
+    training_set = several_lanes(mixed_frames, start, n=1 if start.is_physically_informed else 3)
     targets = dict.fromkeys(training_set.groups[:1], 0.05)
-    settings = FitSettings(**{"steps": 2, "force_weight": 0.3, "seed": 2, "group_targets": targets, **own})
-    start = make_potential(("Si", "C"))
+    settings = make_settings(**{"steps": 2, "force_weight": 0.3, "seed": 2, "group_targets": targets, **own})
     expected = fit(start, training_set, training_set, members=3, settings=settings)
     wire = Wire(size)
     monkeypatch.setattr(distributed, "dist", wire)
@@ -172,8 +199,9 @@ def test_conditioned_inputs(
     def follow(rank: int) -> None:
         parts = {"training": training_set, "validation": training_set}
         processes = group(rank)
-        builder = ObjectiveBuilder(parts, replace(settings, conditioning="none"), processes=processes)
-        processes.work(make_potential(("Si", "C")).networks, builder.make)
+        unconditioned = replace(settings, conditioning="none")
+        builder = ObjectiveBuilder(parts, unconditioned, processes=processes, potential=make_start())
+        processes.work(make_start().networks, builder.make)
 
     with ThreadPoolExecutor(size) as pool:
         others = [pool.submit(follow, rank) for rank in range(1, size)]
