@@ -163,6 +163,74 @@ def test_terminated_and_resumed_by_another_number(
     assert_same_files(found, snapshot())
 
 
+INFORMED = ("train", "si.h5", "--potential", "start.pinn", "--out", "out.pinn", "--steps", "2", "--device", "cpu",
+            "--members", "2", "--stress-weight", "0", "--backup-interval", "2", "--checkpoint-interval", "0")  # fmt: skip
+SPREAD = ("--max-iterations", "2", "--spread-penalty", "0.02")
+LANES = 64  # atoms at least: then a small set has several
+
+
+@pytest.fixture(scope="module")
+def informed_inputs(tmp_path_factory: pytest.TempPathFactory, example_data: Path) -> Path:
+    folder = tmp_path_factory.mktemp("informed")
+    ase.io.write(folder / "si.extxyz", ase.io.read(example_data / "si_dft.extxyz", "::4"))
+    done("new", "--elements", "Si", "--cutoff", "3.6", "--hidden", "4", "--n-centers", "4", "--pinn", "--out",
+         folder / "start.pinn", "--quiet")  # fmt: skip
+    done("prepare", folder / "si.extxyz", "--potential", folder / "start.pinn", "--out", folder / "si.h5", "--e-shift",
+         "102.457", "--quiet")  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "deal", "own"),
+    [
+        (2, "data", ("--force-weight", "0.1", *SPREAD)),
+        pytest.param(3, "data", ("--force-weight", "0", "--baseline", "fit", *SPREAD), marks=pytest.mark.slow),
+        pytest.param(3, "data", ("--force-weight", "0.1", *SPREAD), marks=pytest.mark.slow),
+        pytest.param(2, "members", ("--force-weight", "0", "--baseline", "fit", *SPREAD), marks=pytest.mark.slow),
+        pytest.param(
+            3, "data", ("--force-weight", "0", "--optimizer", "gauss-newton", "--l2", "auto"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["forces", "baseline and energies", "forces by three", "members", "gauss-newton"],
+)
+def test_physically_informed_networks(
+    n_processes: int,
+    deal: str,
+    own: tuple[str, ...],
+    informed_inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (LANES, LANES))
+    words = (*INFORMED, *own, "--baseline-starts", "2") if "fit" in own else (*INFORMED, *own)
+    files = []
+    for name in ("one", "several"):
+        (tmp_path / name).mkdir()
+        for file in ("si.h5", "start.pinn"):
+            os.link(informed_inputs / file, tmp_path / name / file)
+        monkeypatch.chdir(tmp_path / name)
+        if name == "one":
+            done(*words)
+        else:
+            result = torchrun(n_processes, *words, "--distribute", deal, environment=_with_lanes(tmp_path))
+            assert result.status == 0, result.said
+            assert f"{n_processes} processes share the work ({deal})" in result.out
+        files.append(snapshot())
+    assert_same_files(*files)
+
+
+def _with_lanes(folder: Path) -> dict[str, str]:
+    """An environment in which sets of this size are shared."""
+    path = folder / "path"
+    path.mkdir()
+    line = f"    objective.LANE_ATOMS = ({LANES}, {LANES})\n"
+    (path / "sitecustomize.py").write_text(
+        f"import os\nif 'RANK' in os.environ:\n    import pyfit_gpu.training.objective as objective\n{line}"
+    )
+    joined = f"{path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    return {**ENVIRONMENT, "PYTHONPATH": joined, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # what is refused: one message, every process ends
 
