@@ -9,6 +9,7 @@ Gauss-Newton fits: some of the numbers compensate one another, along which LBFGS
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +26,11 @@ from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.training.fit import fit
+from pyfit_gpu.training.history import History, Observers
 from pyfit_gpu.training.local_parameters import sample_of
 from pyfit_gpu.training.loop import TrainingFailure
 from pyfit_gpu.training.loss import weighted_terms
+from pyfit_gpu.training.memory_plan import MemoryPlan
 from pyfit_gpu.training.settings import FitSettings
 
 _STEPS = 30
@@ -43,6 +46,8 @@ def fit_baseline(
     *,
     starts: int = 5,
     should_stop: Callable[[], bool] = lambda: False,
+    watched: Callable[[str, int], AbstractContextManager[Observers]] = lambda stage, steps: nullcontext(()),
+    plan: MemoryPlan | None = None,
 ) -> Potential:
     """Fit the baseline; the potential returned has it, and the given one's networks.
 
@@ -52,6 +57,8 @@ def fit_baseline(
         settings: of which `huber`, targets, penalties on local parameters and the seed count.
         starts: how many.
         should_stop: asked after every step.
+        watched: gives the observers of a stage of so many steps, for as long as it takes.
+        plan: what of the whole set is kept in memory, see `fit`.
 
     Raises:
         InputError: a straight network, no start, or a start that is none.
@@ -70,30 +77,40 @@ def fit_baseline(
     )  # fmt: skip
     bare = _bare(potential, train, _starts(potential, starts, settings.seed))
     sample = sample_of(train)
-    log.info("baseline: %d starts compete, up to %d steps on %d structures", starts, _STEPS, len(sample))
+
+    def fitted_to(own: Potential, part: TrainingSet, stage: str, steps: int, plan: MemoryPlan | None) -> History:
+        log.info("baseline: %s, up to %d steps on %d structures", stage, steps, len(part))
+        own_settings = replace(kept, steps=steps)
+        with watched(stage, steps) as observers:
+            return fit(own, part, settings=own_settings, observers=observers, should_stop=should_stop, plan=plan)
+
     try:
-        history = fit(bare, sample, settings=kept, should_stop=should_stop)
-        losses = [1e3 * member.score for member in history.members]
-        log.info(
-            "baseline: losses of %d starts on %d structures: %s meV/atom",
-            starts, len(sample), " ".join(f"{loss:.4g}" for loss in losses),
-        )  # fmt: skip
-        best = bare.member(history.ranking[0])
-        history = fit(best, train, settings=replace(kept, steps=_LAST_STEPS), should_stop=should_stop)
+        first = fitted_to(bare, sample, f"{starts} starts compete", _STEPS, None)
+        losses = " ".join(f"{1e3 * member.score:.4g}" for member in first.members)
+        log.info("baseline: losses of %d starts on %d structures: %s meV/atom", starts, len(sample), losses)
+        best = bare.member(first.ranking[0])
+        last = fitted_to(best, train, "the best goes on", _LAST_STEPS, plan)
     except TrainingFailure as error:
         raise Failure(f"baseline: {error}") from error
+    if first.interrupted or last.interrupted:
+        done = (first.best.step, last.best.step)
+        log.warning("baseline: stopped before its end, after %d and %d steps: it is kept as it is", *done)
     found = potential.baseline + best.networks.biases[0][0].double().cpu()
-    log.info("baseline: loss %.4g meV/atom", 1e3 * history.loss[-1])
-    names = parameter_names(potential.descriptor.n_elements)
-    for symbol, row in zip(potential.descriptor.elements, found.tolist(), strict=True):
-        shown = " ".join(f"{value:.4g}" for value in row)
-        log.info("baseline of %s (%s): %s", symbol, " ".join(names), shown)
+    _log_numbers(potential, found, last.loss[-1])
     fitted = replace(potential, use_baseline=True, bond_order_parameters=tuple(found.flatten().tolist()))
     if not potential.is_bare:
         return fitted
     return replace(
         fitted, networks=replace(potential.networks, biases=(torch.zeros_like(potential.networks.biases[0]),))
     )
+
+
+def _log_numbers(potential: Potential, found: Tensor, loss: float) -> None:
+    log.info("baseline: loss %.4g meV/atom", 1e3 * loss)
+    names = parameter_names(potential.descriptor.n_elements)
+    for symbol, row in zip(potential.descriptor.elements, found.tolist(), strict=True):
+        shown = " ".join(f"{value:.4g}" for value in row)
+        log.info("baseline of %s (%s): %s", symbol, " ".join(names), shown)
 
 
 def _starts(potential: Potential, count: int, seed: int | None) -> Tensor:

@@ -6,6 +6,7 @@ import signal
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.outcome import guarded
+from pyfit_gpu.commands.train.baseline_first import with_baseline
 from pyfit_gpu.commands.train.job import parts_of
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
@@ -39,7 +40,7 @@ def train(
     job = Job(training_set, start, outputs, settings, setup, split or SplitOptions(), weights or WeightOptions(),
                run or RunOptions())  # fmt: skip
     if world_size() == 1:
-        return job.prepared().run(None)
+        return with_baseline(job.prepared()).run(None)
     processes = ProcessGroup.join(setup.device, job.how.distribute)
     try:
         # A follower says what is wrong before it leaves: then the others end, and the launcher ends what is left.
@@ -52,6 +53,7 @@ def _lead(job: Job, processes: ProcessGroup) -> int:
     try:
         ready = job.prepared()
         require_enough_members(processes.distribute, processes.size, ready.potential.networks.n_members)
+        ready = with_baseline(ready)
     except BaseException:
         processes.hand_out(None)
         raise

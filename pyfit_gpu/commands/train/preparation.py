@@ -32,9 +32,9 @@ from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.log import log
 from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.fit import require_trainable
+from pyfit_gpu.training.loss import require_labels
 from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.settings import FitSettings
 
@@ -123,34 +123,15 @@ class Job:
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
         require_trainable(potential, settings)
+        require_labels(weighted.select(split.train), settings.loss_weights)
         if earlier is not None:
             together.require_same(earlier.data)
         resumption = self._resumption(settings, data, {**drawn, **together.digests()}, earlier)
         if resumption.run is not None:
             potential = resumption.run.potential
-        elif self.start.baseline == "fit":
-            train = weighted.select(split.train).to(self.setup.device, self.setup.dtype)
-            potential, settings = self._with_baseline(potential, train, settings)
         potential = replace(potential, untrained=untrained)
         plan = self._plan_memory(potential, whole, settings)
         return Ready(job, potential, weighted, split, settings, resumption, plan, random_starts=all(at_random))
-
-    def _with_baseline(
-        self, potential: Potential, train: TrainingSet, settings: FitSettings
-    ) -> tuple[Potential, FitSettings]:
-        """Fit the baseline, in about half of the time there is at most; the settings returned have the rest of it."""
-        started = time.monotonic()
-        stop_file = self.how.stop_file
-
-        def should_stop() -> bool:
-            is_late = 0 < settings.max_time < 2 * (time.monotonic() - started)
-            return is_late or bool(stop_file and os.path.exists(stop_file))
-
-        potential = fit_baseline(potential, train, settings, starts=self.start.baseline_starts, should_stop=should_stop)
-        if settings.max_time:
-            left = settings.max_time - (time.monotonic() - started)
-            settings = replace(settings, max_time=max(left, 1e-6))
-        return potential, settings
 
     def _plan_memory(self, potential: Potential, whole: TrainingSet, settings: FitSettings) -> MemoryPlan:
         """Plan the memory of one process."""

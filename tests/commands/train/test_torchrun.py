@@ -164,7 +164,8 @@ def test_terminated_and_resumed_by_another_number(
 
 
 INFORMED = ("train", "si.h5", "--potential", "start.pinn", "--out", "out.pinn", "--steps", "2", "--device", "cpu",
-            "--members", "2", "--stress-weight", "0", "--backup-interval", "2", "--checkpoint-interval", "0")  # fmt: skip
+            "--members", "2", "--stress-weight", "0", "--backup-interval", "2",
+            "--checkpoint-interval", "0")  # fmt: skip
 SPREAD = ("--max-iterations", "2", "--spread-penalty", "0.02")
 LANES = 64  # atoms at least: then a small set has several
 
