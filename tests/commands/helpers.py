@@ -134,6 +134,19 @@ def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(OWN / "nn_mode1.nn.dat", "si.nn.dat")
 
 
+INFORMED = ("--elements", "Si", "--cutoff", "3.6", "--hidden", "4", "--n-centers", "4", "--quiet")
+
+
+def set_up_informed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with ten small structures in two groups and their set, and drafts of an informed network."""
+    monkeypatch.chdir(folder)
+    small = [block for block in poscar_blocks() if int(block[5]) <= 6]
+    write_poscar("si.poscar.dat", small[:10], ["one", "two"])
+    for name in ("start.pinn", "start.nn.dat"):
+        done("new", *INFORMED, "--pinn", "--out", name)
+    done("prepare", "si.poscar.dat", "--potential", "start.pinn", "--out", "si.h5", "--e-shift", "102", "--quiet")
+
+
 def with_header(target: str, changes: dict[int, str], source: str = "si.nn.dat") -> str:
     """A copy of a potential with some of its lines, counted from 1, replaced."""
     lines = Path(source).read_text().splitlines()

@@ -5,22 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands.helpers import call, done, log_rows, poscar_blocks, refused, weights, write_poscar
+from commands.helpers import INFORMED, call, done, log_rows, refused, set_up_informed, weights
 
 import pyfit_gpu as pf
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten small structures in two groups, drafts of an informed network in both forms and of a straight one."""
-    monkeypatch.chdir(tmp_path)
-    small = [block for block in poscar_blocks() if int(block[5]) <= 6]
-    write_poscar("si.poscar.dat", small[:10], ["one", "two"])
-    more = ("--elements", "Si", "--cutoff", "3.6", "--hidden", "4", "--n-centers", "4", "--quiet")
-    for name in ("start.pinn", "start.nn.dat"):
-        done("new", *more, "--pinn", "--out", name)
-    done("new", *more, "--gi-mode", "2", "--out", "straight.nn.dat")
-    done("prepare", "si.poscar.dat", "--potential", "start.pinn", "--out", "si.h5", "--e-shift", "102", "--quiet")
+    """A set, drafts of an informed network in both forms and of a straight one."""
+    set_up_informed(tmp_path, monkeypatch)
+    done("new", *INFORMED, "--gi-mode", "2", "--out", "straight.nn.dat")
 
 
 def train(*words: object, out: str = "out.pinn", start: str = "start.pinn") -> str:
