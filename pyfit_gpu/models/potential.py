@@ -145,7 +145,8 @@ def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = 
     """Join potentials that differ only in their networks' parameters into one, with all members in the given order.
 
     The result has tensors of its own. Masses and `max_random`, which decide no result, are those of the first; an
-    element is untrained if it is in one of them.
+    element is untrained if it is in one of them. Where baselines of physically informed networks differ, that of the
+    first counts, and the last biases of the others take up the difference.
 
     Args:
         names: of the potentials, for errors.
@@ -156,13 +157,14 @@ def join_members(potentials: Sequence[Potential], names: Sequence[str] | None = 
     if not potentials:
         raise InputError("members: expected at least one potential, got none")
     names = [f"potential {number}" for number in range(1, len(potentials) + 1)] if names is None else names
-    if len({_baseline(potential) for potential in potentials}) > 1:
-        potentials = [_with_all_in_biases(potential) for potential in potentials]
     first = potentials[0]
     for name, other in zip(names[1:], potentials[1:], strict=True):
         difference = _difference(first, other)
         if difference:
             raise InputError(f"{name} cannot be a member beside {names[0]}: {difference}")
+    if differ_in_baseline(potentials):
+        potentials = _with_one_baseline(potentials)
+        first = potentials[0]
 
     def joined(layers: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return tuple(torch.cat(layer).detach() for layer in zip(*layers, strict=True))
@@ -198,8 +200,6 @@ def _difference(first: Potential, other: Potential) -> str:
         "dtype": (first.dtype, other.dtype),
         "device": (first.device, other.device),
     }
-    if first.is_physically_informed:
-        pairs["baseline"] = (_baseline(first), _baseline(other))
     for name, (expected, found) in pairs.items():
         if expected != found:
             return f"{name}: expected {expected}, found {found}"
@@ -209,10 +209,30 @@ def _difference(first: Potential, other: Potential) -> str:
     return ""
 
 
+def differ_in_baseline(potentials: Sequence[Potential]) -> bool:
+    """Whether these are physically informed and have not all the same baseline."""
+    return len({_baseline(one) for one in potentials if one.is_physically_informed}) > 1
+
+
+def _with_one_baseline(potentials: Sequence[Potential]) -> list[Potential]:
+    """Make the same potentials with one baseline for all: zero for bare ones, that of the first for others."""
+    first = potentials[0]
+    if first.is_bare:
+        return [_with_all_in_biases(potential) for potential in potentials]
+    return [first, *(_with_baseline_of(first, potential) for potential in potentials[1:])]
+
+
+def _with_baseline_of(first: Potential, potential: Potential) -> Potential:
+    """Move the difference of two baselines into the last biases."""
+    own, other = (one.baseline if one.use_baseline else torch.zeros_like(one.baseline) for one in (potential, first))
+    *earlier, last = potential.networks.biases
+    networks = replace(potential.networks, biases=(*earlier, last + (own - other).to(last)))
+    numbers = first.bond_order_parameters
+    return replace(potential, networks=networks, use_baseline=first.use_baseline, bond_order_parameters=numbers)
+
+
 def _with_all_in_biases(potential: Potential) -> Potential:
-    """Move a bare potential's baseline into its biases, in which members may differ; others stay as they are."""
-    if not potential.is_bare:
-        return potential
+    """Move a bare potential's baseline into its biases, in which members may differ."""
     flat = potential.networks.flat()
     if potential.use_baseline:
         flat = flat + potential.baseline.flatten().to(flat)

@@ -335,10 +335,12 @@ def doubled(one: Potential) -> Potential:
 
 
 @pytest.mark.parametrize("n_members", [2, 8])
-def test_members(random_frame: MakeFrame, n_members: int) -> None:
+@pytest.mark.parametrize("own_baselines", [False, True])
+def test_members(random_frame: MakeFrame, n_members: int, own_baselines: bool) -> None:
     """Means and spreads of members that are computed alone; derivatives by both ways of the walk."""
     members = [make_bond_order(("Si", "C"), seed=seed, max_random=0.1) for seed in range(n_members)]
-    members = [replace(one, bond_order_parameters=members[0].bond_order_parameters) for one in members]
+    if not own_baselines:
+        members = [replace(one, bond_order_parameters=members[0].bond_order_parameters) for one in members]
     frame = random_frame(5, 6, elements=("Si", "C"))
     alone = [predicted(one, frame) for one in members]
     together = predicted(join_members(members), frame)

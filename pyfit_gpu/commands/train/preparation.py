@@ -31,7 +31,7 @@ from pyfit_gpu.formats.opening import load_potentials, load_training_set
 from pyfit_gpu.formats.run_file import Run, is_run_file, load_run
 from pyfit_gpu.log import log
 from pyfit_gpu.models.networks import member_seed
-from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.potential import Potential, differ_in_baseline
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.fit import require_trainable
 from pyfit_gpu.training.loss import require_labels
@@ -239,6 +239,12 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
             raise InputError(f"members: expected {len(start.potentials)}, one of each potential, got {start.members}")
         if start.randomize:
             raise InputError("randomize: expected one potential, of which random starts are drawn, got several")
+        apart = [load_potential(one, seed=weight_seed) for one in start.potentials]
+        if differ_in_baseline(apart) and not apart[0].is_bare:
+            raise InputError(
+                "potentials: expected the same baseline in all, found several: members that train together perturb "
+                "one baseline; others train in jobs of their own"
+            )
         return load_potentials(list(start.potentials))
     (path,) = start.potentials
     numbers = range(start.first_member, start.first_member + (start.members or 1))

@@ -53,7 +53,6 @@ def describe_data(training_set: TrainingSet, potential: Potential, earlier: Run 
         "activation": potential.networks.activation,
         **_bond_order(potential),
         "members": potential.networks.n_members,
-        **({"form": potential.form} if potential.is_physically_informed else {}),
     }
 
 
@@ -155,8 +154,14 @@ def _differences(earlier: Mapping[str, Any], data: Mapping[str, Any], set_name: 
         faults.append(f"resume: {set_name} is not the set that the run was trained on: its {what}")
     for name, value in own.items():
         for part, before, found in _parts_that_differ(earlier.get(name), value):
-            faults.append(f"resume: {name}{part}: expected {before} (the run's), found {found}")
+            faults.append(f"resume: {name}{part}: expected {_brief(before)} (the run's), found {_brief(found)}")
     return faults
+
+
+def _brief(value: Any) -> str:
+    """Value for a message: numbers of a list with few digits."""
+    has_numbers = isinstance(value, list) and any(isinstance(number, float) for number in value)
+    return f"[{', '.join(f'{number:.5g}' for number in value)}]" if has_numbers else str(value)
 
 
 def _parts_that_differ(before: Any, found: Any) -> list[tuple[str, Any, Any]]:
