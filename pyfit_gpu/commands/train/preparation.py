@@ -10,6 +10,7 @@ from typing import Any
 
 from pyfit_gpu.commands.jobs import Setup
 from pyfit_gpu.commands.messages import found_faults
+from pyfit_gpu.commands.train.energy_scale import warn_of_scale
 from pyfit_gpu.commands.train.job import Resumption, run_fit
 from pyfit_gpu.commands.train.left_open import settled
 from pyfit_gpu.commands.train.options import RunOptions, SplitOptions, StartOptions, WeightOptions, with_plain_rules
@@ -123,7 +124,9 @@ class Job:
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
         require_trainable(potential, settings)
-        require_labels(weighted.select(split.train), settings.loss_weights)
+        train = weighted.select(split.train)
+        require_labels(train, settings.loss_weights)
+        warn_of_scale(potential, train)
         if earlier is not None:
             together.require_same(earlier.data)
         resumption = self._resumption(settings, data, {**drawn, **together.digests()}, earlier)

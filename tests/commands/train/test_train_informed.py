@@ -135,3 +135,15 @@ def test_what_is_refused() -> None:
     refused(
         *start, "--out", "out.pinn", "--negative-penalty", -1, match="negative_penalty: expected a number >= 0, got -1"
     )
+
+
+@pytest.mark.parametrize("method", ["0", "fit", "110"])
+def test_energies_on_another_scale_are_warned_about(method: str) -> None:
+    """Isolated atoms have no energy in a bond-order potential; of the set of the other tests nothing is said."""
+    words = ("--force-weight", 0, "--stress-weight", 0, "--steps", 0)
+    assert "those of atomisation" not in train(*words)
+    done("prepare", "si.poscar.dat", "--potential", "start.pinn", "--out", "other.h5", "--e-shift", method, "--quiet")
+    said = done("train", "other.h5", "--potential", "start.pinn", "--out", "other.pinn", *words).said
+    assert "where the elements as solids have about -4.63: expected a set with another e_shift" in said
+    straight = done("train", "other.h5", "--potential", "straight.nn.dat", "--out", "straight2.nn.dat", *words).said
+    assert "those of atomisation" not in straight
