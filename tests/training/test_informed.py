@@ -26,6 +26,7 @@ from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.local_parameters import output_scales
+from pyfit_gpu.training.memory_plan import plan_memory
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.settings import FitSettings
 
@@ -173,6 +174,23 @@ def test_bits_do_not_depend_on_what_is_kept_or_computed_beside(
         tolerance = 1e-12 if weights else 0  # derivatives of features that are kept are products of matrices
         torch.testing.assert_close(found.gradient, expected.gradient, rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(found.minimised, expected.minimised, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1], ids=["energies", "forces"])
+def test_a_fit_that_streams_is_the_same(made: Callable[..., TrainingSet], weight: float) -> None:
+    """Where there is too little memory, also while the baseline is fitted."""
+    potential = make_bond_order(form="plain", max_random=0.1)
+    training_set = made(potential, n=6)
+    settings = FitSettings(steps=2, force_weight=weight, seed=2, spread_penalty=0.01)
+    resident = plan_memory(training_set, potential, settings)
+    assert resident.kept_bytes > 0
+    found = []
+    for plan in (resident, replace(resident, stream=True, kept_bytes=0)):
+        start = fit_baseline(make_bond_order(form="plain", max_random=0.1), training_set, settings, plan=plan)
+        history = fit(start, training_set, settings=settings, plan=plan)
+        found.append((start.bond_order_parameters, history.loss))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-9 if weight else 0, abs=0)
 
 
 def test_penalties_are_means_over_atoms(made: Callable[..., TrainingSet]) -> None:
