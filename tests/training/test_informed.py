@@ -181,12 +181,12 @@ def test_a_fit_that_streams_is_the_same(made: Callable[..., TrainingSet], weight
     """Where there is too little memory, also while the baseline is fitted."""
     potential = make_bond_order(form="plain", max_random=0.1)
     training_set = made(potential, n=6)
-    settings = FitSettings(steps=2, force_weight=weight, seed=2, spread_penalty=0.01)
+    settings = FitSettings(steps=1, force_weight=weight, seed=2, spread_penalty=0.01)
     resident = plan_memory(training_set, potential, settings)
     assert resident.kept_bytes > 0
     found = []
     for plan in (resident, replace(resident, stream=True, kept_bytes=0)):
-        start = fit_baseline(make_bond_order(form="plain", max_random=0.1), training_set, settings, plan=plan)
+        start = fit_baseline(make_bond_order(form="plain", max_random=0.1), training_set, settings, starts=1, plan=plan)
         history = fit(start, training_set, settings=settings, plan=plan)
         found.append((start.bond_order_parameters, history.loss))
     assert found[0][0] == found[1][0]
@@ -403,7 +403,10 @@ def test_outputs_are_scaled_while_they_train(made: Callable[..., TrainingSet], e
             if (local := block.local(at_baseline.without_offset(), gradient=True)).slopes is not None
         ]
         rms = torch.cat(squares).mean(dim=0).sqrt()
-        torch.testing.assert_close(scales[element][rms > 0], 1 / rms[rms > 0], rtol=1e-12, atol=0)
+        most = 10 * potential.baseline[element].abs().clamp(min=1)  # with lambda energies hardly change here
+        assert bool((1 / rms > most)[-1])
+        expected = (1 / rms).minimum(most)[rms > 0]
+        torch.testing.assert_close(scales[element][rms > 0], expected, rtol=1e-12, atol=0)
     conditioning = condition(training_set, "half")
     assert conditioning is not None
     conditioning = replace(conditioning, outputs=scales)
