@@ -147,7 +147,8 @@ class Objective:
         sizes = training_set.sizes.tolist()
         self.n_atoms = sum(sizes)
         default = (processes.size if processes else 1) if self.on_gpu else N_LANES
-        self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[bool(self.terms)])
+        takes_long = bool(self.terms) or (potential is not None and potential.is_physically_informed)
+        self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[takes_long])
         block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
         self.conditioning = conditioning

@@ -61,7 +61,8 @@ class SetSizes:
             potential: which trains, if its kind matters; None: a straight network.
         """
         sizes = training_set.sizes.tolist()
-        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[bool(terms)])
+        is_informed = potential is not None and potential.is_physically_informed
+        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[bool(terms) or is_informed])
         wanted = torch.zeros(len(training_set), dtype=torch.bool)
         for term in terms:
             wanted |= term.known(training_set)

@@ -28,6 +28,7 @@ from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.local_parameters import output_scales
 from pyfit_gpu.training.memory_plan import plan_memory
 from pyfit_gpu.training.objective import Objective
+from pyfit_gpu.training.set_sizes import SetSizes
 from pyfit_gpu.training.settings import FitSettings
 
 MakeFrame = Callable[..., Frame]
@@ -191,6 +192,19 @@ def test_a_fit_that_streams_is_the_same(made: Callable[..., TrainingSet], weight
         found.append((start.bond_order_parameters, history.loss))
     assert found[0][0] == found[1][0]
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-9 if weight else 0, abs=0)
+
+
+def test_lanes_of_structures_that_take_long(
+    made: Callable[..., TrainingSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Energies of physically informed networks are shared among as many threads as forces are."""
+    for module in ("objective", "set_sizes"):
+        monkeypatch.setattr(f"pyfit_gpu.training.{module}.LANE_ATOMS", (10**6, 5))
+    straight, informed = make_potential(), make_bond_order()
+    for potential, expected in ((straight, 1), (informed, 4)):
+        training_set = made(potential)
+        assert len(Objective(training_set, potential=potential).bounds) == expected
+        assert SetSizes.of(training_set, potential=potential).n_lanes == expected
 
 
 def test_penalties_are_means_over_atoms(made: Callable[..., TrainingSet]) -> None:
