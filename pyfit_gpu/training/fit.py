@@ -114,11 +114,11 @@ def fit(
     except TrainingFailure:
         never = not any(math.isfinite(loss) for member in run.histories for loss in member.loss)
         if potential.is_physically_informed and never:
-            require_sense(run.closure.objective, run.template.flat(), run.template, train.groups)
+            require_sense(run.whole(), run.template.flat(), run.template, train.groups)
         raise
     if test is not None:
         run.score_test()
-    if potential.is_physically_informed and processes is None:
+    if potential.is_physically_informed:
         run.warn_of_negative(history.ranking[0])
     if trained is not potential:
         potential.networks.copy_member(0, trained.networks, history.ranking[0])

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 N_LANES = 24  # most lanes, for any number of threads or processes
-# Least atoms of a lane, for energies only, and with forces or bonds, where an atom takes longer: threads, which share the
-# interpreter, need long operations.
+# Least atoms of a lane, for energies only, and with forces or bonds, where an atom takes longer: threads, which share
+# the interpreter, need long operations.
 LANE_ATOMS = (16_384, 2_048)
 # Most atoms times points of one recording on a GPU, for energies only and with forces; more points are computed in
 # parts. Up to about here launches take as long as operations (energies, H100, 40-16-16-1; estimated for forces).

@@ -313,11 +313,16 @@ class FitRun:
                 history.kept_validation = history.validation[history.kept_step]
                 history.kept_validation_errors = history.validation_errors[history.kept_step]
 
+    def whole(self) -> Objective:
+        """Objective of all training structures, for `Objective.local`: of several processes each has some alone."""
+        objective = self.closure.objective
+        return objective if objective.processes is None else self.objectives.energies("training")
+
     def warn_of_negative(self, k: int) -> None:
         """Log which local parameters of member k are negative that should not be, at the parameters that are kept."""
         written = self.potential.networks.to(self.template.weights[0].device, torch.float64)
         point = self.conditioning.unfold(written).flat()[k : k + 1]
-        warn_of_negative(self.closure.objective, point, self.template)
+        warn_of_negative(self.whole(), point, self.template)
 
     def score_test(self) -> None:
         """Score the kept parameters on structures that took no part."""

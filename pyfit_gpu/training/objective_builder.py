@@ -66,6 +66,12 @@ class ObjectiveBuilder:
             return self.make(name)
         return self.processes.build(name, lambda: self.make(name))
 
+    def energies(self, name: str) -> Objective:
+        """Make an objective of the energies of a part in this process alone, which keeps nothing of its structures."""
+        part = self.parts[name]
+        assert part is not None, name
+        return Objective(part, stream=True, conditioning=self.conditioning, potential=self.potential)
+
     def make(self, name: str) -> Objective:
         """Make the objective of a part in this process."""
         part = self.parts[name]

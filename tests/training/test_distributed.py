@@ -27,8 +27,10 @@ from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training import distributed
 from pyfit_gpu.training.distributed import Distribute, ProcessGroup, require_enough_members
 from pyfit_gpu.training.fit import fit
+from pyfit_gpu.training.history import History
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
+from pyfit_gpu.training.settings import FitSettings
 
 MakeFrames = Callable[..., list[Frame]]
 CPU = torch.device("cpu")
@@ -189,6 +191,33 @@ def test_conditioned_inputs(
     targets = dict.fromkeys(training_set.groups[:1], 0.05)
     settings = make_settings(**{"steps": 2, "force_weight": 0.3, "seed": 2, "group_targets": targets, **own})
     expected = fit(start, training_set, training_set, members=3, settings=settings)
+    found = fit_by(size, distribute, start, training_set, settings, monkeypatch, members=3)
+    assert [one.to_json() for one in found.members] == [one.to_json() for one in expected.members]
+
+
+@pytest.mark.parametrize("distribute", get_args(Distribute))
+def test_negative_local_parameters_are_counted_in_all_processes(
+    distribute: Distribute, mixed_frames: MakeFrames, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (6, 6))
+    start = bare()
+    start = replace(start, bond_order_parameters=(-0.2, *start.bond_order_parameters[1:]))
+    training_set = several_lanes(mixed_frames, start, n=1)
+    fit_by(2, distribute, start, training_set, FitSettings(steps=0), monkeypatch)
+    count = int((training_set.species == 0).sum())
+    assert f"A1 is negative for {count} of {training_set.n_atoms} atoms that train, -0.2 at least" in caplog.text
+
+
+def fit_by(
+    size: int,
+    distribute: Distribute,
+    start: Potential,
+    training_set: TrainingSet,
+    settings: FitSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    **named: Any,
+) -> History:
+    """A fit by several processes, of which the first alone knows how inputs are conditioned."""
     wire = Wire(size)
     monkeypatch.setattr(distributed, "dist", wire)
 
@@ -200,19 +229,19 @@ def test_conditioned_inputs(
         parts = {"training": training_set, "validation": training_set}
         processes = group(rank)
         unconditioned = replace(settings, conditioning="none")
-        builder = ObjectiveBuilder(parts, unconditioned, processes=processes, potential=make_start())
-        processes.work(make_start().networks, builder.make)
+        builder = ObjectiveBuilder(parts, unconditioned, processes=processes, potential=start.without_parameters())
+        processes.work(start.networks, builder.make)
 
     with ThreadPoolExecutor(size) as pool:
         others = [pool.submit(follow, rank) for rank in range(1, size)]
         first = group(0)
         try:
-            found = fit(start, training_set, training_set, members=3, settings=settings, processes=first)
+            found = fit(start, training_set, training_set, settings=settings, processes=first, **named)
         finally:
             first.release()
         for other in others:
             other.result(timeout=60)
-    assert [one.to_json() for one in found.members] == [one.to_json() for one in expected.members]
+    return found
 
 
 def test_lanes_are_shared_out_in_order() -> None:

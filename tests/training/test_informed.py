@@ -194,9 +194,7 @@ def test_a_fit_that_streams_is_the_same(made: Callable[..., TrainingSet], weight
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-9 if weight else 0, abs=0)
 
 
-def test_lanes_of_structures_that_take_long(
-    made: Callable[..., TrainingSet], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lanes_of_structures_that_take_long(made: Callable[..., TrainingSet], monkeypatch: pytest.MonkeyPatch) -> None:
     """Energies of physically informed networks are shared among as many threads as forces are."""
     for module in ("objective", "set_sizes"):
         monkeypatch.setattr(f"pyfit_gpu.training.{module}.LANE_ATOMS", (10**6, 5))
