@@ -27,15 +27,8 @@ def measure(
     grade: ExtrapolationGrade | None = None,
     quiet: bool = False,
 ) -> Uncertainty:
-    """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`.
-
-    A potential whose output is not the energy has no error bars yet, only the grade.
-    """
-    bars = None
-    if potential.is_physically_informed:
-        log.warning("error bars: %s has none yet, only the extrapolation grade", potential.kind)
-    else:
-        bars = _error_bars(potential, train, validation, weights, penalty, form, quiet=quiet)
+    """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`."""
+    bars = _error_bars(potential, train, validation, weights, penalty, form, quiet=quiet)
     if grade is None:
         grade = build_extrapolation_grade(train, potential)
         warn_of_coarse(grade, potential.descriptor.elements)

@@ -21,23 +21,30 @@ from pyfit_gpu.sums import sum_runs
 
 
 def n_last_parameters(potential: Potential) -> int:
-    """P, parameters of the last layers of all elements: weights, then the bias, of one element after the other."""
-    return potential.descriptor.n_elements * (potential.networks.layer_sizes[-2] + 1)
+    """P, parameters of the last layers of all elements; of one after the other, as in files, weights, then biases."""
+    n_hidden, n_outputs = potential.networks.layer_sizes[-2:]
+    return potential.descriptor.n_elements * (n_hidden + 1) * n_outputs
 
 
-def energy_rows(hidden: Tensor, species: Tensor, sizes: Tensor, n_elements: int) -> Tensor:
+def energy_rows(
+    hidden: Tensor, species: Tensor, sizes: Tensor, n_elements: int, slopes: Tensor | None = None
+) -> Tensor:
     """(B, P) dE/d(last layer) of structures.
 
     Args:
         hidden: (n_atoms, n_hidden), activations, one structure after the other.
         species: (n_atoms,) int64.
         sizes: (B,) int64, atoms of each structure.
+        slopes: (n_atoms, N), derivatives of the atoms' energies by the outputs; None: the output is the energy.
     """
     by_element = hidden.new_zeros(len(hidden), n_elements, hidden.shape[1] + 1)
     own = torch.arange(len(hidden), device=hidden.device), species
     by_element[*own, :-1] = hidden
     by_element[*own, -1] = 1.0
-    return sum_runs(by_element.flatten(1), sizes)
+    rows = by_element.flatten(1)
+    if slopes is None:
+        return sum_runs(rows, sizes)
+    return torch.stack([sum_runs(rows * own[:, None], sizes) for own in slopes.unbind(1)], dim=2).flatten(1)
 
 
 class LastLayerRows:
@@ -54,6 +61,9 @@ class LastLayerRows:
         self._n_hidden = potential.networks.layer_sizes[-2]
         like = potential.networks.weights[0]
         self._hidden = like.new_empty(len(batch.species), self._n_hidden)
+        self._slopes: Tensor | None = None
+        if potential.is_physically_informed:
+            self._slopes = like.new_empty(len(batch.species), potential.networks.layer_sizes[-1])
         self._totals: PairTotals | None = None
         if derivatives:
             sums = PairSums(batch.neighbors, batch.sizes, largest=max(batch.structures.sizes))
@@ -63,9 +73,15 @@ class LastLayerRows:
     def wants_derivatives(self) -> bool:
         return self._totals is not None
 
-    def add(self, atoms: Tensor, found: NetworkPass) -> None:
-        """Take the activations of some atoms."""
+    def add(self, atoms: Tensor, found: NetworkPass, slopes: Tensor | None = None) -> None:
+        """Take the activations of some atoms.
+
+        Args:
+            slopes: (1, n, N), derivatives of their energies by the outputs; None: the outputs are the energies.
+        """
         self._hidden.index_copy_(0, atoms, found.hidden[0])
+        if self._slopes is not None and slopes is not None:
+            self._slopes.index_copy_(0, atoms, slopes[0])
 
     def add_derivatives(self, chunk: Chunk, found: NetworkPass, slope: Tensor) -> None:
         """Take the derivatives of a chunk's activations.
@@ -91,7 +107,7 @@ class LastLayerRows:
 
     def of_energies(self) -> Tensor:
         """(B, P) dE/d(last layer), eV of each structure."""
-        return energy_rows(self._hidden, self._batch.species, self._batch.sizes, self._n_elements)
+        return energy_rows(self._hidden, self._batch.species, self._batch.sizes, self._n_elements, self._slopes)
 
     def of_derivatives(self) -> tuple[Tensor, Tensor]:
         """(n_atoms, 3, P) of forces and (B, 6, P) of virials: eV/Å and eV."""

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.error_bars import FORMS, LABELS, Calibration, ErrorBars, Form
 from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
@@ -94,9 +93,9 @@ def _covariance_of_last(
 
 
 def last_parameters(potential: Potential) -> Tensor:
-    """(P,) weights, then the bias, of the last layer of one element after the other."""
-    weight, bias = potential.networks.weights[-1][0, :, :, 0], potential.networks.biases[-1][0]
-    return torch.cat((weight, bias), dim=1).flatten().detach()
+    """(P,) weights, then biases, of the last layer of one element after the other, as in files."""
+    weight, bias = potential.networks.weights[-1][0], potential.networks.biases[-1][0]
+    return torch.cat((weight, bias[:, None]), dim=1).flatten().detach()
 
 
 def _check(
@@ -106,7 +105,6 @@ def _check(
     weights: LossWeights,
     penalty: float | None,
 ) -> None:
-    require_straight(potential, "error bars")
     check_weights(weights)
     if potential.networks.n_members != 1:
         raise InputError(f"error bars: expected a potential of one member, got {potential.networks.n_members} members")
@@ -118,8 +116,10 @@ def _check(
     if not bool((train.has_energy & (train.weight > 0)).any()):
         raise InputError("error bars: expected training structures with an energy and a weight above 0, got none")
     require_labels(train, weights)
-    if any(weight > 0 for weight in weights.values()):
+    if any(weight > 0 for weight in weights.values()) or potential.is_physically_informed:
         require_positions(train)
+    if potential.is_physically_informed and validation is not None:
+        require_positions(validation)
 
 
 def _on_scale(part: TrainingSet, potential: Potential) -> TrainingSet:
