@@ -82,8 +82,9 @@ class ChunkWalk(Walk):
             own, grad_outputs, grad_vectors = self.model.vjp(found.outputs, species, chunk)
         if self.rows is not None:
             self.rows.add(chunk.atoms, found, grad_outputs)
-            if self.rows.wants_derivatives and raw is not None:
-                self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
+            if self.rows.wants_derivatives:
+                slope = None if raw is None else self.descriptor.transform_slope(raw)
+                self.rows.add_derivatives(chunk, found, slope)
         if self.model.uses_vectors:
             self._check(chunk, own, found.outputs)
         energies.index_copy_(1, chunk.atoms, own)

@@ -61,35 +61,45 @@ class LastLayerRows:
         self._n_hidden = potential.networks.layer_sizes[-2]
         like = potential.networks.weights[0]
         self._hidden = like.new_empty(len(batch.species), self._n_hidden)
-        self._slopes: Tensor | None = None
-        if potential.is_physically_informed:
-            self._slopes = like.new_empty(len(batch.species), potential.networks.layer_sizes[-1])
         self._totals: PairTotals | None = None
         if derivatives:
             sums = PairSums(batch.neighbors, batch.sizes, largest=max(batch.structures.sizes))
-            self._totals = PairTotals(sums, (self._n_elements * self._n_hidden,), like, virials=True)
+            self._totals = PairTotals(sums, (self._n_changes(),), like, virials=True)
 
     @property
     def wants_derivatives(self) -> bool:
         return self._totals is not None
 
+    def _n_changes(self) -> int:
+        """Numbers of each pair whose derivatives by its vector are collected."""
+        return self._n_elements * self._n_hidden
+
     def add(self, atoms: Tensor, found: NetworkPass, slopes: Tensor | None = None) -> None:
         """Take the activations of some atoms.
 
         Args:
-            slopes: (1, n, N), derivatives of their energies by the outputs; None: the outputs are the energies.
+            slopes: (1, n, n_out), derivatives of the atoms' energies by the outputs; None: the outputs are the energies.
         """
         self._hidden.index_copy_(0, atoms, found.hidden[0])
-        if self._slopes is not None and slopes is not None:
-            self._slopes.index_copy_(0, atoms, slopes[0])
 
-    def add_derivatives(self, chunk: Chunk, found: NetworkPass, slope: Tensor) -> None:
+    def add_derivatives(self, chunk: Chunk, found: NetworkPass, slope: Tensor | None) -> None:
         """Take the derivatives of a chunk's activations.
 
         Args:
-            slope: (n, n_features), derivatives of the networks' inputs with respect to G.
+            slope: (n, n_features), derivatives of the networks' inputs with respect to G; None: there are no inputs.
         """
         assert self._totals is not None
+        assert slope is not None
+        by_neuron = self._by_neuron(chunk, found, slope)
+        if self._n_elements > 1:
+            by_element = by_neuron.new_zeros(len(by_neuron), self._n_elements, *by_neuron.shape[1:])
+            own = torch.arange(len(by_neuron), device=slope.device), self._batch.species[chunk.atoms]
+            by_element[own] = by_neuron
+            by_neuron = by_element.flatten(1, 2)
+        self._totals.add(chunk, by_neuron.unflatten(-1, (3, -1)))
+
+    def _by_neuron(self, chunk: Chunk, found: NetworkPass, slope: Tensor) -> Tensor:
+        """(n, n_hidden, 3 K): derivatives of a chunk's activations by the vectors of pairs."""
         one_hot = torch.eye(self._n_hidden, dtype=slope.dtype, device=slope.device)
         grads = [found.hidden_vjp(row.expand(1, len(chunk.atoms), -1))[0] * slope for row in one_hot]
         # As many rows of a product as parameters, padded to fours on a CPU: those beyond would round differently.
@@ -97,17 +107,11 @@ class LastLayerRows:
         n_rows = len(grads) + (-len(grads) % 4 if slope.device.type == "cpu" else 0)
         rows = slope.new_zeros(len(chunk.atoms), n_rows, jacobian.shape[1])
         rows[:, : len(grads), : slope.shape[1]] = torch.stack(grads, dim=1)
-        by_neuron = torch.bmm(rows, jacobian)[:, : len(grads)]
-        if self._n_elements > 1:
-            by_element = by_neuron.new_zeros(len(rows), self._n_elements, *by_neuron.shape[1:])
-            own = torch.arange(len(rows), device=slope.device), self._batch.species[chunk.atoms]
-            by_element[own] = by_neuron
-            by_neuron = by_element.flatten(1, 2)
-        self._totals.add(chunk, by_neuron.unflatten(-1, (3, -1)))
+        return torch.bmm(rows, jacobian)[:, : len(grads)]
 
     def of_energies(self) -> Tensor:
         """(B, P) dE/d(last layer), eV of each structure."""
-        return energy_rows(self._hidden, self._batch.species, self._batch.sizes, self._n_elements, self._slopes)
+        return energy_rows(self._hidden, self._batch.species, self._batch.sizes, self._n_elements)
 
     def of_derivatives(self) -> tuple[Tensor, Tensor]:
         """(n_atoms, 3, P) of forces and (B, 6, P) of virials: eV/Å and eV."""
