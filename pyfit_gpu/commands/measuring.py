@@ -27,8 +27,15 @@ def measure(
     grade: ExtrapolationGrade | None = None,
     quiet: bool = False,
 ) -> Uncertainty:
-    """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`."""
-    bars = _error_bars(potential, train, validation, weights, penalty, form, quiet=quiet)
+    """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`.
+
+    There is the grade alone where a set lacks the positions that the energies of a potential depend on.
+    """
+    bars = None
+    if potential.is_physically_informed and bool(train.positions.isnan().any()):
+        log.warning("error bars: %s needs positions, the set has none: only the extrapolation grade", potential.kind)
+    else:
+        bars = _error_bars(potential, train, validation, weights, penalty, form, quiet=quiet)
     if grade is None:
         grade = build_extrapolation_grade(train, potential)
         warn_of_coarse(grade, potential.descriptor.elements)

@@ -5,8 +5,9 @@ of a prediction y, a the penalty on the squares of the parameters, and c a facto
 
     C = (J^T J + a)^-1 = L L^T        variance of y = c j^T C j = c |j L|^2
 
-The parameters are those of the last layer, in which the model is linear, so that this is exact for given hidden layers,
-or all of them, for which the model is linearised (docs/theory.md).
+The parameters are those of the last layer, in which a straight network is linear, so that this is exact for given hidden
+layers, or all of them. In these, and in the last layer of a physically informed network, the model is linearised
+(docs/theory.md).
 """
 
 from __future__ import annotations

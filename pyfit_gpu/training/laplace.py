@@ -1,6 +1,7 @@
 """Error bars of a potential from the structures that trained it: Laplace's approximation, calibrated.
 
-Here for the last layer; for all parameters see laplace_all.py.
+Here for the last layer; for all parameters see laplace_all.py. In the last layer of a straight network predictions are
+linear; those of a physically informed one are linearised at its parameters.
 With J the derivatives of the N residuals of the loss, weighted as there, so that r^T r is the squared loss, and a the
 penalty on the squares of the last layer's parameters w, the evidence is largest where (MacKay)
 
@@ -64,8 +65,8 @@ def build_error_bars(
 
     Raises:
         InputError: several members, a set made with other descriptor settings, a weight for a label that no structure
-            has, a set without positions for one of forces or stress, predictions that are not finite, or more
-            parameters than those for which there is memory.
+            has, a set without positions for one of forces or stress or for a physically informed network, predictions
+            that are not finite, or more parameters than those for which there is memory.
     """
     if form not in FORMS:
         raise InputError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
@@ -116,10 +117,14 @@ def _check(
     if not bool((train.has_energy & (train.weight > 0)).any()):
         raise InputError("error bars: expected training structures with an energy and a weight above 0, got none")
     require_labels(train, weights)
-    if any(weight > 0 for weight in weights.values()) or potential.is_physically_informed:
+    if any(weight > 0 for weight in weights.values()):
         require_positions(train)
-    if potential.is_physically_informed and validation is not None:
-        require_positions(validation)
+    for name, part in (("training", train), ("validation", validation)):
+        if part is not None and potential.is_physically_informed and bool(part.positions.isnan().any()):
+            raise InputError(
+                f"error bars: expected a {name} set with positions, on which energies of {potential.kind} depend, got "
+                "one without"
+            )
 
 
 def _on_scale(part: TrainingSet, potential: Potential) -> TrainingSet:
