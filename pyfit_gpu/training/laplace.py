@@ -94,9 +94,10 @@ def _covariance_of_last(
 
 
 def last_parameters(potential: Potential) -> Tensor:
-    """(P,) weights, then biases, of the last layer of one element after the other, as in files."""
-    weight, bias = potential.networks.weights[-1][0], potential.networks.biases[-1][0]
-    return torch.cat((weight, bias[:, None]), dim=1).flatten().detach()
+    """(P,) float64 on the CPU: weights, then biases, of the last layer of one element after the other, as in files."""
+    networks = potential.networks.with_flat(potential.parameters)
+    weight, bias = networks.weights[-1][0], networks.biases[-1][0]
+    return torch.cat((weight, bias[:, None]), dim=1).flatten()
 
 
 def _check(

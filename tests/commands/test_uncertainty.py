@@ -87,7 +87,7 @@ class TestBuild:
         with open("out.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert 0 < max(float(row["highest_grade"]) for row in rows) < 100
-        structures = Structures.from_frames(read_frames(["si.poscar.dat"])[0])
+        structures = Structures.from_frames(list(read_frames("si.poscar.dat")))
         found = predict(
             potential, structures, derivatives=False, uncertainty=load_uncertainty("pinn.uncertainty.txt")
         ).uncertainty
@@ -96,7 +96,8 @@ class TestBuild:
 
     def test_a_physically_informed_potential_has_grades_alone_without_positions(self) -> None:
         shutil.copy(OWN / "pinn_mode1.nn.dat", "pinn.nn.dat")
-        done("prepare", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "pinn.dat", *SHIFT, "--quiet")
+        done("prepare", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "pinn.h5", *SHIFT, "--quiet")
+        done("convert", "pinn.h5", "pinn.dat")
         said = done("uncertainty", "build", "pinn.dat", "--potential", "pinn.nn.dat").said
         assert "warning: error bars: a physically informed network (squared form) needs positions, the set has" in said
         assert load_uncertainty("pinn.uncertainty.txt").error_bars is None

@@ -33,6 +33,12 @@ BOTH = {"forces": 0.2, "stress": 0.1}
 STEP = 1e-4
 
 
+def last_of(potential: Potential) -> torch.Tensor:
+    """(P,), parameters of the last layers of the networks."""
+    weight, bias = potential.networks.weights[-1][0], potential.networks.biases[-1][0]
+    return torch.cat((weight, bias[:, None]), dim=1).flatten()
+
+
 def with_last(potential: Potential, parameters: torch.Tensor) -> Potential:
     """The potential with other parameters (P,) of its last layers."""
     weight, bias = potential.networks.weights[-1], potential.networks.biases[-1]
@@ -88,7 +94,7 @@ def residuals(potential: Potential, train: TrainingSet, weights: dict[str, float
 
 def jacobian(potential: Potential, train: TrainingSet, weights: dict[str, float]) -> np.ndarray:
     """(N, P), one column after the other by fourth-order central differences of predictions."""
-    start = last_parameters(potential)
+    start = last_of(potential)
     columns = []
     for unit in torch.eye(len(start), dtype=torch.float64):
         one, two = (
@@ -126,6 +132,18 @@ def test_covariance_is_the_dense_one(
     assert found.noise == pytest.approx(errors @ errors / max(n_values - gamma, 1.0))
 
 
+def test_the_penalty_is_on_the_numbers_of_the_file(labelled: Callable[..., TrainingSet]) -> None:
+    """Those of a bare potential may stand in its biases, as while it trains, or in the baseline."""
+    network, bare = make_bond_order(), make_bond_order(bare=True)
+    assert torch.equal(last_parameters(network), last_of(network))
+    zeros = (0.0,) * len(bare.bond_order_parameters)
+    moved = replace(with_last(bare, bare.baseline.flatten()), bond_order_parameters=zeros)
+    assert torch.equal(last_parameters(bare), bare.baseline.flatten())
+    found, expected = (build_error_bars(one, labelled(bare, 6)) for one in (moved, bare))
+    assert found.penalties == expected.penalties
+    assert torch.equal(found.root, expected.root)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_normal_matrix_by_autograd(labelled: Callable[..., TrainingSet], form: Form) -> None:
     """Of energies of two elements, from the independent formulas."""
@@ -156,7 +174,7 @@ def test_error_bars_are_the_spread_of_the_posterior(labelled: Callable[..., Trai
     structures = others.structures()
     uncertainty = Uncertainty.of(potential, build_extrapolation_grade(others, potential), bars)
     own = predict(potential, structures, uncertainty=uncertainty, force_errors=True)
-    rng, small, start = np.random.default_rng(0), 1e-3, last_parameters(potential)
+    rng, small, start = np.random.default_rng(0), 1e-3, last_of(potential)
     factor = bars.noise**0.5
     energies, forces = [], []
     for _ in range(300):

@@ -99,11 +99,15 @@ def test_a_bare_potential_is_trained() -> None:
     assert rows[-1][1] < 0.9 * rows[0][1]
 
 
-@pytest.mark.parametrize("ending", ["pinn", "nn.dat"])
-def test_uncertainty_is_that_of_the_build_beside(ending: str) -> None:
+@pytest.mark.parametrize("start", ["start.pinn", "start.nn.dat", "bare.pinn"])
+def test_uncertainty_is_that_of_the_build_beside(start: str) -> None:
     """For the structures, split and weights of the run."""
+    if start.startswith("bare"):
+        words = ("--elements", "Si", "--cutoff", "3.6", "--n-centers", "4", "--hidden", "0", "--pinn", "--quiet")
+        done("new", *words, "--out", start)
+    ending = start.split(".", 1)[1]
     words = ("--steps", 1, "--uncertainty", "--negative-penalty", 0.5, "--seed", 4)
-    said = train(*words, out=f"out.{ending}", start=f"start.{ending}")
+    said = train(*words, out=f"out.{ending}", start=start)
     assert "error bars of energy: calibrated on" in said
     written = Path("out.uncertainty.txt").read_bytes()
     assert b"error-bars" in written
