@@ -78,7 +78,7 @@ class LastLayerRows:
         """Take the activations of some atoms.
 
         Args:
-            slopes: (1, n, n_out), derivatives of the atoms' energies by the outputs; None: the outputs are the energies.
+            slopes: (1, n, n_out), derivatives of the atoms' energies by the outputs; None: these are the energies.
         """
         self._hidden.index_copy_(0, atoms, found.hidden[0])
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/error_bar_cost.py [--elements Si C] [--hidden 8 8] [--cells 2 3] [--repeats 7] [--informed]
 
 One crystal at a time, atoms displaced at random, mode 6; with --informed physically informed networks of the plain
-form with 40 inputs for each pair of elements and a cutoff of 4.5 Å, for which there is the last layer alone; ratios of the least CPU times of `predict_batch`,
-taken in turns. The covariance is made up: only its size matters.
+form with 40 inputs for each pair of elements and a cutoff of 4.5 Å, for which there is the last layer alone. Ratios of
+the least CPU times of `predict_batch`, taken in turns. The covariance is made up: only its size matters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Error bars of physically informed potentials from a training set: covariance, calibration, coverage, what is refused."""
+"""Error bars of informed potentials from a training set: covariance, calibration, coverage, what is refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def last_of(potential: Potential) -> torch.Tensor:
 
 def with_last(potential: Potential, parameters: torch.Tensor) -> Potential:
     """The potential with other parameters (P,) of its last layers."""
-    weight, bias = potential.networks.weights[-1], potential.networks.biases[-1]
+    weight = potential.networks.weights[-1]
     _, n_elements, n_hidden, n_outputs = weight.shape
     whole = parameters.view(1, n_elements, n_hidden + 1, n_outputs)
     networks = replace(
