@@ -88,6 +88,7 @@ class InformedRows(LastLayerRows):
         assert self._totals is not None
         actions, reactions, virials = self._totals.collected
         assert virials is not None
+        reactions[-1] = 0  # of the dummy pair, which nobody may have written
         every = torch.arange(len(actions), device=actions.device)[:, None]
         forces = self._products(every, actions[:, None])
         for atoms, pairs, centers in self._reactions():
@@ -118,11 +119,10 @@ class InformedRows(LastLayerRows):
 
         Args:
             centers: (R, M) int64, the atoms whose h and s change; `n_atoms` where padded.
-            changes: (R, M, n_hidden + N, C), of h and s.
+            changes: (R, M, n_hidden + N, C), of h and s; finite where padded.
         """
         known = centers < len(self._hidden)
         atoms = centers.clamp(max=len(self._hidden) - 1)
-        changes = torch.where(known[:, :, None, None], changes, 0.0)
         hidden = torch.nn.functional.pad(self._hidden[atoms], (0, 1), value=1.0)
         slopes = self._slopes[atoms]
         species = torch.where(known, self._batch.species[atoms], -1)

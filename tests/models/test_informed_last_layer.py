@@ -103,6 +103,17 @@ def test_rows_of_forces_and_virials_by_differences(
         torch.testing.assert_close(virials[0, number], expected, rtol=1e-7, atol=1e-7)
 
 
+def test_the_dummy_pair_does_not_count(random_frame: MakeFrame) -> None:
+    """Its memory may hold anything."""
+    potential = make_bond_order()
+    _, rows = rows_of_batch(potential, one_batch(potential, random_frame(1, 3)), derivatives=True)
+    expected = rows.of_derivatives()[0]
+    assert rows._totals is not None
+    rows._totals.collected[1][-1] = torch.nan
+    assert torch.equal(rows.of_derivatives()[0], expected)
+    assert bool(expected.isfinite().all())
+
+
 def error_bars(potential: Potential, uncertainty: Uncertainty, *frames: Frame) -> PredictedUncertainty:
     """Error bars of energies (B,) and forces (n, 3)."""
     found = predict(potential, Structures.from_frames(frames), uncertainty=uncertainty, force_errors=True).uncertainty
