@@ -93,8 +93,8 @@ class InformedRows(LastLayerRows):
         forces = self._products(every, actions[:, None])
         for atoms, pairs, centers in self._reactions():
             forces[atoms] -= self._products(centers, reactions[pairs])
-        of_structures = sum_runs(self._products(every, virials[:, None]), self._batch.sizes)
-        return forces, of_structures
+        of_atoms = self._products(every, virials[:, None])
+        return forces, sum_runs(of_atoms, self._batch.sizes, longest=max(self._batch.structures.sizes))
 
     def _reactions(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield atoms (R,), the pairs (R, M) of which they are neighbours and the central atoms of these.

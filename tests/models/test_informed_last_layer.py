@@ -16,6 +16,7 @@ from bond_order_samples import make_bond_order
 from models.test_last_layer import make_bars, make_uncertainty
 from torch import Tensor
 
+from pyfit_gpu.descriptors import lsp
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models import prediction
 from pyfit_gpu.models.batches import Batch, batches
@@ -101,6 +102,24 @@ def test_rows_of_forces_and_virials_by_differences(
         strain[b, a] += 0.5
         expected = slope(lambda by, strain=strain: energy_row(potential, strained(frame, by * strain)))
         torch.testing.assert_close(virials[0, number], expected, rtol=1e-7, atol=1e-7)
+
+
+def test_threads_and_parameters_that_want_gradients(
+    mixed_frames: Callable[..., list[Frame]], threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks go to several threads, each of which finds gradients of its own; nothing is recorded for training."""
+    potential = make_bond_order(("Si", "C"))
+    batch = one_batch(potential, *mixed_frames(("Si", "C")))
+    expected = rows_of_batch(potential, batch, derivatives=True)[1]
+    monkeypatch.setattr(lsp, "_FEW_PAIRS", 0)
+    torch.set_num_threads(3)
+    for layer in (*potential.networks.weights, *potential.networks.biases):
+        layer.requires_grad_()
+    found = rows_of_batch(potential, batch, derivatives=True)[1]
+    for own, known in zip(found.of_derivatives(), expected.of_derivatives(), strict=True):
+        torch.testing.assert_close(own, known, rtol=1e-10, atol=1e-10)
+        assert not own.requires_grad
+    assert torch.equal(found.of_energies(), expected.of_energies())
 
 
 def test_the_dummy_pair_does_not_count(random_frame: MakeFrame) -> None:
