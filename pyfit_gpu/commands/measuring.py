@@ -29,11 +29,11 @@ def measure(
 ) -> Uncertainty:
     """Find grade, unless it is given, and error bars, with progress and closing lines; see `build_error_bars`.
 
-    A potential whose output is not the energy has no error bars yet, only the grade.
+    There is the grade alone where a set lacks the positions that the energies of a potential depend on.
     """
     bars = None
-    if potential.is_physically_informed:
-        log.warning("error bars: %s has none yet, only the extrapolation grade", potential.kind)
+    if potential.is_physically_informed and bool(train.positions.isnan().any()):
+        log.warning("error bars: %s needs positions, the set has none: only the extrapolation grade", potential.kind)
     else:
         bars = _error_bars(potential, train, validation, weights, penalty, form, quiet=quiet)
     if grade is None:

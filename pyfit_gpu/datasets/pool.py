@@ -21,7 +21,7 @@ from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.last_layer import energy_rows
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.prediction import predict
+from pyfit_gpu.models.prediction import predict, prediction_batches, rows_of_batch
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.copies import first_rows
 from pyfit_gpu.sums import sum_over_atoms, sum_runs
@@ -58,7 +58,13 @@ def highest_grade(grade: ExtrapolationGrade, whole: TrainingSet) -> Tensor:
 
 
 def energy_error_bars(potential: Potential, bars: ErrorBars, whole: TrainingSet) -> Tensor:
-    """(B,) eV/atom: error bar of each structure's energy per atom, for a potential of one member."""
+    """(B,) eV/atom: error bar of each structure's energy per atom, for a potential of one member.
+
+    Raises:
+        InputError: the set lacks the positions that energies depend on.
+    """
+    if potential.is_physically_informed:
+        return _predicted_error_bars(potential, bars, whole)
     host, bars = potential.to("cpu", torch.float64), bars.to("cpu", torch.float64)
     n_elements = potential.descriptor.n_elements
     parts = []
@@ -72,6 +78,28 @@ def energy_error_bars(potential: Potential, bars: ErrorBars, whole: TrainingSet)
         rows = energy_rows(hidden, species, sizes, n_elements)
         parts.append(bars.deviations("energy", rows[:, None])[:, 0] / sizes)
     return torch.cat(parts)
+
+
+def _predicted_error_bars(potential: Potential, bars: ErrorBars, whole: TrainingSet) -> Tensor:
+    """Do as `energy_error_bars` with the positions of a set."""
+    double, structures = _with_positions(potential, whole, "error bars")
+    bars = bars.to(double.device)
+    found = torch.empty(len(structures), dtype=torch.float64, device=double.device)
+    for batch in prediction_batches(structures.sizes, structures.select, double):
+        rows = rows_of_batch(double, batch, derivatives=False)[1]
+        found[batch.rows] = bars.deviations("energy", rows.of_energies()[:, None])[:, 0]
+    return found.cpu() / whole.sizes.cpu()
+
+
+def _with_positions(potential: Potential, whole: TrainingSet, purpose: str) -> tuple[Potential, Structures]:
+    """Potential and structures, in float64 on the potential's device, where their energies take less time.
+
+    Raises:
+        InputError: a set without positions.
+    """
+    if bool(whole.positions.isnan().any()):
+        raise InputError(f"{purpose}: expected structures with positions for {potential.kind}, got a set without")
+    return potential.to(potential.device, torch.float64), whole.structures().to(potential.device, torch.float64)
 
 
 def energy_spread(potential: Potential, whole: TrainingSet) -> Tensor:
@@ -95,11 +123,7 @@ def energy_spread(potential: Potential, whole: TrainingSet) -> Tensor:
 
 def _predicted_spread(potential: Potential, whole: TrainingSet) -> Tensor:
     """Do as `energy_spread` with the positions of a set."""
-    if bool(whole.positions.isnan().any()):
-        raise InputError(f"spread: expected structures with positions for {potential.kind}, got a set without")
-    # On the potential's device, where these energies take less time.
-    double = potential.to(potential.device, torch.float64)
-    structures = whole.structures().to(potential.device, torch.float64)
+    double, structures = _with_positions(potential, whole, "spread")
     found = predict(double, structures, derivatives=False)
     assert found.spread is not None
     return found.spread.energy.cpu() / whole.sizes.cpu()

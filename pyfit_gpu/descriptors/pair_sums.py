@@ -98,6 +98,14 @@ class PairTotals:
         if self._virials is not None:
             self._virials[chunk.atoms] = _outer(grad_vectors, chunk.vectors)
 
+    @property
+    def collected(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Sums over the pairs of each atom (n_atoms, .., 3), pairs (n_pairs + 1, .., 3), the last a dummy, and virials.
+
+        The virials (n_atoms, .., 6) are those of each atom's pairs.
+        """
+        return self._actions, self._reactions, self._virials
+
     def finish(self) -> tuple[Tensor, Tensor | None]:
         """Forces (n_atoms, .., 3) and virials (B, .., 6), once all chunks are there."""
         forces = self._actions - self._sums.to_neighbors(self._reactions)

@@ -187,10 +187,14 @@ class BondEnergies:
         moved += (0.5 * self._repulsion + of_weights * self._screening.bonds) * bonds.slope
         across = (of_unit - bonds.unit * sum_first_axis(of_unit * bonds.unit)) / bonds.distance
         whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * moved)
-        return self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), whole
+        return torch.cat(self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), dim=1), whole
 
     def grad_parameters(self) -> Tensor:
         """Derivatives of the energies' sum with respect to the parameters alone, (n, N)."""
+        return torch.cat(self.grad_by_kind(), dim=1)
+
+    def grad_by_kind(self) -> tuple[Tensor, ...]:
+        """Derivatives of the energies' sum with respect to each kind of parameters, (n, numbers of the kind)."""
         bonds = self.around.bonds
         of_weights, of_strength, of_cosine, _ = self._backwards(vectors=False)
         of_screening = self._screening.grad_parameters(of_weights * bonds.smooth)
@@ -208,15 +212,14 @@ class BondEnergies:
 
     def _gathered(
         self, repulsion: Tensor, attraction: Tensor, of_cosine: Tensor, of_strength: Tensor, of_screening: Tensor
-    ) -> Tensor:
-        """(n, N): derivatives in the order of the parameters, from the parts of the energies of bonds and others."""
+    ) -> tuple[Tensor, ...]:
+        """Derivatives in the order of the parameters, from the parts of the energies of bonds and others."""
         if self.form == "squared":
             of_screening = 2 * self.own.screening * of_screening
             of_strength = 2 * self.own.angular_strength * of_strength
         distance, to_elements = self.around.bonds.distance, self.around.to_elements
-        grads = (
+        return (
             to_elements(repulsion), -to_elements(repulsion * distance),
             to_elements(attraction), -to_elements(attraction * distance),
             of_cosine.flatten(1), -self._root, of_strength.flatten(1), of_screening.flatten(1),
         )  # fmt: skip
-        return torch.cat(grads, dim=1)

@@ -75,15 +75,16 @@ class ChunkWalk(Walk):
         found = self.networks(chunk.atoms, features[:, :0] if self.is_bare else features)
         if len(inputs):
             inputs.index_copy_(0, chunk.atoms, features)
-        if self.rows is not None:
-            self.rows.add(chunk.atoms, found)
-            if self.rows.wants_derivatives and raw is not None:
-                self.rows.add_derivatives(chunk, found, self.descriptor.transform_slope(raw))
         species = self.batch.species[chunk.atoms]
-        if self.totals is None:
+        if self.totals is None and self.rows is None:
             own = self.model.energies(found.outputs, species, chunk)
         else:
             own, grad_outputs, grad_vectors = self.model.vjp(found.outputs, species, chunk)
+        if self.rows is not None:
+            self.rows.add(chunk.atoms, found, grad_outputs)
+            if self.rows.wants_derivatives:
+                slope = None if raw is None else self.descriptor.transform_slope(raw)
+                self.rows.add_derivatives(chunk, found, slope)
         if self.model.uses_vectors:
             self._check(chunk, own, found.outputs)
         energies.index_copy_(1, chunk.atoms, own)

@@ -5,8 +5,9 @@ of a prediction y, a the penalty on the squares of the parameters, and c a facto
 
     C = (J^T J + a)^-1 = L L^T        variance of y = c j^T C j = c |j L|^2
 
-The parameters are those of the last layer, in which the model is linear, so that this is exact for given hidden layers,
-or all of them, for which the model is linearised (docs/theory.md).
+The parameters are those of the last layer, in which a straight network is linear, so that this is exact for given
+hidden layers, or all of them. In these, and in the last layer of a physically informed network, the model is linearised
+(docs/theory.md).
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class ErrorBars:
         Raises:
             InputError: with both numbers, or because the potential has several members.
         """
-        if potential.is_physically_informed:
-            raise InputError(f"{name}: expected error bars of a straight network only, got {potential.kind}")
+        if potential.is_physically_informed and self.of_all:
+            raise InputError(f"{name}: expected error bars of the last layer for {potential.kind}, found {self.form}")
         expected = potential.networks.n_parameters if self.of_all else n_last_parameters(potential)
         if len(self.root) != expected:
             which = "parameters" if self.of_all else "last parameters"

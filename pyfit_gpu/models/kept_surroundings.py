@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from pyfit_gpu.models.screening import detours_vjp
 from pyfit_gpu.models.surroundings import Surroundings
 from pyfit_gpu.sums import sum_first_axis
 
@@ -118,3 +119,12 @@ def changes_of(around: Surroundings, moves: Tensor) -> Lengths:
         detour=detour,
         smooth_detour=triples.smooth * triples.steepness * detour,
     )
+
+
+def changes_vjp(around: Surroundings, grad: Lengths) -> Tensor:
+    """(3, n, K): derivatives by the neighbours' vectors from those by the lengths; the transpose of `changes_of`."""
+    bonds, triples = around.bonds, around.triples
+    whole = detours_vjp(around, grad.detour + triples.smooth * triples.steepness * grad.smooth_detour)
+    along = grad.distance + bonds.slope * grad.smooth
+    across = (grad.unit - bonds.unit * sum_first_axis(grad.unit * bonds.unit)) / bonds.distance
+    return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * along)

@@ -21,23 +21,30 @@ from pyfit_gpu.sums import sum_runs
 
 
 def n_last_parameters(potential: Potential) -> int:
-    """P, parameters of the last layers of all elements: weights, then the bias, of one element after the other."""
-    return potential.descriptor.n_elements * (potential.networks.layer_sizes[-2] + 1)
+    """P, parameters of the last layers of all elements; of one after the other, as in files, weights, then biases."""
+    n_hidden, n_outputs = potential.networks.layer_sizes[-2:]
+    return potential.descriptor.n_elements * (n_hidden + 1) * n_outputs
 
 
-def energy_rows(hidden: Tensor, species: Tensor, sizes: Tensor, n_elements: int) -> Tensor:
+def energy_rows(
+    hidden: Tensor, species: Tensor, sizes: Tensor, n_elements: int, slopes: Tensor | None = None
+) -> Tensor:
     """(B, P) dE/d(last layer) of structures.
 
     Args:
         hidden: (n_atoms, n_hidden), activations, one structure after the other.
         species: (n_atoms,) int64.
         sizes: (B,) int64, atoms of each structure.
+        slopes: (n_atoms, N), derivatives of the atoms' energies by the outputs; None: the output is the energy.
     """
     by_element = hidden.new_zeros(len(hidden), n_elements, hidden.shape[1] + 1)
     own = torch.arange(len(hidden), device=hidden.device), species
     by_element[*own, :-1] = hidden
     by_element[*own, -1] = 1.0
-    return sum_runs(by_element.flatten(1), sizes)
+    rows = by_element.flatten(1)
+    if slopes is None:
+        return sum_runs(rows, sizes)
+    return torch.stack([sum_runs(rows * own[:, None], sizes) for own in slopes.unbind(1)], dim=2).flatten(1)
 
 
 class LastLayerRows:
@@ -57,23 +64,42 @@ class LastLayerRows:
         self._totals: PairTotals | None = None
         if derivatives:
             sums = PairSums(batch.neighbors, batch.sizes, largest=max(batch.structures.sizes))
-            self._totals = PairTotals(sums, (self._n_elements * self._n_hidden,), like, virials=True)
+            self._totals = PairTotals(sums, (self._n_changes(),), like, virials=True)
 
     @property
     def wants_derivatives(self) -> bool:
         return self._totals is not None
 
-    def add(self, atoms: Tensor, found: NetworkPass) -> None:
-        """Take the activations of some atoms."""
+    def _n_changes(self) -> int:
+        """Numbers of each pair whose derivatives by its vector are collected."""
+        return self._n_elements * self._n_hidden
+
+    def add(self, atoms: Tensor, found: NetworkPass, slopes: Tensor | None = None) -> None:
+        """Take the activations of some atoms.
+
+        Args:
+            slopes: (1, n, n_out), derivatives of the atoms' energies by the outputs; None: these are the energies.
+        """
         self._hidden.index_copy_(0, atoms, found.hidden[0])
 
-    def add_derivatives(self, chunk: Chunk, found: NetworkPass, slope: Tensor) -> None:
+    def add_derivatives(self, chunk: Chunk, found: NetworkPass, slope: Tensor | None) -> None:
         """Take the derivatives of a chunk's activations.
 
         Args:
-            slope: (n, n_features), derivatives of the networks' inputs with respect to G.
+            slope: (n, n_features), derivatives of the networks' inputs with respect to G; None: there are no inputs.
         """
         assert self._totals is not None
+        assert slope is not None
+        by_neuron = self._by_neuron(chunk, found, slope)
+        if self._n_elements > 1:
+            by_element = by_neuron.new_zeros(len(by_neuron), self._n_elements, *by_neuron.shape[1:])
+            own = torch.arange(len(by_neuron), device=slope.device), self._batch.species[chunk.atoms]
+            by_element[own] = by_neuron
+            by_neuron = by_element.flatten(1, 2)
+        self._totals.add(chunk, by_neuron.unflatten(-1, (3, -1)))
+
+    def _by_neuron(self, chunk: Chunk, found: NetworkPass, slope: Tensor) -> Tensor:
+        """(n, n_hidden, 3 K): derivatives of a chunk's activations by the vectors of pairs."""
         one_hot = torch.eye(self._n_hidden, dtype=slope.dtype, device=slope.device)
         grads = [found.hidden_vjp(row.expand(1, len(chunk.atoms), -1))[0] * slope for row in one_hot]
         # As many rows of a product as parameters, padded to fours on a CPU: those beyond would round differently.
@@ -81,13 +107,7 @@ class LastLayerRows:
         n_rows = len(grads) + (-len(grads) % 4 if slope.device.type == "cpu" else 0)
         rows = slope.new_zeros(len(chunk.atoms), n_rows, jacobian.shape[1])
         rows[:, : len(grads), : slope.shape[1]] = torch.stack(grads, dim=1)
-        by_neuron = torch.bmm(rows, jacobian)[:, : len(grads)]
-        if self._n_elements > 1:
-            by_element = by_neuron.new_zeros(len(rows), self._n_elements, *by_neuron.shape[1:])
-            own = torch.arange(len(rows), device=slope.device), self._batch.species[chunk.atoms]
-            by_element[own] = by_neuron
-            by_neuron = by_element.flatten(1, 2)
-        self._totals.add(chunk, by_neuron.unflatten(-1, (3, -1)))
+        return torch.bmm(rows, jacobian)[:, : len(grads)]
 
     def of_energies(self) -> Tensor:
         """(B, P) dE/d(last layer), eV of each structure."""

@@ -13,8 +13,9 @@ changes of h_l and q_l along it,
     t_l = W_l^T s_l-1,   s_0 = T,   s_l = sigmoid'(u_l) t_l
     r_l = sigmoid''(u_l) t_l (W_l+1 q_l+1) + sigmoid'(u_l) (W_l+1 r_l+1),   q_L = 1,   r_L = 0
 
-so a row is a few products whose inner index is the atom i that a row sums over, a few dozen neighbours for a force;
-nothing is differentiated residual by residual.
+Where the outputs u_L are no energies, but what energies follow from, q_L are the slopes de/du_L and r_L their changes
+along the move. So a row is a few products whose inner index is the atom i that a row sums over, a few dozen neighbours
+for a force; nothing is differentiated residual by residual.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class NetworkJacobian:
             inputs: (n, F), network inputs of the atoms.
             by_element: atoms of each element, see `atoms_by_element`.
             slopes: (n, n_out), derivatives of the atoms' energies by the outputs; None: the single output is the
-                energy. `moved_rows` are right only then.
+                energy.
         """
         self._slopes = slopes
         self.sizes = networks.layer_sizes
@@ -103,19 +104,23 @@ class NetworkJacobian:
                 bias[:, 0] = grad.sum(dim=1)
         return rows[:, 0]
 
-    def moved_rows(self, members: Sequence[Members], moves: Sequence[Tensor]) -> Tensor:
+    def moved_rows(
+        self, members: Sequence[Members], moves: Sequence[Tensor], turns: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """(R, C, P): derivatives of the change of the energy along C moves of the inputs of each row's atoms.
 
         Args:
             moves: for each table (R, M, C, F), dx/dr; zero where padded.
+            turns: for each table (R, M, C, n_out), changes of the slopes along the same moves; None: they do not
+                change.
         """
         rows = self._zeros(*moves[0].shape[:3:2])
-        for own, move in zip(members, moves, strict=True):
-            changes, turned = self._changes(own, move)
+        for table, (own, move) in enumerate(zip(members, moves, strict=True)):
+            changes, turned = self._changes(own, move, None if turns is None else turns[table])
             for layer, (weight, bias) in enumerate(self._places(rows, own.element)):
                 grad = self._grad[layer][own.atoms]
                 change = changes[layer].flatten(2).transpose(1, 2)  # (R, C n_in, M)
-                weight.copy_(torch.bmm(change, grad).unflatten(1, (-1, self.sizes[layer])))
+                weight.copy_(torch.bmm(change, grad).unflatten(1, (move.shape[2], self.sizes[layer])))
                 if layer < len(turned):
                     hidden = self._hidden[layer][own.atoms].transpose(1, 2)
                     moved = torch.bmm(hidden, turned[layer].flatten(2)).unflatten(2, (-1, self.sizes[layer + 1]))
@@ -123,14 +128,14 @@ class NetworkJacobian:
                     bias.copy_(turned[layer].sum(dim=1))
         return rows
 
-    def _changes(self, own: Members, move: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Changes s_0 .. s_L-1 of the activations and r_1 .. r_L-1 of the gradients, (R, M, C, n) each."""
+    def _changes(self, own: Members, move: Tensor, turn: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+        """Changes of activations and gradients, (R, M, C, n) each: s_0 .. s_L-1, and r_1 .. r_L-1 or, if known, r_L."""
         weights = [weight[own.element] for weight in self._weights]
         changes, before = [move], []
         for layer, slope in enumerate(self._slope):
             before.append(changes[-1] @ weights[layer])
             changes.append(before[-1] * slope[own.atoms][:, :, None])
-        turned: list[Tensor] = []
+        turned = [] if turn is None else [turn]
         for layer in reversed(range(len(self._slope))):
             change = before[layer].mul_(self._bend[layer][own.atoms][:, :, None])
             if turned:

@@ -18,6 +18,7 @@ from pyfit_gpu.models.all_parameters import energy_variances, force_variances
 from pyfit_gpu.models.batch_stream import Take
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches, computed_batches
 from pyfit_gpu.models.energy import energy_model
+from pyfit_gpu.models.informed_rows import last_layer_rows
 from pyfit_gpu.models.last_layer import LastLayerRows, n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import PredictedUncertainty, Uncertainty
@@ -225,7 +226,7 @@ def predict_batch(
 ) -> Prediction:
     """Do as `predict` for one batch; neighbours and uncertainty have the potential's dtype and device."""
     bars = None if uncertainty is None else uncertainty.error_bars
-    rows = None if bars is None or bars.of_all else LastLayerRows(potential, batch, derivatives=force_errors)
+    rows = None if bars is None or bars.of_all else last_layer_rows(potential, batch, derivatives=force_errors)
     grade = None if uncertainty is None else uncertainty.grade
     walk = walk_over(potential, batch, Wanted(derivatives, rows, grade))
     found = _summed(batch, walk)
@@ -251,7 +252,7 @@ def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> t
     Args:
         derivatives: whether forces and stress are wanted, and their rows.
     """
-    rows = LastLayerRows(potential, batch, derivatives=derivatives)
+    rows = last_layer_rows(potential, batch, derivatives=derivatives)
     return _summed(batch, walk_over(potential, batch, Wanted(derivatives, rows))), rows
 
 

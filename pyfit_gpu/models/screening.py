@@ -54,7 +54,7 @@ class Screening:
         of_bonds = grad * self.bonds
         grad_detour = self.around.from_bonds(of_bonds).mul_(self._shares)
         grad_detour.mul_(self._against + self.around.triples.steepness).neg_()
-        return self.grad_parameters(grad), self._grad_vectors(grad_detour)
+        return self.grad_parameters(grad), detours_vjp(self.around, grad_detour)
 
     def grad_parameters(self, grad: Tensor) -> Tensor:
         """Derivatives with respect to the parameters alone, (n, S, S), from dE/dS (n, B): dS/dL = S x (1 - f) / f."""
@@ -65,21 +65,25 @@ class Screening:
         """(T,): (1 - f) / f."""
         return self._taken / self._factors
 
-    def _grad_vectors(self, grad_detour: Tensor) -> Tensor:
-        """(3, n, K) eV/Å, for dE/dx of the triples: r_jk depends on both vectors, r_ij and r_ik on one."""
-        around, triples, bonds = self.around, self.around.triples, self.around.bonds
-        outward = around.sum_to_bonds(grad_detour)
-        # On a CPU products with few rows are three times as fast as with few columns.
-        spring = around.scattered(grad_detour / triples.distance)
-        ends = around.vectors.new_ones(len(spring), 4, spring.shape[2])
-        ends[:, :3] = around.vectors.transpose(0, 1)
-        starts = ends.gather(2, bonds.column[:, None].expand(-1, 4, -1))
-        pulled = torch.bmm(starts, spring).transpose(0, 1)
-        held = torch.bmm(ends, spring.transpose(1, 2)).transpose(0, 1)
-        along = around.sum_to_neighbors(grad_detour)  # (n, K): dE/dr_ik
-        whole = around.vectors * (pulled[3] + along / around.distances) - pulled[:3]
-        of_bonds = bonds.unit * (held[3] * bonds.distance - outward) - held[:3]
-        return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), of_bonds)
+
+def detours_vjp(around: Surroundings, grad_detour: Tensor) -> Tensor:
+    """(3, n, K): derivatives by the vectors from those by the detours x of the triples, (T,).
+
+    r_jk depends on both vectors, r_ij and r_ik on one.
+    """
+    triples, bonds = around.triples, around.bonds
+    outward = around.sum_to_bonds(grad_detour)
+    # On a CPU products with few rows are three times as fast as with few columns.
+    spring = around.scattered(grad_detour / triples.distance)
+    ends = around.vectors.new_ones(len(spring), 4, spring.shape[2])
+    ends[:, :3] = around.vectors.transpose(0, 1)
+    starts = ends.gather(2, bonds.column[:, None].expand(-1, 4, -1))
+    pulled = torch.bmm(starts, spring).transpose(0, 1)
+    held = torch.bmm(ends, spring.transpose(1, 2)).transpose(0, 1)
+    along = around.sum_to_neighbors(grad_detour)  # (n, K): dE/dr_ik
+    whole = around.vectors * (pulled[3] + along / around.distances) - pulled[:3]
+    of_bonds = bonds.unit * (held[3] * bonds.distance - outward) - held[:3]
+    return whole.scatter_add_(2, bonds.column.expand(3, -1, -1), of_bonds)
 
 
 class _Products(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """Error bars of a potential from the structures that trained it: Laplace's approximation, calibrated.
 
-Here for the last layer; for all parameters see laplace_all.py.
+Here for the last layer; for all parameters see laplace_all.py. In the last layer of a straight network predictions are
+linear; those of a physically informed one are linearised at its parameters.
 With J the derivatives of the N residuals of the loss, weighted as there, so that r^T r is the squared loss, and a the
 penalty on the squares of the last layer's parameters w, the evidence is largest where (MacKay)
 
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.error_bars import FORMS, LABELS, Calibration, ErrorBars, Form
 from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
@@ -65,8 +65,8 @@ def build_error_bars(
 
     Raises:
         InputError: several members, a set made with other descriptor settings, a weight for a label that no structure
-            has, a set without positions for one of forces or stress, predictions that are not finite, or more
-            parameters than those for which there is memory.
+            has, a set without positions for one of forces or stress or for a physically informed network, predictions
+            that are not finite, or more parameters than those for which there is memory.
     """
     if form not in FORMS:
         raise InputError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
@@ -94,9 +94,10 @@ def _covariance_of_last(
 
 
 def last_parameters(potential: Potential) -> Tensor:
-    """(P,) weights, then the bias, of the last layer of one element after the other."""
-    weight, bias = potential.networks.weights[-1][0, :, :, 0], potential.networks.biases[-1][0]
-    return torch.cat((weight, bias), dim=1).flatten().detach()
+    """(P,) float64 on the CPU: weights, then biases, of the last layer of one element after the other, as in files."""
+    networks = potential.networks.with_flat(potential.parameters)
+    weight, bias = networks.weights[-1][0], networks.biases[-1][0]
+    return torch.cat((weight, bias[:, None]), dim=1).flatten()
 
 
 def _check(
@@ -106,7 +107,6 @@ def _check(
     weights: LossWeights,
     penalty: float | None,
 ) -> None:
-    require_straight(potential, "error bars")
     check_weights(weights)
     if potential.networks.n_members != 1:
         raise InputError(f"error bars: expected a potential of one member, got {potential.networks.n_members} members")
@@ -120,6 +120,12 @@ def _check(
     require_labels(train, weights)
     if any(weight > 0 for weight in weights.values()):
         require_positions(train)
+    for name, part in (("training", train), ("validation", validation)):
+        if part is not None and potential.is_physically_informed and bool(part.positions.isnan().any()):
+            raise InputError(
+                f"error bars: expected a {name} set with positions, on which energies of {potential.kind} depend, got "
+                "one without"
+            )
 
 
 def _on_scale(part: TrainingSet, potential: Potential) -> TrainingSet:

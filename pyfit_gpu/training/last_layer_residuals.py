@@ -47,8 +47,12 @@ def residuals(
 ) -> Iterator[Mapping[str, Residuals]]:
     """Yield predictions and their derivatives, by label, for some structures (B,) bool of a set at a time."""
     chosen = counted.nonzero()[:, 0]
-    make = _with_derivatives if derivatives else _of_energies
-    for found in make(potential, part.select(chosen)):
+    own = part.select(chosen)
+    if derivatives or potential.is_physically_informed:
+        made = _from_positions(potential, own, derivatives=derivatives)
+    else:
+        made = _from_features(potential, own)
+    for found in made:
         done.add(int(part.sizes[chosen[found["energy"].structure]].sum()))
         yield {
             label: Residuals(chosen[own.structure], own.errors.double(), own.rows.double())
@@ -56,7 +60,7 @@ def residuals(
         }
 
 
-def _of_energies(potential: Potential, part: TrainingSet) -> Iterator[dict[str, Residuals]]:
+def _from_features(potential: Potential, part: TrainingSet) -> Iterator[dict[str, Residuals]]:
     """Energies, from the features that the set holds."""
     n_elements = potential.descriptor.n_elements
     for rows in size_batches(part.sizes.tolist(), batch_atoms(part.sizes.device, potential.descriptor.n_features)):
@@ -73,23 +77,27 @@ def _energy_residuals(structure: Tensor, energy: Tensor, rows: Tensor, own: Trai
     return Residuals(structure, (energy - own.energy_used)[:, None], rows[:, None])
 
 
-def _with_derivatives(potential: Potential, part: TrainingSet) -> Iterator[dict[str, Residuals]]:
-    """Energies, forces and virials, computed anew from the positions."""
+def _from_positions(potential: Potential, part: TrainingSet, *, derivatives: bool) -> Iterator[dict[str, Residuals]]:
+    """Energies and, if wanted, forces and virials, computed anew from the positions."""
     for batch in prediction_batches(
         part.sizes.tolist(),
         lambda rows: part.select(rows).structures(),
         potential,
-        n_rows=n_last_parameters(potential),
+        n_rows=n_last_parameters(potential) if derivatives else 0,
     ):
         own = part.select(batch.rows)
-        predicted, rows = rows_of_batch(potential, batch, derivatives=True)
+        predicted, rows = rows_of_batch(potential, batch, derivatives=derivatives)
+        energies = _energy_residuals(batch.rows, predicted.energy, rows.of_energies(), own)
+        if not derivatives:
+            yield {"energy": energies}
+            continue
         forces, virials = rows.of_derivatives()
         assert predicted.forces is not None
         assert predicted.stress is not None
         structure = batch.rows[torch.repeat_interleave(own.sizes)]  # of each atom
         stress = (predicted.stress - own.stress) * own.volume[:, None]
         yield {
-            "energy": _energy_residuals(batch.rows, predicted.energy, rows.of_energies(), own),
+            "energy": energies,
             "forces": Residuals(structure, predicted.forces - own.forces, forces),
             "stress": Residuals(batch.rows, stress, virials),
         }

@@ -1,13 +1,14 @@
 """Error bars against errors on held-out structures: how many lie inside, and whether they rank them.
 
     python tests/benchmarks/calibration.py [--sets nist mlearn] [--seeds 1 2 3] [--evaluations 600] [--largest N]
-        [--error-bars all-parameters] [--n-threads 2] [--out FOLDER]
+        [--error-bars all-parameters] [--informed] [--n-threads 2] [--out FOLDER]
 
 Per seed, four fifths of the pool train and the others validate: they calibrate the error bars. Scored are the test
 structures, which took no part. Printed are, for energies per structure and for force components, the shares of errors
 inside of one and two error bars (a Gaussian has 68.3 % and 95.4 %), the same without calibration, and rank correlations
 of the absolute error with the error bar and with the extrapolation grade (of a structure's highest atom; for forces of
-the atom). --largest cuts the pool for a try. Writes a plot of errors against error bars and grades for each set.
+the atom). --largest cuts the pool for a try. --informed takes physically informed networks, whose baseline is fitted
+before. Writes a plot of errors against error bars and grades for each set.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from shared_sets import SETS, SharedSet, rank_correlation
 import pyfit_gpu as pf
 from pyfit_gpu.models.error_bars import FORMS, Form
 from pyfit_gpu.models.uncertainty import Uncertainty
+from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.clusters import build_extrapolation_grade
 from pyfit_gpu.training.laplace import build_error_bars
 
@@ -49,7 +51,10 @@ def measure(data: SharedSet, seed: int, evaluations: int, form: Form) -> dict[st
     forces = data.force_weight > 0
     train, validation = data.pool.split(0.8, seed)
     model = data.potential.randomized(seed)
-    pf.fit(model, train, validation, settings=data.settings(evaluations, seed))
+    settings = data.settings(evaluations, seed)
+    if model.is_physically_informed:
+        model = fit_baseline(model, train, settings, starts=2)
+    pf.fit(model, train, validation, settings=settings)
     weights = {"forces": data.force_weight} if forces else {}
     bars = build_error_bars(model, train, validation, weights=weights, form=form)
     plain = build_error_bars(model, train, weights=weights, form=form)
@@ -126,13 +131,14 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=600, help="of each fit, about")
     parser.add_argument("--largest", type=int, default=0, help="structures of the pool that take part (all)")
     parser.add_argument("--error-bars", choices=FORMS, default=FORMS[0], help="parameters that they come from")
+    parser.add_argument("--informed", action="store_true", help="physically informed networks, 40-16-16-8")
     parser.add_argument("--n-threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     if options.n_threads:
         torch.set_num_threads(options.n_threads)
     for name in options.sets:
-        data = SETS[name]()
+        data = SETS[name]().informed() if options.informed else SETS[name]()
         if options.largest:
             data = data.cut(options.largest)
         found = [measure(data, seed, options.evaluations, options.error_bars) for seed in options.seeds]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from closure import HEADER
 from members import SHARED, load
 
 import pyfit_gpu as pf
 from pyfit_gpu.datasets.label_scales import balanced_weights
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.new_potential import new_potential
+
+_COHESION = 4.63  # eV/atom, of silicon
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,27 @@ class SharedSet:
 
     def settings(self, evaluations: int, seed: int) -> pf.FitSettings:
         """A fit of about so many evaluations: a step has ten iterations, and an iteration hardly more than one."""
-        return pf.FitSettings(
+        found = pf.FitSettings(
             steps=max(1, evaluations // 11), l2=1e-4, force_weight=self.force_weight, seed=seed, keep="last"
         )
+        return replace(found, l2=1e-7, l2_form="squared") if self.potential.is_physically_informed else found
+
+    def informed(self, cutoff: float = 4.5) -> SharedSet:
+        """The same for a physically informed network 40-16-16-8 of the plain form, energies those of atomisation."""
+        potential = new_potential(
+            ["Si"], cutoff, form="plain", n_centers=8, first_center=1.5,
+            legendre_orders=HEADER.legendre_orders, hidden=(16, 16),
+        )  # fmt: skip
+        networks = ElementNetworks.random(potential.networks.layer_sizes, 0.1, 1, n_elements=1, activation=1)
+        potential = replace(potential, networks=networks)
+        lowest = float((self.pool.energy / self.pool.sizes).min())
+        shift = -lowest - _COHESION
+
+        def converted(part: pf.TrainingSet) -> pf.TrainingSet:
+            features = pf.featurize(part.structures(), potential)
+            return replace(part, potential=potential, features=features, energy_shift=(shift,))
+
+        return replace(self, potential=potential, pool=converted(self.pool), test=converted(self.test))
 
     def cut(self, n: int) -> SharedSet:
         """The same with a pool of n structures, for a try."""
@@ -72,7 +94,19 @@ def _mlearn() -> SharedSet:
     return SharedSet(potential, pool, test, balanced_weights(pool)[0])
 
 
-SETS: dict[str, Callable[[], SharedSet]] = {"nist": _nist, "mlearn": _mlearn}
+def _example() -> SharedSet:
+    """Energies and forces of the silicon of the examples, mode 6, 99-8-8-1; 52 structures, always the same, test."""
+    structures = pf.load_structures(Path(__file__).parents[2] / "examples" / "data" / "si_dft.extxyz")
+    empty = new_potential(["Si"], 5.5, first_center=1.5, hidden=(8, 8))
+    networks = ElementNetworks.random(empty.networks.layer_sizes, empty.max_random, 1, n_elements=1, activation=1)
+    potential = replace(empty, networks=networks)
+    whole = pf.build_training_set(structures, potential, e_shift=102.457)
+    order = np.random.default_rng(7).permutation(len(whole))
+    test, pool = (whole.select(np.sort(rows)) for rows in (order[:52], order[52:]))
+    return SharedSet(potential, pool, test, balanced_weights(pool)[0])
+
+
+SETS: dict[str, Callable[[], SharedSet]] = {"nist": _nist, "mlearn": _mlearn, "example": _example}
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:

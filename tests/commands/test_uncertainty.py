@@ -71,17 +71,36 @@ class TestBuild:
         expected = build_error_bars(potential, whole.select(plan.train), whole.select(plan.validation))
         assert_same(bars_of("si.uncertainty.txt"), expected)
 
-    def test_a_physically_informed_potential_has_grades_alone(self) -> None:
-        path = OWN / "pinn_mode1.nn.dat"
-        shutil.copy(path, "pinn.nn.dat")
+    def test_a_physically_informed_potential(self) -> None:
+        shutil.copy(OWN / "pinn_mode1.nn.dat", "pinn.nn.dat")
         done("prepare", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "pinn.h5", *SHIFT, "--quiet")
         said = done("uncertainty", "build", "pinn.h5", "--potential", "pinn.nn.dat").said
-        assert "warning: error bars: a physically informed network (squared form) has none yet, only" in said
-        assert load_uncertainty("pinn.uncertainty.txt").error_bars is None
-        done("evaluate", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "out.csv")
+        potential = pf.load_potential("pinn.nn.dat")
+        n_parameters = (potential.networks.layer_sizes[-2] + 1) * 8
+        assert f"of the last layer's {n_parameters} parameters decided by the data" in said
+        assert "error bars of energy: calibrated on" in said
+        whole = pf.load_training_set("pinn.h5")
+        plan = whole.plan_split()
+        expected = build_error_bars(potential, whole.select(plan.train), whole.select(plan.validation))
+        assert_same(bars_of("pinn.uncertainty.txt"), expected)
+        done("evaluate", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "out.csv", "--forces-uncertainty")
         with open("out.csv", newline="") as file:
-            grades = [float(row["highest_grade"]) for row in csv.DictReader(file)]
-        assert 0 < max(grades) < 100
+            rows = list(csv.DictReader(file))
+        assert 0 < max(float(row["highest_grade"]) for row in rows) < 100
+        structures = Structures.from_frames(list(read_frames("si.poscar.dat")))
+        found = predict(
+            potential, structures, derivatives=False, uncertainty=load_uncertainty("pinn.uncertainty.txt")
+        ).uncertainty
+        for row, energy, size in zip(rows, found.energy.tolist(), structures.sizes, strict=True):
+            assert float(row["energy_per_atom_uncertainty"]) == pytest.approx(energy / size, rel=1e-6)
+
+    def test_a_physically_informed_potential_has_grades_alone_without_positions(self) -> None:
+        shutil.copy(OWN / "pinn_mode1.nn.dat", "pinn.nn.dat")
+        done("prepare", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "pinn.h5", *SHIFT, "--quiet")
+        done("convert", "pinn.h5", "pinn.dat")
+        said = done("uncertainty", "build", "pinn.dat", "--potential", "pinn.nn.dat").said
+        assert "warning: error bars: a physically informed network (squared form) needs positions, the set has" in said
+        assert load_uncertainty("pinn.uncertainty.txt").error_bars is None
         words = ("uncertainty", "build", "pinn.h5", "--potential", "pinn.nn.dat", "--overwrite", "--error-bars")
         refused(*words, "all-parameters", match="error bars of all parameters: expected a straight network .* not supp")
 

@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bond_order_samples import make_bond_order
 from sample_sets import make_potential
 
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.formats.opening import load_uncertainty_of
 from pyfit_gpu.formats.uncertainty_error_bars import section_bytes
 from pyfit_gpu.formats.uncertainty_file import load_uncertainty, save_uncertainty
 from pyfit_gpu.models.error_bars import Calibration, ErrorBars
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
+from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.models.uncertainty import Uncertainty
 
@@ -185,3 +188,19 @@ def test_another_last_layer_is_refused() -> None:
     other = Uncertainty(whole.checksum, whole.elements, whole.grade, make_bars(7))
     with pytest.raises(InputError, match="expected error bars of 5 last parameters, found 7"):
         other.check(potential, "fit.uncertainty.txt")
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["network", "bare"])
+def test_of_a_physically_informed_potential(bare: bool, tmp_path: Path) -> None:
+    """The same again; with as many parameters as a straight network's last layer it is refused."""
+    potential, path = make_bond_order(("Si", "C"), bare=bare), tmp_path / "fit.uncertainty.txt"
+    straight = make_uncertainty(potential)
+    bars = make_bars(n_last_parameters(potential))
+    save_uncertainty(replace(straight, error_bars=bars), path)
+    found = load_uncertainty_of(path, potential).error_bars
+    assert found is not None
+    assert len(found.root) == 2 * (1 if bare else 6) * 21
+    assert torch.equal(found.root, bars.root)
+    save_uncertainty(straight, path)
+    with pytest.raises(InputError, match=rf"fit\.uncertainty\.txt: expected error bars of {len(bars.root)} last param"):
+        load_uncertainty_of(path, potential)

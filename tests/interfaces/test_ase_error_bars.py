@@ -7,10 +7,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from bond_order_samples import make_bond_order
 from models.test_last_layer import make_uncertainty
 from sample_sets import make_potential
 
 from pyfit_gpu.interfaces.ase import PyfitCalculator
+from pyfit_gpu.models.potential import Form
 from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -62,3 +64,18 @@ def test_single_precision_is_close(calculator: PyfitCalculator) -> None:
     for name in ("energy_uncertainty", "forces_uncertainty"):
         expected = calculator.get_property(name, atoms)
         np.testing.assert_allclose(small.get_property(name, atoms), expected, rtol=1e-3, atol=1e-4 * np.max(expected))
+
+
+@pytest.mark.parametrize("form", ["squared", "plain"])
+def test_of_a_physically_informed_potential(form: Form) -> None:
+    potential, atoms = make_bond_order(form=form), make_atoms()
+    calculator = atoms.calc = PyfitCalculator(potential, uncertainty=make_uncertainty(potential), e_shift=0.0)
+    frame = Frame(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers, "", "")
+    expected = predict(
+        potential, Structures.from_frames([frame]), uncertainty=calculator.uncertainty, force_errors=True
+    ).uncertainty
+    assert expected is not None
+    assert expected.forces is not None
+    assert calculator.get_property("energy_uncertainty", atoms) == pytest.approx(float(expected.energy), rel=1e-9)
+    assert "forces_uncertainty" not in calculator.results
+    np.testing.assert_allclose(calculator.get_property("forces_uncertainty", atoms), expected.forces, rtol=1e-7)

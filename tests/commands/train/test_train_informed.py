@@ -93,10 +93,24 @@ def test_a_bare_potential_is_trained() -> None:
     assert rows[-1][1] < 0.9 * rows[0][1]
 
 
-def test_uncertainty_is_the_grade_alone() -> None:
-    said = train("--steps", 1, "--uncertainty")
-    assert "error bars: a physically informed network (plain form) has none yet, only the extrapolation grade" in said
-    assert Path("out.uncertainty.txt").exists()
+@pytest.mark.parametrize("start", ["start.pinn", "start.nn.dat", "bare.pinn"])
+def test_uncertainty_is_that_of_the_build_beside(start: str) -> None:
+    """For the structures, split and weights of the run."""
+    if start.startswith("bare"):
+        words = ("--elements", "Si", "--cutoff", "3.6", "--n-centers", "4", "--hidden", "0", "--pinn", "--quiet")
+        done("new", *words, "--out", start)
+    ending = start.split(".", 1)[1]
+    words = ("--steps", 1, "--uncertainty", "--negative-penalty", 0.5, "--seed", 4)
+    said = train(*words, out=f"out.{ending}", start=start)
+    assert "error bars of energy: calibrated on" in said
+    written = Path("out.uncertainty.txt").read_bytes()
+    assert b"error-bars" in written
+    done("uncertainty", "build", "si.h5", "--potential", f"out.{ending}", "--overwrite")
+    assert Path("out.uncertainty.txt").read_bytes() == written
+    done("evaluate", "si.poscar.dat", "--potential", f"out.{ending}", "--out", "out.csv", "--forces-uncertainty")
+    header, *rows = Path("out.csv").read_text().splitlines()
+    assert "energy_per_atom_uncertainty" in header.split(",")
+    assert len(rows) == 10
 
 
 def test_plan_counts_bonds() -> None:

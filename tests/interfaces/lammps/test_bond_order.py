@@ -11,6 +11,7 @@ import pytest
 import torch
 from bond_order_samples import CUTOFF, loops, make_bond_order
 from lammps_samples import Runner, as_atoms, as_frame, calculated, coefficients, crystal, sample_uncertainty, thermo
+from models.test_last_layer import make_bars
 from sample_sets import make_potential
 
 from pyfit_gpu.errors import Failure
@@ -20,6 +21,7 @@ from pyfit_gpu.formats.uncertainty_file import save_uncertainty
 from pyfit_gpu.interfaces.lammps.comparison import compare
 from pyfit_gpu.interfaces.lammps.installation import Installation
 from pyfit_gpu.interfaces.lammps.running import PairStyle, evaluate_frames
+from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Form, Potential
 from pyfit_gpu.structures.frames import Frame
 
@@ -239,12 +241,15 @@ def test_energy_is_kept(run: Runner, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("n_members", [1, 2])
 def test_grades(lammps: Installation, plugin: Path, bare: bool, n_members: int, tmp_path: Path) -> None:
-    """Grades are of the features, whatever the outputs are, and whether there is a network at all."""
+    """Grades are of the features, whatever the outputs are, and whether there is a network; error bars are skipped."""
     files = save_members(tmp_path, n_members, TWO, bare=bare)
     potential = load_potentials(files)
     atoms = crystal((2, 2, 2), second="C")
     uncertainty = sample_uncertainty(atoms, potential, n_clusters=[3, 4])
+    if n_members == 1:
+        uncertainty = replace(uncertainty, error_bars=make_bars(n_last_parameters(potential)))
     save_uncertainty(uncertainty, tmp_path / "u.txt")
+    assert (b"begin error-bars" in (tmp_path / "u.txt").read_bytes()) == (n_members == 1)
     pair = PairStyle.of(potential, files, plugin, tmp_path / "u.txt")
     found = compare(lammps, pair, potential, [as_frame(atoms)], uncertainty=uncertainty)
     assert found.differences[-1].name == "grade"
