@@ -1,6 +1,7 @@
 """Networks on structures unlike those they trained on: straight and physically informed ones side by side.
 
-    python tests/benchmarks/informed_physics.py train FOLDER [--sets near bulk] [--seeds 1 2] [--steps 40]
+    python tests/benchmarks/informed_physics.py train FOLDER [--sets near bulk] [--seeds 1 2] [--steps 40] [--l2 1e-7]
+                                                           [--spread-penalty C]
     python tests/benchmarks/informed_physics.py report FOLDER [--image FILE.png]
 
 NIST silicon, whole groups left out: `near` trains crystals, defects, liquid and amorphous cells near the density of
@@ -117,6 +118,7 @@ def train(
     settings = pf.FitSettings(steps=options.steps, seed=seed, l2=options.l2, l2_form="squared")
     started = time.perf_counter()
     if potential.is_physically_informed:
+        settings = replace(settings, spread_penalty=options.spread_penalty)
         potential = fit_baseline(potential, parts[0], settings, starts=3)
         pf.save_potential(baseline_alone(potential), path_of(options.folder, name, "baseline", seed))
     begun = time.perf_counter()
@@ -266,6 +268,7 @@ def main() -> None:
     training.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     training.add_argument("--steps", type=int, default=40)
     training.add_argument("--l2", type=float, default=1e-7, help="prefactor of the squares of the parameters")
+    training.add_argument("--spread-penalty", type=float, default=0.0, help="of the informed networks, as in `train`")
     training.set_defaults(work=train_all)
     reporting = tasks.add_parser("report")
     reporting.add_argument("--image", default="informed_physics.png")
