@@ -417,8 +417,8 @@ def test_outputs_are_scaled_while_they_train(made: Callable[..., TrainingSet], e
         rms = torch.cat(squares).mean(dim=0).sqrt()
         most = 10 * potential.baseline[element].abs().clamp(min=1)  # with lambda energies hardly change here
         assert bool((1 / rms > most)[-1])
-        expected = (1 / rms).minimum(most)[rms > 0]
-        torch.testing.assert_close(scales[element][rms > 0], expected, rtol=1e-12, atol=0)
+        bounded = (1 / rms).minimum(most)[rms > 0]
+        torch.testing.assert_close(scales[element][rms > 0], bounded, rtol=1e-12, atol=0)
     conditioning = condition(training_set, "half")
     assert conditioning is not None
     conditioning = replace(conditioning, outputs=scales)

@@ -12,8 +12,8 @@ from commands.helpers import assert_same_files, call, done, refused, set_up_info
 
 import pyfit_gpu as pf
 from pyfit_gpu.commands.interrupts import Terminated
-from pyfit_gpu.commands.train import job
 from pyfit_gpu.commands.train.logs import ProgressRows
+from pyfit_gpu.training.fit import fit
 
 TRAIN = ("train", "si.h5", "--potential", "start.pinn", "--backup-dir", "", "--force-weight", 0, "--stress-weight", 0,
          "--steps", 2, "--baseline", "fit", "--baseline-starts", 2)  # fmt: skip
@@ -62,14 +62,13 @@ def test_an_interruption_meanwhile_leaves_nothing(
 def test_an_interruption_after_it_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything has trained: the run file has the baseline, and the run goes on to the same bits."""
     done(*TRAIN, "--out", "whole.pinn")
-    fit = job.fit
 
     def killed(*arguments: Any, **named: Any) -> object:
         os.kill(os.getpid(), signal.SIGTERM)
         return fit(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "fit", killed)
+        patch.setattr("pyfit_gpu.commands.train.job.fit", killed)
         assert call(*TRAIN, "--out", "out.pinn").status == 143
     assert baseline("out.pinn") == baseline("whole.pinn")
     said = done(*TRAIN, "--out", "out.pinn", "--resume").said
