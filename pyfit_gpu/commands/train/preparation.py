@@ -242,13 +242,13 @@ def starting_potential(start: StartOptions, weight_seed: int) -> Potential:
             raise InputError(f"members: expected {len(start.potentials)}, one of each potential, got {start.members}")
         if start.randomize:
             raise InputError("randomize: expected one potential, of which random starts are drawn, got several")
-        apart = [load_potential(one, seed=weight_seed) for one in start.potentials]
-        if differ_in_baseline(apart) and not apart[0].is_bare:
+        joined = load_potentials(list(start.potentials))
+        if not joined.is_bare and differ_in_baseline([load_potential(one, seed=0) for one in start.potentials]):
             raise InputError(
                 "potentials: expected the same baseline in all, found several: members that train together perturb "
                 "one baseline; others train in jobs of their own"
             )
-        return load_potentials(list(start.potentials))
+        return joined
     (path,) = start.potentials
     numbers = range(start.first_member, start.first_member + (start.members or 1))
     potential = load_potential(path, seed=member_seed(weight_seed, 0, numbers[0]))
