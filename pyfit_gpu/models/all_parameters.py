@@ -72,8 +72,8 @@ def force_variances(bars: ErrorBars, potential: Potential, batch: Batch, inputs:
     for slab, _, atoms in slabs_of([part], batch.species, networks.n_elements):
         _require_slab_memory(slab, inputs, networks.n_parameters)
         jacobian = NetworkJacobian(plain, inputs[atoms].double(), slab.by_element)
-        for group, moves in slab.force_moves():
-            rows = jacobian.moved_rows(group.members, moves).flatten(0, 1)
+        for group, moves, turns in slab.force_moves():
+            rows = jacobian.moved_rows(group.members, moves, turns).flatten(0, 1)
             variances = bars.relative_variances(networks.gradient_from_without_offset(rows)[:, None])
             found[atoms.start + group.rows] = variances.view(-1, 3)
     return found

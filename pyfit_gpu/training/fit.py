@@ -20,7 +20,7 @@ from pyfit_gpu.training.history import History, Observers
 from pyfit_gpu.training.input_statistics import ConditioningKind, condition
 from pyfit_gpu.training.local_parameters import output_scales, require_sense
 from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
-from pyfit_gpu.training.loss import require_labels, weighted_terms
+from pyfit_gpu.training.loss import require_labels
 from pyfit_gpu.training.memory_plan import MemoryPlan
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
@@ -149,10 +149,9 @@ def require_trainable(potential: Potential, settings: FitSettings) -> None:
         return
     wanting = [settings.optimizer.name] if settings.optimizer.needs is Gives.RESIDUALS else []
     wanting += ["l2 auto"] if settings.l2 == "auto" else []
-    weights = {term.weight_name: settings.loss_weights[term.name] for term in weighted_terms()}
-    for name, value in {**weights, **penalties}.items():
+    for name, value in penalties.items():
         if value and wanting:
             raise InputError(
-                f"{name}: expected 0 with {wanting[0]}, got {value:g}: for {potential.kind} J^T J is known of energies "
-                "alone, LBFGS with a given penalty takes everything"
+                f"{name}: expected 0 with {wanting[0]}, got {value:g}: J^T J has no rows for all local parameters of all "
+                "atoms, LBFGS with a given penalty takes everything"
             )
