@@ -176,19 +176,21 @@ class Slab:
     def force_moves(self, turning: TurningSlopes | None = None) -> Iterator[Moved]:
         """Groups of atoms with the moves of the inputs along the forces on them, and the turns of slopes that turn."""
         tables: list[Tensor] = []
+        width = 0
         for number, source in enumerate(self._sources):
             derivatives = self._derivatives(number, source, turning)  # (n, F', 3, K)
             by_pair = derivatives.permute(0, 3, 2, 1).flatten(2)  # (n, K, 3 F')
             del derivatives
+            width = by_pair.shape[2]
             if not tables:
-                tables = [by_pair.new_zeros(count + 1, by_pair.shape[2]) for count in self.n_places]
+                tables = [by_pair.new_zeros(count + 1, width) for count in self.n_places]
             table = tables[source.element]
             source.pairs.add(table, by_pair.flatten(0, 1), sign=-1)
             table.index_add_(0, source.own, by_pair.sum(dim=1))
             del by_pair  # whoever takes the tables needs the memory
         for group, offsets in zip(self.groups, self._offsets, strict=True):
             moved = [
-                table[first : first + own.atoms.numel()].view(*own.atoms.shape, 3, -1)
+                table[first : first + own.atoms.numel()].view(*own.atoms.shape, 3, width // 3)
                 for table, first, own in zip(tables, offsets, group.members, strict=True)
             ]
             yield (group, *_moves_and_turns(moved, turning))

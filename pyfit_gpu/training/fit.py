@@ -152,6 +152,6 @@ def require_trainable(potential: Potential, settings: FitSettings) -> None:
     for name, value in penalties.items():
         if value and wanting:
             raise InputError(
-                f"{name}: expected 0 with {wanting[0]}, got {value:g}: J^T J has no rows for all local parameters of all "
-                "atoms, LBFGS with a given penalty takes everything"
+                f"{name}: expected 0 with {wanting[0]}, got {value:g}: J^T J has no rows for each local parameter of "
+                "each atom, LBFGS with a given penalty takes everything"
             )

@@ -17,7 +17,7 @@ from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models.energy import local_parameters
-from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.models.potential import Form, Potential, join_members
 from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.optimizers.auto_settings import AutoSettings
@@ -289,6 +289,50 @@ def test_matrix_is_that_of_differences(
     expected = jacobian.T @ jacobian
     found = directions @ matrix @ directions.T
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("form", "activation"), [("squared", 1), ("plain", 2)])
+@pytest.mark.parametrize("elements", [*ELEMENTS, ("O", "Si", "C")], ids="-".join)
+def test_matrix_is_that_of_rows_by_autograd(
+    mixed_frames: Callable[..., list[Frame]], elements: tuple[str, ...], form: Form, activation: int
+) -> None:
+    """Inputs and outputs are conditioned; molecules, slabs, cells smaller than the cutoff, lone atoms."""
+    potential = make_bond_order(elements, form, max_random=0.1)
+    potential = replace(potential, networks=replace(potential.networks, activation=activation))
+    frames = [frame for frame in mixed_frames(elements) if frame.n_atoms < 5]
+    frames[0] = replace(frames[0], forces=None)
+    frames[4] = replace(frames[4], stress=None, weight=2.5)
+    shift = dict.fromkeys(elements, 0.0)
+    training_set = build_training_set(Structures.from_frames(frames), potential, e_shift=shift)
+    conditioning = condition(training_set, "half")
+    assert conditioning is not None
+    conditioning = replace(conditioning, outputs=output_scales(potential, training_set))
+    assert conditioning.outputs is not None
+    assert float(conditioning.outputs.max()) < 1e10  # also for an angle that no atom of these has
+    networks = conditioning.unfold(potential.networks)
+    objective = Objective(training_set, ALL, potential=potential, conditioning=conditioning, n_lanes=1)
+    (matrix,) = objective.normal_matrices(networks.flat(), networks)
+    leaf = networks.flat().requires_grad_()
+    rows = []
+    for block, _ in objective.lanes[0]:
+        labels = block.labels
+        assert labels is not None
+        assert isinstance(block.layout, ElementLayout)
+        found = labels.predict(networks.with_flat(leaf), block.layout, block.features, block.species, None)
+        energies = torch.zeros(len(block.sizes), dtype=torch.float64).index_add(0, block.structure, found.energies[0])
+        residuals = [energies * block.weight.sqrt() * block.per_atom]
+        for one, comparison in labels.comparisons:
+            prediction = found.by_name[one.term.prediction][:, 0]
+            residuals.append((one.weight**0.5 * comparison.scale[:, None] * prediction).flatten())
+        for residual in torch.cat(residuals):
+            rows.append(torch.autograd.grad(residual, leaf, retain_graph=True)[0][0])
+    jacobian = torch.stack(rows)
+    expected = jacobian.T @ jacobian
+    torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+    # What is small counts as well: in units of the diagonal, as Cholesky's steps see it.
+    size = expected.diagonal().clamp(min=1e-6 * float(expected.diagonal().max())).rsqrt()
+    scaled = [size[:, None] * own * size for own in (matrix, expected)]
+    torch.testing.assert_close(*scaled, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1], ids=["energies", "forces"])
