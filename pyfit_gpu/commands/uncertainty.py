@@ -20,7 +20,6 @@ from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.uncertainty_error_bars import section_bytes
 from pyfit_gpu.formats.uncertainty_file import save_uncertainty, uncertainty_path
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.error_bars import Form
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.laplace_all import require_posterior_memory
@@ -54,8 +53,6 @@ def build(
         raise InputError(f"{out}: expected one potential for one file, got {len(potential)}")
     models = [_load(path) for path in potential]
     if form == "all-parameters":
-        for model in models:
-            require_straight(model, "error bars of all parameters")
         _require_memory(models, potential, setup)
     inputs = [training_set, *potential]
     targets = [setup.output(out or str(uncertainty_path(path)), inputs) for path in potential]

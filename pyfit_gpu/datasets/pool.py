@@ -14,14 +14,14 @@ from pyfit_gpu.datasets.selection import Selection, choose
 from pyfit_gpu.datasets.selection_methods import METHODS, Method
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.all_parameters import energy_variances
+from pyfit_gpu.models.all_parameters import LocalSlopes, energy_variances
 from pyfit_gpu.models.energy import energy_model, network_outputs
 from pyfit_gpu.models.error_bars import ErrorBars
 from pyfit_gpu.models.extrapolation import ExtrapolationGrade
 from pyfit_gpu.models.last_layer import energy_rows
 from pyfit_gpu.models.networks import ElementLayout
 from pyfit_gpu.models.potential import Potential
-from pyfit_gpu.models.prediction import predict, prediction_batches, rows_of_batch
+from pyfit_gpu.models.prediction import inputs_of_batch, predict, prediction_batches, rows_of_batch
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.copies import first_rows
 from pyfit_gpu.sums import sum_over_atoms, sum_runs
@@ -86,6 +86,12 @@ def _predicted_error_bars(potential: Potential, bars: ErrorBars, whole: Training
     bars = bars.to(double.device)
     found = torch.empty(len(structures), dtype=torch.float64, device=double.device)
     for batch in prediction_batches(structures.sizes, structures.select, double):
+        if bars.of_all:
+            inputs = inputs_of_batch(double, batch, derivatives=False)[1]
+            local = LocalSlopes.of(double, batch, inputs)
+            variances = energy_variances(bars, double, inputs, batch.species, batch.sizes, local)
+            found[batch.rows] = bars.scaled("energy", variances)
+            continue
         rows = rows_of_batch(double, batch, derivatives=False)[1]
         found[batch.rows] = bars.deviations("energy", rows.of_energies()[:, None])[:, 0]
     return found.cpu() / whole.sizes.cpu()

@@ -72,8 +72,6 @@ class ErrorBars:
         Raises:
             InputError: with both numbers, or because the potential has several members.
         """
-        if potential.is_physically_informed and self.of_all:
-            raise InputError(f"{name}: expected error bars of the last layer for {potential.kind}, found {self.form}")
         expected = potential.networks.n_parameters if self.of_all else n_last_parameters(potential)
         if len(self.root) != expected:
             which = "parameters" if self.of_all else "last parameters"

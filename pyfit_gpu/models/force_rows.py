@@ -5,7 +5,8 @@ The force on an atom j is a sum over the atoms i that have j as a neighbour, and
     F_j = sum_i g_i T_ij,   T_ij = -dx_i/dr_j,      g_i = de_i/dx_i
 
 The derivatives of a `MapPart` stand by central atom i and pair. Here they are gathered by j: pairs of i and images of
-the same j become one entry, and entries of a few structures (a slab) one padded table for each element of i.
+the same j become one entry, and entries of a few structures (a slab) one padded table for each element of i. Where
+energies follow from the outputs of the networks, the changes of their slopes (turning_slopes.py) go the same way.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from pyfit_gpu.descriptors.pair_sums import symmetric_six
 from pyfit_gpu.models.map_parts import MapBlock, MapPart
 from pyfit_gpu.models.network_jacobian import Members, atoms_by_element
+from pyfit_gpu.models.turning_slopes import TurningSlopes
 from pyfit_gpu.sums import RepeatedPlaces, ragged_range
 
 SLAB_ATOMS = 512  # most atoms of a slab, unless a single structure has more
@@ -66,6 +68,11 @@ class RowGroup:
 
     rows: Tensor  # (R,) int64, atoms or structures of the slab
     members: tuple[Members, ...]  # one table for each element
+
+
+# Rows of J, and for each element tables of the moves of inputs (R, M, C, F) and of the turns of slopes (R, M, C, N),
+# as `NetworkJacobian.moved_rows` takes them; None: slopes do not turn. C: 3 components of a force, 6 of a virial.
+Moved = tuple[RowGroup, list[Tensor], list[Tensor] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,14 +173,14 @@ class Slab:
                 found.append(_Source(block, element, rows, places, own_places, atoms))
         return found
 
-    def force_moves(self) -> Iterator[tuple[RowGroup, list[Tensor]]]:
-        """Groups of atoms with the moves of the inputs along the forces on them, for each element (R, M, 3, F)."""
+    def force_moves(self, turning: TurningSlopes | None = None) -> Iterator[Moved]:
+        """Groups of atoms with the moves of the inputs along the forces on them, and the turns of slopes that turn."""
         tables: list[Tensor] = []
         width = 0
-        for source in self._sources:
-            jacobian = source.block.jacobian_of(source.rows)  # (n, F, 3, K)
-            by_pair = jacobian.permute(0, 3, 2, 1).flatten(2)  # (n, K, 3 F)
-            del jacobian
+        for number, source in enumerate(self._sources):
+            derivatives = self._derivatives(number, source, turning)  # (n, F', 3, K)
+            by_pair = derivatives.permute(0, 3, 2, 1).flatten(2)  # (n, K, 3 F')
+            del derivatives
             width = by_pair.shape[2]
             if not tables:
                 tables = [by_pair.new_zeros(count + 1, width) for count in self.n_places]
@@ -182,21 +189,19 @@ class Slab:
             table.index_add_(0, source.own, by_pair.sum(dim=1))
             del by_pair  # whoever takes the tables needs the memory
         for group, offsets in zip(self.groups, self._offsets, strict=True):
-            yield (
-                group,
-                [
-                    table[first : first + own.atoms.numel()].view(*own.atoms.shape, 3, width // 3)
-                    for table, first, own in zip(tables, offsets, group.members, strict=True)
-                ],
-            )
+            moved = [
+                table[first : first + own.atoms.numel()].view(*own.atoms.shape, 3, width // 3)
+                for table, first, own in zip(tables, offsets, group.members, strict=True)
+            ]
+            yield (group, *_moves_and_turns(moved, turning))
 
-    def virial_moves(self) -> Iterator[tuple[RowGroup, list[Tensor]]]:
-        """Groups of structures with the moves of the inputs along their virials, for each element (R, M, 6, F)."""
+    def virial_moves(self, turning: TurningSlopes | None = None) -> Iterator[Moved]:
+        """Groups of structures with the moves of the inputs along their virials, and the turns of slopes that turn."""
         moves: Tensor | None = None
-        for source in self._sources:
-            jacobian = source.block.jacobian_of(source.rows)
+        for number, source in enumerate(self._sources):
+            derivatives = self._derivatives(number, source, turning)
             vectors = source.block.chunk.part(source.rows).vectors  # (n, 3, K); the chunk would keep all of its own
-            outer = torch.bmm(jacobian.flatten(1, 2), vectors.transpose(1, 2)).unflatten(1, (-1, 3))  # (n, F, 3, 3)
+            outer = torch.bmm(derivatives.flatten(1, 2), vectors.transpose(1, 2)).unflatten(1, (-1, 3))  # (n, F', 3, 3)
             six = symmetric_six(outer).transpose(1, 2)
             if moves is None:
                 moves = six.new_zeros(len(self.species) + 1, *six.shape[1:])  # the last for padding
@@ -205,7 +210,23 @@ class Slab:
         if self._by_structure is None:
             self._by_structure = structure_groups(self.sizes, self.species, self.n_elements)
         for group in self._by_structure:
-            yield group, [moves[own.atoms] for own in group.members]
+            yield (group, *_moves_and_turns([moves[own.atoms] for own in group.members], turning))
+
+    def _derivatives(self, number: int, source: _Source, turning: TurningSlopes | None) -> Tensor:
+        """Derivatives of the inputs and, if they turn, of the slopes of a source's atoms, (n, F + N, 3, K)."""
+        if turning is None:
+            return source.block.jacobian_of(source.rows)
+        chunk = source.block.chunk.part(source.rows)
+        jacobian = source.block.jacobian_of(source.rows) if turning.n_inputs else chunk.vectors[:, None, :, :][:, :0]
+        return torch.cat((jacobian, turning.of(number, source.element, source.atoms, chunk, jacobian)), dim=1)
+
+
+def _moves_and_turns(moved: list[Tensor], turning: TurningSlopes | None) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Tables (R, M, C, F) of inputs and (R, M, C, N) of slopes, from tables of both."""
+    if turning is None:
+        return moved, None
+    n = turning.n_outputs
+    return [table[..., :-n] for table in moved], [table[..., -n:] for table in moved]
 
 
 def structure_groups(sizes: Tensor, species: Tensor, n_elements: int, most: int = ENERGY_ROWS) -> list[RowGroup]:

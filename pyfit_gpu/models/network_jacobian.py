@@ -128,6 +128,13 @@ class NetworkJacobian:
                     bias.copy_(turned[layer].sum(dim=1))
         return rows
 
+    def pull(self, element: int, atoms: Tensor, grad: Tensor) -> Tensor:
+        """(m, D, F): derivatives by the inputs of atoms (m,) of one element, from `grad` (m, D, n_out) by outputs."""
+        weights = [weight[element] for weight in self._weights]
+        for layer in reversed(range(len(self._slope))):
+            grad = (grad @ weights[layer + 1].T).mul_(self._slope[layer][atoms][:, None])
+        return grad @ weights[0].T
+
     def _changes(self, own: Members, move: Tensor, turn: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """Changes of activations and gradients, (R, M, C, n) each: s_0 .. s_L-1, and r_1 .. r_L-1 or, if known, r_L."""
         weights = [weight[own.element] for weight in self._weights]

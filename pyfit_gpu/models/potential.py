@@ -218,7 +218,7 @@ def _with_one_baseline(potentials: Sequence[Potential]) -> list[Potential]:
     """Make the same potentials with one baseline for all: zero for bare ones, that of the first for others."""
     first = potentials[0]
     if first.is_bare:
-        return [_with_all_in_biases(potential) for potential in potentials]
+        return [with_all_in_biases(potential) for potential in potentials]
     return [first, *(_with_baseline_of(first, potential) for potential in potentials[1:])]
 
 
@@ -231,7 +231,7 @@ def _with_baseline_of(first: Potential, potential: Potential) -> Potential:
     return replace(potential, networks=networks, use_baseline=first.use_baseline, bond_order_parameters=numbers)
 
 
-def _with_all_in_biases(potential: Potential) -> Potential:
+def with_all_in_biases(potential: Potential) -> Potential:
     """Move a bare potential's baseline into its biases, in which members may differ."""
     flat = potential.networks.flat()
     if potential.use_baseline:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pyfit_gpu.models.all_parameters import energy_variances, force_variances
+from pyfit_gpu.models.all_parameters import LocalSlopes, energy_variances, force_variances
 from pyfit_gpu.models.batch_stream import Take
 from pyfit_gpu.models.batches import Batch, batch_atoms, batches, computed_batches
 from pyfit_gpu.models.energy import energy_model
@@ -238,10 +238,12 @@ def predict_batch(
         forces = bars.deviations("forces", rows.of_derivatives()[0]) if force_errors else None
     elif bars is not None:
         assert walk.inputs is not None
-        variances = energy_variances(bars, potential, walk.inputs, batch.species, batch.sizes)
+        local = LocalSlopes.of(potential, batch, walk.inputs)
+        variances = energy_variances(bars, potential, walk.inputs, batch.species, batch.sizes, local)
         energy = bars.scaled("energy", variances).to(potential.dtype)
         if force_errors:
-            forces = bars.scaled("forces", force_variances(bars, potential, batch, walk.inputs)).to(potential.dtype)
+            variances = force_variances(bars, potential, batch, walk.inputs, local)
+            forces = bars.scaled("forces", variances).to(potential.dtype)
     return replace(found, uncertainty=PredictedUncertainty(walk.grades, energy, forces))
 
 
@@ -257,9 +259,13 @@ def rows_of_batch(potential: Potential, batch: Batch, *, derivatives: bool) -> t
 
 
 @torch.no_grad()
-def inputs_of_batch(potential: Potential, batch: Batch) -> tuple[Prediction, Tensor]:
-    """Predict with forces and stress, and give the networks' inputs (n, F), too."""
-    walk = walk_over(potential, batch, Wanted(derivatives=True, keep_inputs=True))
+def inputs_of_batch(potential: Potential, batch: Batch, *, derivatives: bool = True) -> tuple[Prediction, Tensor]:
+    """Predict, and give the networks' inputs (n, F), too.
+
+    Args:
+        derivatives: whether forces and stress are wanted.
+    """
+    walk = walk_over(potential, batch, Wanted(derivatives, keep_inputs=True))
     assert walk.inputs is not None
     return _summed(batch, walk), walk.inputs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -18,6 +19,12 @@ from pyfit_gpu.training.bond_map import BondMap
 from pyfit_gpu.training.local_penalty import LocalPenalty
 
 _ROWS = 512  # of J at once
+
+
+class Slopes(Protocol):
+    """The way from local parameters to energies, see `informed`."""
+
+    def __call__(self, parameters: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +78,12 @@ def straight(outputs: Tensor) -> AtomicEnergies:
 
 
 def informed(
-    how: Informed, bonds: BondMap, outputs: Tensor, species: Tensor, means: Tensor | None, *, gradient: bool
+    how: Informed, bonds: Slopes, outputs: Tensor, species: Tensor, means: Tensor | None, *, gradient: bool
 ) -> AtomicEnergies:
     """Take outputs (K n_out, n) for local parameters without the baseline.
 
     Args:
+        bonds: from local parameters (K, n, N) to energies of atoms (K, n) and, if wanted, their derivatives (K, n, N).
         means: (K, S, N) of the local parameters of all atoms; None: not known or not needed.
         gradient: whether `pull` will be used.
     """
@@ -87,19 +95,19 @@ def informed(
         slopes = how.scaled(slopes, species)
     if how.penalty is None:
         return AtomicEnergies(
-            energies, lambda grad: _as_outputs(slopes * grad[..., None]), slopes=slopes, parameters=parameters
+            energies, lambda grad: as_outputs(slopes * grad[..., None]), slopes=slopes, parameters=parameters
         )
     penalty, of_penalty = how.penalty.added(parameters, species, means)
     of_penalty = how.scaled(of_penalty, species)
     sums = how.penalty.sums(parameters, species) if how.penalty.needs_means and means is None else None
 
     def pull(grad: Tensor) -> Tensor:
-        return _as_outputs(slopes * grad[..., None] + of_penalty)
+        return as_outputs(slopes * grad[..., None] + of_penalty)
 
     return AtomicEnergies(energies, pull, penalty, slopes, parameters, sums)
 
 
-def _as_outputs(by_atom: Tensor) -> Tensor:
+def as_outputs(by_atom: Tensor) -> Tensor:
     """(K, n, n_out) to (K n_out, n)."""
     return by_atom.transpose(1, 2).flatten(0, 1)
 

@@ -25,7 +25,15 @@ from pyfit_gpu.models.force_rows import RowGroup, structure_groups
 from pyfit_gpu.models.network_jacobian import NetworkJacobian, atoms_by_element
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.sums import sum_over_atoms
-from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed, informed, map_of, penalty_rows, straight
+from pyfit_gpu.training.atomic_energies import (
+    AtomicEnergies,
+    Informed,
+    as_outputs,
+    informed,
+    map_of,
+    penalty_rows,
+    straight,
+)
 from pyfit_gpu.training.bond_map import BondMap
 from pyfit_gpu.training.force_map import require_positions
 from pyfit_gpu.training.labels import Labels
@@ -216,21 +224,21 @@ class Block:
                 for group in groups:
                     yield jacobian.energy_rows(group.members) * scale[structures][group.rows][:, None]
             if self.labels is not None:
-                yield from self.labels.jacobian_rows(networks, inputs, species)
+                yield from self.labels.jacobian_rows(networks, inputs, species, local)
             if local is not None and self._informed is not None and self._informed.penalty is not None:
                 yield from penalty_rows(self._informed, networks, inputs, species, local)
 
     def local(self, networks: ElementNetworks, *, gradient: bool = False) -> AtomicEnergies:
         """Energies of atoms and the local parameters that they follow from, of a physically informed network."""
+        assert self._informed is not None
         with torch.no_grad():
             if isinstance(self.layout, PackedAtoms):
                 outputs = self.layout.restore(forward(networks, self.layout, self.features)[0], len(self.structure))
-                assert self._informed is not None
-                assert self.bonds is not None
-                return informed(self._informed, self.bonds, outputs, self.species, None, gradient=gradient)
-            assert self.labels is not None
-            found = self.labels.predict(networks, self.layout, self.features, self.species, None)
-            return AtomicEnergies(found.energies, lambda grad: grad, parameters=found.parameters)
+            else:
+                outputs = as_outputs(self.layout.restore(networks(self.features)))
+            bonds = self.bonds if self.labels is None else self.labels.slopes
+            assert bonds is not None
+            return informed(self._informed, bonds, outputs, self.species, None, gradient=gradient)
 
     def _energy_rows(self, n_elements: int) -> list[_EnergyRows]:
         """Rows of J of energies: the structures and atoms that a `NetworkJacobian` is made for, and their groups."""

@@ -193,6 +193,18 @@ class BondForces:
                 virials.append(own_virials)
         return energies, slopes, torch.cat(forces), torch.cat(virials) if self.map.virials else None
 
+    def slopes(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (A, n) eV and their derivatives by the parameters (A, n, N), without forces."""
+        energies, slopes = parameters.new_empty(parameters.shape[:2]), torch.empty_like(parameters)
+        for number, (_, chunk, first) in enumerate(self._blocks()):
+            for rows, around in self._pieces(number, chunk):
+                atoms = first + chunk.atoms[rows]
+                for member, own in enumerate(parameters):
+                    found = BondEnergies(around, own.index_select(0, atoms), self.model.form)
+                    energies[member].index_copy_(0, atoms, found.energies)
+                    slopes[member].index_copy_(0, atoms, found.grad_parameters())
+        return energies, slopes
+
     def vjp(self, parameters: Tensor, direction: Tensor, grad_forces: Tensor, grad_virials: Tensor | None) -> Tensor:
         """(A, n, N): derivative by the parameters of a function with these derivatives by slopes, forces, virials."""
         result = torch.empty_like(parameters)

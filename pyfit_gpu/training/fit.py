@@ -11,16 +11,15 @@ import torch
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.run_file import FitState
-from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.energy import energy_model
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.history import History, Observers
 from pyfit_gpu.training.input_statistics import ConditioningKind, condition
-from pyfit_gpu.training.local_parameters import output_scales, require_sense
+from pyfit_gpu.training.local_parameters import condition_outputs, require_sense
 from pyfit_gpu.training.loop import FitRun, Starts, TrainingFailure
-from pyfit_gpu.training.loss import require_labels, weighted_terms
+from pyfit_gpu.training.loss import require_labels
 from pyfit_gpu.training.memory_plan import MemoryPlan
 from pyfit_gpu.training.objective_builder import ObjectiveBuilder
 from pyfit_gpu.training.settings import FitSettings
@@ -98,7 +97,9 @@ def fit(
         trained = potential.random_members(range(first_member, first_member + members), settings.seed)
     drawn = random_starts or members is not None
     kind: ConditioningKind = "none" if potential.is_bare else settings.conditioning
-    conditioning = _condition(potential, train, kind) if resume is None else resume.conditioning
+    conditioning = (
+        condition_outputs(potential, train, condition(train, kind)) if resume is None else resume.conditioning
+    )
     objectives = ObjectiveBuilder(sets, settings, plan, processes, conditioning, potential)
     starts = Starts(first_member, drawn or trained.networks.n_members > 1, conditioned=drawn)
     run = FitRun(trained, objectives, settings, starts, observers)
@@ -125,14 +126,6 @@ def fit(
     return history
 
 
-def _condition(potential: Potential, train: TrainingSet, kind: ConditioningKind) -> Conditioning | None:
-    """Condition the inputs, and where they are and local parameters are outputs, these too."""
-    found = condition(train, kind)
-    if found is None or not potential.is_physically_informed or not potential.use_baseline:
-        return found
-    return replace(found, outputs=output_scales(potential, train))
-
-
 def require_trainable(potential: Potential, settings: FitSettings) -> None:
     """Refuse settings that do not go with the kind of potential.
 
@@ -149,10 +142,9 @@ def require_trainable(potential: Potential, settings: FitSettings) -> None:
         return
     wanting = [settings.optimizer.name] if settings.optimizer.needs is Gives.RESIDUALS else []
     wanting += ["l2 auto"] if settings.l2 == "auto" else []
-    weights = {term.weight_name: settings.loss_weights[term.name] for term in weighted_terms()}
-    for name, value in {**weights, **penalties}.items():
+    for name, value in penalties.items():
         if value and wanting:
             raise InputError(
-                f"{name}: expected 0 with {wanting[0]}, got {value:g}: for {potential.kind} J^T J is known of energies "
-                "alone, LBFGS with a given penalty takes everything"
+                f"{name}: expected 0 with {wanting[0]}, got {value:g}: J^T J has no rows for each local parameter of "
+                "each atom, LBFGS with a given penalty takes everything"
             )

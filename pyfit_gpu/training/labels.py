@@ -12,7 +12,8 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.models.force_rows import GPU_SLAB_ATOMS, SLAB_ATOMS, Slab, slabs_of
 from pyfit_gpu.models.network_jacobian import NetworkJacobian
 from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
-from pyfit_gpu.training.atomic_energies import Informed
+from pyfit_gpu.models.turning_slopes import TurningSlopes
+from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed
 from pyfit_gpu.training.bond_map import BondForces
 from pyfit_gpu.training.force_map import ForceMap
 from pyfit_gpu.training.loss import Comparison, Labelled, LabelWeights, WeightedTerm
@@ -131,27 +132,54 @@ class Labels:
             squares |= {name: square.detach() for name, square in found.items()}
         return total, squares
 
-    def jacobian_rows(self, networks: ElementNetworks, inputs: Tensor, species: Tensor) -> Iterator[Tensor]:
+    def jacobian_rows(
+        self, networks: ElementNetworks, inputs: Tensor, species: Tensor, local: AtomicEnergies | None
+    ) -> Iterator[Tensor]:
         """Yield rows (n, P) of the Jacobian of the residuals of these labels, for one member.
 
         Args:
             inputs: (n_atoms, F) of all atoms of the block, conditioned.
             species: (n_atoms,) int64.
+            local: of all atoms, with slopes and local parameters, of a physically informed network.
         """
         inputs, species = inputs[self.map.atoms], species[self.map.atoms]
         scales = {one.term.prediction: one.weight**0.5 * comparison.scale for one, comparison in self.comparisons}
         for slab, structures, atoms in self._slabs(species, networks.n_elements):
-            jacobian = NetworkJacobian(networks, inputs[atoms], slab.by_element)
+            jacobian, turning = self._linearised(networks, inputs[atoms], slab, atoms, local)
             if "forces" in scales:
                 scale = scales["forces"][atoms]
-                for group, moves in slab.force_moves():
-                    rows = jacobian.moved_rows(group.members, moves)
+                for group, moves, turns in slab.force_moves(turning):
+                    rows = jacobian.moved_rows(group.members, moves, turns)
                     yield rows.mul_(scale[group.rows][:, None, None]).flatten(0, 1)
             if "virials" in scales:
                 scale = scales["virials"][structures]
-                for group, moves in slab.virial_moves():
-                    rows = jacobian.moved_rows(group.members, moves)
+                for group, moves, turns in slab.virial_moves(turning):
+                    rows = jacobian.moved_rows(group.members, moves, turns)
                     yield rows.mul_(scale[group.rows][:, None, None]).flatten(0, 1)
+
+    def _linearised(
+        self, networks: ElementNetworks, inputs: Tensor, slab: Slab, atoms: slice, local: AtomicEnergies | None
+    ) -> tuple[NetworkJacobian, TurningSlopes | None]:
+        """What rows of J of a slab are made of; see `jacobian_rows`.
+
+        Args:
+            inputs, atoms: of the slab, in the map's order.
+        """
+        if local is None or self._informed is None:
+            return NetworkJacobian(networks, inputs, slab.by_element), None
+        assert local.slopes is not None
+        assert local.parameters is not None
+        of_block = self.map.atoms[atoms]
+        jacobian = NetworkJacobian(networks, inputs, slab.by_element, local.slopes[0, of_block])
+        scale = None if self._informed.scale is None else self._informed.scale[slab.species]
+        return jacobian, TurningSlopes(self._informed.model, local.parameters[0, of_block], jacobian, scale)
+
+    def slopes(self, parameters: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor]:
+        """Energies (K, n) eV of all atoms of the block and their derivatives by local parameters (K, n, N)."""
+        assert self.bonds is not None
+        found = self.bonds.slopes(parameters.index_select(1, self.map.atoms))
+        energies, slopes = (one.index_select(1, self._places) for one in found)
+        return energies, slopes
 
     def _slabs(self, species: Tensor, n_elements: int) -> list[tuple[Slab, slice, slice]]:
         if self._found_slabs is None:

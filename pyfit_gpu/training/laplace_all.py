@@ -21,12 +21,12 @@ from pyfit_gpu.datasets.feature_rows import read_features
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.devices import require_memory
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.all_parameters import energy_variances, force_variances
+from pyfit_gpu.models.all_parameters import LocalSlopes, energy_variances, force_variances
 from pyfit_gpu.models.batches import batch_atoms
 from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.energy import network_outputs
 from pyfit_gpu.models.error_bars import LABELS, Calibration, ErrorBars
-from pyfit_gpu.models.potential import Potential
+from pyfit_gpu.models.potential import Potential, with_all_in_biases
 from pyfit_gpu.models.prediction import inputs_of_batch, prediction_batches
 from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.sums import sum_over_atoms
@@ -34,6 +34,7 @@ from pyfit_gpu.training.evidence import estimate
 from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.lanes import N_LANES
 from pyfit_gpu.training.last_layer_residuals import AtomCounter
+from pyfit_gpu.training.local_parameters import condition_outputs
 from pyfit_gpu.training.loss import LossWeights
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.regularisation import parameter_groups
@@ -65,14 +66,18 @@ def covariance_of_all(
     Args:
         potential, train: float64, on one device.
     """
+    if potential.is_bare:
+        potential = with_all_in_biases(potential)  # the penalty is on the numbers of its file
     networks = potential.networks
     require_posterior_memory(networks.n_parameters, train.sizes.device)
     train = train.select(train.has_energy.nonzero()[:, 0])
-    conditioning = condition(train, "half")
+    conditioning = None if potential.is_bare else condition_outputs(potential, train, condition(train, "half"))
     if conditioning is None:
         conditioning = Conditioning.none(networks.n_elements, networks.layer_sizes[0])
     own = conditioning.unfold(networks)
-    objective = Objective(train, weights, conditioning=conditioning, stream=True, block_atoms=_BLOCK_ATOMS)
+    objective = Objective(
+        train, weights, conditioning=conditioning, stream=True, block_atoms=_BLOCK_ATOMS, potential=potential
+    )
     point = own.flat().detach()
     (matrix,) = objective.normal_matrices(point, own)
     square = float(objective.evaluate(point, own, gradient=False).errors.loss) ** 2
@@ -157,21 +162,22 @@ def judge(
     bars: ErrorBars, potential: Potential, part: TrainingSet, derivatives: bool, done: AtomCounter
 ) -> Iterator[Mapping[str, Judged]]:
     """Yield predictions by label, for some structures of a set at a time; those of forces need positions."""
-    if not derivatives:
+    if not derivatives and not potential.is_physically_informed:
         yield from _judge_energies(bars, potential, part, done)
         return
     for batch in prediction_batches(part.sizes.tolist(), lambda rows: part.select(rows).structures(), potential):
         own = part.select(batch.rows)
-        predicted, inputs = inputs_of_batch(potential, batch)
-        assert predicted.forces is not None
+        predicted, inputs = inputs_of_batch(potential, batch, derivatives=derivatives)
         energy = (predicted.energy - own.energy_used)[:, None]
-        variances = energy_variances(bars, potential, inputs, batch.species, batch.sizes)
-        by_force = force_variances(bars, potential, batch, inputs)
+        local = LocalSlopes.of(potential, batch, inputs)
+        variances = energy_variances(bars, potential, inputs, batch.species, batch.sizes, local)
+        found = {"energy": Judged(batch.rows, energy, variances[:, None])}
+        if predicted.forces is not None:
+            structure = batch.rows[torch.repeat_interleave(own.sizes)]
+            by_force = force_variances(bars, potential, batch, inputs, local)
+            found["forces"] = Judged(structure, predicted.forces - own.forces, by_force)
         done.add(own.n_atoms)
-        yield {
-            "energy": Judged(batch.rows, energy, variances[:, None]),
-            "forces": Judged(batch.rows[torch.repeat_interleave(own.sizes)], predicted.forces - own.forces, by_force),
-        }
+        yield found
 
 
 def _judge_energies(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.log import log
 from pyfit_gpu.models.bond_order import parameter_names
+from pyfit_gpu.models.conditioning import Conditioning
 from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.parallel import one_thread
@@ -83,6 +86,13 @@ def warn_of_negative(objective: Objective, point: Tensor, template: ElementNetwo
             "local parameter %s is negative for %d of %d atoms that train, %.3g at least",
             names[number], int(count[number]), n_atoms, float(least[number]),
         )  # fmt: skip
+
+
+def condition_outputs(potential: Potential, train: TrainingSet, found: Conditioning | None) -> Conditioning | None:
+    """Condition, where inputs are and local parameters are outputs, these too."""
+    if found is None or not potential.is_physically_informed or not potential.use_baseline:
+        return found
+    return replace(found, outputs=output_scales(potential, train))
 
 
 def output_scales(potential: Potential, train: TrainingSet) -> Tensor:

@@ -44,7 +44,8 @@ class MatrixMemory:
             pairs = (1 + _TABLE_PADDING * self.sizes.places_for_pairs / self.sizes.label_atoms) * min(slab, atoms)
             rows = 3 * slab
             # Moves in tables, beside them those of a chunk, on a GPU sorted and summed too; changes of the activations;
-            # indices.
+            # indices. For outputs that are no energies the turns of slopes are counted as changes: kept, in tables, and
+            # beside them those of a chunk.
             copies = 4 if self.on_gpu else 2
             numbers += pairs * (3 * (copies * n_features + 3 * sum(self.layers[1:])) + 12)
             numbers += pairs * n_features

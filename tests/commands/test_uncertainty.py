@@ -11,6 +11,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from bond_order_samples import make_bond_order
 from commands.helpers import OWN, call, done, fresh_potential, names, new_names, refused, set_up, with_header
 
 import pyfit_gpu as pf
@@ -101,8 +102,31 @@ class TestBuild:
         said = done("uncertainty", "build", "pinn.dat", "--potential", "pinn.nn.dat").said
         assert "warning: error bars: a physically informed network (squared form) needs positions, the set has" in said
         assert load_uncertainty("pinn.uncertainty.txt").error_bars is None
-        words = ("uncertainty", "build", "pinn.h5", "--potential", "pinn.nn.dat", "--overwrite", "--error-bars")
-        refused(*words, "all-parameters", match="error bars of all parameters: expected a straight network .* not supp")
+
+    def test_all_parameters_of_a_physically_informed_potential(self) -> None:
+        """From the set to the columns of `evaluate`, through the file."""
+        made = make_bond_order(form="plain", gaussian_centers=(2.2, 2.8), legendre_orders=(0,))
+        pf.save_potential(made, "pinn.pinn")
+        potential = pf.load_potential("pinn.pinn")
+        done("prepare", "si.poscar.dat", "--potential", "pinn.pinn", "--out", "pinn.h5", *SHIFT, "--quiet")
+        words = ("--potential", "pinn.pinn", "--error-bars", "all-parameters")
+        said = done("uncertainty", "build", "pinn.h5", *words).said
+        n_parameters = potential.networks.n_parameters
+        assert f"of all {n_parameters} parameters decided by the data" in said
+        assert f"of {n_parameters} parameters, all-parameters" in done("info", "pinn.uncertainty.txt").out
+        whole = pf.load_training_set("pinn.h5")
+        plan = whole.plan_split()
+        expected = build_error_bars(
+            potential, whole.select(plan.train), whole.select(plan.validation), form="all-parameters"
+        )
+        known = load_uncertainty("pinn.uncertainty.txt")
+        assert torch.equal(known.error_bars.root, expected.root)
+        done("evaluate", "si.poscar.dat", "--potential", "pinn.pinn", "--out", "out.csv", "--forces-uncertainty")
+        structures = Structures.from_frames(list(read_frames("si.poscar.dat")))
+        found = predict(potential, structures, derivatives=False, uncertainty=known).uncertainty
+        with open("out.csv", newline="") as file:
+            columns = [float(row["energy_per_atom_uncertainty"]) for row in csv.DictReader(file)]
+        assert columns == pytest.approx([float(e) / n for e, n in zip(found.energy, structures.sizes, strict=True)])
 
     def test_with_forces(self) -> None:
         make_labelled()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
 from bond_order_samples import make_bond_order
-from models.test_last_layer import make_uncertainty
+from models.test_last_layer import make_bars, make_uncertainty
 from sample_sets import make_potential
 
 from pyfit_gpu.interfaces.ase import PyfitCalculator
@@ -66,10 +68,15 @@ def test_single_precision_is_close(calculator: PyfitCalculator) -> None:
         np.testing.assert_allclose(small.get_property(name, atoms), expected, rtol=1e-3, atol=1e-4 * np.max(expected))
 
 
+@pytest.mark.parametrize("of_all", [False, True], ids=["last-layer", "all-parameters"])
 @pytest.mark.parametrize("form", ["squared", "plain"])
-def test_of_a_physically_informed_potential(form: Form) -> None:
+def test_of_a_physically_informed_potential(form: Form, of_all: bool) -> None:
     potential, atoms = make_bond_order(form=form), make_atoms()
-    calculator = atoms.calc = PyfitCalculator(potential, uncertainty=make_uncertainty(potential), e_shift=0.0)
+    uncertainty = make_uncertainty(potential)
+    if of_all:
+        bars = replace(make_bars(potential.networks.n_parameters), form="all-parameters")
+        uncertainty = replace(uncertainty, error_bars=bars)
+    calculator = atoms.calc = PyfitCalculator(potential, uncertainty=uncertainty, e_shift=0.0)
     frame = Frame(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers, "", "")
     expected = predict(
         potential, Structures.from_frames([frame]), uncertainty=calculator.uncertainty, force_errors=True

@@ -16,9 +16,11 @@ from torch import Tensor
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
-from pyfit_gpu.models.networks import ElementNetworks
+from pyfit_gpu.models.energy import local_parameters
+from pyfit_gpu.models.networks import ElementLayout, ElementNetworks
 from pyfit_gpu.models.potential import Form, Potential, join_members
 from pyfit_gpu.models.prediction import predict
+from pyfit_gpu.optimizers.auto_settings import AutoSettings
 from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
@@ -26,6 +28,7 @@ from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.fit import fit
 from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.local_parameters import output_scales
+from pyfit_gpu.training.loss import LabelWeights
 from pyfit_gpu.training.memory_plan import plan_memory
 from pyfit_gpu.training.objective import Objective
 from pyfit_gpu.training.set_sizes import SetSizes
@@ -229,53 +232,139 @@ def test_penalties_are_means_over_atoms(made: Callable[..., TrainingSet]) -> Non
 # Gauss-Newton
 
 
+def residuals_of(potential: Potential, training_set: TrainingSet, weights: dict[str, float], negative: float) -> Tensor:
+    """(n,) all of them, from predictions, the normalised weights, and the local parameters as `local_parameters`."""
+    found = predict(potential, training_set.structures())
+    normalised, sizes = LabelWeights.of(training_set), training_set.sizes
+    assert found.forces is not None
+    assert found.stress is not None
+    parts = [normalised["energy"].sqrt() * (found.energy - training_set.energy_used) / sizes]
+    if weights:
+        by_atom = torch.repeat_interleave(normalised["forces"], sizes)[:, None]
+        parts.append((weights["forces"] * by_atom).sqrt() * (found.forces - training_set.forces))
+        virial = (found.stress - training_set.stress) * (training_set.volume / sizes)[:, None]
+        parts.append((weights["stress"] * normalised["stress"][:, None]).sqrt() * virial)
+    features = training_set.features[:, :0] if potential.is_bare else training_set.features
+    local = local_parameters(potential, features, training_set.species)[0]
+    squared = potential.form == "squared"
+    s = potential.descriptor.n_elements
+    barred = torch.ones(local.shape[1], dtype=torch.bool)
+    barred[4 * s : 4 * s + s * s + 1] = False  # h, sigma
+    barred[4 * s + s * s + 1 :] = not squared
+    return torch.cat([*(one.flatten() for one in parts),
+                      (2 * (negative / len(local)) ** 0.5 * local.clamp(max=0) * barred).flatten()])  # fmt: skip
+
+
+def along(function: Callable[[Tensor], Tensor], flat: Tensor, directions: Tensor) -> Tensor:
+    """(n, D) derivatives along directions (D, P)."""
+    return torch.stack([slope(lambda step, one=one: function(flat + step * one)) for one in directions], dim=1)
+
+
+@pytest.mark.parametrize("weights", [{}, ALL], ids=["energies", "forces"])
+@pytest.mark.parametrize("bare", [False, True], ids=["network", "bare"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("elements", ELEMENTS, ids="-".join)
-def test_matrix_of_energies(made: Callable[..., TrainingSet], elements: tuple[str, ...]) -> None:
-    """J^T J with a penalty on negative parameters, beside differences of the residuals."""
-    potential = make_bond_order(elements, "plain", max_random=0.1)
+def test_matrix_is_that_of_differences(
+    made: Callable[..., TrainingSet], elements: tuple[str, ...], form: Form, bare: bool, weights: dict[str, float]
+) -> None:
+    """J^T J with a penalty on negative parameters."""
+    potential = make_bond_order(elements, form, bare=bare, max_random=0.1)
     numbers = list(potential.bond_order_parameters)
     numbers[0] = -0.5  # A of all atoms of the first element
     potential = replace(potential, bond_order_parameters=tuple(numbers))
     training_set = made(potential)
-    objective = Objective(
-        training_set, potential=potential, penalties={"negative": 0.5, "size": 0, "spread": 0}, n_lanes=2, block_atoms=9
-    )
+    penalties = {"negative": 0.5, "size": 0, "spread": 0}
+    objective = Objective(training_set, weights, potential=potential, penalties=penalties, n_lanes=2, block_atoms=9)
     flat, networks = potential.networks.flat(), potential.networks
-    assert objective.informed is not None
-    penalty = objective.informed.penalty
-    assert penalty is not None
 
     def residuals(point: Tensor) -> Tensor:
-        parts = []
-        for rows, block, local in objective.local(point, networks):
-            energies = torch.zeros(len(block.sizes), dtype=torch.float64).index_add(
-                0, block.structure, local.energies[0]
-            )
-            weight = objective.label_weights["energy"][rows].sqrt()
-            parts.append(weight * (energies / block.sizes - objective.target[rows]))
-            assert local.parameters is not None
-            below = local.parameters[0].clamp(max=0) * penalty.is_barred()
-            parts.append(below.flatten() * 2 * (0.5 / training_set.n_atoms) ** 0.5)
-        return torch.cat(parts)
+        own = replace(potential, networks=networks.with_flat(point))
+        return residuals_of(own, training_set, weights, 0.5)
 
-    found_square = objective.evaluate(flat, networks).minimised.square()
-    torch.testing.assert_close(residuals(flat).square().sum()[None], found_square, rtol=1e-11, atol=0)
+    square = objective.evaluate(flat, networks).minimised.square()
+    torch.testing.assert_close(residuals(flat).square().sum()[None], square, rtol=1e-11, atol=0)
     directions = torch.from_numpy(np.random.default_rng(1).normal(size=(6, flat.shape[1])))
-    columns = [slope(lambda step, one=one: residuals(flat + step * one)) for one in directions]
-    jacobian = torch.stack(columns, dim=1)
+    jacobian = along(residuals, flat, directions)
     (matrix,) = objective.normal_matrices(flat, networks)
     expected = jacobian.T @ jacobian
     found = directions @ matrix @ directions.T
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7 * float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
 
 
-def test_gauss_newton_trains_on_energies(made: Callable[..., TrainingSet]) -> None:
-    truth = make_bond_order(form="plain", max_random=0.3, seed=8)
+@pytest.mark.parametrize(("form", "activation"), [("squared", 1), ("plain", 2)])
+@pytest.mark.parametrize("elements", [*ELEMENTS, ("O", "Si", "C")], ids="-".join)
+def test_matrix_is_that_of_rows_by_autograd(
+    mixed_frames: Callable[..., list[Frame]], elements: tuple[str, ...], form: Form, activation: int
+) -> None:
+    """Inputs and outputs are conditioned; molecules, slabs, cells smaller than the cutoff, lone atoms."""
+    potential = make_bond_order(elements, form, max_random=0.1)
+    potential = replace(potential, networks=replace(potential.networks, activation=activation))
+    frames = [frame for frame in mixed_frames(elements) if frame.n_atoms < 5]
+    frames[0] = replace(frames[0], forces=None)
+    frames[4] = replace(frames[4], stress=None, weight=2.5)
+    shift = dict.fromkeys(elements, 0.0)
+    training_set = build_training_set(Structures.from_frames(frames), potential, e_shift=shift)
+    conditioning = condition(training_set, "half")
+    assert conditioning is not None
+    conditioning = replace(conditioning, outputs=output_scales(potential, training_set))
+    assert conditioning.outputs is not None
+    assert float(conditioning.outputs.max()) < 1e10  # also for an angle that no atom of these has
+    networks = conditioning.unfold(potential.networks)
+    objective = Objective(training_set, ALL, potential=potential, conditioning=conditioning, n_lanes=1)
+    (matrix,) = objective.normal_matrices(networks.flat(), networks)
+    leaf = networks.flat().requires_grad_()
+    rows = []
+    for block, _ in objective.lanes[0]:
+        labels = block.labels
+        assert labels is not None
+        assert isinstance(block.layout, ElementLayout)
+        found = labels.predict(networks.with_flat(leaf), block.layout, block.features, block.species, None)
+        energies = torch.zeros(len(block.sizes), dtype=torch.float64).index_add(0, block.structure, found.energies[0])
+        residuals = [energies * block.weight.sqrt() * block.per_atom]
+        for one, comparison in labels.comparisons:
+            prediction = found.by_name[one.term.prediction][:, 0]
+            residuals.append((one.weight**0.5 * comparison.scale[:, None] * prediction).flatten())
+        for residual in torch.cat(residuals):
+            rows.append(torch.autograd.grad(residual, leaf, retain_graph=True)[0][0])
+    jacobian = torch.stack(rows)
+    expected = jacobian.T @ jacobian
+    torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+    # What is small counts as well: in units of the diagonal, as Cholesky's steps see it.
+    size = expected.diagonal().clamp(min=1e-6 * float(expected.diagonal().max())).rsqrt()
+    scaled = [size[:, None] * own * size for own in (matrix, expected)]
+    torch.testing.assert_close(*scaled, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1], ids=["energies", "forces"])
+@pytest.mark.parametrize("bare", [False, True], ids=["network", "bare"])
+def test_gauss_newton_trains(made: Callable[..., TrainingSet], bare: bool, weight: float) -> None:
+    """Labels are those of another potential of the same kind, which few steps find."""
+    truth = make_bond_order(form="plain", bare=bare, max_random=0.3, seed=8)
     training_set = labelled_by(truth, made(truth, n=8))
-    start = make_bond_order(form="plain", max_random=0.1)
-    settings = make_settings(FitSettings(optimizer=GaussNewtonSettings()), l2=1e-9, l2_form="squared", steps=15)
+    start = make_bond_order(form="plain", bare=bare, max_random=0.1)
+    gauss_newton = FitSettings(optimizer=GaussNewtonSettings(), force_weight=weight, stress_weight=weight)
+    settings = make_settings(gauss_newton, l2=1e-9, l2_form="squared", steps=15)
     history = fit(start, training_set, settings=settings)
     assert history.loss[-1] < 0.02 * history.loss[0]
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["network", "bare"])
+@pytest.mark.parametrize("optimizer", ["gauss-newton", "auto"])
+def test_evidence_and_the_switch_take_forces(
+    made: Callable[..., TrainingSet], caplog: pytest.LogCaptureFixture, optimizer: str, bare: bool
+) -> None:
+    """The prefactor of the penalty follows from J^T J of energies, forces and stress."""
+    caplog.set_level("INFO")
+    truth = make_bond_order(form="plain", bare=bare, max_random=0.3, seed=8)
+    training_set = labelled_by(truth, made(truth, n=4))
+    start = make_bond_order(form="plain", bare=bare, max_random=0.1)
+    chosen = {"gauss-newton": GaussNewtonSettings(), "auto": AutoSettings()}[optimizer]
+    settings = FitSettings(
+        optimizer=chosen, l2="auto", l2_form="squared", force_weight=0.1, stress_weight=0.1, steps=10, seed=1
+    )
+    history = fit(start, training_set, settings=settings)
+    assert history.loss[-1] < 0.1 * history.loss[0]
+    assert "parameters determined" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -361,17 +450,14 @@ def test_parameters_that_make_no_sense_are_named_with_the_atom(made: Callable[..
         fit(potential, made(potential), steps=1)
 
 
-@pytest.mark.parametrize("what", ["forces", "size", "auto"])
+@pytest.mark.parametrize("what", ["gauss-newton", "l2 auto"])
 def test_what_has_no_matrix_is_refused(made: Callable[..., TrainingSet], what: str) -> None:
     potential = make_bond_order(form="plain")
-    settings = FitSettings(optimizer=GaussNewtonSettings(), l2_form="squared", l2=1e-8)
+    auto = FitSettings(l2="auto", l2_form="squared", spread_penalty=0.2)
+    given = FitSettings(optimizer=GaussNewtonSettings(), l2_form="squared", l2=1e-8, size_penalty=0.1)
     chosen, message = {
-        "forces": (replace(settings, force_weight=0.1), "force_weight: expected 0 with gauss-newton, got 0.1: .*LBFGS"),
-        "size": (replace(settings, size_penalty=0.1), "size_penalty: expected 0 with gauss-newton, got 0.1"),
-        "auto": (
-            FitSettings(l2="auto", l2_form="squared", stress_weight=1.0),
-            "stress_weight: expected 0 with l2 auto",
-        ),
+        "gauss-newton": (given, r"size_penalty: expected 0 with gauss-newton, got 0\.1: .* LBFGS"),
+        "l2 auto": (auto, r"spread_penalty: expected 0 with l2 auto, got 0\.2"),
     }[what]
     with pytest.raises(InputError, match=message):
         fit(potential, made(potential), settings=chosen)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bond_order_samples import make_bond_order
 from held_memory import PeakMemory, held_bytes
 from sample_sets import make_potential, make_set, make_settings
 
@@ -25,6 +26,7 @@ from pyfit_gpu.devices import format_bytes
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.opening import load_training_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
+from pyfit_gpu.models.networks import ElementNetworks
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.curvature_pairs import CurvaturePairs
 from pyfit_gpu.optimizers.gauss_newton_settings import GaussNewtonSettings
@@ -291,6 +293,31 @@ class TestMatrices:
         planned = sum(bytes_of(plan, name) for name in self.NAMES)
         # Rows and the solution, both counted, are not there at once.
         assert found <= planned <= 3.4 * found
+
+    @pytest.mark.parametrize("elements", [("Si",), ("Si", "C")], ids="-".join)
+    @pytest.mark.parametrize("hidden", [None, (4,), (16, 12)], ids=["bare", "4", "16-12"])
+    def test_a_step_of_physically_informed_networks(
+        self, equal_cells: list[Frame], elements: tuple[str, ...], hidden: tuple[int, ...] | None
+    ) -> None:
+        """Turns of slopes go the way of the moves."""
+        potential = make_bond_order(elements, "plain", bare=hidden is None, max_random=0.1)
+        if hidden is not None:
+            sizes = (potential.descriptor.n_features, *hidden, potential.networks.layer_sizes[-1])
+            networks = ElementNetworks.random(sizes, 0.1, 3, n_elements=len(elements), activation=0)
+            potential = replace(potential, networks=networks)
+        symbols = np.array([14, 6]) if len(elements) > 1 else np.array([14])
+        frames = [replace(frame, atomic_numbers=np.resize(symbols, frame.n_atoms)) for frame in equal_cells]
+        training_set = build_training_set(Structures.from_frames(frames), potential)
+        plan = roomy(training_set, potential, self.BOTH)
+        objective = Objective(training_set, self.BOTH.loss_weights, potential=potential)
+        assert plan.kept_bytes == pytest.approx(objective.kept_bytes, rel=0.05)
+        point = potential.networks.flat()
+        list(objective.normal_matrices(point, potential.networks))  # places of derivatives stay
+        with PeakMemory() as found:
+            list(objective.normal_matrices(point, potential.networks))
+        planned = sum(bytes_of(plan, name) for name in self.NAMES)
+        # A solution for which there are more matrices than for one sum of rows is planned for as well.
+        assert found.peak <= planned - bytes_of(plan, "J^T J") + 24 * point.shape[1] ** 2 <= 3.4 * found.peak
 
     def test_a_network_that_is_too_large(self, equal_cells: list[Frame]) -> None:
         """LBFGS would do; the number that is named does."""
