@@ -479,7 +479,7 @@ def test_positions_are_needed(made: Callable[..., TrainingSet]) -> None:
     potential = make_bond_order()
     training_set = made(potential)
     without = replace(training_set, positions=torch.full_like(training_set.positions, math.nan))
-    with pytest.raises(InputError, match="positions, which this training set does not hold"):
+    with pytest.raises(InputError, match="of a physically informed network, needs positions, which this"):
         fit(potential, without, steps=0)
 
 
