@@ -166,13 +166,12 @@ def bare() -> Potential:
 
 
 SHORT = {"steps": 1, "max_iterations": 2}
-ENERGIES_BY_GAUSS_NEWTON = {**GAUSS_NEWTON, "force_weight": 0.0, "steps": 2, "l2": 1e-8}
 KINDS: dict[str, tuple[Callable[[], Potential], dict[str, Any]]] = {
     "lbfgs": (straight, {}),
     "gauss-newton": (straight, GAUSS_NEWTON),
     "informed, forces": (informed, {**SHORT, "spread_penalty": 0.02, "size_penalty": 0.01}),
     "informed, energies": (informed, {**SHORT, "force_weight": 0.0, "spread_penalty": 0.02}),
-    "informed, gauss-newton": (informed, ENERGIES_BY_GAUSS_NEWTON),
+    "informed, gauss-newton": (informed, {**GAUSS_NEWTON, "steps": 2, "l2": 1e-8}),
     "bare": (bare, {**SHORT, "force_weight": 0.0, "spread_penalty": 0.02}),
 }
 
