@@ -254,7 +254,7 @@ def test_of_another_number_of_parameters(random_frame: MakeFrame) -> None:
         (make_bars(12), "uncertainty: expected error bars of 252 last parameters, found 12"),
         (
             replace(make_bars(252), form="all-parameters"),
-            "uncertainty: expected error bars of the last layer for a physically informed",
+            f"uncertainty: expected error bars of {potential.networks.n_parameters} parameters, found 252",
         ),
     ):
         uncertainty = replace(make_uncertainty(potential), error_bars=bars)
