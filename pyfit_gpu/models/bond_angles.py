@@ -28,10 +28,9 @@ class _Part:
     strength: Tensor  # (n, B or 1), a
     preferred: Tensor  # (n, B or 1), h
     weights: Tensor  # (n, B), w; 0 for neighbours of other elements
-    turned: Tensor  # (3, n, B), Q u
-    along: Tensor  # (3, n), q
+    moments: Tensor  # (9, n, 1), Q and q
     linear: Tensor  # (n, B), q . u
-    total: Tensor  # (n,), W
+    total: Tensor  # (n, 1), W
     values: Tensor  # (n, B), the contribution over a
 
 
@@ -74,28 +73,27 @@ class BondAngles:
         for element, part in enumerate(self._parts):
             own, h = grad * part.strength, part.preferred
             grad_strength.append(self.around.to_elements(grad * part.values))
-            slope = h * part.total[:, None] - part.linear + part.weights * (1 - h)
+            slope = h * part.total - part.linear + part.weights * (1 - h)
             grad_preferred.append(self.around.to_elements(2 * own * slope))
             # The same sums from the side of k.
-            turned, along = self.around.bonds.turned(own), (unit * (own * h)).sum(dim=-1)
-            pulled = turned - along[..., None]
-            total = (own * h.square()).sum(dim=-1)
-            by_weight = sum_first_axis(unit * (pulled - along[..., None])) + total[:, None] - own * (1 - h).square()
-            grad_weights += _only(self.around, element, by_weight)
+            moments = self.around.bonds.moments(own, own * h)
+            square, linear = self.around.bonds.of_moments(moments)
+            total = (own * h.square()).sum(dim=-1, keepdim=True)
+            grad_weights += _only(self.around, element, square - 2 * linear + total - own * (1 - h).square())
             if vectors:
-                grad_unit += 2 * (part.weights * pulled + own * (part.turned - h * part.along[..., None]))
+                pulled = self.around.bonds.turned(moments[:6]) - moments[6:]
+                turned = self.around.bonds.turned(part.moments[:6]) - h * part.moments[6:]
+                grad_unit += 2 * (part.weights * pulled + own * turned)
         return grad_weights, torch.stack(grad_strength, dim=2), torch.stack(grad_preferred, dim=2), grad_unit
 
 
 def _part(around: Surroundings, element: int, weights: Tensor, strength: Tensor, preferred: Tensor) -> _Part:
-    unit = around.bonds.unit
     weights = _only(around, element, weights)
-    turned = around.bonds.turned(weights)
-    along, total = (unit * weights).sum(dim=-1), weights.sum(dim=-1)
-    linear = sum_first_axis(unit * along[..., None])
-    values = sum_first_axis(unit * turned) - 2 * preferred * linear + preferred.square() * total[:, None]
-    values = values - weights * (1 - preferred).square()
-    return _Part(strength, preferred, weights, turned, along, linear, total, values)
+    moments = around.bonds.moments(weights, weights)
+    square, linear = around.bonds.of_moments(moments)
+    total = weights.sum(dim=-1, keepdim=True)
+    values = square - 2 * preferred * linear + preferred.square() * total - weights * (1 - preferred).square()
+    return _Part(strength, preferred, weights, moments, linear, total, values)
 
 
 def _only(around: Surroundings, element: int, of_bonds: Tensor) -> Tensor:

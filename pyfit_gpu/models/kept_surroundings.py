@@ -28,7 +28,7 @@ def tensors_of(around: Surroundings) -> Iterator[Tensor]:
 def kept_bytes(around: Surroundings) -> int:
     """Count the bytes of surroundings, with those of products of unit vectors that are made when first used."""
     unit = around.bonds.unit
-    return sum(value.numel() * value.itemsize for value in (*tensors_of(around), unit, unit))
+    return sum(value.numel() * value.itemsize for value in (*tensors_of(around), unit, unit, unit))
 
 
 def for_parameters(parts: Sequence[Surroundings]) -> Surroundings:

@@ -43,14 +43,27 @@ class Bonds:
     kind: Tensor | None  # (n, B) int64, element of the neighbour; None: there is one element
 
     @lazy
-    def _outer(self) -> Tensor:
-        """(6, n, B): products of two components of the unit vectors, xx yy zz yz xz xy."""
+    def _polynomials(self) -> Tensor:
+        """(9, n, B): products of two components of the unit vectors, xx yy zz yz xz xy, and the components."""
         x, y, z = self.unit
-        return torch.stack((x * x, y * y, z * z, y * z, x * z, x * y))
+        return torch.stack((x * x, y * y, z * z, y * z, x * z, x * y, x, y, z))
 
-    def turned(self, weights: Tensor) -> Tensor:
-        """(3, n, B): the unit vectors times the sum over all bonds of weights (n, B) and u (x) u."""
-        xx, yy, zz, yz, xz, xy = (self._outer * weights).sum(dim=-1, keepdim=True)
+    def moments(self, of_squares: Tensor, of_components: Tensor) -> Tensor:
+        """(9, n, 1): sums over all bonds of weights (n, B) times u (x) u, six components, and others times u."""
+        polynomials = self._polynomials
+        if of_squares is of_components:
+            return (polynomials * of_squares).sum(dim=-1, keepdim=True)
+        products = torch.cat((polynomials[:6] * of_squares, polynomials[6:] * of_components))
+        return products.sum(dim=-1, keepdim=True)
+
+    def of_moments(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """u . Q u and q . u of every bond, (n, B) each, where Q and q are `moments` (9, n, 1)."""
+        xx, yy, zz, yz, xz, xy, x, y, z = (self._polynomials * moments).unbind()
+        return xx + yy + zz + 2 * (yz + xz + xy), x + y + z
+
+    def turned(self, matrix: Tensor) -> Tensor:
+        """(3, n, B): the unit vectors times symmetric matrices (6, n, 1), xx yy zz yz xz xy."""
+        xx, yy, zz, yz, xz, xy = matrix
         x, y, z = self.unit
         rows = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
         return torch.stack([(a * x).addcmul(b, y).addcmul(c, z) for a, b, c in rows])
