@@ -104,14 +104,9 @@ def changes_of(around: Surroundings, moves: Tensor) -> Lengths:
     of_bonds = moves.gather(2, bonds.column.expand(3, -1, -1))
     outward = sum_first_axis(bonds.unit * of_bonds)
     along = sum_first_axis(around.vectors * moves) / around.distances  # (n, K)
-    # r_jk changes by the difference of both moves along v_k - v_j.
-    starts = bonds.unit * bonds.distance
-    between, apart = (
-        ends.flatten(1).index_select(1, triples.neighbor) - begins.flatten(1).index_select(1, triples.bond)
-        for ends, begins in ((around.vectors, starts), (moves, of_bonds))
-    )
-    detour = sum_first_axis(between * apart) / triples.distance
-    detour += along.view(-1).index_select(0, triples.neighbor) - around.from_bonds(outward)
+    detour = _moved_apart(around, moves, of_bonds).index_select(0, triples.place).div_(triples.distance)
+    detour += along.view(-1).index_select(0, triples.neighbor)
+    detour -= around.from_bonds(outward)
     return Lengths(
         distance=outward,
         unit=(of_bonds - bonds.unit * outward) / bonds.distance,
@@ -119,6 +114,24 @@ def changes_of(around: Surroundings, moves: Tensor) -> Lengths:
         detour=detour,
         smooth_detour=triples.smooth * triples.steepness * detour,
     )
+
+
+def _moved_apart(around: Surroundings, moves: Tensor, of_bonds: Tensor) -> Tensor:
+    """(n B K,) Å^2: r_jk times its change, (v_k - v_j) . (V_k - V_j), for all bonds and neighbours."""
+    bonds, vectors = around.bonds, around.vectors
+    starts = bonds.unit * bonds.distance
+    left = vectors.new_empty(*bonds.distance.shape, 8)
+    left[..., :3] = of_bonds.movedim(0, -1)
+    left[..., 3:6] = starts.movedim(0, -1)
+    left[..., 6] = sum_first_axis(starts * of_bonds)
+    left[..., 7] = 1
+    left[..., :6].neg_()
+    right = vectors.new_empty(len(around.distances), 8, around.distances.shape[1])
+    right[:, :3] = vectors.transpose(0, 1)
+    right[:, 3:6] = moves.transpose(0, 1)
+    right[:, 6] = 1
+    right[:, 7] = sum_first_axis(vectors * moves)
+    return torch.bmm(left, right).view(-1)
 
 
 def changes_vjp(around: Surroundings, grad: Lengths) -> Tensor:

@@ -43,23 +43,19 @@ class Bonds:
     kind: Tensor | None  # (n, B) int64, element of the neighbour; None: there is one element
 
     @lazy
-    def _polynomials(self) -> Tensor:
+    def polynomials(self) -> Tensor:
         """(9, n, B): products of two components of the unit vectors, xx yy zz yz xz xy, and the components."""
         x, y, z = self.unit
         return torch.stack((x * x, y * y, z * z, y * z, x * z, x * y, x, y, z))
 
-    def moments(self, of_squares: Tensor, of_components: Tensor) -> Tensor:
-        """(9, n, 1): sums over all bonds of weights (n, B) times u (x) u, six components, and others times u."""
-        polynomials = self._polynomials
-        if of_squares is of_components:
-            return (polynomials * of_squares).sum(dim=-1, keepdim=True)
-        products = torch.cat((polynomials[:6] * of_squares, polynomials[6:] * of_components))
-        return products.sum(dim=-1, keepdim=True)
-
-    def of_moments(self, moments: Tensor) -> tuple[Tensor, Tensor]:
-        """u . Q u and q . u of every bond, (n, B) each, where Q and q are `moments` (9, n, 1)."""
-        xx, yy, zz, yz, xz, xy, x, y, z = (self._polynomials * moments).unbind()
-        return xx + yy + zz + 2 * (yz + xz + xy), x + y + z
+    def polynomials_change(self, of_unit: Tensor) -> Tensor:
+        """(9, n, B): how `polynomials` change while the unit vectors change by (3, n, B)."""
+        whole = self.polynomials.new_empty(self.polynomials.shape)
+        torch.mul(self.unit, of_unit, out=whole[:3]).mul_(2)
+        for row, (a, b) in zip(whole[3:6], ((1, 2), (0, 2), (0, 1)), strict=True):
+            torch.mul(self.unit[a], of_unit[b], out=row).addcmul_(self.unit[b], of_unit[a])
+        whole[6:] = of_unit
+        return whole
 
     def turned(self, matrix: Tensor) -> Tensor:
         """(3, n, B): the unit vectors times symmetric matrices (6, n, 1), xx yy zz yz xz xy."""
