@@ -20,7 +20,7 @@ from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.devices import rows_that_fit
 from pyfit_gpu.models.bond_angles import BondAngles
 from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
-from pyfit_gpu.models.screening import Screening
+from pyfit_gpu.models.screening import Screening, detours_vjp
 from pyfit_gpu.models.surroundings import Surroundings, on_cpu
 from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
@@ -183,16 +183,25 @@ class BondEnergies:
 
     def vjp(self) -> tuple[Tensor, Tensor]:
         """Derivatives of the energies' sum with respect to the parameters, (n, N), and the neighbours' vectors."""
+        slopes, of_detours, of_bonds = self.grad_lengths()
+        whole = detours_vjp(self.around, of_detours)
+        return slopes, whole.scatter_add_(2, self.around.bonds.column.expand(3, -1, -1), of_bonds)
+
+    def grad_lengths(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives of the energies' sum with respect to parameters, (n, N), detours x, (T,), and bonds, (3, n, B).
+
+        Those of the bonds' vectors do not contain what depends on them by way of the detours.
+        """
         own, bonds = self.own, self.around.bonds
         of_weights, of_strength, of_cosine, of_unit = self.backwards(vectors=True)
-        of_screening, whole = self.screening.vjp(of_weights * bonds.smooth)
+        of_screening, of_detours = self.screening.vjp(of_weights * bonds.smooth)
         repulsion, attraction = 0.5 * self.repulsion * bonds.smooth, -0.5 * self.promoted * self.attraction
         moved = -(repulsion * self.around.of_bonds(own.repulsion_decay))
         moved -= attraction * self.around.of_bonds(own.attraction_decay)
         moved += (0.5 * self.repulsion + of_weights * self.screening.bonds) * bonds.slope
         across = (of_unit - bonds.unit * sum_first_axis(of_unit * bonds.unit)) / bonds.distance
-        whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * moved)
-        return torch.cat(self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), dim=1), whole
+        slopes = torch.cat(self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), dim=1)
+        return slopes, of_detours, across + bonds.unit * moved
 
     def grad_parameters(self) -> Tensor:
         """Derivatives of the energies' sum with respect to the parameters alone, (n, N)."""

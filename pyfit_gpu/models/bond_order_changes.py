@@ -18,23 +18,23 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.models.bond_order import BondEnergies, Parameters
-from pyfit_gpu.models.kept_surroundings import Lengths, changes_of, changes_vjp, with_leaves
+from pyfit_gpu.models.kept_surroundings import Lengths, changes_vjp, with_leaves
 from pyfit_gpu.models.potential import Form
 from pyfit_gpu.models.surroundings import Surroundings
 
 
-def derivative_of_change(
-    around: Surroundings, parameters: Tensor, form: Form, direction: Tensor, moves: Tensor
+def change_of_slopes(
+    around: Surroundings, parameters: Tensor, form: Form, direction: Tensor, changes: Lengths
 ) -> Tensor:
-    """(n, N): derivative of dE/dp . P + dE/dv . V by the parameters.
+    """(n, N): derivative of dE/dp . P + dE/dg . G by the parameters.
 
     Args:
         parameters: (n, N), p.
         direction: (n, N), P.
-        moves: (3, n, K), V, of the neighbours' vectors.
+        changes: G.
     """
     energies = BondEnergies(around, parameters, form)
-    return _SlopeChanges(energies, Parameters.of(direction, around.n_elements), changes_of(around, moves)).slopes()
+    return _SlopeChanges(energies, Parameters.of(direction, around.n_elements), changes).slopes()
 
 
 class _SlopeChanges:

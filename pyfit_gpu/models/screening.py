@@ -45,7 +45,7 @@ class Screening:
         return cls(around, parameters, products.view(around.bonds.distance.shape), against, taken, factors)
 
     def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives with respect to the parameters, (n, S, S), and to the neighbours' vectors, (3, n, K) eV/Å.
+        """Derivatives with respect to the parameters, (n, S, S), and to x, (T,) eV/Å.
 
         Args:
             grad: (n, B), dE/dS.
@@ -54,7 +54,7 @@ class Screening:
         of_bonds = grad * self.bonds
         grad_detour = self.around.from_bonds(of_bonds).mul_(self._shares)
         grad_detour.mul_(self._against + self.around.triples.steepness).neg_()
-        return self.grad_parameters(grad), detours_vjp(self.around, grad_detour)
+        return self.grad_parameters(grad), grad_detour
 
     def grad_parameters(self, grad: Tensor) -> Tensor:
         """Derivatives with respect to the parameters alone, (n, S, S), from dE/dS (n, B): dS/dL = S x (1 - f) / f."""
