@@ -4,7 +4,7 @@ Lengths depend on the vectors of few pairs each: that of a bond on one, and the 
 
     dx = (v_jk / r_jk) . (dv_ik - dv_ij) + u_ik . dv_ik - u_ij . dv_ij
 
-No array is padded to equally many neighbours, so that many atoms can be computed at once, whatever neighbours they have.
+No array is padded to equally many neighbours, so that atoms can be computed at once whatever neighbours they have.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from pyfit_gpu.sums import RepeatedPlaces, take_columns
 T = TypeVar("T")
 
 
-def joined_pieces(
-    found: Iterable[tuple[T, Surroundings]], join: Callable[[Sequence[T]], T], most: int
-) -> Iterator[T]:
+def joined_pieces(found: Iterable[tuple[T, Surroundings]], join: Callable[[Sequence[T]], T], most: int) -> Iterator[T]:
     """Join pieces with equally many places for bonds until there are enough atoms: long arrays cost less.
 
     Args:

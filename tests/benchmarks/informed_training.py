@@ -146,7 +146,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     if options.forces:
-        return force_times(options.cutoff)
+        force_times(options.cutoff)
+        return
     structures = pf.load_structures(SHARED / "data" / "silicon_nist.poscar.dat")
     kinds = {name: with_weights(one, 1) for name, one in potentials(options.cutoff).items()}
     whole = {name: pf.build_training_set(structures, one, e_shift=SHIFT) for name, one in kinds.items()}
