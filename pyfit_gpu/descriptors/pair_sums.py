@@ -37,7 +37,6 @@ class PairSums:
         self.largest = largest
         self.structure = torch.repeat_interleave(sizes, output_size=n_atoms)  # (n_atoms,)
         self.index = torch.cat((neighbors.index, neighbors.index.new_zeros(1)))  # the dummy pair may be any atom's
-        self.counts = neighbors.counts  # (n_atoms,), pairs of each atom
         reactions = neighbors.reactions
         self._by_neighbor, self._n_reactions = reactions.order, reactions.counts
 
@@ -75,23 +74,24 @@ class PairSums:
             parts.append(matrix @ vectors.reshape(len(vectors), *[1] * (matrix.dim() - 3), *vectors.shape[1:]))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
-    def of_rows(self, grad: Tensor, vectors: Tensor, *, virials: bool) -> tuple[Tensor, Tensor | None]:
+    def of_rows(self, grad: Tensor, vectors: Tensor, counts: Tensor, *, virials: bool) -> tuple[Tensor, Tensor | None]:
         """Forces (n_atoms, M, 3) and virials (B, M, 6) from dE/dv of all pairs in rows, (M, 3, n_pairs + 1) eV/Å.
 
         Args:
             vectors: (3, n_pairs + 1) Å, v.
+            counts: (n_atoms,) int64, pairs of each atom.
         """
         by_pair = grad.permute(2, 0, 1).contiguous()  # (n_pairs + 1, M, 3)
-        forces = sum_runs(by_pair[:-1], self.counts) - self.to_neighbors(by_pair)
+        forces = sum_runs(by_pair[:-1], counts) - self.to_neighbors(by_pair)
         if not virials:
             return forces, None
         outer = symmetric_six(by_pair[:-1, :, :, None] * vectors.T[:-1, None, None])
-        return forces, sum_runs(sum_runs(outer, self.counts), self.sizes, longest=self.largest)
+        return forces, sum_runs(sum_runs(outer, counts), self.sizes, longest=self.largest)
 
-    def rows_vjp(self, grad_forces: Tensor, grad_virials: Tensor | None, vectors: Tensor) -> Tensor:
+    def rows_vjp(self, grad_forces: Tensor, grad_virials: Tensor | None, vectors: Tensor, counts: Tensor) -> Tensor:
         """Vector-Jacobian product (M, 3, n_pairs + 1) of `of_rows`; zero for the pair after the last one."""
         rows = grad_forces.permute(1, 2, 0).flatten(0, 1).contiguous()
-        centers = torch.repeat_interleave(self.counts, output_size=len(self.index) - 1)
+        centers = torch.repeat_interleave(counts, output_size=len(self.index) - 1)
         moves = rows.new_zeros(len(rows), len(self.index))
         torch.sub(take_columns(rows, centers), take_columns(rows, self.index[:-1]), out=moves[:, :-1])
         moves = moves.unflatten(0, (-1, 3))

@@ -23,18 +23,14 @@ from pyfit_gpu.models.potential import Form
 from pyfit_gpu.models.surroundings import Surroundings
 
 
-def change_of_slopes(
-    around: Surroundings, parameters: Tensor, form: Form, direction: Tensor, changes: Lengths
-) -> Tensor:
+def change_of_slopes(energies: BondEnergies, direction: Tensor, changes: Lengths) -> Tensor:
     """(n, N): derivative of dE/dp . P + dE/dg . G by the parameters.
 
     Args:
-        parameters: (n, N), p.
         direction: (n, N), P.
         changes: G.
     """
-    energies = BondEnergies(around, parameters, form)
-    return _SlopeChanges(energies, Parameters.of(direction, around.n_elements), changes).slopes()
+    return _SlopeChanges(energies, Parameters.of(direction, energies.around.n_elements), changes).slopes()
 
 
 class _SlopeChanges:

@@ -135,18 +135,22 @@ class _Place:
     part: MapPart
     atoms: slice
     structures: slice
-    vectors: Tensor  # (3, n_pairs + 1) Å of all pairs; the last one, of padding, is none
-    unit: Tensor  # (3, n_pairs + 1), along them
+    counts: Tensor  # (n_atoms,) int64, pairs of each atom
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """(3, n_pairs + 1) Å of all pairs, and unit vectors along them; the last is no pair."""
+        vectors = torch.nn.functional.pad(self.part.blocks[0].chunk.all_vectors.T, (0, 1), value=1.0)
+        return vectors, vectors / sum_first_axis(vectors.square()).sqrt()
 
 
 def _places(parts: Sequence[MapPart]) -> Iterator[_Place]:
     atoms = structures = 0
     for part in parts:
-        chunks = [block.chunk for block in part.blocks]
-        vectors = torch.nn.functional.pad(chunks[0].all_vectors.T, (0, 1), value=1.0)
-        unit = vectors / sum_first_axis(vectors.square()).sqrt()
+        counts = part.sums.sizes.new_zeros(part.n_atoms)
+        for chunk in (block.chunk for block in part.blocks):
+            counts[chunk.atoms] = chunk.is_pair.sum(dim=1)
         own = slice(atoms, atoms + part.n_atoms), slice(structures, structures + part.n_structures)
-        yield _Place(part, *own, vectors, unit)
+        yield _Place(part, *own, counts)
         atoms, structures = own[0].stop, own[1].stop
 
 
@@ -193,23 +197,27 @@ class BondForces:
         """Predict from local parameters (A, n, N) of the map's atoms."""
         return BondPredictions(*_Apply.apply(parameters, self))
 
+    def _energies(self, number: int, parameters: Tensor) -> Iterator[tuple[int, PairBonds, BondEnergies]]:
+        """Yield every piece of a part with its energies by the parameters of each member."""
+        for piece in self._pieces(number):
+            for member, own in enumerate(parameters):
+                yield member, piece, BondEnergies(piece.around, own.index_select(0, piece.atoms), self.model.form)
+
     def apply(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Results in the order of `BondPredictions`."""
-        energies = parameters.new_empty(parameters.shape[:2])
-        slopes = torch.empty_like(parameters)
+        energies, slopes = parameters.new_empty(parameters.shape[:2]), torch.empty_like(parameters)
         forces, virials = [], []
         for number, place in enumerate(self._places):
-            table = parameters.new_zeros(len(parameters), 4, place.vectors.shape[1])
-            for piece in self._pieces(number):
-                for member, own in enumerate(parameters):
-                    found = BondEnergies(piece.around, own.index_select(0, piece.atoms), self.model.form)
-                    energies[member].index_copy_(0, piece.atoms, found.energies)
-                    slope, of_detours, of_bonds = found.grad_lengths()
-                    slopes[member].index_copy_(0, piece.atoms, slope)
-                    piece.add_vjp(of_detours, of_bonds, table[member])
-            grad = torch.addcmul(table[:, :3], table[:, 3:], place.unit)
-            own_forces, own_virials = place.part.sums.of_rows(grad, place.vectors, virials=self.map.virials)
-            forces.append(own_forces)
+            vectors, unit = place.vectors()
+            table = parameters.new_zeros(len(parameters), 4, vectors.shape[1])
+            for member, piece, found in self._energies(number, parameters):
+                slope, of_detours, of_bonds = found.grad_lengths()
+                energies[member].index_copy_(0, piece.atoms, found.energies)
+                slopes[member].index_copy_(0, piece.atoms, slope)
+                piece.add_vjp(of_detours, of_bonds, table[member])
+            grad = torch.addcmul(table[:, :3], table[:, 3:], unit)
+            own, own_virials = place.part.sums.of_rows(grad, vectors, place.counts, virials=self.map.virials)
+            forces.append(own)
             if own_virials is not None:
                 virials.append(own_virials)
         return energies, slopes, torch.cat(forces), torch.cat(virials) if self.map.virials else None
@@ -218,30 +226,23 @@ class BondForces:
         """Energies (A, n) eV and their derivatives by the parameters (A, n, N), without forces."""
         energies, slopes = parameters.new_empty(parameters.shape[:2]), torch.empty_like(parameters)
         for number in range(len(self._places)):
-            for piece in self._pieces(number):
-                for member, own in enumerate(parameters):
-                    found = BondEnergies(piece.around, own.index_select(0, piece.atoms), self.model.form)
-                    energies[member].index_copy_(0, piece.atoms, found.energies)
-                    slopes[member].index_copy_(0, piece.atoms, found.grad_parameters())
+            for member, piece, found in self._energies(number, parameters):
+                energies[member].index_copy_(0, piece.atoms, found.energies)
+                slopes[member].index_copy_(0, piece.atoms, found.grad_parameters())
         return energies, slopes
 
     def vjp(self, parameters: Tensor, direction: Tensor, grad_forces: Tensor, grad_virials: Tensor | None) -> Tensor:
         """(A, n, N): derivative by the parameters of a function with these derivatives by slopes, forces, virials."""
         result = torch.empty_like(parameters)
         for number, place in enumerate(self._places):
+            vectors, unit = place.vectors()
             own_virials = None if grad_virials is None else grad_virials[place.structures]
-            moves = place.part.sums.rows_vjp(grad_forces[place.atoms], own_virials, place.vectors)
-            outward = sum_first_axis((moves * place.unit).transpose(0, 1))
-            for piece in self._pieces(number):
-                for member, own in enumerate(parameters):
-                    found = change_of_slopes(
-                        piece.around,
-                        own.index_select(0, piece.atoms),
-                        self.model.form,
-                        direction[member].index_select(0, piece.atoms),
-                        piece.changes(moves[member], outward[member]),
-                    )
-                    result[member].index_copy_(0, piece.atoms, found)
+            moves = place.part.sums.rows_vjp(grad_forces[place.atoms], own_virials, vectors, place.counts)
+            outward = sum_first_axis((moves * unit).transpose(0, 1))
+            for member, piece, found in self._energies(number, parameters):
+                of_parameters = direction[member].index_select(0, piece.atoms)
+                changes = piece.changes(moves[member], outward[member])
+                result[member].index_copy_(0, piece.atoms, change_of_slopes(found, of_parameters, changes))
         return result
 
 

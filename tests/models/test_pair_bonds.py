@@ -89,7 +89,7 @@ def test_changes_of_slopes_are_those_of_two_passes(
         expected = torch.einsum("nab,nb->na", second, turns)
         expected += torch.einsum("nack,cnk->na", mixed, sample.moves[:, pairs])
         changes = piece.changes(sample.moves, sample.outward)
-        found = change_of_slopes(piece.around, parameters, form, turns, changes)
+        found = change_of_slopes(BondEnergies(piece.around, parameters, form), turns, changes)
         assert bool(found.isfinite().all())
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
@@ -114,7 +114,7 @@ def test_joining_changes_nothing(mixed_frames: MakeFrames, elements: tuple[str, 
             results[1].index_add_(0, piece.atoms, slopes)
             piece.add_vjp(of_detours, of_bonds, table)
             changes = piece.changes(sample.moves, sample.outward)
-            found = change_of_slopes(piece.around, parameters, potential.form, parameters, changes)
+            found = change_of_slopes(energies, parameters, changes)
             moved.index_add_(0, piece.atoms, found)
         return count, [*results, moved, table]
 
