@@ -78,14 +78,14 @@ class PairSums:
         """Forces (n_atoms, M, 3) and virials (B, M, 6) from dE/dv of all pairs in rows, (M, 3, n_pairs + 1) eV/Å.
 
         Args:
-            vectors: (3, n_pairs + 1) Å, v.
+            vectors: (n_pairs, 3) Å, v.
             counts: (n_atoms,) int64, pairs of each atom.
         """
         by_pair = grad.permute(2, 0, 1).contiguous()  # (n_pairs + 1, M, 3)
         forces = sum_runs(by_pair[:-1], counts) - self.to_neighbors(by_pair)
         if not virials:
             return forces, None
-        outer = symmetric_six(by_pair[:-1, :, :, None] * vectors.T[:-1, None, None])
+        outer = symmetric_six(by_pair[:-1, :, :, None] * vectors[:, None, None])
         return forces, sum_runs(sum_runs(outer, counts), self.sizes, longest=self.largest)
 
     def rows_vjp(self, grad_forces: Tensor, grad_virials: Tensor | None, vectors: Tensor, counts: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class PairSums:
         moves = moves.unflatten(0, (-1, 3))
         if grad_virials is not None:
             matrix = _symmetric(grad_virials).index_select(0, self.structure.index_select(0, centers))
-            moves[..., :-1] += (matrix * vectors.T[:-1, None, None]).sum(dim=-1).permute(1, 2, 0)
+            moves[..., :-1] += (matrix * vectors[:, None, None]).sum(dim=-1).permute(1, 2, 0)
         return moves
 
 

@@ -105,6 +105,7 @@ def sample_bytes(chosen: TrainingSet, model: BondOrder, reach: float, *, with_ve
     for rows in size_batches(chosen.sizes.tolist()):
         part = chosen.select(rows)
         neighbors = find_neighbors(part.structures(), reach)
+        found += neighbors.vectors.numel() * neighbors.vectors.itemsize if with_vectors else 0
         for chunk in part.descriptor.chunks(neighbors, part.species):
             for rows, around in model.surroundings(chunk):
                 if with_vectors:
@@ -137,10 +138,15 @@ class _Place:
     structures: slice
     counts: Tensor  # (n_atoms,) int64, pairs of each atom
 
-    def vectors(self) -> tuple[Tensor, Tensor]:
-        """(3, n_pairs + 1) Å of all pairs, and unit vectors along them; the last is no pair."""
-        vectors = torch.nn.functional.pad(self.part.blocks[0].chunk.all_vectors.T, (0, 1), value=1.0)
-        return vectors, vectors / sum_first_axis(vectors.square()).sqrt()
+    @property
+    def vectors(self) -> Tensor:
+        """(n_pairs, 3) Å, of all pairs."""
+        return self.part.blocks[0].chunk.all_vectors
+
+    def unit(self) -> Tensor:
+        """(3, n_pairs + 1): unit vectors along those of the pairs; the last is no pair."""
+        rows = torch.nn.functional.pad(self.vectors.T, (0, 1), value=1.0)
+        return rows / sum_first_axis(rows.square()).sqrt()
 
 
 def _places(parts: Sequence[MapPart]) -> Iterator[_Place]:
@@ -167,23 +173,23 @@ class BondForces:
         self.map = force_map
         self.model = model
         self.kept_bytes = 0
-        self._kept: dict[int, list[PairBonds]] = {}  # by number of a part
+        self._kept: dict[int, tuple[Tensor, list[PairBonds]]] = {}  # by number of a part; see `_Place.unit`
         self._places = list(_places(force_map.parts))
-        for number in range(len(self._places)):
-            kept, n_bytes = [], 0
+        for number, place in enumerate(self._places):
+            unit, pieces = place.unit(), []
+            n_bytes = self.kept_bytes + unit.numel() * unit.itemsize
             for piece in self._pieces(number):
-                kept.append(piece)
                 n_bytes += piece.n_bytes
-                if self.kept_bytes + n_bytes > memory:
+                if n_bytes > memory:
                     break
+                pieces.append(piece)
             else:
-                self._kept[number] = kept
-                self.kept_bytes += n_bytes
+                self._kept[number], self.kept_bytes = (unit, pieces), n_bytes
 
     def _pieces(self, number: int) -> Iterator[PairBonds]:
         """Yield all atoms of a part in pieces, kept or found anew."""
         if number in self._kept:
-            return iter(self._kept[number])
+            return iter(self._kept[number][1])
         place = self._places[number]
         found = (
             (PairBonds.of(place.atoms.start + chunk.atoms[rows], chunk.pairs[rows], around), around)
@@ -192,6 +198,9 @@ class BondForces:
         )
         on_cpu = self.map.atoms.device.type == "cpu"
         return joined_pieces(found, PairBonds.joined, _FORCES_CPU if on_cpu else _PIECE_GPU)
+
+    def _unit(self, number: int) -> Tensor:
+        return self._kept[number][0] if number in self._kept else self._places[number].unit()
 
     def __call__(self, parameters: Tensor) -> BondPredictions:
         """Predict from local parameters (A, n, N) of the map's atoms."""
@@ -208,15 +217,15 @@ class BondForces:
         energies, slopes = parameters.new_empty(parameters.shape[:2]), torch.empty_like(parameters)
         forces, virials = [], []
         for number, place in enumerate(self._places):
-            vectors, unit = place.vectors()
-            table = parameters.new_zeros(len(parameters), 4, vectors.shape[1])
+            unit = self._unit(number)
+            table = parameters.new_zeros(len(parameters), 4, *unit.shape[1:])
             for member, piece, found in self._energies(number, parameters):
                 slope, of_detours, of_bonds = found.grad_lengths()
                 energies[member].index_copy_(0, piece.atoms, found.energies)
                 slopes[member].index_copy_(0, piece.atoms, slope)
                 piece.add_vjp(of_detours, of_bonds, table[member])
             grad = torch.addcmul(table[:, :3], table[:, 3:], unit)
-            own, own_virials = place.part.sums.of_rows(grad, vectors, place.counts, virials=self.map.virials)
+            own, own_virials = place.part.sums.of_rows(grad, place.vectors, place.counts, virials=self.map.virials)
             forces.append(own)
             if own_virials is not None:
                 virials.append(own_virials)
@@ -235,9 +244,9 @@ class BondForces:
         """(A, n, N): derivative by the parameters of a function with these derivatives by slopes, forces, virials."""
         result = torch.empty_like(parameters)
         for number, place in enumerate(self._places):
-            vectors, unit = place.vectors()
+            unit = self._unit(number)
             own_virials = None if grad_virials is None else grad_virials[place.structures]
-            moves = place.part.sums.rows_vjp(grad_forces[place.atoms], own_virials, vectors, place.counts)
+            moves = place.part.sums.rows_vjp(grad_forces[place.atoms], own_virials, place.vectors, place.counts)
             outward = sum_first_axis((moves * unit).transpose(0, 1))
             for member, piece, found in self._energies(number, parameters):
                 of_parameters = direction[member].index_select(0, piece.atoms)

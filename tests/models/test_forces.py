@@ -646,11 +646,10 @@ def test_sums_of_rows_are_those_of_chunks(pair_sums: Sums, virials: bool) -> Non
     values, by_chunk = random_slopes(neighbors, chunks, (3,))
     expected = sums(zip(chunks, by_chunk, strict=True), virials=virials)
     rows = torch.cat((values, torch.full_like(values[:1], 7.0))).permute(1, 2, 0)  # what no pair has does not matter
-    vectors = torch.cat((neighbors.vectors, torch.ones(1, 3, dtype=torch.float64))).T
-    found = sums.of_rows(rows, vectors, neighbors.counts, virials=virials)
+    found = sums.of_rows(rows, neighbors.vectors, neighbors.counts, virials=virials)
     rng = np.random.default_rng(4)
     grads = [None if one is None else torch.tensor(rng.normal(size=tuple(one.shape))) for one in found]
-    pulled = sums.rows_vjp(*grads, vectors, neighbors.counts)
+    pulled = sums.rows_vjp(*grads, neighbors.vectors, neighbors.counts)
     assert not bool(pulled[..., -1].any())
     total = float((rows * pulled).sum())
     for one, other, grad in zip(found, expected, grads, strict=True):
