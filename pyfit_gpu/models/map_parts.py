@@ -11,6 +11,7 @@ from torch import Tensor
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.descriptors.pair_sums import PairSums
+from pyfit_gpu.models.surroundings import on_cpu
 from pyfit_gpu.parallel import Workers
 from pyfit_gpu.structures.neighbors import Neighbors
 
@@ -82,7 +83,7 @@ def _products(what: str, rows: Tensor, matrices: Tensor) -> Tensor:
 
     A single row on a CPU takes little more than reading the matrices with NumPy's loops, and twice that with torch's.
     """
-    if rows.device.type == "cpu" and rows.shape[1] == 1:
+    if on_cpu(rows) and rows.shape[1] == 1:
         found = np.einsum(what, rows.detach()[:, 0].numpy(), matrices.numpy())
         return torch.from_numpy(found)[:, None]
     return torch.bmm(rows, matrices if what.endswith("v") else matrices.transpose(1, 2))
