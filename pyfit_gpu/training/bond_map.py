@@ -107,9 +107,9 @@ def sample_bytes(chosen: TrainingSet, model: BondOrder, reach: float, *, with_ve
         neighbors = find_neighbors(part.structures(), reach)
         found += neighbors.vectors.numel() * neighbors.vectors.itemsize if with_vectors else 0
         for chunk in part.descriptor.chunks(neighbors, part.species):
-            for rows, around in model.surroundings(chunk):
+            for own, around in model.surroundings(chunk):
                 if with_vectors:
-                    found += PairBonds.of(chunk.atoms[rows], chunk.pairs[rows], around).n_bytes
+                    found += PairBonds.of(chunk.atoms[own], chunk.pairs[own], around).n_bytes
                 else:
                     found += kept_bytes(for_parameters(around))
     return found

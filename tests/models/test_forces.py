@@ -649,7 +649,8 @@ def test_sums_of_rows_are_those_of_chunks(pair_sums: Sums, virials: bool) -> Non
     found = sums.of_rows(rows, neighbors.vectors, neighbors.counts, virials=virials)
     rng = np.random.default_rng(4)
     grads = [None if one is None else torch.tensor(rng.normal(size=tuple(one.shape))) for one in found]
-    pulled = sums.rows_vjp(*grads, neighbors.vectors, neighbors.counts)
+    of_forces, of_virials = grads
+    pulled = sums.rows_vjp(of_forces, of_virials, neighbors.vectors, neighbors.counts)
     assert not bool(pulled[..., -1].any())
     total = float((rows * pulled).sum())
     for one, other, grad in zip(found, expected, grads, strict=True):
