@@ -44,7 +44,7 @@ def without_neighbors(around: Surroundings) -> Surroundings:
 
 
 def for_parameters(around: Surroundings) -> Surroundings:
-    """What energies and their derivatives by parameters need, a third of the numbers."""
+    """Keep what energies and their derivatives by parameters need, a third of the numbers."""
     left = without_neighbors(around)
     nothing = left.vectors
     return replace(left, bonds=replace(left.bonds, slope=nothing), triples=replace(left.triples, steepness=nothing))
