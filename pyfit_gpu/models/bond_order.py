@@ -26,8 +26,8 @@ from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
 
 _BONDS_STEP = 8  # places for bonds come in this multiple
-# Bytes of the pairs of a bond and a neighbour that are looked at together: on a CPU with half of them a prediction takes
-# a tenth longer, with a fourth a third, as operations then are short; with twice as many they leave the cache.
+# Bytes of the pairs of a bond and a neighbour that are looked at together: on a CPU a prediction takes a tenth longer
+# with half of them and a third with a fourth, as operations then are short; twice as many leave the cache.
 _PAIRS_CPU = 2**22
 _SHARE_GPU = 1 / 8  # of the memory
 _NUMBERS_OF_PAIR = 8  # held at once for each of them
