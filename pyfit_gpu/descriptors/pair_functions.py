@@ -46,6 +46,11 @@ class PairFunctions:
         return self._distance.view(self.pairs.shape)
 
     @property
+    def all_vectors(self) -> Tensor:
+        """(n_pairs, 3) Å, of all pairs that `pairs` may name."""
+        return self._all_vectors
+
+    @property
     def is_pair(self) -> Tensor:
         """(n, K) bool, False for dummy pairs."""
         return self.pairs < len(self._all_vectors)

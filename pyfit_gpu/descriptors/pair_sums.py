@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.structures.neighbors import Neighbors
-from pyfit_gpu.sums import sum_runs
+from pyfit_gpu.sums import sum_runs, take_columns
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 
@@ -73,6 +73,32 @@ class PairSums:
             vectors = chunk.vectors
             parts.append(matrix @ vectors.reshape(len(vectors), *[1] * (matrix.dim() - 3), *vectors.shape[1:]))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def of_rows(self, grad: Tensor, vectors: Tensor, counts: Tensor, *, virials: bool) -> tuple[Tensor, Tensor | None]:
+        """Forces (n_atoms, M, 3) and virials (B, M, 6) from dE/dv of all pairs in rows, (M, 3, n_pairs + 1) eV/Å.
+
+        Args:
+            vectors: (n_pairs, 3) Å, v.
+            counts: (n_atoms,) int64, pairs of each atom.
+        """
+        by_pair = grad.permute(2, 0, 1).contiguous()  # (n_pairs + 1, M, 3)
+        forces = sum_runs(by_pair[:-1], counts) - self.to_neighbors(by_pair)
+        if not virials:
+            return forces, None
+        outer = symmetric_six(by_pair[:-1, :, :, None] * vectors[:, None, None])
+        return forces, sum_runs(sum_runs(outer, counts), self.sizes, longest=self.largest)
+
+    def rows_vjp(self, grad_forces: Tensor, grad_virials: Tensor | None, vectors: Tensor, counts: Tensor) -> Tensor:
+        """Vector-Jacobian product (M, 3, n_pairs + 1) of `of_rows`; zero for the pair after the last one."""
+        rows = grad_forces.permute(1, 2, 0).flatten(0, 1).contiguous()
+        centers = torch.repeat_interleave(counts, output_size=len(self.index) - 1)
+        moves = rows.new_zeros(len(rows), len(self.index))
+        torch.sub(take_columns(rows, centers), take_columns(rows, self.index[:-1]), out=moves[:, :-1])
+        moves = moves.unflatten(0, (-1, 3))
+        if grad_virials is not None:
+            matrix = _symmetric(grad_virials).index_select(0, self.structure.index_select(0, centers))
+            moves[..., :-1] += (matrix * vectors[:, None, None]).sum(dim=-1).permute(1, 2, 0)
+        return moves
 
 
 class PairTotals:

@@ -20,14 +20,15 @@ from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.devices import rows_that_fit
 from pyfit_gpu.models.bond_angles import BondAngles
 from pyfit_gpu.models.potential import Form, Potential, n_bond_order_parameters
-from pyfit_gpu.models.screening import Screening
+from pyfit_gpu.models.screening import Screening, detours_vjp
 from pyfit_gpu.models.surroundings import Surroundings, on_cpu
+from pyfit_gpu.parallel import lazy
 from pyfit_gpu.sums import sum_first_axis
 
 _BONDS_STEP = 8  # places for bonds come in this multiple
-# Bytes of the pairs of a bond and a neighbour that are looked at together: on a CPU about the cache of a core, and
-# twice as long for each atom with a fourth of them, as operations then are short.
-_PAIRS_CPU = 2**21
+# Bytes of the pairs of a bond and a neighbour that are looked at together: on a CPU a prediction takes a tenth longer
+# with half of them and a third with a fourth, as operations then are short; twice as many leave the cache.
+_PAIRS_CPU = 2**22
 _SHARE_GPU = 1 / 8  # of the memory
 _NUMBERS_OF_PAIR = 8  # held at once for each of them
 
@@ -151,43 +152,56 @@ class BondOrder:
 
 
 class BondEnergies:
-    """Energies of n atoms by one member's parameters, (n, N), and what their derivatives need."""
+    """Energies of n atoms by one member's parameters, (n, N), and what their derivatives need.
+
+    By the names above, (n, B): `weights` w, `order` b, `promoted` w b, `repulsion` and `attraction` the exponentials;
+    `root` (n, 1) is that of the promotion energy.
+    """
 
     def __init__(self, around: Surroundings, parameters: Tensor, form: Form) -> None:
         self.around, self.form = around, form
         self.own = own = Parameters.of(parameters, around.n_elements)
         bonds = around.bonds
         squared = form == "squared"
-        self._screening = Screening.of(around, own.screening.square() if squared else own.screening)
-        self._weights = self._screening.bonds * bonds.smooth
+        self.screening = Screening.of(around, own.screening.square() if squared else own.screening)
+        self.weights = self.screening.bonds * bonds.smooth
         strength = own.angular_strength.square() if squared else own.angular_strength
-        self._angles = BondAngles.of(around, self._weights, strength, own.preferred_cosine)
-        self._order = (1 + self._angles.bonds).rsqrt()
-        self._repulsion, self._attraction = (
+        self.angles = BondAngles.of(around, self.weights, strength, own.preferred_cosine)
+        self.order = (1 + self.angles.bonds).rsqrt()
+        self.repulsion, self.attraction = (
             (around.of_bonds(height) - around.of_bonds(decay) * bonds.distance).exp()
             for height, decay in (
                 (own.repulsion, own.repulsion_decay), (own.attraction, own.attraction_decay)
             )
         )  # fmt: skip
-        self._promoted = self._weights * self._order
-        total = self._promoted.sum(dim=1, keepdim=True)
+        self.promoted = self.weights * self.order
+        total = self.promoted.sum(dim=1, keepdim=True)
         # No bonds: the root is 0, and so is its derivative.
-        self._root = torch.where(total == 0, 0.0, torch.where(total == 0, 1.0, total).sqrt())
-        pairs = self._repulsion * bonds.smooth - self._promoted * self._attraction
-        self.energies = (0.5 * pairs.sum(dim=1, keepdim=True) - own.promotion * self._root)[:, 0]  # (n,) eV
+        self.root = torch.where(total == 0, 0.0, torch.where(total == 0, 1.0, total).sqrt())
+        pairs = self.repulsion * bonds.smooth - self.promoted * self.attraction
+        self.energies = (0.5 * pairs.sum(dim=1, keepdim=True) - own.promotion * self.root)[:, 0]  # (n,) eV
 
     def vjp(self) -> tuple[Tensor, Tensor]:
         """Derivatives of the energies' sum with respect to the parameters, (n, N), and the neighbours' vectors."""
+        slopes, of_detours, of_bonds = self.grad_lengths()
+        whole = detours_vjp(self.around, of_detours)
+        return slopes, whole.scatter_add_(2, self.around.bonds.column.expand(3, -1, -1), of_bonds)
+
+    def grad_lengths(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives of the energies' sum with respect to parameters, (n, N), detours x, (T,), and bonds, (3, n, B).
+
+        Those of the bonds' vectors do not contain what depends on them by way of the detours.
+        """
         own, bonds = self.own, self.around.bonds
-        of_weights, of_strength, of_cosine, of_unit = self._backwards(vectors=True)
-        of_screening, whole = self._screening.vjp(of_weights * bonds.smooth)
-        repulsion, attraction = 0.5 * self._repulsion * bonds.smooth, -0.5 * self._promoted * self._attraction
+        of_weights, of_strength, of_cosine, of_unit = self.backwards(vectors=True)
+        of_screening, of_detours = self.screening.vjp(of_weights * bonds.smooth)
+        repulsion, attraction = 0.5 * self.repulsion * bonds.smooth, -0.5 * self.promoted * self.attraction
         moved = -(repulsion * self.around.of_bonds(own.repulsion_decay))
         moved -= attraction * self.around.of_bonds(own.attraction_decay)
-        moved += (0.5 * self._repulsion + of_weights * self._screening.bonds) * bonds.slope
+        moved += (0.5 * self.repulsion + of_weights * self.screening.bonds) * bonds.slope
         across = (of_unit - bonds.unit * sum_first_axis(of_unit * bonds.unit)) / bonds.distance
-        whole.scatter_add_(2, bonds.column.expand(3, -1, -1), across + bonds.unit * moved)
-        return torch.cat(self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), dim=1), whole
+        slopes = torch.cat(self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening), dim=1)
+        return slopes, of_detours, across + bonds.unit * moved
 
     def grad_parameters(self) -> Tensor:
         """Derivatives of the energies' sum with respect to the parameters alone, (n, N)."""
@@ -196,19 +210,26 @@ class BondEnergies:
     def grad_by_kind(self) -> tuple[Tensor, ...]:
         """Derivatives of the energies' sum with respect to each kind of parameters, (n, numbers of the kind)."""
         bonds = self.around.bonds
-        of_weights, of_strength, of_cosine, _ = self._backwards(vectors=False)
-        of_screening = self._screening.grad_parameters(of_weights * bonds.smooth)
-        repulsion, attraction = 0.5 * self._repulsion * bonds.smooth, -0.5 * self._promoted * self._attraction
+        of_weights, of_strength, of_cosine, _ = self.backwards(vectors=False)
+        of_screening = self.screening.grad_parameters(of_weights * bonds.smooth)
+        repulsion, attraction = 0.5 * self.repulsion * bonds.smooth, -0.5 * self.promoted * self.attraction
         return self._gathered(repulsion, attraction, of_cosine, of_strength, of_screening)
 
-    def _backwards(self, *, vectors: bool) -> tuple[Tensor, ...]:
+    def backwards(self, *, vectors: bool) -> tuple[Tensor, ...]:
         """Derivatives with respect to w, a, h and, if wanted, unit vectors."""
-        root = self._root
-        of_root = torch.where(root == 0, 0.0, -0.5 * self.own.promotion / torch.where(root == 0, 1.0, root))
-        of_promoted = of_root - 0.5 * self._attraction
-        of_angles = self._promoted * of_promoted * self._order.square() * -0.5
-        of_weights, of_strength, of_cosine, of_unit = self._angles.vjp(of_angles, vectors=vectors)
-        return of_weights + self._order * of_promoted, of_strength, of_cosine, of_unit
+        of_angles = self.promoted * self.of_promoted * self.order.square() * -0.5
+        of_weights, of_strength, of_cosine, of_unit = self.angles.vjp(of_angles, vectors=vectors)
+        return of_weights + self.order * self.of_promoted, of_strength, of_cosine, of_unit
+
+    @lazy
+    def of_promoted(self) -> Tensor:
+        """(n, B): derivatives with respect to w b."""
+        return -0.5 * (self.own.promotion * self.inverse_root + self.attraction)
+
+    @lazy
+    def inverse_root(self) -> Tensor:
+        """(n, 1): 1 over the root; 0 where that is 0."""
+        return torch.where(self.root == 0, 0.0, 1 / torch.where(self.root == 0, 1.0, self.root))
 
     def _gathered(
         self, repulsion: Tensor, attraction: Tensor, of_cosine: Tensor, of_strength: Tensor, of_screening: Tensor
@@ -221,5 +242,5 @@ class BondEnergies:
         return (
             to_elements(repulsion), -to_elements(repulsion * distance),
             to_elements(attraction), -to_elements(attraction * distance),
-            of_cosine.flatten(1), -self._root, of_strength.flatten(1), of_screening.flatten(1),
+            of_cosine.flatten(1), -self.root, of_strength.flatten(1), of_screening.flatten(1),
         )  # fmt: skip

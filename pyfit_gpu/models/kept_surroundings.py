@@ -28,41 +28,49 @@ def tensors_of(around: Surroundings) -> Iterator[Tensor]:
 def kept_bytes(around: Surroundings) -> int:
     """Count the bytes of surroundings, with those of products of unit vectors that are made when first used."""
     unit = around.bonds.unit
-    return sum(value.numel() * value.itemsize for value in (*tensors_of(around), unit, unit))
+    return sum(value.numel() * value.itemsize for value in (*tensors_of(around), unit, unit, unit))
 
 
-def for_parameters(parts: Sequence[Surroundings]) -> Surroundings:
-    """Join surroundings with equally many places for bonds; only energies and their derivatives by parameters are left.
-
-    A third of the numbers is kept, and long arrays cost less than short ones.
-    """
-    bonds, triples = [part.bonds for part in parts], [part.triples for part in parts]
-    starts = accumulate((bond.distance.numel() for bond in bonds), initial=0)
-    nothing = triples[0].detour.new_zeros(0)
-    none = triples[0].bond.new_zeros(0)
-    return Surroundings(
-        n_elements=parts[0].n_elements,
+def without_neighbors(around: Surroundings) -> Surroundings:
+    """The same bonds and screening atoms without vectors of neighbours and places among these."""
+    nothing, none = around.vectors.new_zeros(0), around.bonds.column.new_zeros(0)
+    return replace(
+        around,
         vectors=nothing,
         distances=nothing,
+        bonds=replace(around.bonds, column=none),
+        triples=replace(around.triples, place=none, neighbor=none, distance=nothing),
+    )
+
+
+def for_parameters(around: Surroundings) -> Surroundings:
+    """Keep what energies and their derivatives by parameters need, a third of the numbers."""
+    left = without_neighbors(around)
+    nothing = left.vectors
+    return replace(left, bonds=replace(left.bonds, slope=nothing), triples=replace(left.triples, steepness=nothing))
+
+
+def joined(parts: Sequence[Surroundings]) -> Surroundings:
+    """Join surroundings `without_neighbors` with equally many places for bonds."""
+    bonds, triples = [part.bonds for part in parts], [part.triples for part in parts]
+    starts = accumulate((bond.distance.numel() for bond in bonds), initial=0)
+    return replace(
+        parts[0],
         bonds=replace(
             bonds[0],
-            column=none,
             distance=torch.cat([bond.distance for bond in bonds]),
             unit=torch.cat([bond.unit for bond in bonds], dim=1),
             smooth=torch.cat([bond.smooth for bond in bonds]),
-            slope=nothing,
+            slope=torch.cat([bond.slope for bond in bonds]),
             kind=_joined([bond.kind for bond in bonds]),
         ),
         triples=replace(
             triples[0],
-            place=none,
             bond=torch.cat([one.bond + start for one, start in zip(triples, starts, strict=False)]),
-            neighbor=none,
             counts=torch.cat([one.counts for one in triples]),
             detour=torch.cat([one.detour for one in triples]),
-            distance=nothing,
             smooth=torch.cat([one.smooth for one in triples]),
-            steepness=nothing,
+            steepness=torch.cat([one.steepness for one in triples]),
             kind=_joined([one.kind for one in triples]),
         ),
     )
@@ -98,31 +106,8 @@ def with_leaves(around: Surroundings) -> tuple[Surroundings, Lengths]:
     return replace(around, bonds=bonds, triples=triples), leaves
 
 
-def changes_of(around: Surroundings, moves: Tensor) -> Lengths:
-    """Changes of the lengths while the neighbours' vectors change by `moves`, (3, n, K) Å, to first order."""
-    bonds, triples = around.bonds, around.triples
-    of_bonds = moves.gather(2, bonds.column.expand(3, -1, -1))
-    outward = sum_first_axis(bonds.unit * of_bonds)
-    along = sum_first_axis(around.vectors * moves) / around.distances  # (n, K)
-    # r_jk changes by the difference of both moves along v_k - v_j.
-    starts = bonds.unit * bonds.distance
-    between, apart = (
-        ends.flatten(1).index_select(1, triples.neighbor) - begins.flatten(1).index_select(1, triples.bond)
-        for ends, begins in ((around.vectors, starts), (moves, of_bonds))
-    )
-    detour = sum_first_axis(between * apart) / triples.distance
-    detour += along.view(-1).index_select(0, triples.neighbor) - around.from_bonds(outward)
-    return Lengths(
-        distance=outward,
-        unit=(of_bonds - bonds.unit * outward) / bonds.distance,
-        smooth=bonds.slope * outward,
-        detour=detour,
-        smooth_detour=triples.smooth * triples.steepness * detour,
-    )
-
-
 def changes_vjp(around: Surroundings, grad: Lengths) -> Tensor:
-    """(3, n, K): derivatives by the neighbours' vectors from those by the lengths; the transpose of `changes_of`."""
+    """(3, n, K): derivatives by the neighbours' vectors from those by the lengths."""
     bonds, triples = around.bonds, around.triples
     whole = detours_vjp(around, grad.detour + triples.smooth * triples.steepness * grad.smooth_detour)
     along = grad.distance + bonds.slope * grad.smooth

@@ -45,7 +45,7 @@ class Screening:
         return cls(around, parameters, products.view(around.bonds.distance.shape), against, taken, factors)
 
     def vjp(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives with respect to the parameters, (n, S, S), and to the neighbours' vectors, (3, n, K) eV/Å.
+        """Derivatives with respect to the parameters, (n, S, S), and to x, (T,) eV/Å.
 
         Args:
             grad: (n, B), dE/dS.
@@ -54,16 +54,48 @@ class Screening:
         of_bonds = grad * self.bonds
         grad_detour = self.around.from_bonds(of_bonds).mul_(self._shares)
         grad_detour.mul_(self._against + self.around.triples.steepness).neg_()
-        return self.grad_parameters(grad), detours_vjp(self.around, grad_detour)
+        return self.grad_parameters(grad), grad_detour
 
     def grad_parameters(self, grad: Tensor) -> Tensor:
         """Derivatives with respect to the parameters alone, (n, S, S), from dE/dS (n, B): dS/dL = S x (1 - f) / f."""
         return self.around.to_pairs_of_elements(self._shares * self.around.triples.detour, grad * self.bonds)
 
+    def change(self, of_parameters: Tensor, of_detours: Tensor) -> ScreeningChange:
+        """How all this changes, to first order.
+
+        Args:
+            of_parameters: (n, S, S), the change of the parameters.
+            of_detours: (T,) Å, that of x.
+        """
+        detour, shares = self.around.triples.detour, self._shares
+        # dln(1 - f), and from it -dln f and the change of x (1 - f) / f.
+        relative = (self._against + self.around.triples.steepness).mul_(of_detours)
+        relative.addcmul_(self.around.of_triples(of_parameters), detour, value=-1)
+        falling = relative.mul_(shares)
+        of_bonds = self.around.sum_to_bonds(falling).mul_(self.bonds).neg_()
+        slopes = falling.addcmul(falling, shares).mul_(detour).addcmul_(shares, of_detours)
+        return ScreeningChange(self, of_bonds, slopes)
+
     @lazy
     def _shares(self) -> Tensor:
         """(T,): (1 - f) / f."""
         return self._taken / self._factors
+
+
+@dataclass(frozen=True, eq=False)
+class ScreeningChange:
+    """How a screening changes while parameters and detours do."""
+
+    of: Screening
+    bonds: Tensor  # (n, B), of S
+    _slopes: Tensor  # (T,) Å, of x (1 - f) / f
+
+    def grad_parameters(self, grad: Tensor, change: Tensor) -> Tensor:
+        """Change of `Screening.grad_parameters` (n, S, S), while dE/dS, `grad` (n, B), changes too."""
+        of = self.of
+        slopes = of._shares * of.around.triples.detour
+        moved = of.around.to_pairs_of_elements(slopes, change * of.bonds + grad * self.bonds)
+        return moved + of.around.to_pairs_of_elements(self._slopes, grad * of.bonds)
 
 
 def detours_vjp(around: Surroundings, grad_detour: Tensor) -> Tensor:

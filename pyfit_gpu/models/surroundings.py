@@ -43,14 +43,23 @@ class Bonds:
     kind: Tensor | None  # (n, B) int64, element of the neighbour; None: there is one element
 
     @lazy
-    def _outer(self) -> Tensor:
-        """(6, n, B): products of two components of the unit vectors, xx yy zz yz xz xy."""
+    def polynomials(self) -> Tensor:
+        """(9, n, B): products of two components of the unit vectors, xx yy zz yz xz xy, and the components."""
         x, y, z = self.unit
-        return torch.stack((x * x, y * y, z * z, y * z, x * z, x * y))
+        return torch.stack((x * x, y * y, z * z, y * z, x * z, x * y, x, y, z))
 
-    def turned(self, weights: Tensor) -> Tensor:
-        """(3, n, B): the unit vectors times the sum over all bonds of weights (n, B) and u (x) u."""
-        xx, yy, zz, yz, xz, xy = (self._outer * weights).sum(dim=-1, keepdim=True)
+    def polynomials_change(self, of_unit: Tensor) -> Tensor:
+        """(9, n, B): how `polynomials` change while the unit vectors change by (3, n, B)."""
+        whole = self.polynomials.new_empty(self.polynomials.shape)
+        torch.mul(self.unit, of_unit, out=whole[:3]).mul_(2)
+        for row, (a, b) in zip(whole[3:6], ((1, 2), (0, 2), (0, 1)), strict=True):
+            torch.mul(self.unit[a], of_unit[b], out=row).addcmul_(self.unit[b], of_unit[a])
+        whole[6:] = of_unit
+        return whole
+
+    def turned(self, matrix: Tensor) -> Tensor:
+        """(3, n, B): the unit vectors times symmetric matrices (6, n, 1), xx yy zz yz xz xy."""
+        xx, yy, zz, yz, xz, xy = matrix
         x, y, z = self.unit
         rows = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
         return torch.stack([(a * x).addcmul(b, y).addcmul(c, z) for a, b, c in rows])

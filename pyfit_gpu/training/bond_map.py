@@ -6,7 +6,7 @@ otherwise they are found anew each time from the neighbours, with the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from pyfit_gpu.datasets.training_set import TrainingSet
-from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.models.bond_order import BondEnergies, BondOrder
-from pyfit_gpu.models.bond_order_changes import derivative_of_change
-from pyfit_gpu.models.kept_surroundings import for_parameters, kept_bytes
+from pyfit_gpu.models.bond_order_changes import change_of_slopes
+from pyfit_gpu.models.kept_surroundings import for_parameters, joined, kept_bytes
 from pyfit_gpu.models.map_parts import MapPart
+from pyfit_gpu.models.pair_bonds import PairBonds, joined_pieces
 from pyfit_gpu.models.surroundings import Surroundings
 from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.neighbors import Neighbors, find_neighbors
+from pyfit_gpu.sums import sum_first_axis
 from pyfit_gpu.training.force_map import ForceMap, require_positions
 
-_PIECE_CPU = 2**18  # screened bonds of a piece: an array of them stays in cache
+# Screening atoms and places for bonds of a piece. On a CPU arrays of them stay in cache; with forces there are more.
+_PIECE_CPU, _FORCES_CPU = 2**18, 2**17
 _PIECE_GPU = 2**24
 
 _Piece = tuple[Tensor, Surroundings]  # atoms (n,) int64, and what they see
@@ -46,6 +48,7 @@ class BondMap:
         require_positions(chosen)
         self._model = model
         self._descriptor = chosen.descriptor
+        self._on_cpu = chosen.features.device.type == "cpu"
         self._found: list[tuple[Tensor, Tensor, Neighbors]] = []  # atoms of the set, elements, neighbours
         first = torch.cumsum(chosen.sizes, 0) - chosen.sizes
         for rows in size_batches(chosen.sizes.tolist()):
@@ -67,20 +70,13 @@ class BondMap:
 
     def _pieces(self) -> Iterator[_Piece]:
         """Yield pieces of atoms with equally many places for bonds, all atoms once."""
-        waiting: dict[int, list[_Piece]] = {}  # by places for bonds
-        sizes: dict[int, int] = {}
-        for atoms, species, neighbors in self._found:
-            most = _PIECE_CPU if atoms.device.type == "cpu" else _PIECE_GPU
-            for chunk in self._descriptor.chunks(neighbors, species):
-                for rows, around in self._model.surroundings(chunk):
-                    n_bonds = around.bonds.distance.shape[1]
-                    waiting.setdefault(n_bonds, []).append((atoms[chunk.atoms[rows]], for_parameters([around])))
-                    sizes[n_bonds] = sizes.get(n_bonds, 0) + len(around.triples.bond) + around.bonds.smooth.numel()
-                    if sizes[n_bonds] >= most:
-                        yield _joined(waiting.pop(n_bonds))
-                        del sizes[n_bonds]
-        for pieces in waiting.values():
-            yield _joined(pieces)
+        found = (
+            ((atoms[chunk.atoms[rows]], for_parameters(around)), around)
+            for atoms, species, neighbors in self._found
+            for chunk in self._descriptor.chunks(neighbors, species)
+            for rows, around in self._model.surroundings(chunk)
+        )
+        yield from joined_pieces(found, _joined, _PIECE_CPU if self._on_cpu else _PIECE_GPU)
 
     def __call__(self, parameters: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor]:
         """Energies (K, n) eV and, if wanted, their derivatives (K, n, N).
@@ -109,14 +105,18 @@ def sample_bytes(chosen: TrainingSet, model: BondOrder, reach: float, *, with_ve
     for rows in size_batches(chosen.sizes.tolist()):
         part = chosen.select(rows)
         neighbors = find_neighbors(part.structures(), reach)
+        found += neighbors.vectors.numel() * neighbors.vectors.itemsize if with_vectors else 0
         for chunk in part.descriptor.chunks(neighbors, part.species):
-            for _, around in model.surroundings(chunk):
-                found += kept_bytes(around if with_vectors else for_parameters([around]))
+            for own, around in model.surroundings(chunk):
+                if with_vectors:
+                    found += PairBonds.of(chunk.atoms[own], chunk.pairs[own], around).n_bytes
+                else:
+                    found += kept_bytes(for_parameters(around))
     return found
 
 
-def _joined(pieces: list[_Piece]) -> _Piece:
-    return torch.cat([atoms for atoms, _ in pieces]), for_parameters([around for _, around in pieces])
+def _joined(pieces: Sequence[_Piece]) -> _Piece:
+    return torch.cat([atoms for atoms, _ in pieces]), joined([around for _, around in pieces])
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +129,42 @@ class BondPredictions:
     virials: Tensor | None  # (B, A, 6) eV, likewise
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A part of a force map, and where its atoms and structures stand."""
+
+    part: MapPart
+    atoms: slice
+    structures: slice
+    counts: Tensor  # (n_atoms,) int64, pairs of each atom
+
+    @property
+    def vectors(self) -> Tensor:
+        """(n_pairs, 3) Å, of all pairs."""
+        return self.part.blocks[0].chunk.all_vectors
+
+    def unit(self) -> Tensor:
+        """(3, n_pairs + 1): unit vectors along those of the pairs; the last is no pair."""
+        rows = torch.nn.functional.pad(self.vectors.T, (0, 1), value=1.0)
+        return rows / sum_first_axis(rows.square()).sqrt()
+
+
+def _places(parts: Sequence[MapPart]) -> Iterator[_Place]:
+    atoms = structures = 0
+    for part in parts:
+        counts = part.sums.sizes.new_zeros(part.n_atoms)
+        for chunk in (block.chunk for block in part.blocks):
+            counts[chunk.atoms] = chunk.is_pair.sum(dim=1)
+        own = slice(atoms, atoms + part.n_atoms), slice(structures, structures + part.n_structures)
+        yield _Place(part, *own, counts)
+        atoms, structures = own[0].stop, own[1].stop
+
+
 class BondForces:
     """Energies of a force map's atoms, and forces and virials of bonds at constant local parameters."""
 
     def __init__(self, force_map: ForceMap, model: BondOrder, *, memory: float) -> None:
-        """Keep bonds of as many chunks as there is memory for.
+        """Keep bonds of as many parts of the map as there is memory for.
 
         Args:
             force_map: made with neighbours as far as bonds are screened.
@@ -142,53 +173,60 @@ class BondForces:
         self.map = force_map
         self.model = model
         self.kept_bytes = 0
-        self._kept: dict[int, list[_Piece]] = {}  # by number of a block of the map
-        for number, (_, chunk, _) in enumerate(self._blocks()):
-            found = list(model.surroundings(chunk.fresh()))
-            n_bytes = sum(kept_bytes(around) for _, around in found)
-            if self.kept_bytes + n_bytes <= memory:
-                self._kept[number] = found
-                self.kept_bytes += n_bytes
+        self._kept: dict[int, tuple[Tensor, list[PairBonds]]] = {}  # by number of a part; see `_Place.unit`
+        self._places = list(_places(force_map.parts))
+        for number, place in enumerate(self._places):
+            unit, pieces = place.unit(), []
+            n_bytes = self.kept_bytes + unit.numel() * unit.itemsize
+            for piece in self._pieces(number):
+                n_bytes += piece.n_bytes
+                if n_bytes > memory:
+                    break
+                pieces.append(piece)
+            else:
+                self._kept[number], self.kept_bytes = (unit, pieces), n_bytes
 
-    def _blocks(self) -> Iterator[tuple[MapPart, Chunk, int]]:
-        """Yield every chunk of the map with its part, and the number of the part's first atom."""
-        first = 0
-        for part in self.map.parts:
-            for block in part.blocks:
-                yield part, block.chunk, first
-            first += part.n_atoms
-
-    def _pieces(self, number: int, chunk: Chunk) -> Iterator[_Piece]:
-        """Yield the pieces of a chunk, kept or found anew."""
+    def _pieces(self, number: int) -> Iterator[PairBonds]:
+        """Yield all atoms of a part in pieces, kept or found anew."""
         if number in self._kept:
-            yield from self._kept[number]
-        else:
-            yield from self.model.surroundings(chunk.fresh())
+            return iter(self._kept[number][1])
+        place = self._places[number]
+        found = (
+            (PairBonds.of(place.atoms.start + chunk.atoms[rows], chunk.pairs[rows], around), around)
+            for chunk in (block.chunk.fresh() for block in place.part.blocks)
+            for rows, around in self.model.surroundings(chunk)
+        )
+        on_cpu = self.map.atoms.device.type == "cpu"
+        return joined_pieces(found, PairBonds.joined, _FORCES_CPU if on_cpu else _PIECE_GPU)
+
+    def _unit(self, number: int) -> Tensor:
+        return self._kept[number][0] if number in self._kept else self._places[number].unit()
 
     def __call__(self, parameters: Tensor) -> BondPredictions:
         """Predict from local parameters (A, n, N) of the map's atoms."""
         return BondPredictions(*_Apply.apply(parameters, self))
 
+    def _energies(self, number: int, parameters: Tensor) -> Iterator[tuple[int, PairBonds, BondEnergies]]:
+        """Yield every piece of a part with its energies by the parameters of each member."""
+        for piece in self._pieces(number):
+            for member, own in enumerate(parameters):
+                yield member, piece, BondEnergies(piece.around, own.index_select(0, piece.atoms), self.model.form)
+
     def apply(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Results in the order of `BondPredictions`."""
-        energies = parameters.new_empty(parameters.shape[:2])
-        slopes = torch.empty_like(parameters)
-        by_part: dict[int, list[tuple[Chunk, Tensor]]] = {}
+        energies, slopes = parameters.new_empty(parameters.shape[:2]), torch.empty_like(parameters)
         forces, virials = [], []
-        for number, (part, chunk, first) in enumerate(self._blocks()):
-            grad_vectors = parameters.new_empty(len(parameters), 3, *chunk.pairs.shape)
-            for rows, around in self._pieces(number, chunk):
-                atoms = first + chunk.atoms[rows]
-                for member, own in enumerate(parameters):
-                    found = BondEnergies(around, own.index_select(0, atoms), self.model.form)
-                    energies[member].index_copy_(0, atoms, found.energies)
-                    slope, of_vectors = found.vjp()
-                    slopes[member].index_copy_(0, atoms, slope)
-                    grad_vectors[member].index_copy_(1, rows, of_vectors)
-            by_part.setdefault(id(part), []).append((chunk, grad_vectors.permute(2, 0, 1, 3)))
-        for part in self.map.parts:
-            own_forces, own_virials = part.sums(by_part[id(part)], virials=self.map.virials)
-            forces.append(own_forces)
+        for number, place in enumerate(self._places):
+            unit = self._unit(number)
+            table = parameters.new_zeros(len(parameters), 4, *unit.shape[1:])
+            for member, piece, found in self._energies(number, parameters):
+                slope, of_detours, of_bonds = found.grad_lengths()
+                energies[member].index_copy_(0, piece.atoms, found.energies)
+                slopes[member].index_copy_(0, piece.atoms, slope)
+                piece.add_vjp(of_detours, of_bonds, table[member])
+            grad = torch.addcmul(table[:, :3], table[:, 3:], unit)
+            own, own_virials = place.part.sums.of_rows(grad, place.vectors, place.counts, virials=self.map.virials)
+            forces.append(own)
             if own_virials is not None:
                 virials.append(own_virials)
         return energies, slopes, torch.cat(forces), torch.cat(virials) if self.map.virials else None
@@ -196,46 +234,29 @@ class BondForces:
     def slopes(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (A, n) eV and their derivatives by the parameters (A, n, N), without forces."""
         energies, slopes = parameters.new_empty(parameters.shape[:2]), torch.empty_like(parameters)
-        for number, (_, chunk, first) in enumerate(self._blocks()):
-            for rows, around in self._pieces(number, chunk):
-                atoms = first + chunk.atoms[rows]
-                for member, own in enumerate(parameters):
-                    found = BondEnergies(around, own.index_select(0, atoms), self.model.form)
-                    energies[member].index_copy_(0, atoms, found.energies)
-                    slopes[member].index_copy_(0, atoms, found.grad_parameters())
+        for number in range(len(self._places)):
+            for member, piece, found in self._energies(number, parameters):
+                energies[member].index_copy_(0, piece.atoms, found.energies)
+                slopes[member].index_copy_(0, piece.atoms, found.grad_parameters())
         return energies, slopes
 
     def vjp(self, parameters: Tensor, direction: Tensor, grad_forces: Tensor, grad_virials: Tensor | None) -> Tensor:
         """(A, n, N): derivative by the parameters of a function with these derivatives by slopes, forces, virials."""
         result = torch.empty_like(parameters)
-        starts = _starts([part.n_structures for part in self.map.parts])
-        parts = {
-            id(part): (start, start + part.n_structures) for part, start in zip(self.map.parts, starts, strict=True)
-        }
-        for number, (part, chunk, first) in enumerate(self._blocks()):
-            own_forces = grad_forces[first : first + part.n_atoms]
-            own_virials = None if grad_virials is None else grad_virials[slice(*parts[id(part)])]
-            tangent = part.sums.vjp(chunk, own_forces, own_virials).permute(1, 2, 0, 3)  # (A, 3, n, K)
-            for rows, around in self._pieces(number, chunk):
-                atoms = first + chunk.atoms[rows]
-                for member, own in enumerate(parameters):
-                    found = derivative_of_change(
-                        around,
-                        own.index_select(0, atoms),
-                        self.model.form,
-                        direction[member].index_select(0, atoms),
-                        tangent[member].index_select(1, rows),
-                    )
-                    result[member].index_copy_(0, atoms, found)
+        for number, place in enumerate(self._places):
+            unit = self._unit(number)
+            own_virials = None if grad_virials is None else grad_virials[place.structures]
+            moves = place.part.sums.rows_vjp(grad_forces[place.atoms], own_virials, place.vectors, place.counts)
+            outward = sum_first_axis((moves * unit).transpose(0, 1))
+            for member, piece, found in self._energies(number, parameters):
+                of_parameters = direction[member].index_select(0, piece.atoms)
+                changes = piece.changes(moves[member], outward[member])
+                result[member].index_copy_(0, piece.atoms, change_of_slopes(found, of_parameters, changes))
         return result
 
 
-def _starts(sizes: list[int]) -> list[int]:
-    return [sum(sizes[:number]) for number in range(len(sizes))]
-
-
 class _Apply(torch.autograd.Function):
-    """`BondForces` for autograd: two passes through the energies of a few atoms at once, nothing of which is saved."""
+    """`BondForces` for autograd. Nothing but the slopes is saved: energies of a piece are found twice."""
 
     @staticmethod
     def forward(ctx: Any, parameters: Tensor, bonds: BondForces) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

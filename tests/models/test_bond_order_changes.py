@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from ase.data import chemical_symbols
+from bond_order_passes import by_double_passes, species_of
 from bond_order_samples import make_bond_order
 from torch import Tensor
 
 from pyfit_gpu.descriptors.expansion import Chunk
-from pyfit_gpu.models.bond_order import BondEnergies, BondOrder
+from pyfit_gpu.models.bond_order import BondOrder
 from pyfit_gpu.models.bond_order_changes import slope_derivatives
-from pyfit_gpu.models.kept_surroundings import changes_of, with_leaves
 from pyfit_gpu.models.potential import Form, Potential
 from pyfit_gpu.models.surroundings import Surroundings
 from pyfit_gpu.structures.batch import Structures
@@ -36,35 +35,12 @@ def chunks(potential: Potential, neighbors: Neighbors, species: Tensor) -> Itera
         yield chunk, parameters * torch.from_numpy(rng.uniform(0.9, 1.1, parameters.shape))
 
 
-def species_of(elements: Sequence[str], frame: Frame) -> Tensor:
-    return torch.tensor([elements.index(chemical_symbols[number]) for number in frame.atomic_numbers])
-
-
 def pieces(potential: Potential, frame: Frame) -> Iterator[tuple[Surroundings, Tensor]]:
     species = species_of(potential.descriptor.elements, frame)
     neighbors = find_neighbors(Structures.from_frames([frame]), potential.neighbor_cutoff)
     for chunk, parameters in chunks(potential, neighbors, species):
         for rows, around in BondOrder(potential).surroundings(chunk):
             yield around, parameters[rows]
-
-
-def by_double_passes(around: Surroundings, parameters: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    """The same derivatives, from a graph of the energy and one of its gradient."""
-    leaf = parameters.clone().requires_grad_()
-    moves = torch.zeros_like(around.vectors).requires_grad_()
-    free, lengths = with_leaves(around)
-    energy = BondEnergies(free, leaf, form).energies.sum()
-    slopes, *of_lengths = torch.autograd.grad(energy, (leaf, *lengths), create_graph=True)
-    change = sum((one * by).sum() for one, by in zip(of_lengths, changes_of(around, moves), strict=True))
-    (of_vectors,) = torch.autograd.grad(change, moves, create_graph=True)
-    second = [torch.autograd.grad(slope.sum(), leaf, retain_graph=True)[0] for slope in slopes.unbind(1)]
-    # Of E's derivative by a vector, the one by a parameter: each component by itself.
-    mixed = torch.zeros(len(parameters), parameters.shape[1], 3, moves.shape[2], dtype=parameters.dtype)
-    for axis in range(3):
-        for place in range(moves.shape[2]):
-            (own,) = torch.autograd.grad(of_vectors[axis, :, place].sum(), leaf, retain_graph=True)
-            mixed[:, :, axis, place] = own
-    return torch.stack(second, dim=1), mixed
 
 
 @pytest.mark.parametrize("form", FORMS)

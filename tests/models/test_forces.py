@@ -637,3 +637,25 @@ def test_vjp_is_the_transpose(pair_sums: Sums, members: tuple[int, ...], with_fo
         found += float((pulled * slopes).sum())
     assert abs(expected) > 1
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("virials", [True, False], ids=["virials", "forces"])
+def test_sums_of_rows_are_those_of_chunks(pair_sums: Sums, virials: bool) -> None:
+    """All pairs at once, components first, and the transpose of that."""
+    sums, neighbors, _, chunks = pair_sums
+    values, by_chunk = random_slopes(neighbors, chunks, (3,))
+    expected = sums(zip(chunks, by_chunk, strict=True), virials=virials)
+    rows = torch.cat((values, torch.full_like(values[:1], 7.0))).permute(1, 2, 0)  # what no pair has does not matter
+    found = sums.of_rows(rows, neighbors.vectors, neighbors.counts, virials=virials)
+    rng = np.random.default_rng(4)
+    grads = [None if one is None else torch.tensor(rng.normal(size=tuple(one.shape))) for one in found]
+    of_forces, of_virials = grads
+    pulled = sums.rows_vjp(of_forces, of_virials, neighbors.vectors, neighbors.counts)
+    assert not bool(pulled[..., -1].any())
+    total = float((rows * pulled).sum())
+    for one, other, grad in zip(found, expected, grads, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_close(one, other, 1e-13)
+            total -= float((one * grad).sum())
+    assert total == pytest.approx(0, abs=1e-10)

@@ -41,8 +41,9 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
 
 
 @pytest.fixture
-def make_closure(mixed_frames: Callable[..., list[Frame]]) -> Callable[..., Closure]:
+def make_closure(mixed_frames: Callable[..., list[Frame]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Closure]:
     """A closure whose objective is cut, and computes its members, as on a GPU."""
+    monkeypatch.setattr("pyfit_gpu.models.map_parts.on_cpu", lambda values: False)
 
     def make(
         elements: Sequence[str] = ("Si",), *, squared: bool = False, more: str = "", device: str = "cpu", **options: Any
