@@ -5,7 +5,6 @@ E_used = E_file + sum_a n_a shift_a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -74,18 +73,21 @@ def shift_of_structures(counts: Tensor, e_shift: Sequence[float]) -> Tensor:
 
 
 def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple[float, ...]:
-    """(S,) eV per atom, to take off a potential's energies: `e_shift`, else the potential's own, else 0 and a warning.
+    """(S,) eV per atom, to take off a potential's energies: `e_shift`, else the potential's own, else 0.
+
+    A straight network that does not know its own is on an unknown scale, with a warning. A bond-order potential has
+    energies of atomisation, where isolated atoms have none: nothing is wrong with 0.
 
     Raises:
         InputError: as `shift_of_elements`.
     """
     if e_shift is not None:
         return shift_of_elements(e_shift, potential.descriptor.elements)
-    own = tuple(potential.energy_shift.tolist())
-    if any(math.isnan(shift) for shift in own):
+    if potential.knows_shift:
+        return tuple(potential.energy_shift.tolist())
+    if not potential.is_physically_informed:
         log.warning("the potential does not say its e_shift: 0.0 is taken (%s)", Remedy.E_SHIFT)
-        return (0.0,) * len(own)
-    return own
+    return (0.0,) * potential.descriptor.n_elements
 
 
 def find_shift(
