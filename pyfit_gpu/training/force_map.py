@@ -22,15 +22,15 @@ from pyfit_gpu.structures.neighbors import find_neighbors
 
 
 def require_positions(training_set: TrainingSet) -> None:
-    """Refuse a set without positions, which training on forces or stress needs.
+    """Refuse a set without positions, which training on forces or stress or of bond-order potentials needs.
 
     Raises:
         InputError: the set does not hold them.
     """
     if bool(torch.isnan(training_set.positions).any()):
         raise InputError(
-            "training on forces or stress needs positions, which this training set does not hold: a text set "
-            "cannot, an HDF5 set made from structures does"
+            "training on forces or stress, or of a physically informed network, needs positions, which this training "
+            "set does not hold: a text set cannot, an HDF5 set made from structures does"
         )
 
 

@@ -79,7 +79,8 @@ def choose(request: Request, survey: Survey, setup: Setup) -> dict[str, Any]:
     width = survey.shape.width(survey.amount.n_labels)
     parameters = survey.shape.n_parameters(width)
     workers = rate(setup.device.type, torch.get_num_threads())
-    training = training_options(survey.amount, parameters, request.members, request.seconds, workers)
+    amount, seconds = survey.amount, request.seconds
+    training = training_options(amount, parameters, request.members, seconds, workers, informed=request.pinn)
     energies_first = request.pinn and survey.has_derivatives
     return {"hidden": [width, width], "training": list(training), "energies_first": energies_first}
 

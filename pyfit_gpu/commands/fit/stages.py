@@ -10,6 +10,7 @@ from pyfit_gpu.commands.fit.layout import SPLIT, Layout, Trained
 from pyfit_gpu.commands.fit.request import Request
 
 STEPS = 100_000  # more than any time is enough for
+BASELINE_STARTS = 3  # which mostly end alike, and together take the time of many steps
 PATIENCE = 60  # steps without a better validation; one of LBFGS has ten iterations
 ENERGIES, TRAINING = "energies", "training"  # stages that train
 _ENERGIES_SHARE = 1 / 3  # of the time, for training on energies alone, the baseline's fit included
@@ -67,7 +68,7 @@ def stages(
 def _trainings(request: Request, layout: Layout, chosen: Mapping[str, Any], spent: Mapping[str, float]) -> list[Stage]:
     """Training; before it, where forces cost many times as much as energies, training on energies alone."""
     start = (layout.path("start.nn.dat"), "--members", str(request.members))
-    start += ("--baseline", "fit") if request.pinn else ()
+    start += ("--baseline", "fit", "--baseline-starts", str(BASELINE_STARTS)) if request.pinn else ()
     seconds = request.seconds - spent.get(TRAINING, 0.0)
     found = []
     if chosen["energies_first"]:

@@ -224,6 +224,16 @@ def test_time_that_is_spent_is_not_given_again(finished: str) -> None:
     assert words[words.index("--max-time") + 1] == "2000s"
 
 
+def test_records_of_earlier_versions_go_on(finished: str) -> None:
+    record = json.loads(Path("out/fit.json").read_text())
+    for name in ("began", "spent"):
+        record[f"training_{name}"] = record.pop(name)[TRAINING]
+    del record["arguments"]["pinn"], record["chosen"]["energies_first"], record["done"]["report"]
+    Path("out/fit.json").write_text(json.dumps(record | {"version": 1}))
+    assert verbs(fit()) == ["report", "lammps"]
+    assert json.loads(Path("out/fit.json").read_text())["version"] == 2
+
+
 def test_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training that ends by its time is no fault: the rest is done."""
     monkeypatch.setattr("pyfit_gpu.commands.fit.stages.STEPS", 100_000)
