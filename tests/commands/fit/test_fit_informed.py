@@ -109,12 +109,12 @@ def test_energies_alone_train_once() -> None:
     assert "not done      lammps" in done("info", "out/fit.json").out
 
 
-def test_two_elements() -> None:
-    cells = made_up(forces=False)
+def test_two_elements_and_one_member() -> None:
+    cells = made_up(forces=True)
     for atoms in cells[::3]:
         atoms.symbols[0] = "Cu"
     write("alcu.extxyz", cells)
-    fit(data="alcu.extxyz")
+    fit("--members", 1, data="alcu.extxyz")
     assert pf.load_potential("out/fit.nn.dat").networks.layer_sizes == (120, 16, 16, 21)
 
 
@@ -152,14 +152,14 @@ def test_time_of_the_first_training_is_not_given_again(finished: str) -> None:
 
 def test_the_share_of_the_first_training(finished: str) -> None:
     first = next(words for words in commands(finished) if words[0] == "train")
-    assert word(first, "--max-time") == "1200s"
+    assert word(first, "--max-time") == "1800s"
     record = json.loads(Path("out/fit.json").read_text())
     del record["done"][ENERGIES]
     record["spent"][ENERGIES] = 700.0
     record["began"][ENERGIES] = os.stat("out/energies.run.h5").st_mtime
     Path("out/fit.json").write_text(json.dumps(record))
     again = next(words for words in commands(fit()) if words[0] == "train")
-    assert word(again, "--max-time") == "500s"
+    assert word(again, "--max-time") == "1100s"
 
 
 def test_a_fit_of_the_other_kind_is_refused(finished: str) -> None:
