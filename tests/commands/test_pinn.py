@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pair_sum
 import pytest
-from commands.helpers import OWN, done, refused, set_up, weights
+from commands.helpers import OWN, done, poscar_blocks, refused, set_up, weights, write_poscar
 
 import pyfit_gpu as pf
 
@@ -41,7 +43,7 @@ class TestNew:
         assert "prepare --e-shift atomisation" in said
         done("prepare", "si.poscar.dat", "--potential", "new.nn.dat", "--e-shift", "atomisation", "--out", "a.h5")
         found = pf.load_training_set("a.h5")
-        per_atom = (found.target_energy / found.sizes).numpy()
+        per_atom = (found.energy_used / found.sizes).numpy()
         assert np.nanmin(per_atom) == pytest.approx(-4.63, abs=1e-3)
 
     def test_plain_form(self) -> None:
@@ -134,3 +136,31 @@ class TestFiles:
         words = ("evaluate", "si.poscar.dat", "--out", "x.csv", "--potential")
         refused(*words, "si.nn.dat", plain, match=r"si\.pinn cannot be a member.*straight.*plain form")
         refused(*words, plain, OWN / "pinn_mode1.nn.dat", match=r"pinn_mode1.*cannot be a member.*plain.*squared")
+
+
+class TestScale:
+    """Energies of a bond-order potential are those of atomisation, whether or not its file says an e_shift."""
+
+    def evaluate(self, *words: object) -> str:
+        shutil.copy(OWN / "pinn_mode1.nn.dat", "pinn.nn.dat")
+        words = ("evaluate", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "x.csv", "--overwrite", *words)
+        return done(*words).err
+
+    def test_references_on_another_scale_are_named_once(self) -> None:
+        said = self.evaluate()
+        assert said.count("e_shift") == 1
+        (offset,) = re.findall(r"\(([\d.-]+) makes that average 0\)", said)
+        rows = list(csv.DictReader(Path("x.csv").read_text().splitlines()))
+        known = [row for row in rows if row["reference_energy_per_atom"]]
+        errors = [float(row["energy_per_atom"]) - float(row["reference_energy_per_atom"]) for row in known]
+        assert float(offset) == pytest.approx(np.mean(errors), rel=1e-5)
+        assert "e_shift" not in self.evaluate("--e-shift", offset)
+
+    def test_without_references_nothing_is_said(self) -> None:
+        blocks = [["NO_DFT", *block[1:-1], "0.0"] for block in poscar_blocks("si.poscar.dat")]
+        write_poscar("si.poscar.dat", blocks)
+        assert "e_shift" not in self.evaluate()
+
+    def test_info(self) -> None:
+        said = done("info", OWN / "pinn_mode1.nn.dat").out
+        assert "e_shift       unknown, energies are those of atomisation\n" in said
