@@ -25,7 +25,7 @@ from pyfit_gpu.commands.report import (
     save_csv,
     spread_report,
 )
-from pyfit_gpu.commands.warnings import warn_of_equal_members, warn_of_untrained_predictions
+from pyfit_gpu.commands.warnings import warn_of_equal_members, warn_of_offset, warn_of_untrained_predictions
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.files import atomic_text, check_writable
 from pyfit_gpu.formats.extxyz.writer import write_extxyz
@@ -105,6 +105,8 @@ def evaluate(
     warn_of_untrained_predictions(model, counts)
     shifts = shift_of_structures(torch.from_numpy(counts), shift).numpy()
     table = energy_table(frames, found, shifts)
+    if e_shift is None:
+        warn_of_offset(model, table.error)
     if suffix == ".csv":
         save_csv(table, out)
     else:

@@ -21,6 +21,7 @@ def add_fit(verb: argparse.ArgumentParser) -> None:
     add("--time", type=duration, default=1800.0, metavar="T", help="for training: 90s, 30m, 2h (30m)")
     add("--members", type=whole, default=4, metavar="K", help="networks of the committee (4)")
     add("--elements", nargs="+", metavar="SYMBOL", help="their order in the potential (as the data bring them)")
+    add("--pinn", action="store_true", help="physically informed networks, docs/pinn.md (straight ones)")
     add("--cutoff", type=finite, metavar="R", help="Å (from the distances in the data, as new --structures)")
     add("--test-groups", nargs="+", metavar="PATTERN", help="whole groups that are only scored; wildcards")
     add("--seed", type=whole, default=2, help="of the split and of the random starts (2)")

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from ase.data import chemical_symbols
 
 from pyfit_gpu.commands.kinds import COMMAND_KINDS, CommandKind
@@ -82,7 +81,9 @@ def _potential(path: str) -> list[str]:
     potential = load_potential(path, seed=0)
     networks = potential.networks
     shifts = potential.energy_shift.tolist()
-    known = "unknown" if np.isnan(shifts).any() else " ".join(f"{shift:g}" for shift in shifts) + " eV/atom"
+    known = "unknown" + (", energies are those of atomisation" if potential.is_physically_informed else "")
+    if potential.knows_shift:
+        known = " ".join(f"{shift:g}" for shift in shifts) + " eV/atom"
     header = load_header(path)
     randomize = "; random weights are drawn on loading" if header.randomize else ""
     shared = "" if header.shared is None else f", of one network for all elements ({header.shared.name})"

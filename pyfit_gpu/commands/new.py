@@ -16,7 +16,6 @@ from pyfit_gpu.formats.read_options import ReadOptions
 from pyfit_gpu.formats.read_report import ReadReport
 from pyfit_gpu.log import log
 from pyfit_gpu.models.bond_order_start import usual_bonds
-from pyfit_gpu.models.elemental_solids import elemental_solid
 from pyfit_gpu.models.new_defaults import default_mode, defaults_of
 from pyfit_gpu.models.new_potential import lengths_from, new_potential
 from pyfit_gpu.models.potential import Potential
@@ -71,23 +70,14 @@ def new(
         centers,
     )
     if pinn:
-        _say_start(draft, frames)
+        _say_start(draft)
 
 
-def _say_start(draft: Potential, frames: Sequence[Frame]) -> None:
-    """Show the baseline, and on what scale its energies are."""
+def _say_start(draft: Potential) -> None:
+    """Show the baseline, and say on what scale its energies are."""
     for symbol, row in zip(draft.descriptor.elements, draft.baseline.tolist(), strict=True):
         log.info("baseline of %s: %s", symbol, " ".join(f"{value:.4g}" for value in row))
-    found = "; isolated atoms have none, see prepare --e-shift"
-    energies = [frame.energy / frame.n_atoms for frame in frames if frame.energy is not None]
-    if energies and draft.descriptor.n_elements == 1:
-        (symbol,) = draft.descriptor.elements
-        energy = elemental_solid(symbol).cohesive_energy
-        found = (
-            f": with prepare --e-shift {-energy - min(energies):.3f} the lowest energy of these structures is minus "
-            f"the cohesive energy of {symbol}, {energy:g} eV/atom"
-        )
-    log.info("bond-order potentials are made for energies of atomisation%s", found)
+    log.info("bond-order potentials are made for energies of atomisation: prepare --e-shift atomisation")
 
 
 def draft_of(elements: Sequence[str] | None, frames: Sequence[Frame], settings: Mapping[str, Any]) -> Potential:

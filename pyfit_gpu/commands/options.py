@@ -156,8 +156,8 @@ def _add_prepare(verb: Parser) -> None:
     verb.add_argument(
         "--e-shift",
         metavar="X",
-        help="eV per atom added to the energies (0): one number, Si=X,C=Y, fit (least squares over the structures) or "
-        "isolated (from structures of one isolated atom)",
+        help="eV per atom added to the energies (0): one number, Si=X,C=Y, fit (least squares over the structures), "
+        "isolated (from structures of one isolated atom) or atomisation (the same, estimated where there are none)",
     )
     verb.add_argument("--append", action="store_true", help="add to an existing set, nothing in it is recomputed")
     verb.add_argument("--unique-structures", action="store_true", help="leave out copies of structures before them")

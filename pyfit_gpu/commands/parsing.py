@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from pyfit_gpu.errors import InputError
 
-SHIFT_METHODS = ("fit", "isolated")  # METHODS of models/energy_shift.py, which is slow to import
+SHIFT_METHODS = ("fit", "isolated", "atomisation")  # METHODS of models/energy_shift.py, which is slow to import
 
-_SHIFT_FORMS = "a finite number for all elements, one per element as in Si=107.1,C=154.9, fit or isolated"
+_SHIFT_FORMS = "a finite number for all elements, one per element as in Si=107.1,C=154.9, fit, isolated or atomisation"
 
 GroupRule = tuple[str, float]  # pattern, number
 WindowRule = tuple[float, float, float]  # low, high (infinite where open), number
@@ -78,7 +78,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def parse_shift(text: str) -> float | dict[str, float] | str:
-    """Parse `107.1`, `Si=107.1,C=154.9`, `fit` or `isolated`.
+    """Parse `107.1`, `Si=107.1,C=154.9`, `fit`, `isolated` or `atomisation`.
 
     Raises:
         InputError: anything else, or an element that is given twice.

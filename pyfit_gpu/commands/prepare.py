@@ -31,6 +31,7 @@ from pyfit_gpu.locks import exclusive
 from pyfit_gpu.log import log
 from pyfit_gpu.models.energy_shift import (
     METHODS,
+    NEED_ATOMS,
     ShiftRequest,
     find_shift,
     shift_of_elements,
@@ -59,7 +60,7 @@ def prepare(
         dft_files: structures, any format that `load_structures` reads.
         potential: .nn.dat file whose header gives the descriptor.
         out: the set, `.h5`.
-        e_shift: eV per atom, one number or one per element; "fit" or "isolated": found from the structures, always
+        e_shift: eV per atom, one number or one per element; or one of `METHODS`: found from the structures, always
             all of them, also for a shard; None: the shift of the set that is appended to, else 0.
         append: whether to add to an existing set, whose structures are not computed again.
         shard: (I, N): only the structures whose number mod N is I, into a file of their own.
@@ -142,7 +143,7 @@ def _inputs_and_shifts(
     """Structures of the files and the energy shift of each element, which is the same for all shards."""
     if not isinstance(e_shift, str):  # faulty numbers show before anything is read
         e_shift = shift_of_elements(0.0 if e_shift is None else e_shift, model.descriptor.elements)
-    inputs = survey_files(sources, shard, atoms=e_shift == "isolated", keeps=unique.take if unique else None)
+    inputs = survey_files(sources, shard, atoms=e_shift in NEED_ATOMS, keeps=unique.take if unique else None)
     if unique:
         say_what_was_left_out(unique, len(inputs.structures))
     return inputs, find_shift(e_shift, inputs.kept, model.descriptor)

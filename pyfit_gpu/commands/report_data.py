@@ -13,7 +13,7 @@ from pyfit_gpu.commands.fit_beside import FitBeside
 from pyfit_gpu.commands.frame_prediction import FramePrediction, predict_frames
 from pyfit_gpu.commands.jobs import Setup, Sources, frames_of_set, read_all_frames
 from pyfit_gpu.commands.messages import shown
-from pyfit_gpu.commands.warnings import warn_of_untrained_predictions
+from pyfit_gpu.commands.warnings import warn_of_offset, warn_of_untrained_predictions
 from pyfit_gpu.datasets.training_set import TrainingSet, require_same_inputs
 from pyfit_gpu.doctor.records import Records
 from pyfit_gpu.formats.opening import load_training_set
@@ -109,6 +109,9 @@ def _predicted(source: Source, model: Potential, known: Uncertainty | None, setu
     found = predict_frames(frames, model, setup, derivatives=True, uncertainty=known)
     shifts = shift_of_structures(torch.from_numpy(counts), source.shift).numpy()
     n_atoms = np.array([frame.n_atoms for frame in frames])
+    if source.training_set is None:
+        references = np.array([np.nan if frame.energy is None else frame.energy for frame in frames])
+        warn_of_offset(model, (found.energy - shifts - references) / n_atoms)
     return Evaluated(
         names=tuple(shown(frame.source) for frame in frames),
         groups=tuple(shown(frame.group) for frame in frames),

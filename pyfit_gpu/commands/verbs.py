@@ -108,6 +108,7 @@ def _fit(options: argparse.Namespace) -> int:
         options.cutoff,
         tuple(options.test_groups or ()),
         options.seed,
+        options.pinn,
         read_options(options),
         tuple(reading_words(options)),
         tuple(computing_words(options)),

@@ -13,6 +13,28 @@ from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import shortened
 from pyfit_gpu.log import log
 from pyfit_gpu.models.potential import Potential, equal_members
+from pyfit_gpu.structures.cells import FloatArray
+
+_ODD_OFFSET = 0.01  # eV/atom, mean error of energies on the scale of the references: a potential's own is less
+
+
+def warn_of_offset(potential: Potential, errors: FloatArray) -> None:
+    """Warn of references that seem to be on another scale than a bond-order potential that does not say its e_shift.
+
+    Its energies are those of atomisation. Of straight networks `evaluation_shift` warns.
+
+    Args:
+        errors: (B,) predicted minus reference energies without any shift, eV/atom; NaN where unknown.
+    """
+    if not potential.is_physically_informed or potential.knows_shift or np.isnan(errors).all():
+        return
+    offset = float(np.nanmean(errors))
+    if abs(offset) > _ODD_OFFSET:
+        log.warning(
+            "the potential does not say its e_shift, and its energies, those of atomisation, are on average %.4g "
+            "eV/atom from the references: if these are on another scale, give --e-shift, minus the energy of an "
+            "isolated atom (%.6g makes that average 0)", offset, offset,
+        )  # fmt: skip
 
 
 def warn_of_split(whole: TrainingSet, split: Split) -> None:

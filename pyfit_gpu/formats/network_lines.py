@@ -102,7 +102,10 @@ def _own(reader: HeaderLines, descriptor: LocalStructureParameters, sizes: tuple
     if sizes[0] != descriptor.n_features:
         raise _wrong_inputs(reader, descriptor, f"{descriptor.n_features} inputs")
     if sizes[-1] not in (1, n_parameters):
-        kinds = f" of an atom among {descriptor.n_elements} elements" if descriptor.n_elements > 1 else ""
+        kinds = ""
+        if descriptor.n_elements > 1:
+            alone = n_bond_order_parameters(1)
+            kinds = f" of an atom among {descriptor.n_elements} elements; {alone} are those of an element alone"
         raise reader.error(f"1 output (energy) or {n_parameters} (bond-order parameters{kinds}) as the last layer")
     return sizes
 

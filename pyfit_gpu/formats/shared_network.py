@@ -14,8 +14,7 @@ from torch import Tensor
 
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.models.networks import ElementNetworks
-
-_ROUNDING = 1e-13
+from pyfit_gpu.sums import ordered_sum
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class SharedNetwork:
         biases = [bias[0].expand(self.n_elements, -1) for bias in shared.biases]
         if self.n_inputs > 1:
             weights[0] = weights[0][0].unflatten(0, (self.n_inputs, -1))
-            own = weights[0].sum(dim=1)
-            biases[0] = biases[0] + self.constant * (own.sum(dim=0) - own)
+            biases[0] = biases[0] + self._constant_part(weights[0])
         if self.n_slices > 1:
             weights[-1], biases[-1] = _own_slice(weights[-1]), _own_slice(biases[-1])
         layers = zip(weights, biases, strict=True)
@@ -59,24 +57,48 @@ class SharedNetwork:
         biases = [bias[0, 0] for bias in networks.biases]
         if self.n_inputs > 1:
             weights[0] = networks.weights[0][0].flatten(0, 1)
-            own = networks.weights[0][0].sum(dim=1)
-            biases[0] = biases[0] - self.constant * own[1:].sum(dim=0)
+            biases[0] = _common_part(networks.biases[0][0], self._constant_part(networks.weights[0][0]))
         if self.n_slices > 1:
             if len(weights) == 1 and self.n_inputs > 1:
                 return None  # without a hidden layer Kind II does as well
             weights[-1] = networks.weights[-1][0].transpose(0, 1).flatten(1)
             biases[-1] = networks.biases[-1][0].flatten()
         flat = torch.cat([part.flatten() for layer in zip(weights, biases, strict=True) for part in layer])[None]
-        return flat if self._does_the_same(networks.with_flat(self.split(flat)), networks) else None
+        return flat if _does_the_same(networks.with_flat(self.split(flat)), networks) else None
 
-    def _does_the_same(self, found: ElementNetworks, expected: ElementNetworks) -> bool:
-        pairs = list(zip(found.weights + found.biases, expected.weights + expected.biases, strict=True))
-        if self.n_inputs > 1 and self.constant:
-            # Moving the constant inputs into the biases of the first layer and back rounds.
-            first = pairs.pop(len(found.weights))
-            if not torch.allclose(*first, rtol=_ROUNDING, atol=_ROUNDING):
-                return False
-        return all(torch.equal(*pair) for pair in pairs)
+    def _constant_part(self, weights: Tensor) -> Tensor:
+        """(S, n_out): what the inputs that stand for G = 0 add to the first layer of each element.
+
+        Args:
+            weights: (S, n_in, n_out) of the elements' own inputs.
+        """
+        own = ordered_sum(weights.transpose(1, 2).contiguous())
+        return self.constant * (own.sum(dim=0) - own)
+
+
+def _does_the_same(found: ElementNetworks, expected: ElementNetworks) -> bool:
+    pairs = zip(found.weights + found.biases, expected.weights + expected.biases, strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def _common_part(sums: Tensor, added: Tensor) -> Tensor:
+    """(n,): numbers b with b + added = sums for all elements, to the last bit where there are such.
+
+    Rounded sums leave an interval for b from each element; the middle of what they have in common is as good as what
+    was added to, but for the rounding of the interval itself.
+
+    Args:
+        sums, added: (S, n).
+    """
+    half = (torch.nextafter(sums.abs(), torch.full_like(sums, torch.inf)) - sums.abs()) / 2
+    apart = sums - added
+    middle = ((apart - half).amax(dim=0) + (apart + half).amin(dim=0)) / 2
+    up, down = (torch.full_like(middle, end) for end in (torch.inf, -torch.inf))
+    found = middle
+    for candidate in (torch.nextafter(middle, up), torch.nextafter(middle, down)):
+        fits = (candidate + added == sums).all(dim=0) & ~(found + added == sums).all(dim=0)
+        found = torch.where(fits, candidate, found)
+    return found
 
 
 def input_of_nothing(descriptor: LocalStructureParameters) -> float:

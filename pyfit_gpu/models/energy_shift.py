@@ -5,7 +5,6 @@ E_used = E_file + sum_a n_a shift_a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from pyfit_gpu.descriptors.lsp import LocalStructureParameters
 from pyfit_gpu.errors import InputError, Remedy
 from pyfit_gpu.log import log
+from pyfit_gpu.models.elemental_solids import elemental_solid
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.cells import FloatArray
@@ -26,7 +26,8 @@ from pyfit_gpu.structures.neighbors import find_neighbors
 EnergyShift = float | Sequence[float] | Mapping[str, float]  # eV per atom: one for all elements, in order, or by name
 ShiftRequest = EnergyShift | str  # or one of METHODS
 
-METHODS = ("fit", "isolated")
+METHODS = ("fit", "isolated", "atomisation")
+NEED_ATOMS = ("isolated", "atomisation")  # methods to which structures of one atom must be given as frames
 
 _DECIMALS = 6  # decimals of a fitted shift, eV
 _RANK_TOLERANCE = 1e-10  # for the rank of compositions: one atom in a million still tells elements apart
@@ -72,18 +73,21 @@ def shift_of_structures(counts: Tensor, e_shift: Sequence[float]) -> Tensor:
 
 
 def evaluation_shift(potential: Potential, e_shift: EnergyShift | None) -> tuple[float, ...]:
-    """(S,) eV per atom, to take off a potential's energies: `e_shift`, else the potential's own, else 0 and a warning.
+    """(S,) eV per atom, to take off a potential's energies: `e_shift`, else the potential's own, else 0.
+
+    A straight network that does not know its own is on an unknown scale, with a warning. A bond-order potential has
+    energies of atomisation, where isolated atoms have none: nothing is wrong with 0.
 
     Raises:
         InputError: as `shift_of_elements`.
     """
     if e_shift is not None:
         return shift_of_elements(e_shift, potential.descriptor.elements)
-    own = tuple(potential.energy_shift.tolist())
-    if any(math.isnan(shift) for shift in own):
+    if potential.knows_shift:
+        return tuple(potential.energy_shift.tolist())
+    if not potential.is_physically_informed:
         log.warning("the potential does not say its e_shift: 0.0 is taken (%s)", Remedy.E_SHIFT)
-        return (0.0,) * len(own)
-    return own
+    return (0.0,) * potential.descriptor.n_elements
 
 
 def find_shift(
@@ -92,12 +96,14 @@ def find_shift(
     """(S,) eV per atom of each element: the numbers given, or found by a method from all the structures.
 
     Raises:
-        InputError: as `shift_of_elements`, `fit_shift` and `isolated_shift`.
+        InputError: as `shift_of_elements`, `fit_shift`, `isolated_shift` and `atomisation_shift`.
     """
     if request == "fit":
         return fit_shift(structures, descriptor.elements)
     if request == "isolated":
         return isolated_shift(structures, descriptor.elements, descriptor.neighbor_cutoff)
+    if request == "atomisation":
+        return atomisation_shift(structures, descriptor.elements, descriptor.neighbor_cutoff)
     return shift_of_elements(request, descriptor.elements)
 
 
@@ -112,23 +118,30 @@ def fit_shift(structures: Sequence[Frame | StructureSummary], elements: Sequence
     Raises:
         InputError: no structure has an energy, or an element that is not one of `elements`.
     """
-    counts = count_elements(structures, elements)
-    known = np.array([structure.energy is not None for structure in structures])
-    if not known.any():
-        raise InputError(f"e_shift fit: expected structures with an energy, found none among {len(structures)}")
-    counts, n_atoms = counts[known], counts[known].sum(axis=1)
-    per_atom = np.array([structure.energy for structure in structures if structure.energy is not None]) / n_atoms
-    composition = counts / n_atoms[:, None]
+    composition, per_atom = _labelled(structures, elements, "fit")
     solution, _, rank, _ = np.linalg.lstsq(composition, -per_atom, rcond=_RANK_TOLERANCE)
     shifts = tuple(round(float(shift), _DECIMALS) + 0.0 for shift in solution)  # + 0.0: no minus zero
     if rank < len(elements):
         _warn_of_undetermined(composition, elements)
     rmse = float(np.sqrt(np.mean((per_atom + composition @ np.array(shifts)) ** 2)))
     log.info(
-        "e_shift fit to %d structures: energy per atom of %s; RMSE %.6g eV/atom", len(counts),
+        "e_shift fit to %d structures: energy per atom of %s; RMSE %.6g eV/atom", len(per_atom),
         _named(elements, (f"{0.0 - shift:.6f} eV" for shift in shifts)), rmse,
     )  # fmt: skip
     return shifts
+
+
+def _labelled(
+    structures: Sequence[Frame | StructureSummary], elements: Sequence[str], method: str
+) -> tuple[FloatArray, FloatArray]:
+    """Composition (B, S) and energy per atom (B,), eV, of the structures that have an energy."""
+    counts = count_elements(structures, elements)
+    known = np.array([structure.energy is not None for structure in structures])
+    if not known.any():
+        raise InputError(f"e_shift {method}: expected structures with an energy, found none among {len(structures)}")
+    counts, n_atoms = counts[known], counts[known].sum(axis=1)
+    per_atom = np.array([structure.energy for structure in structures if structure.energy is not None]) / n_atoms
+    return counts / n_atoms[:, None], per_atom
 
 
 def composition_residuals(counts: NDArray[np.int64], per_atom: FloatArray) -> FloatArray:
@@ -169,12 +182,27 @@ def isolated_shift(
     Raises:
         InputError: elements without such a frame that has an energy, or one that is not one of `elements`.
     """
+    found, faults = _isolated_atoms(structures, elements, cutoff)
+    if faults:
+        raise InputError(
+            "e_shift isolated: expected for each element a structure of one atom with an energy and no neighbour "
+            f"within {cutoff:g} Å; {'; '.join(faults)}"
+        )
+    described = [f"{energy!r} eV ({several}{source})" for energy, several, source in found]
+    log.info("e_shift from isolated atoms: energy of %s", _named(elements, described))
+    return tuple(0.0 - energy for energy, *_ in found)
+
+
+def _isolated_atoms(
+    structures: Sequence[Frame | StructureSummary], elements: Sequence[str], cutoff: float
+) -> tuple[list[tuple[float, str, str]], list[str]]:
+    """The lowest energy (eV) of an isolated atom of each element, of how many, and where; and what is missing."""
     count_elements(structures, elements)
     single = [frame for frame in structures if isinstance(frame, Frame) and frame.n_atoms == 1]
     single = [frame for frame in single if frame.energy is not None]
     neighbors = find_neighbors(Structures.from_frames(single), cutoff).counts.tolist() if single else []
     counts = count_elements(single, elements)
-    faults, shifts, described = [], [], []
+    found, faults = [], []
     for species, symbol in enumerate(elements):
         candidates = [(row, n) for row, n in enumerate(neighbors) if counts[row, species]]
         isolated = [(energy, row) for row, n in candidates if n == 0 and (energy := single[row].energy) is not None]
@@ -183,16 +211,39 @@ def isolated_shift(
             faults.append(f"{symbol}: found none{more}")
             continue
         energy, row = min(isolated)
-        shifts.append(0.0 - energy)
         several = f"the lowest of {len(isolated)}: " if len(isolated) > 1 else ""
-        described.append(f"{float(energy)!r} eV ({several}{single[row].source})")
-    if faults:
-        raise InputError(
-            "e_shift isolated: expected for each element a structure of one atom with an energy and no neighbour "
-            f"within {cutoff:g} Å; {'; '.join(faults)}"
-        )
-    log.info("e_shift from isolated atoms: energy of %s", _named(elements, described))
-    return tuple(shifts)
+        found.append((float(energy), several, str(single[row].source)))
+    return found, faults
+
+
+def atomisation_shift(
+    structures: Sequence[Frame | StructureSummary], elements: Sequence[str], cutoff: float
+) -> tuple[float, ...]:
+    """(S,) eV with which energies are those of atomisation, as bond-order potentials need them.
+
+    From isolated atoms if there are some of every element (`isolated_shift`). Else estimated, which is logged: by least
+    squares an atom of element a has the energy e_a, and the structure that is lowest below that is taken for as
+    strongly bound as its elements as solids are, with their cohesive energies c_a:
+
+        shift_a = -c_a - e_a - min_s (E_s - sum_a n_sa e_a) / n_s
+
+    Raises:
+        InputError: no structure has an energy, or an element that is not one of `elements`.
+    """
+    _, faults = _isolated_atoms(structures, elements, cutoff)
+    if not faults:
+        return isolated_shift(structures, elements, cutoff)
+    composition, per_atom = _labelled(structures, elements, "atomisation")
+    means = np.linalg.lstsq(composition, per_atom, rcond=_RANK_TOLERANCE)[0]
+    cohesive = [elemental_solid(symbol).cohesive_energy for symbol in elements]
+    isolated = means + np.array(cohesive) + float((per_atom - composition @ means).min())
+    shifts = tuple(round(0.0 - float(energy), _DECIMALS) + 0.0 for energy in isolated)
+    log.info(
+        "e_shift estimated, for want of isolated atoms (%s): the lowest energy is taken for that of solids bound by %s "
+        "eV/atom; energy of an isolated atom: %s", "; ".join(faults), _named(elements, map(str, cohesive)),
+        _named(elements, (f"{0.0 - shift:.6f} eV" for shift in shifts)),
+    )  # fmt: skip
+    return shifts
 
 
 def _named(elements: Sequence[str], texts: Iterable[str]) -> str:

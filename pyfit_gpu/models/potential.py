@@ -56,6 +56,11 @@ class Potential:
         return self.networks.layer_sizes[-1] == n_bond_order_parameters(self.descriptor.n_elements)
 
     @property
+    def knows_shift(self) -> bool:
+        """Whether it says by how much its energies are above those of the data."""
+        return not bool(self.energy_shift.isnan().any())
+
+    @property
     def is_bare(self) -> bool:
         """Whether it is a bond-order potential without a network: the baseline and one layer of biases, no inputs."""
         return self.networks.layer_sizes[0] == 0

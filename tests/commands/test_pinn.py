@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pair_sum
 import pytest
-from commands.helpers import OWN, done, refused, set_up, weights
+from commands.helpers import OWN, done, poscar_blocks, refused, set_up, weights, write_poscar
 
 import pyfit_gpu as pf
 
@@ -34,14 +36,15 @@ class TestNew:
         assert (h, a_angle**2, screening**2) == (0, pytest.approx(0.85), pytest.approx(3 / 11 * alpha))
         assert sigma > 0.5
         assert "baseline of Si: " in said
-        assert "the cohesive energy of Si, 4.63 eV/atom" in said
+        assert "energies of atomisation: prepare --e-shift atomisation" in said
 
     def test_the_shift_that_is_named(self) -> None:
         said = new("new.nn.dat", "--structures", "si.poscar.dat", "--elements", "Si")
-        shift = float(said.split("--e-shift ")[1].split()[0])
-        structures = pf.load_structures("si.poscar.dat")
-        per_atom = structures.energy.numpy() / np.array(structures.sizes)
-        assert np.nanmin(per_atom) + shift == pytest.approx(-4.63, abs=1e-3)
+        assert "prepare --e-shift atomisation" in said
+        done("prepare", "si.poscar.dat", "--potential", "new.nn.dat", "--e-shift", "atomisation", "--out", "a.h5")
+        found = pf.load_training_set("a.h5")
+        per_atom = (found.energy_used / found.sizes).numpy()
+        assert np.nanmin(per_atom) == pytest.approx(-4.63, abs=1e-3)
 
     def test_plain_form(self) -> None:
         new(
@@ -70,7 +73,7 @@ class TestNew:
         said = new("new.nn.dat", "--elements", "Si", "C", "--cutoff", "5")
         assert pf.load_potential("new.nn.dat").networks.layer_sizes == (120, 16, 16, 21)
         assert "baseline of C: " in said
-        assert "isolated atoms have none" in said
+        assert "energies of atomisation" in said
         refused("new", "--pinn", "--elements", "Si", "C", "--cutoff", "5", "--out", "two.pinn",
                 match=r"two\.pinn: cannot hold what a training makes.*\.nn\.dat")  # fmt: skip
 
@@ -133,3 +136,31 @@ class TestFiles:
         words = ("evaluate", "si.poscar.dat", "--out", "x.csv", "--potential")
         refused(*words, "si.nn.dat", plain, match=r"si\.pinn cannot be a member.*straight.*plain form")
         refused(*words, plain, OWN / "pinn_mode1.nn.dat", match=r"pinn_mode1.*cannot be a member.*plain.*squared")
+
+
+class TestScale:
+    """Energies of a bond-order potential are those of atomisation, whether or not its file says an e_shift."""
+
+    def evaluate(self, *words: object) -> str:
+        shutil.copy(OWN / "pinn_mode1.nn.dat", "pinn.nn.dat")
+        words = ("evaluate", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "x.csv", "--overwrite", *words)
+        return done(*words).err
+
+    def test_references_on_another_scale_are_named_once(self) -> None:
+        said = self.evaluate()
+        assert said.count("e_shift") == 1
+        (offset,) = re.findall(r"\(([\d.-]+) makes that average 0\)", said)
+        rows = list(csv.DictReader(Path("x.csv").read_text().splitlines()))
+        known = [row for row in rows if row["reference_energy_per_atom"]]
+        errors = [float(row["energy_per_atom"]) - float(row["reference_energy_per_atom"]) for row in known]
+        assert float(offset) == pytest.approx(np.mean(errors), rel=1e-5)
+        assert "e_shift" not in self.evaluate("--e-shift", offset)
+
+    def test_without_references_nothing_is_said(self) -> None:
+        blocks = [["NO_DFT", *block[1:-1], "0.0"] for block in poscar_blocks("si.poscar.dat")]
+        write_poscar("si.poscar.dat", blocks)
+        assert "e_shift" not in self.evaluate()
+
+    def test_info(self) -> None:
+        said = done("info", OWN / "pinn_mode1.nn.dat").out
+        assert "e_shift       unknown, energies are those of atomisation\n" in said

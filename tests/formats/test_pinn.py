@@ -20,6 +20,7 @@ from pyfit_gpu.formats.kinds import PINN, POTENTIAL, identify
 from pyfit_gpu.formats.nn_dat import check_form, load_potential, save_draft, save_potential
 from pyfit_gpu.formats.nn_dat_header import header_lines, parse_header
 from pyfit_gpu.formats.opening import load_potentials, load_structures
+from pyfit_gpu.formats.shared_network import _common_part
 from pyfit_gpu.models.batches import featurize
 from pyfit_gpu.models.energy import local_parameters
 from pyfit_gpu.models.networks import ElementNetworks
@@ -234,7 +235,15 @@ class TestSeveralElements:
         assert [int(cell) for cell in layers.split()] == [4, *shared.sizes]
         again = load_potential(tmp_path / "copy.pinn")
         assert again.bond_order_parameters == found.bond_order_parameters
-        torch.testing.assert_close(again.networks.flat(), found.networks.flat(), rtol=0, atol=0 if kind == 2 else 1e-14)
+        assert torch.equal(again.networks.flat(), found.networks.flat())
+
+    @pytest.mark.parametrize("scale", [1e-6, 0.03, 1.0, 30.0])
+    def test_biases_without_the_constant_inputs_are_found_to_the_last_bit(self, scale: float) -> None:
+        """Rounded sums of one number and others do not give it back, but one with which they are the same."""
+        rng = np.random.default_rng(1)
+        added = torch.from_numpy(scale * rng.normal(size=(3, 2000)))
+        sums = torch.from_numpy(rng.normal(size=2000)) + added
+        assert torch.equal(_common_part(sums, added) + added, sums)
 
     def test_networks_of_their_own(self, tmp_path: Path) -> None:
         potential = informed(2)
@@ -370,7 +379,9 @@ class TestFaults:
     def test_outputs_that_do_not_fit_the_elements(self, load: Callable[..., Potential], tmp_path: Path) -> None:
         lines = lines_of(informed(2, form="squared"), tmp_path / "x.nn.dat")
         lines[8] = lines[8].replace(" 21", " 8")
-        with pytest.raises(InputError, match=r"line 9: .*1 output.* or 21 .*of an atom among 2 elements.*found '.* 8'"):
+        with pytest.raises(
+            InputError, match=r"line 9: .*1 output.* or 21 .*of an atom among 2 elements; 8 are .*alone.*found '.* 8'"
+        ):
             load("\n".join(lines) + "\n", "y.nn.dat")
         shared = Shared(2, 2)
         shared.sizes[-1] = 21

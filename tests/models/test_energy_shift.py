@@ -14,7 +14,14 @@ from sample_sets import make_descriptor, make_potential
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.formats.dft_inputs import summarize
-from pyfit_gpu.models.energy_shift import find_shift, fit_shift, isolated_shift, shift_of_elements
+from pyfit_gpu.models.energy_shift import (
+    atomisation_shift,
+    evaluation_shift,
+    find_shift,
+    fit_shift,
+    isolated_shift,
+    shift_of_elements,
+)
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.elements import count_elements
 from pyfit_gpu.structures.frames import Frame, StructureSummary
@@ -297,3 +304,52 @@ class TestIsolated:
     def test_no_structure_of_one_atom(self, compose: Compose) -> None:
         with pytest.raises(InputError, match=r"C: found none; O: found none"):
             isolated_shift([compose("CO", -1.0)], ("C", "O"), 5.0)
+
+
+class TestAtomisation:
+    """The shift with which energies are those of atomisation."""
+
+    PAIR = ((0.0, 0.0, 0.0), (0.0, 0.0, 2.0))
+
+    def solids(self, make_frame: MakeFrame) -> list[Frame]:
+        energies = (("Si", "Si", -20.0), ("Si", "Si", -19.0), ("C", "C", -36.0), ("C", "C", -35.0))
+        return [make_frame(self.PAIR, symbols=list(pair), energy=energy) for *pair, energy in energies]
+
+    def test_isolated_atoms_are_taken_where_there_are_some_of_every_element(self, make_frame: MakeFrame) -> None:
+        atoms = [make_frame([[0.0, 0.0, 0.0]], symbols=[one], energy=e) for one, e in (("Si", -5.0), ("C", -11.0))]
+        frames = [*self.solids(make_frame), *atoms]
+        assert find_shift("atomisation", frames, make_descriptor(SIC)) == (5.0, 11.0)
+
+    def test_without_them_the_lowest_energy_is_that_of_the_solids(
+        self, make_frame: MakeFrame, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lone = make_frame([[0.0, 0.0, 0.0]], symbols=["Si"], energy=-9.75)  # not both elements: no use
+        with caplog.at_level(logging.INFO, "pyfit_gpu"):
+            found = atomisation_shift([*self.solids(make_frame), lone], SIC, 5.0)
+        # Means -9.75 and -17.75, lowest 0.25 below; cohesive energies of Kittel 4.63 and 7.37.
+        assert found == pytest.approx((10.0 - 4.63, 18.0 - 7.37), abs=1e-6)
+        (said,) = (record.getMessage() for record in caplog.records)
+        assert "for want of isolated atoms (C: found none)" in said
+        assert "Si 4.63, C 7.37 eV/atom" in said
+
+    def test_compositions_that_leave_the_elements_open(self, make_frame: MakeFrame) -> None:
+        frames = [make_frame(self.PAIR, symbols=["Si", "C"], energy=energy) for energy in (-30.0, -29.0)]
+        found = atomisation_shift(frames, SIC, 5.0)
+        assert sum(found) - 30.0 == pytest.approx(-4.63 - 7.37, abs=1e-5)
+
+    def test_no_energies(self, make_frame: MakeFrame) -> None:
+        with pytest.raises(InputError, match="e_shift atomisation: expected structures with an energy, found none"):
+            atomisation_shift([make_frame(self.PAIR, symbols=["Si", "Si"])], ("Si",), 5.0)
+
+
+class TestEvaluation:
+    def test_bond_order_potentials_are_on_a_scale_of_their_own(self, caplog: pytest.LogCaptureFixture) -> None:
+        unknown = torch.full((1,), torch.nan, dtype=torch.float64)
+        straight = replace(make_potential(("Si",)), energy_shift=unknown)
+        informed = replace(make_potential(("Si",), n_outputs=8), energy_shift=unknown)
+        with caplog.at_level(logging.WARNING, "pyfit_gpu"):
+            assert evaluation_shift(informed, None) == (0.0,)
+            assert not caplog.records
+            assert evaluation_shift(straight, None) == (0.0,)
+        assert len(caplog.records) == 1
+        assert evaluation_shift(replace(informed, energy_shift=torch.ones_like(unknown)), None) == (1.0,)

@@ -35,7 +35,6 @@ from pyfit_gpu.formats.text_set import write_text_set
 from pyfit_gpu.formats.training_set.reader import save_training_set
 from pyfit_gpu.locks import hold
 from pyfit_gpu.log import log
-from pyfit_gpu.models.energy import require_straight
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.lbfgs_settings import LBFGSSettings
 from pyfit_gpu.structures.frames import Frame
@@ -232,7 +231,6 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     potential = load_potential(config.neural_network_in, seed=weight_seed)
     if config.run_training:
         check_form(potential, config.neural_network_out, trained=True)
-        require_straight(potential, "train")
     if config.generate_training_set:
         frames = read_all_frames(Sources.of([config.dft_input_file]), training=True)
         if config.run_training:
@@ -242,6 +240,11 @@ def _read_inputs(config: ClassicConfig) -> _Inputs:
     log.info("%s: %s", config.training_set_in, describe_set(training_set))
     where = f"{config.training_set_in} was not made for {config.neural_network_in}"
     require_same_inputs(potential.descriptor, training_set.descriptor, where)
+    if potential.is_physically_informed and bool(training_set.positions.isnan().any()):
+        raise InputError(
+            f"{config.training_set_in}: expected positions, from which {potential.kind} has its energies; text sets "
+            "have none: give generate_training_set in the same run, or a training_set_output_file that ends in .h5"
+        )
     _check_groups(_plan_split(training_set, config), config)
     return _Inputs(potential, weight_seed, None, training_set)
 

@@ -31,16 +31,22 @@ class Amount:
     spread: float  # eV/atom, standard deviation of the energies about what the composition explains
 
 
-def hidden_layers(n_features: int, n_elements: int, n_labels: int) -> tuple[int, int]:
-    """Choose the widest layers that have a tenth as many parameters as there are labels, within limits."""
-    most = n_labels / _LABELS_PER_PARAMETER
-    width = max((one for one in WIDTHS if n_parameters(n_features, n_elements, one) <= most), default=WIDTHS[0])
-    return width, width
+@dataclass(frozen=True)
+class NetworkShape:
+    """Facts about a potential's networks that its elements and its kind decide."""
 
+    n_features: int
+    n_elements: int
+    n_outputs: int = 1
 
-def n_parameters(n_features: int, n_elements: int, width: int) -> int:
-    """Parameters of a potential with two hidden layers of this width."""
-    return n_elements * count_parameters((n_features, width, width, 1))
+    def n_parameters(self, width: int) -> int:
+        """Parameters of a potential with two hidden layers of this width."""
+        return self.n_elements * count_parameters((self.n_features, width, width, self.n_outputs))
+
+    def width(self, n_labels: int) -> int:
+        """Choose the widest layers that have a tenth as many parameters as there are labels, within limits."""
+        most = n_labels / _LABELS_PER_PARAMETER
+        return max((one for one in WIDTHS if self.n_parameters(one) <= most), default=WIDTHS[0])
 
 
 def second_order_pays(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> bool:
@@ -54,11 +60,17 @@ def second_order_pays(amount: Amount, parameters: int, members: int, seconds: fl
     return enough and product * _LEAST_PRODUCTS <= seconds
 
 
-def training_options(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> tuple[str, ...]:
-    """Options of `train` by amount of data and time: a penalty for few atoms, else as `second_order_pays` says."""
+def training_options(
+    amount: Amount, parameters: int, members: int, seconds: float, workers: float, *, informed: bool = False
+) -> tuple[str, ...]:
+    """Options of `train` by amount of data and time: a penalty for few atoms, else as `second_order_pays` says.
+
+    Args:
+        informed: whether the network is a physically informed one, for which J^T J was not timed.
+    """
     if amount.n_atoms < parameters:
         return ("--l2", f"{max(_LEAST_PENALTY, _PENALTY * amount.spread):.1g}")
-    if second_order_pays(amount, parameters, members, seconds, workers):
+    if not informed and second_order_pays(amount, parameters, members, seconds, workers):
         return ("--optimizer", "auto", "--l2", "auto")
     return ()
 

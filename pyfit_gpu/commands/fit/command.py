@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyfit_gpu.commands.fit.choices import hidden_layers, n_parameters, rate, training_options
+from pyfit_gpu.commands.fit.choices import rate, training_options
 from pyfit_gpu.commands.fit.layout import RECORD, Layout, remove
 from pyfit_gpu.commands.fit.record import Record
 from pyfit_gpu.commands.fit.request import Request, Survey, survey_data
@@ -75,12 +75,14 @@ def _check_folder(folder: str, record: str) -> None:
 
 
 def choose(request: Request, survey: Survey, setup: Setup) -> dict[str, Any]:
-    """Settings from the amount of data: hidden layers, and options of `train`."""
-    hidden = hidden_layers(survey.n_features, survey.n_elements, survey.amount.n_labels)
-    parameters = n_parameters(survey.n_features, survey.n_elements, hidden[0])
+    """Settings from the data: hidden layers and options of `train` by its amount, and whether energies train first."""
+    width = survey.shape.width(survey.amount.n_labels)
+    parameters = survey.shape.n_parameters(width)
     workers = rate(setup.device.type, torch.get_num_threads())
-    training = training_options(survey.amount, parameters, request.members, request.seconds, workers)
-    return {"hidden": list(hidden), "training": list(training)}
+    amount, seconds = survey.amount, request.seconds
+    training = training_options(amount, parameters, request.members, seconds, workers, informed=request.pinn)
+    energies_first = request.pinn and survey.has_derivatives
+    return {"hidden": [width, width], "training": list(training), "energies_first": energies_first}
 
 
 class _Fit:
@@ -94,16 +96,14 @@ class _Fit:
 
     def run_all(self, record: Record) -> int:
         is_missing = False
-        for stage in stages(self._request, self._layout, record.chosen, self._request.seconds):
+        for stage in stages(self._request, self._layout, record.chosen):
             if self._is_done(stage, record) and not is_missing:
                 continue
             is_missing = is_missing or not stage.is_optional  # nothing rests on what is optional
             record, words = self._begin(stage, record)
             status = self._status(stage, words)
-            if stage.name == TRAINING:
-                is_up = status == STATUS_UNFINISHED  # its time, as asked for
-                record = replace(record, time_was_up=self._request.seconds if is_up else 0.0)
-                status = 0 if is_up else status
+            if stage.trained is not None:
+                record, status = self._after_training(stage, record, status)
             if status and not stage.is_check:
                 return status
             if all(map(os.path.exists, stage.outputs)):
@@ -122,21 +122,32 @@ class _Fit:
         """Make way for a stage; words of its command, where the time that is left for training may be shorter."""
         if not stage.is_optional:
             record = record.before(stage.name)  # what comes after it is to be done anew, even if this is killed
-        if stage.name != TRAINING:
+        if stage.trained is None:
             self._save(record)
             remove(stage.outputs)
             return record, stage.words
-        goes_on, spent = os.path.exists(self._layout.run_file), 0.0
+        goes_on = os.path.exists(stage.trained.run_file)
         if goes_on:
-            last = os.stat(self._layout.run_file).st_mtime
-            spent = record.training_spent + max(0.0, last - record.training_began)
-        record = replace(record, training_began=time.time(), training_spent=spent)
+            last = os.stat(stage.trained.run_file).st_mtime
+            spent = record.spent.get(stage.name, 0.0) + max(0.0, last - record.began.get(stage.name, last))
+        else:
+            spent = 0.0
+        record = record.with_times(stage.name, began=time.time(), spent=spent)
         self._save(record)
         if not goes_on:
-            self._layout.remove_training()
-        left = stages(self._request, self._layout, record.chosen, self._request.seconds - spent)
-        (now,) = (one for one in left if one.name == TRAINING)
+            stage.trained.remove()
+        left = stages(self._request, self._layout, record.chosen, record.spent)
+        (now,) = (one for one in left if one.name == stage.name)
         return record, now.words
+
+    def _after_training(self, stage: Stage, record: Record, status: int) -> tuple[Record, int]:
+        """The record and the status after a training, which its time may have ended, as asked for."""
+        is_up, now = status == STATUS_UNFINISHED, time.time()
+        spent = record.spent[stage.name] + now - record.began[stage.name]
+        record = record.with_times(stage.name, began=now, spent=spent)
+        if stage.name == TRAINING:
+            record = replace(record, time_was_up=self._request.seconds if is_up else 0.0)
+        return record, 0 if is_up else status
 
     def _status(self, stage: Stage, words: Sequence[str]) -> int:
         command = as_typed(words)

@@ -14,6 +14,35 @@ RECORD = "fit.json"
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Names of what one training leaves in the folder."""
+
+    folder: str
+    name: str
+    n_members: int
+
+    @property
+    def best(self) -> str:
+        return str(Path(self.folder) / f"{self.name}.nn.dat")
+
+    @property
+    def members(self) -> list[str]:
+        return [member_path(self.best, number) for number in range(self.n_members)]
+
+    @property
+    def run_file(self) -> str:
+        return beside(self.best, ".run.h5")
+
+    def remove(self) -> None:
+        """Remove what training writes, of however many members, and what belongs to it."""
+        own = [beside(self.best, ending) for ending in _ENDINGS]
+        remove([*map(str, Path(self.folder).glob(f"{self.name}.m[0-9]*.*")), *own])
+
+
+_ENDINGS = (".nn.dat", ".run.h5", ".ranking.csv", ".uncertainty.txt")
+
+
+@dataclass(frozen=True)
 class Layout:
     """Names in the folder of a fit, as docs/fit.md lists them."""
 
@@ -24,32 +53,25 @@ class Layout:
         return str(Path(self.folder) / name)
 
     @property
-    def best(self) -> str:
-        return self.path("fit.nn.dat")
+    def energies(self) -> Trained:
+        """Where the training on energies alone writes, of fits that begin with one."""
+        return Trained(self.folder, "energies", self.n_members)
 
     @property
-    def members(self) -> list[str]:
-        return [member_path(self.best, number) for number in range(self.n_members)]
-
-    @property
-    def run_file(self) -> str:
-        return beside(self.best, ".run.h5")
+    def trained(self) -> Trained:
+        return Trained(self.folder, "fit", self.n_members)
 
     @property
     def uncertainties(self) -> list[str]:
-        return [beside(path, ".uncertainty.txt") for path in (self.best, *self.members)]
+        return [beside(path, ".uncertainty.txt") for path in (self.trained.best, *self.trained.members)]
 
     def remove_all(self) -> None:
         """Remove what a fit writes, of however many members; other files in the folder stay."""
-        self.remove_training()
+        self.energies.remove()
+        self.trained.remove()
         remove(self.path(name) for name in _OTHERS)
 
-    def remove_training(self) -> None:
-        """Remove what training writes, of however many members, and what belongs to it."""
-        remove([*map(str, Path(self.folder).glob("fit.m[0-9]*.*")), *(self.path(name) for name in _TRAINED)])
 
-
-_TRAINED = ("fit.nn.dat", "fit.run.h5", "fit.ranking.csv", "fit.uncertainty.txt")
 _OTHERS = ("start.nn.dat", "doctor.json", "set.h5", "errors.csv", "report", "lammps", "commands.sh")
 
 

@@ -12,8 +12,8 @@ from pyfit_gpu._version import __version__
 from pyfit_gpu.errors import InputError, shortened
 from pyfit_gpu.files import atomic_text
 
-FORMAT, VERSION = "pyfit-gpu fit", 1
-STAGES = ("potential", "doctor", "set", "training", "uncertainty", "errors", "report", "lammps")  # in their order
+FORMAT, VERSION = "pyfit-gpu fit", 2
+STAGES = ("potential", "doctor", "set", "energies", "training", "uncertainty", "errors", "report", "lammps")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Record:
     data: dict[str, str]  # SHA-256 of the files, by name
     chosen: dict[str, Any]  # settings found from the data
     done: dict[str, list[str]] = field(default_factory=dict)  # words of the commands that have ended, by stage
-    training_began: float = 0.0  # s since the epoch, of the last time that training began
-    training_spent: float = 0.0  # s of training before
+    began: dict[str, float] = field(default_factory=dict)  # s since the epoch, of the last time that a training began
+    spent: dict[str, float] = field(default_factory=dict)  # s of each training before
     time_was_up: float = 0.0  # s, the time asked for when it ended training; 0: it did not
     created_by: str = f"pyfit-gpu {__version__}"
 
@@ -40,12 +40,12 @@ class Record:
             with open(path, encoding="utf-8") as file:
                 content = json.load(file)
             found = (content.pop("format"), content.pop("version"))
-            record = cls(**content)
+            record = cls(**(_of_version_1(content) if found == (FORMAT, 1) else content))
         except OSError as error:
             raise InputError(f"{path}: cannot read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: expected the record of a fit, found another file or a damaged one") from error
-        if found != (FORMAT, VERSION):
+        if found not in ((FORMAT, 1), (FORMAT, VERSION)):
             raise InputError(f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}")
         return record
 
@@ -57,6 +57,9 @@ class Record:
     def with_done(self, stage: str, words: Sequence[str]) -> Record:
         return replace(self, done={**self.done, stage: list(words)})
 
+    def with_times(self, stage: str, *, began: float, spent: float) -> Record:
+        return replace(self, began={**self.began, stage: began}, spent={**self.spent, stage: spent})
+
     def before(self, stage: str) -> Record:
         """The same with only the stages before one done."""
         earlier = STAGES[: STAGES.index(stage)]
@@ -64,10 +67,12 @@ class Record:
 
     def describe(self) -> list[str]:
         """A few lines about the fit."""
-        given = {name: value for name, value in self.arguments.items() if value not in (None, [])}
+        given = {name: value for name, value in self.arguments.items() if value not in (None, [], False)}
         ended = f"; ended by its time, {self.time_was_up:g} s" if self.time_was_up else ""
         layers = "-".join(map(str, self.chosen["hidden"]))
         left = [stage for stage in STAGES if stage not in self.done]
+        if not self.chosen["energies_first"]:
+            left.remove("energies")
         return [
             f"data          {shortened(self.data)}",
             f"asked for     {', '.join(f'{name} {_shown(value)}' for name, value in given.items())}",
@@ -92,9 +97,19 @@ class Record:
             raise InputError("\n".join(f"{os.path.dirname(path) or '.'}: {fault}" for fault in faults))
 
 
+def _of_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a fit by an earlier version, which had straight networks and one training alone."""
+    times = {name: {"training": content[f"training_{name}"]} for name in ("began", "spent")}
+    kept = {name: value for name, value in content.items() if not name.startswith("training_")}
+    arguments, chosen = {"pinn": False, **content["arguments"]}, {"energies_first": False, **content["chosen"]}
+    return {**kept, **times, "arguments": arguments, "chosen": chosen}
+
+
 def _shown(value: object) -> str:
     if isinstance(value, list):
         return shortened(value, separator=" ") or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "none" if value is None else str(value)
 
 

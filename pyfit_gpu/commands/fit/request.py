@@ -11,7 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers as ATOMIC_NUMBERS
 from ase.data import chemical_symbols as CHEMICAL_SYMBOLS
 
-from pyfit_gpu.commands.fit.choices import Amount
+from pyfit_gpu.commands.fit.choices import Amount, NetworkShape
 from pyfit_gpu.commands.jobs import Sources, read_all_frames
 from pyfit_gpu.commands.new import draft_of
 from pyfit_gpu.datasets.splits import held_out
@@ -36,6 +36,7 @@ class Request:
     cutoff: float | None = None  # Å; None: from the data
     test_groups: tuple[str, ...] = ()
     seed: int = 2
+    pinn: bool = False  # a physically informed network
     reading: ReadOptions = field(default_factory=ReadOptions)
     reading_words: tuple[str, ...] = ()  # the same as words of a command
     computing_words: tuple[str, ...] = ()  # where to compute
@@ -57,6 +58,7 @@ class Request:
             "cutoff": self.cutoff,
             "test-groups": list(self.test_groups),
             "seed": self.seed,
+            "pinn": self.pinn,
             "how the files are read": list(self.reading_words),
         }
 
@@ -70,8 +72,8 @@ class Survey:
     """Facts about the data that choices depend on."""
 
     amount: Amount
-    n_elements: int
-    n_features: int
+    shape: NetworkShape
+    has_derivatives: bool  # whether there are forces or stress of structures with an energy
 
 
 def survey_data(request: Request) -> Survey:
@@ -87,12 +89,15 @@ def survey_data(request: Request) -> Survey:
     _check_elements(frames, request.elements)
     held_out([frame.group for frame in frames], np.array([frame.energy is not None for frame in frames]),
              request.test_groups)  # fmt: skip
-    draft = draft_of(request.elements or None, frames, {"cutoff": request.cutoff})
+    form = "plain" if request.pinn else None
+    draft = draft_of(request.elements or None, frames, {"cutoff": request.cutoff, "form": form})
     n_components = sum(3 * frame.n_atoms for frame in labelled if frame.forces is not None)
     n_atoms = sum(frame.n_atoms for frame in labelled)
+    has_derivatives = any(frame.forces is not None or frame.stress is not None for frame in labelled)
     spread = _energy_spread(labelled, draft.descriptor.elements)
     amount = Amount(len(labelled), len(labelled) + n_components, n_atoms, spread)
-    return Survey(amount, draft.descriptor.n_elements, draft.descriptor.n_features)
+    sizes = draft.networks.layer_sizes
+    return Survey(amount, NetworkShape(sizes[0], draft.descriptor.n_elements, sizes[-1]), has_derivatives)
 
 
 def _energy_spread(labelled: Sequence[Frame], elements: Sequence[str]) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands.helpers import (
     N_ATOMS,
     N_STRUCTURES,
@@ -952,10 +953,22 @@ def test_a_set_of_another_potential(training_set: None) -> None:
 
 @pytest.mark.parametrize("task", ["generate", "train"])
 def test_a_physically_informed_potential(task: str) -> None:
-    shutil.copy(OWN / "pinn_mode1.nn.dat", "pinn.nn.dat")
-    done("prepare", "si.poscar.dat", "--potential", "pinn.nn.dat", "--out", "given.h5")
+    """It trains on a set that has positions: one that the same run makes, or an HDF5 one."""
+    shutil.copy(OWN / "pinn_mode1.nn.dat", "si.nn.dat")
+    done("prepare", "si.poscar.dat", "--potential", "si.nn.dat", "--out", "given.h5")
     config = BOTH if task == "generate" else TRAIN | {"training_set_in": "given.h5"}
-    refused_job(config, "8 outputs.*not supported", neural_network_in="pinn.nn.dat")
+    job(config)
+    assert [step for step, _ in log_rows("loss.txt")] == [0, 1, 2]
+    start, trained = pf.load_potential("si.nn.dat"), pf.load_potential("out.nn.dat")
+    assert trained.is_physically_informed
+    assert trained.baseline.tolist() == start.baseline.tolist()
+    assert not torch.equal(trained.networks.flat(), start.networks.flat())
+
+
+def test_a_physically_informed_potential_and_a_text_set() -> None:
+    shutil.copy(OWN / "pinn_mode1.nn.dat", "si.nn.dat")
+    job(GENERATE, training_set_output_file="set.txt")
+    refused_job(TRAIN, r"set\.txt: expected positions.*text sets have none.*\.h5", training_set_in="set.txt")
 
 
 def test_generating_with_a_physically_informed_potential() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from pyfit_gpu.commands.fit.choices import (
     Amount,
-    hidden_layers,
-    n_parameters,
+    NetworkShape,
     rate,
     second_order_pays,
     training_options,
@@ -30,13 +29,20 @@ from pyfit_gpu.structures.frames import Frame
         (99, 1, 10**9, 48),  # never wider
     ],
 )
-def test_hidden_layers(n_features: int, n_elements: int, n_labels: int, width: int) -> None:
-    assert hidden_layers(n_features, n_elements, n_labels) == (width, width)
+def test_width(n_features: int, n_elements: int, n_labels: int, width: int) -> None:
+    assert NetworkShape(n_features, n_elements).width(n_labels) == width
+
+
+def test_more_outputs_leave_less_for_the_layers() -> None:
+    labels = 10 * NetworkShape(40, 1, 1).n_parameters(24)
+    assert NetworkShape(40, 1, 1).width(labels) == 24
+    assert NetworkShape(40, 1, 8).width(labels) == 16
 
 
 def test_parameters_are_counted() -> None:
-    assert n_parameters(99, 1, 24) == 99 * 24 + 24 + 24 * 24 + 24 + 24 + 1
-    assert n_parameters(321, 2, 24) == 16_706
+    assert NetworkShape(99, 1).n_parameters(24) == 99 * 24 + 24 + 24 * 24 + 24 + 24 + 1
+    assert NetworkShape(321, 2).n_parameters(24) == 16_706
+    assert NetworkShape(40, 1, 8).n_parameters(16) == 1064
 
 
 ENOUGH = Amount(n_structures=100, n_labels=1000, n_atoms=300, spread=1.0)
@@ -72,6 +78,11 @@ def test_second_order(amount: Amount, parameters: int, members: int, seconds: fl
 )
 def test_options_of_train(n_atoms: int, spread: float, seconds: float, expected: tuple[str, ...]) -> None:
     assert training_options(Amount(100, 1000, n_atoms, spread), 1000, 4, seconds, rate("cpu", 1)) == expected
+
+
+def test_informed_networks_are_not_trained_by_products_that_were_not_timed() -> None:
+    found = training_options(Amount(100, 1000, 1000, 1.0), 1000, 4, SECONDS * 2, rate("cpu", 1), informed=True)
+    assert found == ()
 
 
 def test_rates() -> None:

@@ -217,11 +217,21 @@ def test_a_killed_process_is_resumed(launcher: Launcher) -> None:
 def test_time_that_is_spent_is_not_given_again(finished: str) -> None:
     record = json.loads(Path("out/fit.json").read_text())
     del record["done"][TRAINING]
-    record["training_began"] = os.stat("out/fit.run.h5").st_mtime - 600
-    record["training_spent"] = 1000.0
+    record["began"] = {TRAINING: os.stat("out/fit.run.h5").st_mtime - 600}
+    record["spent"] = {TRAINING: 1000.0}
     Path("out/fit.json").write_text(json.dumps(record))
     (words,) = (words for words in commands(fit()) if words[0] == "train")
     assert words[words.index("--max-time") + 1] == "2000s"
+
+
+def test_records_of_earlier_versions_go_on(finished: str) -> None:
+    record = json.loads(Path("out/fit.json").read_text())
+    for name in ("began", "spent"):
+        record[f"training_{name}"] = record.pop(name)[TRAINING]
+    del record["arguments"]["pinn"], record["chosen"]["energies_first"], record["done"]["report"]
+    Path("out/fit.json").write_text(json.dumps(record | {"version": 1}))
+    assert verbs(fit()) == ["report", "lammps"]
+    assert json.loads(Path("out/fit.json").read_text())["version"] == 2
 
 
 def test_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,8 +269,8 @@ def test_info_knows_the_record(finished: str) -> None:
 
 
 def test_the_record_knows_all_stages() -> None:
-    request = Request(("a.xyz",), "out")
-    found = stages.stages(request, Layout("out", 4), {"hidden": [16, 16], "training": []}, 60.0)
+    request = Request(("a.xyz",), "out", pinn=True)
+    found = stages.stages(request, Layout("out", 4), {"hidden": [16, 16], "training": [], "energies_first": True})
     assert tuple(stage.name for stage in found) == STAGES
 
 
@@ -348,7 +358,7 @@ def test_bad_input_leaves_nothing(data: Sequence[str], words: Sequence[object], 
         ("full", "full: expected an empty folder, or that of an earlier fit, found other files"),
         ("absent/out", "absent/out: cannot write: the folder absent does not exist"),
         ("damaged", "damaged/fit.json: expected the record of a fit"),
-        ("later", "later/fit.json: expected pyfit-gpu fit version 1, found pyfit-gpu fit version 2"),
+        ("later", "later/fit.json: expected pyfit-gpu fit version 2, found pyfit-gpu fit version 3"),
     ],
 )
 def test_folders_that_are_refused(out: str, match: str) -> None:
@@ -358,7 +368,7 @@ def test_folders_that_are_refused(out: str, match: str) -> None:
     refused("fit", "si.poscar.dat", "--out", out, *QUICK, match=match)
 
 
-LATER = json.dumps({"format": "pyfit-gpu fit", "version": 2, "arguments": {}, "data": {}, "chosen": {}})
+LATER = json.dumps({"format": "pyfit-gpu fit", "version": 3, "arguments": {}, "data": {}, "chosen": {}})
 
 
 def test_a_folder_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
