@@ -160,7 +160,7 @@ class Labels:
     def _linearised(
         self, networks: ElementNetworks, inputs: Tensor, slab: Slab, atoms: slice, local: AtomicEnergies | None
     ) -> tuple[NetworkJacobian, TurningSlopes | None]:
-        """What rows of J of a slab are made of; see `jacobian_rows`.
+        """Find what rows of J of a slab are made of; see `jacobian_rows`.
 
         Args:
             inputs, atoms: of the slab, in the map's order.
