@@ -63,7 +63,7 @@ def interrupts() -> None:
 @pytest.fixture
 def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sets are cut into several lanes too."""
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (1024, 1024))
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (1024, 1024, 1024))
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 N_LANES = 24  # most lanes, for any number of threads or processes
-# Least atoms of a lane, for energies only, and with forces or bonds, where an atom takes longer: threads, which share
-# the interpreter, need long operations.
-LANE_ATOMS = (16_384, 2_048)
+# Least atoms of a lane, for energies alone, with bonds and with forces, where an atom takes longer and longer: threads,
+# which share the interpreter, need long operations.
+LANE_ATOMS = (16_384, 4_096, 2_048)
 # Most atoms times points of one recording on a GPU, for energies only and with forces; more points are computed in
 # parts. Up to about here launches take as long as operations (energies, H100, 40-16-16-1; estimated for forces).
 RECORDED_ATOMS = (3_000_000, 1_000_000)
 BLOCK_ATOMS = 24_576  # most atoms of a block on a CPU
+
+
+def least_lane_atoms(*, bonds: bool, forces: bool) -> int:
+    """Least atoms of a lane.
+
+    Args:
+        bonds: whether energies are those of bonds.
+        forces: whether forces or stress train.
+    """
+    return LANE_ATOMS[2 if forces else int(bonds)]
 
 
 def lane_bounds(sizes: Sequence[int], n_lanes: int, least: int) -> list[tuple[int, int]]:

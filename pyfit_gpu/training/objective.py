@@ -20,7 +20,14 @@ from pyfit_gpu.sums import ordered_sum
 from pyfit_gpu.training.atomic_energies import AtomicEnergies, Informed
 from pyfit_gpu.training.blocks import Block, BlockValue
 from pyfit_gpu.training.group_errors import GroupErrors
-from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, RECORDED_ATOMS, cut_blocks, lane_bounds
+from pyfit_gpu.training.lanes import (
+    BLOCK_ATOMS,
+    N_LANES,
+    RECORDED_ATOMS,
+    cut_blocks,
+    lane_bounds,
+    least_lane_atoms,
+)
 from pyfit_gpu.training.local_penalty import PENALTY, LocalPenalty
 from pyfit_gpu.training.loss import (
     TERMS,
@@ -147,8 +154,9 @@ class Objective:
         sizes = training_set.sizes.tolist()
         self.n_atoms = sum(sizes)
         default = (processes.size if processes else 1) if self.on_gpu else N_LANES
-        takes_long = bool(self.terms) or (potential is not None and potential.is_physically_informed)
-        self.bounds = lane_bounds(sizes, n_lanes or default, LANE_ATOMS[takes_long])
+        is_informed = potential is not None and potential.is_physically_informed
+        least = least_lane_atoms(bonds=is_informed, forces=bool(self.terms))
+        self.bounds = lane_bounds(sizes, n_lanes or default, least)
         block_atoms = block_atoms or (self.n_atoms if self.on_gpu else BLOCK_ATOMS)
         self.stream = stream
         self.conditioning = conditioning

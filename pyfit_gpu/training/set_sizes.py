@@ -16,7 +16,7 @@ from pyfit_gpu.structures.batch import size_batches
 from pyfit_gpu.structures.neighbors import find_neighbors
 from pyfit_gpu.training.atomic_energies import Informed
 from pyfit_gpu.training.bond_map import sample_bytes
-from pyfit_gpu.training.lanes import BLOCK_ATOMS, LANE_ATOMS, N_LANES, cut_blocks, lane_bounds
+from pyfit_gpu.training.lanes import BLOCK_ATOMS, N_LANES, cut_blocks, lane_bounds, least_lane_atoms
 from pyfit_gpu.training.loss import LossTerm
 from pyfit_gpu.training.packed_atoms import PackedAtoms
 
@@ -62,7 +62,8 @@ class SetSizes:
         """
         sizes = training_set.sizes.tolist()
         is_informed = potential is not None and potential.is_physically_informed
-        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, LANE_ATOMS[bool(terms) or is_informed])
+        least = least_lane_atoms(bonds=is_informed, forces=bool(terms))
+        lanes = lane_bounds(sizes, 1 if on_gpu else N_LANES, least)
         wanted = torch.zeros(len(training_set), dtype=torch.bool)
         for term in terms:
             wanted |= term.known(training_set)

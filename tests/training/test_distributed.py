@@ -132,7 +132,7 @@ def test_the_same_bits_as_alone(
     size: int, distribute: Distribute, gradient: bool, training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every error under its own name; with targets, whose factors are sent, too."""
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (10, 10, 10))
     template = make_potential(training_set.descriptor.elements).networks
     points = torch.from_numpy(np.random.default_rng(1).normal(size=(3, template.n_parameters)))
     targets = dict.fromkeys(training_set.groups[:1], 0.05)
@@ -185,7 +185,7 @@ def test_conditioned_inputs(
     size: int, distribute: Distribute, kind: str, mixed_frames: MakeFrames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Statistics come from the first process: the others know neither the setting nor the state that goes on."""
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (6, 6))
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (6, 6, 6))
     make_start, own = KINDS[kind]
     start = make_start()
     training_set = several_lanes(mixed_frames, start, n=1 if start.is_physically_informed else 3)
@@ -200,7 +200,7 @@ def test_conditioned_inputs(
 def test_negative_local_parameters_are_counted_in_all_processes(
     distribute: Distribute, mixed_frames: MakeFrames, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (6, 6))
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (6, 6, 6))
     start = bare()
     start = replace(start, bond_order_parameters=(-0.2, *start.bond_order_parameters[1:]))
     training_set = several_lanes(mixed_frames, start, n=1)

@@ -198,9 +198,8 @@ def test_a_fit_that_streams_is_the_same(made: Callable[..., TrainingSet], weight
 
 
 def test_lanes_of_structures_that_take_long(made: Callable[..., TrainingSet], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Energies of physically informed networks are shared among as many threads as forces are."""
-    for module in ("objective", "set_sizes"):
-        monkeypatch.setattr(f"pyfit_gpu.training.{module}.LANE_ATOMS", (10**6, 5))
+    """Energies of physically informed networks are shared among more threads than others."""
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (10**6, 5, 10**6))
     straight, informed = make_potential(), make_bond_order()
     for potential, expected in ((straight, 1), (informed, 4)):
         training_set = made(potential)

@@ -179,7 +179,7 @@ def test_cuts_do_not_matter(
     monkeypatch.setattr("pyfit_gpu.training.labels.SLAB_ATOMS", most)
     monkeypatch.setattr("pyfit_gpu.training.blocks.structure_groups", partial(structure_groups, most=most))
     monkeypatch.setattr("pyfit_gpu.training.blocks._ROW_ATOMS", 2 * most)
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (10, 10, 10))
     potential, training_set, dense = several
     whole = Objective(training_set, WEIGHTS).kept_bytes
     memory = {"all": whole, "some": whole // 2, "none": 0}[kept]
@@ -196,7 +196,7 @@ def test_blocks_that_are_streamed(
     several: tuple[Potential, TrainingSet, DenseJacobian], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bits of blocks in memory whose derivatives are not kept."""
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (10, 10))
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (10, 10, 10))
     potential, training_set, _ = several
     save_training_set(training_set, tmp_path / "set.h5")
     lazy = load_training_set(tmp_path / "set.h5", lazy=True)

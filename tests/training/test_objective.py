@@ -28,7 +28,6 @@ from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.sums import sum_over_atoms
-from pyfit_gpu.training import objective as objective_module
 from pyfit_gpu.training.loss import LossWeights, l2_penalty
 from pyfit_gpu.training.objective import Evaluation, Objective
 
@@ -786,7 +785,7 @@ class TestStreamed:
 
     def test_in_threads(self, mixed_frames: MakeFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Blocks are then read, and their neighbours found, side by side."""
-        monkeypatch.setattr(objective_module, "LANE_ATOMS", (50, 50))
+        monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (50, 50, 50))
         frames = [frame for seed in range(20) for frame in incomplete(mixed_frames(("Si", "C"), seed))]
         training_set = set_of(frames, ("Si", "C"))
         torch.set_num_threads(3)

@@ -46,7 +46,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, example_data: Path) -> Path
     (folder / "start.nn.dat").write_text("\n".join([*lines[:7], " 3 12 6 1"]) + "\n")
     done("prepare", folder / "si.extxyz", "--potential", folder / "start.nn.dat", "--out", folder / "si.h5",
          "--quiet")  # fmt: skip
-    assert int(load_training_set(folder / "si.h5").sizes.sum()) > 6 * max(LANE_ATOMS[1:])
+    assert int(load_training_set(folder / "si.h5").sizes.sum()) > 6 * LANE_ATOMS[-1] >= 3 * LANE_ATOMS[1]
     return folder
 
 
@@ -202,7 +202,7 @@ def test_physically_informed_networks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pyfit_gpu.training.objective.LANE_ATOMS", (LANES, LANES))
+    monkeypatch.setattr("pyfit_gpu.training.lanes.LANE_ATOMS", (LANES,) * 3)
     words = (*INFORMED, *own, "--baseline-starts", "2") if "fit" in own else (*INFORMED, *own)
     files = []
     for name in ("one", "several"):
@@ -224,9 +224,9 @@ def _with_lanes(folder: Path) -> dict[str, str]:
     """An environment in which sets of this size are shared."""
     path = folder / "path"
     path.mkdir()
-    line = f"    objective.LANE_ATOMS = ({LANES}, {LANES})\n"
+    line = f"    lanes.LANE_ATOMS = ({LANES},) * 3\n"
     (path / "sitecustomize.py").write_text(
-        f"import os\nif 'RANK' in os.environ:\n    import pyfit_gpu.training.objective as objective\n{line}"
+        f"import os\nif 'RANK' in os.environ:\n    import pyfit_gpu.training.lanes as lanes\n{line}"
     )
     joined = f"{path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
     return {**ENVIRONMENT, "PYTHONPATH": joined, "PYTHONDONTWRITEBYTECODE": "1"}
