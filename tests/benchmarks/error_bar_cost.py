@@ -3,8 +3,8 @@
     python tests/benchmarks/error_bar_cost.py [--elements Si C] [--hidden 8 8] [--cells 2 3] [--repeats 7] [--informed]
 
 One crystal at a time, atoms displaced at random, mode 6; with --informed physically informed networks of the plain
-form with 40 inputs for each pair of elements and a cutoff of 4.5 Å, for which there is the last layer alone. Ratios of
-the least CPU times of `predict_batch`, taken in turns. The covariance is made up: only its size matters.
+form with 40 inputs for each pair of elements and a cutoff of 4.5 Å. Ratios of the least CPU times of `predict_batch`,
+taken in turns. The covariance is made up: only its size matters.
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ def main() -> None:
     sizes = potential.networks.layer_sizes
     training = pf.build_training_set(make_structures(elements, 3, options.training), potential)
     plain = Uncertainty.of(potential, pf.build_extrapolation_grade(training, potential))
-    forms: Sequence[Form] = FORMS[:1] if options.informed else FORMS
-    with_bars = {form: replace(plain, error_bars=make_bars(potential, form)) for form in forms}
+    with_bars = {form: replace(plain, error_bars=make_bars(potential, form)) for form in FORMS}
     shown = "-".join(map(str, sizes))
     n_clusters = len(plain.grade.centers)
     print(f"{shown}, {potential.networks.n_parameters} parameters, {n_clusters} clusters, one thread")

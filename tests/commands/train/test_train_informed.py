@@ -139,8 +139,8 @@ def test_what_is_refused() -> None:
         "out.pinn",
         match="expected a physically informed network .plain form.*found .*squared",
     )
-    refused(*start, "--out", "out.pinn", "--optimizer", "gauss-newton", "--force-weight", 0.1,
-            match="force_weight: expected 0 with gauss-newton, got 0.1")  # fmt: skip
+    refused(*start, "--out", "out.pinn", "--optimizer", "gauss-newton", "--size-penalty", 0.1,
+            match="size_penalty: expected 0 with gauss-newton, got 0.1")  # fmt: skip
     straight = ("train", "si.h5", "--potential", "straight.nn.dat", "--out", "out.nn.dat")
     refused(
         *straight, "--baseline", "fit", match="--baseline fit: expected a physically informed network, got a straight"
