@@ -45,6 +45,7 @@ class TestParse:
             ("Si=1", {"Si": 1.0}),
             ("fit", "fit"),
             ("isolated", "isolated"),
+            ("atomisation", "atomisation"),
         ],
     )
     def test_forms(self, text: str, expected: object) -> None:
