@@ -45,6 +45,7 @@ class TestParse:
             ("Si=1", {"Si": 1.0}),
             ("fit", "fit"),
             ("isolated", "isolated"),
+            ("atomisation", "atomisation"),
         ],
     )
     def test_forms(self, text: str, expected: object) -> None:
@@ -56,7 +57,7 @@ class TestParse:
     )
     def test_anything_else(self, text: str) -> None:
         with pytest.raises(
-            InputError, match=r"--e-shift: expected a finite number .*Si=.*fit or isolated, got"
+            InputError, match=r"--e-shift: expected a finite number .*Si=.*fit, isolated or atomisation, got"
         ) as error:
             parse_shift(text)
         assert repr(text) in str(error.value)

@@ -528,7 +528,7 @@ def test_shifts_given(sic: list[Atoms], words: tuple[str, ...], shifts: tuple[fl
         ("Si=107.1,C=154.9,C=1", r"--e-shift: .*C twice"),
         ("Si=107.1,C=", r"--e-shift: expected .*got 'Si=107.1,C='"),
         ("107.1,154.9", r"--e-shift: expected .*got '107.1,154.9'"),
-        ("fitted", r"--e-shift: expected .*fit or isolated, got 'fitted'"),
+        ("fitted", r"--e-shift: expected .*fit, isolated or atomisation, got 'fitted'"),
     ],
 )
 def test_shifts_that_are_refused(sic: list[Atoms], text: str, match: str) -> None:

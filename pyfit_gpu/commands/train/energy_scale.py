@@ -32,6 +32,7 @@ def warn_of_scale(potential: Potential, train: TrainingSet) -> None:
     if abs(found - expected) > _ODD_SHARE * abs(expected):
         log.warning(
             "energies of bond-order potentials are those of atomisation, and the lowest of this set is %.4g eV/atom, "
-            "where the elements as solids have about %.3g: expected a set with another e_shift (prepare --e-shift)",
+            "where the elements as solids have about %.3g: expected a set with another e_shift "
+            "(prepare --e-shift atomisation)",
             found, expected,
         )  # fmt: skip
