@@ -60,17 +60,11 @@ def second_order_pays(amount: Amount, parameters: int, members: int, seconds: fl
     return enough and product * _LEAST_PRODUCTS <= seconds
 
 
-def training_options(
-    amount: Amount, parameters: int, members: int, seconds: float, workers: float, *, informed: bool = False
-) -> tuple[str, ...]:
-    """Options of `train` by amount of data and time: a penalty for few atoms, else as `second_order_pays` says.
-
-    Args:
-        informed: whether the network is a physically informed one, for which J^T J was not timed.
-    """
+def training_options(amount: Amount, parameters: int, members: int, seconds: float, workers: float) -> tuple[str, ...]:
+    """Options of `train` by amount of data and time: a penalty for few atoms, else as `second_order_pays` says."""
     if amount.n_atoms < parameters:
         return ("--l2", f"{max(_LEAST_PENALTY, _PENALTY * amount.spread):.1g}")
-    if not informed and second_order_pays(amount, parameters, members, seconds, workers):
+    if second_order_pays(amount, parameters, members, seconds, workers):
         return ("--optimizer", "auto", "--l2", "auto")
     return ()
 

@@ -80,7 +80,7 @@ def choose(request: Request, survey: Survey, setup: Setup) -> dict[str, Any]:
     parameters = survey.shape.n_parameters(width)
     workers = rate(setup.device.type, torch.get_num_threads())
     amount, seconds = survey.amount, request.seconds
-    training = training_options(amount, parameters, request.members, seconds, workers, informed=request.pinn)
+    training = training_options(amount, parameters, request.members, seconds, workers)
     energies_first = request.pinn and survey.has_derivatives
     return {"hidden": [width, width], "training": list(training), "energies_first": energies_first}
 

@@ -80,11 +80,6 @@ def test_options_of_train(n_atoms: int, spread: float, seconds: float, expected:
     assert training_options(Amount(100, 1000, n_atoms, spread), 1000, 4, seconds, rate("cpu", 1)) == expected
 
 
-def test_informed_networks_are_not_trained_by_products_that_were_not_timed() -> None:
-    found = training_options(Amount(100, 1000, 1000, 1.0), 1000, 4, SECONDS * 2, rate("cpu", 1), informed=True)
-    assert found == ()
-
-
 def test_rates() -> None:
     assert rate("cpu", 4) == 4 * rate("cpu", 1)
     assert rate("cuda", 1) > 100 * rate("cpu", 1)
