@@ -16,7 +16,9 @@ from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.pool import energy_error_bars
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.error_bars import FORMS as BAR_FORMS
 from pyfit_gpu.models.error_bars import ErrorBars
+from pyfit_gpu.models.error_bars import Form as BarForm
 from pyfit_gpu.models.potential import Form, Potential
 from pyfit_gpu.models.prediction import predict, prediction_batches, rows_of_batch
 from pyfit_gpu.models.uncertainty import Uncertainty
@@ -251,3 +253,15 @@ def test_positions_are_needed(labelled: Callable[..., TrainingSet]) -> None:
         build_error_bars(potential, blind)
     with pytest.raises(InputError, match=fault.format("validation")):
         build_error_bars(potential, train, blind)
+
+
+@pytest.mark.parametrize("form", BAR_FORMS)
+@pytest.mark.parametrize("bare", [False, True], ids=["network", "bare"])
+def test_structures_without_bonds_say_nothing(make_frame: MakeFrame, bare: bool, form: BarForm) -> None:
+    """No parameter changes their energies: there is no evidence for a penalty, and a given one is all there is."""
+    potential = make_bond_order(bare=bare)
+    lone = replace(make_frame([[0.0, 0, 0]], symbols=("Si",)), energy=0.1)
+    train = build_training_set(Structures.from_frames([lone, lone]), potential, e_shift=0.0)
+    with pytest.raises(InputError, match="expected training structures whose energies depend on the parameters"):
+        build_error_bars(potential, train, form=form)
+    assert build_error_bars(potential, train, form=form, penalty=0.1).n_effective == pytest.approx(0, abs=1e-9)
