@@ -135,7 +135,7 @@ def test_covariance_is_the_dense_one(
 
 
 def test_the_penalty_is_on_the_numbers_of_the_file(labelled: Callable[..., TrainingSet]) -> None:
-    """Those of a bare potential may stand in its biases, as while it trains, or in the baseline."""
+    """Numbers of a bare potential may stand in its biases, as while it trains, or in the baseline."""
     network, bare = make_bond_order(), make_bond_order(bare=True)
     assert torch.equal(last_parameters(network), last_of(network))
     zeros = (0.0,) * len(bare.bond_order_parameters)
@@ -148,7 +148,7 @@ def test_the_penalty_is_on_the_numbers_of_the_file(labelled: Callable[..., Train
 
 @pytest.mark.parametrize("form", FORMS)
 def test_normal_matrix_by_autograd(labelled: Callable[..., TrainingSet], form: Form) -> None:
-    """Of energies of two elements, from the independent formulas."""
+    """Energies of two elements, from the independent formulas."""
     potential = make_bond_order(("Si", "C"), form)
     train = labelled(potential, 3)
     structures = train.structures()

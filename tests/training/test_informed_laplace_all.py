@@ -130,7 +130,7 @@ def rows_by_autograd(potential: Potential, frame: Frame) -> torch.Tensor:
 def test_variances_by_autograd(
     labelled: Callable[..., TrainingSet], make_frame: Callable[..., Frame], form: Form
 ) -> None:
-    """Of a bare potential of two elements, by formulas that share nothing with the package."""
+    """A bare potential of two elements, by formulas that share nothing with the package."""
     potential = small(("Si", "C"), form, bare=True)
     bars = build(potential, labelled(potential, 4), weights=BOTH, penalty=1e-3)
     frame = crystal(make_frame, 40, ("Si", "C"), 4)
