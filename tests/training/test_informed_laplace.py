@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from bond_order_autograd import last_layer_row
 from bond_order_samples import make_bond_order
-from training.test_informed import crystal
+from training.test_informed import noisy_set
 
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.pool import energy_error_bars
@@ -56,28 +57,7 @@ def with_last(potential: Potential, parameters: torch.Tensor) -> Potential:
 
 @pytest.fixture
 def labelled(make_frame: MakeFrame) -> Callable[..., TrainingSet]:
-    """Structures with the energies, forces and stress of a potential, and Gaussian noise on them."""
-
-    def make(potential: Potential, n: int, seed: int = 0, noise: tuple[float, float] = (0.01, 0.05)) -> TrainingSet:
-        elements = potential.descriptor.elements
-        frames = [crystal(make_frame, seed + k, elements, 2 + k % 3) for k in range(n)]
-        made = build_training_set(Structures.from_frames(frames), potential, e_shift=dict.fromkeys(elements, 0.0))
-        found = predict(potential, made.structures())
-        assert found.forces is not None
-        assert found.stress is not None
-        rng = np.random.default_rng(seed + 1000)
-
-        def draw(like: torch.Tensor, size: float) -> torch.Tensor:
-            return torch.from_numpy(rng.normal(scale=size, size=tuple(like.shape)))
-
-        return replace(
-            made,
-            energy=found.energy + made.sizes * draw(made.sizes, noise[0]),
-            forces=found.forces + draw(found.forces, noise[1]),
-            stress=found.stress + draw(found.stress, noise[1] / 50),
-        )
-
-    return make
+    return partial(noisy_set, make_frame)
 
 
 def residuals(potential: Potential, train: TrainingSet, weights: dict[str, float]) -> torch.Tensor:
