@@ -92,7 +92,7 @@ def prepare(
     model = load_potential(potential)
     inputs, shifts = _inputs_and_shifts(sources, model, e_shift, unique=_unique(unique_structures, model))
     summary, _ = _write_features(out, inputs, model, setup, shifts)
-    _warn_of_energies(summary)
+    _warn_of_energies(summary, model)
     log.info("wrote %s: %s", out, summary)
 
 
@@ -123,14 +123,17 @@ def _write_features(
     return functools.reduce(operator.add, summaries), writer.content_hash
 
 
-def _warn_of_energies(summary: SetSummary) -> None:
+def _warn_of_energies(summary: SetSummary, model: Potential) -> None:
     """Warn of sets that are rarely intended: no energy at all, or total energies without a shift."""
     if not summary.labels.energy:
         log.warning("no structure has an energy: nothing can be trained on")
         return
     mean = summary.energy_sum / summary.labels.energy
     if abs(mean) > _LARGE_ENERGY:
-        log.warning("with e_shift, energies are %.4g eV/atom on average: --e-shift fit brings them near 0", mean)
+        remedy = "fit brings them near 0"
+        if model.is_physically_informed:
+            remedy = "atomisation brings them to the scale of bond-order potentials"
+        log.warning("with e_shift, energies are %.4g eV/atom on average: --e-shift %s", mean, remedy)
 
 
 def _inputs_and_shifts(

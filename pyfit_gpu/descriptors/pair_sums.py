@@ -85,8 +85,14 @@ class PairSums:
         forces = sum_runs(by_pair[:-1], counts) - self.to_neighbors(by_pair)
         if not virials:
             return forces, None
-        outer = symmetric_six(by_pair[:-1, :, :, None] * vectors[:, None, None])
-        return forces, sum_runs(sum_runs(outer, counts), self.sizes, longest=self.largest)
+        # One component after the other: all at once would take several times the memory of the pairs.
+        six = []
+        for a, b in _VOIGT:
+            outer = by_pair[:-1, :, a] * vectors[:, b, None]
+            if a != b:
+                outer = outer.addcmul_(by_pair[:-1, :, b], vectors[:, a, None]).div_(2)
+            six.append(sum_runs(outer, counts))
+        return forces, sum_runs(torch.stack(six, dim=-1), self.sizes, longest=self.largest)
 
     def rows_vjp(self, grad_forces: Tensor, grad_virials: Tensor | None, vectors: Tensor, counts: Tensor) -> Tensor:
         """Vector-Jacobian product (M, 3, n_pairs + 1) of `of_rows`; zero for the pair after the last one."""
@@ -96,8 +102,10 @@ class PairSums:
         torch.sub(take_columns(rows, centers), take_columns(rows, self.index[:-1]), out=moves[:, :-1])
         moves = moves.unflatten(0, (-1, 3))
         if grad_virials is not None:
-            matrix = _symmetric(grad_virials).index_select(0, self.structure.index_select(0, centers))
-            moves[..., :-1] += (matrix * vectors[:, None, None]).sum(dim=-1).permute(1, 2, 0)
+            structure = self.structure.index_select(0, centers)
+            for row, columns in zip(moves.unbind(1), _symmetric(grad_virials).permute(2, 3, 1, 0), strict=True):
+                for own, component in zip(columns, vectors.unbind(1), strict=True):
+                    row[:, :-1].addcmul_(own.index_select(1, structure), component)
         return moves
 
 

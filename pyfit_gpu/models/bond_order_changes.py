@@ -17,7 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyfit_gpu.models.bond_order import BondEnergies, Parameters
+from pyfit_gpu.descriptors.expansion import Chunk
+from pyfit_gpu.models.bond_order import BondEnergies, BondOrder, Parameters
 from pyfit_gpu.models.kept_surroundings import Lengths, changes_vjp, with_leaves
 from pyfit_gpu.models.potential import Form
 from pyfit_gpu.models.surroundings import Surroundings
@@ -124,4 +125,16 @@ def slope_derivatives(around: Surroundings, parameters: Tensor, form: Form) -> t
             )
             by_parameters[:, number] = of_leaf
             by_vectors[:, number] = changes_vjp(around, Lengths(*of_lengths)).transpose(0, 1)
+    return by_parameters, by_vectors
+
+
+def chunk_slope_derivatives(model: BondOrder, chunk: Chunk, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Do as `slope_derivatives` for all atoms of a chunk, with parameters (n, N); K: places for pairs of the chunk."""
+    n, n_parameters = parameters.shape
+    by_parameters = parameters.new_empty(n, n_parameters, n_parameters)
+    by_vectors = parameters.new_empty(n, n_parameters, 3, chunk.pairs.shape[1])
+    for rows, around in model.surroundings(chunk):
+        own = slope_derivatives(around, parameters.index_select(0, rows), model.form)
+        by_parameters.index_copy_(0, rows, own[0])
+        by_vectors.index_copy_(0, rows, own[1])
     return by_parameters, by_vectors

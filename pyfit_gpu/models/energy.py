@@ -102,20 +102,6 @@ def energy_model(potential: Potential, purpose: str) -> EnergyModel:
     )
 
 
-def require_straight(potential: Potential, purpose: str) -> None:
-    """Refuse potentials whose output is not the energy, for a purpose that takes no others yet.
-
-    Raises:
-        InputError: with the purpose.
-    """
-    if not isinstance(energy_model(potential, purpose), Straight):
-        n_outputs = potential.networks.layer_sizes[-1]
-        raise InputError(
-            f"{purpose}: expected a straight network with 1 output, got {potential.kind} with {n_outputs} outputs "
-            "(bond-order parameters), which is not supported yet"
-        )
-
-
 def network_outputs(potential: Potential, features: Tensor, species: Tensor) -> Tensor:
     """(K, n_atoms, n_out): the networks' outputs without a baseline, each atom by its own element's network."""
     layout = ElementLayout.of(species, potential.descriptor.n_elements)

@@ -122,7 +122,7 @@ def fit_shift(structures: Sequence[Frame | StructureSummary], elements: Sequence
     solution, _, rank, _ = np.linalg.lstsq(composition, -per_atom, rcond=_RANK_TOLERANCE)
     shifts = tuple(round(float(shift), _DECIMALS) + 0.0 for shift in solution)  # + 0.0: no minus zero
     if rank < len(elements):
-        _warn_of_undetermined(composition, elements)
+        _warn_of_undetermined(composition, elements, "fit")
     rmse = float(np.sqrt(np.mean((per_atom + composition @ np.array(shifts)) ** 2)))
     log.info(
         "e_shift fit to %d structures: energy per atom of %s; RMSE %.6g eV/atom", len(per_atom),
@@ -155,18 +155,19 @@ def composition_residuals(counts: NDArray[np.int64], per_atom: FloatArray) -> Fl
     return np.asarray(per_atom - composition @ np.linalg.lstsq(composition, per_atom, rcond=1e-8)[0])
 
 
-def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str]) -> None:
+def _warn_of_undetermined(composition: FloatArray, elements: Sequence[str], method: str) -> None:
     """Name the elements whose energy the compositions (B, S) leave open."""
     absent = [symbol for symbol, column in zip(elements, composition.T, strict=True) if not column.any()]
     # Resolution of each element: 1 where the compositions determine it, less where only a combination is determined.
     seen = np.diagonal(np.linalg.pinv(composition, rcond=_RANK_TOLERANCE) @ composition)
     mixed = [symbol for symbol, part in zip(elements, seen, strict=True) if part < 1 - 1e-9 and symbol not in absent]
     if absent:
-        log.warning("e_shift fit: no structure with an energy has %s atoms: shift 0 is taken", " or ".join(absent))
+        named = " or ".join(absent)
+        log.warning("e_shift %s: no structure with an energy has %s atoms: shift 0 is taken", method, named)
     if mixed:
         log.warning(
-            "e_shift fit: the compositions do not determine the energies of %s apart from one another: the shifts of "
-            "least norm are taken", " and ".join(mixed),
+            "e_shift %s: the compositions do not determine the energies of %s apart from one another: those of least "
+            "norm are taken", method, " and ".join(mixed),
         )  # fmt: skip
 
 
@@ -227,6 +228,8 @@ def atomisation_shift(
 
         shift_a = -c_a - e_a - min_s (E_s - sum_a n_sa e_a) / n_s
 
+    Warns of elements that the compositions do not tell apart, and of those that no structure has: their shift is 0.
+
     Raises:
         InputError: no structure has an energy, or an element that is not one of `elements`.
     """
@@ -234,9 +237,12 @@ def atomisation_shift(
     if not faults:
         return isolated_shift(structures, elements, cutoff)
     composition, per_atom = _labelled(structures, elements, "atomisation")
-    means = np.linalg.lstsq(composition, per_atom, rcond=_RANK_TOLERANCE)[0]
+    means, _, rank, _ = np.linalg.lstsq(composition, per_atom, rcond=_RANK_TOLERANCE)
+    if rank < len(elements):
+        _warn_of_undetermined(composition, elements, "atomisation")
     cohesive = [elemental_solid(symbol).cohesive_energy for symbol in elements]
     isolated = means + np.array(cohesive) + float((per_atom - composition @ means).min())
+    isolated = np.where(composition.any(axis=0), isolated, 0.0)
     shifts = tuple(round(0.0 - float(energy), _DECIMALS) + 0.0 for energy in isolated)
     log.info(
         "e_shift estimated, for want of isolated atoms (%s): the lowest energy is taken for that of solids bound by %s "

@@ -22,7 +22,7 @@ from torch import Tensor
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.models.batches import Batch
 from pyfit_gpu.models.bond_order import BondOrder
-from pyfit_gpu.models.bond_order_changes import slope_derivatives
+from pyfit_gpu.models.bond_order_changes import chunk_slope_derivatives
 from pyfit_gpu.models.last_layer import LastLayerRows, energy_rows
 from pyfit_gpu.models.networks import NetworkPass
 from pyfit_gpu.models.potential import Potential
@@ -60,24 +60,14 @@ class InformedRows(LastLayerRows):
         """Take the changes of a chunk's activations and slopes."""
         assert self._totals is not None
         species = self._batch.species[chunk.atoms]
-        by_parameters, turned = self._turned(chunk, self._model.parameters(found.outputs, species)[0])
+        parameters = self._model.parameters(found.outputs, species)[0]
+        by_parameters, turned = chunk_slope_derivatives(self._model, chunk, parameters)
         changes = turned.flatten(2)  # (n, N, 3 K)
         if self._n_hidden and slope is not None:
             hidden = self._by_neuron(chunk, found, slope)
             local = torch.bmm(self._weights[species].transpose(1, 2), hidden)
             changes = torch.cat((hidden, torch.baddbmm(changes, by_parameters, local)), dim=1)
         self._totals.add(chunk, changes.unflatten(-1, (3, -1)))
-
-    def _turned(self, chunk: Chunk, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives of the slopes, (n, N, N) by the parameters (n, N) and (n, N, 3, K) by the vectors of pairs."""
-        n, n_parameters = parameters.shape
-        by_parameters = parameters.new_empty(n, n_parameters, n_parameters)
-        by_vectors = parameters.new_empty(n, n_parameters, 3, chunk.pairs.shape[1])
-        for rows, around in self._model.surroundings(chunk):
-            own = slope_derivatives(around, parameters.index_select(0, rows), self._model.form)
-            by_parameters.index_copy_(0, rows, own[0])
-            by_vectors.index_copy_(0, rows, own[1])
-        return by_parameters, by_vectors
 
     def of_energies(self) -> Tensor:
         """(B, P) dE/d(last layer), eV of each structure."""

@@ -65,7 +65,7 @@ class MapBlock:
     def grad_vectors(self, grad_features: Tensor) -> Tensor:
         """Map dE/d(features) (n, M, n_features) to dE/d(pair vectors) (n, M, 3, K)."""
         if self.jacobian is not None:
-            return _products("nf,nfv->nv", grad_features, self.jacobian).unflatten(-1, (3, -1))
+            return _products(grad_features, self.jacobian).unflatten(-1, (3, -1))
         chunk = self.chunk.fresh()
         members = (grad_features * self.slope[:, None]).unbind(1)
         return torch.stack([chunk.vjp(member) for member in members], dim=1)
@@ -73,20 +73,20 @@ class MapBlock:
     def vjp(self, tangent: Tensor) -> Tensor:
         """Vector-Jacobian product of `grad_vectors`: (n, M, 3, K) to (n, M, n_features)."""
         if self.jacobian is not None:
-            return _products("nv,nfv->nf", tangent.flatten(2), self.jacobian)
+            return _products(tangent.flatten(2), self.jacobian.transpose(1, 2))
         chunk = self.chunk.fresh()
         return torch.stack([chunk.jvp(member) for member in tangent.unbind(1)], dim=1) * self.slope[:, None]
 
 
-def _products(what: str, rows: Tensor, matrices: Tensor) -> Tensor:
-    """Products of rows (n, M, ..) and matrices (n, n_features, 3 K), as `einsum` says for M = 1.
+def _products(rows: Tensor, matrices: Tensor) -> Tensor:
+    """(n, M, b): products of rows (n, M, a) and matrices (n, a, b).
 
     A single row on a CPU takes little more than reading the matrices with NumPy's loops, and twice that with torch's.
     """
     if on_cpu(rows) and rows.shape[1] == 1:
-        found = np.einsum(what, rows.detach()[:, 0].numpy(), matrices.numpy())
+        found = np.einsum("na,nab->nb", rows.detach()[:, 0].numpy(), matrices.numpy())
         return torch.from_numpy(found)[:, None]
-    return torch.bmm(rows, matrices if what.endswith("v") else matrices.transpose(1, 2))
+    return torch.bmm(rows, matrices)
 
 
 @dataclass(frozen=True, eq=False)

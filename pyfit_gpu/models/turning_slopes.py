@@ -8,12 +8,11 @@ the vectors v of its pairs. So the slopes q = c de/dp change as
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.models.bond_order import BondOrder
-from pyfit_gpu.models.bond_order_changes import slope_derivatives
+from pyfit_gpu.models.bond_order_changes import chunk_slope_derivatives
 from pyfit_gpu.models.network_jacobian import NetworkJacobian
 
 
@@ -44,17 +43,11 @@ class TurningSlopes:
             of_inputs: (n', F, 3, K), dx/dv.
         """
         if number not in self._found:
-            found = of_inputs.new_empty(len(atoms), self.n_outputs, *of_inputs.shape[2:])
-            for rows, around in self._model.surroundings(chunk):
-                own = atoms.index_select(0, rows)
-                parameters = self._parameters.index_select(0, own)
-                second, mixed = slope_derivatives(around, parameters, self._model.form)
-                if self._scale is not None:
-                    scale = self._scale.index_select(0, own)[..., None]
-                    second = second.mul_(scale).mul_(scale.transpose(1, 2))
-                    mixed.mul_(scale[..., None])
-                by_inputs = self._jacobian.pull(element, own, second)
-                through = torch.bmm(by_inputs, of_inputs.index_select(0, rows).flatten(2))
-                found.index_copy_(0, rows, mixed.add_(through.view_as(mixed)))
+            second, found = chunk_slope_derivatives(self._model, chunk, self._parameters.index_select(0, atoms))
+            if self._scale is not None:
+                scale = self._scale.index_select(0, atoms)[..., None]
+                second.mul_(scale).mul_(scale.transpose(1, 2))
+                found.mul_(scale[..., None])
+            found.flatten(2).baddbmm_(self._jacobian.pull(element, atoms, second), of_inputs.flatten(2))
             self._found[number] = found
         return self._found[number]

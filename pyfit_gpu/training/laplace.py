@@ -27,7 +27,7 @@ from pyfit_gpu.models.error_bars import FORMS, LABELS, Calibration, ErrorBars, F
 from pyfit_gpu.models.last_layer import n_last_parameters
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.training.force_map import require_positions
-from pyfit_gpu.training.laplace_all import Judged, covariance_of_all, judge, triangle
+from pyfit_gpu.training.laplace_all import Judged, covariance_of_all, judge, require_information, triangle
 from pyfit_gpu.training.last_layer_residuals import AtomCounter, Progress, residuals
 from pyfit_gpu.training.loss import TERMS, LabelWeights, LossWeights, check_weights, require_labels, taking_part
 
@@ -66,7 +66,7 @@ def build_error_bars(
     Raises:
         InputError: several members, a set made with other descriptor settings, a weight for a label that no structure
             has, a set without positions for one of forces or stress or for a physically informed network, predictions
-            that are not finite, or more parameters than those for which there is memory.
+            that are not finite, a set without a bond for one, or more parameters than there is memory for.
     """
     if form not in FORMS:
         raise InputError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
@@ -85,6 +85,7 @@ def _covariance_of_last(
     potential: Potential, train: TrainingSet, weights: LossWeights, penalty: float | None, done: AtomCounter
 ) -> ErrorBars:
     moments = _moments(potential, train, weights, done)
+    require_information(moments.normal, moments.squared_loss, penalty)
     parameters = last_parameters(potential)
     noise, penalty, n_effective = _most_probable(moments, float(parameters.square().sum()), penalty)
     values, vectors = torch.linalg.eigh(moments.normal)
@@ -168,10 +169,6 @@ def _moments(potential: Potential, train: TrainingSet, weights: LossWeights, don
             errors = found.errors[chosen] * root
             squared_loss += errors.square().sum()
             n_values += errors.numel()
-    if not (bool(normal.isfinite().all()) and bool(squared_loss.isfinite())):
-        raise InputError(
-            "error bars: expected finite predictions and labels of the training structures, got NaN or inf"
-        )
     return _Moments(normal, float(squared_loss), n_values)
 
 

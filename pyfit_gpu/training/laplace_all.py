@@ -82,10 +82,7 @@ def covariance_of_all(
     (matrix,) = objective.normal_matrices(point, own)
     square = float(objective.evaluate(point, own, gradient=False).errors.loss) ** 2
     done.add(train.n_atoms)
-    if not (bool(matrix.isfinite().all()) and square < torch.inf):
-        raise InputError(
-            "error bars: expected finite predictions and labels of the training structures, got NaN or inf"
-        )
+    require_information(matrix, square, penalty)
     groups = parameter_groups(own)
     strengths = _strengths(matrix, point[0], groups, square, objective.n_residuals, penalty)
     scale = strengths[groups].sqrt()
@@ -96,6 +93,28 @@ def covariance_of_all(
     plain = {label: Calibration(noise, 0) for label in LABELS}
     penalties = (penalty,) if penalty is not None else tuple(strengths.tolist())
     return ErrorBars(triangle(root).cpu(), plain, penalties, noise, n_effective, "all-parameters")
+
+
+def require_information(matrix: Tensor, square: float, penalty: float | None) -> None:
+    """Refuse training structures that say nothing about the parameters.
+
+    Args:
+        matrix: (P, P) J^T J.
+        square: squared loss.
+        penalty: None: it is estimated, for which J must not be zero, as for atoms without bonds it is.
+
+    Raises:
+        InputError: they have predictions or labels that are not finite, or all depend on no parameter.
+    """
+    if not (bool(matrix.isfinite().all()) and square < torch.inf):
+        raise InputError(
+            "error bars: expected finite predictions and labels of the training structures, got NaN or inf"
+        )
+    if penalty is None and not bool(matrix.any()):
+        raise InputError(
+            "error bars: expected training structures whose energies depend on the parameters, got none (of a "
+            "physically informed network atoms without bonds have no energy)"
+        )
 
 
 def triangle(transposed: Tensor) -> Tensor:

@@ -46,6 +46,13 @@ class TestNew:
         per_atom = (found.energy_used / found.sizes).numpy()
         assert np.nanmin(per_atom) == pytest.approx(-4.63, abs=1e-3)
 
+    def test_the_shift_that_a_warning_names(self) -> None:
+        """Not `fit`, which would leave solids without binding."""
+        new("new.nn.dat", "--structures", "si.poscar.dat", "--elements", "Si")
+        words = ("prepare", "si.poscar.dat", "--potential", "new.nn.dat", "--overwrite", "--out", "a.h5", "--e-shift")
+        assert "--e-shift atomisation brings them to the scale of bond-order potentials" in done(*words, "-5").err
+        assert "on average" not in done(*words, "atomisation").err
+
     def test_plain_form(self) -> None:
         new(
             "new.pinn",

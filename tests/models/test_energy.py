@@ -15,7 +15,7 @@ from pyfit_gpu.descriptors.expansion import Chunk
 from pyfit_gpu.errors import InputError
 from pyfit_gpu.models import energy
 from pyfit_gpu.models.bond_order import BondOrder
-from pyfit_gpu.models.energy import ENERGY_MODELS, Straight, energy_model, require_straight
+from pyfit_gpu.models.energy import ENERGY_MODELS, Straight, energy_model
 from pyfit_gpu.models.potential import Potential, join_members
 from pyfit_gpu.models.prediction import predict
 from pyfit_gpu.structures.batch import Structures
@@ -86,12 +86,6 @@ def test_the_number_of_outputs_decides() -> None:
 def test_outputs_without_a_model_are_refused(elements: tuple[str, ...], n_outputs: int) -> None:
     with pytest.raises(InputError, match=rf"relax: expected networks with 1 output .energy. or .*, got {n_outputs}"):
         energy_model(make_potential(elements, n_outputs=n_outputs), "relax")
-
-
-def test_what_takes_straight_networks_alone_says_so() -> None:
-    require_straight(make_potential(), "train")
-    with pytest.raises(InputError, match=r"train: expected a straight network with 1 output, got a physically .* form"):
-        require_straight(make_potential(n_outputs=8), "train")
 
 
 @pytest.mark.usefixtures("springs")

@@ -332,10 +332,19 @@ class TestAtomisation:
         assert "for want of isolated atoms (C: found none)" in said
         assert "Si 4.63, C 7.37 eV/atom" in said
 
-    def test_compositions_that_leave_the_elements_open(self, make_frame: MakeFrame) -> None:
+    def test_compositions_that_leave_the_elements_open(
+        self, make_frame: MakeFrame, caplog: pytest.LogCaptureFixture
+    ) -> None:
         frames = [make_frame(self.PAIR, symbols=["Si", "C"], energy=energy) for energy in (-30.0, -29.0)]
         found = atomisation_shift(frames, SIC, 5.0)
         assert sum(found) - 30.0 == pytest.approx(-4.63 - 7.37, abs=1e-5)
+        assert "e_shift atomisation: the compositions do not determine the energies of Si and C apart" in caplog.text
+
+    def test_an_element_that_no_structure_has(self, make_frame: MakeFrame, caplog: pytest.LogCaptureFixture) -> None:
+        frames = [make_frame(self.PAIR, symbols=["Si", "Si"], energy=energy) for energy in (-20.0, -19.0)]
+        found = atomisation_shift(frames, SIC, 5.0)
+        assert found == pytest.approx((10.0 - 4.63, 0.0), abs=1e-6)
+        assert "e_shift atomisation: no structure with an energy has C atoms: shift 0 is taken" in caplog.text
 
     def test_no_energies(self, make_frame: MakeFrame) -> None:
         with pytest.raises(InputError, match="e_shift atomisation: expected structures with an energy, found none"):

@@ -185,7 +185,7 @@ def test_error_bars_change_no_bit_of_the_rest(
 def test_other_structures_change_nothing(
     mixed_frames: Callable[..., list[Frame]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of energies not one bit; in batches of all structures, of few, and of one."""
+    """Energies keep every bit; in batches of all structures, of few, and of one."""
     potential = make_bond_order(("Si", "C"))
     frames, uncertainty = mixed_frames(("Si", "C")), make_uncertainty(potential)
     whole = error_bars(potential, uncertainty, *frames)
@@ -247,7 +247,7 @@ def test_single_precision_is_close(random_frame: MakeFrame) -> None:
 
 
 def test_of_another_number_of_parameters(random_frame: MakeFrame) -> None:
-    """As many as a straight network would have, or all of them."""
+    """Parameters as many as a straight network would have, or all of them."""
     potential = make_bond_order(("Si", "C"))
     structures = Structures.from_frames([random_frame(1, 2)])
     for bars, fault in (

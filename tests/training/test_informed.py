@@ -57,6 +57,29 @@ def crystal(make_frame: MakeFrame, seed: int, elements: Sequence[str], n_atoms: 
     return make_frame(positions, 2.1 * size * np.eye(3), symbols=symbols, **labels)
 
 
+def noisy_set(
+    make_frame: MakeFrame, potential: Potential, n: int, seed: int = 0, noise: tuple[float, float] = (0.01, 0.05)
+) -> TrainingSet:
+    """Structures with the energies, forces and stress of a potential, and Gaussian noise on them."""
+    elements = potential.descriptor.elements
+    frames = [crystal(make_frame, seed + k, elements, 2 + k % 3) for k in range(n)]
+    made = build_training_set(Structures.from_frames(frames), potential, e_shift=dict.fromkeys(elements, 0.0))
+    found = predict(potential, made.structures())
+    assert found.forces is not None
+    assert found.stress is not None
+    rng = np.random.default_rng(seed + 1000)
+
+    def draw(like: Tensor, size: float) -> Tensor:
+        return torch.from_numpy(rng.normal(scale=size, size=tuple(like.shape)))
+
+    return replace(
+        made,
+        energy=found.energy + made.sizes * draw(made.sizes, noise[0]),
+        forces=found.forces + draw(found.forces, noise[1]),
+        stress=found.stress + draw(found.stress, noise[1] / 50),
+    )
+
+
 @pytest.fixture
 def made(make_frame: MakeFrame) -> Callable[..., TrainingSet]:
     """A set of structures of four to seven atoms, among them one of a single atom far from all others."""

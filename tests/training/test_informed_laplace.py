@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from bond_order_autograd import last_layer_row
 from bond_order_samples import make_bond_order
-from training.test_informed import crystal
+from training.test_informed import noisy_set
 
 from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.pool import energy_error_bars
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
+from pyfit_gpu.models.error_bars import FORMS as BAR_FORMS
 from pyfit_gpu.models.error_bars import ErrorBars
+from pyfit_gpu.models.error_bars import Form as BarForm
 from pyfit_gpu.models.potential import Form, Potential
 from pyfit_gpu.models.prediction import predict, prediction_batches, rows_of_batch
 from pyfit_gpu.models.uncertainty import Uncertainty
@@ -54,28 +57,7 @@ def with_last(potential: Potential, parameters: torch.Tensor) -> Potential:
 
 @pytest.fixture
 def labelled(make_frame: MakeFrame) -> Callable[..., TrainingSet]:
-    """Structures with the energies, forces and stress of a potential, and Gaussian noise on them."""
-
-    def make(potential: Potential, n: int, seed: int = 0, noise: tuple[float, float] = (0.01, 0.05)) -> TrainingSet:
-        elements = potential.descriptor.elements
-        frames = [crystal(make_frame, seed + k, elements, 2 + k % 3) for k in range(n)]
-        made = build_training_set(Structures.from_frames(frames), potential, e_shift=dict.fromkeys(elements, 0.0))
-        found = predict(potential, made.structures())
-        assert found.forces is not None
-        assert found.stress is not None
-        rng = np.random.default_rng(seed + 1000)
-
-        def draw(like: torch.Tensor, size: float) -> torch.Tensor:
-            return torch.from_numpy(rng.normal(scale=size, size=tuple(like.shape)))
-
-        return replace(
-            made,
-            energy=found.energy + made.sizes * draw(made.sizes, noise[0]),
-            forces=found.forces + draw(found.forces, noise[1]),
-            stress=found.stress + draw(found.stress, noise[1] / 50),
-        )
-
-    return make
+    return partial(noisy_set, make_frame)
 
 
 def residuals(potential: Potential, train: TrainingSet, weights: dict[str, float]) -> torch.Tensor:
@@ -133,7 +115,7 @@ def test_covariance_is_the_dense_one(
 
 
 def test_the_penalty_is_on_the_numbers_of_the_file(labelled: Callable[..., TrainingSet]) -> None:
-    """Those of a bare potential may stand in its biases, as while it trains, or in the baseline."""
+    """Numbers of a bare potential may stand in its biases, as while it trains, or in the baseline."""
     network, bare = make_bond_order(), make_bond_order(bare=True)
     assert torch.equal(last_parameters(network), last_of(network))
     zeros = (0.0,) * len(bare.bond_order_parameters)
@@ -146,7 +128,7 @@ def test_the_penalty_is_on_the_numbers_of_the_file(labelled: Callable[..., Train
 
 @pytest.mark.parametrize("form", FORMS)
 def test_normal_matrix_by_autograd(labelled: Callable[..., TrainingSet], form: Form) -> None:
-    """Of energies of two elements, from the independent formulas."""
+    """Energies of two elements, from the independent formulas."""
     potential = make_bond_order(("Si", "C"), form)
     train = labelled(potential, 3)
     structures = train.structures()
@@ -251,3 +233,15 @@ def test_positions_are_needed(labelled: Callable[..., TrainingSet]) -> None:
         build_error_bars(potential, blind)
     with pytest.raises(InputError, match=fault.format("validation")):
         build_error_bars(potential, train, blind)
+
+
+@pytest.mark.parametrize("form", BAR_FORMS)
+@pytest.mark.parametrize("bare", [False, True], ids=["network", "bare"])
+def test_structures_without_bonds_say_nothing(make_frame: MakeFrame, bare: bool, form: BarForm) -> None:
+    """No parameter changes their energies: there is no evidence for a penalty, and a given one is all there is."""
+    potential = make_bond_order(bare=bare)
+    lone = replace(make_frame([[0.0, 0, 0]], symbols=("Si",)), energy=0.1)
+    train = build_training_set(Structures.from_frames([lone, lone]), potential, e_shift=0.0)
+    with pytest.raises(InputError, match="expected training structures whose energies depend on the parameters"):
+        build_error_bars(potential, train, form=form)
+    assert build_error_bars(potential, train, form=form, penalty=0.1).n_effective == pytest.approx(0, abs=1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pair_sum
@@ -13,10 +14,9 @@ from bond_order_autograd import atomic_energy
 from bond_order_samples import make_bond_order
 from models.test_last_layer import make_uncertainty
 from scipy.spatial.transform import Rotation
-from training.test_informed import crystal
+from training.test_informed import crystal, noisy_set
 from training.test_laplace_all import build, deviations, jacobian, row_weights
 
-from pyfit_gpu.datasets.build import build_training_set
 from pyfit_gpu.datasets.pool import energy_error_bars
 from pyfit_gpu.datasets.training_set import TrainingSet
 from pyfit_gpu.errors import InputError
@@ -46,28 +46,7 @@ def small(elements: tuple[str, ...] = ("Si",), form: Form = "plain", *, bare: bo
 
 @pytest.fixture
 def labelled(make_frame: Callable[..., Frame]) -> Callable[..., TrainingSet]:
-    """Structures with the energies, forces and stress of a potential, and Gaussian noise on them."""
-
-    def make(potential: Potential, n: int, seed: int = 0, noise: tuple[float, float] = (0.01, 0.05)) -> TrainingSet:
-        elements = potential.descriptor.elements
-        frames = [crystal(make_frame, seed + k, elements, 2 + k % 3) for k in range(n)]
-        made = build_training_set(Structures.from_frames(frames), potential, e_shift=dict.fromkeys(elements, 0.0))
-        found = predict(potential, made.structures())
-        assert found.forces is not None
-        assert found.stress is not None
-        rng = np.random.default_rng(seed + 1000)
-
-        def noisy(values: torch.Tensor, size: float) -> torch.Tensor:
-            return values + size * torch.from_numpy(rng.normal(size=tuple(values.shape)))
-
-        return replace(
-            made,
-            energy=noisy(found.energy / made.sizes, noise[0]) * made.sizes,
-            forces=noisy(found.forces, noise[1]),
-            stress=noisy(found.stress, noise[1] / 50),
-        )
-
-    return make
+    return partial(noisy_set, make_frame)
 
 
 def covariance(potential: Potential, train: TrainingSet, rows: np.ndarray, penalty: float) -> np.ndarray:
@@ -130,7 +109,7 @@ def rows_by_autograd(potential: Potential, frame: Frame) -> torch.Tensor:
 def test_variances_by_autograd(
     labelled: Callable[..., TrainingSet], make_frame: Callable[..., Frame], form: Form
 ) -> None:
-    """Of a bare potential of two elements, by formulas that share nothing with the package."""
+    """A bare potential of two elements, by formulas that share nothing with the package."""
     potential = small(("Si", "C"), form, bare=True)
     bars = build(potential, labelled(potential, 4), weights=BOTH, penalty=1e-3)
     frame = crystal(make_frame, 40, ("Si", "C"), 4)

@@ -18,6 +18,7 @@ from pyfit_gpu.commands.classic.config import ClassicConfig
 from pyfit_gpu.commands.jobs import Setup, Sources, featurize_frames, read_all_frames
 from pyfit_gpu.commands.messages import OptionsFormatter, in_options
 from pyfit_gpu.commands.streams import TolerantStream
+from pyfit_gpu.commands.train.energy_scale import warn_of_scale
 from pyfit_gpu.commands.train.job import run_fit
 from pyfit_gpu.commands.train.outputs import TrainingOutputs
 from pyfit_gpu.commands.train.row_file import check_replaceable
@@ -269,6 +270,7 @@ def _train(
 ) -> int:
     split = _plan_split(training_set, config)
     warn_of_copies(training_set, split)
+    warn_of_scale(potential, training_set.select(split.train))
     if config.validation_split_seed == 0:
         log.info("validation_split_seed 0: drew %d", split.seed)
     if config.randomize:

@@ -957,7 +957,7 @@ def test_a_physically_informed_potential(task: str) -> None:
     shutil.copy(OWN / "pinn_mode1.nn.dat", "si.nn.dat")
     done("prepare", "si.poscar.dat", "--potential", "si.nn.dat", "--out", "given.h5")
     config = BOTH if task == "generate" else TRAIN | {"training_set_in": "given.h5"}
-    job(config)
+    assert "energies of bond-order potentials are those of atomisation, and the lowest of this set is " in job(config)
     assert [step for step, _ in log_rows("loss.txt")] == [0, 1, 2]
     start, trained = pf.load_potential("si.nn.dat"), pf.load_potential("out.nn.dat")
     assert trained.is_physically_informed

@@ -77,7 +77,7 @@ def test_an_interruption_after_it_keeps_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_stop_file_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found by then is kept, which is said."""
+    """Numbers found by then are kept, which is said."""
 
     def stopping(rows: ProgressRows, row: Any) -> None:
         if row.step == 3:
