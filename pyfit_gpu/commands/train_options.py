@@ -32,7 +32,7 @@ def add_train(verb: argparse.ArgumentParser) -> None:
     add("--randomize", action="store_true", help="start from random weights")
     add("--baseline", default="keep", choices=("keep", "fit"),
         help="fit: first fit the baseline of a physically informed network alone (keep)")  # fmt: skip
-    add("--baseline-starts", type=whole, default=5, metavar="N", help="starts that compete for it (5)")
+    add("--baseline-starts", type=whole, default=None, metavar="N", help="starts that compete for it (5)")
     add_split(verb.add_argument_group("which structures train").add_argument)
     _add_loss(verb.add_argument_group("what is minimised").add_argument)
     _add_optimizer(verb.add_argument_group("how").add_argument)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,9 +16,15 @@ from pyfit_gpu.physics.members import Evaluated, Members, highest_grade
 from pyfit_gpu.physics.properties import Curve, Findings, Property
 from pyfit_gpu.structures.cells import FloatArray
 
-Alone = dict[str, list[Evaluated]]  # an isolated atom of each element by each member
-
 _VOLUMES = np.round(np.arange(0.76, 1.2801, 0.02), 2)  # of a curve, relative to the volume at rest
+
+
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """Isolated atoms, from which cohesive energies count."""
+
+    by_symbol: dict[str, list[Evaluated]]  # by each member
+    unless_known: str  # what to note of their energies where the data do not have them
 
 
 def energy_volume(members: Members, solids: Sequence[Solid]) -> Findings:
@@ -69,11 +76,12 @@ def _cohesive_energy(solid: Solid, energies: Sequence[float], alone: Alone) -> P
     if solid.reference.alone is not None:
         known = _known(solid.reference.equation.energy - solid.reference.alone)
     elif not note:
-        note = "the data have no isolated atoms, so their energies are extrapolated"
-    gained = np.array(energies) - np.mean([[one.energy for one in alone[symbol]] for symbol in symbols], axis=0)
+        note = alone.unless_known
+    apart = np.mean([[one.energy for one in alone.by_symbol[symbol]] for symbol in symbols], axis=0)
+    gained = np.array(energies) - apart
     grade = solid.grade
     if grade is not None:
-        grade = max(grade, *(one.grade for symbol in symbols for one in alone[symbol]))
+        grade = max(grade, *(one.grade for symbol in symbols for one in alone.by_symbol[symbol]))
     return Property.of_members(
         "cohesive-energy", solid.phase, "eV/atom", gained, reference=known, grade=grade, note=note
     )
@@ -82,7 +90,11 @@ def _cohesive_energy(solid: Solid, energies: Sequence[float], alone: Alone) -> P
 def _isolated_atoms(members: Members) -> Alone:
     groups = [(number, [Atoms(symbol) for symbol in members.elements]) for number in range(len(members))]
     found = members.evaluate(groups, derivatives=False)
-    return {symbol: [own[k] for own in found] for k, symbol in enumerate(members.elements)}
+    note = "the data have no isolated atoms, so their energies are extrapolated"
+    if members.potentials[0].is_physically_informed:  # nothing is extrapolated: without bonds there is no energy
+        found = [[replace(one, grade=0.0) for one in own] for own in found]
+        note = "the data have no isolated atoms, the potential's have no energy: this is as good as its e_shift"
+    return Alone({symbol: [own[k] for own in found] for k, symbol in enumerate(members.elements)}, note)
 
 
 def _known(value: float) -> float | None:

@@ -33,6 +33,7 @@ from pyfit_gpu.training.loss import weighted_terms
 from pyfit_gpu.training.memory_plan import MemoryPlan
 from pyfit_gpu.training.settings import FitSettings
 
+STARTS = 5
 _STEPS = 30
 _LAST_STEPS = 15
 _CHANGE = 0.1  # of a number, largest share at a start
@@ -44,7 +45,7 @@ def fit_baseline(
     train: TrainingSet,
     settings: FitSettings,
     *,
-    starts: int = 5,
+    starts: int = STARTS,
     should_stop: Callable[[], bool] = lambda: False,
     watched: Callable[[str, int], AbstractContextManager[Observers]] = lambda stage, steps: nullcontext(()),
     plan: MemoryPlan | None = None,

@@ -136,9 +136,11 @@ def require_trainable(potential: Potential, settings: FitSettings) -> None:
     energy_model(potential, "train")
     penalties = {f"{name}_penalty": settings.local_penalties[name] for name in ("size", "spread")}
     if not potential.is_physically_informed:
-        for name, value in penalties.items():
-            if value:
-                raise InputError(f"{name}: expected 0 for {potential.kind}, got {value:g}: it has no local parameters")
+        for name, value in settings.local_penalties.items():
+            if value not in (0, FitSettings().local_penalties[name]):  # that of negative ones is on by default
+                raise InputError(
+                    f"{name}_penalty: expected 0 for {potential.kind}, got {value:g}: it has no local parameters"
+                )
         return
     wanting = [settings.optimizer.name] if settings.optimizer.needs is Gives.RESIDUALS else []
     wanting += ["l2 auto"] if settings.l2 == "auto" else []

@@ -75,6 +75,17 @@ def test_a_bond_order_potential() -> None:
         assert values["diamond", name] == pytest.approx(from_energy, rel=5e-3, abs=0.1)
 
 
+def test_atoms_alone_are_not_extrapolated_by_a_bond_order_potential(silicon_data: Structures) -> None:
+    potential = make_bond_order(max_random=0.02)
+    grade = pf.build_extrapolation_grade(pf.build_training_set(silicon_data, potential), potential)
+    uncertainty = pf.Uncertainty.of(potential, grade)
+    found = pf.compute_physics(potential, silicon_data, uncertainty=uncertainty, parts=["energy-volume"])
+    one = found.find("cohesive-energy", "diamond")
+    assert one.value == pytest.approx(found.find("potential-energy", "diamond").value)  # no e_shift: 0 alone
+    assert one.grade == found.find("potential-energy", "diamond").grade
+    assert one.note.endswith("the potential's have no energy: this is as good as its e_shift")
+
+
 def test_uncertainty_of_another_potential(silicon: Potential, silicon_data: Structures) -> None:
     grade = pf.build_extrapolation_grade(pf.build_training_set(silicon_data, silicon), silicon)
     with pytest.raises(InputError, match="belongs to another potential"):

@@ -489,6 +489,9 @@ def test_straight_networks_have_no_local_parameters(made: Callable[..., Training
     straight = make_potential()
     with pytest.raises(InputError, match=r"size_penalty: expected 0 for a straight network, got 0\.1"):
         fit(straight, made(straight), settings=FitSettings(size_penalty=0.1))
+    with pytest.raises(InputError, match="negative_penalty: expected 0 for a straight network, got 3"):
+        fit(straight, made(straight), settings=FitSettings(negative_penalty=3))
+    fit(straight, made(straight), settings=FitSettings(negative_penalty=0, steps=0))
     with pytest.raises(InputError, match="baseline: expected a physically informed network, got a straight network"):
         fit_baseline(straight, made(straight), FitSettings())
     with pytest.raises(InputError, match="spread_penalty: expected a number >= 0, got -1"):

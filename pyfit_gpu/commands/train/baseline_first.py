@@ -13,7 +13,7 @@ from pyfit_gpu.commands.progress import Progress
 from pyfit_gpu.commands.train.logs import ProgressRows
 from pyfit_gpu.commands.train.preparation import Ready
 from pyfit_gpu.log import log
-from pyfit_gpu.training.baseline import fit_baseline
+from pyfit_gpu.training.baseline import STARTS, fit_baseline
 from pyfit_gpu.training.history import Observers
 
 
@@ -42,7 +42,7 @@ def with_baseline(ready: Ready) -> Ready:
             ready.potential,
             ready.training_set.select(ready.split.train).to(job.setup.device, job.setup.dtype),
             settings,
-            starts=job.start.baseline_starts,
+            starts=STARTS if job.start.baseline_starts is None else job.start.baseline_starts,
             should_stop=should_stop,
             watched=watched,
             plan=ready.plan,

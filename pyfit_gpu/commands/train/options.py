@@ -80,11 +80,16 @@ class StartOptions:
     weight_seed: int | None = None  # seed of random parameters; None: the split's
     randomize: bool = False  # draw parameters even if the file holds some
     baseline: Literal["keep", "fit"] = "keep"  # whether the baseline of a physically informed network is fitted first
-    baseline_starts: int = 5  # starts that compete for it
+    baseline_starts: int | None = None  # starts that compete for it; None: 5
 
     def __post_init__(self) -> None:
         if self.members is not None and not 1 <= self.members <= MOST_MEMBERS:
             raise InputError(f"members: expected a whole number from 1 to {MOST_MEMBERS}, got {self.members}")
+        if self.baseline != "fit" and self.baseline_starts is not None:
+            raise InputError(
+                f"baseline_starts: expected where the baseline is fitted alone, got {self.baseline_starts} with "
+                f"baseline {self.baseline}"
+            )
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,12 @@ def test_members_that_trained_apart() -> None:
 
 
 @pytest.mark.usefixtures("silicon")
+def test_starts_of_a_baseline_that_is_kept() -> None:
+    match = "baseline_starts: expected where the baseline is fitted alone, got 3 with baseline keep"
+    refused(*ENERGIES, "--potential", "start.pinn", "--out", "out.pinn", "--baseline-starts", 3, match=match)
+
+
+@pytest.mark.usefixtures("silicon")
 @pytest.mark.parametrize(
     ("limit", "status", "said"),
     [
