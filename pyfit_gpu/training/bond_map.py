@@ -29,6 +29,18 @@ from pyfit_gpu.training.force_map import ForceMap, require_positions
 _PIECE_CPU, _FORCES_CPU = 2**18, 2**17
 _PIECE_GPU = 2**24
 
+
+def piece_places(*, on_cpu: bool, with_vectors: bool) -> int:
+    """Screening atoms and places for bonds of a piece, about.
+
+    Args:
+        with_vectors: for forces and stress.
+    """
+    if not on_cpu:
+        return _PIECE_GPU
+    return _FORCES_CPU if with_vectors else _PIECE_CPU
+
+
 _Piece = tuple[Tensor, Surroundings]  # atoms (n,) int64, and what they see
 
 
@@ -76,7 +88,7 @@ class BondMap:
             for chunk in self._descriptor.chunks(neighbors, species)
             for rows, around in self._model.surroundings(chunk)
         )
-        yield from joined_pieces(found, _joined, _PIECE_CPU if self._on_cpu else _PIECE_GPU)
+        yield from joined_pieces(found, _joined, piece_places(on_cpu=self._on_cpu, with_vectors=False))
 
     def __call__(self, parameters: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor]:
         """Energies (K, n) eV and, if wanted, their derivatives (K, n, N).
@@ -197,7 +209,7 @@ class BondForces:
             for rows, around in self.model.surroundings(chunk)
         )
         on_cpu = self.map.atoms.device.type == "cpu"
-        return joined_pieces(found, PairBonds.joined, _FORCES_CPU if on_cpu else _PIECE_GPU)
+        return joined_pieces(found, PairBonds.joined, piece_places(on_cpu=on_cpu, with_vectors=True))
 
     def _unit(self, number: int) -> Tensor:
         return self._kept[number][0] if number in self._kept else self._places[number].unit()

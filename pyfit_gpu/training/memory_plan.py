@@ -22,6 +22,7 @@ from pyfit_gpu.models.map_parts import jacobian_bytes, making_bytes
 from pyfit_gpu.models.potential import Potential
 from pyfit_gpu.optimizers.base import Gives
 from pyfit_gpu.optimizers.gauss_newton import CPU_MEMBERS, GPU_MEMBERS
+from pyfit_gpu.training.bond_map import piece_places
 from pyfit_gpu.training.input_statistics import statistics_bytes
 from pyfit_gpu.training.lanes import BLOCK_ATOMS, RECORDED_ATOMS
 from pyfit_gpu.training.loss import weighted_terms
@@ -33,6 +34,7 @@ from pyfit_gpu.training.settings import FitSettings
 _LEAST_BLOCK_ATOMS = 512
 _LEAST_GPU_BLOCK = 4096  # atoms; in smaller blocks a GPU is no faster than reading the file
 _MATRICES = "J^T J"
+_NUMBERS_OF_PLACE = 13  # for each screening atom and place of a bond of a piece, of which most are screening atoms
 _PROGRAM = 256 * 2**20  # the interpreter and its libraries: 249 MB measured on Linux with torch 2.13 for CPUs
 _PROGRAM_CUDA = (3 * 2**30, 2**29)  # the same with CUDA, on host and device: estimated, not measured
 
@@ -332,7 +334,8 @@ class _Need:
         hidden = self.layers[1:-1] or (0,)
         if not self.sizes.label_atoms:
             rows = [n + 1 for n in hidden]
-            return self.itemsize * members * places * (sum(rows) + 2 * max(rows) + 6)
+            of_networks = self.itemsize * members * places * (sum(rows) + 2 * max(rows) + 6)
+            return of_networks + self._piece(atoms, computes_anew=computes_anew)
         repeated = n_features if self.descriptor.n_elements > 1 else 0
         numbers = members * places * (6.5 * sum(hidden) + 3 * n_features + 20 + repeated)
         pairs = self._share(atoms) * self.sizes.places_for_pairs
@@ -341,12 +344,19 @@ class _Need:
             per_atom, per_place = self.descriptor.chunk_numbers
             numbers += (per_place + 6 * members) * min(pairs, self._chunk_pairs())
             numbers += per_atom * min(self._share(atoms) * self.sizes.label_atoms, self._chunk_limits[0])
-        return int(self.itemsize * numbers)
+        return int(self.itemsize * numbers) + self._piece(atoms, computes_anew=computes_anew)
+
+    def _piece(self, atoms: int, *, computes_anew: bool) -> int:
+        """Bytes of what is computed from some bonds of a block at once, and of finding them if they are not kept."""
+        own = self.sizes.bonds * min(1.0, atoms / self.sizes.n_atoms)
+        places = piece_places(on_cpu=not self.on_gpu, with_vectors=self.sizes.label_atoms > 0)
+        most = self.itemsize * _NUMBERS_OF_PLACE * places
+        return int(min(most, 4 * own) * (2 if computes_anew else 1))
 
     def _recorded(self, atoms: int, stream: bool, *, computes_anew: bool) -> int:
-        """Bytes of the recordings (`cuda_graphs`), for as many members as are recorded."""
+        """Bytes of the recordings (`cuda_graphs`), for as many members as are recorded; none where there are bonds."""
         n_points = min(self.members, RECORDED_ATOMS[self.sizes.label_atoms > 0] // max(1, self.sizes.n_atoms))
-        if not self.on_gpu or stream or not n_points:
+        if not self.on_gpu or stream or not n_points or self.sizes.bonds:
             return 0
         matrix = self._matrix_memory
         of_matrix = 0
