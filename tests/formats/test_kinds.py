@@ -299,7 +299,7 @@ KINDS: dict[FileKind, tuple[Callable[[Path], object], list[str]]] = {
         lambda path: Record(
             {"members": 4, "cutoff": None},
             {"a.xyz": "00"},
-            {"hidden": [16, 16], "training": []},
+            {"hidden": [16, 16], "training": [], "energies_first": False},
             {"potential": ["new"]},
         ).save(str(path)),
         [r"data +a\.xyz", r"asked for +members 4", r"done +potential", r"not done +doctor, set, training, .*"],
