@@ -66,7 +66,7 @@ def doctor(
         warn_of_equal_members(model, members)
     records, training_set = _read(data, reading, model)
     trained = not any(potential_kind(path) is not RUN and asks_for_random_weights(path) for path in members)
-    progress = Progress("doctor", len(PARTS), "parts", quiet=setup.quiet)
+    progress = Progress("doctor", len(PARTS), "parts", quiet=setup.quiet, uneven=True)
     found = examine(
         records,
         model,

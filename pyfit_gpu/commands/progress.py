@@ -11,7 +11,8 @@ from typing import TextIO
 class Progress:
     """Shows progress to `total` with rate and time left; off a terminal a line every `line_interval` seconds.
 
-    Work that ends after `limit` seconds (0: it does not) may be done before its total is.
+    Work that ends after `limit` seconds (0: it does not) may be done before its total is. Neither
+    rate nor time left is shown of `uneven` work, whose parts take very different times.
     """
 
     BAR_WIDTHS = (24, 12)  # the longest for which there is room
@@ -26,6 +27,7 @@ class Progress:
         stream: TextIO | None = None,
         line_interval: float = 10.0,
         limit: float = 0.0,
+        uneven: bool = False,
     ) -> None:
         self.label = label
         self.total = total
@@ -34,6 +36,7 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.line_interval = line_interval
         self.limit = limit
+        self.uneven = uneven
         self.is_terminal = self.stream.isatty()
         self._drawn = False
         self.restart()
@@ -81,10 +84,10 @@ class Progress:
         return f"[{'#' * filled}{'-' * (width - filled)}]"
 
     def _text(self, done: int, elapsed: float, note: str, *, rate: bool = True) -> str:
-        speed = done / elapsed if elapsed > 0 else 0.0
+        speed = done / elapsed if elapsed > 0 and not self.uneven else 0.0
         left = f", {self._left(done, elapsed)} left" if speed > 0 and done < self.total else ""
         note = f", {note}" if note else ""
-        shown = f", {speed:.3g} {self.unit}/s" if rate else ""
+        shown = f", {speed:.3g} {self.unit}/s" if rate and not self.uneven else ""
         return f"{done}/{self.total} {self.unit}{note}{shown}, {_duration(elapsed)}{left}"
 
     def _left(self, done: int, elapsed: float) -> str:

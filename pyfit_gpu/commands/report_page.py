@@ -146,7 +146,7 @@ def _physics(
     if not chosen:
         return None
     structures = Structures.from_frames(_crystals(frames), device=setup.device) if frames else None
-    with closing(Progress("physics", len(chosen) + 1, "parts", quiet=setup.quiet)) as progress:
+    with closing(Progress("physics", len(chosen) + 1, "parts", quiet=setup.quiet, uneven=True)) as progress:
         begun: list[str] = []
 
         def begin(part: str) -> None:

@@ -35,6 +35,7 @@ from pyfit_gpu.models.networks import member_seed
 from pyfit_gpu.models.potential import Potential, differ_in_baseline
 from pyfit_gpu.training.distributed import ProcessGroup
 from pyfit_gpu.training.fit import require_trainable
+from pyfit_gpu.training.force_map import require_positions
 from pyfit_gpu.training.loss import require_labels
 from pyfit_gpu.training.memory_plan import MemoryPlan, plan_memory
 from pyfit_gpu.training.settings import FitSettings
@@ -126,6 +127,8 @@ class Job:
         require_trainable(potential, settings)
         train = weighted.select(split.train)
         require_labels(train, settings.loss_weights)
+        if potential.is_physically_informed:
+            require_positions(train)
         warn_of_scale(potential, train)
         if earlier is not None:
             together.require_same(earlier.data)

@@ -95,8 +95,11 @@ def test_a_stop_file_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_faults_are_found_before_it() -> None:
-    """Not after minutes: a weight for labels that no structure has, and a limit of memory that is too low."""
+    """Not after minutes: a weight for labels that no structure has, a limit of memory that is too low, no positions."""
     said = refused(*TRAIN, "--out", "out.pinn", "--force-weight", 0.1, match="force_weight: expected 0, got 0.1").said
     assert "compete" not in said
     said = refused(*TRAIN, "--out", "out.pinn", "--memory", "1M", match="memory: expected at least").said
+    assert "compete" not in said
+    done("convert", "si.h5", "si.dat")
+    said = refused("train", "si.dat", *TRAIN[2:], "--out", "out.pinn", match="needs positions, which this").said
     assert "compete" not in said

@@ -473,6 +473,14 @@ class TestProgress:
             "features: 1000/1000 atoms, 25 atoms/s, 0:40",
         ]
 
+    def test_uneven_parts(self, clock: Clock) -> None:
+        """The last of them may take longer than all before."""
+        stream = io.StringIO()
+        progress = Progress("physics", 4, "parts", stream=stream, uneven=True)
+        clock.now += 20
+        progress.update(3, "dynamics")
+        assert stream.getvalue() == "physics: 3/4 parts, dynamics, 0:20\n"
+
     def test_no_control_characters_in_a_log(self, clock: Clock) -> None:
         stream = io.StringIO()
         progress = Progress("features", 3, "atoms", stream=stream)
