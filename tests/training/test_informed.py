@@ -500,6 +500,23 @@ def test_straight_networks_have_no_local_parameters(made: Callable[..., Training
         fit_baseline(make_bond_order(), made(make_bond_order()), FitSettings(), starts=0)
 
 
+@pytest.mark.parametrize("conditioning", ["none", "half"])
+def test_random_starts_are_the_baseline(made: Callable[..., TrainingSet], conditioning: Any) -> None:
+    """Outputs begin as zeros, behind hidden layers of which each member has its own; parameters that are given stay."""
+    start = make_bond_order(form="plain")
+    training_set = made(start)
+    alone = replace(start, networks=start.networks.with_flat(torch.zeros_like(start.networks.flat())))
+    settings = FitSettings(steps=0, conditioning=conditioning)
+    of_baseline, given = (fit(one, training_set, settings=settings).loss[0] for one in (alone, start))
+    assert given != pytest.approx(of_baseline)
+    drawn = start.random_members(range(2), seed=1)
+    history = fit(drawn, training_set, settings=settings, random_starts=True)
+    assert [member.loss[0] for member in history.members] == pytest.approx([of_baseline] * 2, rel=1e-12)
+    assert not any(bool(last[-1].any()) for last in (drawn.networks.weights, drawn.networks.biases))
+    first, second = drawn.networks.weights[0]
+    assert bool((first != second).all())
+
+
 def test_positions_are_needed(made: Callable[..., TrainingSet]) -> None:
     potential = make_bond_order()
     training_set = made(potential)
