@@ -114,7 +114,7 @@ class ElementNetworks:
         return cls.from_flat(flat, layer_sizes, n_elements=n_elements, activation=activation)
 
     def with_zero_outputs(self) -> ElementNetworks:
-        """The same networks with a last layer of zeros; without hidden layers, where members would be alike, unchanged."""
+        """The same with a last layer of zeros; unchanged without hidden layers, where members would be alike."""
         if len(self.weights) == 1:
             return self
         weights, biases = ((*layers[:-1], torch.zeros_like(layers[-1])) for layers in (self.weights, self.biases))

@@ -26,7 +26,7 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.fit import fit
-from pyfit_gpu.training.input_statistics import condition
+from pyfit_gpu.training.input_statistics import ConditioningKind, condition
 from pyfit_gpu.training.local_parameters import output_scales
 from pyfit_gpu.training.loss import LabelWeights
 from pyfit_gpu.training.memory_plan import plan_memory
@@ -501,7 +501,7 @@ def test_straight_networks_have_no_local_parameters(made: Callable[..., Training
 
 
 @pytest.mark.parametrize("conditioning", ["none", "half"])
-def test_random_starts_are_the_baseline(made: Callable[..., TrainingSet], conditioning: Any) -> None:
+def test_random_starts_are_the_baseline(made: Callable[..., TrainingSet], conditioning: ConditioningKind) -> None:
     """Outputs begin as zeros, behind hidden layers of which each member has its own; parameters that are given stay."""
     start = make_bond_order(form="plain")
     training_set = made(start)
