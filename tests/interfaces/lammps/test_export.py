@@ -14,12 +14,14 @@ from sample_sets import make_potential
 
 from pyfit_gpu.errors import Failure, InputError
 from pyfit_gpu.formats.opening import find_uncertainty, load_potentials, read_frames
+from pyfit_gpu.formats.shared_network import SharedNetwork, input_of_nothing
 from pyfit_gpu.interfaces.lammps import export as export_module
 from pyfit_gpu.interfaces.lammps.cells import Box
 from pyfit_gpu.interfaces.lammps.export import export_potential
 from pyfit_gpu.interfaces.lammps.potential_files import member_names, save_members, stem_of
 from pyfit_gpu.interfaces.lammps.running import run_lammps
 from pyfit_gpu.interfaces.lammps.start_structures import copies_for, simple_crystal
+from pyfit_gpu.models.networks import count_parameters, draw_parameters
 from pyfit_gpu.models.potential import join_members
 from pyfit_gpu.models.prediction import evaluate
 from pyfit_gpu.structures.batch import Structures
@@ -121,13 +123,10 @@ def test_informed_potentials(form, n_members, bare, lammps, plugin, frames, tmp_
 def test_a_network_for_all_elements(lammps, plugin, frames, tmp_path):
     """Kind I, whose constant inputs are moved into biases and back."""
     shared = make_bond_order(("Si", "C"), "plain", gi_mode=2)
-    networks = shared.networks
-    weights = [networks.weights[0], networks.weights[1]]
-    biases = [networks.biases[0][:, :1].expand(-1, 2, -1).clone(), networks.biases[1]]
-    constant = float(np.arcsinh(shared.descriptor.shift))
-    own = weights[0].sum(dim=2)
-    biases[0] += constant * (own.sum(dim=1, keepdim=True) - own)
-    shared = replace(shared, networks=replace(networks, weights=tuple(weights), biases=tuple(biases)))
+    constant = input_of_nothing(shared.descriptor)
+    layout = SharedNetwork(2, shared.networks.layer_sizes, n_inputs=2, n_slices=2, constant=constant)
+    flat = draw_parameters(count_parameters(layout.file_sizes), 0.4, seed=1)
+    shared = replace(shared, networks=shared.networks.with_flat(layout.split(flat)))
     found = export_potential(shared, tmp_path / "out", lammps, plugin, frames=frames[:3])
     assert found.files[0].name == "potential.pinn"
     assert found.comparison.is_small
