@@ -137,7 +137,7 @@ def require_trainable(potential: Potential, settings: FitSettings) -> None:
     penalties = {f"{name}_penalty": settings.local_penalties[name] for name in ("size", "spread")}
     if not potential.is_physically_informed:
         for name, value in settings.local_penalties.items():
-            if value not in (0, FitSettings().local_penalties[name]):  # that of negative ones is on by default
+            if value not in (0, getattr(FitSettings, f"{name}_penalty")):  # that of negative ones is on by default
                 raise InputError(
                     f"{name}_penalty: expected 0 for {potential.kind}, got {value:g}: it has no local parameters"
                 )
