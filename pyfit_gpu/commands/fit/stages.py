@@ -8,6 +8,7 @@ from typing import Any
 
 from pyfit_gpu.commands.fit.layout import SPLIT, Layout, Trained
 from pyfit_gpu.commands.fit.request import Request
+from pyfit_gpu.training.loss import weighted_terms
 
 STEPS = 100_000  # more than any time is enough for
 BASELINE_STARTS = 3  # which mostly end alike, and together take the time of many steps
@@ -73,7 +74,8 @@ def _trainings(request: Request, layout: Layout, chosen: Mapping[str, Any], spen
     found = []
     if chosen["energies_first"]:
         share, own = _ENERGIES_SHARE * request.seconds, layout.energies
-        alone = (*start, "--force-weight", "0", "--stress-weight", "0")
+        no_other = (word for term in weighted_terms() for word in (f"--{term.weight_name.replace('_', '-')}", "0"))
+        alone = (*start, *no_other)
         found.append(_training(ENERGIES, alone, own, request, layout, chosen, share - spent.get(ENERGIES, 0.0)))
         start, seconds = tuple(own.members), seconds - spent.get(ENERGIES, share)
     return [*found, _training(TRAINING, start, layout.trained, request, layout, chosen, seconds)]
