@@ -113,13 +113,6 @@ class ElementNetworks:
         flat = draw_parameters(n_elements * count_parameters(layer_sizes), max_random, seed)
         return cls.from_flat(flat, layer_sizes, n_elements=n_elements, activation=activation)
 
-    def with_zero_outputs(self) -> ElementNetworks:
-        """The same with a last layer of zeros; unchanged without hidden layers, where members would be alike."""
-        if len(self.weights) == 1:
-            return self
-        weights, biases = ((*layers[:-1], torch.zeros_like(layers[-1])) for layers in (self.weights, self.biases))
-        return replace(self, weights=weights, biases=biases)
-
     @torch.no_grad()
     def copy_member(self, number: int, other: ElementNetworks, its_number: int) -> None:
         """Overwrite one member's parameters with those of a member of other networks with the same layers."""

@@ -77,9 +77,6 @@ class FitRun:
         self.template = potential.networks.to(objective.target.device, torch.float64)
         if not starts.conditioned:
             self.template = self.conditioning.unfold(self.template)
-        elif potential.is_physically_informed and potential.use_baseline:
-            # Random outputs would spoil the baseline, and training would have to undo that first.
-            self.template = self.template.with_zero_outputs()
         self.regularisation = Regularisation(self.template, settings, objective.n_residuals)
         self.closure = Closure(objective, self.template, self.regularisation.penalty)
         require_given(settings.optimizer, self.closure)

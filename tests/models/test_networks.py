@@ -166,15 +166,6 @@ def test_random_weights() -> None:
     assert draw(1, 0.0).eq(0).all()
 
 
-def test_zero_outputs() -> None:
-    networks = ElementNetworks.random((3, 4, 2), 1.0, 1, n_elements=2, activation=1)
-    found = networks.with_zero_outputs()
-    assert not bool(found(torch.rand(2, 5, 3, dtype=torch.float64)).any())
-    assert torch.equal(found.weights[0], networks.weights[0])
-    single = ElementNetworks.random((3, 2), 1.0, 1, n_elements=2, activation=1)
-    assert torch.equal(single.with_zero_outputs().flat(), single.flat())  # members would be alike
-
-
 @pytest.mark.parametrize("activation", [3, -1])
 def test_unknown_activation(activation: int) -> None:
     with pytest.raises(InputError, match=rf"activation: expected one of \(0: .*1: .*got {activation}"):

@@ -26,7 +26,7 @@ from pyfit_gpu.structures.batch import Structures
 from pyfit_gpu.structures.frames import Frame
 from pyfit_gpu.training.baseline import fit_baseline
 from pyfit_gpu.training.fit import fit
-from pyfit_gpu.training.input_statistics import ConditioningKind, condition
+from pyfit_gpu.training.input_statistics import condition
 from pyfit_gpu.training.local_parameters import output_scales
 from pyfit_gpu.training.loss import LabelWeights
 from pyfit_gpu.training.memory_plan import plan_memory
@@ -498,23 +498,6 @@ def test_straight_networks_have_no_local_parameters(made: Callable[..., Training
         FitSettings(spread_penalty=-1)
     with pytest.raises(InputError, match="baseline_starts: expected a whole number above 0, got 0"):
         fit_baseline(make_bond_order(), made(make_bond_order()), FitSettings(), starts=0)
-
-
-@pytest.mark.parametrize("conditioning", ["none", "half"])
-def test_random_starts_are_the_baseline(made: Callable[..., TrainingSet], conditioning: ConditioningKind) -> None:
-    """Outputs begin as zeros, behind hidden layers of which each member has its own; parameters that are given stay."""
-    start = make_bond_order(form="plain")
-    training_set = made(start)
-    alone = replace(start, networks=start.networks.with_flat(torch.zeros_like(start.networks.flat())))
-    settings = FitSettings(steps=0, conditioning=conditioning)
-    of_baseline, given = (fit(one, training_set, settings=settings).loss[0] for one in (alone, start))
-    assert given != pytest.approx(of_baseline)
-    drawn = start.random_members(range(2), seed=1)
-    history = fit(drawn, training_set, settings=settings, random_starts=True)
-    assert [member.loss[0] for member in history.members] == pytest.approx([of_baseline] * 2, rel=1e-12)
-    assert not any(bool(last[-1].any()) for last in (drawn.networks.weights, drawn.networks.biases))
-    first, second = drawn.networks.weights[0]
-    assert bool((first != second).all())
 
 
 def test_positions_are_needed(made: Callable[..., TrainingSet]) -> None:
