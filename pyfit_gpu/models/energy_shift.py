@@ -189,6 +189,11 @@ def isolated_shift(
             "e_shift isolated: expected for each element a structure of one atom with an energy and no neighbour "
             f"within {cutoff:g} Å; {'; '.join(faults)}"
         )
+    return _said(found, elements)
+
+
+def _said(found: Sequence[tuple[float, str, str]], elements: Sequence[str]) -> tuple[float, ...]:
+    """Say which isolated atoms (`_isolated_atoms`) give the shift of each element, and return these."""
     described = [f"{energy!r} eV ({several}{source})" for energy, several, source in found]
     log.info("e_shift from isolated atoms: energy of %s", _named(elements, described))
     return tuple(0.0 - energy for energy, *_ in found)
@@ -233,9 +238,9 @@ def atomisation_shift(
     Raises:
         InputError: no structure has an energy, or an element that is not one of `elements`.
     """
-    _, faults = _isolated_atoms(structures, elements, cutoff)
+    found, faults = _isolated_atoms(structures, elements, cutoff)
     if not faults:
-        return isolated_shift(structures, elements, cutoff)
+        return _said(found, elements)
     composition, per_atom = _labelled(structures, elements, "atomisation")
     means, _, rank, _ = np.linalg.lstsq(composition, per_atom, rcond=_RANK_TOLERANCE)
     if rank < len(elements):
