@@ -118,14 +118,14 @@ class Job:
         untrained = tuple(symbol for symbol in absent if any(at_random) or symbol in potential.untrained)
         targets = group_targets(weighted, self.weights.targets)
         settings = replace(self.settings, seed=weight_seed, group_targets=targets)
+        train = weighted.select(split.train)
         if self.how.left_open:
-            settings = settled(settings, self.how.left_open, weighted.select(split.train), potential, earlier)
+            settings = settled(settings, self.how.left_open, train, potential, earlier)
         if settings.max_time and self.how.started is not None:
             # The time for reading counts; a limit that has passed already still allows row 0.
             left = settings.max_time - (time.monotonic() - self.how.started)
             settings = replace(settings, max_time=max(left, 1e-6))
         require_trainable(potential, settings)
-        train = weighted.select(split.train)
         require_labels(train, settings.loss_weights)
         if potential.is_physically_informed:
             require_positions(train)
